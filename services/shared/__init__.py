@@ -1,0 +1,1 @@
+"""What every service shares, one package per outside world: see docs/architecture.md."""

@@ -1,0 +1,54 @@
+"""Tables and columns as the catalogs describe them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableId:
+    """A relation's schema and name, unquoted."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+class ReplicaIdentity(StrEnum):
+    """pg_class.relreplident."""
+
+    DEFAULT = "d"
+    NOTHING = "n"
+    FULL = "f"
+    INDEX = "i"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column. `type_oid` is pg_attribute.atttypid; `generated` a stored generated column
+    (its value is never sent); `identity_always` is GENERATED ALWAYS AS IDENTITY."""
+
+    name: str
+    type_oid: int
+    generated: bool = False
+    identity_always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTable:
+    """An ordinary table or partition leaf that is copied, as found under the snapshot.
+
+    rows_estimated: pg_class.reltuples, 0 when never analysed. bytes_estimated: heap and TOAST.
+    """
+
+    table: TableId
+    oid: int
+    columns: tuple[Column, ...]
+    replica_identity: ReplicaIdentity
+    has_replica_key: bool
+    rows_estimated: int
+    bytes_estimated: int
+    logged: bool = True

@@ -1,0 +1,148 @@
+"""What a client sees of a migration: one frozen snapshot, and its parts.
+
+Times are seconds since the Unix epoch (UTC), as float; 0.0 means none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from services.shared.model.lsn import Lsn
+from services.shared.model.phase import Phase
+from services.shared.model.tables import TableId
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationOptions:
+    """follow: keep applying changes until switchover. copy_workers: parts copied at the same
+    time by each copier. index_workers: indexes built at the same time."""
+
+    follow: bool = False
+    copy_workers: int = 2
+    index_workers: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a database is; never a password. server_version_num: 170004 for 17.4."""
+
+    host: str
+    port: int
+    dbname: str
+    user: str
+    server_version_num: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    kind: str
+    message: str
+    hint: str = ""
+    lsn: Lsn = Lsn(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """See `Positions` in protos/pgmig/v1/control.proto. lag_bytes and lag_seconds are 0 when
+    nothing is pending."""
+
+    source_lsn: Lsn = Lsn(0)
+    decoded_lsn: Lsn = Lsn(0)
+    applied_lsn: Lsn = Lsn(0)
+    flushed_lsn: Lsn = Lsn(0)
+    confirmed_lsn: Lsn = Lsn(0)
+    lag_bytes: int = 0
+    lag_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Throughput of the last seconds (copied or applied), and totals since the start."""
+
+    rows_per_second: float = 0.0
+    bytes_per_second: float = 0.0
+    transactions_per_second: float = 0.0
+    rows_applied: int = 0
+    transactions_applied: int = 0
+
+
+class TableState(StrEnum):
+    WAITING = "waiting"
+    COPYING = "copying"
+    COPIED = "copied"
+
+
+@dataclass(frozen=True, slots=True)
+class TableProgress:
+    table: TableId
+    state: TableState
+    rows_estimated: int = 0
+    rows_copied: int = 0
+    bytes_estimated: int = 0
+    bytes_copied: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IndexProgress:
+    total: int = 0
+    done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the migration's timeline. level: info, warning or error."""
+
+    at: float
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    worker_id: str
+    role: str
+    host: str
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchoverResult:
+    sentinel_lsn: Lsn
+    write_downtime_ms: int
+    sequences: int
+    finished_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchoverStep:
+    """name: freeze, sentinel, drain, sequences, verify, commit or rollback.
+    state: started, done or failed. elapsed_ms: since writes were blocked."""
+
+    name: str
+    state: str
+    detail: str = ""
+    elapsed_ms: int = 0
+    result: SwitchoverResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationView:
+    migration_id: str
+    phase: Phase
+    revision: int = 0
+    resume_phase: Phase | None = None
+    failure: Failure | None = None
+    source: Endpoint = Endpoint("", 0, "", "")
+    destination: Endpoint = Endpoint("", 0, "", "")
+    options: MigrationOptions = MigrationOptions()
+    created_at: float = 0.0
+    phase_since: float = 0.0
+    positions: Positions = Positions()
+    rates: Rates = Rates()
+    tables: tuple[TableProgress, ...] = ()
+    events: tuple[Event, ...] = ()
+    workers: tuple[WorkerView, ...] = ()
+    switchover: SwitchoverResult | None = None
+    indexes: IndexProgress = field(default_factory=IndexProgress)
+    needs_credentials: bool = False

@@ -1,0 +1,244 @@
+"""What the coordinator asks of workers (assignments) and what they report back.
+
+One assignment is one job of one worker for one migration. Its id is unique for ever; a
+report names the assignment that it belongs to, so late reports of an old one are ignored.
+URIs hold credentials: they are kept out of `repr`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from services.shared.model.lsn import Lsn
+from services.shared.model.tables import TableId
+
+
+class Role(StrEnum):
+    DECODER = "decoder"
+    COPIER = "copier"
+    APPLIER = "applier"
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWork:
+    """follow=False: hold a snapshot only, no slot. may_create=False: a missing slot is a gap.
+
+    tables: what the publication carries (partitioned roots, not their leaves, from 13 on).
+    system_identifier, timeline: as recorded when the slot was made; "" and 0 before.
+    start_lsn: the slot's consistent point, 0/0 before. flushed_lsn: the destination's last
+    known progress, 0/0 when none.
+    """
+
+    source_uri: str = field(repr=False)
+    follow: bool
+    may_create: bool
+    tables: tuple[TableId, ...]
+    system_identifier: str = ""
+    timeline: int = 0
+    start_lsn: Lsn = Lsn(0)
+    flushed_lsn: Lsn = Lsn(0)
+
+
+@dataclass(frozen=True, slots=True)
+class CopierWork:
+    """workers: parts copied at the same time by this copier process."""
+
+    source_uri: str = field(repr=False)
+    destination_uri: str = field(repr=False)
+    workers: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ApplierWork:
+    """start_lsn: progress before anything was applied (the slot's consistent point).
+
+    floors: tables copied under a later snapshot; changes of transactions whose commit record
+    lies before the floor are in the copy already.
+    """
+
+    destination_uri: str = field(repr=False)
+    start_lsn: Lsn
+    floors: tuple[tuple[TableId, Lsn], ...] = ()
+
+
+Work = DecoderWork | CopierWork | ApplierWork
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    assignment_id: str
+    migration_id: str
+    work: Work
+
+    @property
+    def role(self) -> Role:
+        match self.work:
+            case DecoderWork():
+                return Role.DECODER
+            case CopierWork():
+                return Role.COPIER
+            case ApplierWork():
+                return Role.APPLIER
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPart:
+    """One unit of copying: a whole table, under one exported snapshot.
+
+    columns: those copied, in this order (no generated ones). snapshot_lsn: commits before it
+    are in the snapshot. binary: COPY ... (FORMAT binary) is safe for every column.
+    """
+
+    part_id: str
+    table: TableId
+    columns: tuple[str, ...]
+    snapshot_name: str
+    snapshot_lsn: Lsn
+    binary: bool
+
+
+# Commands, coordinator to worker.
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class Unassign:
+    assignment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSnapshot:
+    """The decoder answers with SnapshotReady: a snapshot held open by a keeper transaction."""
+
+    assignment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSnapshot:
+    assignment_id: str
+
+
+WorkerCommand = Assign | Unassign | OpenSnapshot | CloseSnapshot
+
+# Reports, worker to coordinator.
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """First report of a stream. running: assignments that outlived a broken stream."""
+
+    worker_id: str
+    role: Role
+    host: str
+    running: tuple[Assignment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReady:
+    """The slot exists. consistent_lsn: where it began (as created, or as recorded)."""
+
+    assignment_id: str
+    consistent_lsn: Lsn
+    system_identifier: str
+    timeline: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReady:
+    """lsn: transactions whose commit record lies before it are visible, later ones are streamed."""
+
+    assignment_id: str
+    snapshot_name: str
+    lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderProgress:
+    """source_lsn: the source's WAL end as last heard. decoded_lsn: end of the last transaction
+    stored in the change stream, or the heartbeat position when idle. confirmed_lsn: the flush
+    position last reported to the slot."""
+
+    assignment_id: str
+    source_lsn: Lsn
+    decoded_lsn: Lsn
+    confirmed_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class PartProgress:
+    """rows is 0 until PartDone where COPY does not tell; bytes is of COPY data."""
+
+    assignment_id: str
+    part_id: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartDone:
+    assignment_id: str
+    part_id: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApplierProgress:
+    """Totals are since the assignment began. last_commit_at: source commit time (Unix seconds)
+    of the last applied transaction, 0.0 when none yet."""
+
+    assignment_id: str
+    applied_lsn: Lsn
+    flushed_lsn: Lsn
+    last_commit_at: float
+    rows_applied: int
+    transactions_applied: int
+    bytes_applied: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelApplied:
+    """The sentinel's transaction, and so all before it, is on the destination's disk.
+    lsn: its end LSN."""
+
+    assignment_id: str
+    token: str
+    lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentFailed:
+    """The assignment has ended (or, with part_id, one part of a copier's). kind is an ErrorKind."""
+
+    assignment_id: str
+    kind: str
+    message: str
+    hint: str = ""
+    lsn: Lsn = Lsn(0)
+    part_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentStopped:
+    """Unassign has been carried out; nothing of the assignment runs any more."""
+
+    assignment_id: str
+
+
+WorkerReport = (
+    Register
+    | SlotReady
+    | SnapshotReady
+    | DecoderProgress
+    | PartProgress
+    | PartDone
+    | ApplierProgress
+    | SentinelApplied
+    | AssignmentFailed
+    | AssignmentStopped
+)

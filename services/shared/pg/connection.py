@@ -1,0 +1,161 @@
+"""Connections: session settings that keep values exact, and driver errors made ours.
+
+Settings (design: "values are bytes"): both ends of every COPY and of the change stream use
+the same, so that the text of a value means the same value on the destination.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import psycopg
+from psycopg import AsyncConnection, conninfo
+
+from services.shared.model import Endpoint, ErrorKind, PgmigError
+
+CONNECT_TIMEOUT_S = 10
+
+_EXACT = {
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "3",
+    "TimeZone": "UTC",
+    "search_path": "",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "lock_timeout": "0",
+    "row_security": "off",
+}
+
+# SQLSTATEs that a retry from the transaction's start may cure: rule 12 of docs/safety.md.
+_TRANSIENT = re.compile(r"08...|40...|53...|57P0[123]|55P03|57014|25P0[234]")
+_AUTHENTICATION = re.compile(r"28...")
+_PERMISSION = "42501"
+_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@|(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """`text` without the passwords of URIs and conninfo strings in it."""
+    return _PASSWORD.sub(lambda m: f"{m[1]}:***@" if m[1] else f"{m[2]}***", text)
+
+
+def options(settings: dict[str, str]) -> str:
+    """Settings as libpq's `options`: spaces and backslashes escaped."""
+    escaped = {k: v.replace("\\", "\\\\").replace(" ", "\\ ") for k, v in settings.items()}
+    return " ".join(f"-c {key}={value}" for key, value in escaped.items())
+
+
+def complete_conninfo(uri: str, application: str, **overrides: str) -> str:
+    """`uri` (a URI or key=value string) with our session settings, time-outs and keepalives.
+
+    The user's own `options` come first, so that ours win. Raises INVALID_ARGUMENT.
+    """
+    try:
+        given = conninfo.conninfo_to_dict(uri)
+    except psycopg.Error as exc:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"not a PostgreSQL connection string: {redact(str(exc)).strip()}",
+            "use postgresql://user:password@host:port/dbname",
+        ) from exc
+    settings = " ".join(filter(None, [str(given.get("options") or ""), options(_EXACT)]))
+    defaults = {
+        "connect_timeout": str(CONNECT_TIMEOUT_S),
+        "keepalives_idle": "30",
+        "keepalives_interval": "10",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "60000",
+    }
+    merged = {**defaults, **given, "options": settings, "application_name": application, **overrides}
+    return conninfo.make_conninfo("", **{k: str(v) for k, v in merged.items()})
+
+
+def endpoint(uri: str, server_version_num: int = 0) -> Endpoint:
+    """Where `uri` leads, without credentials. Several hosts: the first."""
+    try:
+        given = conninfo.conninfo_to_dict(uri)
+    except psycopg.Error as exc:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"not a PostgreSQL connection string: {redact(str(exc)).strip()}",
+            "use postgresql://user:password@host:port/dbname",
+        ) from exc
+    host = str(given.get("host") or given.get("hostaddr") or "localhost").split(",")[0]
+    port = int(str(given.get("port") or 5432).split(",")[0])
+    user = str(given.get("user") or "")
+    return Endpoint(host, port, str(given.get("dbname") or user), user, server_version_num)
+
+
+def translate(exc: psycopg.Error, doing: str) -> PgmigError:
+    """The driver's error as ours. `doing` says what and where: "reading the source catalog"."""
+    state = exc.sqlstate or ""
+    text = redact(
+        (exc.diag.message_primary or str(exc)).strip().splitlines()[0] if str(exc) else type(exc).__name__
+    )
+    message = f"{doing}: {text}"
+    if _AUTHENTICATION.fullmatch(state) or "password authentication failed" in text or "no password" in text:
+        return PgmigError(
+            ErrorKind.AUTHENTICATION, message, "check user and password, and pg_hba.conf on the server"
+        )
+    if state == _PERMISSION:
+        return PgmigError(ErrorKind.PERMISSION, message, "grant the missing privilege, or use another role")
+    if not state and isinstance(exc, psycopg.OperationalError):
+        return PgmigError(
+            ErrorKind.UNREACHABLE, message, "check host, port and network, and that the server runs"
+        )
+    if _TRANSIENT.fullmatch(state):
+        return PgmigError(ErrorKind.TRANSIENT, message)
+    return PgmigError(ErrorKind.INTERNAL, f"{message} (SQLSTATE {state or 'none'})")
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Raise psycopg errors of the block as PgmigError."""
+    try:
+        yield
+    except psycopg.Error as exc:
+        raise translate(exc, doing) from exc
+
+
+def _connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> PgmigError:
+    where = endpoint(uri)
+    text = redact(" ".join(str(exc).split()))
+    place = f"{side} {where.host}:{where.port}/{where.dbname}"
+    lowered = text.lower()
+    if "authentication failed" in lowered or "no password" in lowered or "pg_hba.conf" in lowered:
+        return PgmigError(
+            ErrorKind.AUTHENTICATION,
+            f"{place} refuses the login: {text}",
+            "check user and password in the URI, and pg_hba.conf on the server",
+        )
+    if "does not exist" in lowered:
+        return PgmigError(
+            ErrorKind.NOT_FOUND, f"{place}: {text}", "check the database and role names in the URI"
+        )
+    return PgmigError(
+        ErrorKind.UNREACHABLE,
+        f"cannot connect to {place}: {text}",
+        "check host, port and network, and that the server runs",
+    )
+
+
+async def connect(uri: str, side: str, *, autocommit: bool = True) -> AsyncConnection:
+    """Open a connection with our session settings. side: "source" or "destination"."""
+    info = complete_conninfo(uri, f"pgmig {side}")
+    try:
+        return await AsyncConnection.connect(info, autocommit=autocommit, prepare_threshold=None)
+    except psycopg.OperationalError as exc:
+        raise _connect_failure(exc, uri, side) from exc
+
+
+@asynccontextmanager
+async def connection(uri: str, side: str, *, autocommit: bool = True) -> AsyncIterator[AsyncConnection]:
+    """`connect` for a block; closed at its end, uncommitted work rolled back."""
+    conn = await connect(uri, side, autocommit=autocommit)
+    try:
+        yield conn
+    finally:
+        await conn.close()
