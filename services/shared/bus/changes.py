@@ -1,0 +1,378 @@
+"""The change stream: one fenced writer, one ordered reader.
+
+Writer: every message is published with the stream sequence that it expects to follow, so a
+second or stale writer fails instead of interleaving. Publishing is pipelined; a full stream
+(`max_bytes`, discard new) makes the writer wait, which is back-pressure on the source.
+
+Reader: an ephemeral pull consumer without acknowledgements, placed at a sequence, checked to
+be gapless, and placed anew whenever anything looks odd. A durable consumer would redeliver
+messages between newer ones, just when something failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js import api
+from nats.js import errors as js_errors
+
+from services.shared.bus.connection import translated
+from services.shared.model import ErrorKind, MigrationId, PgmigError
+
+ACK_TIMEOUT_S = 10.0
+MAX_IN_FLIGHT_BYTES = 8 << 20
+FULL_RETRY_S = 0.2
+HEARTBEAT_S = 1.0
+PULL_MESSAGES = 32
+PULL_EXPIRES_S = 30.0
+DEFAULT_MAX_BYTES = 16 << 30
+
+_ERR_STORE_FULL = {10077, 10047, 10122, 10023}  # maximum bytes exceeded; insufficient resources
+_ERR_WRONG_LAST_SEQUENCE = 10071
+_NO_RESPONDERS = 503
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTail:
+    """Where a stream ends. data: its last message, None when it holds none."""
+
+    created: str
+    last_sequence: int
+    data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    sequence: int
+    data: bytes
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """A message on its way. sequence: of the message before it. outcome: JetStream error code."""
+
+    sequence: int
+    data: bytes
+    headers: dict[str, str]
+    outcome: asyncio.Future[int]
+
+    @property
+    def stored(self) -> bool:
+        return self.outcome.done() and self.outcome.result() == 0
+
+
+class ChangeWriter:
+    """Writes one migration's change stream. Not safe for concurrent publishers."""
+
+    def __init__(self, client: Client, migration: MigrationId, *, max_bytes: int, replicas: int = 1) -> None:
+        self._client = client
+        self._stream = migration.change_stream
+        self._subject = migration.change_subject
+        self._config = api.StreamConfig(
+            name=self._stream,
+            subjects=[self._subject],
+            retention=api.RetentionPolicy.LIMITS,
+            discard=api.DiscardPolicy.NEW,
+            max_bytes=max_bytes,
+            storage=api.StorageType.FILE,
+            num_replicas=replicas,
+            allow_direct=True,
+        )
+        self._tail = StreamTail("", 0, None)
+        self._next = 0
+        self._in_flight: deque[_Published] = deque()
+        self._in_flight_bytes = 0
+        self._inbox = ""
+        self._acks: Subscription | None = None
+        self.waiting_for_space = False
+
+    async def open(self) -> StreamTail:
+        """Create the stream if it is missing, and learn where it ends."""
+        with translated(f"opening change stream {self._stream}"):
+            with suppress(js_errors.BadRequestError):  # it exists with other limits: keep them
+                await self._client.jetstream().add_stream(self._config)
+            self._tail = await self._read_tail()
+            await self.close()
+            self._inbox = self._client.new_inbox()
+            self._acks = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_ack)
+        self._next = self._tail.last_sequence
+        self._in_flight.clear()
+        self._in_flight_bytes = 0
+        return self._tail
+
+    async def close(self) -> None:
+        """Stop listening for acknowledgements; what is in flight may or may not be stored."""
+        subscription, self._acks = self._acks, None
+        if subscription is not None:
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+    async def _read_tail(self) -> StreamTail:
+        created, first, last = await _stream_state(self._client, self._stream)
+        data = None
+        if last >= first and last > 0:
+            with suppress(js_errors.NotFoundError):
+                data = (await self._client.jetstream().get_msg(self._stream, last)).data
+        return StreamTail(created, last, data)
+
+    async def publish(self, data: bytes, headers: dict[str, str]) -> None:
+        """Queue one message; waits while too much is unacknowledged or the stream is full.
+
+        Raises FENCED when another writer came between, BROKER when the outcome is unknown:
+        `open` the stream again and go on from what it holds.
+        """
+        while self._in_flight and self._in_flight_bytes + len(data) > MAX_IN_FLIGHT_BYTES:
+            await self._settle_first()
+        self._settle_finished()
+        await self._send(data, headers)
+
+    async def _send(self, data: bytes, headers: dict[str, str]) -> None:
+        sequence = self._next
+        fenced = {**headers, api.Header.EXPECTED_LAST_SEQUENCE.value: str(sequence)}
+        item = _Published(sequence, data, headers, asyncio.get_running_loop().create_future())
+        self._in_flight.append(item)
+        self._in_flight_bytes += len(data)
+        self._next += 1
+        with translated(f"publishing to {self._stream}"):
+            await self._client.publish(
+                self._subject, data, reply=f"{self._inbox}.{sequence + 1}", headers=fenced
+            )
+
+    async def _on_ack(self, message: Msg) -> None:
+        """Resolve a publication with its error code: 0 when stored under the expected sequence."""
+        sequence = int(message.subject.rsplit(".", 1)[1]) - 1
+        for item in self._in_flight:
+            if item.sequence == sequence and not item.outcome.done():
+                item.outcome.set_result(_outcome(message, sequence + 1))
+                return
+
+    def _settle_finished(self) -> None:
+        while self._in_flight and self._in_flight[0].stored:
+            self._in_flight_bytes -= len(self._in_flight.popleft().data)
+
+    async def flush(self) -> None:
+        """Return when everything published so far is stored. Raises like `publish`."""
+        while self._in_flight:
+            await self._settle_first()
+
+    @property
+    def stored_all(self) -> bool:
+        """Whether everything published so far is known to be stored."""
+        self._settle_finished()
+        return not self._in_flight
+
+    async def _settle_first(self) -> None:
+        try:
+            code = await asyncio.wait_for(asyncio.shield(self._in_flight[0].outcome), ACK_TIMEOUT_S)
+        except TimeoutError as exc:
+            raise PgmigError(ErrorKind.BROKER, f"no acknowledgement from {self._stream}") from exc
+        if code in _ERR_STORE_FULL:
+            await self._publish_again()
+        elif code == _ERR_WRONG_LAST_SEQUENCE:
+            raise PgmigError(ErrorKind.FENCED, f"{self._stream} was written by another, or made anew")
+        elif code:
+            raise PgmigError(
+                ErrorKind.BROKER, f"publishing to {self._stream} failed with JetStream error {code}"
+            )
+        else:
+            self._settle_finished()
+
+    async def _publish_again(self) -> None:
+        """The stream is full: whatever followed was refused too. Wait, then send it all again."""
+        self.waiting_for_space = True
+        try:
+            pending = list(self._in_flight)
+            await asyncio.wait([item.outcome for item in pending], timeout=ACK_TIMEOUT_S)
+            await asyncio.sleep(FULL_RETRY_S)
+            self._next = pending[0].sequence
+            self._in_flight.clear()
+            self._in_flight_bytes = 0
+            for item in pending:
+                await self._send(item.data, item.headers)
+        finally:
+            self.waiting_for_space = False
+
+    async def check(self) -> None:
+        """Raise FENCED unless the stream is the one opened and ends where we left it."""
+        if not self.stored_all:
+            return
+        expected = self._next
+        with translated(f"looking at change stream {self._stream}"):
+            created, _, last = await _stream_state(self._client, self._stream)
+        if (
+            not self._in_flight
+            and self._next == expected
+            and (created, last) != (self._tail.created, expected)
+        ):
+            raise PgmigError(ErrorKind.FENCED, f"{self._stream} was written by another, or made anew")
+
+
+def _outcome(message: Msg, sequence: int) -> int:
+    """A publish acknowledgement's JetStream error code; 0 when stored as `sequence`."""
+    if (message.headers or {}).get(api.Header.STATUS.value) == "503":
+        return _NO_RESPONDERS
+    reply = json.loads(message.data)
+    if "error" in reply:
+        return int(reply["error"].get("err_code") or reply["error"]["code"])
+    return 0 if reply.get("seq") == sequence else _ERR_WRONG_LAST_SEQUENCE
+
+
+async def _stream_state(client: Client, stream: str) -> tuple[str, int, int]:
+    """(creation time, first sequence, last sequence). The raw API: nats-py drops `created`."""
+    reply = await client.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=ACK_TIMEOUT_S)
+    info = json.loads(reply.data)
+    if "error" in info:
+        raise js_errors.APIError(**info["error"])
+    return info["created"], info["state"]["first_seq"], info["state"]["last_seq"]
+
+
+class ChangeReader:
+    """Reads one migration's change stream in order, from the first retained message."""
+
+    def __init__(self, client: Client, migration: MigrationId) -> None:
+        self._client = client
+        self._js = client.jetstream()
+        self._stream = migration.change_stream
+        self._created = ""
+        self._next = 0
+        self._consumer = ""
+        self._subscription: Subscription | None = None
+        self._credit = 0
+
+    async def rewind(self) -> None:
+        """Start again at the first retained message."""
+        self._created = ""
+        await self._place()
+
+    async def next(self) -> StoredMessage | None:
+        """The next message; None when the stream was made anew (reading starts over).
+
+        Waits as long as it takes. Raises PgmigError(BROKER) when the broker or the stream is
+        gone: call again to retry.
+        """
+        while True:
+            if self._subscription is None and not await self._place():
+                return None
+            assert self._subscription is not None
+            try:
+                with translated(f"reading change stream {self._stream}"):
+                    if self._credit <= PULL_MESSAGES // 2:
+                        await self._pull()
+                    message = await self._subscription.next_msg(timeout=3 * HEARTBEAT_S)
+            except PgmigError:
+                await self._drop()
+                continue
+            status = (message.headers or {}).get(api.Header.STATUS.value)
+            if status == "100":
+                continue
+            if status is not None:
+                if status in {"404", "408"}:
+                    self._credit = 0
+                    continue
+                await self._drop()
+                continue
+            self._credit -= 1
+            sequence = message.metadata.sequence.stream
+            if sequence != self._next:
+                await self._drop()
+                continue
+            self._next += 1
+            return StoredMessage(sequence, message.data, dict(message.headers or {}))
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether the next message has been received already."""
+        return self._subscription is not None and self._subscription.pending_msgs > 0
+
+    async def _pull(self) -> None:
+        assert self._subscription is not None
+        request = {
+            "batch": PULL_MESSAGES,
+            "expires": int(PULL_EXPIRES_S * 1e9),
+            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+        }
+        await self._client.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
+            json.dumps(request).encode(),
+            reply=self._subscription.subject,
+        )
+        self._credit += PULL_MESSAGES
+
+    async def _place(self) -> bool:
+        """(Re)create the consumer at the next message. False: the stream was made anew."""
+        await self._drop()
+        with translated(f"reading change stream {self._stream}"):
+            created, first, last = await _stream_state(self._client, self._stream)
+            same = not self._created or (created == self._created and self._next <= last + 1)
+            if not same or not self._created:
+                self._created, self._next = created, first
+            elif self._next < first:
+                raise PgmigError(
+                    ErrorKind.GAP, f"change stream {self._stream} was trimmed beyond what was read"
+                )
+            self._next = max(self._next, 1)
+            config = api.ConsumerConfig(
+                deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=self._next,
+                ack_policy=api.AckPolicy.NONE,
+                inactive_threshold=60.0,
+                mem_storage=True,
+                num_replicas=1,
+                max_deliver=1,
+            )
+            info = await self._js.add_consumer(self._stream, config)
+            self._consumer = info.name
+            self._subscription = await self._client.subscribe(
+                self._client.new_inbox(), pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
+        self._credit = 0
+        return same
+
+    async def _drop(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+    async def close(self) -> None:
+        consumer = self._consumer
+        await self._drop()
+        if consumer and self._client.is_connected:
+            with suppress(nats.errors.Error, js_errors.Error, TimeoutError):  # it expires by itself
+                await self._js.delete_consumer(self._stream, consumer)
+
+    async def trim(self, sequence: int) -> None:
+        """Remove every message before `sequence`; call it only behind the destination's flush."""
+        with translated(f"trimming change stream {self._stream}"):
+            await self._js.purge_stream(self._stream, seq=sequence)
+
+
+class FlushChannel:
+    """Flush reports from applier to decoder: a plain subject, repeated, so a lost one is harmless."""
+
+    def __init__(self, client: Client, migration: MigrationId) -> None:
+        self._client = client
+        self._subject = migration.flush_subject
+
+    async def send(self, data: bytes) -> None:
+        with translated("reporting the flush position"):
+            await self._client.publish(self._subject, data)
+
+    async def subscribe(self, receive: Callable[[bytes], None]) -> Subscription:
+        """Call `receive(data: bytes)` for every report until the subscription is dropped."""
+
+        async def on_message(message: Msg) -> None:
+            receive(message.data)
+
+        with translated("listening for flush reports"):
+            return await self._client.subscribe(self._subject, cb=on_message)
