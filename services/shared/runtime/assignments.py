@@ -1,0 +1,155 @@
+"""Assignments to running tasks: what every worker does with the coordinator's commands.
+
+Theory of operation. Each assignment runs as one asyncio task made by the service's own
+`run(assignment)`, which retries by itself whatever a retry may cure and otherwise raises:
+
+- `run` raises PgmigError (alone or in an ExceptionGroup): AssignmentFailed with its kind.
+- `run` raises anything else: AssignmentFailed(INTERNAL), the traceback goes to the log.
+- Unassign: the task is cancelled and awaited, then AssignmentStopped. An unknown assignment
+  is answered the same way, since the first answer may have been lost with the stream.
+- Assign of an id that runs already is a repetition after a reconnect, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+
+from services.shared.model import (
+    Assign,
+    Assignment,
+    AssignmentFailed,
+    AssignmentStopped,
+    CloseSnapshot,
+    ErrorKind,
+    Lsn,
+    OpenSnapshot,
+    PgmigError,
+    Unassign,
+    WorkerCommand,
+    WorkerReport,
+)
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[Assignment], Coroutine[None, None, None]]
+Report = Callable[[WorkerReport], None]
+OnSnapshot = Callable[[OpenSnapshot | CloseSnapshot], Coroutine[None, None, None]]
+
+
+def cause(exc: BaseException) -> PgmigError | None:
+    """The PgmigError that explains `exc`: itself, or the gravest in an ExceptionGroup.
+
+    One that no retry cures comes before one that a retry may cure. None when something else
+    is in there, since an unexpected error must not hide behind an expected one.
+    """
+    if isinstance(exc, PgmigError):
+        return exc
+    if not isinstance(exc, BaseExceptionGroup):
+        return None
+    found = [cause(inner) for inner in exc.exceptions]
+    explained = [error for error in found if error is not None]
+    if len(explained) < len(found):
+        return None
+    return min(explained, key=lambda error: error.policy.retry)
+
+
+def failed(assignment_id: str, exc: BaseException, part_id: str = "") -> AssignmentFailed:
+    """The report of `exc`; an error that is not ours is logged with its traceback."""
+    error = cause(exc)
+    if error is None:
+        log.error("assignment %s failed unexpectedly", assignment_id, exc_info=exc)
+        error = PgmigError(
+            ErrorKind.INTERNAL,
+            f"unexpected {type(exc).__name__} in assignment {assignment_id}",
+            "see the worker's log for the traceback",
+        )
+    return AssignmentFailed(
+        assignment_id, error.kind.value, error.message, error.hint, error.lsn or Lsn(0), part_id
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    assignment: Assignment
+    task: asyncio.Task[None]
+
+
+class AssignmentRunner:
+    """Starts, stops and reports the assignments of one worker process."""
+
+    def __init__(self, run: Run, report: Report, on_snapshot: OnSnapshot | None = None) -> None:
+        self._run = run
+        self._report = report
+        self._on_snapshot = on_snapshot
+        self._running: dict[str, _Running] = {}
+
+    def running(self) -> tuple[Assignment, ...]:
+        """What runs now; offered again to the coordinator after a reconnect."""
+        return tuple(entry.assignment for entry in self._running.values())
+
+    async def command(self, command: WorkerCommand) -> None:
+        """Carry out one command; returns when it has been (Unassign: when nothing runs)."""
+        match command:
+            case Assign(assignment):
+                self._start(assignment)
+            case Unassign(assignment_id):
+                await self._stop(assignment_id)
+                self._report(AssignmentStopped(assignment_id))
+            case OpenSnapshot() | CloseSnapshot():
+                await self._snapshot(command)
+
+    async def close(self) -> None:
+        """Cancel and await everything, without reports: the process ends."""
+        for assignment in self.running():
+            self._running[assignment.assignment_id].task.cancel()
+        for assignment in self.running():
+            await self._stop(assignment.assignment_id)
+
+    def _start(self, assignment: Assignment) -> None:
+        key = assignment.assignment_id
+        if key in self._running:
+            return
+        name = f"{assignment.role}-{assignment.migration_id}-{key}"
+        log.info("assignment %s: %s for migration %s", key, assignment.role, assignment.migration_id)
+        task = asyncio.create_task(self._guarded(assignment), name=name)
+        self._running[key] = _Running(assignment, task)
+        # Also when the task is cancelled before its first step, where no code of ours runs.
+        task.add_done_callback(lambda _task: self._running.pop(key, None))
+
+    async def _guarded(self, assignment: Assignment) -> None:
+        try:
+            await self._run(assignment)
+        except Exception as exc:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                log.warning("assignment %s failed while stopping: %s", assignment.assignment_id, exc)
+                return
+            self._fail(assignment.assignment_id, exc)
+
+    def _fail(self, assignment_id: str, exc: BaseException) -> None:
+        self._running.pop(assignment_id, None)
+        report = failed(assignment_id, exc)
+        log.error("assignment %s failed: %s", assignment_id, report.message)
+        self._report(report)
+
+    async def _stop(self, assignment_id: str) -> None:
+        entry = self._running.get(assignment_id)
+        if entry is None:
+            return
+        entry.task.cancel()
+        # wait() and not await: neither the task's end nor our own cancellation may mix up.
+        await asyncio.wait({entry.task})
+        log.info("assignment %s stopped", assignment_id)
+
+    async def _snapshot(self, command: OpenSnapshot | CloseSnapshot) -> None:
+        if self._on_snapshot is None:
+            log.warning("this worker holds no snapshots: %s ignored", command)
+            return
+        try:
+            await self._on_snapshot(command)
+        except Exception as exc:
+            await self._stop(command.assignment_id)
+            self._fail(command.assignment_id, exc)
