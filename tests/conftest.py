@@ -1,0 +1,59 @@
+"""Real servers for tests: PostgreSQL for the whole session, a database and a NATS server for each test.
+
+All fixtures are synchronous, so that they serve plain and async tests alike. A test that kills or
+reconfigures a server starts one of its own from tests.lab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.installs import newest, oldest
+from tests.lab.nats import NatsServer
+from tests.lab.postgres import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def source_server() -> Iterator[PostgresServer]:
+    """The oldest PostgreSQL there is."""
+    with PostgresServer(oldest(), fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def dest_server() -> Iterator[PostgresServer]:
+    """The newest PostgreSQL there is; another server than the source in any case."""
+    with PostgresServer(newest(), fsync=False) as server:
+        yield server
+
+
+@pytest.fixture
+def source_db(source_server: PostgresServer) -> Iterator[str]:
+    """The superuser's URI of an empty database on the source."""
+    with source_server.fresh_database("source") as uri:
+        yield uri
+
+
+@pytest.fixture
+def dest_db(dest_server: PostgresServer) -> Iterator[str]:
+    """The superuser's URI of an empty database on the destination."""
+    with dest_server.fresh_database("dest") as uri:
+        yield uri
+
+
+@pytest.fixture
+def nats_server() -> Iterator[NatsServer]:
+    """A NATS server with an empty JetStream store."""
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    """An empty folder for pgmig's state files (what PGMIG_STATE_DIR names)."""
+    path = tmp_path / "state"
+    path.mkdir()
+    return path
