@@ -1,0 +1,99 @@
+"""Settings of a service: environment variables with the prefix PGMIG_, and nothing else.
+
+An empty variable counts as unset. Values that hold credentials are SecretStr, so that they
+show neither in a repr nor in an error.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from platformdirs import user_state_path
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.shared.model import ErrorKind, PgmigError
+
+ENV_PREFIX = "PGMIG_"
+DEFAULT_COORDINATOR = "127.0.0.1:7432"
+
+
+def _check_address(text: str) -> str:
+    """HOST:PORT, also [::1]:PORT; raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise ValueError("not an address of the form HOST:PORT")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+OptionalAddress = Annotated[str, AfterValidator(lambda text: _check_address(text) if text else "")]
+
+
+def _state_dir() -> Path:
+    return user_state_path("pgmig")
+
+
+class ServiceSettings(BaseSettings):
+    """What every service and client reads; services extend it with their own.
+
+    coordinator: where workers and clients dial. listen: where the coordinator serves; port 0
+    takes a free one. port_file: the coordinator writes the address that it serves there.
+    state_dir: PGMIG_STATE_DIR, or pgmig below XDG_STATE_HOME. source_uri, dest_uri: the
+    coordinator's fallback credentials after a restart. health_listen: where a worker serves
+    the standard gRPC health service; "" for not at all.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    coordinator: Address = DEFAULT_COORDINATOR
+    listen: Address = DEFAULT_COORDINATOR
+    nats_url: SecretStr = SecretStr("nats://127.0.0.1:4222")
+    state_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default_factory=_state_dir)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    worker_id: str = ""
+    source_uri: SecretStr | None = None
+    dest_uri: SecretStr | None = None
+    port_file: Path | None = None
+    health_listen: OptionalAddress = ""
+
+
+SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+
+
+def new_worker_id(role: str) -> str:
+    """An id that no other process has: role, host, process id and a random part."""
+    return f"{role}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def load_settings(role: str, kind: type[SettingsT]) -> SettingsT:
+    """Settings of the service `role` from the environment.
+
+    Raises PgmigError(INVALID_ARGUMENT) that names the first variable that is not valid.
+    """
+    try:
+        settings = kind()
+    except ValidationError as exc:
+        # The cause may quote the value, which may be a secret: it is not chained.
+        raise _explain(exc) from None
+    if settings.worker_id:
+        return settings
+    return settings.model_copy(update={"worker_id": new_worker_id(role)})
+
+
+def _explain(exc: ValidationError) -> PgmigError:
+    first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else ""
+    reason = first["msg"].removeprefix("Value error, ")
+    return PgmigError(
+        ErrorKind.INVALID_ARGUMENT,
+        f"setting {ENV_PREFIX}{field.upper()} is not valid: {reason}",
+        "correct the environment variable, or unset it for the default",
+    )

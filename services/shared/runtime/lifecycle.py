@@ -1,0 +1,116 @@
+"""A service process from start to exit code.
+
+`run_service` reads settings, sets up logging and telemetry, and awaits the service's `main`
+with an event that asks it to stop. SIGTERM, SIGINT and, if asked for, the parent's death set
+the event. From then on the service has DRAIN_S seconds to finish what it holds, after which
+it is cancelled, and CANCEL_S later the process ends whatever still runs. Everything that a
+service holds may be lost at any instant anyway (kill -9), so a hard end costs only time.
+
+Exit codes are those of `services.shared.model.ExitCode`; a drained stop is 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, overload
+
+from services.shared.model import ExitCode, PgmigError
+from services.shared.runtime import parent
+from services.shared.runtime.assignments import cause
+from services.shared.runtime.config import ServiceSettings, load_settings
+from services.shared.runtime.log import setup_logging
+from services.shared.runtime.telemetry import setup_telemetry
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 10.0
+CANCEL_S = 3.0
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+@overload
+def run_service(name: str, main: Callable[[ServiceSettings, asyncio.Event], Awaitable[None]]) -> int: ...
+@overload
+def run_service(
+    name: str, main: Callable[[S, asyncio.Event], Awaitable[None]], settings_type: type[S]
+) -> int: ...
+def run_service(
+    name: str,
+    main: Callable[[Any, asyncio.Event], Awaitable[None]],
+    settings_type: type[ServiceSettings] = ServiceSettings,
+) -> int:
+    """Run `main(settings, stop)` as the service `name`; returns the process's exit code.
+
+    `main` ends soon after `stop` is set. An error of ours becomes one line on stderr, an
+    unexpected one a traceback.
+    """
+    try:
+        settings = load_settings(name, settings_type)
+        setup_logging(name, settings)
+        shutdown_telemetry = setup_telemetry(name)
+    except PgmigError as exc:
+        sys.stderr.write(f"pgmig-{name}: {explain(exc)}\n")
+        return int(exc.policy.exit_code)
+    try:
+        return int(asyncio.run(_serve(main, settings)))
+    finally:
+        shutdown_telemetry()
+
+
+def explain(exc: PgmigError) -> str:
+    """The error and its hint as one line."""
+    text = f"{exc} ({exc.hint})" if exc.hint else str(exc)
+    return " ".join(text.split())
+
+
+async def _serve(main: Callable[[S, asyncio.Event], Awaitable[None]], settings: S) -> ExitCode:
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    task = asyncio.ensure_future(main(settings, stop))
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        await asyncio.wait({task}, timeout=DRAIN_S)
+    if not task.done():
+        log.warning("not drained after %.0f s: cancelling", DRAIN_S)
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_S)
+    stopping.cancel()
+    if not task.done():
+        log.error("not ended %.0f s after it was cancelled: leaving", CANCEL_S)
+        os._exit(ExitCode.INTERNAL)
+    return _outcome(task)
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def asked(why: str) -> None:
+        if not stop.is_set():
+            log.info("stopping: %s", why)
+            stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked, number.name)
+    if parent.wanted():
+        parent.ask_for_death_signal()
+        parent.watch_stdin(lambda: asked("the parent process has gone"))
+
+
+def _outcome(task: asyncio.Future[None]) -> ExitCode:
+    if task.cancelled():
+        return ExitCode.OK
+    exc = task.exception()
+    if exc is None:
+        return ExitCode.OK
+    if (ours := cause(exc)) is not None:
+        log.error("%s", explain(ours))
+        return ours.policy.exit_code
+    log.error("unexpected %s", type(exc).__name__, exc_info=exc)
+    return ExitCode.INTERNAL

@@ -1,0 +1,86 @@
+"""Logging: one line an event on stderr, as text or JSON, never with a credential in it.
+
+Redaction happens in the formatter, on the finished line, so that arguments, exception texts
+and tracebacks of other libraries pass through it too. A line written while a span is active
+carries its trace id. Row values are never logged: that is up to the callers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Literal
+
+from opentelemetry import trace
+
+from services.shared.runtime.config import ServiceSettings
+from services.shared.runtime.redaction import redact
+
+# Chatty libraries: what goes wrong in them surfaces as an error of ours.
+_QUIET = ("asyncio", "grpc", "nats", "opentelemetry", "psycopg")
+
+
+def _trace_id() -> str:
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+
+
+def _time(record: logging.LogRecord) -> str:
+    """RFC 3339 in UTC, to the millisecond."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{whole}.{int(record.msecs):03d}Z"
+
+
+class TextFormatter(logging.Formatter):
+    """`TIME LEVEL service: message`, with the traceback below it."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        traced = _trace_id()
+        suffix = f" trace={traced}" if traced else ""
+        line = f"{_time(record)} {record.levelname:<7} {self._service}: {record.getMessage()}{suffix}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return redact(line)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: at, level, service, logger, message, trace_id, exception."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "at": _time(record),
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        if traced := _trace_id():
+            fields["trace_id"] = traced
+        if record.exc_info:
+            fields["exception"] = redact(self.formatException(record.exc_info))
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def _formatter(service: str, style: Literal["text", "json"]) -> logging.Formatter:
+    return JsonFormatter(service) if style == "json" else TextFormatter(service)
+
+
+def setup_logging(service: str, settings: ServiceSettings) -> None:
+    """Send the process's log to stderr; replaces any earlier set-up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_formatter(service, settings.log_format))
+    level = settings.log_level.upper()
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "DEBUG" else logging.WARNING)
+    logging.captureWarnings(True)

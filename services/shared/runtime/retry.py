@@ -1,0 +1,95 @@
+"""Doing work again after an error that a retry may cure (`PgmigError.policy.retry`).
+
+Back-off is exponential with jitter up to a longest wait, without an end unless one is given:
+a database or broker that comes back after an hour finds the service still trying. Work that
+ran well for a while before it failed starts again with the shortest wait. Anything else
+(other errors, cancellation) passes straight through.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import tenacity
+
+from services.shared.model import PgmigError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 15.0
+STEADY_S = 30.0
+"""Work that lasted this long before it failed counts as having recovered."""
+
+
+def curable(exc: BaseException) -> bool:
+    """Whether doing the same work again may succeed."""
+    return isinstance(exc, PgmigError) and exc.policy.retry
+
+
+class _Attempts:
+    """The failures in a row of one piece of work, and the wait that follows from them."""
+
+    def __init__(self, doing: str, first_wait_s: float, longest_wait_s: float) -> None:
+        self._doing = doing
+        self._first_wait_s = first_wait_s
+        self._longest_wait_s = longest_wait_s
+        self._failures = 0
+        self._began = 0.0
+
+    def begin(self) -> None:
+        self._began = time.monotonic()
+
+    def wait_s(self, _state: tenacity.RetryCallState) -> float:
+        """Seconds until the next attempt: between half and all of the doubled wait."""
+        if time.monotonic() - self._began >= STEADY_S:
+            self._failures = 0
+        doubled = math.ldexp(self._first_wait_s, min(self._failures, 30))
+        self._failures += 1
+        return min(self._longest_wait_s, doubled) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+    def log(self, state: tenacity.RetryCallState) -> None:
+        reason = state.outcome.exception() if state.outcome else None
+        wait = state.next_action.sleep if state.next_action else 0.0
+        log.warning(
+            "%s failed (attempt %d): %s; trying again in %.1f s",
+            self._doing,
+            state.attempt_number,
+            reason,
+            wait,
+        )
+
+
+async def retrying(
+    doing: str,
+    operation: Callable[[], Awaitable[T]],
+    *,
+    first_wait_s: float = FIRST_WAIT_S,
+    longest_wait_s: float = LONGEST_WAIT_S,
+    give_up_after_s: float | None = None,
+) -> T:
+    """Await `operation()` until it succeeds or fails with what no retry cures.
+
+    doing: names the work in the log: "reading the slot of m1". give_up_after_s: no new attempt
+    is begun after that many seconds; None: never. Raises the last error.
+    """
+    attempts = _Attempts(doing, first_wait_s, longest_wait_s)
+    stop = tenacity.stop_never if give_up_after_s is None else tenacity.stop_before_delay(give_up_after_s)
+    async for attempt in tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(curable),
+        wait=attempts.wait_s,
+        stop=stop,
+        before_sleep=attempts.log,
+        reraise=True,
+    ):
+        with attempt:
+            attempts.begin()
+            return await operation()
+    raise AssertionError("AsyncRetrying ends by returning or raising")

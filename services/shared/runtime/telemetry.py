@@ -1,0 +1,112 @@
+"""OpenTelemetry, set up in one place and off by default.
+
+It is on when one of the standard variables asks for it: OTEL_EXPORTER_OTLP_ENDPOINT,
+OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, or OTEL_TRACES_EXPORTER (otlp, console); never with
+OTEL_SDK_DISABLED=true or OTEL_TRACES_EXPORTER=none. Sampling, batching, TLS and headers of
+the exporter follow the other OTEL_* variables. When it is off the SDK is not even imported,
+and a span costs about a microsecond.
+
+Trace context crosses processes in NATS headers (`inject`, `extract`) and in gRPC metadata
+(`rpc` does that by itself).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+
+from services.shared.model import ErrorKind, PgmigError
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+class SpanName(StrEnum):
+    """Every span that pgmig makes."""
+
+    DECODE_BATCH = "pgmig.decode.batch"
+    """From the first WAL message read for a batch until the change stream has stored it."""
+    APPLY_BATCH = "pgmig.apply.batch"
+    """One batch's transactions written to the destination, up to their commit."""
+    FLUSH = "pgmig.apply.flush"
+    """From a commit until the destination's WAL is known to be on disk that far."""
+    COPY_PART = "pgmig.copy.part"
+    """One table part, COPY on the source to COPY on the destination."""
+    PHASE = "pgmig.coordinator.phase"
+    """What the coordinator does in one phase of a migration."""
+    SWITCHOVER_STEP = "pgmig.coordinator.switchover_step"
+    """One step of a switchover, from freeze to commit or rollback."""
+
+
+def _nothing() -> None:
+    """Telemetry is off: nothing to shut down."""
+
+
+def wanted(env: Mapping[str, str]) -> bool:
+    """Whether the environment asks for traces."""
+    exporter = env.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
+        return False
+    return bool(exporter) or any(env.get(name, "").strip() for name in _ENDPOINTS)
+
+
+def setup_telemetry(service: str) -> Callable[[], None]:
+    """Install the tracer provider of this process if the environment asks for one.
+
+    Returns what sends the remaining spans and stops the exporter; call it last. Raises
+    PgmigError(INVALID_ARGUMENT) for an exporter that is not known.
+    """
+    if not wanted(os.environ):
+        return _nothing
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+
+    exporter: SpanExporter
+    match os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower():
+        case "otlp" | "":
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+            exporter = OTLPSpanExporter()
+        case "console":
+            exporter = ConsoleSpanExporter(out=sys.stderr)
+        case other:
+            raise PgmigError(
+                ErrorKind.INVALID_ARGUMENT,
+                f"OTEL_TRACES_EXPORTER={other} is not known",
+                "use otlp, console or none",
+            )
+    name = os.environ.get("OTEL_SERVICE_NAME") or f"pgmig-{service}"
+    provider = TracerProvider(resource=Resource.create({"service.name": name, "service.namespace": "pgmig"}))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown
+
+
+def tracer() -> trace.Tracer:
+    return trace.get_tracer("pgmig")
+
+
+@contextmanager
+def span(
+    name: SpanName, parent: Context | None = None, **attributes: str | int | float | bool
+) -> Iterator[trace.Span]:
+    """A span around the block, child of `parent` or else of the current span."""
+    with tracer().start_as_current_span(name.value, context=parent, attributes=attributes) as current:
+        yield current
+
+
+def inject(headers: dict[str, str]) -> None:
+    """Add the current trace context to `headers`; adds nothing when no span is active."""
+    if trace.get_current_span().get_span_context().is_valid:
+        propagate.inject(headers)
+
+
+def extract(headers: Mapping[str, str] | None) -> Context:
+    """The trace context in `headers`; an empty one, which begins a new trace, when there is none."""
+    return propagate.extract(headers or {})
