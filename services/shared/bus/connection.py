@@ -13,6 +13,8 @@ from nats.js import errors as js_errors
 
 from services.shared.model import ErrorKind, PgmigError
 
+__all__ = ["Client", "bus", "connect_bus", "translated"]
+
 CONNECT_TIMEOUT_S = 5
 
 

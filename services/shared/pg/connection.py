@@ -120,7 +120,7 @@ def translated(doing: str) -> Iterator[None]:
         raise translate(exc, doing) from exc
 
 
-def _connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> PgmigError:
+def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> PgmigError:
     where = endpoint(uri)
     text = redact(" ".join(str(exc).split()))
     place = f"{side} {where.host}:{where.port}/{where.dbname}"
@@ -148,7 +148,7 @@ async def connect(uri: str, side: str, *, autocommit: bool = True) -> AsyncConne
     try:
         return await AsyncConnection.connect(info, autocommit=autocommit, prepare_threshold=None)
     except psycopg.OperationalError as exc:
-        raise _connect_failure(exc, uri, side) from exc
+        raise connect_failure(exc, uri, side) from exc
 
 
 @asynccontextmanager

@@ -1,0 +1,145 @@
+"""Pure decisions of the decoder: which pgoutput messages travel, and where batches end.
+
+Messages go on unparsed; only a type byte, an LSN or a relation's OID is looked at.
+
+- A transaction whose commit record lies before `position` is in the stream already: dropped.
+- Relation messages are remembered and repeated in every batch that uses the relation, so a
+  reader may begin at any batch. Type messages carry nothing that is needed: dropped.
+- Logical messages travel when transactional and ours (sentinels); others are dropped.
+- Batches end at `target` bytes, or when the caller asks for it because nothing more is at hand;
+  a message larger than `limit` is cut into fragments over several batches.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+
+from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, PgmigError
+from services.shared.wire.changes import ChangeBatch, frame
+
+TARGET_BYTES = 128 << 10
+LIMIT_BYTES = 512 << 10
+_U64 = struct.Struct(">Q")
+_BEGIN, _COMMIT, _ORIGIN, _RELATION, _TYPE, _INSERT, _UPDATE, _DELETE, _TRUNCATE, _MESSAGE = b"BCORYIUDTM"
+_OUR_MESSAGE = MESSAGE_PREFIX.encode() + b"\0"
+
+
+class Batcher:
+    """Turns the messages of one replication session into change batches."""
+
+    def __init__(self, position: Lsn, *, target: int = TARGET_BYTES, limit: int = LIMIT_BYTES) -> None:
+        self.position = position  # end of the last transaction (or heartbeat) that was batched
+        self.in_transaction = False
+        self._target = target
+        self._limit = limit
+        self._resume = position.value
+        self._skipping = False
+        self._relations: dict[bytes, bytes] = {}
+        self._known: set[bytes] = set()  # relations described in the current batch
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._previous = position
+        self._continues = False  # the current batch began inside a transaction
+
+    @property
+    def pending(self) -> bool:
+        """Whether an unfinished batch holds anything."""
+        return bool(self._chunks)
+
+    def feed(self, message: bytes) -> list[ChangeBatch]:
+        """Take one pgoutput message; returns the batches that it completes, usually none."""
+        kind = message[0]
+        if kind == _RELATION:
+            oid = message[1:5]
+            self._relations[oid] = frame(message)
+            self._known.discard(oid)
+            return []
+        if kind == _TYPE:
+            return []
+        if kind == _BEGIN:
+            self.in_transaction = True
+            self._skipping = _U64.unpack_from(message, 1)[0] < self._resume
+            if not self._skipping:
+                self._add(message)
+            return []
+        if kind == _COMMIT:
+            return self._commit(message)
+        if self._skipping or (kind == _MESSAGE and not self._is_ours(message)):
+            return []
+        if kind in (_INSERT, _UPDATE, _DELETE):
+            self._describe(message[1:5])
+        elif kind == _TRUNCATE:
+            for at in range(6, len(message), 4):
+                self._describe(message[at : at + 4])
+        elif kind not in (_MESSAGE, _ORIGIN):
+            raise PgmigError(ErrorKind.CORRUPT, f"the source sent an unknown message type {chr(kind)!r}")
+        self._add(message)
+        return self._full()
+
+    def _is_ours(self, message: bytes) -> bool:
+        """Transactional (flag 1) and with our prefix, which follows flags and LSN."""
+        return self.in_transaction and message[1] & 1 == 1 and message.startswith(_OUR_MESSAGE, 10)
+
+    def _commit(self, message: bytes) -> list[ChangeBatch]:
+        self.in_transaction = False
+        end = Lsn(_U64.unpack_from(message, 10)[0])
+        if self._skipping:
+            self._skipping = False
+            return []
+        self._add(message)
+        self.position = end
+        return self._full()
+
+    def _describe(self, oid: bytes) -> None:
+        if oid not in self._known:
+            relation = self._relations.get(oid)
+            if relation is None:
+                raise PgmigError(
+                    ErrorKind.CORRUPT, "the source sent a change of a relation that it never described"
+                )
+            self._known.add(oid)
+            self._chunks.append(relation)
+            self._size += len(relation)
+
+    def _add(self, message: bytes) -> None:
+        self._chunks.append(frame(message))
+        self._size += len(message) + 4
+
+    def _full(self) -> list[ChangeBatch]:
+        return self.flush() if self._size >= self._target else []
+
+    def flush(self) -> list[ChangeBatch]:
+        """End the current batch, if it holds anything. One that is larger than `limit` is cut
+        there: its last message is the large one, so only that one is cut into fragments."""
+        if not self._chunks:
+            return []
+        payload = b"".join(self._chunks)
+        large = self._size - len(self._chunks[-1])  # where the last message begins
+        cuts = [*range(0, len(payload), self._limit), len(payload)]
+        batches = [
+            ChangeBatch(
+                previous_lsn=self._previous,
+                end_lsn=self.position if end == len(payload) else self._previous,
+                payload=payload[start:end],
+                continues_transaction=self._continues if start == 0 else True,
+                open_transaction=self.in_transaction,
+                continues_frame=start > large,
+                open_frame=end < len(payload),
+            )
+            for start, end in pairwise(cuts)
+        ]
+        self._chunks.clear()
+        self._known.clear()
+        self._size = 0
+        self._previous = self.position
+        self._continues = self.in_transaction
+        return batches
+
+    def heartbeat(self, wal_end: Lsn) -> ChangeBatch | None:
+        """Progress without data: None unless idle and `wal_end` is news (rule 6)."""
+        if self.in_transaction or self._chunks or wal_end <= self.position:
+            return None
+        batch = ChangeBatch(previous_lsn=self.position, end_lsn=wal_end, heartbeat=True)
+        self.position = self._previous = wal_end
+        return batch

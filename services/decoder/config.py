@@ -1,0 +1,15 @@
+"""Settings of the decoder."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.shared.bus.changes import DEFAULT_MAX_BYTES
+from services.shared.runtime.config import ServiceSettings
+
+
+class DecoderSettings(ServiceSettings):
+    """max_stream_bytes: cap of a migration's change stream. A full stream makes the decoder wait
+    and the source keep its WAL; nothing is dropped."""
+
+    max_stream_bytes: int = Field(default=DEFAULT_MAX_BYTES, ge=1 << 20)

@@ -1,0 +1,140 @@
+"""One assignment of the decoder, from slot to stream, through every failure that a retry cures."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from services.decoder.slot import Snapshots, check_identity, prepare, recorded
+from services.decoder.stream import DecoderStream
+from services.shared.bus.changes import ChangeWriter, FlushChannel
+from services.shared.bus.connection import Client
+from services.shared.model import (
+    Assignment,
+    CloseSnapshot,
+    DecoderWork,
+    Lsn,
+    MigrationId,
+    OpenSnapshot,
+    SlotReady,
+    WorkerReport,
+)
+from services.shared.pg.publication import check_usable, read_slot
+from services.shared.pg.replication import ReplicationConnection, supports_messages
+from services.shared.runtime.assignments import cause
+from services.shared.runtime.retry import retrying
+from services.shared.wire.changes import decode_batch, decode_flush_report
+
+log = logging.getLogger(__name__)
+
+
+class Decoding:
+    """The state of one decoder assignment that outlives a replication session."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        client: Client,
+        report: Callable[[WorkerReport], None],
+        max_stream_bytes: int,
+    ) -> None:
+        assert isinstance(assignment.work, DecoderWork)
+        self._id = assignment.assignment_id
+        self._work = assignment.work
+        self._migration = MigrationId.parse(assignment.migration_id)
+        self._client = client
+        self._report = report
+        self._writer = ChangeWriter(client, self._migration, max_bytes=max_stream_bytes)
+        self._snapshots = Snapshots(self._work, self._migration, self._id)
+        self._prepared = asyncio.Event()
+        self._flushed = Lsn(0)
+
+    async def run(self) -> None:
+        """Prepare the slot, then stream until cancelled. Raises what no retry cures."""
+        try:
+            await self._hold_source()
+            if self._work.follow:
+                await self._stream_for_ever()
+            else:
+                await asyncio.Event().wait()  # only the snapshot is wanted
+        finally:
+            await self._snapshots.close()
+            await self._writer.close()
+
+    async def on_snapshot(self, command: OpenSnapshot | CloseSnapshot) -> None:
+        if isinstance(command, CloseSnapshot):
+            await self._snapshots.close()
+            return
+        await self._prepared.wait()
+        self._report(await retrying("exporting a snapshot", self._snapshots.ready))
+
+    async def _hold_source(self) -> None:
+        if self._work.follow:
+            ready = await retrying(
+                f"preparing slot {self._migration.slot}",
+                lambda: prepare(self._work, self._migration, self._snapshots),
+            )
+            self._work = self._snapshots.work = recorded(self._work, ready)
+        else:
+            ready = SlotReady(self._id, Lsn(0), "", 0)
+        self._report(ready)
+        self._prepared.set()
+
+    async def _stream_for_ever(self) -> None:
+        channel = FlushChannel(self._client, self._migration)
+        subscription = await retrying(
+            "listening for flush reports", lambda: channel.subscribe(self._on_flush_report)
+        )
+        try:
+            await retrying(f"streaming from slot {self._migration.slot}", self._session)
+        finally:
+            await subscription.unsubscribe()
+
+    def _on_flush_report(self, data: bytes) -> None:
+        self._flushed = max(self._flushed, decode_flush_report(data))
+
+    async def _session(self) -> None:
+        """One replication session; ends by raising."""
+        slot = check_usable(
+            await read_slot(self._work.source_uri, self._migration.slot),
+            self._migration.slot,
+            self._work.start_lsn,
+        )
+        tail = await self._writer.open()
+        # The server would forward us to the slot's confirmed position silently. Here it shows:
+        # the batch chain breaks at it, and the applier refuses unless its progress covers it.
+        stored = decode_batch(tail.data).end_lsn if tail.data is not None else Lsn(0)
+        start = max(stored, slot.confirmed_flush_lsn)
+        replication = await ReplicationConnection.open(self._work.source_uri)
+        try:
+            check_identity(self._work, await replication.identify_system())
+            await replication.start(
+                self._migration.slot,
+                start,
+                self._migration.publication,
+                messages=supports_messages(replication),
+            )
+            log.info("streaming from slot %s at %s", self._migration.slot, start)
+            stream = DecoderStream(
+                self._id,
+                replication,
+                self._writer,
+                position=start,
+                flushed=lambda: self._flushed,
+                report=self._report,
+            )
+            await _explained(stream)
+        finally:
+            await replication.close()
+
+
+async def _explained(stream: DecoderStream) -> None:
+    """Run the session; its task group's error comes out as the one that explains it."""
+    try:
+        await stream.run()
+    except BaseExceptionGroup as group:
+        error = cause(group)
+        if error is None:
+            raise
+        raise error from group

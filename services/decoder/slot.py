@@ -1,0 +1,119 @@
+"""The decoder's hold on the source: identity, publication, slot and exported snapshots."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+from services.shared.model import (
+    DecoderWork,
+    ErrorKind,
+    Lsn,
+    MigrationId,
+    PgmigError,
+    SlotReady,
+    SnapshotReady,
+)
+from services.shared.pg.connection import connection
+from services.shared.pg.publication import check_usable, drop_slot, ensure_publication, read_slot
+from services.shared.pg.replication import ReplicationConnection, SnapshotKeeper, SystemIdentity
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Snapshots:
+    """The snapshot that copiers use. One keeper at a time; a new one when the old one died."""
+
+    work: DecoderWork
+    migration: MigrationId
+    assignment_id: str
+    keeper: SnapshotKeeper | None = None
+    lsn: Lsn = Lsn(0)
+
+    async def adopt(self, exported: str | None, lsn: Lsn) -> None:
+        await self.close()
+        self.keeper = await SnapshotKeeper.adopt(self.work.source_uri, exported)
+        self.lsn = lsn
+
+    async def ready(self) -> SnapshotReady:
+        """The live snapshot; a fresh one with a known LSN if there is none."""
+        if self.keeper is None or not await self.keeper.alive():
+            await self._fresh()
+        assert self.keeper is not None
+        return SnapshotReady(self.assignment_id, self.keeper.name, self.lsn)
+
+    async def _fresh(self) -> None:
+        """A temporary slot's consistent point is the LSN of the snapshot that it exports."""
+        if not self.work.follow:
+            await self.adopt(None, Lsn(0))
+            return
+        replication = await ReplicationConnection.open(self.work.source_uri)
+        try:
+            lsn, exported = await replication.create_slot(f"{self.migration.slot}_snapshot", temporary=True)
+            await self.adopt(exported, lsn)
+        finally:
+            await replication.close()
+
+    async def close(self) -> None:
+        keeper, self.keeper = self.keeper, None
+        if keeper is not None:
+            await keeper.close()
+
+
+async def prepare(work: DecoderWork, migration: MigrationId, snapshots: Snapshots) -> SlotReady:
+    """Make sure that the slot stands and is the recorded one. Raises GAP when it is not.
+
+    A slot that exists although it may still be created is ours, from before a crash: nothing
+    was streamed from it, so its confirmed position is its consistent point.
+    """
+    replication = await ReplicationConnection.open(work.source_uri)
+    try:
+        identity = await replication.identify_system()
+        check_identity(work, identity)
+        slot = await read_slot(work.source_uri, migration.slot)
+        consistent = work.start_lsn
+        if slot is None and work.may_create:
+            async with connection(work.source_uri, "source") as conn:
+                await ensure_publication(conn, migration.publication, work.tables)
+            consistent, exported = await replication.create_slot(migration.slot)
+            try:
+                await snapshots.adopt(exported, consistent)
+            except BaseException:
+                await replication.close()  # or the slot stays active
+                async with connection(work.source_uri, "source") as conn:
+                    await drop_slot(conn, migration.slot)
+                raise
+        else:
+            usable = check_usable(slot, migration.slot, work.start_lsn)
+            consistent = consistent or usable.confirmed_flush_lsn
+    finally:
+        await replication.close()
+    return SlotReady(snapshots.assignment_id, consistent, identity.system_identifier, identity.timeline)
+
+
+def check_identity(work: DecoderWork, identity: SystemIdentity) -> None:
+    """Refuse a source that is not the recorded one (rule 4)."""
+    if not work.system_identifier:
+        return
+    recorded = (work.system_identifier, work.timeline)
+    found = (identity.system_identifier, identity.timeline)
+    if recorded != found:
+        raise PgmigError(
+            ErrorKind.GAP,
+            f"the source is system {found[0]} on timeline {found[1]}, "
+            f"but this migration began on system {recorded[0]}, timeline {recorded[1]}",
+            "point the source URI at the recorded server; after a failover start the migration again",
+            identity.flush_lsn,
+        )
+
+
+def recorded(work: DecoderWork, ready: SlotReady) -> DecoderWork:
+    """`work` for later sessions: what was found is now what must be found."""
+    return replace(
+        work,
+        may_create=False,
+        start_lsn=ready.consistent_lsn,
+        system_identifier=ready.system_identifier,
+        timeline=ready.timeline,
+    )

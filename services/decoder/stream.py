@@ -1,0 +1,127 @@
+"""One replication session: WAL in, change batches out, positions confirmed.
+
+Three tasks share the session. The reader drains the walsender, batches and publishes; when
+the stream is full or NATS is slow it waits there, and unread WAL stays on the source. The
+status task keeps telling the source what the destination has flushed, whether or not the
+reader waits (rule 6). The watch task notices a change stream that was lost under us while idle.
+
+The session ends by raising; the caller opens the next one, which learns its position from the
+stream's last message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from services.decoder.batcher import Batcher
+from services.shared.bus.changes import ChangeWriter
+from services.shared.model import DecoderProgress, Lsn
+from services.shared.pg.replication import XLOG_DATA_HEADER, ReplicationConnection, read_keepalive
+from services.shared.runtime.telemetry import SpanName, inject, span
+from services.shared.wire.changes import ChangeBatch, encode_batch
+
+log = logging.getLogger(__name__)
+
+STATUS_INTERVAL_S = 1.0
+"""Well inside wal_sender_timeout (60 s, and rarely below 10 s)."""
+COALESCE_S = 0.001
+SHORT_DRAIN = 100
+"""Messages; a drain below it is followed by a pause, since each wake-up costs more than it reads."""
+HEARTBEAT_INTERVAL_S = 2.0
+WATCH_INTERVAL_S = 2.0
+
+_WAL_DATA = ord("w")
+
+
+class DecoderStream:
+    """Publishes from an open replication stream until something fails."""
+
+    def __init__(
+        self,
+        assignment_id: str,
+        replication: ReplicationConnection,
+        writer: ChangeWriter,
+        *,
+        position: Lsn,
+        flushed: Callable[[], Lsn],
+        report: Callable[[DecoderProgress], None],
+    ) -> None:
+        self._assignment_id = assignment_id
+        self._replication = replication
+        self._writer = writer
+        self._batcher = Batcher(position)
+        self._flushed = flushed
+        self._report = report
+        self._source = position
+        self._confirmed = Lsn(0)
+        self._next_heartbeat = 0.0
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read(), name="read")
+            group.create_task(self._confirm(), name="confirm")
+            group.create_task(self._watch(), name="watch")
+
+    async def _read(self) -> None:
+        while True:
+            messages = self._replication.drain()
+            for message in messages:
+                if message[0] == _WAL_DATA:
+                    for batch in self._batcher.feed(message[XLOG_DATA_HEADER:]):
+                        await self._publish(batch)
+                else:
+                    await self._keepalive(message)
+            if len(messages) >= SHORT_DRAIN:
+                await asyncio.sleep(0)
+            elif messages:
+                if not self._batcher.in_transaction:
+                    await self._flush_batch()
+                await asyncio.sleep(COALESCE_S)
+            else:
+                await self._flush_batch()
+                await self._replication.wait_readable(STATUS_INTERVAL_S)
+
+    async def _flush_batch(self) -> None:
+        for batch in self._batcher.flush():
+            await self._publish(batch)
+
+    async def _publish(self, batch: ChangeBatch) -> None:
+        with span(SpanName.DECODE_BATCH, lsn=str(batch.end_lsn), bytes=len(batch.payload)):
+            headers: dict[str, str] = {}
+            inject(headers)
+            await self._writer.publish(encode_batch(batch), headers)
+        self._source = max(self._source, batch.end_lsn)
+
+    async def _keepalive(self, message: bytes) -> None:
+        keepalive = read_keepalive(message)
+        self._source = max(self._source, keepalive.wal_end)
+        now = time.monotonic()
+        if now >= self._next_heartbeat:
+            await self._flush_batch()
+            batch = self._batcher.heartbeat(keepalive.wal_end)
+            if batch is not None:
+                self._next_heartbeat = now + HEARTBEAT_INTERVAL_S
+                await self._publish(batch)
+        if keepalive.reply_requested:
+            self._send_status()
+
+    def _send_status(self, *, ask: bool = False) -> None:
+        """Tell the slot what the destination has on disk, and nothing more (rules 2 and 6)."""
+        self._confirmed = max(self._confirmed, self._flushed())
+        self._replication.send_status(self._batcher.position, self._confirmed, reply=ask)
+
+    async def _confirm(self) -> None:
+        while True:
+            self._send_status(ask=True)  # the answer tells how far the source's WAL is
+            self._report(
+                DecoderProgress(self._assignment_id, self._source, self._batcher.position, self._confirmed)
+            )
+            await asyncio.sleep(STATUS_INTERVAL_S)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            await self._writer.check()

@@ -1,0 +1,54 @@
+"""Publication and slot on the source: made once, recognised afterwards."""
+
+from __future__ import annotations
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import ErrorKind, Lsn, PgmigError, TableId
+from services.shared.pg.connection import connection, translated
+from services.shared.pg.replication import SlotState, slot_state
+
+
+async def ensure_publication(conn: AsyncConnection, name: str, tables: tuple[TableId, ...]) -> None:
+    """(Re)create the publication. It must stand before the slot's consistent point, since
+    decoding reads the catalogs as they were. No tables: a publication of nothing."""
+    with translated(f"creating publication {name} on the source"):
+        await conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
+        statement = sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(name))
+        if tables:
+            listed = sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in tables)
+            statement = sql.SQL("{} FOR TABLE {}").format(statement, listed)
+        await conn.execute(statement)
+
+
+async def read_slot(uri: str, name: str) -> SlotState | None:
+    """The slot as the source shows it now."""
+    async with connection(uri, "source") as conn:
+        with translated(f"looking at replication slot {name}"):
+            return await slot_state(conn, name)
+
+
+async def drop_slot(conn: AsyncConnection, name: str) -> None:
+    with translated(f"dropping replication slot {name}"):
+        await conn.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", [name])
+
+
+def check_usable(slot: SlotState | None, name: str, start: Lsn) -> SlotState:
+    """The slot, if streaming from it can go on; otherwise PgmigError(GAP)."""
+    hint = "changes since then cannot be recovered: clean up and start the migration again"
+    if slot is None:
+        raise PgmigError(ErrorKind.GAP, f"replication slot {name} is gone from the source", hint, start)
+    if slot.lost:
+        raise PgmigError(
+            ErrorKind.GAP,
+            f"replication slot {name} was invalidated: the source removed WAL that it needs",
+            f"{hint}, with a larger max_slot_wal_keep_size",
+            start,
+        )
+    if slot.plugin != "pgoutput":
+        raise PgmigError(
+            ErrorKind.SLOT_EXISTS,
+            f"replication slot {name} belongs to plugin {slot.plugin or 'none'}, not to pgoutput",
+            "drop that slot if nobody needs it, or choose another migration id",
+        )
+    return slot
