@@ -1,0 +1,103 @@
+# pgmig: every target makes what it needs. A fresh machine needs Python >= 3.11 with venv,
+# make and git; everything else comes hashed from requirements.lock.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+
+# Stamps: what was done, for make to compare with the files that it was done from.
+MADE := $(VENV)/.made
+LOCKED := $(VENV)/.locked
+READY := $(VENV)/.ready
+GENERATED := gen/.generated
+
+# Runs, rather than looks for, each candidate: a version manager's stub may be on PATH and fail.
+# One with venv wins over one without; `make PYTHON=/path/to/python3` decides otherwise.
+PYTHON ?= $(shell for how in 'import venv, ensurepip' pass; do \
+	for python in python3.13 python3.12 python3.11 python3 python3.14; do \
+	$$python -c "import sys; assert sys.version_info >= (3, 11); $$how" >/dev/null 2>&1 \
+	&& echo $$python && exit; done; done)
+
+PROTOS := $(shell find protos -name '*.proto')
+
+.PHONY: help setup check test demo bench protos up down compose-test lock clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) $(GENERATED) ## the virtual environment .venv with everything that the others use
+
+check: setup ## the daily loop: format, lint, types, import contracts, unit tests
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m pip check --disable-pip-version-check
+	$(PY) -m pytest -q tests/unit
+
+test: setup ## every test but compose-test, on real PostgreSQL and nats-server processes
+	$(PY) -m pytest tests
+
+demo: setup ## migrates a live database from one local server to another, and proves it
+	$(PY) -m tests.e2e.demo
+
+bench: setup ## ratios against native logical replication and pg_dump, in one run
+	$(PY) -m tests.bench
+
+protos: $(READY) ## gen/pgmig/v1 from protos/ (the other targets do so when a .proto has changed)
+	$(PY) hatch_build.py
+
+up: ## source, destination, NATS and the services in containers (see docker-compose.yml)
+	docker compose up --detach --build --wait
+
+down: ## stops those containers; `docker compose down --volumes` forgets their data too
+	docker compose down
+
+compose-test: setup ## a migration through those containers, in a compose project of its own
+	$(PY) -m tests.compose
+
+lock: $(MADE) ## requirements*.lock from pyproject.toml (`make lock UPGRADE=--upgrade` for newer versions)
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	$(COMPILE) pyproject.toml --group dev --extra embedded $(UPGRADE) --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra pgtools $(SUBSET) --output-file requirements-services.lock
+	$(COMPILE) --group pyproject.toml:build $(SUBSET) --output-file requirements-build.lock
+
+COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header
+SUBSET = --constraints requirements.lock --no-annotate
+
+clean: ## removes .venv, gen/ and the tools' caches
+	rm -rf $(VENV) gen dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Debian packs venv's other half, ensurepip, apart: then uv, or a pip outside the venv, will do.
+$(MADE):
+	@python="$(PYTHON)"; rm -rf $(VENV); \
+	if [ -z "$$python" ]; then \
+		echo "make: no Python >= 3.11 found: install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "making $(VENV) with $$python"; \
+	if $$python -c 'import ensurepip' 2>/dev/null; then \
+		$$python -m venv $(VENV); \
+	elif command -v uv >/dev/null; then \
+		uv venv --quiet --seed --python $$python $(VENV); \
+	elif $$python -m pip --python $$python --version >/dev/null 2>&1; then \
+		$$python -m venv --without-pip $(VENV) && $$python -m pip --python $(PY) install --quiet pip; \
+	else \
+		echo "make: $$python has no venv: run 'apt install $${python##*/}-venv', then make again" >&2; exit 1; \
+	fi
+	@touch $@
+
+$(LOCKED): requirements.lock $(MADE)
+	@echo "installing what requirements.lock names (a 90 MB download the first time)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@touch $@
+
+$(READY): pyproject.toml hatch_build.py $(LOCKED)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(GENERATED): $(PROTOS) hatch_build.py | $(READY)
+	@$(PY) hatch_build.py
