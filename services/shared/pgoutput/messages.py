@@ -13,9 +13,9 @@ A tuple of values has one item per published column, in the order of the Relatio
     Binary     binary format (the type's send function), exactly as sent
 
 Every message is a NamedTuple. Building one with `tuple.__new__` takes 0.15 µs in CPython 3.11
-where a frozen slotted dataclass takes 0.38 µs, a third of an Insert of four columns. The price
-is tuple equality: `==` between messages of different types compares fields only, so dispatch
-on the type.
+where a frozen slotted dataclass takes 0.38 µs; parsing a row of four columns takes 1.3 µs in all.
+The price is tuple semantics: `==` between messages of different types compares fields only, and
+StreamStop, which has none, is false. So dispatch on the type.
 """
 
 from __future__ import annotations
@@ -168,8 +168,9 @@ class Truncate(NamedTuple):
 
 
 class Message(NamedTuple):
-    """pg_logical_emit_message. lsn: of the message's WAL record. content: the bytes as emitted.
-    A message that is not transactional comes outside Begin and Commit."""
+    """pg_logical_emit_message. lsn: the end of the message's WAL record, so it may equal the
+    `commit_lsn` of its transaction. content: the bytes as emitted. A message that is not
+    transactional comes by itself, between transactions or (streamed) amid one's block."""
 
     transactional: bool
     lsn: int
