@@ -1,0 +1,82 @@
+"""What the source's catalogs hold: tables to copy, what the publication carries, sizes.
+
+Copied are ordinary tables and partition leaves, never a partitioned parent (its rows are its
+leaves'). Not copied: what belongs to an extension, temporary and foreign tables, our own
+bookkeeping. From version 13 on a publication takes the partitioned root and PostgreSQL streams
+the leaves' changes under the leaves' names; before, the leaves are listed.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any, LiteralString
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import (
+    BOOKKEEPING_SCHEMA,
+    Column,
+    ReplicaIdentity,
+    SourceTable,
+    TableId,
+)
+from services.shared.pg.connection import translated
+
+
+def load_sql(name: str) -> LiteralString:
+    """The text of a `.sql` file beside this module."""
+    return files("services.shared.pg").joinpath(name).read_text(encoding="utf-8")
+
+
+_TABLES = load_sql("catalog_tables.sql")
+_ROOTS_SINCE = 130000
+
+
+async def list_tables(conn: AsyncConnection) -> tuple[SourceTable, ...]:
+    """Tables to copy, by schema and name, as the connection's current snapshot shows them."""
+    with translated("reading the source's catalog"):
+        cursor = await conn.execute(_TABLES, {"bookkeeping": BOOKKEEPING_SCHEMA})
+        return tuple([_table(row) async for row in cursor])
+
+
+def _table(row: tuple[Any, ...]) -> SourceTable:
+    schema, name, oid, identity, has_key, rows, size, logged, columns = row
+    return SourceTable(
+        table=TableId(schema, name),
+        oid=oid,
+        columns=tuple(Column(c["name"], c["type"], c["generated"], c["always"]) for c in columns),
+        replica_identity=ReplicaIdentity(identity),
+        has_replica_key=has_key,
+        rows_estimated=rows,
+        bytes_estimated=size,
+        logged=logged,
+    )
+
+
+async def list_tables_under(conn: AsyncConnection, snapshot: str) -> tuple[SourceTable, ...]:
+    """`list_tables` as of an exported snapshot. Raises SNAPSHOT_LOST's cause when it is gone."""
+    with translated("reading the source's catalog under the snapshot"):
+        async with conn.transaction():
+            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            await conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+            return await list_tables(conn)
+
+
+async def publication_tables(conn: AsyncConnection) -> tuple[TableId, ...]:
+    """What the publication carries: permanent tables, partitioned roots instead of leaves."""
+    roots = conn.info.server_version >= _ROOTS_SINCE
+    query = load_sql("catalog_publication.sql")
+    with translated("reading the source's catalog"):
+        cursor = await conn.execute(query, {"bookkeeping": BOOKKEEPING_SCHEMA, "roots": roots})
+        return tuple([TableId(schema, name) async for schema, name in cursor])
+
+
+def lacking_identity(tables: tuple[SourceTable, ...]) -> tuple[TableId, ...]:
+    """Tables whose UPDATE and DELETE the source would refuse once they are published."""
+    return tuple(t.table for t in tables if t.logged and not _identified(t))
+
+
+def _identified(table: SourceTable) -> bool:
+    if table.replica_identity is ReplicaIdentity.FULL:
+        return True
+    return table.replica_identity is not ReplicaIdentity.NOTHING and table.has_replica_key

@@ -1,0 +1,180 @@
+"""The schema's way: pg_dump's archive of pre-data and post-data, restored in one transaction each.
+
+pg_restore only prints the script; it is run through our own connection, in the transaction that
+also notes the step as done. So a crash leaves either the whole section or nothing, and the
+step is never run twice.
+
+Passwords reach the programs through the environment and a service file (mode 0600), never
+through their arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import AsyncConnection, conninfo
+
+from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError
+from services.shared.pg.connection import complete_conninfo, redact, translate
+from services.shared.pg.tools import DumpTools
+
+LOCK_WAIT_MS = 60_000
+"""How long pg_dump waits for a table that someone alters."""
+
+_SERVICE = "pgmig"
+_RESTRICT = re.compile(rb"\\restrict \S+")
+_UNRESTRICT = re.compile(rb"\\unrestrict \S+")
+_TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;"
+_TRANSACTION_TIMEOUT_SINCE = 170000
+_ERROR_LINES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Whether owners and privileges are restored. missing: roles that the destination lacks."""
+
+    keep: bool
+    missing: tuple[str, ...] = ()
+
+
+async def dump_schema(tools: DumpTools, source_uri: str, snapshot: str | None, target: Path) -> None:
+    """Write the archive to `target` (mode 0600, replaced whole). snapshot=None: as of now."""
+    partial = target.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
+    arguments = [
+        "--format=custom",
+        "--section=pre-data",
+        "--section=post-data",
+        "--encoding=UTF8",
+        "--no-publications",
+        "--no-subscriptions",
+        "--no-tablespaces",
+        f"--exclude-schema={BOOKKEEPING_SCHEMA}",
+        f"--lock-wait-timeout={LOCK_WAIT_MS}",
+        "--no-password",
+        f"--file={partial}",
+        *([f"--snapshot={snapshot}"] if snapshot is not None else []),
+    ]
+    try:
+        async with _service(source_uri) as env:
+            await _run(tools.pg_dump, [*arguments, f"--dbname=service={_SERVICE}"], env)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+async def section_script(tools: DumpTools, archive: Path, section: str, *, owners: bool) -> bytes:
+    """The SQL of one section ("pre-data" or "post-data"), without psql's meta-commands."""
+    keep = [] if owners else ["--no-owner", "--no-privileges"]
+    arguments = [f"--section={section}", "--no-tablespaces", *keep, "--file=-", str(archive)]
+    return plain_script(await _run(tools.pg_restore, arguments, os.environ))
+
+
+def plain_script(script: bytes) -> bytes:
+    """The script without the \\restrict pair that wraps it for psql.
+
+    Only the first line that could be one and the last count: the same text inside a function's
+    body stays.
+    """
+    lines = script.split(b"\n")
+    first = next((i for i, line in enumerate(lines) if line and not line.startswith(b"--")), None)
+    if first is None or not _RESTRICT.fullmatch(lines[first]):
+        return script
+    del lines[first]
+    last = max((i for i, line in enumerate(lines) if _UNRESTRICT.fullmatch(line)), default=None)
+    if last is not None:
+        del lines[last]
+    return b"\n".join(lines)
+
+
+async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None:
+    """Run a section inside the caller's transaction. Raises SCHEMA_FAILED, or what a retry cures.
+
+    It changes the session's settings: use a connection of its own.
+    """
+    if conn.info.server_version < _TRANSACTION_TIMEOUT_SINCE:
+        script = script.replace(_TRANSACTION_TIMEOUT, b"", 1)
+    try:
+        await conn.execute("SET LOCAL standard_conforming_strings = on")
+        await conn.execute(script)
+    except psycopg.Error as exc:
+        error = translate(exc, f"restoring the {section} schema on the destination")
+        if error.policy.retry or error.kind is ErrorKind.PERMISSION:
+            raise error from exc
+        raise PgmigError(
+            ErrorKind.SCHEMA_FAILED,
+            f"{error.message}{_statement(exc, script)}",
+            "nothing of this section was kept; remove the cause on the destination, then resume",
+        ) from exc
+
+
+def _statement(exc: psycopg.Error, script: bytes) -> str:
+    """The first line of the statement that failed, when the server tells where it is."""
+    position = exc.diag.statement_position
+    if not position:
+        return ""
+    text = script.decode(errors="replace")
+    start = text.rfind(";\n", 0, int(position)) + 1
+    line = next((line for line in text[start:].splitlines() if line and not line.startswith("--")), "")
+    return f" in: {line[:120]}" if line else ""
+
+
+@asynccontextmanager
+async def _service(uri: str) -> AsyncIterator[dict[str, str]]:
+    """An environment in which libpq finds `uri`'s parameters as a service."""
+    given = {k: str(v) for k, v in conninfo.conninfo_to_dict(complete_conninfo(uri, "pgmig dump")).items()}
+    password = given.pop("password", None)
+    env = {k: v for k, v in os.environ.items() if k not in {"PGSERVICE", "PGSERVICEFILE"}}
+    if password is not None:
+        env["PGPASSWORD"] = password
+    for key, value in given.items():
+        if "\n" in value:
+            raise PgmigError(ErrorKind.INVALID_ARGUMENT, f"the source URI's {key} has a line break in it")
+    with tempfile.TemporaryDirectory(prefix="pgmig-") as folder:  # mode 0700
+        path = Path(folder) / "service"
+        path.write_text("\n".join([f"[{_SERVICE}]", *(f"{k}={v}" for k, v in given.items()), ""]))
+        path.chmod(0o600)
+        yield {**env, "PGSERVICEFILE": str(path)}
+
+
+async def _run(program: Path, arguments: Sequence[str], env: Mapping[str, str]) -> bytes:
+    """Its standard output. Cancelled: the program is ended too."""
+    process = await asyncio.create_subprocess_exec(
+        program,
+        *arguments,
+        env=env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await process.communicate()
+    except BaseException:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        raise
+    if process.returncode != 0:
+        raise _program_error(program.name, err.decode(errors="replace"), process.returncode)
+    return out
+
+
+def _program_error(name: str, text: str, code: int | None) -> PgmigError:
+    lines = [line.removeprefix(f"{name}: error: ") for line in redact(text).splitlines() if line.strip()]
+    message = f"{name} failed: {' '.join(lines[:_ERROR_LINES]) or f'exit code {code}'}"
+    if "invalid snapshot identifier" in text or ("snapshot" in text and "does not exist" in text):
+        return PgmigError(ErrorKind.SNAPSHOT_LOST, message)
+    if "connection to server" in text and "failed" in text:
+        return PgmigError(ErrorKind.UNREACHABLE, message, "check that the source runs and can be reached")
+    if "lock timeout" in text:
+        return PgmigError(ErrorKind.TRANSIENT, message, "another session alters a table of the source")
+    return PgmigError(ErrorKind.SCHEMA_FAILED, message, "see the message of the program")

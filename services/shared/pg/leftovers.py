@@ -1,0 +1,96 @@
+"""What a migration made on both servers, removed again; each step is idempotent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError
+from services.shared.pg.connection import connection, translate, translated
+from services.shared.pg.freeze import writable_connection
+from services.shared.pg.publication import drop_slot
+from services.shared.pg.replication import SlotState, slot_state
+
+RELEASE_WAIT_S = 15.0
+"""How long a slot or an origin may stay in use after its worker was told to stop."""
+
+_POLL_S = 0.1
+
+
+async def remove_from_source(uri: str, migration: MigrationId) -> list[str]:
+    """Drop slot and publication. Returns what there was. Raises SLOT_ACTIVE."""
+    removed = []
+    conn = await writable_connection(uri)  # a switched-over source is read-only by default
+    try:
+        if await _remove_slot(conn, migration.slot):
+            removed.append(f"replication slot {migration.slot} on the source")
+        if await _remove_publication(conn, migration.publication):
+            removed.append(f"publication {migration.publication} on the source")
+    finally:
+        await conn.close()
+    return removed
+
+
+async def _remove_slot(conn: AsyncConnection, name: str) -> bool:
+    deadline = time.monotonic() + RELEASE_WAIT_S
+    while (slot := await _slot(conn, name)) is not None:
+        if not slot.active_pid:
+            await drop_slot(conn, name)
+            return True
+        if time.monotonic() > deadline:
+            raise PgmigError(
+                ErrorKind.SLOT_ACTIVE,
+                f"replication slot {name} is still in use by process {slot.active_pid} of the source",
+                "stop the decoder that streams from it, then clean up again",
+            )
+        await asyncio.sleep(_POLL_S)  # the server tells nobody when a slot is released
+    return False
+
+
+async def _slot(conn: AsyncConnection, name: str) -> SlotState | None:
+    with translated(f"looking at replication slot {name}"):
+        return await slot_state(conn, name)
+
+
+async def _remove_publication(conn: AsyncConnection, name: str) -> bool:
+    with translated(f"dropping publication {name}"):
+        found = await (
+            await conn.execute("SELECT FROM pg_catalog.pg_publication WHERE pubname = %s", [name])
+        ).fetchone()
+        if found is not None:
+            await conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
+    return found is not None
+
+
+async def remove_origin(uri: str, migration: MigrationId) -> list[str]:
+    """Drop the destination's replication origin."""
+    async with connection(uri, "destination") as conn:
+        deadline = time.monotonic() + RELEASE_WAIT_S
+        while await origin_progress(conn, migration) is not None:
+            try:
+                await conn.execute("SELECT pg_catalog.pg_replication_origin_drop(%s)", [migration.origin])
+            except psycopg.errors.ObjectInUse as exc:
+                if time.monotonic() > deadline:
+                    raise translate(exc, f"dropping replication origin {migration.origin}") from exc
+                await asyncio.sleep(_POLL_S)
+            except psycopg.Error as exc:
+                raise translate(exc, f"dropping replication origin {migration.origin}") from exc
+            else:
+                return [f"replication origin {migration.origin} on the destination"]
+    return []
+
+
+async def origin_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
+    """The destination's progress on disk; 0/0 before the first transaction, None without origin."""
+    with translated(f"looking at replication origin {migration.origin}"):
+        row = await (
+            await conn.execute(
+                "SELECT coalesce(pg_catalog.pg_replication_origin_progress(roname, true), '0/0')::text"
+                " FROM pg_catalog.pg_replication_origin WHERE roname = %s",
+                [migration.origin],
+            )
+        ).fetchone()
+    return Lsn.parse(row[0]) if row else None

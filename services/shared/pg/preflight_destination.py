@@ -1,0 +1,147 @@
+"""Checks of the destination: empty, writable, and able to take part in replication."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import AsyncConnection
+
+from services.shared.model import ErrorKind, MigrationId, PgmigError
+from services.shared.pg.catalog import load_sql
+from services.shared.pg.connection import translated
+from services.shared.pg.preflight_server import ServerFacts, listing
+from services.shared.pg.roles import missing_roles
+
+_ORIGIN_FUNCTIONS = (
+    "pg_replication_origin_create(text)",
+    "pg_replication_origin_drop(text)",
+    "pg_replication_origin_session_setup(text)",
+    "pg_replication_origin_xact_setup(pg_lsn,timestamp with time zone)",
+    "pg_replication_origin_progress(text,boolean)",
+)
+_ORIGIN_LIMIT_SINCE = 180000
+
+
+async def check(
+    conn: AsyncConnection, migration: MigrationId, facts: ServerFacts, *, follow: bool
+) -> list[str]:
+    """Warnings; raises what makes a migration to here impossible."""
+    if facts.read_only:
+        raise _not_ready(
+            f"database {facts.dbname} of the destination is read-only by default",
+            f"ALTER DATABASE {facts.dbname} RESET default_transaction_read_only",
+        )
+    if not facts.may_create:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"role {facts.role} may not create schemas in database {facts.dbname} of the destination",
+            f"GRANT CREATE ON DATABASE {facts.dbname} TO {facts.role}",
+        )
+    await _check_empty(conn, facts)
+    await _check_replica_role(conn, facts)
+    if follow:
+        await _check_origin(conn, migration, facts)
+    return []
+
+
+async def _check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
+    with translated("looking at what the destination holds"):
+        rows = await (await conn.execute(load_sql("preflight_objects.sql"))).fetchall()
+    if rows:
+        raise _not_ready(
+            f"destination database {facts.dbname} is not empty: {listing([row[0] for row in rows])}",
+            "give an empty database; what an earlier migration left goes with its cleanup",
+        )
+
+
+async def _check_replica_role(conn: AsyncConnection, facts: ServerFacts) -> None:
+    """Triggers and foreign keys must not act on replicated rows."""
+    try:
+        async with conn.transaction(force_rollback=True):
+            await conn.execute("SET LOCAL session_replication_role = replica")
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"role {facts.role} of the destination may not set session_replication_role",
+            f"use a superuser, or GRANT SET ON PARAMETER session_replication_role TO {facts.role}",
+        ) from exc
+
+
+async def _check_origin(conn: AsyncConnection, migration: MigrationId, facts: ServerFacts) -> None:
+    with translated("looking at the destination's replication origins"):
+        found = await (
+            await conn.execute(
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s),"
+                " ARRAY(SELECT f FROM unnest(%s::text[]) f WHERE NOT pg_catalog.has_function_privilege("
+                "  ('pg_catalog.' || f)::pg_catalog.regprocedure, 'EXECUTE'))",
+                [migration.origin, list(_ORIGIN_FUNCTIONS)],
+            )
+        ).fetchone()
+    assert found is not None
+    exists, denied = found
+    if denied:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"role {facts.role} of the destination may not use replication origins: {listing(denied)}",
+            f"use a superuser, or GRANT EXECUTE ON FUNCTION them TO {facts.role}",
+        )
+    if exists:
+        raise PgmigError(
+            ErrorKind.ALREADY_EXISTS,
+            f"replication origin {migration.origin} is on the destination already",
+            "clean up the earlier migration of this id, or choose another one with --id",
+        )
+    await _check_free_origin(conn, facts)
+
+
+async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:
+    """Each origin with progress takes an entry of a table that is sized at server start."""
+    setting = (
+        "max_active_replication_origins"
+        if facts.version_num >= _ORIGIN_LIMIT_SINCE
+        else "max_replication_slots"
+    )
+    with translated("looking at the destination's replication origins"):
+        row = await (
+            await conn.execute(
+                "SELECT current_setting(%s)::int, (SELECT count(*) FROM pg_catalog.pg_replication_origin)",
+                [setting],
+            )
+        ).fetchone()
+    assert row is not None
+    limit, taken = row
+    if taken >= limit:
+        raise _not_ready(
+            f"all {limit} replication origins of the destination are taken",
+            f"drop an origin that nobody uses, or raise {setting} and restart the destination",
+        )
+
+
+async def check_extensions(source: AsyncConnection, destination: AsyncConnection) -> list[str]:
+    """Extensions and policies' roles must be there; other missing roles are a warning."""
+    with translated("comparing extensions"):
+        wanted = await (
+            await source.execute("SELECT extname::text FROM pg_catalog.pg_extension ORDER BY 1")
+        ).fetchall()
+        lacking = await (
+            await destination.execute(
+                "SELECT e FROM unnest(%s::text[]) e"
+                " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_available_extensions a WHERE a.name = e)",
+                [[row[0] for row in wanted]],
+            )
+        ).fetchall()
+    if lacking:
+        raise _not_ready(
+            f"the destination server lacks extensions of the source: {listing([r[0] for r in lacking])}",
+            "install their packages on the destination's host, or drop them on the source",
+        )
+    roles = await missing_roles(source, destination)
+    if roles.in_policies:
+        raise _not_ready(
+            f"row-level security names roles missing on the destination: {listing(roles.in_policies)}",
+            "create these roles on the destination",
+        )
+    return []
+
+
+def _not_ready(message: str, hint: str) -> PgmigError:
+    return PgmigError(ErrorKind.DESTINATION_NOT_READY, message, hint)

@@ -1,0 +1,61 @@
+"""What a server tells of itself, read once by the preflight checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import AsyncConnection
+
+from services.shared.model import ErrorKind, PgmigError
+from services.shared.pg.catalog import load_sql
+from services.shared.pg.connection import translated
+
+NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """The columns of preflight_server.sql, in order."""
+
+    version_num: int
+    dbname: str
+    database_oid: int
+    system_identifier: str
+    encoding: str
+    collate: str
+    ctype: str
+    role: str
+    superuser: bool
+    replication: bool
+    in_recovery: bool
+    read_only: bool
+    may_create: bool
+    owns_database: bool
+
+    @property
+    def major(self) -> int:
+        return self.version_num // 10000
+
+    @property
+    def identity(self) -> tuple[str, int]:
+        return self.system_identifier, self.database_oid
+
+
+async def read_server(conn: AsyncConnection, side: str) -> ServerFacts:
+    """Facts of the connected database. Raises for a standby, which cannot be written to."""
+    with translated(f"looking at the {side}"):
+        row = await (await conn.execute(load_sql("preflight_server.sql"))).fetchone()
+    assert row is not None
+    facts = ServerFacts(*row)
+    if facts.in_recovery:
+        kind = ErrorKind.SOURCE_NOT_READY if side == "source" else ErrorKind.DESTINATION_NOT_READY
+        raise PgmigError(kind, f"the {side} is a standby", "connect to the primary server")
+    return facts
+
+
+def listing(names: Sequence[object]) -> str:
+    """The first few, and how many more."""
+    shown = ", ".join(str(name) for name in names[:NAMED_AT_MOST])
+    more = len(names) - NAMED_AT_MOST
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,215 @@
+"""Checks of the source: can it be read whole, and can its changes be followed."""
+
+from __future__ import annotations
+
+from typing import LiteralString
+
+from psycopg import AsyncConnection
+
+from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, MigrationId, PgmigError, TableId
+from services.shared.pg.catalog import lacking_identity, list_tables, load_sql, publication_tables
+from services.shared.pg.connection import translated
+from services.shared.pg.preflight_server import ServerFacts, listing
+
+OLDEST_MAJOR = 12
+"""The oldest source whose catalogs we read (pg_attribute.attgenerated)."""
+
+
+async def check(
+    conn: AsyncConnection, migration: MigrationId, facts: ServerFacts, *, follow: bool
+) -> list[str]:
+    """Warnings; raises what makes a migration from here impossible or lossy."""
+    if facts.major < OLDEST_MAJOR:
+        raise _not_ready(
+            f"the source runs PostgreSQL {facts.major}", f"PostgreSQL {OLDEST_MAJOR} or newer can be migrated"
+        )
+    if follow:
+        await _check_wal(conn)
+        _check_rights(facts)
+        await _check_slot(conn, migration)
+    await _check_readable(conn)
+    await _check_large_objects(conn)
+    if not follow:
+        return []
+    await _check_publishable(conn, facts)
+    return await _unfollowed(conn)
+
+
+async def _check_wal(conn: AsyncConnection) -> None:
+    with translated("looking at the source's WAL settings"):
+        row = await (
+            await conn.execute(
+                "SELECT current_setting('wal_level'), current_setting('max_replication_slots')::int,"
+                " (SELECT count(*) FROM pg_catalog.pg_replication_slots),"
+                " current_setting('max_wal_senders')::int,"
+                " (SELECT count(*) FROM pg_catalog.pg_stat_get_wal_senders())"
+            )
+        ).fetchone()
+    assert row is not None
+    level, max_slots, slots, max_senders, senders = row
+    if level != "logical":
+        raise _not_ready(
+            f"wal_level of the source is {level}", "set wal_level = logical on the source and restart it"
+        )
+    if slots >= max_slots:
+        raise _not_ready(
+            f"all {max_slots} replication slots of the source are taken",
+            "drop a slot that nobody uses, or raise max_replication_slots and restart the source",
+        )
+    if senders >= max_senders:
+        raise _not_ready(
+            f"all {max_senders} WAL senders of the source are taken",
+            "raise max_wal_senders and restart the source",
+        )
+
+
+def _check_rights(facts: ServerFacts) -> None:
+    if not facts.replication:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"role {facts.role} of the source lacks the REPLICATION right",
+            f"ALTER ROLE {facts.role} REPLICATION, or use a role that has it",
+        )
+    if not facts.may_create:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"role {facts.role} may not create a publication in database {facts.dbname} of the source",
+            f"GRANT CREATE ON DATABASE {facts.dbname} TO {facts.role}",
+        )
+    if not facts.owns_database:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"role {facts.role} does not own database {facts.dbname} of the source, "
+            "which freezing it for the switchover needs",
+            "use the database's owner, or a member of that role",
+        )
+
+
+async def _check_slot(conn: AsyncConnection, migration: MigrationId) -> None:
+    with translated("looking at the source's replication slots"):
+        slot = await (
+            await conn.execute(
+                "SELECT active, active_pid FROM pg_catalog.pg_replication_slots WHERE slot_name = %s",
+                [migration.slot],
+            )
+        ).fetchone()
+        publication = await (
+            await conn.execute(
+                "SELECT FROM pg_catalog.pg_publication WHERE pubname = %s", [migration.publication]
+            )
+        ).fetchone()
+    if slot is not None and slot[0]:
+        raise PgmigError(
+            ErrorKind.SLOT_ACTIVE,
+            f"replication slot {migration.slot} of the source is in use by process {slot[1]}",
+            "another migration has this id: choose another one with --id",
+        )
+    if slot is not None:
+        raise PgmigError(
+            ErrorKind.SLOT_EXISTS,
+            f"replication slot {migration.slot} is on the source already",
+            "clean up the earlier migration of this id, or choose another one with --id",
+        )
+    if publication is not None:
+        raise PgmigError(
+            ErrorKind.ALREADY_EXISTS,
+            f"publication {migration.publication} is on the source already",
+            "clean up the earlier migration of this id, or choose another one with --id",
+        )
+
+
+async def _check_readable(conn: AsyncConnection) -> None:
+    tables = await list_tables(conn)
+    oids = [table.oid for table in tables]
+    names = {table.oid: table.table for table in tables}
+    denied = await _oids(
+        conn,
+        "SELECT o FROM unnest(%s::bigint[]) o JOIN pg_catalog.pg_class c ON c.oid = o"
+        " WHERE NOT (pg_catalog.has_table_privilege(c.oid, 'SELECT')"
+        " AND pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE'))",
+        oids,
+    )
+    if denied:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"tables of the source may not be read: {listing([names[oid] for oid in denied])}",
+            "grant SELECT on them and USAGE on their schemas (or pg_read_all_data)",
+        )
+    hidden = await _oids(
+        conn,
+        "SELECT c.oid::bigint FROM unnest(%s::bigint[]) o JOIN pg_catalog.pg_class c ON c.oid = o"
+        " WHERE c.relrowsecurity AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles"
+        " WHERE rolname = current_user AND (rolsuper OR rolbypassrls))"
+        " AND (c.relforcerowsecurity OR NOT pg_catalog.pg_has_role(c.relowner, 'USAGE'))",
+        oids,
+    )
+    if hidden:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"row-level security hides rows of tables: {listing([names[oid] for oid in hidden])}",
+            "use a role with BYPASSRLS",
+        )
+
+
+async def _oids(conn: AsyncConnection, query: LiteralString, oids: list[int]) -> list[int]:
+    with translated("checking privileges on the source's tables"):
+        return [row[0] for row in await (await conn.execute(query, [oids])).fetchall()]
+
+
+async def _check_large_objects(conn: AsyncConnection) -> None:
+    with translated("looking for large objects"):
+        row = await (await conn.execute("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata")).fetchone()
+    if row is not None and row[0]:
+        raise _not_ready(
+            f"the source holds {row[0]} large objects, which would be lost",
+            "move them into bytea columns, or remove them (vacuumlo, lo_unlink), before the migration",
+        )
+
+
+async def _check_publishable(conn: AsyncConnection, facts: ServerFacts) -> None:
+    lacking = lacking_identity(await list_tables(conn))
+    if lacking:
+        raise PgmigError(
+            ErrorKind.NO_REPLICA_IDENTITY,
+            f"tables have no replica identity, so UPDATE and DELETE cannot follow: {listing(lacking)}",
+            "add a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL (or USING INDEX a unique index)",
+        )
+    if facts.superuser:
+        return
+    published = await publication_tables(conn)
+    with translated("checking the ownership of the source's tables"):
+        rows = await (
+            await conn.execute(
+                "SELECT s, n FROM unnest(%s::text[], %s::text[]) t (s, n)"
+                " JOIN pg_catalog.pg_namespace ns ON ns.nspname = s"
+                " JOIN pg_catalog.pg_class c ON c.relnamespace = ns.oid AND c.relname = n"
+                " WHERE NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')",
+                [[t.schema for t in published], [t.name for t in published]],
+            )
+        ).fetchall()
+    if rows:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"role {facts.role} does not own tables that are to be published: "
+            f"{listing([TableId(*row) for row in rows])}",
+            "use the tables' owner, a member of that role, or a superuser",
+        )
+
+
+async def _unfollowed(conn: AsyncConnection) -> list[str]:
+    """What the change stream does not carry or what acts by itself on the destination."""
+    warnings = []
+    unlogged = [table.table for table in await list_tables(conn) if not table.logged]
+    if unlogged:
+        warnings.append(f"unlogged tables are copied once, their later changes are not: {listing(unlogged)}")
+    with translated("looking at the source's triggers"):
+        query = load_sql("preflight_triggers.sql")
+        rows = await (await conn.execute(query, {"bookkeeping": BOOKKEEPING_SCHEMA})).fetchall()
+    if rows:
+        names = [TableId(*row) for row in rows]
+        warnings.append(f"ALWAYS and REPLICA triggers will fire on the destination too: {listing(names)}")
+    return warnings
+
+
+def _not_ready(message: str, hint: str) -> PgmigError:
+    return PgmigError(ErrorKind.SOURCE_NOT_READY, message, hint)

