@@ -1,0 +1,75 @@
+"""What every gRPC endpoint of pgmig has in common: options, and tracing when it is on.
+
+Keepalive pings every 10 s and 5 s for the answer: a peer that vanished without closing its
+connection is seen within 20 s, on both ends. A message may hold a view of tens of thousands
+of tables. No HTTP proxy: like PostgreSQL's and NATS' connections, ours go straight to the
+host that was named.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpc import aio
+from opentelemetry import trace
+from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor, filters
+
+_LONGEST_MESSAGE = 64 * 1024 * 1024
+_LONGEST_METADATA = 64 * 1024
+
+_BOTH = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_send_message_length", _LONGEST_MESSAGE),
+    ("grpc.max_receive_message_length", _LONGEST_MESSAGE),
+    ("grpc.max_metadata_size", _LONGEST_METADATA),
+    ("grpc.absolute_max_metadata_size", _LONGEST_METADATA),
+)
+
+SERVER_OPTIONS = (
+    *_BOTH,
+    # Without these the server ends connections whose pings come more often than every 5 min.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    # Two coordinators on one port would share its connections at random.
+    ("grpc.so_reuseport", 0),
+)
+
+_CLIENT_OPTIONS = (
+    *_BOTH,
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+# A span that lasts as long as a worker or a dashboard lives tells nothing.
+_UNTRACED = filters.any_of(
+    filters.method_name("Attach"),
+    filters.method_name("WatchMigration"),
+    filters.health_check(),
+    filters.method_name("ServerReflectionInfo"),
+)
+
+
+def _tracing() -> bool:
+    """Whether a real tracer provider has been installed in this process."""
+    provider = trace.get_tracer_provider()
+    return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+
+
+def server_interceptors() -> list[Any]:
+    """Interceptors that continue a caller's trace; none when tracing is off."""
+    if not _tracing():
+        return []
+    return [aio_server_interceptor(filter_=filters.negate(_UNTRACED))]  # type: ignore[no-untyped-call]
+
+
+def open_channel(address: str, *, traced: bool = True) -> aio.Channel:
+    """A channel to HOST:PORT; dials when it is first used. Needs a running event loop."""
+    interceptors: list[Any] = []
+    if traced and _tracing():
+        interceptors = aio_client_interceptors(filter_=filters.negate(_UNTRACED))  # type: ignore[no-untyped-call]
+    return aio.insecure_channel(address, options=_CLIENT_OPTIONS, interceptors=interceptors)

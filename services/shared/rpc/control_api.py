@@ -1,0 +1,171 @@
+"""The control API's gRPC side: requests to model values, errors to statuses.
+
+A client that goes away cancels what runs for it here. For `switchover` that must not stop
+the switchover half way: the handler runs it as a task of its own and its iterator only
+tells of it, so that closing the iterator changes nothing. `start`, `cleanup` and the other
+single answers must leave a state that can be continued when they are cancelled.
+"""
+
+# ruff: noqa: N802 - gRPC names the methods
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from grpc import aio
+from pgmig.v1 import control_pb2 as pb
+from pgmig.v1.control_pb2_grpc import ControlServicer
+
+from services.shared.model import (
+    ErrorKind,
+    MigrationId,
+    MigrationOptions,
+    MigrationView,
+    PgmigError,
+    SwitchoverStep,
+)
+from services.shared.rpc.convert_view import options_from_pb, step_to_pb, view_to_pb
+from services.shared.rpc.status import abort_with
+from services.shared.rpc.streams import closing, until
+
+Context = aio.ServicerContext[Any, Any]
+
+DEFAULT_SWITCHOVER_TIMEOUT_MS = 30_000
+
+
+class ControlHandler(Protocol):
+    """What the coordinator does for a client. Every PgmigError that is raised reaches it.
+
+    Ids have been checked, nothing else. URIs hold credentials.
+    """
+
+    async def start(
+        self,
+        migration_id: MigrationId,
+        source_uri: str,
+        destination_uri: str,
+        options: MigrationOptions,
+    ) -> MigrationView: ...
+
+    async def get(self, migration_id: MigrationId) -> MigrationView: ...
+
+    async def list_all(self) -> tuple[MigrationView, ...]: ...
+
+    def watch(self, migration_id: MigrationId) -> AsyncIterator[MigrationView]:
+        """The view at once and after every change; ends when the migration is cleaned up.
+
+        The iterator is closed when the client leaves.
+        """
+
+    async def pause(self, migration_id: MigrationId) -> MigrationView: ...
+
+    async def resume(
+        self, migration_id: MigrationId, source_uri: str | None, destination_uri: str | None
+    ) -> MigrationView: ...
+
+    def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
+        """The steps as they happen. Closing the iterator must not stop the switchover.
+
+        timeout_s: writes stay blocked no longer than this.
+        """
+
+    async def abort(self, migration_id: MigrationId) -> MigrationView: ...
+
+    async def cleanup(self, migration_id: MigrationId, force: bool) -> tuple[str, ...]:
+        """Returns what was removed, one line each."""
+
+
+@asynccontextmanager
+async def answering(context: Context, doing: str) -> AsyncIterator[None]:
+    """Turn an exception of the block into the call's status. doing: the call's name."""
+    try:
+        yield
+    except aio.AbortError:
+        raise
+    except Exception as exc:
+        cause: Exception = exc
+        while isinstance(cause, ExceptionGroup):
+            cause = cause.exceptions[0]
+        await abort_with(context, cause, doing)
+
+
+def shutting_down() -> PgmigError:
+    return PgmigError(ErrorKind.UNREACHABLE, "the coordinator is shutting down", "try again when it is back")
+
+
+class ControlApi(ControlServicer):
+    """stopping: set when the server shuts down; ends the watches."""
+
+    def __init__(self, handler: ControlHandler, stopping: asyncio.Event) -> None:
+        self._handler = handler
+        self._stopping = stopping
+
+    async def StartMigration(self, request: pb.StartMigrationRequest, context: Context) -> pb.Migration:
+        async with answering(context, "StartMigration"):
+            migration = MigrationId.parse(request.migration_id)
+            if not (request.source_uri and request.destination_uri):
+                raise PgmigError(
+                    ErrorKind.INVALID_ARGUMENT, "both source_uri and destination_uri must be given"
+                )
+            options = options_from_pb(request.options)
+            view = await self._handler.start(migration, request.source_uri, request.destination_uri, options)
+            return view_to_pb(view)
+
+    async def GetMigration(self, request: pb.GetMigrationRequest, context: Context) -> pb.Migration:
+        async with answering(context, "GetMigration"):
+            return view_to_pb(await self._handler.get(MigrationId.parse(request.migration_id)))
+
+    async def ListMigrations(
+        self, request: pb.ListMigrationsRequest, context: Context
+    ) -> pb.ListMigrationsResponse:
+        async with answering(context, "ListMigrations"):
+            views = await self._handler.list_all()
+            return pb.ListMigrationsResponse(migrations=[view_to_pb(view) for view in views])
+
+    async def WatchMigration(
+        self, request: pb.WatchMigrationRequest, context: Context
+    ) -> AsyncIterator[pb.Migration]:
+        async with answering(context, "WatchMigration"):
+            views = self._handler.watch(MigrationId.parse(request.migration_id))
+            async with closing(views), closing(until(self._stopping, views)) as open_views:
+                async for view in open_views:
+                    yield view_to_pb(view)
+            if self._stopping.is_set():
+                raise shutting_down()
+
+    async def PauseMigration(self, request: pb.PauseMigrationRequest, context: Context) -> pb.Migration:
+        async with answering(context, "PauseMigration"):
+            return view_to_pb(await self._handler.pause(MigrationId.parse(request.migration_id)))
+
+    async def ResumeMigration(self, request: pb.ResumeMigrationRequest, context: Context) -> pb.Migration:
+        async with answering(context, "ResumeMigration"):
+            migration = MigrationId.parse(request.migration_id)
+            view = await self._handler.resume(
+                migration, request.source_uri or None, request.destination_uri or None
+            )
+            return view_to_pb(view)
+
+    async def Switchover(
+        self, request: pb.SwitchoverRequest, context: Context
+    ) -> AsyncIterator[pb.SwitchoverStep]:
+        async with answering(context, "Switchover"):
+            migration = MigrationId.parse(request.migration_id)
+            timeout_ms = request.timeout_ms or DEFAULT_SWITCHOVER_TIMEOUT_MS
+            async with closing(self._handler.switchover(migration, timeout_ms / 1000)) as steps:
+                async for step in steps:
+                    yield step_to_pb(step)
+
+    async def AbortMigration(self, request: pb.AbortMigrationRequest, context: Context) -> pb.Migration:
+        async with answering(context, "AbortMigration"):
+            return view_to_pb(await self._handler.abort(MigrationId.parse(request.migration_id)))
+
+    async def CleanupMigration(
+        self, request: pb.CleanupMigrationRequest, context: Context
+    ) -> pb.CleanupMigrationResponse:
+        async with answering(context, "CleanupMigration"):
+            migration = MigrationId.parse(request.migration_id)
+            removed = await self._handler.cleanup(migration, request.force)
+            return pb.CleanupMigrationResponse(removed=removed)

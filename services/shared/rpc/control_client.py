@@ -1,0 +1,146 @@
+"""The control API's typed client: model values in and out, PgmigError for every failure.
+
+Single answers have a deadline; `watch` lasts as long as the caller reads it, `switchover` as
+long as it was allowed to take and a margin for its checks and the roll-back. A dead
+coordinator is noticed by keepalive within 20 s. Nothing is retried here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from grpc import aio
+from pgmig.v1 import control_pb2 as pb
+from pgmig.v1.control_pb2_grpc import ControlStub
+
+from services.shared.model import MigrationId, MigrationOptions, MigrationView, PgmigError, SwitchoverStep
+from services.shared.rpc.channel import open_channel
+from services.shared.rpc.convert_view import options_to_pb, step_from_pb, view_from_pb
+from services.shared.rpc.status import error_from_rpc
+
+DEADLINE_S = 10.0
+LONG_DEADLINE_S = 60.0
+"""For calls that work on both databases before they answer."""
+SWITCHOVER_MARGIN_S = 60.0
+
+Answer = TypeVar("Answer")
+
+
+class ControlClient:
+    """Make it inside a running event loop, and close it. address: HOST:PORT of the coordinator."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = open_channel(address)
+        self._stub = ControlStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def start(
+        self,
+        migration_id: MigrationId | str,
+        source_uri: str,
+        destination_uri: str,
+        options: MigrationOptions,
+    ) -> MigrationView:
+        request = pb.StartMigrationRequest(
+            migration_id=str(migration_id),
+            source_uri=source_uri,
+            destination_uri=destination_uri,
+            options=options_to_pb(options),
+        )
+        call = self._stub.StartMigration(request, timeout=LONG_DEADLINE_S)
+        return view_from_pb(await self._answer(call, f"starting {migration_id}"))
+
+    async def get(self, migration_id: MigrationId | str) -> MigrationView:
+        request = pb.GetMigrationRequest(migration_id=str(migration_id))
+        call = self._stub.GetMigration(request, timeout=DEADLINE_S)
+        return view_from_pb(await self._answer(call, f"asking for {migration_id}"))
+
+    async def list_all(self) -> tuple[MigrationView, ...]:
+        call = self._stub.ListMigrations(pb.ListMigrationsRequest(), timeout=DEADLINE_S)
+        answer = await self._answer(call, "listing the migrations")
+        return tuple(view_from_pb(message) for message in answer.migrations)
+
+    async def watch(self, migration_id: MigrationId | str) -> AsyncIterator[MigrationView]:
+        """A view at once and after every change; ends when the migration has been cleaned up.
+
+        Wrap it in contextlib.aclosing when leaving early, so that the call ends at once.
+        """
+        call = self._stub.WatchMigration(pb.WatchMigrationRequest(migration_id=str(migration_id)))
+        try:
+            async for message in call:
+                yield view_from_pb(message)
+        except aio.AioRpcError as exc:
+            raise self._error(exc, f"watching {migration_id}") from exc
+        finally:
+            call.cancel()
+
+    async def pause(self, migration_id: MigrationId | str) -> MigrationView:
+        request = pb.PauseMigrationRequest(migration_id=str(migration_id))
+        call = self._stub.PauseMigration(request, timeout=DEADLINE_S)
+        return view_from_pb(await self._answer(call, f"pausing {migration_id}"))
+
+    async def resume(
+        self,
+        migration_id: MigrationId | str,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
+        """The URIs hand over credentials after a restart of the coordinator."""
+        request = pb.ResumeMigrationRequest(
+            migration_id=str(migration_id),
+            source_uri=source_uri or "",
+            destination_uri=destination_uri or "",
+        )
+        call = self._stub.ResumeMigration(request, timeout=LONG_DEADLINE_S)
+        return view_from_pb(await self._answer(call, f"resuming {migration_id}"))
+
+    async def switchover(
+        self, migration_id: MigrationId | str, timeout_s: float
+    ) -> AsyncIterator[SwitchoverStep]:
+        """The steps as they happen. Leaving early does not stop the switchover.
+
+        timeout_s: writes stay blocked no longer than this; rolled back when it is over.
+        """
+        request = pb.SwitchoverRequest(migration_id=str(migration_id), timeout_ms=round(timeout_s * 1000))
+        call = self._stub.Switchover(request, timeout=timeout_s + SWITCHOVER_MARGIN_S)
+        try:
+            async for message in call:
+                yield step_from_pb(message)
+        except aio.AioRpcError as exc:
+            raise self._error(exc, f"switching {migration_id} over") from exc
+        finally:
+            call.cancel()
+
+    async def abort(self, migration_id: MigrationId | str) -> MigrationView:
+        request = pb.AbortMigrationRequest(migration_id=str(migration_id))
+        call = self._stub.AbortMigration(request, timeout=LONG_DEADLINE_S)
+        return view_from_pb(await self._answer(call, f"aborting {migration_id}"))
+
+    async def cleanup(self, migration_id: MigrationId | str, force: bool = False) -> tuple[str, ...]:
+        """Returns what was removed, one line each. force: also while it still runs."""
+        request = pb.CleanupMigrationRequest(migration_id=str(migration_id), force=force)
+        call = self._stub.CleanupMigration(request, timeout=LONG_DEADLINE_S)
+        answer = await self._answer(call, f"cleaning {migration_id} up")
+        return tuple(answer.removed)
+
+    async def _answer(self, call: Awaitable[Answer], doing: str) -> Answer:
+        try:
+            return await call
+        except aio.AioRpcError as exc:
+            raise self._error(exc, doing) from exc
+
+    def _error(self, exc: aio.AioRpcError, doing: str) -> PgmigError:
+        return error_from_rpc(exc, doing, self.address)

@@ -1,0 +1,161 @@
+"""Assignments and commands (`model.work`) to protobuf and back; total in both directions.
+
+Decoding raises PgmigError(INVALID_ARGUMENT) for a message that says nothing this version
+understands: an empty `oneof`, or a role that is none.
+"""
+
+from __future__ import annotations
+
+from pgmig.v1 import worker_pb2 as pb
+
+from services.shared.model import (
+    ApplierWork,
+    Assign,
+    Assignment,
+    CloseSnapshot,
+    CopierWork,
+    DecoderWork,
+    ErrorKind,
+    Lsn,
+    OpenSnapshot,
+    PgmigError,
+    Register,
+    Role,
+    TableId,
+    Unassign,
+    Work,
+    WorkerCommand,
+)
+
+
+def not_understood(what: str) -> PgmigError:
+    return PgmigError(
+        ErrorKind.INVALID_ARGUMENT,
+        f"{what} is not one that this version understands",
+        "use the same version of pgmig everywhere",
+    )
+
+
+def _table_to_pb(table: TableId) -> pb.QualifiedName:
+    return pb.QualifiedName(schema=table.schema, name=table.name)
+
+
+def _table_from_pb(message: pb.QualifiedName) -> TableId:
+    return TableId(message.schema, message.name)
+
+
+def _decoder_to_pb(work: DecoderWork) -> pb.DecoderWork:
+    return pb.DecoderWork(
+        source_uri=work.source_uri,
+        follow=work.follow,
+        may_create=work.may_create,
+        tables=[_table_to_pb(table) for table in work.tables],
+        system_identifier=work.system_identifier,
+        timeline=work.timeline,
+        start_lsn=work.start_lsn.value,
+        flushed_lsn=work.flushed_lsn.value,
+    )
+
+
+def _decoder_from_pb(message: pb.DecoderWork) -> DecoderWork:
+    return DecoderWork(
+        message.source_uri,
+        message.follow,
+        message.may_create,
+        tuple(_table_from_pb(table) for table in message.tables),
+        message.system_identifier,
+        message.timeline,
+        Lsn(message.start_lsn),
+        Lsn(message.flushed_lsn),
+    )
+
+
+def _applier_to_pb(work: ApplierWork) -> pb.ApplierWork:
+    return pb.ApplierWork(
+        destination_uri=work.destination_uri,
+        start_lsn=work.start_lsn.value,
+        floors=[pb.TableFloor(table=_table_to_pb(table), lsn=lsn.value) for table, lsn in work.floors],
+    )
+
+
+def _applier_from_pb(message: pb.ApplierWork) -> ApplierWork:
+    return ApplierWork(
+        message.destination_uri,
+        Lsn(message.start_lsn),
+        tuple((_table_from_pb(floor.table), Lsn(floor.lsn)) for floor in message.floors),
+    )
+
+
+def assignment_to_pb(assignment: Assignment) -> pb.Assign:
+    message = pb.Assign(assignment_id=assignment.assignment_id, migration_id=assignment.migration_id)
+    match assignment.work:
+        case DecoderWork() as work:
+            message.decoder.CopyFrom(_decoder_to_pb(work))
+        case CopierWork(source_uri, destination_uri, workers):
+            message.copier.CopyFrom(
+                pb.CopierWork(source_uri=source_uri, destination_uri=destination_uri, workers=workers)
+            )
+        case ApplierWork() as work:
+            message.applier.CopyFrom(_applier_to_pb(work))
+    return message
+
+
+def _work_from_pb(message: pb.Assign) -> Work:
+    match message.WhichOneof("work"):
+        case "decoder":
+            return _decoder_from_pb(message.decoder)
+        case "copier":
+            copier = message.copier
+            return CopierWork(copier.source_uri, copier.destination_uri, copier.workers)
+        case "applier":
+            return _applier_from_pb(message.applier)
+        case _:
+            raise not_understood(f"the work of assignment {message.assignment_id!r}")
+
+
+def assignment_from_pb(message: pb.Assign) -> Assignment:
+    return Assignment(message.assignment_id, message.migration_id, _work_from_pb(message))
+
+
+def command_to_pb(command: WorkerCommand) -> pb.WorkerCommand:
+    match command:
+        case Assign(assignment):
+            return pb.WorkerCommand(assign=assignment_to_pb(assignment))
+        case Unassign(key):
+            return pb.WorkerCommand(unassign=pb.Unassign(assignment_id=key))
+        case OpenSnapshot(key):
+            return pb.WorkerCommand(open_snapshot=pb.OpenSnapshot(assignment_id=key))
+        case CloseSnapshot(key):
+            return pb.WorkerCommand(close_snapshot=pb.CloseSnapshot(assignment_id=key))
+
+
+def command_from_pb(message: pb.WorkerCommand) -> WorkerCommand:
+    match message.WhichOneof("command"):
+        case "assign":
+            return Assign(assignment_from_pb(message.assign))
+        case "unassign":
+            return Unassign(message.unassign.assignment_id)
+        case "open_snapshot":
+            return OpenSnapshot(message.open_snapshot.assignment_id)
+        case "close_snapshot":
+            return CloseSnapshot(message.close_snapshot.assignment_id)
+        case _:
+            raise not_understood("a command from the coordinator")
+
+
+def register_to_pb(value: Register) -> pb.Register:
+    return pb.Register(
+        worker_id=value.worker_id,
+        role=value.role.value,
+        host=value.host,
+        running=[assignment_to_pb(assignment) for assignment in value.running],
+    )
+
+
+def register_from_pb(message: pb.Register) -> Register:
+    if message.role not in [role.value for role in Role]:
+        raise not_understood(f"the worker role {message.role!r}")
+    if not message.worker_id:
+        raise PgmigError(ErrorKind.INVALID_ARGUMENT, "a worker registered without an id")
+    running = tuple(assignment_from_pb(assignment) for assignment in message.running)
+    return Register(message.worker_id, Role(message.role), message.host, running)

@@ -1,0 +1,58 @@
+"""The standard gRPC health and reflection services, and a server with nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+
+from services.shared.model import ErrorKind, PgmigError
+from services.shared.rpc.channel import SERVER_OPTIONS
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+async def add_health(server: aio.Server, services: Iterable[str]) -> health.aio.HealthServicer:
+    """Serve health (SERVING, for "" and each of `services`) and reflection on `server`."""
+    servicer = health.aio.HealthServicer()
+    for name in services:
+        await servicer.set(name, SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return servicer
+
+
+def bind(server: aio.Server, listen: str, variable: str) -> str:
+    """Listen on HOST:PORT, 0 for a free port; returns the address. variable: what set it."""
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as exc:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"cannot listen on {listen}",
+            f"another process may listen there already: choose another address with {variable}",
+        ) from exc
+    return f"{listen.rpartition(':')[0]}:{port}"
+
+
+class HealthServer:
+    """Health of a process that serves nothing else; for container and orchestrator checks."""
+
+    def __init__(self, listen: str) -> None:
+        self._listen = listen
+        self._server: aio.Server | None = None
+
+    async def start(self) -> str:
+        """Returns the bound HOST:PORT. Raises PgmigError(INVALID_ARGUMENT) if it is taken."""
+        server = aio.server(options=SERVER_OPTIONS)
+        await add_health(server, ())
+        address = bind(server, self._listen, "PGMIG_HEALTH_LISTEN")
+        await server.start()
+        self._server = server
+        return address
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(None)

@@ -1,0 +1,100 @@
+"""Reports on their way to the coordinator: what is kept, what is replaced, what is repeated.
+
+Progress (decoder, applier, copy part) is worth sending only in its newest form: a newer one
+takes the place of one not yet sent, and one lost with a stream is not repeated. Every other
+report must arrive: it gets a sequence number, is kept until acknowledged, and is sent again,
+in order, on the next stream. Memory is therefore bounded by the number of parts and
+assignments, not by time. Reports are encoded when they are put, so that one which cannot be
+fails where it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from pgmig.v1 import worker_pb2 as pb
+
+from services.shared.model import (
+    ApplierProgress,
+    AssignmentFailed,
+    AssignmentStopped,
+    DecoderProgress,
+    PartDone,
+    PartProgress,
+    Register,
+    WorkerReport,
+)
+from services.shared.rpc.convert_report import report_to_pb
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self._last_sequence = 0
+        self._pending: dict[Hashable, pb.WorkerReport] = {}
+        self._unacknowledged: dict[Hashable, pb.WorkerReport] = {}
+
+    def put(self, report: WorkerReport) -> None:
+        """Queue a report. Raises TypeError for Register, which only the link may send."""
+        if isinstance(report, Register):
+            raise TypeError("Register is the link's own report")
+        key = _progress_key(report)
+        if key is not None:
+            # Taken out first, so that it goes to the end: it is newer than all before it.
+            self._pending.pop(key, None)
+            self._pending[key] = report_to_pb(report)
+            return
+        self._drop_outdated(report)
+        self._last_sequence += 1
+        self._pending[self._last_sequence] = report_to_pb(report, self._last_sequence)
+
+    def take(self) -> pb.WorkerReport | None:
+        """The next report to send; None when there is none."""
+        for key, message in self._pending.items():
+            del self._pending[key]
+            if message.sequence:
+                self._unacknowledged[key] = message
+            return message
+        return None
+
+    def acknowledge(self, sequence: int) -> None:
+        """Everything up to `sequence` has arrived."""
+        for key, message in list(self._unacknowledged.items()):
+            if message.sequence <= sequence:
+                del self._unacknowledged[key]
+
+    def rewind(self) -> None:
+        """A new stream: what was not acknowledged comes first, in its old order."""
+        self._pending = {**self._unacknowledged, **self._pending}
+        self._unacknowledged.clear()
+
+    @property
+    def settled(self) -> bool:
+        """Everything that must arrive has arrived."""
+        return not self._unacknowledged and not any(message.sequence for message in self._pending.values())
+
+    def _drop_outdated(self, report: WorkerReport) -> None:
+        """Forget unsent progress of what `report` says has ended."""
+        match report:
+            case PartDone(assignment, part) | AssignmentFailed(assignment_id=assignment, part_id=part) if (
+                part
+            ):
+                ended = [key for key in self._pending if key == ("part", assignment, part)]
+            case AssignmentFailed(assignment_id=assignment) | AssignmentStopped(assignment):
+                ended = [key for key in self._pending if isinstance(key, tuple) and key[1] == assignment]
+            case _:
+                return
+        for key in ended:
+            del self._pending[key]
+
+
+def _progress_key(report: WorkerReport) -> tuple[str, str, str] | None:
+    """What a progress report is the newest of; None for a report that must arrive."""
+    match report:
+        case DecoderProgress(assignment):
+            return ("decoder", assignment, "")
+        case ApplierProgress(assignment):
+            return ("applier", assignment, "")
+        case PartProgress(assignment, part):
+            return ("part", assignment, part)
+        case _:
+            return None

@@ -1,0 +1,55 @@
+"""The coordinator's gRPC server: control API, worker API, health and reflection on one port."""
+
+from __future__ import annotations
+
+import asyncio
+
+from grpc import aio
+from pgmig.v1 import control_pb2, worker_pb2
+from pgmig.v1.control_pb2_grpc import add_ControlServicer_to_server
+from pgmig.v1.worker_pb2_grpc import add_WorkersServicer_to_server
+
+from services.shared.rpc.channel import SERVER_OPTIONS, server_interceptors
+from services.shared.rpc.control_api import ControlApi, ControlHandler
+from services.shared.rpc.health import add_health, bind
+from services.shared.rpc.workers_api import WorkerHandler, WorkersApi
+
+STOP_GRACE_S = 5.0
+
+_SERVICES = (
+    control_pb2.DESCRIPTOR.services_by_name["Control"].full_name,
+    worker_pb2.DESCRIPTOR.services_by_name["Workers"].full_name,
+)
+
+
+class ControlServer:
+    """Create, start and stop it on one event loop. listen: HOST:PORT, 0 for a free port."""
+
+    def __init__(self, listen: str, control: ControlHandler, workers: WorkerHandler) -> None:
+        self._listen = listen
+        self._stopping = asyncio.Event()
+        self._workers = WorkersApi(workers)
+        self._server = aio.server(options=SERVER_OPTIONS, interceptors=server_interceptors())
+        add_ControlServicer_to_server(ControlApi(control, self._stopping), self._server)
+        add_WorkersServicer_to_server(self._workers, self._server)
+
+    async def start(self) -> str:
+        """Returns the bound HOST:PORT. Raises PgmigError(INVALID_ARGUMENT) if it is taken."""
+        self._health = await add_health(self._server, _SERVICES)
+        address = bind(self._server, self._listen, "PGMIG_LISTEN")
+        await self._server.start()
+        return address
+
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """End watches and worker sessions, give other calls `grace_s` seconds, then cancel them.
+
+        A switchover in progress is the handler's: only its stream of steps ends here.
+        """
+        self._stopping.set()
+        self._workers.stop()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+
+    async def wait(self) -> None:
+        """Until the server has stopped."""
+        await self._server.wait_for_termination()
