@@ -1,6 +1,6 @@
 """pgoutput messages as frozen values ("Logical Replication Message Formats" in the manual).
 
-Units: an LSN is an int (`Lsn(...)` at the edges, because constructing one costs as much as
+Units: an LSN is an int (`Lsn(...)` at the edges, because constructing one costs more than
 parsing a column); times are microseconds since the Unix epoch, already moved from
 PostgreSQL's epoch of 2000-01-01; oids and xids are ints. `xid` is 0 for a message outside a
 streamed block, where the protocol carries none.
