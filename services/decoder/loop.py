@@ -47,27 +47,34 @@ class Decoding:
         self._report = report
         self._writer = ChangeWriter(client, self._migration, max_bytes=max_stream_bytes)
         self._snapshots = Snapshots(self._work, self._migration, self._id)
-        self._prepared = asyncio.Event()
+        self._snapshot_wanted = asyncio.Event()
         self._flushed = Lsn(0)
 
     async def run(self) -> None:
         """Prepare the slot, then stream until cancelled. Raises what no retry cures."""
         try:
             await self._hold_source()
-            if self._work.follow:
-                await self._stream_for_ever()
-            else:
-                await asyncio.Event().wait()  # only the snapshot is wanted
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._serve_snapshots(), name="snapshots")
+                if self._work.follow:
+                    group.create_task(self._stream_for_ever(), name="stream")
         finally:
             await self._snapshots.close()
             await self._writer.close()
 
     async def on_snapshot(self, command: OpenSnapshot | CloseSnapshot) -> None:
+        """Never waits: making a snapshot may take as long as the source's oldest transaction."""
         if isinstance(command, CloseSnapshot):
+            self._snapshot_wanted.clear()
             await self._snapshots.close()
-            return
-        await self._prepared.wait()
-        self._report(await retrying("exporting a snapshot", self._snapshots.ready))
+        else:
+            self._snapshot_wanted.set()
+
+    async def _serve_snapshots(self) -> None:
+        while True:
+            await self._snapshot_wanted.wait()
+            self._snapshot_wanted.clear()
+            self._report(await retrying("exporting a snapshot", self._snapshots.ready))
 
     async def _hold_source(self) -> None:
         if self._work.follow:
@@ -79,7 +86,6 @@ class Decoding:
         else:
             ready = SlotReady(self._id, Lsn(0), "", 0)
         self._report(ready)
-        self._prepared.set()
 
     async def _stream_for_ever(self) -> None:
         channel = FlushChannel(self._client, self._migration)

@@ -22,6 +22,8 @@ _EXACT = {
     "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",
     "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
     "TimeZone": "UTC",
     "search_path": "",
     "statement_timeout": "0",

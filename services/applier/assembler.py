@@ -1,0 +1,154 @@
+"""Change batches in, whole transactions out: a pure function of what was read so far.
+
+Rules that live here: the chain of batches has no gap beyond the destination's progress (4);
+a transaction that progress covers is passed over, keyed by its commit record (1, 3); one that
+was half published begins again and the half is discarded (5).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from services.shared.model import ErrorKind, Lsn, PgmigError
+from services.shared.pgoutput import (
+    Begin,
+    Commit,
+    Delete,
+    Insert,
+    Message,
+    Relation,
+    Truncate,
+    Update,
+    parse,
+)
+from services.shared.wire.changes import ChangeBatch, FrameReader, corrupt
+
+_U64 = struct.Struct(">Q")
+_BEGIN, _COMMIT, _RELATION, _ORIGIN = b"BCRO"
+
+RowChange = Insert | Update | Delete | Truncate
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """The transaction under way is void: it is published again from its first message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Nothing was committed between the last transaction and `lsn`."""
+
+    lsn: Lsn
+
+
+Item = Begin | RowChange | Message | Relation | Commit | Discard | Heartbeat
+
+
+class Assembler:
+    """Reads one change stream in order, from any batch on.
+
+    progress: everything whose commit record lies before it is on the destination.
+    """
+
+    def __init__(self, progress: Lsn) -> None:
+        self.progress = progress
+        self._frames = FrameReader()
+        self._position: Lsn | None = None
+        self._open = False
+        self._skipping = False
+        self._tail = False  # inside a transaction whose beginning was trimmed away
+        self._relations: dict[bytes, bytes] = {}
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction was begun that is not passed over."""
+        return self._open and not self._skipping
+
+    def restart(self) -> Iterator[Item]:
+        """The stream begins anew; what follows is checked against progress again."""
+        if self.in_transaction:
+            yield Discard()
+        self._forget_open()
+        self._position = None
+
+    def _forget_open(self) -> None:
+        self._open = self._skipping = self._tail = False
+        self._frames.reset()
+
+    def feed(self, batch: ChangeBatch) -> Iterator[Item]:
+        """Raises PgmigError: GAP for a break in the chain, CORRUPT for bytes that are wrong."""
+        if not batch.continues_transaction:
+            if self.in_transaction:
+                yield Discard()
+            self._forget_open()
+        elif not self._open:
+            if self._position is not None:
+                raise corrupt("the middle of a transaction without its beginning", batch.previous_lsn)
+            self._open = self._skipping = self._tail = True
+        self._check_chain(batch)
+        self._position = batch.end_lsn
+        if batch.heartbeat:
+            if batch.end_lsn > self.progress:
+                self.progress = batch.end_lsn
+                yield Heartbeat(batch.end_lsn)
+            return
+        for message in self._frames.feed(batch):
+            yield from self._message(message)
+        if self._open != batch.open_transaction:
+            raise corrupt("a batch that does not end where it says", batch.end_lsn)
+
+    def _check_chain(self, batch: ChangeBatch) -> None:
+        if batch.previous_lsn != self._position and batch.previous_lsn > self.progress:
+            raise PgmigError(
+                ErrorKind.GAP,
+                f"changes between {self.progress} (the destination's progress) and {batch.previous_lsn} "
+                "(where the change stream goes on) are missing",
+                "the replication slot was moved, recreated or read by another: "
+                "clean up and start the migration again",
+                self.progress,
+            )
+
+    def _message(self, message: bytes) -> Iterator[Item]:
+        kind = message[0] if message else 0
+        if kind == _RELATION:
+            if self._relations.get(message[1:5]) != message:
+                self._relations[message[1:5]] = message
+                yield parse(message)  # type: ignore[misc]
+        elif kind == _BEGIN:
+            yield from self._begin(message)
+        elif not self._open:
+            raise corrupt("a change outside a transaction", self._position)
+        elif kind == _COMMIT:
+            yield from self._commit(message)
+        elif not self._skipping and kind != _ORIGIN:
+            yield parse(message)  # type: ignore[misc]
+
+    def _begin(self, message: bytes) -> Iterator[Item]:
+        if self._open:
+            raise corrupt("a transaction inside another", self._position)
+        begin = parse(message)
+        assert isinstance(begin, Begin)
+        self._open = True
+        self._skipping = begin.final_lsn < self.progress.value
+        if not self._skipping:
+            yield begin
+
+    def _commit(self, message: bytes) -> Iterator[Item]:
+        commit = parse(message)
+        assert isinstance(commit, Commit)
+        skipped, tail = self._skipping, self._tail
+        self._open = self._skipping = self._tail = False
+        if skipped:
+            if tail and commit.commit_lsn >= self.progress.value:
+                raise PgmigError(
+                    ErrorKind.GAP,
+                    f"the change stream begins inside the transaction that ends at {Lsn(commit.end_lsn)}, "
+                    f"but the destination has only what was committed before {self.progress}",
+                    "delete the change stream: the decoder fills it again from the replication slot",
+                    Lsn(commit.commit_lsn),
+                )
+            return
+        self.progress = Lsn(commit.end_lsn)
+        yield commit

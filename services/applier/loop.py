@@ -1,0 +1,164 @@
+"""One assignment of the applier: sessions on the destination, through every curable failure.
+
+A session reads progress from the destination, the stream from its first retained message, and
+goes on after what progress covers. Any failure ends the session; the next one starts the same
+way, so there is one path for start, restart, retry and crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from services.applier.assembler import Assembler
+from services.applier.chunks import ChunkQueue
+from services.applier.planner import Planner
+from services.applier.writer import GroupFailedError, Totals, Writer
+from services.shared.bus.changes import ChangeReader, FlushChannel
+from services.shared.bus.connection import Client
+from services.shared.model import (
+    ApplierProgress,
+    ApplierWork,
+    Assignment,
+    Lsn,
+    MigrationId,
+    PgmigError,
+    SentinelApplied,
+    WorkerReport,
+)
+from services.shared.pg.apply import ApplySession
+from services.shared.pg.connection import connection
+from services.shared.pg.target import describe_target
+from services.shared.runtime.assignments import cause
+from services.shared.runtime.retry import retrying
+from services.shared.runtime.telemetry import extract
+from services.shared.wire.changes import decode_batch, encode_flush_report
+
+log = logging.getLogger(__name__)
+
+FLUSH_REPORT_S = 0.1
+REPEAT_EVERY = 10
+"""Flush reports that say nothing new: one in this many intervals."""
+TRIM_S = 1.0
+
+
+class Applying:
+    """The state of one applier assignment that outlives a session."""
+
+    def __init__(
+        self, assignment: Assignment, client: Client, report: Callable[[WorkerReport], None]
+    ) -> None:
+        assert isinstance(assignment.work, ApplierWork)
+        self._id = assignment.assignment_id
+        self._work = assignment.work
+        self._migration = MigrationId.parse(assignment.migration_id)
+        self._client = client
+        self._report = report
+        self._totals = Totals()
+        self._strict_until = Lsn(0)
+        self._channel = FlushChannel(client, self._migration)
+
+    async def run(self) -> None:
+        """Apply until cancelled. Raises what no retry cures; nothing behind it was applied."""
+        while True:
+            try:
+                await retrying(f"applying migration {self._migration}", self._session)
+            except GroupFailedError as exc:
+                log.warning("a group of transactions failed (%s): applying them one by one", exc)
+                self._strict_until = exc.until
+
+    async def _session(self) -> None:
+        session = await ApplySession.open(self._work.destination_uri, self._migration, self._work.start_lsn)
+        reader = ChangeReader(self._client, self._migration)
+        try:
+            log.info("applying from %s", session.progress)
+            await _explained(self._work_session(session, reader))
+        finally:
+            await reader.close()
+            await session.close()
+
+    async def _work_session(self, session: ApplySession, reader: ChangeReader) -> None:
+        queue = ChunkQueue()
+        writer = Writer(session, self._totals, self._sentinel, self._strict_until)
+        async with (
+            connection(self._work.destination_uri, "destination") as catalog,
+            asyncio.TaskGroup() as group,
+        ):
+            planner = Planner(self._migration, partial(describe_target, catalog), dict(self._work.floors))
+            group.create_task(self._read(reader, session.progress, planner, queue), name="read")
+            group.create_task(writer.run(queue), name="write")
+            group.create_task(self._report_flush(session), name="report")
+            group.create_task(self._trim(writer, reader), name="trim")
+
+    async def _read(self, reader: ChangeReader, progress: Lsn, planner: Planner, queue: ChunkQueue) -> None:
+        assembler = Assembler(progress)
+        while True:
+            stored = await retrying("reading the change stream", reader.next, longest_wait_s=2.0)
+            if stored is None:
+                log.warning("the change stream was made anew: reading it from its beginning")
+                for chunk in await planner.plan(assembler.restart(), 0, None):
+                    await queue.put(chunk)
+                continue
+            trace = extract(stored.headers) if "traceparent" in stored.headers else None
+            items = assembler.feed(decode_batch(stored.data))
+            for chunk in await planner.plan(items, stored.sequence, trace):
+                await queue.put(chunk)
+
+    def _sentinel(self, token: str, end: Lsn) -> None:
+        log.info("sentinel applied and flushed at %s", end)
+        self._report(SentinelApplied(self._id, token, end))
+
+    async def _report_flush(self, session: ApplySession) -> None:
+        """Tell decoder and coordinator what is on the destination's disk."""
+        last, repeats = Lsn(0), 0
+        while True:
+            repeats += 1
+            if session.flushed != last or repeats >= REPEAT_EVERY:
+                await retrying(
+                    "reporting the flush position",
+                    partial(self._channel.send, encode_flush_report(session.flushed)),
+                )
+                self._report(
+                    ApplierProgress(
+                        self._id,
+                        session.applied,
+                        session.flushed,
+                        self._totals.last_commit_at,
+                        self._totals.rows,
+                        self._totals.transactions,
+                        self._totals.bytes,
+                    )
+                )
+                last, repeats = session.flushed, 0
+            await asyncio.sleep(FLUSH_REPORT_S)
+
+    async def _trim(self, writer: Writer, reader: ChangeReader) -> None:
+        while True:
+            await asyncio.sleep(TRIM_S)
+            sequence = writer.trimmable
+            if sequence:
+                try:
+                    await reader.trim(sequence)
+                except PgmigError as exc:
+                    log.warning("%s; trying again later", exc)
+
+
+async def _explained(work: Awaitable[None]) -> None:
+    """Await a session; its task group's error comes out as the one that explains it."""
+    try:
+        await work
+    except BaseExceptionGroup as group:
+        failed = group.subgroup(GroupFailedError)
+        if failed is not None:
+            raise _leaf(failed) from group
+        error = cause(group)
+        if error is None:
+            raise
+        raise error from group
+
+
+def _leaf(group: BaseExceptionGroup[GroupFailedError]) -> GroupFailedError:
+    first = group.exceptions[0]
+    return first if isinstance(first, GroupFailedError) else _leaf(first)

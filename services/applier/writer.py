@@ -1,0 +1,203 @@
+"""Chunks in, destination transactions out: what is grouped, and when it is committed.
+
+Consecutive whole transactions that are at hand share a destination transaction (rule 5); when
+the applier keeps up there is one each. A transaction larger than a chunk has a destination
+transaction of its own. `strict_until` forbids grouping up to an LSN: after a group has failed,
+its transactions are applied one by one, so that everything before the culprit is kept and the
+error names it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from opentelemetry.context import Context
+
+from services.applier.chunks import ChunkQueue
+from services.applier.planner import Chunk
+from services.shared.model import Lsn, PgmigError
+from services.shared.pg.apply import ApplySession
+from services.shared.runtime.telemetry import SpanName, span, tracer
+
+GROUP_OPERATIONS = 2000
+GROUP_TRANSACTIONS = 500
+FLUSH_POLL_S = 0.05
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the assignment has applied so far."""
+
+    rows: int = 0
+    transactions: int = 0
+    bytes: int = 0
+    last_commit_at: float = 0.0
+
+
+class GroupFailedError(Exception):
+    """A destination transaction failed whose parts are not yet told apart. until: the commit LSN
+    of the last source transaction that may be to blame."""
+
+    def __init__(self, until: Lsn, cause: PgmigError) -> None:
+        super().__init__(str(cause))
+        self.until = until
+
+
+class Writer:
+    """Applies the chunks of one session. on_sentinel(token, end LSN) is called when it is flushed."""
+
+    def __init__(
+        self,
+        session: ApplySession,
+        totals: Totals,
+        on_sentinel: Callable[[str, Lsn], None],
+        strict_until: Lsn = Lsn(0),
+    ) -> None:
+        self._session = session
+        self._totals = totals
+        self._on_sentinel = on_sentinel
+        self._strict_until = strict_until
+        self._group: list[Chunk] = []
+        self._group_operations = 0
+        self._large = False
+        self._latest = Lsn(0)  # commit LSN of the last transaction taken
+        self._sequences: deque[tuple[Lsn, int]] = deque()
+        self._unflushed: deque[tuple[Lsn, Context, int]] = deque()
+
+    async def run(self, queue: ChunkQueue) -> None:
+        """Apply until an error; every error leaves the destination at its last commit."""
+        while True:
+            try:
+                await self._step(queue)
+            except PgmigError as exc:
+                if exc.policy.retry or self._latest <= self._strict_until:
+                    raise
+                raise GroupFailedError(self._latest, exc) from exc
+
+    async def _step(self, queue: ChunkQueue) -> None:
+        if queue.empty:
+            await self._finish_group()
+            await self._session.settle()
+            await self._session.poll_flush()
+            self._end_flush_spans()
+        chunk = await queue.get(None if self._idle else FLUSH_POLL_S)
+        if chunk is None:
+            return
+        if chunk.error is not None:
+            await self._finish_group()
+            await self._session.settle()
+            self._strict_until = self._latest  # the plan failed, not what was applied
+            raise chunk.error
+        await self._take(chunk)
+
+    @property
+    def _idle(self) -> bool:
+        return self._large or self._session.all_flushed
+
+    @property
+    def trimmable(self) -> int:
+        """Stream messages before this sequence hold nothing that is not flushed; 0: unknown."""
+        found = 0
+        while self._sequences and self._sequences[0][0] <= self._session.flushed:
+            found = self._sequences.popleft()[1]
+        return found
+
+    async def _take(self, chunk: Chunk) -> None:
+        if chunk.discard:
+            if self._large:
+                await self._session.rollback()
+                self._large = False
+            return
+        self._latest = max(self._latest, chunk.commit_lsn)
+        if self._large:
+            await self._go_on(chunk)
+        elif chunk.end is None:
+            await self._finish_group()
+            self._large = True
+            await self._go_on(chunk)
+        else:
+            await self._add(chunk)
+
+    async def _go_on(self, chunk: Chunk) -> None:
+        """Part of a transaction that has a destination transaction of its own."""
+        with _Located(chunk.commit_lsn), _spans([chunk]):
+            await self._session.execute(chunk.operations, durable=bool(chunk.sentinels))
+            if chunk.end is not None:
+                self._large = False
+                await self._commit([chunk])
+            else:
+                self._totals.rows += len(chunk.operations)
+                self._totals.bytes += chunk.bytes
+
+    async def _add(self, chunk: Chunk) -> None:
+        self._group.append(chunk)
+        self._group_operations += len(chunk.operations)
+        strict = chunk.commit_lsn <= self._strict_until
+        full = self._group_operations >= GROUP_OPERATIONS or len(self._group) >= GROUP_TRANSACTIONS
+        if strict or full or chunk.sentinels:
+            await self._finish_group()
+        if strict:
+            await self._session.settle()  # a commit may fail too: a deferred constraint
+
+    async def _finish_group(self) -> None:
+        if not self._group:
+            return
+        group, self._group, self._group_operations = self._group, [], 0
+        operations = [operation for chunk in group for operation in chunk.operations]
+        with _Located(group[0].commit_lsn), _spans(group):
+            await self._session.execute(operations, durable=any(chunk.sentinels for chunk in group))
+            await self._commit(group)
+
+    async def _commit(self, group: list[Chunk]) -> None:
+        last = group[-1]
+        assert last.end is not None
+        self._session.commit(last.end, last.commit_time_us)
+        self._sequences.append((last.end, last.sequence))
+        for chunk in group:
+            self._totals.rows += len(chunk.operations)
+            self._totals.bytes += chunk.bytes
+            self._totals.transactions += not chunk.heartbeat
+            if chunk.trace is not None:
+                self._unflushed.append((last.end, chunk.trace, time.time_ns()))
+        if last.commit_time_us:
+            self._totals.last_commit_at = last.commit_time_us / 1e6
+        if any(chunk.sentinels for chunk in group):
+            await self._session.settle()
+            await self._session.await_flush()
+            for chunk in group:
+                for token in chunk.sentinels:
+                    self._on_sentinel(token, last.end)
+
+    def _end_flush_spans(self) -> None:
+        while self._unflushed and self._unflushed[0][0] <= self._session.flushed:
+            _, parent, began = self._unflushed.popleft()
+            tracer().start_span(SpanName.FLUSH.value, context=parent, start_time=began).end()
+
+
+class _Located:
+    """Adds the LSN of the transaction to an error that has none."""
+
+    def __init__(self, lsn: Lsn) -> None:
+        self._lsn = lsn
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, PgmigError) and exc.lsn is None:
+            exc.lsn = self._lsn
+
+
+def _spans(chunks: list[Chunk]) -> ExitStack:
+    """A span in the trace of each batch that the chunks came in."""
+    stack = ExitStack()
+    seen: set[int] = set()
+    for chunk in chunks:
+        if chunk.trace is not None and id(chunk.trace) not in seen:
+            seen.add(id(chunk.trace))
+            stack.enter_context(span(SpanName.APPLY_BATCH, chunk.trace, transactions=len(chunks)))
+    return stack

@@ -1,0 +1,269 @@
+"""The applier's session on the destination: pipelined statements, exactly once.
+
+Rule 3: progress (the source's end LSN) is written by every destination transaction itself,
+through replication origin progress or, where the role may not use origins, a row of
+`pgmig.progress`. A restarted session reads it and skips what it covers.
+
+Commits do not wait for the disk (`synchronous_commit=off`); `flushed` follows the
+destination's WAL flush pointer and says which source position is safe. A transaction that was
+asked to be durable waits.
+
+A pipeline segment ends with one Sync: after an error the server skips the rest of it, so
+nothing is applied behind a failure. A commit is sent together with the statements that follow
+it, or by `settle` when nothing follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+
+import psycopg
+from psycopg import AsyncConnection, generators, pq
+from psycopg.abc import PipelineCommand, PQGen
+
+from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError
+from services.shared.pg.connection import connect, translate, translated
+from services.shared.pg.target import Operation, Statement
+
+MAX_PREPARED = 5000
+FLUSH_LOOK_S = 0.01
+
+_BEGIN = Statement(b"BEGIN")
+_COMMIT = Statement(b"COMMIT")
+_ROLLBACK = Statement(b"ROLLBACK")
+_DURABLE = Statement(b"SET LOCAL synchronous_commit = local")
+_ASSIGN_XID = Statement(b"SELECT pg_catalog.txid_current()")
+_WAL = Statement(b"SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()")
+_ORIGIN = Statement(
+    b"SELECT pg_catalog.pg_replication_origin_xact_setup($1::pg_catalog.pg_lsn,"
+    b" pg_catalog.to_timestamp($2::float8 / 1000000))"
+)
+_PROGRESS_ROW = Statement(
+    b"INSERT INTO pgmig.progress AS p (migration_id, lsn) VALUES ($1, $2::pg_catalog.pg_lsn)"
+    b" ON CONFLICT (migration_id) DO UPDATE SET lsn = EXCLUDED.lsn"
+)
+
+
+class ApplySession:
+    """One destination session of one migration; exclusive, since the origin is."""
+
+    def __init__(self, conn: AsyncConnection, migration: MigrationId, *, uses_origin: bool) -> None:
+        self._conn = conn
+        self._pgconn = conn.pgconn
+        self._migration = migration
+        self._uses_origin = uses_origin
+        self._prepared: dict[Statement, bytes] = {}
+        self._names = 0
+        self._held: list[Operation] = []  # a commit that waits for company
+        self._unflushed: deque[tuple[int, Lsn]] = deque()
+        self._in_transaction = False
+        self._wrote = False
+        self._pgconn.enter_pipeline_mode()
+        self.progress = Lsn(0)  # with the commit that is held
+        self.applied = Lsn(0)
+        self.flushed = Lsn(0)
+
+    @classmethod
+    async def open(cls, uri: str, migration: MigrationId, start: Lsn) -> ApplySession:
+        """Connect, take the origin, read progress (`start` when there is none yet)."""
+        conn = await connect(uri, "destination")
+        try:
+            with translated("preparing the apply session on the destination"):
+                await conn.execute("SET session_replication_role = replica")
+                await conn.execute("SET synchronous_commit = local")
+                uses_origin = await _may_use_origins(conn)
+                progress = await _take_progress(conn, migration, uses_origin)
+                await conn.execute("SET synchronous_commit = off")
+            session = cls(conn, migration, uses_origin=uses_origin)
+        except BaseException:
+            await conn.close()
+            raise
+        session.progress = session.applied = session.flushed = progress or start
+        return session
+
+    async def close(self) -> None:
+        await self._conn.close()
+
+    async def execute(self, operations: Sequence[Operation], *, durable: bool = False) -> None:
+        """Run row changes in the open transaction, beginning one if need be.
+
+        Any error ends the use of this session: close it, and open another that starts from
+        progress. Raises MISSING_ROW when an UPDATE or DELETE found none (rule 11).
+        """
+        head = self._take_held()
+        if not self._in_transaction:
+            head.append(Operation(_BEGIN, ()))
+            self._in_transaction = True
+            self._wrote = False
+        if durable:
+            head.append(Operation(_DURABLE, ()))
+        self._wrote = self._wrote or bool(operations)
+        counts = await self._run([*head, *operations])
+        for operation, count in zip(operations, counts[len(head) :], strict=True):
+            if operation.key is not None and count == 0:
+                raise PgmigError(
+                    ErrorKind.MISSING_ROW,
+                    f"no row of {operation.table} on the destination has {operation.key}",
+                    "find out who changed the destination; put the row back, then resume",
+                )
+
+    def commit(self, end: Lsn, commit_time_us: int) -> None:
+        """End the open transaction with progress `end`. Takes effect with the next `execute`
+        or `settle`."""
+        assert self._in_transaction
+        if self._uses_origin:
+            if not self._wrote:  # a commit without an xid would not record the origin
+                self._held.append(Operation(_ASSIGN_XID, ()))
+            self._held.append(Operation(_ORIGIN, (str(end).encode(), b"%d" % commit_time_us)))
+        else:
+            self._held.append(Operation(_PROGRESS_ROW, (str(self._migration).encode(), str(end).encode())))
+        self._held += [Operation(_COMMIT, ()), Operation(_WAL, ())]
+        self._in_transaction = False
+        self.progress = end
+
+    async def settle(self) -> None:
+        """Send a held commit and wait for it."""
+        if self._held:
+            await self._run(self._take_held())
+
+    async def poll_flush(self) -> Lsn:
+        """Ask how far the destination's disk is; returns `flushed`. Only between transactions."""
+        if self._unflushed and not self._in_transaction:
+            await self._run([*self._take_held(), Operation(_WAL, ())])
+        return self.flushed
+
+    async def await_flush(self) -> None:
+        """Return when everything committed is on the destination's disk. A durable commit is there
+        already, but other sessions' WAL may blur the look."""
+        while not self.all_flushed:
+            await self.poll_flush()
+            if not self.all_flushed:
+                await asyncio.sleep(FLUSH_LOOK_S)
+
+    @property
+    def all_flushed(self) -> bool:
+        return not self._unflushed and not self._held
+
+    async def rollback(self) -> None:
+        """Give up the open transaction."""
+        self._held.clear()
+        if self._in_transaction:
+            self._in_transaction = False
+            await self._run([Operation(_ROLLBACK, ())])
+
+    def _take_held(self) -> list[Operation]:
+        held, self._held = self._held, []
+        return held
+
+    async def _run(self, operations: Sequence[Operation]) -> list[int]:
+        """One pipeline segment; rows affected by each operation."""
+        commands: deque[PipelineCommand] = deque()
+        owners: list[Operation | None] = []
+        if len(self._prepared) >= MAX_PREPARED:
+            self._prepared.clear()
+            commands.append(partial(self._pgconn.send_query_params, b"DEALLOCATE ALL", None))
+            owners.append(None)
+        for operation in operations:
+            name = self._prepared.get(operation.statement)
+            if name is None:
+                name = self._prepare(operation.statement, commands)
+                owners.append(None)
+            commands.append(partial(self._pgconn.send_query_prepared, name, operation.values))
+            owners.append(operation)
+        commands.append(self._pgconn.pipeline_sync)
+        try:
+            results = await self._conn.wait(self._exchange(commands))
+        except psycopg.Error as exc:
+            raise translate(exc, "applying changes to the destination") from exc
+        counts = []
+        for operation_or_none, result in zip(owners, results, strict=True):
+            if result.status not in {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}:
+                raise self._failure(operation_or_none, result)
+            if operation_or_none is None:
+                continue
+            counts.append(result.command_tuples or 0)
+            if operation_or_none.statement is _WAL:
+                self._note_wal(result)
+        return counts
+
+    def _prepare(self, statement: Statement, commands: deque[PipelineCommand]) -> bytes:
+        self._names += 1
+        name = self._prepared[statement] = b"pgmig_%d" % self._names
+        commands.append(partial(self._pgconn.send_prepare, name, statement.text))
+        return name
+
+    def _exchange(self, commands: deque[PipelineCommand]) -> PQGen[list[pq.abc.PGresult]]:
+        """Send all, receive all, up to the Sync."""
+        groups = yield from generators.pipeline_communicate(self._pgconn, commands)
+        while not groups or groups[-1][0].status != pq.ExecStatus.PIPELINE_SYNC:
+            groups.append((yield from generators.fetch_many(self._pgconn)))
+        return [group[0] for group in groups[:-1]]
+
+    def _failure(self, operation: Operation | None, result: pq.abc.PGresult) -> PgmigError:
+        error = psycopg.errors.error_from_result(result, encoding=self._conn.info.encoding)
+        found = translate(error, "applying changes to the destination")
+        if found.kind is not ErrorKind.INTERNAL:
+            return found
+        table = error.diag.table_name or (operation.table.name if operation and operation.table else "")
+        constraint = f", constraint {error.diag.constraint_name}" if error.diag.constraint_name else ""
+        where = f" (table {table}{constraint})" if table else ""
+        return PgmigError(
+            ErrorKind.APPLY_FAILED,
+            f"the destination refuses a change{where}: {error.diag.message_primary} "
+            f"(SQLSTATE {error.sqlstate})",
+            "remove the cause on the destination, then resume",
+        )
+
+    def _note_wal(self, result: pq.abc.PGresult) -> None:
+        """Everything committed before the insert position is safe once the flush position is there."""
+        inserted, flushed = (Lsn.parse((result.get_value(0, i) or b"").decode()).value for i in (0, 1))
+        self.applied = self.progress
+        if not self._unflushed or self._unflushed[-1][1] != self.progress:
+            self._unflushed.append((inserted, self.progress))
+        while self._unflushed and self._unflushed[0][0] <= flushed:
+            self.flushed = self._unflushed.popleft()[1]
+
+
+async def _may_use_origins(conn: AsyncConnection) -> bool:
+    row = await (
+        await conn.execute(
+            "SELECT pg_catalog.bool_and(pg_catalog.has_function_privilege(p.oid, 'EXECUTE'))"
+            " FROM pg_catalog.pg_proc p WHERE p.proname IN ('pg_replication_origin_create',"
+            " 'pg_replication_origin_session_setup', 'pg_replication_origin_session_progress',"
+            " 'pg_replication_origin_xact_setup', 'pg_replication_origin_oid')"
+        )
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def _take_progress(conn: AsyncConnection, migration: MigrationId, uses_origin: bool) -> Lsn | None:
+    if not uses_origin:
+        row = await (
+            await conn.execute(
+                # An update, so that its commit flushes those that did not wait for the disk.
+                "UPDATE pgmig.progress SET lsn = lsn WHERE migration_id = %s RETURNING lsn::text",
+                [str(migration)],
+            )
+        ).fetchone()
+        return Lsn.parse(row[0]) if row else None
+    name = migration.origin
+    await conn.execute(
+        "SELECT pg_catalog.pg_replication_origin_create(%s)"
+        " WHERE pg_catalog.pg_replication_origin_oid(%s) IS NULL",
+        [name, name],
+    )
+    try:
+        await conn.execute("SELECT pg_catalog.pg_replication_origin_session_setup(%s)", [name])
+    except psycopg.errors.ObjectInUse as exc:
+        raise PgmigError(
+            ErrorKind.TRANSIENT,
+            f"replication origin {name} is in use on the destination",
+            "another applier session still holds it; it ends by itself when its connection breaks",
+        ) from exc
+    row = await (
+        await conn.execute("SELECT pg_catalog.pg_replication_origin_session_progress(true)::text")
+    ).fetchone()
+    return Lsn.parse(row[0]) if row and row[0] else None
