@@ -39,6 +39,9 @@ class Worker:
         self.error: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.snapshots: list[OpenSnapshot | CloseSnapshot] = []
         self.snapshot_error: Exception | None = None
+        self.snapshot_turn = asyncio.Event()
+        self.snapshot_turn.set()
+        self.snapshot_seen = asyncio.Condition()
         self.runner = AssignmentRunner(self.run, self.report, self.on_snapshot)
 
     async def run(self, given: Assignment) -> None:
@@ -53,9 +56,16 @@ class Worker:
         self.reported.set()
 
     async def on_snapshot(self, command: OpenSnapshot | CloseSnapshot) -> None:
-        self.snapshots.append(command)
+        async with self.snapshot_seen:
+            self.snapshots.append(command)
+            self.snapshot_seen.notify_all()
+        await self.snapshot_turn.wait()
         if self.snapshot_error is not None:
             raise self.snapshot_error
+
+    async def seen(self, count: int) -> None:
+        async with self.snapshot_seen:
+            await self.snapshot_seen.wait_for(lambda: len(self.snapshots) >= count)
 
     async def fail(self, error: BaseException) -> AssignmentFailed:
         self.error.set_result(error)
@@ -151,20 +161,45 @@ async def test_an_error_while_stopping_is_still_a_stop() -> None:
     assert reports == [AssignmentStopped("a1")]
 
 
-async def test_snapshot_commands_go_to_the_callback() -> None:
+async def test_snapshot_commands_go_to_the_callback_in_order() -> None:
     worker = Worker()
+    await worker.runner.command(Assign(assignment()))
+    worker.snapshot_turn.clear()
     await worker.runner.command(OpenSnapshot("a1"))
     await worker.runner.command(CloseSnapshot("a1"))
+    await asyncio.sleep(0)
+    assert worker.snapshots == [OpenSnapshot("a1")]
+    worker.snapshot_turn.set()
+    await worker.seen(2)
     assert worker.snapshots == [OpenSnapshot("a1"), CloseSnapshot("a1")]
+    assert worker.reports == []
+    await worker.runner.close()
+
+
+async def test_a_snapshot_command_of_an_unknown_assignment_is_ignored() -> None:
+    worker = Worker()
+    await worker.runner.command(OpenSnapshot("never"))
+    assert worker.snapshots == []
     assert worker.reports == []
 
 
-async def test_a_failing_snapshot_ends_the_assignment() -> None:
+async def test_a_slow_snapshot_does_not_hold_up_unassign() -> None:
+    worker = Worker()
+    await worker.runner.command(Assign(assignment()))
+    worker.snapshot_turn.clear()
+    await worker.runner.command(OpenSnapshot("a1"))
+    await worker.seen(1)
+    await worker.runner.command(Unassign("a1"))
+    assert worker.reports == [AssignmentStopped("a1")]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_failing_snapshot_fails_the_assignment() -> None:
     worker = Worker()
     worker.snapshot_error = PgmigError(ErrorKind.SLOT_EXISTS, "slot")
     await worker.runner.command(Assign(assignment()))
-    await asyncio.sleep(0)
     await worker.runner.command(OpenSnapshot("a1"))
+    await worker.reported.wait()
     assert worker.reports == [AssignmentFailed("a1", "SLOT_EXISTS", "slot")]
     assert worker.stopped == ["a1"]
     assert worker.runner.running() == ()

@@ -8,6 +8,9 @@ Theory of operation. Each assignment runs as one asyncio task made by the servic
 - Unassign: the task is cancelled and awaited, then AssignmentStopped. An unknown assignment
   is answered the same way, since the first answer may have been lost with the stream.
 - Assign of an id that runs already is a repetition after a reconnect, and changes nothing.
+- OpenSnapshot and CloseSnapshot may take long and must not hold up an Unassign behind them:
+  they run beside the assignment, one after the other, and end with it. One that fails, fails
+  the assignment.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.shared.model import (
     Assign,
@@ -71,10 +74,15 @@ def failed(assignment_id: str, exc: BaseException, part_id: str = "") -> Assignm
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
+    """beside: snapshot commands being carried out, in `turn`. error: why one of them failed."""
+
     assignment: Assignment
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] = field(init=False)
+    beside: set[asyncio.Task[None]] = field(default_factory=set)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    error: Exception | None = None
 
 
 class AssignmentRunner:
@@ -91,7 +99,7 @@ class AssignmentRunner:
         return tuple(entry.assignment for entry in self._running.values())
 
     async def command(self, command: WorkerCommand) -> None:
-        """Carry out one command; returns when it has been (Unassign: when nothing runs)."""
+        """Start carrying out one command. Unassign: returns when nothing of it runs any more."""
         match command:
             case Assign(assignment):
                 self._start(assignment)
@@ -99,7 +107,7 @@ class AssignmentRunner:
                 await self._stop(assignment_id)
                 self._report(AssignmentStopped(assignment_id))
             case OpenSnapshot() | CloseSnapshot():
-                await self._snapshot(command)
+                self._snapshot(command)
 
     async def close(self) -> None:
         """Cancel and await everything, without reports: the process ends."""
@@ -114,20 +122,27 @@ class AssignmentRunner:
             return
         name = f"{assignment.role}-{assignment.migration_id}-{key}"
         log.info("assignment %s: %s for migration %s", key, assignment.role, assignment.migration_id)
-        task = asyncio.create_task(self._guarded(assignment), name=name)
-        self._running[key] = _Running(assignment, task)
+        entry = _Running(assignment)
+        entry.task = asyncio.create_task(self._guarded(entry), name=name)
+        self._running[key] = entry
         # Also when the task is cancelled before its first step, where no code of ours runs.
-        task.add_done_callback(lambda _task: self._running.pop(key, None))
+        entry.task.add_done_callback(lambda _task: self._running.pop(key, None))
 
-    async def _guarded(self, assignment: Assignment) -> None:
+    async def _guarded(self, entry: _Running) -> None:
+        key = entry.assignment.assignment_id
         try:
-            await self._run(assignment)
+            await self._run(entry.assignment)
+        except asyncio.CancelledError:
+            if entry.error is None:
+                raise
+            self._fail(key, entry.error)
         except Exception as exc:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                log.warning("assignment %s failed while stopping: %s", assignment.assignment_id, exc)
-                return
-            self._fail(assignment.assignment_id, exc)
+            if entry.task.cancelling():
+                log.warning("assignment %s failed while stopping: %s", key, exc)
+            else:
+                self._fail(key, exc)
+        finally:
+            await _cancelled(entry.beside)
 
     def _fail(self, assignment_id: str, exc: BaseException) -> None:
         self._running.pop(assignment_id, None)
@@ -144,12 +159,30 @@ class AssignmentRunner:
         await asyncio.wait({entry.task})
         log.info("assignment %s stopped", assignment_id)
 
-    async def _snapshot(self, command: OpenSnapshot | CloseSnapshot) -> None:
-        if self._on_snapshot is None:
-            log.warning("this worker holds no snapshots: %s ignored", command)
+    def _snapshot(self, command: OpenSnapshot | CloseSnapshot) -> None:
+        entry = self._running.get(command.assignment_id)
+        if entry is None or self._on_snapshot is None:
+            log.warning("nothing here to carry out %s", command)
             return
+        name = f"{entry.task.get_name()}-snapshot"
+        task = asyncio.create_task(self._beside(entry, self._on_snapshot, command), name=name)
+        entry.beside.add(task)
+        task.add_done_callback(entry.beside.discard)
+
+    async def _beside(
+        self, entry: _Running, on_snapshot: OnSnapshot, command: OpenSnapshot | CloseSnapshot
+    ) -> None:
         try:
-            await self._on_snapshot(command)
+            async with entry.turn:
+                await on_snapshot(command)
         except Exception as exc:
-            await self._stop(command.assignment_id)
-            self._fail(command.assignment_id, exc)
+            entry.error = exc
+            entry.task.cancel()
+
+
+async def _cancelled(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel `tasks` and wait for them to end."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
