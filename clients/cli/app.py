@@ -1,0 +1,94 @@
+"""The command group, and how errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from clients.cli.commands.clone import clone, follow
+from clients.cli.commands.control import pause, resume, switchover
+from clients.cli.commands.ending import abort, cleanup
+from clients.cli.commands.status import list_command, status, tui, watch
+from clients.cli.following import MigrationStoppedError
+from clients.cli.output import print_error
+from clients.cli.running import Interrupted
+from services.shared.model import ErrorKind, PgmigError
+
+_EPILOG = """Exit codes: 0 done, 1 internal error, 2 usage, 3 refused by a check and nothing changed,
+4 unreachable, 5 the migration stopped and keeps its state, 6 timed out and rolled back, 7 not found,
+8 conflict, 130 Ctrl-C, 143 SIGTERM."""
+
+
+class PgmigGroup(click.Group):
+    """Errors on stderr as `error:` and `hint:`, with the exit code of their kind."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MigrationStoppedError as exc:
+            print_error(exc)
+            ctx.exit(int(exc.exit_code))
+        except PgmigError as exc:
+            print_error(exc)
+            ctx.exit(int(exc.policy.exit_code))
+        except Interrupted as exc:
+            ctx.exit(exc.exit_code)
+        except BrokenPipeError:
+            _forget_stdout()
+            ctx.exit(0)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except Exception as exc:
+            if os.environ.get("PGMIG_DEBUG"):
+                raise
+            print_error(unexpected(exc))
+            ctx.exit(int(unexpected(exc).policy.exit_code))
+
+
+def unexpected(exc: Exception) -> PgmigError:
+    """A defect of pgmig, told without a traceback."""
+    return PgmigError(
+        ErrorKind.INTERNAL,
+        f"unexpected {type(exc).__name__}: {exc}",
+        "this is a defect of pgmig; PGMIG_DEBUG=1 shows the traceback",
+    )
+
+
+def _forget_stdout() -> None:
+    """Whoever read our output has gone (`| head`); the interpreter must not flush to it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(
+    cls=PgmigGroup,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="pgmig", prog_name="pgmig-cli")
+def cli() -> None:
+    """Migrate a live PostgreSQL database to another server, with seconds of write downtime.
+
+    \b
+    pgmig-cli clone --follow --source-uri … --dest-uri …    copy, then keep in step
+    pgmig-cli status                                        in another terminal
+    pgmig-cli switchover --timeout 30s                      cut over
+    """
+
+
+for command in (
+    clone,
+    follow,
+    status,
+    watch,
+    tui,
+    list_command,
+    pause,
+    resume,
+    switchover,
+    abort,
+    cleanup,
+):
+    cli.add_command(command)

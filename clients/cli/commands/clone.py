@@ -1,0 +1,194 @@
+"""`clone` begins a migration, `follow` continues one; both stay with it until it ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import click
+
+from clients.cli.following import follow_to_end, print_summary, resumed, say_how_to_continue, stopped
+from clients.cli.localstate import MigrationDir
+from clients.cli.options import Invocation, Uris, common_options, uri_options
+from clients.cli.output import print_json, say
+from clients.cli.progress import Progress, progress_of
+from clients.cli.running import Interrupted, run
+from clients.cli.target import connected, local_directory, new_id, own_stack
+from clients.session import Session
+from services.shared.model import ErrorKind, MigrationId, MigrationOptions, MigrationView, PgmigError, Phase
+from services.shared.model.jsonview import view_to_json
+
+_DEFAULTS = MigrationOptions()
+
+
+@click.command()
+@uri_options
+@common_options
+@click.option("--follow", is_flag=True, help="Keep applying changes until `switchover`.")
+@click.option("--resume", is_flag=True, help="Continue the migration if it exists already.")
+@click.option(
+    "--copy-workers",
+    type=click.IntRange(1, 64),
+    default=_DEFAULTS.copy_workers,
+    show_default=True,
+    help="Tables copied at the same time by each copier.",
+)
+@click.option(
+    "--index-workers",
+    type=click.IntRange(1, 64),
+    default=_DEFAULTS.index_workers,
+    show_default=True,
+    help="Indexes built at the same time.",
+)
+def clone(
+    invocation: Invocation,
+    *,
+    uris: Uris,
+    follow: bool,
+    resume: bool,
+    copy_workers: int,
+    index_workers: int,
+) -> None:
+    """Copy a database, and with --follow keep the copy in step.
+
+    Without --coordinator everything runs here, as child processes of this command, which other
+    terminals find by themselves (`status`, `switchover`, `pause`).
+    """
+    uris.require("clone needs both databases")
+    options = MigrationOptions(follow, copy_workers, index_workers)
+    migration_id = new_id(invocation)
+    _staying(invocation, migration_id, _clone(invocation, migration_id, uris, options, resume=resume))
+
+
+async def _clone(
+    invocation: Invocation, migration_id: MigrationId, uris: Uris, options: MigrationOptions, *, resume: bool
+) -> MigrationView:
+    _refuse_existing(invocation, migration_id, resume=resume)
+    with progress_of(invocation) as progress:
+        async with _coordinator(invocation, migration_id, uris, progress) as session:
+            await _begin(session, migration_id, uris, options, resume=resume)
+            return await follow_to_end(session, migration_id, progress, uris)
+
+
+def _refuse_existing(invocation: Invocation, migration_id: MigrationId, *, resume: bool) -> None:
+    """Before a stack is started, whose coordinator would continue the migration by itself."""
+    if invocation.coordinator or resume:
+        return
+    offline = MigrationDir(invocation.state_dir, migration_id).offline_view()
+    if offline is None:
+        return
+    instead = (
+        f"remove it with `pgmig-cli cleanup --id {migration_id}`"
+        if offline.view.phase.ended
+        else f"continue it with `pgmig-cli follow --id {migration_id}`"
+    )
+    raise PgmigError(
+        ErrorKind.ALREADY_EXISTS,
+        f"migration {migration_id} exists already, in phase {offline.view.phase}",
+        f"{instead}, or choose another --id",
+    )
+
+
+async def _begin(
+    session: Session, migration_id: MigrationId, uris: Uris, options: MigrationOptions, *, resume: bool
+) -> None:
+    if resume:
+        try:
+            view = await session.get(migration_id.value)
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.NOT_FOUND:
+                raise
+        else:
+            await resumed(session, view, uris)
+            return
+    await session.start(migration_id.value, uris.source, uris.destination, options)
+
+
+@click.command()
+@uri_options
+@common_options
+def follow(invocation: Invocation, uris: Uris) -> None:
+    """Continue a migration that was interrupted, paused or failed, and stay with it.
+
+    Where it still runs, in another terminal or under a coordinator, this joins it. Connection
+    strings are needed again, since no password is ever stored (libpq's password file does).
+    """
+    if invocation.coordinator or local_directory(invocation).running_stack() is not None:
+        final = run(_join(invocation, uris))
+        print_summary(invocation, final)
+        return
+    directory = local_directory(invocation)
+    if not _ended_already(invocation, directory):
+        main = _continue(invocation, directory, uris)
+        _staying(invocation, directory.migration_id, main)
+
+
+def _ended_already(invocation: Invocation, directory: MigrationDir) -> bool:
+    """Tell of a migration that has nothing left to do. Raises NOT_FOUND, MigrationStoppedError."""
+    offline = directory.offline_view()
+    if offline is None:
+        raise PgmigError(
+            ErrorKind.NOT_FOUND,
+            f"migration {directory.migration_id} is not known in {directory.root}",
+            "see `pgmig-cli list`; begin one with `pgmig-cli clone --follow`",
+        )
+    if offline.view.phase is Phase.ABORTED:
+        raise stopped(offline.view)
+    if not offline.view.phase.ended:
+        return False
+    if invocation.json:
+        print_json(view_to_json(offline.view), line=True)
+    print_summary(invocation, offline.view)
+    return True
+
+
+async def _join(invocation: Invocation, uris: Uris) -> MigrationView:
+    async with connected(invocation, "follow") as (session, migration_id):
+        await resumed(session, await session.get(migration_id.value), uris)
+        with progress_of(invocation) as progress:
+            return await follow_to_end(session, migration_id, progress, uris)
+
+
+async def _continue(invocation: Invocation, directory: MigrationDir, uris: Uris) -> MigrationView:
+    with progress_of(invocation) as progress:
+        async with own_stack(directory, uris, progress.note) as session:
+            view = await session.get(directory.migration_id.value)
+            await resumed(session, view, uris)
+            return await follow_to_end(session, directory.migration_id, progress, uris)
+
+
+@asynccontextmanager
+async def _coordinator(
+    invocation: Invocation, migration_id: MigrationId, uris: Uris, progress: Progress
+) -> AsyncIterator[Session]:
+    if invocation.coordinator:
+        async with Session(invocation.coordinator) as session:
+            yield session
+        return
+    directory = MigrationDir(invocation.state_dir, migration_id)
+    async with own_stack(directory, uris, progress.note) as session:
+        yield session
+
+
+def _staying(
+    invocation: Invocation, migration_id: MigrationId, main: Coroutine[Any, Any, MigrationView]
+) -> None:
+    """Run to the end and print the outcome; when interrupted, say how to continue."""
+    try:
+        final = run(main)
+    except Interrupted:
+        _say_what_is_left(invocation, migration_id)
+        raise
+    print_summary(invocation, final)
+
+
+def _say_what_is_left(invocation: Invocation, migration_id: MigrationId) -> None:
+    if invocation.coordinator:
+        say(f"migration {migration_id} goes on without this terminal")
+        return
+    offline = MigrationDir(invocation.state_dir, migration_id).offline_view()
+    if offline is None:
+        say("stopped before the migration began")
+    elif not offline.view.phase.ended:
+        say_how_to_continue(migration_id, has_slot=offline.view.options.follow)

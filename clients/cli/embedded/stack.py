@@ -1,0 +1,163 @@
+"""Composition of the embedded stack: which programs, with which environment, in which order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clients.cli.embedded.broker import BrokerFiles, find_nats_server
+from clients.cli.embedded.child import Program, lifeline
+from clients.cli.embedded.ports import free_port
+from clients.cli.embedded.supervisor import Supervisor
+from clients.cli.localstate import MigrationDir
+
+BROKER, COORDINATOR, APPLIER, DECODER, COPIER = range(5)
+"""Tiers in the order of start; they stop in the reverse order."""
+
+MOST_COPIERS = 2
+BROKER_GRACE_S = 5.0
+SERVICE_GRACE_S = 15.0
+"""More than a service's own bounds for draining and cancelling (services.shared.runtime)."""
+
+Notify = Callable[[str], None]
+ServiceCommand = Callable[[str], tuple[str, ...]]
+
+
+def module_command(role: str) -> tuple[str, ...]:
+    """The service as a module of this very installation; -P: not of the current directory."""
+    return (sys.executable, "-P", "-m", f"services.{role}")
+
+
+@dataclass(frozen=True, slots=True)
+class StackPlan:
+    """What to run for one migration. The URIs (with credentials, "" when not given) go to the
+    coordinator alone, so that it can continue after a restart. workers=False: only broker and
+    coordinator, to put things away without moving data."""
+
+    directory: MigrationDir
+    source_uri: str = field(default="", repr=False)
+    destination_uri: str = field(default="", repr=False)
+    workers: bool = True
+    copiers: int = min(MOST_COPIERS, os.cpu_count() or 1)
+    command: ServiceCommand = module_command
+
+
+@asynccontextmanager
+async def embedded_stack(plan: StackPlan, notify: Notify) -> AsyncIterator[str]:
+    """Run the stack for a block; gives the coordinator's address.
+
+    Raises PgmigError: ALREADY_EXISTS when one runs for this migration, TOOL_MISSING, INTERNAL
+    when a program does not start. A second cancellation, while it stops, kills the rest.
+    """
+    directory = plan.directory
+    binary = find_nats_server()
+    directory.create()
+    with directory.lock(), _logged_to(directory.log_dir / "stack.log"), lifeline() as stdin:
+        supervisor = Supervisor(directory.log_dir, stdin, notify)
+        try:
+            nats_url = await _start_broker(supervisor, plan, binary)
+            address = await _start_coordinator(supervisor, plan, nats_url)
+            if plan.workers:
+                await _start_workers(supervisor, plan, nats_url, address)
+            directory.write_stack(address)
+            yield address
+        finally:
+            directory.remove_stack()
+            try:
+                await supervisor.stop()
+            finally:
+                _put_away(directory)
+
+
+def _put_away(directory: MigrationDir) -> None:
+    """Without a state file there is no migration, and so nothing to keep of its broker."""
+    if not directory.state_file.exists():
+        shutil.rmtree(directory.nats_dir, ignore_errors=True)
+
+
+async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -> str:
+    """Gives the URL, which holds the token."""
+    directory = plan.directory
+    server_name = f"pgmig_{directory.migration_id}"
+    files = BrokerFiles(directory.nats_dir, server_name, free_port(), secrets.token_urlsafe(24))
+    files.prepare()
+    command = (str(binary), "-c", str(files.config_file))
+    program = Program("nats-server", command, dict(os.environ), BROKER_GRACE_S)
+    await supervisor.start(program, BROKER, lambda child: files.ready(child.pid))
+    return files.url
+
+
+async def _start_coordinator(supervisor: Supervisor, plan: StackPlan, nats_url: str) -> str:
+    """Gives the address."""
+    address = f"127.0.0.1:{free_port()}"
+    port_file = plan.directory.path / "coordinator.port"
+    port_file.unlink(missing_ok=True)
+    uris = {"PGMIG_SOURCE_URI": plan.source_uri, "PGMIG_DEST_URI": plan.destination_uri}
+    env = {
+        "PGMIG_LISTEN": address,
+        "PGMIG_PORT_FILE": str(port_file),
+        **{name: uri for name, uri in uris.items() if uri},
+    }
+    program = _service(plan, "coordinator", "coordinator", nats_url, env)
+    await supervisor.start(program, COORDINATOR, lambda _child: port_file.exists())
+    return address
+
+
+async def _start_workers(supervisor: Supervisor, plan: StackPlan, nats_url: str, coordinator: str) -> None:
+    copiers = [(f"copier-{number}", "copier", COPIER) for number in range(1, plan.copiers + 1)]
+    for name, role, tier in [("applier", "applier", APPLIER), ("decoder", "decoder", DECODER), *copiers]:
+        program = _service(plan, name, role, nats_url, {"PGMIG_COORDINATOR": coordinator})
+        await supervisor.start(program, tier)
+
+
+def _service(plan: StackPlan, name: str, role: str, nats_url: str, own: dict[str, str]) -> Program:
+    env = {**_base_env(plan), "PGMIG_NATS_URL": nats_url, **own}
+    return Program(name, plan.command(role), env, SERVICE_GRACE_S)
+
+
+def _base_env(plan: StackPlan) -> dict[str, str]:
+    """This process's environment, less what would lead a service elsewhere than this stack."""
+    foreign = {
+        "PGMIG_SOURCE_URI",
+        "PGMIG_DEST_URI",
+        "PGMIG_COORDINATOR",
+        "PGMIG_LISTEN",
+        "PGMIG_PORT_FILE",
+        "PGMIG_HEALTH_LISTEN",
+        "PGMIG_WORKER_ID",
+        "PGMIG_ID",
+        "PGMIG_OUTPUT",
+    }
+    env = {name: value for name, value in os.environ.items() if name not in foreign}
+    return {
+        **env,
+        "PGMIG_STATE_DIR": str(plan.directory.root),
+        "PGMIG_EXIT_WITH_PARENT": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """The supervisor's log records go to `path`, not to the terminal."""
+    path.touch(mode=0o600)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("clients.cli.embedded")
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.level, logger.propagate = before
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,155 @@
+"""Supervision: keep programs running, start crashed ones again, stop all in order.
+
+The first start of a program is watched to its readiness, and a failure there is the caller's
+error. From then on the program is kept: when it exits, whatever its status, it is started again
+after a back-off that grows while it does not stay up. The programs are stopped in the reverse
+order of their start, those of one tier together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients.cli.embedded.child import Child, Program, last_line
+from services.shared.model import ErrorKind, PgmigError
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY_S = 0.2
+LONGEST_DELAY_S = 30.0
+STABLE_AFTER_S = 60.0
+"""Up for this long, a program's earlier crashes are forgotten."""
+
+READY_POLL_S = 0.02
+
+Ready = Callable[[Child], bool]
+
+
+def restart_delay(crashes: int) -> float:
+    """Seconds before the restart that follows the `crashes`-th crash in a row (from 1)."""
+    return float(min(FIRST_DELAY_S * 2.0 ** min(crashes - 1, 30), LONGEST_DELAY_S))
+
+
+def describe_exit(status: int) -> str:
+    """An exit status in words: "exit code 1", "SIGKILL"."""
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+@dataclass(slots=True)
+class _Kept:
+    """tier: stopped together, the highest first."""
+
+    program: Program
+    tier: int
+    child: Child
+    task: asyncio.Task[None] | None = None
+
+
+class Supervisor:
+    """Programs of one stack. `stdin` is the lifeline; `notify` tells the operator of crashes."""
+
+    def __init__(self, log_dir: Path, stdin: int, notify: Callable[[str], None]) -> None:
+        self._log_dir = log_dir
+        self._stdin = stdin
+        self._notify = notify
+        self._kept: list[_Kept] = []
+
+    def log_file(self, name: str) -> Path:
+        return self._log_dir / f"{name}.log"
+
+    def pids(self) -> dict[str, int]:
+        """Name to process id of what runs now."""
+        return {kept.program.name: kept.child.pid for kept in self._kept if kept.child.running}
+
+    async def start(
+        self, program: Program, tier: int, ready: Ready | None = None, ready_within_s: float = 30.0
+    ) -> None:
+        """Start a program, wait until `ready` says so, and keep it from then on.
+
+        Raises PgmigError(INTERNAL) when the program exits first or is not ready in time.
+        """
+        child = await Child.start(program, self.log_file(program.name), self._stdin)
+        log.info("%s started, pid %d", program.name, child.pid)
+        kept = _Kept(program, tier, child)
+        self._kept.append(kept)
+        if ready is not None:
+            await self._await_ready(child, ready, ready_within_s)
+        kept.task = asyncio.create_task(self._keep(kept), name=f"keep-{program.name}")
+
+    async def stop(self) -> None:
+        """Stop everything, highest tier first; each program within its grace. When this is
+        cancelled, kill the rest at once."""
+        try:
+            await self._stop_keeping()
+            for tier in sorted({kept.tier for kept in self._kept}, reverse=True):
+                await self._stop_tier([kept.child for kept in self._kept if kept.tier == tier])
+        except asyncio.CancelledError:
+            for kept in self._kept:
+                kept.child.kill()
+            await asyncio.gather(*(kept.child.wait() for kept in self._kept))
+            raise
+        finally:
+            self._kept.clear()
+
+    async def _stop_keeping(self) -> None:
+        tasks = [kept.task for kept in self._kept if kept.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _stop_tier(self, children: list[Child]) -> None:
+        log.info("stopping %s", ", ".join(child.program.name for child in children))
+        async with asyncio.TaskGroup() as group:
+            for child in children:
+                group.create_task(child.stop())
+
+    async def _await_ready(self, child: Child, ready: Ready, within_s: float) -> None:
+        name = child.program.name
+        file = self.log_file(name)
+        deadline = time.monotonic() + within_s
+        while not ready(child):
+            if not child.running:
+                raise PgmigError(
+                    ErrorKind.INTERNAL,
+                    f"{name} did not start, {describe_exit(await child.wait())}: {last_line(file)}",
+                    f"see {file}",
+                )
+            if time.monotonic() > deadline:
+                raise PgmigError(
+                    ErrorKind.INTERNAL, f"{name} was not ready within {within_s:g} s", f"see {file}"
+                )
+            await asyncio.sleep(READY_POLL_S)
+
+    async def _keep(self, kept: _Kept) -> None:
+        name, crashes = kept.program.name, 0
+        while True:
+            began = time.monotonic()
+            status = await kept.child.wait()
+            crashes = 1 if time.monotonic() - began > STABLE_AFTER_S else crashes + 1
+            delay = restart_delay(crashes)
+            ended = f"{name} ended ({describe_exit(status)})"
+            log.error("%s; starting it again in %.1f s", ended, delay)
+            self._notify(f"{ended}; it is started again (log: {self.log_file(name)})")
+            await asyncio.sleep(delay)
+            await self._restart(kept)
+
+    async def _restart(self, kept: _Kept) -> None:
+        """A program that cannot be started counts as a crash: `wait` returns at once."""
+        name = kept.program.name
+        try:
+            kept.child = await Child.start(kept.program, self.log_file(name), self._stdin)
+        except (PgmigError, OSError) as exc:
+            log.error("%s: %s", name, exc)
+        else:
+            log.info("%s started again, pid %d", name, kept.child.pid)

@@ -1,0 +1,86 @@
+"""Staying with a migration until it ends: what `clone`, `follow` and `watch` share."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from clients.cli.options import Invocation, Uris
+from clients.cli.output import print_table, say
+from clients.cli.pieces import applied_text, copied_text, fields, result_text
+from clients.cli.progress import Progress
+from clients.session import Session
+from clients.tui.format import duration
+from clients.tui.timeline import elapsed
+from services.shared.model import ErrorKind, ExitCode, MigrationId, MigrationView, PgmigError, Phase
+
+
+class MigrationStoppedError(PgmigError):
+    """The migration failed or was aborted, which is one exit code whatever the cause."""
+
+    exit_code = ExitCode.FAILED
+
+
+def stopped(view: MigrationView) -> MigrationStoppedError:
+    """Why a migration in phase failed or aborted does not go on."""
+    name = view.migration_id
+    if view.phase is Phase.ABORTED:
+        hint = f"remove what is left with `pgmig-cli cleanup --id {name}`"
+        return MigrationStoppedError(ErrorKind.INTERNAL, f"migration {name} was aborted", hint)
+    again = f"when it is cured: `pgmig-cli follow --id {name}`"
+    if view.failure is None:
+        return MigrationStoppedError(ErrorKind.INTERNAL, f"migration {name} failed", again)
+    kind = ErrorKind(view.failure.kind) if view.failure.kind in set(ErrorKind) else ErrorKind.INTERNAL
+    message = f"migration {name} failed: {view.failure.message}"
+    hint = "; ".join(filter(None, [view.failure.hint, again]))
+    return MigrationStoppedError(kind, message, hint, view.failure.lsn or None)
+
+
+async def resumed(session: Session, view: MigrationView, uris: Uris) -> MigrationView:
+    """Make a migration go on that waits for somebody to say so."""
+    if view.phase in {Phase.PAUSED, Phase.FAILED} or view.needs_credentials:
+        return await session.resume(view.migration_id, uris.source or None, uris.destination or None)
+    return view
+
+
+async def follow_to_end(
+    session: Session, migration_id: MigrationId, progress: Progress, uris: Uris | None = None
+) -> MigrationView:
+    """Show the migration until it has ended well, and give its last view.
+
+    uris: handed over whenever a restarted coordinator lacks them. Raises MigrationStoppedError when
+    it fails or is aborted, PgmigError(NOT_FOUND) when it is cleaned up meanwhile.
+    """
+    async with aclosing(session.follow(migration_id.value, progress.connection)) as views:
+        async for view in views:
+            progress.show(view)
+            if view.phase in {Phase.FAILED, Phase.ABORTED}:
+                raise stopped(view)
+            if view.phase.ended:
+                return view
+            if view.needs_credentials and view.phase.running and uris is not None:
+                await resumed(session, view, uris)
+    raise PgmigError(ErrorKind.NOT_FOUND, f"migration {migration_id} was cleaned up meanwhile")
+
+
+def print_summary(invocation: Invocation, view: MigrationView) -> None:
+    """The outcome, as the command's data; with JSON the last line has said it."""
+    if invocation.json:
+        return
+    rows = [(str(view.phase), f"migration {view.migration_id}, {duration(elapsed(view, 0.0)[0])} in all")]
+    if view.tables:
+        rows.append(("copied", copied_text(view.tables)))
+    if view.rates.transactions_applied:
+        rows.append(("applied", applied_text(view)))
+    if view.switchover is not None:
+        rows.append(("switchover", result_text(view.switchover)))
+    print_table(fields(rows))
+
+
+def say_how_to_continue(migration_id: MigrationId, *, has_slot: bool) -> None:
+    """After an interruption that stopped an embedded stack."""
+    kept = (
+        f"; replication slot {migration_id.slot} stays on the source and keeps WAL there" if has_slot else ""
+    )
+    say(f"stopped; migration {migration_id} is kept{kept}")
+    say(f"continue: pgmig-cli follow --id {migration_id}")
+    say(f"give up:  pgmig-cli abort --id {migration_id}")

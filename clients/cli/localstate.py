@@ -1,0 +1,188 @@
+"""The state directory: what this machine knows of migrations when nothing runs.
+
+    STATE_DIR/<id>/state.json   written by the coordinator: the migration's record and its view
+    STATE_DIR/<id>/stack.json   written by the CLI that runs an embedded stack: how to reach it
+    STATE_DIR/<id>/stack.lock   locked by that CLI while it lives; the kernel unlocks it
+    STATE_DIR/<id>/nats/        configuration and JetStream store of the embedded nats-server
+    STATE_DIR/<id>/log/         one log per child process, and stack.log of their supervisor
+
+Everything is readable by its owner only. A stack.json whose process is gone counts as absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.shared.model import ErrorKind, MigrationId, MigrationView, PgmigError
+from services.shared.model.jsonview import from_json, to_json, view_from_json
+from services.shared.runtime.files import replace_file
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStack:
+    """An embedded stack. started: start time of process `pid`, as `process_start` tells it."""
+
+    migration_id: str
+    pid: int
+    started: str
+    coordinator: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineView:
+    """The coordinator's last word. written_at: Unix seconds."""
+
+    view: MigrationView
+    written_at: float
+
+
+def process_start(pid: int) -> str | None:
+    """When process `pid` began, in clock ticks since boot (proc(5), field 22 of stat); "" where
+    there is no /proc; None when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return _start_without_proc(pid)
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _start_without_proc(pid: int) -> str | None:
+    if Path("/proc/self/stat").exists():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationDir:
+    """STATE_DIR/<id>."""
+
+    root: Path
+    migration_id: MigrationId
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.migration_id.value
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def stack_file(self) -> Path:
+        return self.path / "stack.json"
+
+    @property
+    def nats_dir(self) -> Path:
+        return self.path / "nats"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.path / "log"
+
+    def create(self) -> None:
+        """Raises PgmigError(INVALID_ARGUMENT) when the place cannot be written."""
+        try:
+            for directory in (self.path, self.log_dir):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise PgmigError(
+                ErrorKind.INVALID_ARGUMENT,
+                f"cannot use the state directory {self.path}: {exc.strerror}",
+                "choose another with --state-dir or PGMIG_STATE_DIR",
+            ) from exc
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the only stack of this migration. Raises PgmigError(ALREADY_EXISTS)."""
+        handle = os.open(self.path / "stack.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise self._already_runs() from exc
+            yield
+        finally:
+            os.close(handle)
+
+    def _already_runs(self) -> PgmigError:
+        stack = self.running_stack()
+        process = f" (process {stack.pid})" if stack else ""
+        return PgmigError(
+            ErrorKind.ALREADY_EXISTS,
+            f"migration {self.migration_id} runs already on this machine{process}",
+            f"look at it with `pgmig-cli watch --id {self.migration_id}`, or choose another --id",
+        )
+
+    def write_stack(self, coordinator: str) -> None:
+        """Let other terminals find the coordinator of this process."""
+        pid = os.getpid()
+        stack = RunningStack(self.migration_id.value, pid, process_start(pid) or "", coordinator)
+        replace_file(self.stack_file, json.dumps(to_json(stack)))
+
+    def remove_stack(self) -> None:
+        self.stack_file.unlink(missing_ok=True)
+
+    def running_stack(self) -> RunningStack | None:
+        """The stack that runs now, by a process that is still the one that wrote the file."""
+        try:
+            obj = json.loads(self.stack_file.read_text(encoding="utf-8"))
+            stack = from_json(RunningStack, obj, str(self.stack_file))
+        except (OSError, ValueError):
+            return None
+        return stack if process_start(stack.pid) == stack.started else None
+
+    def offline_view(self) -> OfflineView | None:
+        """None when there is no state file. Raises PgmigError(CORRUPT) when it is unreadable."""
+        try:
+            text = self.state_file.read_text(encoding="utf-8")
+            written_at = self.state_file.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as exc:
+            raise self._unreadable(str(exc)) from exc
+        try:
+            record = json.loads(text)
+            view = view_from_json(record.get("view") if isinstance(record, dict) else None)
+        except ValueError as exc:
+            raise self._unreadable(str(exc)) from exc
+        return OfflineView(view, written_at)
+
+    def _unreadable(self, why: str) -> PgmigError:
+        return PgmigError(
+            ErrorKind.CORRUPT,
+            f"the state file {self.state_file} cannot be read: {why}",
+            "the coordinator writes it anew when it runs: `pgmig-cli follow`",
+        )
+
+    def forget(self) -> None:
+        """Remove all that is kept here of a migration that exists no more."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def known_migrations(root: Path) -> list[MigrationDir]:
+    """The migrations with a state file or a running stack, by id."""
+    if not root.is_dir():
+        return []
+    found = []
+    for entry in sorted(root.iterdir()):
+        with contextlib.suppress(PgmigError):
+            directory = MigrationDir(root, MigrationId.parse(entry.name))
+            if directory.state_file.is_file() or directory.running_stack() is not None:
+                found.append(directory)
+    return found

@@ -1,0 +1,160 @@
+"""Options that the commands share, and what they say as one value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from platformdirs import user_state_path
+
+from clients.cli.output import Output
+from services.shared.model import ErrorKind, MigrationId, PgmigError
+
+DEFAULT_ID = "default"
+
+Command = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """migration_id: None when not given. coordinator: HOST:PORT, None for this machine's."""
+
+    migration_id: MigrationId | None
+    coordinator: str | None
+    state_dir: Path
+    output: Output
+
+    @property
+    def json(self) -> bool:
+        return self.output is Output.JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Uris:
+    """Connection strings with credentials; "" when not given."""
+
+    source: str = field(default="", repr=False)
+    destination: str = field(default="", repr=False)
+
+    def require(self, why: str) -> None:
+        """Raises PgmigError(INVALID_ARGUMENT) unless both are given."""
+        missing = [
+            option
+            for option, uri in (("--source-uri", self.source), ("--dest-uri", self.destination))
+            if not uri
+        ]
+        if missing:
+            raise PgmigError(
+                ErrorKind.INVALID_ARGUMENT,
+                f"{' and '.join(missing)} missing: {why}",
+                "give them as options, or as PGMIG_SOURCE_URI and PGMIG_DEST_URI",
+            )
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def address(text: str) -> str:
+    """HOST:PORT."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        raise click.BadParameter(f"{text!r} is not an address of the form HOST:PORT")
+    return text
+
+
+def duration(text: str) -> float:
+    """Seconds, from "30s", "500ms", "2m", "1h" or a bare number of seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a duration like 30s, 500ms or 2m")
+    return float(match[1]) * _UNIT_S[match[2] or "s"]
+
+
+_COMMON = (
+    click.option(
+        "--id",
+        "migration_id",
+        type=MigrationId.parse,
+        metavar="ID",
+        envvar="PGMIG_ID",
+        show_envvar=True,
+        help=f"Which migration. Default: the only one that is known, else {DEFAULT_ID!r}.",
+    ),
+    click.option(
+        "--coordinator",
+        type=address,
+        metavar="HOST:PORT",
+        envvar="PGMIG_COORDINATOR",
+        show_envvar=True,
+        help="Address of a running coordinator. Default: an embedded stack on this machine.",
+    ),
+    click.option(
+        "--state-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="PGMIG_STATE_DIR",
+        show_envvar=True,
+        default=lambda: user_state_path("pgmig"),
+        show_default="pgmig below XDG_STATE_HOME",
+        help="Where this machine keeps what it knows of its migrations.",
+    ),
+    click.option(
+        "--output",
+        "-o",
+        type=click.Choice([output.value for output in Output]),
+        default=Output.TABLE.value,
+        show_default=True,
+        help="A table for people, or JSON (one document; one a line from commands that stream).",
+    ),
+)
+
+_URIS = (
+    click.option(
+        "--source-uri",
+        envvar="PGMIG_SOURCE_URI",
+        metavar="URI",
+        show_envvar=True,
+        help="Database to copy from.",
+    ),
+    click.option(
+        "--dest-uri", envvar="PGMIG_DEST_URI", metavar="URI", show_envvar=True, help="Database to copy to."
+    ),
+)
+
+
+def common_options(command: Command) -> Command:
+    """Adds --id, --coordinator, --state-dir and --output; passes an Invocation first."""
+
+    @wraps(command)
+    def wrapper(
+        migration_id: MigrationId | None,
+        coordinator: str | None,
+        state_dir: Path,
+        output: str,
+        **rest: Any,
+    ) -> Any:
+        invocation = Invocation(migration_id, coordinator, state_dir.expanduser().absolute(), Output(output))
+        return command(invocation, **rest)
+
+    return _decorated(wrapper, _COMMON)
+
+
+def uri_options(command: Command) -> Command:
+    """Adds --source-uri and --dest-uri; passes them as `uris`."""
+
+    @wraps(command)
+    def wrapper(*args: Any, source_uri: str | None, dest_uri: str | None, **rest: Any) -> Any:
+        return command(*args, uris=Uris(source_uri or "", dest_uri or ""), **rest)
+
+    return _decorated(wrapper, _URIS)
+
+
+def _decorated(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,73 @@
+"""stdout is data, stderr is talk.
+
+Data is a table for people or JSON for programs: one document, or one a line from commands that
+stream. Talk is progress, notes, `error:` and `hint:`; it passes redaction. Consoles are made
+when used, since a test or a pipe may stand in for the streams.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from services.shared.model import PgmigError
+from services.shared.runtime.redaction import redact
+
+UNBOUNDED = 100_000
+"""Width, in cells, of tables that go to a file or a pipe: nothing is wrapped or cut there."""
+
+
+class Output(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+def stdout_console() -> Console:
+    return _console(sys.stdout)
+
+
+def stderr_console() -> Console:
+    return _console(sys.stderr)
+
+
+def _console(stream: object) -> Console:
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)  # type: ignore[arg-type]
+    if not console.is_terminal:
+        console.width = UNBOUNDED
+    return console
+
+
+def print_table(renderable: RenderableType) -> None:
+    """A person's output, to stdout."""
+    stdout_console().print(renderable)
+
+
+def print_json(document: object, *, line: bool = False) -> None:
+    """A program's output, to stdout; line: compact, flushed at once."""
+    text = json.dumps(document, ensure_ascii=False, indent=None if line else 2)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str, style: str = "") -> None:
+    """A line of talk."""
+    stderr_console().print(Text(redact(text), style), soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    _labelled("warning", text, "yellow")
+
+
+def print_error(exc: PgmigError) -> None:
+    _labelled("error", str(exc), "bold red")
+    if exc.hint:
+        _labelled("hint", exc.hint, "cyan")
+
+
+def _labelled(label: str, text: str, style: str) -> None:
+    line = Text.assemble((f"{label}: ", style), redact(" ".join(text.split())))
+    stderr_console().print(line, soft_wrap=True)

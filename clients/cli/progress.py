@@ -1,0 +1,161 @@
+"""Showing a migration under way: a live display, lines for a log, or JSON lines.
+
+The live display and the lines are talk (stderr); JSON lines are the command's data (stdout).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from clients.cli.options import Invocation
+from clients.cli.output import print_json, say, stderr_console, warn
+from clients.cli.pieces import event_text
+from clients.cli.screens import live, plain_progress
+from clients.session import Connection
+from services.shared.model import Event, MigrationView, PgmigError, Phase
+from services.shared.model.jsonview import view_to_json
+
+LINE_EVERY_S = 10.0
+"""Seconds between progress lines of one phase, where there is no terminal."""
+
+
+class Progress(Protocol):
+    def show(self, view: MigrationView) -> None:
+        """A new view."""
+
+    def connection(self, connection: Connection) -> None:
+        """The stream of views broke, or is back."""
+
+    def note(self, text: str) -> None:
+        """Something happened beside the migration, like the restart of a service."""
+
+
+@contextmanager
+def progress_of(invocation: Invocation) -> Iterator[Progress]:
+    """What suits `--output` and the terminal, for a block."""
+    if invocation.json:
+        yield JsonLines()
+    elif stderr_console().is_terminal:
+        with LiveDisplay() as display:
+            yield display
+    else:
+        yield PlainLines()
+
+
+class JsonLines:
+    """One view a line, as `status --output json` prints it; each revision once."""
+
+    def __init__(self) -> None:
+        self._last: MigrationView | None = None
+
+    def show(self, view: MigrationView) -> None:
+        if view != self._last:
+            print_json(view_to_json(view), line=True)
+        self._last = view
+
+    def connection(self, connection: Connection) -> None:
+        _tell_connection(connection)
+
+    def note(self, text: str) -> None:
+        warn(text)
+
+
+class PlainLines:
+    """A line for each new phase and event, and where a long phase stands now and then."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._phase: Phase | None = None
+        self._events = _NewEvents()
+        self._told_at = clock()
+
+    def show(self, view: MigrationView) -> None:
+        if view.phase is not self._phase:
+            self._phase = view.phase
+            self._told_at = self._clock()
+            say(f"phase {view.phase}")
+        for event in self._events.of(view):
+            say(event_text(event).plain)
+        if self._clock() - self._told_at >= LINE_EVERY_S:
+            self._told_at = self._clock()
+            if line := plain_progress(view):
+                say(line)
+
+    def connection(self, connection: Connection) -> None:
+        _tell_connection(connection)
+
+    def note(self, text: str) -> None:
+        warn(text)
+
+
+class LiveDisplay:
+    """Bars that stay at the bottom, with events above them. A context manager, on stderr; the
+    last state stays on the screen."""
+
+    def __init__(self) -> None:
+        self._view: MigrationView | None = None
+        self._events = _NewEvents()
+        self._disturbed = ""
+        self._display = Live(
+            console=stderr_console(),
+            get_renderable=self._render,
+            refresh_per_second=4,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._display.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._display.stop()
+
+    def show(self, view: MigrationView) -> None:
+        self._view = view
+        for event in self._events.of(view):
+            self._display.console.print(event_text(event))
+
+    def connection(self, connection: Connection) -> None:
+        self._disturbed = lost_text(connection.error) if connection.error else ""
+
+    def note(self, text: str) -> None:
+        self._display.console.print(Text(f"warning: {text}", "yellow"))
+
+    def _render(self) -> RenderableType:
+        if self._view is None:
+            return Text("starting", "dim")
+        return live(self._view, time.time(), self._disturbed)
+
+
+class _NewEvents:
+    """The events of a view that no earlier view had."""
+
+    def __init__(self) -> None:
+        self._seen: frozenset[Event] = frozenset()
+
+    def of(self, view: MigrationView) -> list[Event]:
+        fresh = [event for event in view.events if event not in self._seen]
+        self._seen = frozenset(view.events)
+        return fresh
+
+
+def lost_text(error: PgmigError) -> str:
+    return f"connection to the coordinator lost ({error}); trying again"
+
+
+def _tell_connection(connection: Connection) -> None:
+    if connection.error is not None:
+        warn(lost_text(connection.error))
+    else:
+        say("connection to the coordinator regained")

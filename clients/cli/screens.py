@@ -1,0 +1,170 @@
+"""How a migration looks in a terminal as a whole: in `status`, in `list`, under way, in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from clients.cli.pieces import (
+    Row,
+    applied_text,
+    bar,
+    columns,
+    copy_pace,
+    copy_text,
+    described,
+    event_text,
+    failure_text,
+    fields,
+    lag_text,
+    phase_line,
+    phase_text,
+    positions_text,
+    rate_text,
+    result_text,
+    table_rows,
+    timeline,
+    workers_text,
+)
+from clients.tui.format import duration, endpoint, percent, printable
+from clients.tui.progress import Order, ordered, overall, table_fraction
+from services.shared.model import MigrationView, Phase, TableState
+
+TABLES_SHOWN = 8
+EVENTS_SHOWN = 8
+
+
+def status(view: MigrationView, now: float, *, offline_since: float | None, all_tables: bool) -> Group:
+    """All that a person asks for with `status`.
+
+    offline_since: when the state file was written, if that is where the view comes from.
+    """
+    parts: list[RenderableType] = [fields(_status_rows(view, now, offline_since))]
+    shown = view.tables if all_tables else [t for t in view.tables if t.state is TableState.COPYING]
+    if shown:
+        parts += ["", table_rows(shown)]
+    if view.events:
+        parts += ["", *(event_text(event) for event in view.events[-EVENTS_SHOWN:])]
+    return Group(*parts)
+
+
+def _status_rows(view: MigrationView, now: float, offline_since: float | None) -> list[Row]:
+    at = offline_since if offline_since is not None else now
+    rows: list[Row] = [
+        ("Migration", Text(view.migration_id, "bold")),
+        ("Phase", phase_line(view, at)),
+        ("", timeline(view)),
+        ("Source", described(view.source)),
+        ("Destination", described(view.destination)),
+    ]
+    if view.failure is not None:
+        rows.append(("Failure", failure_text(view.failure)))
+    rows += _progress_rows(view)
+    if offline_since is not None:
+        rows.append(("Running", Text(f"no; this was so {duration(now - offline_since)} ago", "yellow")))
+    elif not view.phase.ended:
+        rows.append(("Workers", workers_text(view.workers)))
+    following = next_command(view, offline=offline_since is not None)
+    return [*rows, ("Next", Text(following, "cyan"))] if following else rows
+
+
+def _progress_rows(view: MigrationView) -> list[Row]:
+    rows: list[Row] = []
+    if view.tables:
+        total = overall(view.tables)
+        rows.append(("Copied", "  ".join(filter(None, [copy_text(total), copy_pace(view, total)]))))
+    if view.indexes.total:
+        rows.append(("Indexes", f"{view.indexes.done} of {view.indexes.total}"))
+    if view.positions.applied_lsn and not view.phase.ended:
+        rows.append(("Lag", lag_text(view)))
+        rows.append(("Rate", rate_text(view)))
+    if view.rates.transactions_applied:
+        rows.append(("Applied", applied_text(view)))
+    if view.positions.source_lsn:
+        rows.append(("Positions", positions_text(view)))
+    if view.switchover is not None:
+        rows.append(("Switchover", result_text(view.switchover)))
+    return rows
+
+
+def next_command(view: MigrationView, *, offline: bool) -> str:
+    """What the operator most likely does next; empty when there is nothing to do but wait."""
+    name = f"--id {view.migration_id}"
+    if view.phase.ended:
+        return f"pgmig-cli cleanup {name}"
+    if offline:
+        return f"pgmig-cli follow {name}"
+    if view.phase in {Phase.PAUSED, Phase.FAILED} or view.needs_credentials:
+        return f"pgmig-cli resume {name}"
+    if view.phase is Phase.STREAMING:
+        return f"pgmig-cli switchover {name}"
+    return ""
+
+
+def live(view: MigrationView, now: float, note: str = "") -> Group:
+    """The display of a migration under way; note: what disturbs it, like a lost connection."""
+    total = overall(view.tables)
+    rows: list[Row] = [
+        (view.migration_id, phase_line(view, now)),
+        ("", timeline(view)),
+        ("", f"{endpoint(view.source)} → {endpoint(view.destination)}"),
+    ]
+    if view.tables:
+        detail = "  ".join(filter(None, [copy_text(total), copy_pace(view, total)]))
+        rows.append(("copy", _measured(total.fraction, detail)))
+    if view.indexes.total and view.phase is not Phase.COPY:
+        fraction = view.indexes.done / view.indexes.total
+        rows.append(("indexes", _measured(fraction, f"{view.indexes.done} of {view.indexes.total}")))
+    if view.phase is Phase.COPY:
+        rows += _copying_rows(view)
+    if view.phase in {Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER}:
+        rows += [("lag", lag_text(view)), ("rate", rate_text(view)), ("applied", applied_text(view))]
+    if note:
+        rows.append(("", Text(printable(note), "yellow")))
+    return Group(fields(rows))
+
+
+def _copying_rows(view: MigrationView) -> list[Row]:
+    under_way = [t for t in ordered(view.tables, Order.STATE) if t.state is TableState.COPYING]
+    rows: list[Row] = [
+        ("", _measured(table_fraction(t), f"{percent(table_fraction(t)):>6}  {printable(str(t.table))}"))
+        for t in under_way[:TABLES_SHOWN]
+    ]
+    if len(under_way) > TABLES_SHOWN:
+        rows.append(("", f"and {len(under_way) - TABLES_SHOWN} more tables"))
+    return rows
+
+
+def _measured(fraction: float, detail: str) -> Text:
+    return bar(fraction).append(f" {detail}", "default")
+
+
+def plain_progress(view: MigrationView) -> str:
+    """One line for a log: where the present phase stands; empty when it has no figures."""
+    if view.phase is Phase.COPY and view.tables:
+        total = overall(view.tables)
+        return ", ".join(filter(None, [f"copy {copy_text(total)}", copy_pace(view, total)]))
+    if view.phase is Phase.INDEXES and view.indexes.total:
+        return f"indexes {view.indexes.done} of {view.indexes.total}"
+    if view.phase in {Phase.CATCHUP, Phase.STREAMING}:
+        return f"{view.phase} lag {lag_text(view)}; {rate_text(view)}"
+    return ""
+
+
+def list_rows(entries: Iterable[tuple[MigrationView, bool]], now: float) -> Table:
+    """(view, runs now) of each migration as a table."""
+    shown = columns("ID", "PHASE", "RUNNING", "SOURCE", "DESTINATION", "LAG", "AGE")
+    for view, running in entries:
+        shown.add_row(
+            view.migration_id,
+            phase_text(view.phase),
+            "yes" if running else "no",
+            endpoint(view.source),
+            endpoint(view.destination),
+            lag_text(view) if running and view.positions.applied_lsn else "",
+            duration(now - view.created_at) if view.created_at else "",
+        )
+    return shown

@@ -1,0 +1,107 @@
+"""Which coordinator a command talks to, and about which migration.
+
+`--coordinator` names one. Otherwise this machine's state directory is looked at: an embedded
+stack that runs for the migration (in another terminal), or only what it left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from clients.cli.embedded.stack import Notify, StackPlan, embedded_stack
+from clients.cli.localstate import MigrationDir, known_migrations
+from clients.cli.options import DEFAULT_ID, Invocation, Uris
+from clients.cli.output import say
+from clients.session import Session
+from services.shared.model import ErrorKind, MigrationId, PgmigError
+
+
+def new_id(invocation: Invocation) -> MigrationId:
+    """The id of a migration that may not exist yet."""
+    return invocation.migration_id or MigrationId.parse(DEFAULT_ID)
+
+
+def local_directory(invocation: Invocation) -> MigrationDir:
+    """The migration on this machine: `--id`, else the only one that is known.
+
+    Raises PgmigError: NOT_FOUND when there is none, INVALID_ARGUMENT when there are several.
+    """
+    known = [directory.migration_id.value for directory in known_migrations(invocation.state_dir)]
+    chosen = invocation.migration_id or _only(known, f"in {invocation.state_dir}")
+    return MigrationDir(invocation.state_dir, chosen)
+
+
+def _only(known: list[str], place: str) -> MigrationId:
+    if not known:
+        raise PgmigError(
+            ErrorKind.NOT_FOUND,
+            f"no migration is known {place}",
+            "start one with `pgmig-cli clone --follow`, or name a coordinator with --coordinator",
+        )
+    if len(known) > 1:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"several migrations are known {place}: {', '.join(known)}",
+            "choose one with --id",
+        )
+    return MigrationId.parse(known[0])
+
+
+def nothing_runs(directory: MigrationDir, doing: str) -> PgmigError:
+    """Why a command that needs a running coordinator cannot do its work."""
+    migration_id = directory.migration_id
+    if not directory.state_file.exists():
+        return PgmigError(
+            ErrorKind.NOT_FOUND,
+            f"migration {migration_id} is not known in {directory.root}",
+            "see `pgmig-cli list`; for a remote one give --coordinator",
+        )
+    return PgmigError(
+        ErrorKind.UNREACHABLE,
+        f"cannot {doing} migration {migration_id}: nothing runs for it on this machine",
+        f"continue it in one terminal with `pgmig-cli follow --id {migration_id}`, "
+        "then repeat this command in another",
+    )
+
+
+@asynccontextmanager
+async def connected(invocation: Invocation, doing: str) -> AsyncIterator[tuple[Session, MigrationId]]:
+    """A session with the coordinator that runs the migration, and the migration's id.
+
+    doing: what the command is about to do, for errors: "pause".
+    """
+    if invocation.coordinator:
+        async with Session(invocation.coordinator) as session:
+            yield session, invocation.migration_id or await _only_remote(session)
+        return
+    directory = local_directory(invocation)
+    stack = directory.running_stack()
+    if stack is None:
+        raise nothing_runs(directory, doing)
+    async with Session(stack.coordinator) as session:
+        yield session, directory.migration_id
+
+
+async def _only_remote(session: Session) -> MigrationId:
+    known = [view.migration_id for view in await session.list_all()]
+    return _only(known, f"to the coordinator at {session.address}")
+
+
+@asynccontextmanager
+async def own_stack(
+    directory: MigrationDir, uris: Uris, notify: Notify, *, workers: bool = True
+) -> AsyncIterator[Session]:
+    """A session with an embedded stack that lives as long as the block.
+
+    workers=False: broker and coordinator only, for putting things away.
+    """
+    plan = StackPlan(directory, uris.source, uris.destination, workers)
+    async with embedded_stack(plan, notify) as address:
+        try:
+            async with Session(address) as session:
+                yield session
+        except asyncio.CancelledError:
+            say("stopping the services; a second Ctrl-C kills them", "dim")
+            raise

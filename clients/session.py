@@ -1,0 +1,139 @@
+"""One typed client of the control API: frozen views out, PgmigError raised.
+
+Two ways to look at a migration. `watch` is one stream: it raises when the stream breaks.
+`follow` outlives the coordinator: it opens the stream again, with back-off, and tells its
+caller when the connection is lost and when it is back. Both end, without an error, when the
+migration has been cleaned up; a stream that merely stops is never taken for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from services.shared.model import ErrorKind, MigrationOptions, MigrationView, PgmigError, SwitchoverStep
+from services.shared.rpc.control_client import ControlClient
+from services.shared.rpc.streams import closing
+
+FIRST_DELAY_S = 0.2
+LONGEST_DELAY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What `follow` tells of its stream. error: why it broke, None when it is back."""
+
+    error: PgmigError | None
+
+    @property
+    def lost(self) -> bool:
+        return self.error is not None
+
+
+OnConnection = Callable[[Connection], None]
+
+
+def reconnect_delay(failures: int) -> float:
+    """The longest wait, in seconds, after `failures` attempts in a row (from 1)."""
+    return float(min(FIRST_DELAY_S * 2.0 ** min(failures - 1, 30), LONGEST_DELAY_S))
+
+
+class Session:
+    """Use as an async context manager. Any method raises PgmigError."""
+
+    def __init__(self, address: str) -> None:
+        """address: HOST:PORT of a coordinator."""
+        self.address = address
+        self._client = ControlClient(address)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def start(
+        self, migration_id: str, source_uri: str, destination_uri: str, options: MigrationOptions
+    ) -> MigrationView:
+        """Check both databases, then start; refused checks leave nothing behind."""
+        return await self._client.start(migration_id, source_uri, destination_uri, options)
+
+    async def get(self, migration_id: str) -> MigrationView:
+        return await self._client.get(migration_id)
+
+    async def list_all(self) -> tuple[MigrationView, ...]:
+        return await self._client.list_all()
+
+    async def pause(self, migration_id: str) -> MigrationView:
+        return await self._client.pause(migration_id)
+
+    async def resume(
+        self, migration_id: str, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView:
+        """Continue a paused or failed migration; URIs hand over credentials."""
+        return await self._client.resume(migration_id, source_uri, destination_uri)
+
+    async def abort(self, migration_id: str) -> MigrationView:
+        return await self._client.abort(migration_id)
+
+    async def cleanup(self, migration_id: str, *, force: bool = False) -> tuple[str, ...]:
+        """Gives what was removed, one description each."""
+        return await self._client.cleanup(migration_id, force)
+
+    def switchover(self, migration_id: str, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
+        """Its steps as they happen; raises when it failed and was rolled back. Leaving early
+        does not stop it. timeout_s: writes stay blocked no longer than this."""
+        return self._client.switchover(migration_id, timeout_s)
+
+    async def watch(self, migration_id: str) -> AsyncGenerator[MigrationView, None]:
+        """A view at once and after every change, until the migration has been cleaned up."""
+        async with closing(self._client.watch(migration_id)) as views:
+            async for view in views:
+                yield view
+        try:
+            await self.get(migration_id)
+        except PgmigError as exc:
+            if exc.kind is ErrorKind.NOT_FOUND:
+                return
+            raise
+        raise PgmigError(
+            ErrorKind.UNREACHABLE,
+            f"the coordinator at {self.address} ended the watch",
+            "it may be restarting; watch again",
+        )
+
+    async def follow(
+        self, migration_id: str, on_connection: OnConnection = lambda _: None
+    ) -> AsyncGenerator[MigrationView, None]:
+        """`watch` across broken streams and restarts of the coordinator.
+
+        A coordinator that was never reached, and any error that no retry cures, is raised.
+        """
+        failures, heard = 0, False
+        while True:
+            try:
+                async with aclosing(self.watch(migration_id)) as views:
+                    async for view in views:
+                        if failures:
+                            on_connection(Connection(None))
+                        failures, heard = 0, True
+                        yield view
+            except PgmigError as exc:
+                if not (heard and exc.policy.retry):
+                    raise
+                if not failures:
+                    on_connection(Connection(exc))
+                failures += 1
+            else:
+                return
+            await asyncio.sleep(reconnect_delay(failures) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
