@@ -72,7 +72,7 @@ class _Published:
 
 
 class ChangeWriter:
-    """Writes one migration's change stream. Not safe for concurrent publishers."""
+    """Writes one migration's change stream; `publish` and `check` may be called from two tasks."""
 
     def __init__(self, client: Client, migration: MigrationId, *, max_bytes: int, replicas: int = 1) -> None:
         self._client = client
@@ -92,6 +92,7 @@ class ChangeWriter:
         self._next = 0
         self._in_flight: deque[_Published] = deque()
         self._in_flight_bytes = 0
+        self._lock = asyncio.Lock()
         self._inbox = ""
         self._acks: Subscription | None = None
         self.waiting_for_space = False
@@ -131,10 +132,11 @@ class ChangeWriter:
         Raises FENCED when another writer came between, BROKER when the outcome is unknown:
         `open` the stream again and go on from what it holds.
         """
-        while self._in_flight and self._in_flight_bytes + len(data) > MAX_IN_FLIGHT_BYTES:
-            await self._settle_first()
-        self._settle_finished()
-        await self._send(data, headers)
+        async with self._lock:
+            while self._in_flight and self._in_flight_bytes + len(data) > MAX_IN_FLIGHT_BYTES:
+                await self._settle_first()
+            self._settle_finished()
+            await self._send(data, headers)
 
     async def _send(self, data: bytes, headers: dict[str, str]) -> None:
         sequence = self._next
@@ -159,17 +161,6 @@ class ChangeWriter:
     def _settle_finished(self) -> None:
         while self._in_flight and self._in_flight[0].stored:
             self._in_flight_bytes -= len(self._in_flight.popleft().data)
-
-    async def flush(self) -> None:
-        """Return when everything published so far is stored. Raises like `publish`."""
-        while self._in_flight:
-            await self._settle_first()
-
-    @property
-    def stored_all(self) -> bool:
-        """Whether everything published so far is known to be stored."""
-        self._settle_finished()
-        return not self._in_flight
 
     async def _settle_first(self) -> None:
         try:
@@ -203,18 +194,17 @@ class ChangeWriter:
             self.waiting_for_space = False
 
     async def check(self) -> None:
-        """Raise FENCED unless the stream is the one opened and ends where we left it."""
-        if not self.stored_all:
-            return
-        expected = self._next
-        with translated(f"looking at change stream {self._stream}"):
-            created, _, last = await _stream_state(self._client, self._stream)
-        if (
-            not self._in_flight
-            and self._next == expected
-            and (created, last) != (self._tail.created, expected)
-        ):
-            raise PgmigError(ErrorKind.FENCED, f"{self._stream} was written by another, or made anew")
+        """Raise unless everything published is stored, in the stream that was opened, at its end.
+
+        Call it now and then: an idle writer learns of a lost stream in no other way.
+        """
+        async with self._lock:
+            while self._in_flight:
+                await self._settle_first()
+            with translated(f"looking at change stream {self._stream}"):
+                created, _, last = await _stream_state(self._client, self._stream)
+            if (created, last) != (self._tail.created, self._next):
+                raise PgmigError(ErrorKind.FENCED, f"{self._stream} was written by another, or made anew")
 
 
 def _outcome(message: Msg, sequence: int) -> int:

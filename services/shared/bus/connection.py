@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -23,7 +22,7 @@ def translated(doing: str) -> Iterator[None]:
     """Raise NATS errors and time-outs of the block as PgmigError(BROKER), which is retried."""
     try:
         yield
-    except (nats.errors.Error, js_errors.Error, OSError, asyncio.TimeoutError) as exc:
+    except (TimeoutError, nats.errors.Error, js_errors.Error, OSError) as exc:
         reason = str(exc) or type(exc).__name__
         raise PgmigError(
             ErrorKind.BROKER, f"{doing}: {reason}", "check that nats-server runs with JetStream"

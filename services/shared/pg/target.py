@@ -185,9 +185,7 @@ def truncate(tables: Sequence[TableId], *, restart_identity: bool) -> Operation:
     The source lists those that CASCADE reached, so it is not repeated here."""
     listed = sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(t.schema, t.name)) for t in tables)
     restart = sql.SQL(" RESTART IDENTITY") if restart_identity else sql.SQL("")
-    return Operation(
-        Statement(sql.SQL("TRUNCATE {}{}").format(listed, restart).as_bytes(None), many=True), ()
-    )
+    return Operation(Statement(sql.SQL("TRUNCATE {}{}").format(listed, restart).as_bytes(None)), ())
 
 
 async def describe_target(conn: AsyncConnection, relation: Relation, lsn: Lsn) -> TargetTable:

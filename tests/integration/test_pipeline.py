@@ -1,0 +1,470 @@
+"""Decoder and applier on real servers: from WAL to rows, through restarts and crashes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+from services.applier.loop import Applying
+from services.decoder.loop import Decoding
+from services.shared.bus.connection import Client, bus
+from services.shared.model import (
+    ApplierProgress,
+    ApplierWork,
+    Assignment,
+    DecoderWork,
+    ErrorKind,
+    Lsn,
+    MigrationId,
+    PgmigError,
+    SentinelApplied,
+    SlotReady,
+    TableId,
+    WorkerReport,
+)
+from tests.lab.nats import NatsServer
+
+MIGRATION = MigrationId("pipe")
+TIMEOUT_S = 30
+
+
+@dataclass
+class Pipeline:
+    """A decoder and an applier in this process, each a task that can be stopped and started."""
+
+    source: str
+    destination: str
+    client: Client
+    tables: tuple[TableId, ...]
+    reports: list[WorkerReport] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    slot: SlotReady | None = None
+
+    def _report(self, report: WorkerReport) -> None:
+        self.reports.append(report)
+        if isinstance(report, SlotReady):
+            self.slot = report
+        self.changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for reports until `condition`; raises what a task of the pipeline failed with."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while not condition():
+                self.changed.clear()
+                waiter = asyncio.create_task(self.changed.wait())
+                await asyncio.wait({waiter, *self.tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
+                waiter.cancel()
+                for task in self.tasks.values():
+                    if task.done():
+                        task.result()
+
+    async def start_decoder(self) -> None:
+        ready = self.slot
+        work = DecoderWork(
+            self.source,
+            follow=True,
+            may_create=ready is None,
+            tables=self.tables,
+            system_identifier=ready.system_identifier if ready else "",
+            timeline=ready.timeline if ready else 0,
+            start_lsn=ready.consistent_lsn if ready else Lsn(0),
+        )
+        decoding = Decoding(Assignment("d", str(MIGRATION), work), self.client, self._report, 1 << 30)
+        self.tasks["decoder"] = asyncio.create_task(decoding.run())
+        await self.until(lambda: self.slot is not None)
+
+    def start_applier(self, floors: tuple[tuple[TableId, Lsn], ...] = ()) -> None:
+        assert self.slot is not None
+        work = ApplierWork(self.destination, self.slot.consistent_lsn, floors)
+        applying = Applying(Assignment("a", str(MIGRATION), work), self.client, self._report)
+        self.tasks["applier"] = asyncio.create_task(applying.run())
+
+    async def stop(self, name: str) -> None:
+        task = self.tasks.pop(name)
+        task.cancel()
+        await asyncio.wait({task})
+
+    async def failure(self, name: str) -> PgmigError:
+        """What `name` fails with."""
+        task = self.tasks.pop(name)
+        async with asyncio.timeout(TIMEOUT_S):
+            await asyncio.wait({task})
+        error = task.exception()
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        assert isinstance(error, PgmigError)
+        return error
+
+    async def drain(self, token: str) -> None:
+        """Everything committed so far is on the destination's disk."""
+        async with await AsyncConnection.connect(self.source, autocommit=True) as conn:
+            await conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{MIGRATION}:{token}"])
+        await self.until(
+            lambda: any(isinstance(r, SentinelApplied) and r.token == token for r in self.reports)
+        )
+
+
+@asynccontextmanager
+async def pipeline(
+    source: str, destination: str, nats: NatsServer, ddl: str, *tables: str
+) -> AsyncIterator[Pipeline]:
+    for uri in (source, destination):
+        with psycopg.connect(uri, autocommit=True) as conn:
+            conn.execute(ddl)
+    async with bus(nats.url, "test") as client:
+        found = Pipeline(source, destination, client, tuple(TableId("public", name) for name in tables))
+        try:
+            yield found
+        finally:
+            for name in list(found.tasks):
+                await found.stop(name)
+
+
+def run(uri: str, *statements: str) -> None:
+    """Each statement is a transaction of its own."""
+    with psycopg.connect(uri, autocommit=True) as conn:
+        for statement in statements:
+            conn.execute(statement)
+
+
+def rows(uri: str, query: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(uri, autocommit=True) as conn:
+        return conn.execute(query).fetchall()
+
+
+def equal(p: Pipeline, table: str = "t") -> None:
+    query = f'SELECT x::text FROM "{table}" x ORDER BY 1'
+    assert rows(p.destination, query) == rows(p.source, query)
+    assert rows(p.source, f'SELECT count(*) FROM "{table}"') != [(0,)]
+
+
+DDL = "CREATE TABLE t (id int PRIMARY KEY, v text, big text)"
+
+
+async def test_changes_arrive_exactly(source_db: str, dest_db: str, nats_server: NatsServer) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(
+            source_db,
+            "ALTER TABLE t ALTER big SET STORAGE EXTERNAL",
+            "INSERT INTO t SELECT i, 'v' || i, repeat('x', 10000) FROM generate_series(1, 500) i",
+            "INSERT INTO t VALUES (1001, NULL, ''), (1002, '', NULL), (1003, E'a\\\\b\\n\\t''\"', 'é')",
+            "UPDATE t SET v = 'changed' WHERE id % 3 = 0",
+            "UPDATE t SET id = id + 5000 WHERE id % 7 = 0",
+            "DELETE FROM t WHERE id % 5 = 0",
+        )
+        await p.drain("one")
+        equal(p)
+
+
+async def test_commits_that_interleave_arrive_in_commit_order(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(source_db, "INSERT INTO t VALUES (1, 'start', NULL)")
+        async with (
+            await AsyncConnection.connect(source_db) as early,
+            await AsyncConnection.connect(source_db) as late,
+        ):
+            await early.execute("INSERT INTO t VALUES (2, 'begun first', NULL)")
+            await late.execute("INSERT INTO t VALUES (3, 'begun second', NULL)")
+            await late.commit()
+            await p.drain("between")
+            assert rows(dest_db, "SELECT id FROM t ORDER BY id") == [(1,), (3,)]
+            await early.commit()
+        await p.drain("after")
+        equal(p)
+
+
+FULL = "CREATE TABLE t (v text, j json, p point); ALTER TABLE t REPLICA IDENTITY FULL"
+
+
+async def test_equal_rows_without_a_key_change_one_at_a_time(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, FULL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(
+            source_db,
+            """INSERT INTO t SELECT 'same', '{"a": 1, "a": 2}', '(1,2)' FROM generate_series(1, 5)""",
+            "INSERT INTO t VALUES (NULL, NULL, NULL)",
+            "DELETE FROM t WHERE ctid = (SELECT min(ctid) FROM t)",
+            "UPDATE t SET v = 'other' WHERE ctid = (SELECT min(ctid) FROM t WHERE v = 'same')",
+        )
+        await p.drain("one")
+        equal(p)
+
+
+async def test_restarts_of_both_sides_neither_lose_nor_repeat(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    ddl = "CREATE TABLE t (v text); ALTER TABLE t REPLICA IDENTITY FULL"
+    async with pipeline(source_db, dest_db, nats_server, ddl, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        for turn in range(4):
+            run(source_db, *(f"INSERT INTO t VALUES ('{turn}-{n}')" for n in range(50)))
+            if turn % 2:
+                await p.stop("applier")
+                run(source_db, f"INSERT INTO t VALUES ('{turn} while the applier is away')")
+                p.start_applier()
+            else:
+                await p.stop("decoder")
+                run(source_db, f"INSERT INTO t VALUES ('{turn} while the decoder is away')")
+                await p.start_decoder()
+        await p.drain("end")
+        equal(p)
+
+
+async def test_a_lost_broker_store_loses_nothing(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    ddl = "CREATE TABLE t (v text); ALTER TABLE t REPLICA IDENTITY FULL"
+    async with pipeline(source_db, dest_db, nats_server, ddl, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(source_db, "INSERT INTO t SELECT 'first ' || i FROM generate_series(1, 1000) i")
+        await p.drain("before")
+        await p.stop("applier")
+        run(source_db, *(f"INSERT INTO t VALUES ('unapplied {n}')" for n in range(20)))
+        await asyncio.to_thread(nats_server.kill9)
+        run(source_db, "INSERT INTO t VALUES ('while the broker is away')")
+        await asyncio.to_thread(nats_server.restart, wipe_store=True)
+        p.start_applier()
+        run(source_db, "INSERT INTO t VALUES ('after')")
+        await p.drain("after")
+        equal(p)
+
+
+async def test_a_large_transaction_is_atomic_and_complete(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(
+            source_db,
+            "INSERT INTO t SELECT i, 'v', repeat('y', 100) FROM generate_series(1, 30000) i",
+            "INSERT INTO t VALUES (900001, 'large', repeat('z', 3000000))",
+        )
+        await p.drain("one")
+        equal(p)
+        assert rows(dest_db, "SELECT count(DISTINCT xmin::text) FROM t WHERE id <= 30000") == [(1,)]
+
+
+async def test_truncate_of_tables_that_refer_to_each_other(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    ddl = """CREATE TABLE t (id serial PRIMARY KEY, v text);
+             CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t)"""
+    async with pipeline(source_db, dest_db, nats_server, ddl, "t", "child") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(
+            source_db,
+            "INSERT INTO t (v) VALUES ('a'), ('b')",
+            "INSERT INTO child VALUES (1, 1)",
+            "TRUNCATE t RESTART IDENTITY CASCADE",
+            "INSERT INTO t (v) VALUES ('c')",
+        )
+        await p.drain("one")
+        equal(p)
+        assert rows(dest_db, "SELECT count(*) FROM child") == [(0,)]
+
+
+async def test_update_of_a_missing_row_stops_the_pipeline(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(source_db, "INSERT INTO t VALUES (1, 'a', NULL), (2, 'b', NULL)")
+        await p.drain("one")
+        run(dest_db, "DELETE FROM t WHERE id = 2")
+        run(
+            source_db,
+            "UPDATE t SET v = 'before' WHERE id = 1",
+            "UPDATE t SET v = 'missing' WHERE id = 2",
+            "UPDATE t SET v = 'behind' WHERE id = 1",
+        )
+        error = await p.failure("applier")
+        assert error.kind is ErrorKind.MISSING_ROW
+        assert "public.t" in error.message and "id=2" in error.message
+        assert error.lsn
+        assert rows(dest_db, "SELECT v FROM t") == [("before",)], "all before it applied, nothing behind it"
+        run(dest_db, "INSERT INTO t VALUES (2, 'b', NULL)")
+        p.start_applier()
+        await p.drain("two")
+        equal(p)
+
+
+async def test_a_refused_change_stops_the_pipeline_at_its_transaction(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        run(dest_db, "ALTER TABLE t ADD CONSTRAINT no_poison CHECK (v <> 'poison')")
+        run(
+            source_db,
+            "INSERT INTO t VALUES (1, 'fine', NULL)",
+            "INSERT INTO t VALUES (2, 'poison', NULL)",
+            "INSERT INTO t VALUES (3, 'fine', NULL)",
+        )
+        p.start_applier()
+        error = await p.failure("applier")
+        assert error.kind is ErrorKind.APPLY_FAILED
+        assert "no_poison" in error.message
+        assert rows(dest_db, "SELECT id FROM t") == [(1,)]
+        run(dest_db, "ALTER TABLE t DROP CONSTRAINT no_poison")
+        p.start_applier()
+        await p.drain("one")
+        equal(p)
+
+
+async def test_a_slot_moved_beyond_progress_is_a_gap(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(source_db, "INSERT INTO t VALUES (1, 'a', NULL)")
+        await p.drain("one")
+        await p.stop("decoder")
+        run(
+            source_db,
+            "INSERT INTO t VALUES (2, 'skipped by someone', NULL)",
+            f"SELECT pg_replication_slot_advance('{MIGRATION.slot}', pg_current_wal_lsn())",
+            "INSERT INTO t VALUES (3, 'c', NULL)",
+        )
+        await p.start_decoder()
+        error = await p.failure("applier")
+        assert error.kind is ErrorKind.GAP
+        assert error.message.count("/") >= 2, "both LSNs are named"
+        assert rows(dest_db, "SELECT id FROM t") == [(1,)]
+
+
+async def test_another_source_under_the_same_address_is_refused(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        await p.stop("decoder")
+        assert p.slot is not None
+        p.slot = SlotReady("d", p.slot.consistent_lsn, "1234567890", p.slot.timeline)
+        await p.start_decoder()
+        error = await p.failure("decoder")
+        assert error.kind is ErrorKind.GAP
+        assert "1234567890" in error.message
+
+
+async def test_a_dropped_slot_is_a_gap(source_db: str, dest_db: str, nats_server: NatsServer) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        await p.stop("decoder")
+        run(source_db, f"SELECT pg_drop_replication_slot('{MIGRATION.slot}')")
+        await p.start_decoder()
+        assert (await p.failure("decoder")).kind is ErrorKind.GAP
+
+
+async def confirmed(uri: str) -> Lsn:
+    found = rows(
+        uri,
+        f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{MIGRATION.slot}'",
+    )
+    return Lsn.parse(str(found[0][0]))
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """For what no event tells: the source's own view of its slot."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def test_the_slot_is_told_only_what_the_destination_has_flushed(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        run(source_db, "INSERT INTO t VALUES (1, 'a', NULL)")
+        committed = Lsn.parse(str(rows(source_db, "SELECT pg_current_wal_lsn()::text")[0][0]))
+        progress = len(p.reports)
+        await p.until(lambda: len(p.reports) >= progress + 3)  # stored, several status updates later
+        assert await confirmed(source_db) < committed
+
+        async def told() -> bool:
+            return await confirmed(source_db) >= committed
+
+        p.start_applier()
+        await eventually(told)
+
+
+async def test_an_idle_source_lets_the_slot_advance(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(source_db, "CREATE TABLE other (id int)", "INSERT INTO other SELECT generate_series(1, 10000)")
+        written = Lsn.parse(str(rows(source_db, "SELECT pg_current_wal_lsn()::text")[0][0]))
+
+        async def advanced() -> bool:
+            return await confirmed(source_db) >= written
+
+        await eventually(advanced)
+        progress = [r for r in p.reports if isinstance(r, ApplierProgress)][-1]
+        assert progress.flushed_lsn >= written, "the slot never runs ahead of the destination's progress"
+
+
+async def test_changes_below_a_tables_floor_are_in_its_copy(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    ddl = "CREATE TABLE t (v text); CREATE TABLE u (v text); " + "; ".join(
+        f"ALTER TABLE {name} REPLICA IDENTITY FULL" for name in ("t", "u")
+    )
+    async with pipeline(source_db, dest_db, nats_server, ddl, "t", "u") as p:
+        await p.start_decoder()
+        run(source_db, "INSERT INTO t VALUES ('copied')", "INSERT INTO u VALUES ('streamed')")
+        floor = Lsn.parse(str(rows(source_db, "SELECT pg_current_wal_insert_lsn()::text")[0][0]))
+        run(dest_db, "INSERT INTO t VALUES ('copied')")
+        p.start_applier(floors=((TableId("public", "t"), floor),))
+        run(source_db, "INSERT INTO t VALUES ('later')")
+        await p.drain("one")
+        equal(p, "t")
+        equal(p, "u")
+
+
+async def test_a_table_that_the_destination_lacks_is_drift(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(
+            source_db,
+            "INSERT INTO t VALUES (1, 'a', NULL)",
+            "ALTER TABLE t ADD extra int",
+            "INSERT INTO t VALUES (2, 'b', NULL, 7)",
+        )
+        error = await p.failure("applier")
+        assert error.kind is ErrorKind.SCHEMA_DRIFT
+        assert "extra" in error.message
+        assert rows(dest_db, "SELECT id FROM t") == [(1,)]
+        run(dest_db, "ALTER TABLE t ADD extra int")
+        p.start_applier()
+        await p.drain("one")
+        equal(p)
+
+
+pytestmark = pytest.mark.timeout(120)
