@@ -175,9 +175,10 @@ class PostgresServer:
         with self.connect(dbname) as connection:
             connection.execute(statement)
 
-    def create_database(self, name: str) -> str:
-        """A new empty database; returns its URI."""
-        self.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+    def create_database(self, name: str, template: str = "template0") -> str:
+        """A new database, empty or a copy of `template` (which nobody may be connected to); its URI."""
+        names = sql.Identifier(name), sql.Identifier(template)
+        self.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
         return self.uri(name)
 
     def drop_database(self, name: str) -> None:
@@ -192,12 +193,12 @@ class PostgresServer:
             )
 
     @contextmanager
-    def fresh_database(self, prefix: str = "db") -> Iterator[str]:
+    def fresh_database(self, prefix: str = "db", template: str = "template0") -> Iterator[str]:
         """The URI of a new database, dropped at the end with what it left in the cluster:
         its slots, and replication origins made meanwhile."""
         name = f"{prefix}_{secrets.token_hex(4)}"
         before = self._origins()
-        uri = self.create_database(name)
+        uri = self.create_database(name, template)
         try:
             yield uri
         finally:

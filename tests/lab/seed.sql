@@ -35,14 +35,14 @@ SELECT 1 + i % current_setting('lab.accounts')::int,
 FROM generate_series(1, current_setting('lab.ledger')::int) i;
 
 INSERT INTO shop.events (at, kind, payload)
-SELECT timestamptz '2023-10-01 00:00+00' + (i % 1000) * interval '1 day',
+SELECT timestamptz '2023-10-01 00:00+00' + (i * 7919 % 1000) * interval '1 day',
        CASE i % 3 WHEN 0 THEN 'click' WHEN 1 THEN 'view' ELSE 'buy' END,
        jsonb_build_object('i', i, 'path', '/p/' || i % 100)
 FROM generate_series(1, current_setting('lab.events')::int) i;
 
 INSERT INTO shop.audit_log (at, what, detail, weight)
-SELECT timestamptz '2024-01-01 00:00+00' + (i % 50) * interval '1 day',
-       CASE WHEN i % 40 <> 0 THEN 'what ' || i % 100 END,
+SELECT timestamptz '2024-01-01 00:00+00' + (i % 20) * interval '1 day',
+       CASE WHEN i % 40 <> 0 THEN 'what ' || i % 20 END,
        CASE WHEN i % 4 <> 0 THEN '{"b" : 1,  "a": [1.0, "x"]}'::json END,
        (i % 5) * 0.1
 FROM generate_series(1, current_setting('lab.audit')::int) i;
