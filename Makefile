@@ -83,7 +83,7 @@ $(MADE):
 		$$python -m venv $(VENV); \
 	elif command -v uv >/dev/null; then \
 		uv venv --quiet --seed --python $$python $(VENV); \
-	elif $$python -m pip --python $$python --version >/dev/null 2>&1; then \
+	elif $$python -m pip --python "$$(command -v $$python)" --version >/dev/null 2>&1; then \
 		$$python -m venv --without-pip $(VENV) && $$python -m pip --python $(PY) install --quiet pip; \
 	else \
 		echo "make: $$python has no venv: run 'apt install $${python##*/}-venv', then make again" >&2; exit 1; \
