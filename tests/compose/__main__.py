@@ -67,7 +67,7 @@ def migrate(project: ComposeProject) -> list[str]:
     say(f"comparing; {len(report.acknowledged):,} transactions were committed meanwhile")
     differences = compare_databases(project.source_uri, project.dest_uri)
     differences += check_conserved_sum(project.dest_uri) + check_markers(project.dest_uri, report)
-    cli(project, "cleanup", "--id", MIGRATION)
+    cli(project, "cleanup", "--id", MIGRATION, "--yes")
     return differences + left_behind(project)
 
 
