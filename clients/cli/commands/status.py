@@ -109,7 +109,7 @@ def tui(invocation: Invocation) -> None:
     address, migration_id = run(_dashboard_target(invocation))
     from clients.tui import run as run_dashboard
 
-    run_dashboard(address, migration_id)
+    click.get_current_context().exit(run_dashboard(address, migration_id))
 
 
 async def _dashboard_target(invocation: Invocation) -> tuple[str, str]:

@@ -1,0 +1,247 @@
+"""The embedded stack with a real nats-server and stand-ins for the services."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clients.cli.embedded.child import Child, Program, last_line, lifeline
+from clients.cli.embedded.stack import StackPlan, embedded_stack
+from clients.cli.localstate import MigrationDir
+from clients.session import Session
+from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Phase
+from tests.standins.cli import standin_command
+
+PYTHON = sys.executable
+SECRET = "postgresql://app:hush@127.0.0.1:1/none"
+
+
+def directory(state_dir: Path, name: str = "m") -> MigrationDir:
+    return MigrationDir(state_dir, MigrationId.parse(name))
+
+
+def plan(
+    state_dir: Path, command: Callable[[str], tuple[str, ...]] = standin_command, *, workers: bool = True
+) -> StackPlan:
+    return StackPlan(directory(state_dir), SECRET, SECRET, workers, 1, command)
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    """Another process gets there by itself, and nothing tells us when."""
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.02)
+
+
+class Notes:
+    """What the supervisor tells the operator; `told` waits for a note about something."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._more = asyncio.Event()
+
+    def note(self, text: str) -> None:
+        self._texts.append(text)
+        self._more.set()
+
+    async def told(self, about: str) -> None:
+        while not any(about in text for text in self._texts):
+            self._more.clear()
+            await self._more.wait()
+
+
+def own_children() -> dict[str, psutil.Process]:
+    """By what they run: nats-server, coordinator, worker."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        command = " ".join(process.cmdline())
+        for name in ("nats-server", "standins.coordinator", "standins.worker"):
+            if name in command:
+                found[f"{name}-{process.pid}" if name in found else name] = process
+    return found
+
+
+@asynccontextmanager
+async def running(state_dir: Path, notes: Notes | None = None) -> AsyncIterator[str]:
+    async with embedded_stack(plan(state_dir), (notes or Notes()).note) as address:
+        yield address
+
+
+async def test_stack_can_be_found_while_it_runs_and_leaves_no_process(state_dir: Path) -> None:
+    async with running(state_dir) as address:
+        stack = directory(state_dir).running_stack()
+        assert stack is not None
+        assert (stack.coordinator, stack.pid) == (address, os.getpid())
+        children = own_children()
+        assert len(children) == 5  # nats-server, coordinator, applier, decoder, one copier
+        async with Session(address) as session:
+            assert await session.list_all() == ()
+    assert directory(state_dir).running_stack() is None
+    assert not any(process.is_running() for process in children.values())
+
+
+async def test_secrets_are_in_no_command_line_and_files_are_private(state_dir: Path) -> None:
+    async with running(state_dir):
+        token = json.loads(
+            next(
+                line.split(":", 1)[1].rstrip(" }")
+                for line in (state_dir / "m" / "nats" / "nats.conf").read_text().splitlines()
+                if line.startswith("authorization")
+            ).removeprefix(" token:")
+        )
+        for process in own_children().values():
+            command = " ".join(process.cmdline())
+            assert token not in command
+            assert "hush" not in command
+        assert "PGMIG_SOURCE_URI" in own_children()["standins.coordinator"].environ()
+        assert "PGMIG_SOURCE_URI" not in own_children()["standins.worker"].environ()
+        for name in ("nats/nats.conf", "stack.json", "stack.lock", "log/coordinator.log", "log/stack.log"):
+            assert stat.S_IMODE((state_dir / "m" / name).stat().st_mode) == 0o600, name
+        assert stat.S_IMODE((state_dir / "m").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("victim", ["nats-server", "standins.coordinator", "standins.worker"])
+async def test_killed_child_comes_back_on_its_port(state_dir: Path, victim: str) -> None:
+    notes = Notes()
+    async with running(state_dir, notes) as address, Session(address) as session:
+        await session.start("m", SECRET, SECRET, MigrationOptions(follow=True))
+        before = own_children()[victim]
+        ports = {c.laddr.port for c in before.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+        os.kill(before.pid, signal.SIGKILL)
+        await notes.told("SIGKILL")
+        await eventually(lambda: _listens(own_children().get(victim), ports))
+        assert before.pid not in {process.pid for process in own_children().values()}
+        async for view in session.follow("m"):
+            assert view.migration_id == "m"
+            break
+    assert "SIGKILL" in (state_dir / "m" / "log" / "stack.log").read_text()
+
+
+def _listens(process: psutil.Process | None, ports: set[int]) -> bool:
+    if process is None:
+        return False
+    try:
+        open_ports = {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    except psutil.Error:
+        return False
+    return ports <= open_ports
+
+
+async def test_second_stack_of_one_migration_is_refused(state_dir: Path) -> None:
+    async with running(state_dir):
+        with pytest.raises(PgmigError) as caught:
+            async with running(state_dir):
+                pass
+        assert caught.value.kind is ErrorKind.ALREADY_EXISTS
+        assert str(os.getpid()) in caught.value.message
+        assert directory(state_dir).running_stack() is not None
+
+
+async def test_service_that_does_not_start_is_an_error_with_its_last_words(state_dir: Path) -> None:
+    def broken(_role: str) -> tuple[str, ...]:
+        return (PYTHON, "-c", "import sys; sys.exit('no such module')")
+
+    with pytest.raises(PgmigError) as caught:
+        async with embedded_stack(plan(state_dir, broken), Notes().note):
+            pass
+    assert caught.value.kind is ErrorKind.INTERNAL
+    assert "coordinator did not start, exit code 1: no such module" in caught.value.message
+    assert "coordinator.log" in caught.value.hint
+    assert own_children() == {}
+    assert not (state_dir / "m" / "nats").exists()
+
+
+async def test_stack_without_workers_has_broker_and_coordinator_only(state_dir: Path) -> None:
+    async with embedded_stack(plan(state_dir, workers=False), Notes().note):
+        assert sorted(own_children()) == ["nats-server", "standins.coordinator"]
+
+
+async def test_cancelled_twice_the_stack_is_killed_at_once(state_dir: Path) -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True);"
+
+    def command(role: str) -> tuple[str, ...]:
+        if role == "coordinator":
+            return standin_command(role)
+        return (PYTHON, "-c", f"{deaf} time.sleep(600)")
+
+    started = asyncio.Event()
+
+    async def stay() -> None:
+        async with embedded_stack(plan(state_dir, command), Notes().note):
+            started.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(stay())
+    await started.wait()
+    log = state_dir / "m" / "log" / "copier-1.log"
+    await eventually(lambda: last_line(log) == "deaf")
+    children = psutil.Process().children(recursive=True)
+    task.cancel()
+    stack_log = state_dir / "m" / "log" / "stack.log"
+    await eventually(lambda: "stopping copier-1" in stack_log.read_text())
+    task.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert not any(process.is_running() for process in children)
+
+
+async def test_deaf_child_is_killed_with_its_group_after_its_grace(tmp_path: Path) -> None:
+    script = (
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    log = tmp_path / "deaf.log"
+    with lifeline() as stdin:
+        program = Program("deaf", (PYTHON, "-c", script), dict(os.environ), grace_s=0.2)
+        child = await Child.start(program, log, stdin)
+        await eventually(lambda: bool(last_line(log)))
+        grandchild = psutil.Process(int(last_line(log)))
+        await child.stop()
+    assert not child.running
+    psutil.wait_procs([grandchild], timeout=5)
+    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_missing_nats_server_is_told_with_what_to_do(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGMIG_NATS_SERVER", str(state_dir / "nowhere"))
+    with pytest.raises(PgmigError) as caught:
+        async with running(state_dir):
+            pass
+    assert caught.value.kind is ErrorKind.TOOL_MISSING
+    monkeypatch.delenv("PGMIG_NATS_SERVER")
+    monkeypatch.setenv("PATH", str(state_dir))
+    monkeypatch.setattr(sys, "executable", str(state_dir / "python"))
+    with pytest.raises(PgmigError) as caught:
+        async with running(state_dir):
+            pass
+    assert "pgmig[embedded]" in caught.value.hint
+
+
+async def test_migration_goes_on_under_the_stack_and_ends(state_dir: Path) -> None:
+    async with running(state_dir) as address, Session(address) as session:
+        await session.start("m", SECRET, SECRET, MigrationOptions())
+        seen = set()
+        async for view in session.follow("m"):
+            seen.add(view.phase)
+            if view.phase.ended:
+                break
+        assert Phase.COMPLETE in seen
+    offline = directory(state_dir).offline_view()
+    assert offline is not None
+    assert offline.view.phase is Phase.COMPLETE

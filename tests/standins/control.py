@@ -1,0 +1,181 @@
+"""A control handler whose migrations are what the test says they are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from services.shared.model import (
+    Endpoint,
+    ErrorKind,
+    Event,
+    Lsn,
+    MigrationId,
+    MigrationOptions,
+    MigrationView,
+    PgmigError,
+    Phase,
+    Register,
+    SwitchoverResult,
+    SwitchoverStep,
+    WorkerReport,
+)
+from services.shared.model.jsonview import view_to_json
+
+RESULT = SwitchoverResult(Lsn(0x16B374D8), 412, 3, 1_700_000_000.0)
+STEPS = ("freeze", "sentinel", "drain", "sequences", "verify", "commit")
+
+
+class NoWorkers:
+    """Takes every worker and tells it nothing."""
+
+    def connected(self, register: Register, send: Callable[..., None]) -> None:
+        pass
+
+    async def report(self, worker_id: str, report: WorkerReport) -> None:
+        pass
+
+    def disconnected(self, worker_id: str) -> None:
+        pass
+
+
+class StandInControl:
+    """Views are put by the test; calls are noted, and fail with what `errors` has for them.
+
+    state_dir: where state files go, as the coordinator writes them.
+    """
+
+    def __init__(self, state_dir: Path | None = None) -> None:
+        self.views: dict[str, MigrationView] = {}
+        self.calls: list[tuple[Any, ...]] = []
+        self.errors: dict[str, PgmigError] = {}
+        self.started: Callable[[MigrationView], None] = lambda _view: None
+        self._state_dir = state_dir
+        self._changed = asyncio.Event()
+
+    def put(self, view: MigrationView) -> MigrationView:
+        """The migration's new view, with the next revision."""
+        before = self.views.get(view.migration_id)
+        view = replace(view, revision=before.revision + 1 if before else 1)
+        self.views[view.migration_id] = view
+        self._write(view)
+        self._notify()
+        return view
+
+    def move(self, migration_id: str, phase: Phase, **changes: Any) -> MigrationView:
+        """To another phase, with an event about it."""
+        view = self.views[migration_id]
+        event = Event(time.time(), "info", f"{migration_id} enters {phase}")
+        changes = {"phase_since": time.time(), "events": (*view.events, event), **changes}
+        return self.put(replace(view, phase=phase, **changes))
+
+    def remove(self, migration_id: str) -> None:
+        del self.views[migration_id]
+        if self._state_dir is not None:
+            (self._state_dir / migration_id / "state.json").unlink()
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _write(self, view: MigrationView) -> None:
+        if self._state_dir is not None:
+            path = self._state_dir / view.migration_id / "state.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name("state.partial")
+            partial.write_text(json.dumps({"view": view_to_json(view)}), encoding="utf-8")
+            partial.replace(path)
+
+    def _called(self, name: str, *arguments: object) -> None:
+        self.calls.append((name, *arguments))
+        if name in self.errors:
+            raise self.errors[name]
+
+    def _known(self, migration_id: MigrationId) -> MigrationView:
+        if migration_id.value not in self.views:
+            raise PgmigError(ErrorKind.NOT_FOUND, f"there is no migration {migration_id}")
+        return self.views[migration_id.value]
+
+    async def start(
+        self, migration_id: MigrationId, source_uri: str, destination_uri: str, options: MigrationOptions
+    ) -> MigrationView:
+        self._called("start", migration_id.value, source_uri, destination_uri, options)
+        if migration_id.value in self.views:
+            raise PgmigError(ErrorKind.ALREADY_EXISTS, f"migration {migration_id} exists already")
+        view = self.put(
+            MigrationView(
+                migration_id.value,
+                Phase.CREATED,
+                source=Endpoint("old", 5432, "shop", "app", 150004),
+                destination=Endpoint("new", 5432, "shop", "app", 170002),
+                options=options,
+                created_at=time.time(),
+                phase_since=time.time(),
+            )
+        )
+        self.started(view)
+        return view
+
+    async def get(self, migration_id: MigrationId) -> MigrationView:
+        self._called("get", migration_id.value)
+        return self._known(migration_id)
+
+    async def list_all(self) -> tuple[MigrationView, ...]:
+        self._called("list")
+        return tuple(self.views.values())
+
+    async def watch(self, migration_id: MigrationId) -> AsyncIterator[MigrationView]:
+        self._called("watch", migration_id.value)
+        view = self._known(migration_id)
+        while True:
+            changed = self._changed
+            yield view
+            while self.views.get(migration_id.value) is view:
+                await changed.wait()
+                changed = self._changed
+            if migration_id.value not in self.views:
+                return
+            view = self.views[migration_id.value]
+
+    async def pause(self, migration_id: MigrationId) -> MigrationView:
+        self._called("pause", migration_id.value)
+        view = self._known(migration_id)
+        return self.move(migration_id.value, Phase.PAUSED, resume_phase=view.phase)
+
+    async def resume(
+        self, migration_id: MigrationId, source_uri: str | None, destination_uri: str | None
+    ) -> MigrationView:
+        self._called("resume", migration_id.value, source_uri, destination_uri)
+        view = self._known(migration_id)
+        view = self.move(
+            migration_id.value, view.resume_phase or view.phase, resume_phase=None, needs_credentials=False
+        )
+        self.started(view)
+        return view
+
+    async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
+        self._called("switchover", migration_id.value, timeout_s)
+        self._known(migration_id)
+        for number, name in enumerate(STEPS, 1):
+            last = name == STEPS[-1]
+            yield SwitchoverStep(name, "done", f"{name} is done", number * 60, RESULT if last else None)
+        self.move(migration_id.value, Phase.SWITCHED_OVER, switchover=RESULT)
+
+    async def abort(self, migration_id: MigrationId) -> MigrationView:
+        self._called("abort", migration_id.value)
+        self._known(migration_id)
+        return self.move(migration_id.value, Phase.ABORTED)
+
+    async def cleanup(self, migration_id: MigrationId, force: bool) -> tuple[str, ...]:
+        self._called("cleanup", migration_id.value, force)
+        view = self._known(migration_id)
+        if not (view.phase.ended or force):
+            raise PgmigError(ErrorKind.WRONG_PHASE, f"migration {migration_id} is in phase {view.phase}")
+        self.remove(migration_id.value)
+        return (f"replication slot {migration_id.slot}", f"publication {migration_id.publication}")
