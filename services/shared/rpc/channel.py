@@ -20,6 +20,8 @@ _LONGEST_METADATA = 64 * 1024
 _BOTH = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Without this a ping's answer is awaited for 60 s, whatever the keepalive's time-out is.
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_send_message_length", _LONGEST_MESSAGE),
@@ -37,7 +39,7 @@ SERVER_OPTIONS = (
     ("grpc.so_reuseport", 0),
 )
 
-_CLIENT_OPTIONS = (
+CLIENT_OPTIONS = (
     *_BOTH,
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -72,4 +74,4 @@ def open_channel(address: str, *, traced: bool = True) -> aio.Channel:
     interceptors: list[Any] = []
     if traced and _tracing():
         interceptors = aio_client_interceptors(filter_=filters.negate(_UNTRACED))  # type: ignore[no-untyped-call]
-    return aio.insecure_channel(address, options=_CLIENT_OPTIONS, interceptors=interceptors)
+    return aio.insecure_channel(address, options=CLIENT_OPTIONS, interceptors=interceptors)

@@ -7,7 +7,7 @@ coordinator is noticed by keepalive within 20 s. Nothing is retried here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -73,7 +73,7 @@ class ControlClient:
         answer = await self._answer(call, "listing the migrations")
         return tuple(view_from_pb(message) for message in answer.migrations)
 
-    async def watch(self, migration_id: MigrationId | str) -> AsyncIterator[MigrationView]:
+    async def watch(self, migration_id: MigrationId | str) -> AsyncGenerator[MigrationView, None]:
         """A view at once and after every change; ends when the migration has been cleaned up.
 
         Wrap it in contextlib.aclosing when leaving early, so that the call ends at once.
@@ -109,7 +109,7 @@ class ControlClient:
 
     async def switchover(
         self, migration_id: MigrationId | str, timeout_s: float
-    ) -> AsyncIterator[SwitchoverStep]:
+    ) -> AsyncGenerator[SwitchoverStep, None]:
         """The steps as they happen. Leaving early does not stop the switchover.
 
         timeout_s: writes stay blocked no longer than this; rolled back when it is over.

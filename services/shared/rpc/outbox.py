@@ -10,6 +10,7 @@ fails where it is made.
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 
 from pgmig.v1 import worker_pb2 as pb
@@ -30,8 +31,8 @@ from services.shared.rpc.convert_report import report_to_pb
 class Outbox:
     def __init__(self) -> None:
         self._last_sequence = 0
-        self._pending: dict[Hashable, pb.WorkerReport] = {}
-        self._unacknowledged: dict[Hashable, pb.WorkerReport] = {}
+        self._pending: OrderedDict[Hashable, pb.WorkerReport] = OrderedDict()
+        self._unacknowledged: deque[pb.WorkerReport] = deque()
 
     def put(self, report: WorkerReport) -> None:
         """Queue a report. Raises TypeError for Register, which only the link may send."""
@@ -49,22 +50,23 @@ class Outbox:
 
     def take(self) -> pb.WorkerReport | None:
         """The next report to send; None when there is none."""
-        for key, message in self._pending.items():
-            del self._pending[key]
-            if message.sequence:
-                self._unacknowledged[key] = message
-            return message
-        return None
+        if not self._pending:
+            return None
+        _key, message = self._pending.popitem(last=False)
+        if message.sequence:
+            self._unacknowledged.append(message)
+        return message
 
     def acknowledge(self, sequence: int) -> None:
         """Everything up to `sequence` has arrived."""
-        for key, message in list(self._unacknowledged.items()):
-            if message.sequence <= sequence:
-                del self._unacknowledged[key]
+        while self._unacknowledged and self._unacknowledged[0].sequence <= sequence:
+            self._unacknowledged.popleft()
 
     def rewind(self) -> None:
         """A new stream: what was not acknowledged comes first, in its old order."""
-        self._pending = {**self._unacknowledged, **self._pending}
+        for message in reversed(self._unacknowledged):
+            self._pending[message.sequence] = message
+            self._pending.move_to_end(message.sequence, last=False)
         self._unacknowledged.clear()
 
     @property

@@ -24,25 +24,31 @@ async def closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
 async def until(stop: asyncio.Event, items: AsyncIterator[T]) -> AsyncIterator[T]:
     """What `items` yields, until it ends or `stop` is set. An item that is there is not lost."""
     stopped = asyncio.create_task(stop.wait(), name="until-stop")
-    following: asyncio.Task[T] | None = None
     try:
         while True:
             following = asyncio.create_task(_next(items), name="until-next")
-            await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
-                return
             try:
-                item = following.result()
-            except StopAsyncIteration:
+                await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await _settle(following)
+            if following.cancelled() or not (item := following.result()):
                 return
-            yield item
+            yield item[0]
     finally:
-        waiting = [task for task in (following, stopped) if task is not None and not task.done()]
-        for task in waiting:
-            task.cancel()
-        if waiting:
-            await asyncio.wait(waiting)
+        stopped.cancel()
 
 
-async def _next(items: AsyncIterator[T]) -> T:
-    return await anext(items)
+async def _next(items: AsyncIterator[T]) -> tuple[T] | None:
+    """The next item in a tuple; None at the end, which a task cannot raise."""
+    async for item in items:
+        return (item,)
+    return None
+
+
+async def _settle(task: asyncio.Task[tuple[T] | None]) -> None:
+    """End a task that still runs, and look at its exception, which may have lost its reader."""
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

@@ -107,7 +107,7 @@ class WorkerLink:
         stopped = asyncio.create_task(stop.wait(), name="worker-link-stop")
         try:
             await asyncio.wait({reading, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done() and self._attached:
+            if not reading.done():
                 await self._farewell(reading)
             if reading.done():
                 reading.result()
