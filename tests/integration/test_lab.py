@@ -98,6 +98,8 @@ def test_servers_die_with_the_process_that_started_them() -> None:
         assert all(process.is_running() for process in processes)
         parent.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(processes, timeout=20)
+    for process in alive:
+        process.kill()
     for _, root in started:
         shutil.rmtree(root)
     assert not alive
