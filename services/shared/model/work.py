@@ -88,6 +88,8 @@ class CopyPart:
 
     columns: those copied, in this order (no generated ones). snapshot_lsn: commits before it
     are in the snapshot. binary: COPY ... (FORMAT binary) is safe for every column.
+    snapshot_xids: its txid_current_snapshot(), "" when not known. A restarted server may give
+    another snapshot the same name; the copier refuses one that sees other transactions.
     """
 
     part_id: str
@@ -96,6 +98,7 @@ class CopyPart:
     snapshot_name: str
     snapshot_lsn: Lsn
     binary: bool
+    snapshot_xids: str = ""
 
 
 # Commands, coordinator to worker.

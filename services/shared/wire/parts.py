@@ -17,13 +17,14 @@ def encode_part(part: CopyPart) -> bytes:
         snapshot_name=part.snapshot_name,
         snapshot_lsn=part.snapshot_lsn.value,
         binary=part.binary,
+        snapshot_xids=part.snapshot_xids,
     ).SerializeToString()
 
 
 def decode_part(data: bytes) -> CopyPart:
     """The part in `data`; raises PgmigError(CORRUPT) for bytes that are none.
 
-    No columns is allowed: a table may have none.
+    A table may have no columns, and a snapshot that nothing follows has no LSN.
     """
     try:
         message = bus_pb2.CopyPart.FromString(data)
@@ -34,7 +35,6 @@ def decode_part(data: bytes) -> CopyPart:
         ("schema", message.schema),
         ("table name", message.name),
         ("snapshot", message.snapshot_name),
-        ("snapshot LSN", message.snapshot_lsn),
     ):
         if not value:
             raise _corrupt(f"it has no {name}")
@@ -47,6 +47,7 @@ def decode_part(data: bytes) -> CopyPart:
         message.snapshot_name,
         Lsn(message.snapshot_lsn),
         message.binary,
+        message.snapshot_xids,
     )
 
 
