@@ -20,7 +20,7 @@ PYTHON ?= $(shell for how in 'import venv, ensurepip' pass; do \
 	$$python -c "import sys; assert sys.version_info >= (3, 11); $$how" >/dev/null 2>&1 \
 	&& echo $$python && exit; done; done)
 
-PROTOS := $(shell find protos -name '*.proto')
+PROTOS := $(shell find protos)  # folders too: their time tells of files that are gone
 
 .PHONY: help setup check test demo bench protos up down compose-test lock clean
 
@@ -75,7 +75,7 @@ clean: ## removes .venv, gen/ and the tools' caches
 # Debian packs venv's other half, ensurepip, apart: then uv, or a pip outside the venv, will do.
 $(MADE):
 	@python="$(PYTHON)"; rm -rf $(VENV); \
-	if [ -z "$$python" ]; then \
+	if ! $${python:-false} -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null; then \
 		echo "make: no Python >= 3.11 found: install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
 	fi; \
 	echo "making $(VENV) with $$python"; \
