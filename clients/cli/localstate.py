@@ -5,6 +5,8 @@
     STATE_DIR/<id>/stack.lock   locked by that CLI while it lives; the kernel unlocks it
     STATE_DIR/<id>/nats/        configuration and JetStream store of the embedded nats-server
     STATE_DIR/<id>/log/         one log per child process, and stack.log of their supervisor
+    STATE_DIR/<id>/scope/       the state directory as the embedded coordinator gets it: <id> alone,
+                                a link to here, since it continues whatever it finds there
 
 Everything is readable by its owner only. A stack.json whose process is gone counts as absent.
 """
@@ -95,11 +97,18 @@ class MigrationDir:
     def log_dir(self) -> Path:
         return self.path / "log"
 
+    @property
+    def scope_dir(self) -> Path:
+        return self.path / "scope"
+
     def create(self) -> None:
         """Raises PgmigError(INVALID_ARGUMENT) when the place cannot be written."""
         try:
-            for directory in (self.path, self.log_dir):
+            for directory in (self.path, self.log_dir, self.scope_dir):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            link = self.scope_dir / self.migration_id.value
+            if not link.is_symlink():
+                link.symlink_to("..", target_is_directory=True)
         except OSError as exc:
             raise PgmigError(
                 ErrorKind.INVALID_ARGUMENT,

@@ -42,8 +42,14 @@ def _console(stream: object) -> Console:
 
 
 def print_table(renderable: RenderableType) -> None:
-    """A person's output, to stdout."""
-    stdout_console().print(renderable)
+    """A person's output, to stdout; without trailing blanks where it is not a terminal."""
+    console = stdout_console()
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    with console.capture() as captured:
+        console.print(renderable)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def print_json(document: object, *, line: bool = False) -> None:

@@ -147,6 +147,17 @@ async def test_second_stack_of_one_migration_is_refused(state_dir: Path) -> None
         assert directory(state_dir).running_stack() is not None
 
 
+async def test_stacks_of_one_state_directory_do_not_see_each_others_migrations(state_dir: Path) -> None:
+    async with running(state_dir) as address, Session(address) as session:
+        await session.start("m", SECRET, SECRET, MigrationOptions(follow=True))
+        other = StackPlan(directory(state_dir, "other"), SECRET, SECRET, False, 1, standin_command)
+        async with embedded_stack(other, Notes().note) as second, Session(second) as beside:
+            assert await beside.list_all() == ()
+    assert (state_dir / "m" / "state.json").is_file()
+    async with running(state_dir) as address, Session(address) as session:
+        assert [view.migration_id for view in await session.list_all()] == ["m"]
+
+
 async def test_service_that_does_not_start_is_an_error_with_its_last_words(state_dir: Path) -> None:
     def broken(_role: str) -> tuple[str, ...]:
         return (PYTHON, "-c", "import sys; sys.exit('no such module')")

@@ -138,7 +138,7 @@ def _base_env(plan: StackPlan) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if name not in foreign}
     return {
         **env,
-        "PGMIG_STATE_DIR": str(plan.directory.root),
+        "PGMIG_STATE_DIR": str(plan.directory.scope_dir),
         "PGMIG_EXIT_WITH_PARENT": "1",
         "PYTHONUNBUFFERED": "1",
     }
