@@ -49,10 +49,11 @@ def copy_failure(table: TableId, exc: psycopg.Error) -> PgmigError:
     are what it takes."""
     error = translate(exc, f"copying {table}")
     if exc.sqlstate == "53100":
+        # Transient by its class, but repeating the copy would only fill the disk again.
         return PgmigError(
-            error.kind,
+            ErrorKind.COPY_FAILED,
             f"copying {table}: the server's disk is full: {exc.diag.message_primary or exc}",
-            "free space where the destination keeps its data and WAL",
+            "free space where the destination keeps its data and WAL, then resume",
         )
     if error.kind is not ErrorKind.INTERNAL:
         return error

@@ -1,0 +1,37 @@
+"""pgmig-copier: builds the copier from its parts and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+
+from services.copier.config import CopierSettings
+from services.copier.handler import copier_runner
+from services.shared.bus.connection import bus
+from services.shared.model import Role
+from services.shared.rpc.worker_link import WorkerLink
+from services.shared.runtime.lifecycle import run_service
+
+
+async def serve(settings: CopierSettings, stop: asyncio.Event) -> None:
+    """Attach to the coordinator and do what it assigns until `stop` is set."""
+    async with bus(settings.nats_url.get_secret_value(), settings.worker_id) as client:
+        link = WorkerLink(settings.coordinator, Role.COPIER, settings.worker_id, socket.gethostname())
+        runner = copier_runner(client, link.report, settings.lease_s)
+        link_stop = asyncio.Event()
+        linked = asyncio.create_task(link.run(runner, link_stop), name="link")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        await asyncio.wait({linked, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        await runner.close()
+        link_stop.set()
+        await linked
+
+
+def main() -> None:
+    sys.exit(run_service("copier", serve, CopierSettings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""One assignment of the copier: loops that take parts from the queue and copy them.
+
+Theory of operation. Each loop holds one lease at a time and keeps it alive while it copies,
+retrying by itself what a retry may cure. A part is reported done after its transaction has
+committed and before the queue is told, so a lost acknowledgement brings the part back, the
+ledger says that it is done, and it is reported once more.
+
+A part that cannot be copied fails alone: it is reported and given back for later, since the
+operator may cure the cause. One whose snapshot is gone leaves the queue: only a new part, under
+a new snapshot, can take its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from services.copier.progress import Throttle
+from services.shared.bus.connection import Client
+from services.shared.bus.queue import ACK_WAIT_S, Lease, PartQueue
+from services.shared.model import (
+    Assignment,
+    CopierWork,
+    CopyPart,
+    ErrorKind,
+    MigrationId,
+    PartDone,
+    PartProgress,
+    PgmigError,
+    WorkerReport,
+)
+from services.shared.pg.copy import Copied, PartCopier
+from services.shared.runtime.assignments import failed
+from services.shared.runtime.retry import retrying
+from services.shared.runtime.telemetry import SpanName, span
+
+log = logging.getLogger(__name__)
+
+POLL_S = 5.0
+"""How long one request for a part waits; connections are closed when it was in vain."""
+QUEUE_LONGEST_WAIT_S = 2.0
+BUSY_RETRY_S = 15.0
+"""Another session copies the part (its lease had run out, or it has not noticed yet)."""
+FAILED_RETRY_S = 30.0
+
+Report = Callable[[WorkerReport], None]
+
+
+class Copying:
+    """The loops of one assignment."""
+
+    def __init__(
+        self, assignment: Assignment, client: Client, report: Report, *, ack_wait_s: float = ACK_WAIT_S
+    ) -> None:
+        assert isinstance(assignment.work, CopierWork)
+        self._assignment_id = assignment.assignment_id
+        self._work = assignment.work
+        self._migration = MigrationId.parse(assignment.migration_id)
+        self._client = client
+        self._report = report
+        self._ack_wait_s = ack_wait_s
+
+    async def run(self) -> None:
+        """Copy parts until cancelled. Raises what no retry cures and concerns no single part."""
+        async with asyncio.TaskGroup() as loops:
+            for number in range(max(1, self._work.workers)):
+                loops.create_task(self._loop().run(), name=f"copy-{self._migration}-{number}")
+
+    def _loop(self) -> PartLoop:
+        return PartLoop(
+            self._assignment_id,
+            self._migration,
+            PartQueue(self._client, self._migration, ack_wait_s=self._ack_wait_s),
+            PartCopier(self._work.source_uri, self._work.destination_uri, self._migration),
+            self._report,
+        )
+
+
+class PartLoop:
+    """Takes one part after the other."""
+
+    def __init__(
+        self,
+        assignment_id: str,
+        migration: MigrationId,
+        queue: PartQueue,
+        copier: PartCopier,
+        report: Report,
+    ) -> None:
+        self._assignment_id = assignment_id
+        self._migration = migration
+        self._queue = queue
+        self._copier = copier
+        self._report = report
+
+    async def run(self) -> None:
+        try:
+            while True:
+                lease = await retrying(
+                    f"taking a part of {self._migration}",
+                    lambda: self._queue.next(POLL_S),
+                    longest_wait_s=QUEUE_LONGEST_WAIT_S,
+                )
+                if lease is None:
+                    await self._copier.close()
+                else:
+                    await self._work_off(lease)
+        finally:
+            await self._copier.close()
+            await self._queue.close()
+
+    async def _work_off(self, lease: Lease) -> None:
+        part = lease.part
+        try:
+            async with _kept(lease, self._queue.ack_wait_s):
+                copied = await self._copy(part)
+        except PgmigError as exc:
+            log.error("part %s failed: %s", part.part_id, exc)
+            self._report(failed(self._assignment_id, exc, part.part_id))
+            with _lease_may_be_lost(lease):
+                await (lease.drop() if exc.kind is ErrorKind.SNAPSHOT_LOST else lease.retry(FAILED_RETRY_S))
+        except BaseException:
+            with _lease_may_be_lost(lease):
+                await lease.retry()
+            raise
+        else:
+            await self._settle(lease, copied)
+
+    async def _settle(self, lease: Lease, copied: Copied | None) -> None:
+        with _lease_may_be_lost(lease):
+            if copied is None:
+                log.info("part %s is being copied by another session", lease.part.part_id)
+                await lease.retry(BUSY_RETRY_S)
+                return
+            log.info("part %s: %d rows, %d bytes", lease.part.part_id, copied.rows, copied.bytes)
+            self._report(PartDone(self._assignment_id, lease.part.part_id, copied.rows, copied.bytes))
+            await lease.done()
+
+    async def _copy(self, part: CopyPart) -> Copied | None:
+        """Copy with retries; raises what they do not cure, a lost snapshot among it."""
+
+        async def attempt() -> Copied | PgmigError | None:
+            try:
+                with span(SpanName.COPY_PART, migration=str(self._migration), table=str(part.table)):
+                    return await self._copier.copy(part, Throttle(report_bytes))
+            except PgmigError as exc:
+                if exc.kind is ErrorKind.SNAPSHOT_LOST:
+                    return exc  # curable, but not by doing the same again
+                raise
+
+        def report_bytes(size: int) -> None:
+            self._report(PartProgress(self._assignment_id, part.part_id, 0, size))
+
+        outcome = await retrying(f"copying part {part.part_id}", attempt)
+        if isinstance(outcome, PgmigError):
+            raise outcome
+        return outcome
+
+
+@asynccontextmanager
+async def _kept(lease: Lease, ack_wait_s: float) -> AsyncIterator[None]:
+    """Say every third of `ack_wait_s` that the part is being worked on."""
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(ack_wait_s / 3)
+            with _lease_may_be_lost(lease):
+                await lease.in_progress()
+
+    keeper = asyncio.create_task(keep(), name=f"lease-{lease.part.part_id}")
+    try:
+        yield
+    finally:
+        keeper.cancel()
+        await asyncio.wait({keeper})
+
+
+@contextmanager
+def _lease_may_be_lost(lease: Lease) -> Iterator[None]:
+    """The queue proves nothing: a part that comes back is found in the ledger."""
+    try:
+        yield
+    except PgmigError as exc:
+        log.warning("the queue was not told about part %s: %s", lease.part.part_id, exc)
