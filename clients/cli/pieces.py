@@ -14,7 +14,6 @@ from rich.text import Text
 from clients.tui.format import (
     clock,
     count,
-    count_rate,
     duration,
     endpoint,
     line_bar,
@@ -42,7 +41,6 @@ from services.shared.model import (
 )
 
 BAR_WIDTH = 30
-TIMELINE_WIDTH = 110
 
 _PHASE_STYLES = {
     Phase.FAILED: "bold red",
@@ -87,8 +85,9 @@ def described(where: Endpoint) -> str:
     return endpoint(where) + user + server
 
 
-def timeline(view: MigrationView) -> Text:
-    texts, joint = labels(steps(view), TIMELINE_WIDTH)
+def timeline(view: MigrationView, width: int) -> Text:
+    """The phases in one line, as roomy as `width` cells allow."""
+    texts, joint = labels(steps(view), width)
     return Text(joint.join(texts))
 
 
@@ -108,7 +107,7 @@ def bar(fraction: float) -> Text:
 
 
 def copy_text(total: Overall) -> str:
-    """`68.2%  12 of 24 tables  1.2 GiB of 1.8 GiB`."""
+    """`68.2%  12 of 24 tables  1.2 GiB of about 1.8 GiB`."""
     tables = f"{total.copied} of {total.tables} tables"
     volume = f"{size(total.bytes_done)} of about {size(total.bytes_total)}" if total.bytes_total else ""
     return "  ".join(filter(None, [percent(total.fraction), tables, volume]))
@@ -140,9 +139,8 @@ def lag_text(view: MigrationView) -> str:
 
 def rate_text(view: MigrationView) -> str:
     rates = view.rates
-    return (
-        f"{count_rate(rates.rows_per_second)} rows, {count_rate(rates.transactions_per_second)} transactions"
-    )
+    rows, transactions = count(rates.rows_per_second), count(rates.transactions_per_second)
+    return f"{rows} rows/s, {transactions} transactions/s"
 
 
 def applied_text(view: MigrationView) -> str:

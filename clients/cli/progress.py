@@ -135,7 +135,7 @@ class LiveDisplay:
     def _render(self) -> RenderableType:
         if self._view is None:
             return Text("starting", "dim")
-        return live(self._view, time.time(), self._disturbed)
+        return live(self._view, time.time(), self._display.console.width, self._disturbed)
 
 
 class _NewEvents:

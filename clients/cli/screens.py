@@ -13,6 +13,7 @@ from clients.cli.pieces import (
     applied_text,
     bar,
     columns,
+    copied_text,
     copy_pace,
     copy_text,
     described,
@@ -35,14 +36,19 @@ from services.shared.model import MigrationView, Phase, TableState
 
 TABLES_SHOWN = 8
 EVENTS_SHOWN = 8
+LABELS_WIDTH = 13
+"""Cells that the names of the fields take."""
 
 
-def status(view: MigrationView, now: float, *, offline_since: float | None, all_tables: bool) -> Group:
+def status(
+    view: MigrationView, now: float, width: int, *, offline_since: float | None, all_tables: bool
+) -> Group:
     """All that a person asks for with `status`.
 
-    offline_since: when the state file was written, if that is where the view comes from.
+    width: of the screen, in cells. offline_since: when the state file was written, if that is
+    where the view comes from.
     """
-    parts: list[RenderableType] = [fields(_status_rows(view, now, offline_since))]
+    parts: list[RenderableType] = [fields(_status_rows(view, now, width, offline_since))]
     shown = view.tables if all_tables else [t for t in view.tables if t.state is TableState.COPYING]
     if shown:
         parts += ["", table_rows(shown)]
@@ -51,12 +57,12 @@ def status(view: MigrationView, now: float, *, offline_since: float | None, all_
     return Group(*parts)
 
 
-def _status_rows(view: MigrationView, now: float, offline_since: float | None) -> list[Row]:
+def _status_rows(view: MigrationView, now: float, width: int, offline_since: float | None) -> list[Row]:
     at = offline_since if offline_since is not None else now
     rows: list[Row] = [
         ("Migration", Text(view.migration_id, "bold")),
         ("Phase", phase_line(view, at)),
-        ("", timeline(view)),
+        ("", timeline(view, width - LABELS_WIDTH)),
         ("Source", described(view.source)),
         ("Destination", described(view.destination)),
     ]
@@ -64,7 +70,7 @@ def _status_rows(view: MigrationView, now: float, offline_since: float | None) -
         rows.append(("Failure", failure_text(view.failure)))
     rows += _progress_rows(view)
     if offline_since is not None:
-        rows.append(("Running", Text(f"no; this was so {duration(now - offline_since)} ago", "yellow")))
+        rows.append(("Running", Text(f"no; this is from {duration(now - offline_since)} ago", "yellow")))
     elif not view.phase.ended:
         rows.append(("Workers", workers_text(view.workers)))
     following = next_command(view, offline=offline_since is not None)
@@ -75,7 +81,8 @@ def _progress_rows(view: MigrationView) -> list[Row]:
     rows: list[Row] = []
     if view.tables:
         total = overall(view.tables)
-        rows.append(("Copied", "  ".join(filter(None, [copy_text(total), copy_pace(view, total)]))))
+        told = copied_text(view.tables) if total.fraction >= 1 else copy_text(total)
+        rows.append(("Copied", ", ".join(filter(None, [told, copy_pace(view, total)]))))
     if view.indexes.total:
         rows.append(("Indexes", f"{view.indexes.done} of {view.indexes.total}"))
     if view.positions.applied_lsn and not view.phase.ended:
@@ -104,17 +111,18 @@ def next_command(view: MigrationView, *, offline: bool) -> str:
     return ""
 
 
-def live(view: MigrationView, now: float, note: str = "") -> Group:
+def live(view: MigrationView, now: float, width: int, note: str = "") -> Group:
     """The display of a migration under way; note: what disturbs it, like a lost connection."""
     total = overall(view.tables)
     rows: list[Row] = [
         (view.migration_id, phase_line(view, now)),
-        ("", timeline(view)),
+        ("", timeline(view, width - LABELS_WIDTH)),
         ("", f"{endpoint(view.source)} → {endpoint(view.destination)}"),
     ]
     if view.tables:
-        detail = "  ".join(filter(None, [copy_text(total), copy_pace(view, total)]))
-        rows.append(("copy", _measured(total.fraction, detail)))
+        rows.append(("copy", _measured(total.fraction, copy_text(total))))
+        if pace := copy_pace(view, total):
+            rows.append(("", pace))
     if view.indexes.total and view.phase is not Phase.COPY:
         fraction = view.indexes.done / view.indexes.total
         rows.append(("indexes", _measured(fraction, f"{view.indexes.done} of {view.indexes.total}")))

@@ -9,7 +9,7 @@ import click
 from clients.cli.following import follow_to_end, print_summary
 from clients.cli.localstate import MigrationDir, known_migrations
 from clients.cli.options import Invocation, common_options
-from clients.cli.output import print_json, print_table, say, warn
+from clients.cli.output import print_json, print_table, say, stdout_console, warn
 from clients.cli.progress import progress_of
 from clients.cli.running import run
 from clients.cli.screens import list_rows
@@ -29,7 +29,8 @@ def status(invocation: Invocation, tables: bool) -> None:
     if invocation.json:
         print_json(_document(view, offline_since))
         return
-    print_table(status_screen(view, time.time(), offline_since=offline_since, all_tables=tables))
+    width = stdout_console().width
+    print_table(status_screen(view, time.time(), width, offline_since=offline_since, all_tables=tables))
 
 
 def _document(view: MigrationView, offline_since: float | None) -> dict[str, object]:
