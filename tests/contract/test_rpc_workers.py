@@ -336,9 +336,9 @@ async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
         listener.close()
         async with serving(coordinator, address):
             await coordinator.next()
-    warnings = [r for r in caplog.records if r.levelname == "WARNING" and "no coordinator" in r.message]
+            warnings = [r.message for r in caplog.records if "no coordinator" in r.message]
     assert len(warnings) == 1
-    assert address in warnings[0].message
+    assert address in warnings[0]
 
 
 async def test_stop_ends_a_link_that_never_reached_a_coordinator(free_port: int) -> None:

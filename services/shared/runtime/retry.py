@@ -12,6 +12,7 @@ import logging
 import math
 import random
 import time
+from asyncio import sleep
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -86,6 +87,7 @@ async def retrying(
         retry=tenacity.retry_if_exception(curable),
         wait=attempts.wait_s,
         stop=stop,
+        sleep=sleep,
         before_sleep=attempts.log,
         reraise=True,
     ):
