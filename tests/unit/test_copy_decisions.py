@@ -1,0 +1,104 @@
+"""The copy's pure decisions: format, errors without row values, how often to report."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from services.copier.progress import Throttle
+from services.shared.model import ErrorKind, TableId
+from services.shared.pg.copy import binary_safe
+from services.shared.pg.copy_errors import copy_failure, without_values
+
+TABLE = TableId("shop", "orders")
+INT4, TEXT_ARRAY, INTERVAL, XML, ENUM = 23, 1009, 1186, 142, 16385
+
+
+def test_built_in_types_go_in_binary() -> None:
+    assert binary_safe([INT4, TEXT_ARRAY, INTERVAL], 150004, 170002)
+
+
+@pytest.mark.parametrize("oid", [ENUM, XML, 2205, 28, 22])
+def test_any_other_type_makes_the_table_go_as_text(oid: int) -> None:
+    assert not binary_safe([INT4, oid], 170000, 170000)
+
+
+def test_a_table_without_columns_may_go_in_binary() -> None:
+    assert binary_safe([], 170000, 170000)
+
+
+def test_infinite_intervals_reach_an_older_server_as_text() -> None:
+    assert not binary_safe([INTERVAL], 170000, 160004)
+    assert not binary_safe([1187], 180000, 130000)
+    assert binary_safe([INTERVAL], 160004, 170000)
+    assert binary_safe([INT4], 170000, 160004)
+
+
+@pytest.mark.parametrize(("source", "dest"), [(90600, 170000), (170000, 90600)])
+def test_servers_before_10_get_text(source: int, dest: int) -> None:
+    assert not binary_safe([INT4], source, dest)
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "shown"),
+    [
+        (
+            "22P02",
+            'invalid input syntax for type integer: "a "secret" word"',
+            'invalid input syntax for type integer: "..."',
+        ),
+        (
+            "22003",
+            'value "99" is out of range for type smallint',
+            'value "..." is out of range for type smallint',
+        ),
+        (
+            "22021",
+            'invalid byte sequence for encoding "UTF8": 0xe4 0x20',
+            'invalid byte sequence for encoding "...": ...',
+        ),
+        ("22P04", 'missing data for column "b"', 'missing data for column "b"'),
+        ("23502", 'null value in column "a" violates it', 'null value in column "a" violates it'),
+        ("42703", 'column "b" does not exist', 'column "b" does not exist'),
+        ("P0001", "no 4711 here", "the server refused a row"),
+        ("AB123", "no 4711 here", "the server refused a row"),
+        ("", "4711", "the server refused a row"),
+    ],
+)
+def test_messages_lose_values_and_keep_names(state: str, message: str, shown: str) -> None:
+    assert without_values(state, message) == shown
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (psycopg.errors.UndefinedTable("x"), ErrorKind.COPY_FAILED),
+        (psycopg.errors.NotNullViolation("x"), ErrorKind.COPY_FAILED),
+        (psycopg.errors.DiskFull("x"), ErrorKind.COPY_FAILED),
+        (psycopg.errors.InsufficientPrivilege("x"), ErrorKind.PERMISSION),
+        (psycopg.errors.DeadlockDetected("x"), ErrorKind.TRANSIENT),
+        (psycopg.errors.LockNotAvailable("x"), ErrorKind.TRANSIENT),
+        (psycopg.errors.AdminShutdown("x"), ErrorKind.TRANSIENT),
+        (psycopg.OperationalError("server closed the connection"), ErrorKind.UNREACHABLE),
+    ],
+)
+def test_errors_of_a_copy_by_kind(error: psycopg.Error, kind: ErrorKind) -> None:
+    ours = copy_failure(TABLE, error)
+    assert ours.kind is kind
+    assert "shop.orders" in ours.message
+
+
+def test_a_full_disk_says_so() -> None:
+    error = copy_failure(TABLE, psycopg.errors.DiskFull('could not extend file "base/1/2"'))
+    assert "disk is full" in error.message
+    assert "free space" in error.hint
+
+
+def test_progress_is_passed_on_at_once_and_then_twice_a_second() -> None:
+    now = 100.0
+    seen: list[int] = []
+    throttle = Throttle(seen.append, clock=lambda: now)
+    for tick in range(20):
+        now = 100.0 + tick / 10
+        throttle(tick)
+    assert seen == [0, 5, 10, 15]
