@@ -1,0 +1,204 @@
+"""The dashboard: hands what the feed hears to the board, and carries out keys.
+
+The feed (a worker) posts what it hears; only this app's message handlers touch widgets.
+Actions run as workers too, so a slow coordinator never blocks the screen, and every error of
+theirs becomes a toast. Nothing here holds state of the migration: closing it affects nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import ClassVar, Protocol
+
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import Footer
+
+from clients.tui import feed
+from clients.tui.board import Board
+from clients.tui.feed import Ended, Heard, Lost, explained
+from clients.tui.help import HelpScreen
+from clients.tui.history import INTERVAL_S, History
+from clients.tui.switchover import SwitchoverScreen
+from clients.tui.themes import PGMIG, SIXTEEN, no_colour, theme
+from services.shared.model import MigrationView, PgmigError, Phase, SwitchoverStep
+
+
+class Migrations(feed.Following, Protocol):
+    """What the dashboard needs of a session. Every method raises PgmigError."""
+
+    def pause(self, migration_id: str, /) -> Awaitable[object]: ...
+
+    def resume(self, migration_id: str, /) -> Awaitable[object]: ...
+
+    def switchover(self, migration_id: str, timeout_s: float, /) -> AsyncIterator[SwitchoverStep]: ...
+
+
+class StepHeard(Message):
+    def __init__(self, step: SwitchoverStep) -> None:
+        super().__init__()
+        self.step = step
+
+
+class SwitchoverEnded(Message):
+    """The stream of steps is over; error is None when it ended by itself."""
+
+    def __init__(self, error: PgmigError | None) -> None:
+        super().__init__()
+        self.error = error
+
+
+class Dashboard(App[None]):
+    """One migration's dashboard. `failure` is why it closed itself, if it did."""
+
+    TITLE = "pgmig"
+    CSS_PATH = "dashboard.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    # Textual declares these two as class variables in text only, so ClassVar would not pass mypy.
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-tiny"), (16, "-short"), (30, "-normal"), (42, "-tall")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q,ctrl+c", "quit", "Quit (migration goes on)", key_display="q", priority=False),
+        Binding("s", "switchover", "Switchover"),
+        Binding("p", "pause", "Pause"),
+        Binding("r", "resume", "Resume"),
+        Binding("o", "order", "Order"),
+        Binding("question_mark", "help", "Help", key_display="?"),
+    ]
+
+    def __init__(
+        self,
+        session: Migrations,
+        migration_id: str,
+        address: str = "the coordinator",
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(ansi_color=True if no_colour(os.environ) else None)
+        self.register_theme(PGMIG)
+        self.register_theme(SIXTEEN)
+        self.theme = theme(os.environ, self.console.color_system)
+        self.failure: PgmigError | None = None
+        self._session = session
+        self._migration_id = migration_id
+        self._address = address
+        self._now = now
+        self._view: MigrationView | None = None
+        self._heard_at: float | None = None
+        self._connected = False
+        self.history = History()
+        self._board = Board(migration_id, address)
+        self._dialog: SwitchoverScreen | None = None
+
+    def compose(self) -> ComposeResult:
+        yield self._board
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self._board.tables.focus()
+        self.set_interval(INTERVAL_S, self.tick)
+        listening = feed.listen(self._session, self._migration_id, self.post_message)
+        self.run_worker(listening, name="feed", group="feed")
+
+    # What the feed hears.
+
+    def on_heard(self, message: Heard) -> None:
+        first = self._view is None
+        self._view = message.view
+        self._heard_at = self._now()
+        self._connected = True
+        if first:
+            self.history.add(message.view)
+        self._board.banner.clear()
+        self._board.show(message.view, self.history, self._now())
+        if self._dialog is not None:
+            self._dialog.show_view(message.view)
+
+    def on_lost(self, message: Lost) -> None:
+        self._connected = False
+        self._board.banner.lost(message.error, self._heard_at)
+
+    def on_ended(self, message: Ended) -> None:
+        self._connected = False
+        if self._view is None:
+            self.failure = message.error
+            self.exit()
+        else:
+            self._board.banner.ended(message.error)
+
+    def tick(self) -> None:
+        """Once a second: clocks go on and the history gets its sample, news or not."""
+        self.history.add(self._view if self._connected else None)
+        if self._view is not None:
+            self._board.tick(self._view, self.history, self._now())
+
+    # Keys.
+
+    def action_order(self) -> None:
+        self._board.tables.reorder()
+
+    def action_help(self) -> None:
+        self.push_screen(HelpScreen())
+
+    def action_pause(self) -> None:
+        self._act("Pause", self._session.pause, "Paused. The source keeps its WAL until resume.")
+
+    def action_resume(self) -> None:
+        self._act("Resume", self._session.resume, "Resumed.")
+
+    def action_switchover(self) -> None:
+        view = self._view
+        if view is None:
+            self._toast("Nothing is known of the migration yet", "wait for the connection")
+        elif view.phase is not Phase.STREAMING:
+            self._toast(
+                f"A migration in phase {view.phase} cannot be switched over",
+                "it can when it is streaming",
+            )
+        else:
+            self._dialog = SwitchoverScreen(view, time.monotonic)
+            self.push_screen(self._dialog, self._forget_dialog)
+
+    def _forget_dialog(self, _: None) -> None:
+        self._dialog = None
+
+    def _act(self, name: str, action: Callable[[str], Awaitable[object]], done: str) -> None:
+        async def act() -> None:
+            try:
+                await action(self._migration_id)
+            except Exception as exc:  # shown: see `explained`
+                error = explained(exc, name.lower())
+                self._toast(f"{name}: {error}", error.hint)
+            else:
+                self.notify(done, markup=False)
+
+        self.run_worker(act(), name=name.lower(), group="action", exclusive=True)
+
+    def _toast(self, message: str, hint: str) -> None:
+        text = f"{message}\n→ {hint}" if hint else message
+        self.notify(text, severity="error", timeout=8, markup=False)
+
+    # Switchover.
+
+    def on_switchover_screen_confirmed(self, message: SwitchoverScreen.Confirmed) -> None:
+        self.run_worker(self._switch_over(message.timeout_s), name="switchover", group="switchover")
+
+    async def _switch_over(self, timeout_s: float) -> None:
+        error: PgmigError | None = None
+        try:
+            async for step in self._session.switchover(self._migration_id, timeout_s):
+                self.post_message(StepHeard(step))
+        except Exception as exc:  # shown: see `explained`
+            error = explained(exc, "switchover")
+        self.post_message(SwitchoverEnded(error))
+
+    def on_step_heard(self, message: StepHeard) -> None:
+        if self._dialog is not None:
+            self._dialog.show_step(message.step)
+
+    def on_switchover_ended(self, message: SwitchoverEnded) -> None:
+        if self._dialog is not None:
+            self._dialog.show_end(message.error)

@@ -1,0 +1,114 @@
+"""A switchover as the dashboard follows it: a fold over its steps, its end and later views.
+
+The stream of steps may break while the coordinator goes on. The outcome is then unknown until
+a view of the migration tells it; it is never guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from services.shared.model import (
+    ErrorKind,
+    MigrationView,
+    PgmigError,
+    Phase,
+    SwitchoverResult,
+    SwitchoverStep,
+)
+
+_OF_THE_STREAM = frozenset({ErrorKind.UNREACHABLE, ErrorKind.TRANSIENT, ErrorKind.INTERNAL})
+
+
+class Outcome(Enum):
+    RUNNING = auto()
+    SWITCHED_OVER = auto()
+    ROLLED_BACK = auto()
+    REFUSED = auto()  # before anything was done
+    STUCK = auto()  # the rollback failed, or the migration stopped in it
+    UNKNOWN = auto()  # the stream broke
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """steps: the newest state of each step, in order of first appearance."""
+
+    steps: tuple[SwitchoverStep, ...] = ()
+    ended: bool = False
+    error: PgmigError | None = None
+    view: MigrationView | None = None
+
+    def with_step(self, step: SwitchoverStep) -> Attempt:
+        if any(known.name == step.name for known in self.steps):
+            return replace(self, steps=tuple(step if s.name == step.name else s for s in self.steps))
+        return replace(self, steps=(*self.steps, step))
+
+    def with_end(self, error: PgmigError | None) -> Attempt:
+        return replace(self, ended=True, error=error)
+
+    def with_view(self, view: MigrationView) -> Attempt:
+        """A view heard after the end; earlier ones say nothing about the outcome."""
+        return replace(self, view=view) if self.ended else self
+
+    @property
+    def elapsed_ms(self) -> int:
+        """Since writes were blocked, as last told."""
+        return max((step.elapsed_ms for step in self.steps), default=0)
+
+    @property
+    def blocked(self) -> bool:
+        """Writes on the source are blocked as far as is known."""
+        frozen = any(step.name == "freeze" and step.state != "failed" for step in self.steps)
+        return frozen and not self.ended and self.result is None and not self._rolled("done")
+
+    @property
+    def result(self) -> SwitchoverResult | None:
+        told = next((step.result for step in self.steps if step.result is not None), None)
+        if told is None and self.view is not None and self.view.phase is Phase.SWITCHED_OVER:
+            return self.view.switchover
+        return told
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.result is not None:
+            return Outcome.SWITCHED_OVER
+        if not self.ended:
+            return Outcome.RUNNING
+        if self._rolled("failed") or (self.view is not None and self.view.phase is Phase.FAILED):
+            return Outcome.STUCK
+        if self._rolled("done"):
+            return Outcome.ROLLED_BACK
+        timed_out = self.error is not None and self.error.kind is ErrorKind.TIMEOUT
+        if not self.steps and not self._cut_off and not timed_out:
+            return Outcome.REFUSED
+        return self._as_seen()
+
+    @property
+    def reason(self) -> tuple[str, str]:
+        """(message, hint) of what stopped it."""
+        if self.error is not None and not self._cut_off:
+            return str(self.error), self.error.hint
+        if self.view is not None and self.view.failure is not None and self.outcome is not Outcome.UNKNOWN:
+            return self.view.failure.message, self.view.failure.hint
+        failed = [step for step in self.steps if step.state == "failed" and step.detail]
+        rolled = [step for step in self.steps if step.name == "rollback" and step.detail]
+        told = (failed or rolled)[:1]
+        if told:
+            return f"{told[0].name}: {told[0].detail}", ""
+        return (str(self.error), self.error.hint) if self.error is not None else ("", "")
+
+    @property
+    def _cut_off(self) -> bool:
+        """The stream ended without the coordinator's word on the switchover."""
+        return self.error is None or self.error.kind in _OF_THE_STREAM
+
+    def _as_seen(self) -> Outcome:
+        """Outcome by the newest view, when the steps do not tell. A rollback leaves its failure there."""
+        view = self.view
+        if view is not None and view.phase in {Phase.STREAMING, Phase.CATCHUP} and view.failure is not None:
+            return Outcome.ROLLED_BACK
+        return Outcome.UNKNOWN
+
+    def _rolled(self, state: str) -> bool:
+        return any(step.name == "rollback" and step.state == state for step in self.steps)

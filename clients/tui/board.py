@@ -1,0 +1,71 @@
+"""The dashboard's widgets as one: given a view, each shows its part of it."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+
+from clients.tui.eventlog import EventLog
+from clients.tui.header import Banner, Timeline, Title, Trouble
+from clients.tui.history import History
+from clients.tui.metrics import THROUGHPUT, Card, LagCard, Progress
+from clients.tui.sidebar import PositionPanel, WorkerPanel, WorkerStrip
+from clients.tui.tables import TableList
+from services.shared.model import MigrationView, Phase
+
+
+class Board(Vertical):
+    """Its widgets are kept by name, not looked up: a view that arrives while the screen is
+    being taken down then finds them still."""
+
+    def __init__(self, migration_id: str, address: str) -> None:
+        super().__init__(id="board")
+        self.banner = Banner()
+        self.tables = TableList()
+        self._title = Title(migration_id, address)
+        self._timeline = Timeline()
+        self._trouble = Trouble()
+        self._progress = Progress()
+        self._lag = LagCard()
+        self._throughput = Card("Throughput", THROUGHPUT, card_id="throughput")
+        self._strip = WorkerStrip()
+        self._events = EventLog()
+        self._workers = WorkerPanel()
+        self._positions = PositionPanel()
+
+    def compose(self) -> ComposeResult:
+        yield self._title
+        yield self._timeline
+        yield self.banner
+        yield self._trouble
+        yield self._progress
+        with Horizontal(id="cards"):
+            yield self._lag
+            yield self._throughput
+        yield self._strip
+        with Horizontal(id="main"):
+            with Vertical(id="lists"):
+                yield self.tables
+                yield self._events
+            with Vertical(id="side"):
+                yield self._workers
+                yield self._positions
+
+    def show(self, view: MigrationView, history: History, now: float) -> None:
+        """A new view."""
+        self.set_class(view.phase is Phase.FAILED, "-failed")
+        self._timeline.show(view)
+        self._trouble.show(view)
+        self._strip.show(view.workers)
+        self._workers.show(view.workers)
+        self._positions.show(view)
+        self.tables.show(view.tables)
+        self._events.show(view.events)
+        self.tick(view, history, now)
+
+    def tick(self, view: MigrationView, history: History, now: float) -> None:
+        """What moves with time alone."""
+        self._title.show(view, now)
+        self._progress.show(view, history)
+        self._lag.show(view, history)
+        self._throughput.show(view, history)

@@ -1,0 +1,80 @@
+"""The log pane: the migration's events, each written once, newest at the bottom."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from rich.style import Style
+from rich.text import Text
+from textual.events import Resize
+from textual.widgets import RichLog
+
+from clients.tui import format as show
+from services.shared.model import Event
+
+KEPT = 1000
+_MARKS = {"error": ("✘", "error"), "warning": ("⚠", "warning")}
+
+
+def unseen(seen: Sequence[Event], current: Sequence[Event]) -> Sequence[Event]:
+    """Events of `current` that follow those `seen`. The coordinator keeps a bounded tail, so
+    `current` may have lost events at its front; when nothing overlaps all of it is new."""
+    for start in range(max(0, len(seen) - len(current)), len(seen)):
+        overlap = len(seen) - start
+        if tuple(seen[start:]) == tuple(current[:overlap]):
+            return current[overlap:]
+    return current
+
+
+class EventLog(RichLog):
+    """Follows the newest event unless the operator has scrolled up."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "events--time",
+        "events--info",
+        "events--warning",
+        "events--error",
+    }
+
+    def __init__(self) -> None:
+        super().__init__(id="events", wrap=True, markup=False, highlight=False, max_lines=KEPT, min_width=0)
+        self.border_title = "Events"
+        self._seen: Sequence[Event] = ()
+        self._kept: deque[Event] = deque(maxlen=KEPT)
+        self._width = 0
+
+    def show(self, events: Sequence[Event]) -> None:
+        new = unseen(self._seen, events)
+        self._seen = events
+        self._kept.extend(new)
+        self._append(new, follow=self.is_vertical_scroll_end)
+
+    @property
+    def count(self) -> int:
+        """Events written and still held."""
+        return len(self._kept)
+
+    def on_resize(self, event: Resize) -> None:
+        """Lines are wrapped when written, so another width means writing them again."""
+        super().on_resize(event)
+        width = self.scrollable_content_region.width
+        if width != self._width:
+            self._width = width
+            self.clear()
+            self._append(self._kept, follow=True)
+
+    def _append(self, events: Iterable[Event], *, follow: bool) -> None:
+        """Nothing before the width is known: `on_resize` writes it then."""
+        for event in events if self._width > 0 else ():
+            self.write(self._line(event), width=self._width, scroll_end=follow)
+
+    def _line(self, event: Event) -> Text:
+        mark, part = _MARKS.get(event.level, ("·", "info"))
+        line = Text.assemble((show.clock(event.at), self._style("time")), " ")
+        line.append(f"{mark} {show.printable(event.text)}", self._style(part))
+        return line
+
+    def _style(self, part: str) -> Style:
+        return self.get_component_rich_style(f"events--{part}", partial=True)

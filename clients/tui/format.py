@@ -1,0 +1,150 @@
+"""Figures as an operator reads them: pure functions from values to short text.
+
+Bytes are in binary units, durations in the two largest units, counts in three digits. Text
+that comes from a database or from the network passes `printable` before it is drawn, so
+that a table's name cannot move the terminal's cursor.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rich.cells import cell_len, set_cell_size
+
+from services.shared.model import Endpoint, Lsn
+
+NONE = "—"
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_DECIMAL = ("", "k", "M", "G", "T", "P")
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def duration(seconds: float) -> str:
+    """`7s`, `4m 05s`, `2h 07m`, `3d 04h`; negative counts as none (clocks of two hosts differ)."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h {minutes:02d}m"
+    days, hours = divmod(hours, 24)
+    return f"{days}d {hours:02d}h"
+
+
+def precise(seconds: float) -> str:
+    """A short time to the tenth or the millisecond: `0s`, `420ms`, `1.4s`, then as `duration`."""
+    if seconds <= 0:
+        return "0s"
+    if seconds < 0.9995:
+        return f"{max(1, round(seconds * 1000))}ms"
+    return f"{seconds:.1f}s" if seconds < 59.95 else duration(seconds)
+
+
+def size(value: float) -> str:
+    """Bytes: `0 B`, `1.5 KiB`, `23.4 MiB`, `812 GiB`."""
+    return _scaled(value, 1024, _BINARY, " ")
+
+
+def size_of(done: float, total: float) -> str:
+    """`25.0 of 41.0 GiB`; the unit twice only where it differs."""
+    first, second = size(done), size(total)
+    number, unit = first.split(" ")
+    return f"{number} of {second}" if second.endswith(f" {unit}") else f"{first} of {second}"
+
+
+def count(value: float) -> str:
+    """Rows, transactions: `0`, `950`, `1.2k`, `34.5M`."""
+    return _scaled(value, 1000, _DECIMAL, "")
+
+
+def size_rate(bytes_per_second: float) -> str:
+    return f"{size(bytes_per_second)}/s"
+
+
+def count_rate(per_second: float) -> str:
+    return f"{count(per_second)}/s"
+
+
+def percent(fraction: float) -> str:
+    """`68.2%`. Never `100.0%` before the whole is done."""
+    if fraction >= 1:
+        return "100%"
+    return f"{min(99.9, max(0.0, fraction * 100)):.1f}%"
+
+
+def lsn(value: Lsn) -> str:
+    return str(value) if value else NONE
+
+
+def version(server_version_num: int) -> str:
+    """170004 is `17.4`, 90624 is `9.6.24`, 0 is unknown and empty."""
+    if server_version_num <= 0:
+        return ""
+    major, rest = divmod(server_version_num, 10_000)
+    if major >= 10:
+        return f"{major}.{rest}"
+    return f"{major}.{rest // 100}.{rest % 100}"
+
+
+def endpoint(where: Endpoint) -> str:
+    """`host:port/database`; IPv6 addresses in brackets; empty while unknown."""
+    if not where.host:
+        return NONE
+    host = f"[{where.host}]" if ":" in where.host else where.host
+    return printable(f"{host}:{where.port}/{where.dbname}")
+
+
+def clock(at: float) -> str:
+    """Wall-clock time of day in the operator's own time zone."""
+    return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
+
+
+def printable(text: str) -> str:
+    """`text` on one line, control characters shown as a dot."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "·" for c in text)
+
+
+def cut(text: str, width: int) -> str:
+    """At most `width` cells of `text`; what was cut shows as an ellipsis."""
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, max(0, width - 1)).rstrip() + "…" if width > 0 else ""
+
+
+def fit(text: str, width: int, *, right: bool = False) -> str:
+    """`text` in exactly `width` cells, cut or padded; `right` aligns to the right."""
+    shown = cut(text, width)
+    padding = " " * (width - cell_len(shown))
+    return padding + shown if right else shown + padding
+
+
+def bar(fraction: float, width: int) -> tuple[str, str]:
+    """A progress bar of `width` cells as (done, left), to be styled apart.
+
+    The two differ in shape too, so the bar reads without colours.
+    """
+    eighths = int(min(1.0, max(0.0, fraction)) * width * 8)
+    full, part = divmod(eighths, 8)
+    done = "█" * full + (_EIGHTHS[part] if part else "")
+    return done, "░" * (width - len(done))
+
+
+def line_bar(fraction: float, width: int) -> tuple[str, str]:
+    """As `bar`, but thin: for many bars one below the other."""
+    halves = int(min(1.0, max(0.0, fraction)) * width * 2)
+    done = "━" * (halves // 2) + ("╸" if halves % 2 else "")
+    return done, "─" * (width - len(done))
+
+
+def _scaled(value: float, base: int, units: tuple[str, ...], gap: str) -> str:
+    value = max(0.0, value)
+    index = 0
+    # 999.5 would be rounded up to a fourth digit, so it goes to the next unit as well.
+    while value >= 999.5 and index < len(units) - 1:
+        value /= base
+        index += 1
+    digits = f"{value:.0f}" if index == 0 or value >= 99.95 else f"{value:.1f}"
+    return f"{digits}{gap}{units[index]}"

@@ -1,0 +1,185 @@
+"""The top of the screen: what is migrated from where to where, its phase, and what is wrong."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from clients.tui import format as show
+from clients.tui.timeline import Mark, elapsed, labels, steps
+from services.shared.model import Endpoint, ErrorKind, MigrationView, PgmigError, Phase
+
+_STYLES = {
+    Phase.STREAMING: "$success",
+    Phase.SWITCHED_OVER: "$success",
+    Phase.COMPLETE: "$success",
+    Phase.SWITCHOVER: "$warning",
+    Phase.PAUSED: "$warning",
+    Phase.FAILED: "$error",
+    Phase.ABORTED: "$error",
+}
+_MARKS = {
+    Mark.DONE: "$success",
+    Mark.NOW: "bold $accent",
+    Mark.PAUSED: "bold $warning",
+    Mark.FAILED: "bold $error",
+    Mark.TO_COME: "$muted",
+}
+
+
+class Title(Widget):
+    """Line 1: id, phase and times. Line 2: source, arrow, destination."""
+
+    def __init__(self, migration_id: str, address: str) -> None:
+        super().__init__(id="title")
+        self._migration_id = migration_id
+        self._address = address
+        self._view: MigrationView | None = None
+        self._now = 0.0
+
+    @property
+    def shown(self) -> MigrationView | None:
+        """The view on the screen."""
+        return self._view
+
+    def show(self, view: MigrationView, now: float) -> None:
+        self._view, self._now = view, now
+        self.refresh()
+
+    def render(self) -> Content:
+        width = self.content_size.width
+        if self._view is None:
+            return Content.assemble(
+                ("pgmig ", "bold $primary"),
+                (show.cut(self._migration_id, width - 6), "bold"),
+                "\n",
+                (show.cut(f"connecting to {show.printable(self._address)} …", width), "$muted"),
+            )
+        return self._first_line(self._view, width).append("\n").append(_route(self._view, width))
+
+    def _first_line(self, view: MigrationView, width: int) -> Content:
+        total, within = elapsed(view, self._now)
+        style = _STYLES.get(view.phase, "$accent")
+        badge = f" {view.phase.upper()} "
+        times = f"  {show.duration(total)}" if view.created_at else ""
+        if view.created_at and not view.phase.ended and width >= 60:
+            times = f"  {show.duration(total)} in all · {show.duration(within)} in phase"
+        where = f"  on {show.printable(self._address)}" if width >= 100 else ""
+        room = width - len(badge) - len(times) - 6
+        return Content.assemble(
+            ("pgmig ", "bold $primary"),
+            (show.cut(self._migration_id, room), "bold"),
+            (show.fit(where, room - len(show.cut(self._migration_id, room))), "$muted"),
+            (badge, f"bold reverse {style}"),
+            (times, "$muted"),
+        )
+
+
+def _route(view: MigrationView, width: int) -> Content:
+    """Both ends share the width; a short one leaves its room to the other."""
+    arrow = "  ══▶  "
+    room = max(0, width - len(arrow))
+    for product in ("  PostgreSQL ", "  PG ", " "):
+        source, destination = _place(view.source, product), _place(view.destination, product)
+        if len(source) + len(destination) <= room:
+            break
+    left = show.cut(source, max(room // 2, room - len(destination)))
+    right = show.cut(destination, max(0, room - len(left)))
+    return Content.assemble((left, "$foreground"), (arrow, "$primary"), (right, "$foreground"))
+
+
+def _place(where: Endpoint, product: str) -> str:
+    version = show.version(where.server_version_num)
+    return show.endpoint(where) + (f"{product}{version}" if version else "")
+
+
+class Timeline(Widget):
+    """The phases in one line."""
+
+    def __init__(self) -> None:
+        super().__init__(id="timeline")
+        self._view: MigrationView | None = None
+
+    def show(self, view: MigrationView) -> None:
+        self._view = view
+        self.refresh()
+
+    def render(self) -> Content:
+        if self._view is None:
+            return Content("")
+        path = steps(self._view)
+        texts, joint = labels(path, self.content_size.width)
+        parts: list[str | tuple[str, str]] = []
+        for step, text in zip(path, texts, strict=True):
+            if parts:
+                parts.append((joint, "$muted"))
+            parts.append((text, _MARKS[step.mark]))
+        return Content.assemble(*parts)
+
+
+class Banner(Static):
+    """One line or two about the connection; absent while all is well."""
+
+    def __init__(self) -> None:
+        super().__init__(id="banner", markup=False)
+        self.display = False
+
+    def lost(self, error: PgmigError, heard_at: float | None) -> None:
+        old = f" Figures are from {show.clock(heard_at)}." if heard_at else ""
+        self._say(f"⚠ Connection lost, trying again: {error}.{old} The migration goes on without it.")
+
+    def ended(self, error: PgmigError | None) -> None:
+        if error is None or error.kind is ErrorKind.NOT_FOUND:
+            self._say("This migration has been cleaned up; what you see is its last state. q quits.")
+        else:
+            self._say(f"⚠ {error}. {error.hint}")
+
+    def clear(self) -> None:
+        self.display = False
+
+    def _say(self, text: str) -> None:
+        self.update(show.printable(text))
+        self.display = True
+
+
+class Trouble(Static):
+    """Why the migration stopped, or why its last switchover was rolled back, and what to do."""
+
+    def __init__(self) -> None:
+        super().__init__(id="trouble", markup=False)
+        self.display = False
+
+    def show(self, view: MigrationView) -> None:
+        content = _trouble(view)
+        self.display = content is not None
+        self.set_class(view.phase is Phase.FAILED, "-failed")
+        if content is not None:
+            self.border_title = _trouble_title(view)
+            self.update(content)
+
+
+def _trouble_title(view: MigrationView) -> str:
+    if view.phase is Phase.FAILED:
+        return "✘ The migration has stopped and keeps its state"
+    if view.failure is not None:
+        return "⚠ The last switchover was rolled back; the source takes writes"
+    return "⚠ The coordinator needs the credentials again"
+
+
+def _trouble(view: MigrationView) -> Content | None:
+    parts: list[str | tuple[str, str]] = []
+    failure = view.failure if not view.phase.ended else None
+    if failure is not None:
+        where = f"  at LSN {failure.lsn}" if failure.lsn else ""
+        parts += [(show.printable(failure.kind), "bold"), (where, "$muted"), "\n"]
+        parts.append(show.printable(failure.message))
+        if failure.hint:
+            parts += ["\n", ("→ ", "bold"), (show.printable(failure.hint), "bold")]
+    if view.needs_credentials:
+        parts.append("\n" if parts else "")
+        parts += [("→ ", "bold"), (f"pgmig-cli resume --id {view.migration_id} with both URIs", "bold")]
+    elif view.phase is Phase.FAILED:
+        onward = f" (continues with {view.resume_phase})" if view.resume_phase else ""
+        parts += ["\n", (f"When the cause is gone: r resumes{onward}", "$muted")]
+    return Content.assemble(*parts) if parts else None

@@ -1,0 +1,163 @@
+"""Figures that move: copy and index progress, lag, throughput."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from textual.content import Content
+from textual.widget import Widget
+
+from clients.tui import format as show
+from clients.tui.history import History
+from clients.tui.progress import Overall, Trend, lag_trend, overall, seconds_left
+from clients.tui.sparkline import sparkline
+from services.shared.model import MigrationView, Phase
+
+
+class Progress(Widget):
+    """Two bars: rows copied (by bytes, with the time left) and indexes built."""
+
+    def __init__(self) -> None:
+        super().__init__(id="progress")
+        self._view: MigrationView | None = None
+        self._copy = overall(())
+        self._left: float | None = None
+
+    def show(self, view: MigrationView, history: History) -> None:
+        self._view = view
+        self._copy = overall(view.tables)
+        remaining = self._copy.bytes_total - self._copy.bytes_done
+        self._left = seconds_left(remaining, history.series("copied")) if view.phase is Phase.COPY else None
+        self.refresh()
+
+    def render(self) -> Content:
+        if self._view is None:
+            return Content("")
+        width = self.content_size.width
+        indexes = self._view.indexes
+        built = indexes.done / indexes.total if indexes.total else 0.0
+        built_text = f"{indexes.done:,} of {indexes.total:,}" if indexes.total else "not begun"
+        return (
+            _bar("Copy", self._copy.fraction, _copy_text(self._copy, self._left), width, show.bar)
+            .append("\n")
+            .append(_bar("Indexes", built, built_text, width, show.line_bar))
+        )
+
+
+def _copy_text(copy: Overall, left: float | None) -> str:
+    if copy.tables == 0:
+        return "no tables yet"
+    if copy.copied == copy.tables:
+        return f"{show.size(copy.bytes_total)}, {copy.tables:,} tables"
+    text = show.size_of(copy.bytes_done, copy.bytes_total)
+    return f"{text} · ETA {show.duration(left)}" if left is not None else text
+
+
+def _bar(
+    name: str, fraction: float, text: str, width: int, shape: Callable[[float, int], tuple[str, str]]
+) -> Content:
+    """Name, bar, percentage, text; the text is given up first when the line is short."""
+    room = width - 9 - 7 - 2
+    told = min(34, max(0, room - 12))
+    done, left = shape(fraction, max(4, room - told))
+    return Content.assemble(
+        (show.fit(name, 9), "$muted"),
+        (done, "$success" if fraction >= 1 else "$primary"),
+        (left, "$track"),
+        (show.fit(show.percent(fraction), 7, right=True), "bold"),
+        "  ",
+        (show.fit(text, told), "$muted"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """One line of a card: a name, the value now, and a sparkline of a history's series."""
+
+    name: str
+    series: str
+    value: Callable[[MigrationView], str]
+
+
+LAG = (
+    Meter("WAL", "lag_bytes", lambda view: show.size(view.positions.lag_bytes)),
+    Meter("time", "lag_seconds", lambda view: show.precise(view.positions.lag_seconds)),
+)
+THROUGHPUT = (
+    Meter("rows", "rows", lambda view: show.count_rate(view.rates.rows_per_second)),
+    Meter("data", "bytes", lambda view: show.size_rate(view.rates.bytes_per_second)),
+    Meter("tx", "transactions", lambda view: show.count_rate(view.rates.transactions_per_second)),
+)
+
+
+class Card(Widget):
+    """Meters one below the other, each as tall as the card's height allows, and a last remark."""
+
+    def __init__(self, title: str, meters: tuple[Meter, ...], *, card_id: str) -> None:
+        super().__init__(id=card_id)
+        self.border_title = title
+        self._meters = meters
+        self._view: MigrationView | None = None
+        self._history = History()
+
+    def show(self, view: MigrationView, history: History) -> None:
+        self._view, self._history = view, history
+        self.refresh()
+
+    def remark(self, view: MigrationView, history: History) -> tuple[str, str] | None:
+        """(text, style) of a line below the meters; None for no such line."""
+        del view, history
+        return None
+
+    def render(self) -> Content:
+        if self._view is None:
+            return Content("")
+        remark = self.remark(self._view, self._history)
+        lines = self.content_size.height - (1 if remark else 0)
+        tall = max(1, lines // len(self._meters))
+        parts: list[Content] = [self._meter(meter, self._view, tall) for meter in self._meters]
+        if remark:
+            parts.append(Content.assemble(remark))
+        return Content("\n").join(parts)
+
+    def _meter(self, meter: Meter, view: MigrationView, tall: int) -> Content:
+        name, value = 5, 11
+        width = max(0, self.content_size.width - name - value - 1)
+        lines = sparkline(self._history.series(meter.series), width, tall)
+        parts: list[str | tuple[str, str]] = []
+        for row, line in enumerate(lines):
+            last = row == len(lines) - 1
+            parts.append((show.fit(meter.name if last else "", name), "$muted"))
+            parts.append((show.fit(meter.value(view) if last else "", value, right=True), "bold"))
+            parts += [" ", (line, "$primary"), "" if last else "\n"]
+        return Content.assemble(*parts)
+
+
+_GROWING = ("▲ growing: source is faster", "$warning")
+KEEPING_UP_S = 5.0
+"""While streaming, a lag below this is the pulse of a busy source, not a trend."""
+
+
+class LagCard(Card):
+    """How far the destination is behind, and whether it catches up."""
+
+    def __init__(self) -> None:
+        super().__init__("Lag", LAG, card_id="lag")
+
+    def remark(self, view: MigrationView, history: History) -> tuple[str, str]:
+        if not view.options.follow:
+            return "a clone does not follow", "$muted"
+        if view.phase is Phase.STREAMING and view.positions.lag_seconds < KEEPING_UP_S:
+            return "✔ keeping up", "$success"
+        trend, left = lag_trend(history.series("lag_bytes"))
+        # While tables are copied changes only queue up: that is as it should be.
+        queueing = view.phase in {Phase.SCHEMA, Phase.COPY, Phase.INDEXES}
+        growing = ("▲ queues up during the copy", "$muted") if queueing else _GROWING
+        return {
+            Trend.UNKNOWN: ("", ""),
+            Trend.CAUGHT_UP: ("✔ caught up", "$success"),
+            Trend.SHRINKING: (f"▼ caught up in ~{show.duration(left)}", "$success"),
+            Trend.STEADY: ("▬ steady", "$muted"),
+            Trend.GROWING: growing,
+        }[trend]

@@ -1,0 +1,31 @@
+"""The dashboard as a program: a session, the app, and what is said when it closes."""
+
+from __future__ import annotations
+
+import sys
+
+from clients.session import Session
+from clients.tui.app import Dashboard, Migrations
+from services.shared.model import ExitCode
+
+
+async def show(address: str, migration_id: str) -> int:
+    """Open the dashboard on the coordinator at `address`; gives the exit code."""
+    async with Session(address) as session:
+        return await show_session(session, migration_id, address)
+
+
+async def show_session(
+    session: Migrations, migration_id: str, address: str, *, headless: bool = False
+) -> int:
+    """As `show`, over any session."""
+    app = Dashboard(session, migration_id, address)
+    await app.run_async(headless=headless)
+    if app.failure is not None:
+        hint = f"\nhint: {app.failure.hint}" if app.failure.hint else ""
+        sys.stderr.write(f"error: {app.failure}{hint}\n")
+        return int(app.failure.policy.exit_code)
+    if app.return_code:
+        return app.return_code
+    sys.stderr.write(f"The dashboard is closed; migration {migration_id} is not affected by that.\n")
+    return int(ExitCode.OK)

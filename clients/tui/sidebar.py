@@ -1,0 +1,111 @@
+"""Who works for the migration, and how far each has come in the WAL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from clients.tui import format as show
+from services.shared.model import Lsn, MigrationView, Positions, WorkerView
+
+_ROLES = ("decoder", "copier", "applier")
+
+
+def by_role(workers: Sequence[WorkerView]) -> list[tuple[str, list[WorkerView]]]:
+    """Workers of each role: the roles that every migration needs first, then any other."""
+
+    def rank(worker: WorkerView) -> tuple[int, str]:
+        known = worker.role in _ROLES
+        return (_ROLES.index(worker.role) if known else len(_ROLES), worker.role)
+
+    ranked = sorted(workers, key=lambda w: (rank(w), not w.lost, w.host, w.worker_id))
+    return [(role, list(some)) for role, some in groupby(ranked, key=lambda w: w.role)]
+
+
+class WorkerStrip(Widget):
+    """One line: a dot for each worker, and how many are lost."""
+
+    def __init__(self) -> None:
+        super().__init__(id="worker-strip")
+        self._workers: Sequence[WorkerView] = ()
+
+    def show(self, workers: Sequence[WorkerView]) -> None:
+        self._workers = workers
+        self.refresh()
+
+    def render(self) -> Content:
+        if not self._workers:
+            return Content.assemble(("Workers  none is attached", "$muted"))
+        parts: list[str | tuple[str, str]] = [("Workers", "$muted")]
+        for role, some in by_role(self._workers):
+            well = sum(1 for worker in some if not worker.lost)
+            lost = len(some) - well
+            parts.append(f"  {show.printable(role)} ")
+            parts.append(("●" * well if well <= 8 else f"{well} ●", "$success"))
+            if lost:
+                parts.append((f"{'✘' * lost if lost <= 4 else f'{lost} ✘'} {lost} lost", "bold $error"))
+        return Content.assemble(*parts)
+
+
+class WorkerPanel(Static):
+    """Each worker with its host; lost ones are said to be lost."""
+
+    def __init__(self) -> None:
+        super().__init__(id="workers", markup=False)
+        self.border_title = "Workers"
+        self._shown: Sequence[WorkerView] | None = None
+
+    def show(self, workers: Sequence[WorkerView]) -> None:
+        if workers == self._shown:
+            return
+        self._shown = workers
+        lost = sum(1 for worker in workers if worker.lost)
+        self.border_subtitle = f"{lost} lost" if lost else ""
+        self.set_class(lost > 0, "-lost")
+        ranked = [worker for _, some in by_role(workers) for worker in some]
+        ranked.sort(key=lambda worker: not worker.lost)  # the panel may not have room for all
+        lines = [_worker(worker) for worker in ranked]
+        self.update(Content("\n").join(lines) if lines else Content("none is attached"))
+
+
+def _worker(worker: WorkerView) -> Content:
+    mark = ("✘ ", "bold $error") if worker.lost else ("● ", "$success")
+    where = show.printable(worker.host)
+    said = (f"{where}  LOST", "bold $error") if worker.lost else (where, "$muted")
+    return Content.assemble(mark, show.fit(show.printable(worker.role), 9), said)
+
+
+class PositionPanel(Static):
+    """The WAL positions from the source's end to the slot, and each one's distance to the first."""
+
+    def __init__(self) -> None:
+        super().__init__(id="positions", markup=False)
+        self.border_title = "WAL positions"
+        self._shown: Positions | None = None
+
+    def show(self, view: MigrationView) -> None:
+        if view.positions == self._shown:
+            return
+        self._shown = positions = view.positions
+        lines = [
+            _position("source", positions.source_lsn, positions.source_lsn),
+            _position("decoded", positions.decoded_lsn, positions.source_lsn),
+            _position("applied", positions.applied_lsn, positions.source_lsn),
+            _position("flushed", positions.flushed_lsn, positions.source_lsn),
+            _position("slot", positions.confirmed_lsn, positions.source_lsn),
+        ]
+        self.update(Content("\n").join(lines))
+
+
+def _position(name: str, at: Lsn, source: Lsn) -> Content:
+    behind = source - at if at and source else 0
+    distance = f"-{show.size(behind)}" if behind > 0 else ""
+    return Content.assemble(
+        (show.fit(name, 9), "$muted"),
+        show.fit(show.lsn(at), 14),
+        (show.fit(distance, 11, right=True), "$muted"),
+    )

@@ -1,0 +1,250 @@
+"""The switchover dialog: what will happen, an explicit yes, then each step and the outcome.
+
+It only draws: the app runs the switchover and tells the dialog what it hears, so closing the
+dialog, like losing the connection, changes nothing about the switchover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.screen import ModalScreen
+from textual.widgets import Button, Static
+
+from clients.tui import format as show
+from clients.tui.attempt import Attempt, Outcome
+from services.shared.model import MigrationView, PgmigError, Phase, SwitchoverStep
+
+TIMEOUTS_S = (5, 10, 30, 60, 120, 300)
+DEFAULT_TIMEOUT_S = 30
+TICK_S = 0.1
+
+_STEPS = {
+    "freeze": "block writes on the source",
+    "sentinel": "write a marker into the source's WAL",
+    "drain": "apply everything up to the marker",
+    "sequences": "set sequences on the destination",
+    "verify": "check that nothing is missing",
+    "commit": "end replication: the destination leads",
+    "rollback": "let the source take writes again",
+}
+_MARKS = {"started": ("◐", "bold $accent"), "done": ("✔", "$success"), "failed": ("✘", "bold $error")}
+
+Part = str | tuple[str, str]
+
+
+class SwitchoverScreen(ModalScreen[None]):
+    """Stages by CSS class: asking, -running, -over."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,n", "close", "Close"),
+        Binding("y", "confirm", "Confirm"),
+        Binding("plus,equals_sign", "longer(1)", show=False),
+        Binding("minus", "longer(-1)", show=False),
+        Binding("left", "app.focus_previous", show=False),
+        Binding("right", "app.focus_next", show=False),
+    ]
+
+    class Confirmed(Message):
+        """The operator wants it; writes may stay blocked for timeout_s seconds."""
+
+        def __init__(self, timeout_s: float) -> None:
+            super().__init__()
+            self.timeout_s = timeout_s
+
+    def __init__(self, view: MigrationView, monotonic: Callable[[], float]) -> None:
+        super().__init__()
+        self.attempt = Attempt()
+        self.started = False
+        self.timeout_s = DEFAULT_TIMEOUT_S
+        self._view = view
+        self._monotonic = monotonic
+        self._heard_at = 0.0
+        # Kept by name, not looked up: news may arrive while the screen is being taken down.
+        self._dialog = Vertical(id="dialog")
+        self._text = Static(id="dialog-text", markup=False)
+        self._cancel = Button("Cancel", id="cancel")
+        self._confirm = Button("Switch over", id="confirm", variant="warning")
+
+    def compose(self) -> ComposeResult:
+        with self._dialog:
+            with VerticalScroll(id="dialog-body", can_focus=False):
+                yield self._text
+            with Horizontal(id="dialog-buttons"):
+                yield self._cancel
+                yield self._confirm
+
+    def on_mount(self) -> None:
+        self._cancel.focus()
+        self.set_interval(TICK_S, self._tick)
+        self._draw()
+
+    def show_view(self, view: MigrationView) -> None:
+        self._view = view
+        self.attempt = self.attempt.with_view(view)
+        self._draw()
+
+    def show_step(self, step: SwitchoverStep) -> None:
+        self.attempt = self.attempt.with_step(step)
+        self._heard_at = self._monotonic()
+        self._draw()
+
+    def show_end(self, error: PgmigError | None) -> None:
+        self.attempt = self.attempt.with_end(error)
+        self._draw()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        event.stop()
+        if event.button.id == "confirm":
+            self.action_confirm()
+        else:
+            self.action_close()
+
+    def action_confirm(self) -> None:
+        if self.started or self._view.phase is not Phase.STREAMING:
+            return
+        self.started = True
+        self._heard_at = self._monotonic()
+        self.app.post_message(self.Confirmed(self.timeout_s))
+        self._draw()
+
+    def action_close(self) -> None:
+        if self.started and not self.attempt.ended:
+            self.app.notify("The switchover is under way; its outcome shows here", markup=False)
+            return
+        self.dismiss()
+
+    def action_longer(self, by: int) -> None:
+        if not self.started:
+            at = TIMEOUTS_S.index(self.timeout_s) + by
+            self.timeout_s = TIMEOUTS_S[min(max(at, 0), len(TIMEOUTS_S) - 1)]
+            self._draw()
+
+    def _tick(self) -> None:
+        if self.started and not self.attempt.ended:
+            self._draw()
+
+    def _draw(self) -> None:
+        over = self.attempt.outcome is not Outcome.RUNNING
+        self._dialog.set_class(self.started and not over, "-running")
+        for outcome in Outcome:
+            name = f"-{outcome.name.lower().replace('_', '-')}"
+            self._dialog.set_class(self.attempt.ended and outcome is self.attempt.outcome, name)
+        self._confirm.display = not self.started
+        self._confirm.disabled = self._view.phase is not Phase.STREAMING
+        self._cancel.display = not self.started or self.attempt.ended
+        if self.attempt.ended and self._cancel.label != "Close":
+            self._cancel.label = "Close"
+            self._cancel.focus()
+        self._dialog.border_title, parts = self._stage()
+        self._text.update(Content.assemble(*parts))
+
+    def _stage(self) -> tuple[str, list[Part]]:
+        if not self.started:
+            return "Switch over?", question(self._view, self.timeout_s)
+        since = self._monotonic() - self._heard_at if self.attempt.blocked else 0.0
+        blocked_s = self.attempt.elapsed_ms / 1000 + since
+        parts = progress(self.attempt, blocked_s, self.timeout_s)
+        if not self.attempt.ended:
+            return "Switching over …", parts
+        title, ending = conclusion(self.attempt, self._view)
+        return title, [*parts, "\n", *ending]
+
+
+def question(view: MigrationView, timeout_s: int) -> list[Part]:
+    """The lag now, what will happen, and how long writes may be blocked."""
+    lag = view.positions
+    late = lag.lag_seconds > timeout_s
+    parts: list[Part] = [
+        (show.endpoint(view.source), "bold"),
+        "  ══▶  ",
+        (show.endpoint(view.destination), "bold"),
+        "\n\nLag now  ",
+        (
+            f"{show.size(lag.lag_bytes)} · {show.precise(lag.lag_seconds)}",
+            "bold $warning" if late else "bold",
+        ),
+        ("   over the limit: likely to be rolled back" if late else "", "$warning"),
+        "\nLimit    ",
+        (show.duration(timeout_s), "bold"),
+        ("   + and - change it", "$muted"),
+        "\n\n",
+    ]
+    if view.phase is not Phase.STREAMING:
+        parts.append(
+            (f"Not now: the migration is in phase {view.phase}, not streaming.\n\n", "bold $warning")
+        )
+    for number, name in enumerate(name for name in _STEPS if name != "rollback"):
+        parts += [(f" {number + 1} ", "$muted"), (show.fit(name, 11), "bold"), f"{_STEPS[name]}\n"]
+    parts.append(
+        f"\nWrites on the source wait from 1 on. If the limit passes before 6 is done, all is undone: "
+        f"the source takes writes again and {view.migration_id} goes on as before."
+    )
+    return parts
+
+
+def progress(attempt: Attempt, blocked_s: float, timeout_s: int) -> list[Part]:
+    """The steps so far, and the clock of the blocked writes."""
+    result = attempt.result
+    downtime = result.write_downtime_ms / 1000 if result is not None else blocked_s
+    style = "bold $warning" if attempt.blocked else "bold"
+    parts: list[Part] = [
+        "Writes blocked for ",
+        (f"{downtime:.2f} s", style),
+        (f"   limit {show.duration(timeout_s)}\n\n", "$muted"),
+    ]
+    if not attempt.steps:
+        parts.append(("asking the coordinator …\n" if not attempt.ended else "", "$muted"))
+    for step in attempt.steps:
+        mark, colour = _MARKS.get(step.state, ("·", ""))
+        detail = show.printable(step.detail) or _STEPS.get(step.name, "")
+        parts += [
+            (f" {mark} ", colour),
+            (show.fit(show.printable(step.name), 11), "bold"),
+            (show.fit(f"{step.elapsed_ms / 1000:.2f} s", 9), "$muted"),
+            f" {detail}\n",
+        ]
+    return parts
+
+
+def conclusion(attempt: Attempt, view: MigrationView) -> tuple[str, list[Part]]:
+    """(title, text) of the outcome: what is true now and what to do next."""
+    message, hint = attempt.reason
+    why: list[Part] = [(show.printable(message), "bold"), "\n"] if message else []
+    todo: list[Part] = [("→ ", "bold"), (show.printable(hint), "bold"), "\n"] if hint else []
+    match attempt.outcome:
+        case Outcome.SWITCHED_OVER:
+            return "✔ Switched over", _switched(attempt, view)
+        case Outcome.ROLLED_BACK:
+            onward = "The source takes writes again; the migration goes on and can be switched over later."
+            return "⚠ Rolled back", [*why, *todo, "\n", onward]
+        case Outcome.REFUSED:
+            return "⚠ Refused: nothing was changed", [*why, *todo]
+        case Outcome.STUCK:
+            onward = "The source may still refuse writes. pgmig-cli status says where it stands."
+            return "✘ The rollback failed", [*why, *todo, "\n", (onward, "bold $error")]
+        case _:
+            onward = "The coordinator goes on without this screen; the outcome shows here once it is heard."
+            return "⚠ Connection lost: outcome not known yet", [*why, *todo, "\n", onward]
+
+
+def _switched(attempt: Attempt, view: MigrationView) -> list[Part]:
+    result = attempt.result
+    parts: list[Part] = []
+    if result is not None:
+        parts += [
+            f"Marker at LSN {show.lsn(result.sentinel_lsn)} applied, {result.sequences:,} sequences set.\n\n"
+        ]
+    return [
+        *parts,
+        "Applications go to ",
+        (show.endpoint(view.destination), "bold $success"),
+        " from now on.\nWhen they do: ",
+        (f"pgmig-cli cleanup --id {view.migration_id}", "bold"),
+    ]

@@ -1,0 +1,264 @@
+"""What the dashboard concludes from views: progress, trends, timeline, a switchover's outcome."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from clients.tui.attempt import Attempt, Outcome
+from clients.tui.eventlog import unseen
+from clients.tui.history import SAMPLES, History
+from clients.tui.progress import (
+    Order,
+    Trend,
+    lag_trend,
+    ordered,
+    overall,
+    seconds_left,
+    slope,
+    table_fraction,
+)
+from clients.tui.sidebar import by_role
+from clients.tui.tables import columns
+from clients.tui.themes import PGMIG, SIXTEEN, theme
+from clients.tui.timeline import Mark, elapsed, labels, steps
+from services.shared.model import (
+    ErrorKind,
+    Event,
+    Failure,
+    MigrationOptions,
+    PgmigError,
+    Phase,
+    SwitchoverStep,
+    TableState,
+    WorkerView,
+)
+from tests.unit.tui_scenes import EVENTS, MIB, START, STEPS, TABLES, streaming, table, view
+
+
+def test_overall_progress_counts_bytes_in_units_of_the_estimate() -> None:
+    copied = replace(table("a", TableState.COPIED, 100), bytes_copied=300 * MIB)
+    copying = replace(table("b", TableState.COPYING, 100), bytes_copied=150 * MIB)
+    waiting = table("c", TableState.WAITING, 200)
+    found = overall((copied, copying, waiting))
+    assert (found.copied, found.copying, found.tables) == (1, 1, 3)
+    assert found.fraction == 0.5
+
+
+def test_nothing_is_whole_before_every_table_is_copied() -> None:
+    tables = (table("a", TableState.COPIED, 100), table("empty", TableState.WAITING, 0))
+    assert overall(tables).fraction == 0.999
+    assert overall(()).fraction == 0.0
+    assert table_fraction(replace(tables[0], state=TableState.COPYING)) == 0.999
+
+
+def test_tables_of_unknown_size_count_by_number() -> None:
+    tables = (table("a", TableState.COPIED, 0), table("b", TableState.WAITING, 0))
+    assert overall(tables).fraction == 0.5
+
+
+def test_slope_needs_samples_and_skips_gaps() -> None:
+    assert slope([1.0, 2.0, 3.0]) is None
+    assert slope([0.0, None, 4.0, 6.0, 8.0, 10.0]) == 2.0
+
+
+def test_time_left_follows_the_pace_of_the_last_minute() -> None:
+    assert seconds_left(100.0, [float(10 * i) for i in range(100)]) == 10.0
+    assert seconds_left(100.0, [5.0] * 10) is None
+
+
+@pytest.mark.parametrize(
+    ("lag", "trend", "left"),
+    [
+        ([], Trend.UNKNOWN, 0.0),
+        ([5.0, None], Trend.UNKNOWN, 0.0),
+        ([9.0, 8.0, 7.0, 6.0, 5.0], Trend.SHRINKING, 5.0),
+        ([5.0, 6.0, 7.0, 8.0, 9.0], Trend.GROWING, 0.0),
+        ([5.0] * 5, Trend.STEADY, 0.0),
+        ([5.0] * 5 + [0.0], Trend.CAUGHT_UP, 0.0),
+    ],
+)
+def test_lag_trend(lag: list[float | None], trend: Trend, left: float) -> None:
+    assert lag_trend(lag) == (trend, left)
+
+
+def test_history_samples_views_and_is_bounded() -> None:
+    history = History()
+    for _ in range(SAMPLES + 1):
+        history.add(view())
+    history.add(None)
+    lags = history.series("lag_bytes")
+    assert len(lags) == SAMPLES
+    assert lags[-2:] == [1_168 * MIB, None]
+
+
+def test_orders_of_tables() -> None:
+    def names(order: Order) -> list[str]:
+        return [t.table.name for t in ordered(TABLES, order)]
+
+    assert names(Order.STATE)[:4] == ["orders", "order_items", "payments", "audit_log_2025"]
+    assert names(Order.STATE)[-1] == "currencies"
+    assert names(Order.SIZE)[:3] == ["orders", "order_items", "audit_log_2025"]
+    assert names(Order.NAME)[0] == "Customer Addresses"
+    assert names(Order.PROGRESS)[-1] == "products"
+    assert Order.PROGRESS.next is Order.STATE
+
+
+@pytest.mark.parametrize("width", range(10, 200))
+def test_table_columns_fill_the_line(width: int) -> None:
+    name, rows, size, bar = columns(width)
+    assert 2 + name + rows + size + (bar + 2 if bar else 0) + 7 <= max(width, 9)
+    assert width < 20 or name >= 10
+
+
+def test_timeline_of_a_followed_migration() -> None:
+    marks = {step.phase: step.mark for step in steps(view(Phase.INDEXES))}
+    assert marks[Phase.COPY] is Mark.DONE
+    assert marks[Phase.INDEXES] is Mark.NOW
+    assert marks[Phase.SWITCHED_OVER] is Mark.TO_COME
+
+
+def test_timeline_of_a_plain_clone_ends_in_complete() -> None:
+    path = steps(replace(view(Phase.COMPLETE), options=MigrationOptions(follow=False)))
+    assert [step.phase for step in path][-1] is Phase.COMPLETE
+    assert {step.mark for step in path} == {Mark.DONE}
+
+
+@pytest.mark.parametrize(("phase", "mark"), [(Phase.PAUSED, Mark.PAUSED), (Phase.FAILED, Mark.FAILED)])
+def test_a_halted_migration_stands_where_it_resumes(phase: Phase, mark: Mark) -> None:
+    path = steps(replace(view(phase), resume_phase=Phase.CATCHUP))
+    assert next(step.mark for step in path if step.phase is Phase.CATCHUP) is mark
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.parametrize("width", [78, 100, 200])
+def test_the_timeline_fits_its_line(phase: Phase, width: int) -> None:
+    texts, joint = labels(steps(view(phase)), width)
+    assert sum(map(len, texts)) + len(joint) * (len(texts) - 1) <= width
+
+
+def test_a_narrow_timeline_names_only_the_current_phase() -> None:
+    texts, _ = labels(steps(view(Phase.COPY)), 40)
+    assert texts == ["✔", "✔", "● copy", "○", "○", "○", "○", "○"]
+
+
+def test_elapsed_stops_at_the_end_and_bears_clocks_that_differ() -> None:
+    running = view(Phase.COPY)
+    assert elapsed(running, START + 100) == (100.0, 91.0)
+    assert elapsed(running, START - 5) == (0.0, 0.0)
+    over = replace(running, phase=Phase.SWITCHED_OVER, phase_since=START + 60)
+    assert elapsed(over, START + 9999) == (60.0, 0.0)
+
+
+def test_workers_are_listed_by_role_and_lost_ones_first() -> None:
+    workers = (
+        WorkerView("a1", "applier", "h1"),
+        WorkerView("c1", "copier", "h1"),
+        WorkerView("c2", "copier", "h2", lost=True),
+        WorkerView("x1", "auditor", "h1"),
+        WorkerView("d1", "decoder", "h1"),
+    )
+    listed = [(role, [w.worker_id for w in some]) for role, some in by_role(workers)]
+    assert listed == [("decoder", ["d1"]), ("copier", ["c2", "c1"]), ("applier", ["a1"]), ("auditor", ["x1"])]
+
+
+def test_only_unseen_events_are_new() -> None:
+    more = (*EVENTS, Event(START + 20, "info", "next"))
+    assert tuple(unseen((), EVENTS)) == EVENTS
+    assert tuple(unseen(EVENTS, EVENTS)) == ()
+    assert tuple(unseen(EVENTS, more)) == more[-1:]
+
+
+def test_events_dropped_from_the_bounded_tail_do_not_repeat_the_rest() -> None:
+    same = Event(START, "warning", "again")
+    assert tuple(unseen((same, same), (same, same, same))) == (same,)
+    assert tuple(unseen(EVENTS, (*EVENTS[2:], same))) == (same,)
+    assert tuple(unseen(EVENTS, (same,))) == (same,)
+
+
+@pytest.mark.parametrize(
+    ("environ", "colours", "name"),
+    [
+        ({}, "truecolor", PGMIG.name),
+        ({}, "256", PGMIG.name),
+        ({}, "standard", SIXTEEN.name),
+        ({}, None, SIXTEEN.name),
+        ({"NO_COLOR": "1"}, "truecolor", SIXTEEN.name),
+        ({"NO_COLOR": ""}, "truecolor", PGMIG.name),
+    ],
+)
+def test_the_theme_suits_the_terminal(environ: dict[str, str], colours: str | None, name: str) -> None:
+    assert theme(environ, colours) == name
+
+
+ROLLED_BACK = SwitchoverStep("rollback", "done", "source takes writes again", 30_040)
+TIMED_OUT = PgmigError(ErrorKind.TIMEOUT, "not drained within 30s", "allow more time")
+CUT_OFF = PgmigError(ErrorKind.UNREACHABLE, "connection reset", "check the network")
+
+
+def attempt(*told: SwitchoverStep) -> Attempt:
+    found = Attempt()
+    for step in told:
+        found = found.with_step(step)
+    return found
+
+
+def test_steps_are_replaced_by_their_newer_state() -> None:
+    found = attempt(*STEPS[:4])
+    assert [(step.name, step.state) for step in found.steps] == [
+        ("freeze", "done"),
+        ("sentinel", "done"),
+        ("drain", "started"),
+    ]
+    assert found.outcome is Outcome.RUNNING
+    assert found.blocked
+    assert found.elapsed_ms == 60
+
+
+def test_a_result_is_success_even_if_the_stream_breaks_after_it() -> None:
+    found = attempt(*STEPS).with_end(CUT_OFF)
+    assert found.outcome is Outcome.SWITCHED_OVER
+    assert not found.blocked
+
+
+def test_a_rollback_says_why() -> None:
+    found = attempt(*STEPS[:4], ROLLED_BACK)
+    assert not found.blocked
+    ended = found.with_end(TIMED_OUT)
+    assert ended.outcome is Outcome.ROLLED_BACK
+    assert ended.reason == ("not drained within 30s", "allow more time")
+
+
+def test_a_rollback_without_an_error_takes_its_reason_from_the_failed_step() -> None:
+    failed = SwitchoverStep("drain", "failed", "212 MiB left", 30_000)
+    found = attempt(STEPS[1], failed, ROLLED_BACK).with_end(None)
+    assert found.outcome is Outcome.ROLLED_BACK
+    assert found.reason == ("drain: 212 MiB left", "")
+
+
+def test_a_failed_rollback_is_not_called_a_rollback() -> None:
+    stuck = SwitchoverStep("rollback", "failed", "source unreachable", 31_000)
+    assert attempt(*STEPS[:4], stuck).with_end(TIMED_OUT).outcome is Outcome.STUCK
+
+
+def test_an_error_before_the_first_step_is_a_refusal() -> None:
+    refused = Attempt().with_end(PgmigError(ErrorKind.WRONG_PHASE, "not streaming", "wait"))
+    assert refused.outcome is Outcome.REFUSED
+
+
+def test_a_broken_stream_leaves_the_outcome_unknown_until_a_view_tells() -> None:
+    broken = attempt(*STEPS[:4]).with_end(CUT_OFF)
+    assert broken.outcome is Outcome.UNKNOWN
+    assert broken.with_view(view(Phase.SWITCHOVER)).outcome is Outcome.UNKNOWN
+    over = replace(view(Phase.SWITCHED_OVER), switchover=STEPS[-1].result)
+    assert broken.with_view(over).outcome is Outcome.SWITCHED_OVER
+    undone = replace(streaming(), failure=Failure("TIMEOUT", "not drained", "again"))
+    assert broken.with_view(undone).outcome is Outcome.ROLLED_BACK
+    assert broken.with_view(undone).reason == ("not drained", "again")
+    assert broken.with_view(view(Phase.FAILED)).outcome is Outcome.STUCK
+
+
+def test_views_before_the_end_say_nothing_of_the_outcome() -> None:
+    undone = replace(streaming(), failure=Failure("TIMEOUT", "an earlier attempt", ""))
+    assert attempt(*STEPS[:4]).with_view(undone).with_end(CUT_OFF).outcome is Outcome.UNKNOWN
