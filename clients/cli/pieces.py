@@ -40,7 +40,7 @@ from services.shared.model import (
     WorkerView,
 )
 
-BAR_WIDTH = 30
+BAR_WIDTH = 24
 
 _PHASE_STYLES = {
     Phase.FAILED: "bold red",

@@ -54,7 +54,7 @@ class StandInControl:
         self.views: dict[str, MigrationView] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.errors: dict[str, PgmigError] = {}
-        self.started: Callable[[MigrationView], None] = lambda _view: None
+        self.started: Callable[[MigrationView], object] = lambda _view: None
         self._state_dir = state_dir
         self._changed = asyncio.Event()
 

@@ -1,0 +1,296 @@
+"""Every command against a real gRPC server whose migrations the test makes up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from clients.cli.app import cli
+from services.shared.model import (
+    ErrorKind,
+    Event,
+    Failure,
+    MigrationOptions,
+    MigrationView,
+    PgmigError,
+    Phase,
+)
+from services.shared.model.jsonview import view_from_json, view_to_json
+from tests.lab.process import free_port
+from tests.standins.thread import ServedControl, served_control
+
+URIS = ("--source-uri", "postgresql://a:hush@h/s", "--dest-uri", "postgresql://b:hush@h/d")
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch, state_dir: Path) -> None:
+    for name in ("SOURCE_URI", "DEST_URI", "COORDINATOR", "ID"):
+        monkeypatch.delenv(f"PGMIG_{name}", raising=False)
+    monkeypatch.setenv("PGMIG_STATE_DIR", str(state_dir))
+
+
+@pytest.fixture
+def served() -> Iterator[ServedControl]:
+    with served_control() as served:
+        yield served
+
+
+def pgmig(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments), prog_name="pgmig-cli")
+
+
+def put(served: ServedControl, migration_id: str = "m", phase: Phase = Phase.STREAMING) -> MigrationView:
+    return served.do(lambda: served.control.put(MigrationView(migration_id, phase)))
+
+
+def at(served: ServedControl, *arguments: str) -> Result:
+    return pgmig(*arguments, "--coordinator", served.address)
+
+
+def document(result: Result) -> Any:
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_status_and_list_as_json_are_one_document_that_reads_back(served: ServedControl) -> None:
+    view = put(served)
+    told = document(at(served, "status", "-o", "json"))
+    assert told["live"] is True
+    assert view_from_json(told) == view
+    assert [view_from_json(entry) for entry in document(at(served, "list", "-o", "json"))] == [view]
+
+
+def test_list_as_a_table_has_a_line_for_each(served: ServedControl) -> None:
+    assert at(served, "list").stderr == "no migrations\n"
+    put(served, "a")
+    put(served, "b", Phase.PAUSED)
+    lines = at(served, "list").stdout.splitlines()
+    assert [line.split()[:3] for line in lines] == [
+        ["ID", "PHASE", "RUNNING"],
+        ["a", "streaming", "yes"],
+        ["b", "paused", "yes"],
+    ]
+
+
+def test_only_migration_is_chosen_and_several_need_an_id(served: ServedControl) -> None:
+    nothing = at(served, "pause")
+    assert nothing.exit_code == 7
+    put(served, "a")
+    assert at(served, "pause").exit_code == 0
+    put(served, "b")
+    several = at(served, "pause")
+    assert several.exit_code == 2
+    assert "several migrations are known" in several.stderr
+    assert "a, b" in several.stderr
+    assert at(served, "pause", "--id", "b").exit_code == 0
+    calls = [call for call in served.control.calls if call[0] == "pause"]
+    assert calls == [("pause", "a"), ("pause", "b")]
+
+
+def test_pause_and_resume_tell_the_phase(served: ServedControl) -> None:
+    put(served)
+    assert at(served, "pause").stdout == "migration m is in phase paused\n"
+    assert document(at(served, "resume", "-o", "json", *URIS))["phase"] == "streaming"
+    assert ("resume", "m", URIS[1], URIS[3]) in served.control.calls
+
+
+def test_switchover_tells_steps_on_stderr_and_the_result_on_stdout(served: ServedControl) -> None:
+    put(served)
+    result = at(served, "switchover", "--timeout", "1500ms")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("switched over: writes were blocked for 412ms, 3 sequences set")
+    assert len(result.stderr.splitlines()) == 6
+    assert ("switchover", "m", 1.5) in served.control.calls
+
+
+def test_switchover_as_json_is_one_step_a_line(served: ServedControl) -> None:
+    put(served)
+    steps = [json.loads(line) for line in at(served, "switchover", "-o", "json").stdout.splitlines()]
+    assert [step["name"] for step in steps][-1] == "commit"
+    assert steps[-1]["result"]["sentinel_lsn"] == "0/16B374D8"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(ErrorKind.TIMEOUT, 6), (ErrorKind.SWITCHOVER_FAILED, 5), (ErrorKind.WRONG_PHASE, 8)]
+)
+def test_refusals_become_error_hint_and_exit_code(served: ServedControl, kind: ErrorKind, code: int) -> None:
+    put(served)
+    served.control.errors["switchover"] = PgmigError(kind, "it went wrong", "do it again")
+    result = at(served, "switchover")
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr == "error: it went wrong\nhint: do it again\n"
+
+
+def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
+    served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
+    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("complete  migration x")
+    assert "phase complete" in result.stderr
+    assert "hush" not in result.output
+    options = MigrationOptions(follow=False, copy_workers=3, index_workers=2)
+    assert ("start", "x", URIS[1], URIS[3], options) in served.control.calls
+
+
+def test_clone_of_a_migration_that_fails_ends_with_its_cause(served: ServedControl) -> None:
+    failure = Failure("COPY_FAILED", "table public.t: disk full", "make room")
+
+    def fail(view: MigrationView) -> None:
+        served.control.move(view.migration_id, Phase.FAILED, failure=failure, resume_phase=Phase.COPY)
+
+    served.control.started = fail
+    result = at(served, "clone", *URIS, "--follow", "--output", "json")
+    assert result.exit_code == 5
+    assert json.loads(result.stdout.splitlines()[-1])["failure"]["message"] == "table public.t: disk full"
+    assert "error: migration default failed: table public.t: disk full" in result.stderr
+    assert "hint: make room" in result.stderr
+
+
+def test_clone_resume_continues_what_is_there_and_starts_what_is_not(served: ServedControl) -> None:
+    served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
+    put(served, "x", Phase.PAUSED)
+    assert at(served, "clone", *URIS, "--id", "x", "--resume").exit_code == 0
+    assert at(served, "clone", *URIS, "--id", "y", "--resume").exit_code == 0
+    calls = [call[:2] for call in served.control.calls if call[0] in {"start", "resume"}]
+    assert calls == [("resume", "x"), ("start", "y")]
+
+
+def test_restarted_coordinator_gets_its_credentials_back(served: ServedControl) -> None:
+    def forget(view: MigrationView) -> None:
+        served.control.move(view.migration_id, Phase.COPY, needs_credentials=True)
+        served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
+
+    served.control.started = forget
+    assert at(served, "clone", *URIS).exit_code == 0
+    assert ("resume", "default", URIS[1], URIS[3]) in served.control.calls
+
+
+def test_follow_resumes_what_waits_and_watch_does_not(served: ServedControl) -> None:
+    served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
+    put(served, "m", Phase.FAILED)
+    assert at(served, "watch").exit_code == 5
+    assert not [call for call in served.control.calls if call[0] == "resume"]
+    assert at(served, "follow").exit_code == 0
+
+
+def test_aborted_migration_ends_a_watch_with_an_error(served: ServedControl) -> None:
+    put(served, phase=Phase.ABORTED)
+    result = at(served, "watch")
+    assert result.exit_code == 5
+    assert "was aborted" in result.stderr
+
+
+def test_abort_and_cleanup_tell_what_they_did(served: ServedControl) -> None:
+    put(served)
+    refused = at(served, "cleanup")
+    assert refused.exit_code == 8
+    assert at(served, "abort").stdout == "migration m is in phase aborted\n"
+    result = at(served, "cleanup")
+    assert result.stdout == "removed replication slot pgmig_m\nremoved publication pgmig_m\n"
+    put(served)
+    assert "publication pgmig_m" in document(at(served, "cleanup", "--force", "-o", "json"))["removed"]
+
+
+def test_missing_connection_strings_are_a_usage_error_that_names_them() -> None:
+    result = pgmig("clone", "--source-uri", "postgresql://a:hush@h/s")
+    assert result.exit_code == 2
+    assert "error: --dest-uri missing" in result.stderr
+    assert "PGMIG_DEST_URI" in result.stderr
+    assert "hush" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("status", "--id", "Not-Valid"), "migration id 'Not-Valid' is not valid"),
+        (("status", "--coordinator", "nowhere"), "not an address of the form HOST:PORT"),
+        (("switchover", "--timeout", "soon"), "not a duration"),
+        (("switchover", "--timeout", "0s"), "must be more than 0"),
+        (("status", "--output", "xml"), "xml"),
+        (("clone", "--copy-workers", "0"), "0"),
+    ],
+)
+def test_invalid_options_are_usage_errors(arguments: tuple[str, ...], told: str) -> None:
+    result = pgmig(*arguments)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert result.stdout == ""
+
+
+def test_unreachable_coordinator_has_its_own_exit_code() -> None:
+    result = pgmig("list", "--coordinator", f"127.0.0.1:{free_port()}")
+    assert result.exit_code == 4
+    assert "cannot reach the coordinator" in result.stderr
+
+
+def test_nothing_known_here_says_how_to_begin(state_dir: Path) -> None:
+    result = pgmig("status")
+    assert result.exit_code == 7
+    assert f"no migration is known in {state_dir}" in result.stderr
+    assert "pgmig-cli clone" in result.stderr
+    assert pgmig("follow", "--id", "x").exit_code == 7
+
+
+def test_status_offline_reads_the_state_file(state_dir: Path) -> None:
+    view = MigrationView("m", Phase.STREAMING, events=(Event(1.0, "info", "hello"),))
+    (state_dir / "m").mkdir()
+    (state_dir / "m" / "state.json").write_text(json.dumps({"view": view_to_json(view)}))
+    told = document(pgmig("status", "-o", "json"))
+    assert told["live"] is False
+    assert view_from_json(told) == view
+    assert "this is from" in pgmig("status").stdout
+    assert "streaming" in pgmig("list").stdout
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "switchover", "watch", "tui"])
+def test_commands_that_need_a_running_stack_say_what_to_do(state_dir: Path, command: str) -> None:
+    view = MigrationView("m", Phase.STREAMING)
+    (state_dir / "m").mkdir()
+    (state_dir / "m" / "state.json").write_text(json.dumps({"view": view_to_json(view)}))
+    result = pgmig(command)
+    assert result.exit_code == 4
+    assert "nothing runs for it on this machine" in result.stderr
+    assert "pgmig-cli follow --id m" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["abort", "cleanup"])
+def test_ending_without_a_stack_needs_connection_strings(state_dir: Path, command: str) -> None:
+    view = MigrationView("m", Phase.STREAMING)
+    (state_dir / "m").mkdir()
+    (state_dir / "m" / "state.json").write_text(json.dumps({"view": view_to_json(view)}))
+    result = pgmig(command)
+    assert result.exit_code == 2
+    assert "--source-uri and --dest-uri missing" in result.stderr
+
+
+def test_defect_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch, served: ServedControl) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("clients.cli.commands.status.list_rows", broken)
+    put(served)
+    result = at(served, "list")
+    assert result.exit_code == 1
+    assert "error: unexpected ZeroDivisionError: by nothing" in result.stderr
+    assert "PGMIG_DEBUG" in result.stderr
+
+
+def test_tui_is_given_the_address_and_its_exit_code_is_ours(
+    monkeypatch: pytest.MonkeyPatch, served: ServedControl
+) -> None:
+    opened: list[tuple[str, str]] = []
+
+    def run(address: str, migration_id: str) -> int:
+        opened.append((address, migration_id))
+        return 3
+
+    monkeypatch.setattr("clients.tui.run", run)
+    put(served)
+    assert at(served, "tui").exit_code == 3
+    assert opened == [(served.address, "m")]
