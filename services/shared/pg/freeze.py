@@ -88,17 +88,21 @@ class Freeze:
         await self._locker.close()
         await self._admin.close()
 
-    async def lock(self, tables: Sequence[TableId], deadline: float) -> None:
-        """Hold all tables against writers. deadline: time.monotonic(). Raises TIMEOUT."""
+    async def lock(self, tables: Sequence[TableId], deadline: float) -> float:
+        """Hold all tables against writers; returns since when they may be kept waiting.
+
+        Both times are time.monotonic(). Raises TIMEOUT.
+        """
         blockers = ""
         while (left := deadline - time.monotonic()) > 0:
+            began = time.monotonic()
             attempt = asyncio.create_task(self._try_lock(tables, min(left, LOCK_ATTEMPT_S)))
             try:
                 await asyncio.wait({attempt}, timeout=LOCK_ATTEMPT_S / 2)
                 if not attempt.done():
                     blockers = await self._blockers() or blockers
                 if await attempt:
-                    return
+                    return began
             finally:
                 attempt.cancel()
                 await asyncio.wait({attempt})
@@ -246,13 +250,5 @@ async def emit_sentinel(conn: AsyncConnection, prefix: str, content: str) -> Lsn
         ).fetchone()
     except psycopg.Error as exc:
         raise translate(exc, "writing the sentinel into the source's WAL") from exc
-    assert row is not None
-    return Lsn.parse(row[0])
-
-
-async def wal_position(conn: AsyncConnection) -> Lsn:
-    """The end of the source's WAL on disk."""
-    with translated("reading the source's WAL position"):
-        row = await (await conn.execute("SELECT pg_catalog.pg_current_wal_flush_lsn()::text")).fetchone()
     assert row is not None
     return Lsn.parse(row[0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, conninfo
 
 from services.shared.model import Endpoint, ErrorKind, MigrationId, PgmigError
 from services.shared.pg import preflight_destination, preflight_source
@@ -50,6 +50,12 @@ async def check_migration(
         tools,
         tuple(warnings),
     )
+
+
+def passwordless_uri(where: Endpoint) -> str:
+    """A connection string without a password: libpq's password file may know it."""
+    given = {"host": where.host, "port": str(where.port), "dbname": where.dbname, "user": where.user}
+    return conninfo.make_conninfo("", **{key: value for key, value in given.items() if value})
 
 
 async def reachable(source_uri: str, destination_uri: str) -> None:

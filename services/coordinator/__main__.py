@@ -1,0 +1,57 @@
+"""pgmig-coordinator: builds the coordinator from its parts and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+from pydantic import SecretStr
+
+from services.coordinator.config import CoordinatorSettings
+from services.coordinator.handler import ControlApiHandler, WorkersApiHandler
+from services.coordinator.loop import Coordinator
+from services.coordinator.pipeline import Surroundings
+from services.coordinator.workforce import Workforce
+from services.shared.bus.connection import bus
+from services.shared.bus.store import StateStore
+from services.shared.rpc.server import ControlServer
+from services.shared.runtime.files import replace_file
+from services.shared.runtime.lifecycle import run_service
+from services.shared.runtime.retry import retrying
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
+    """Serve both APIs until `stop` is set; migrations are taken up before the first call."""
+    async with bus(settings.nats_url.get_secret_value(), settings.worker_id) as client:
+        workforce = Workforce(settings.worker_grace_s)
+        around = Surroundings(
+            client, workforce, settings.state_dir, _plain(settings.source_uri), _plain(settings.dest_uri)
+        )
+        store = StateStore(client, replicas=settings.state_replicas)
+        coordinator = Coordinator(store, around)
+        await retrying("reading the state of migrations", coordinator.load)
+        server = ControlServer(settings.listen, ControlApiHandler(coordinator), WorkersApiHandler(workforce))
+        try:
+            address = await server.start()
+            if settings.port_file is not None:
+                replace_file(settings.port_file, f"{address}\n")
+            log.info("serving on %s", address)
+            await stop.wait()
+        finally:
+            await coordinator.stop()
+            await server.stop()
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
+
+
+def main() -> None:
+    sys.exit(run_service("coordinator", serve, CoordinatorSettings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Settings of the coordinator."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.coordinator.workforce import GRACE_S
+from services.shared.runtime.config import ServiceSettings
+
+
+class CoordinatorSettings(ServiceSettings):
+    """worker_grace_s: seconds that a worker whose stream broke keeps its work. state_replicas:
+    of the bucket that holds the state; 3 in a NATS cluster."""
+
+    worker_grace_s: float = Field(default=GRACE_S, ge=0.1)
+    state_replicas: int = Field(default=1, ge=1, le=5)

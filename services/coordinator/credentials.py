@@ -1,0 +1,67 @@
+"""The connection strings of a migration: in memory only, and found again after a restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from services.shared.model import (
+    ApplierWork,
+    Assignment,
+    CopierWork,
+    DecoderWork,
+    Endpoint,
+    PgmigError,
+)
+from services.shared.pg.connection import endpoint
+from services.shared.pg.preflight import passwordless_uri, reachable
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """URIs with passwords; "" while unknown."""
+
+    source_uri: str = field(default="", repr=False)
+    destination_uri: str = field(default="", repr=False)
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.source_uri and self.destination_uri)
+
+    def filled_from(self, other: Credentials) -> Credentials:
+        """What is missing here, taken from `other`."""
+        return Credentials(self.source_uri or other.source_uri, self.destination_uri or other.destination_uri)
+
+
+def of_assignment(assignment: Assignment) -> Credentials:
+    """What a worker that still runs the migration knows."""
+    match assignment.work:
+        case DecoderWork(source_uri=source):
+            return Credentials(source_uri=source)
+        case CopierWork(source_uri=source, destination_uri=destination):
+            return Credentials(source, destination)
+        case ApplierWork(destination_uri=destination):
+            return Credentials(destination_uri=destination)
+
+
+def of_environment(
+    source: Endpoint, destination: Endpoint, source_uri: str | None, destination_uri: str | None
+) -> Credentials:
+    """The coordinator's own settings, where host, port, database and user match."""
+    return Credentials(
+        source_uri if source_uri and _same(source_uri, source) else "",
+        destination_uri if destination_uri and _same(destination_uri, destination) else "",
+    )
+
+
+def _same(uri: str, wanted: Endpoint) -> bool:
+    return replace(endpoint(uri), server_version_num=wanted.server_version_num) == wanted
+
+
+async def of_password_file(source: Endpoint, destination: Endpoint) -> Credentials:
+    """Connection strings without passwords, if libpq finds what is missing (or none is needed)."""
+    found = Credentials(passwordless_uri(source), passwordless_uri(destination))
+    try:
+        await reachable(found.source_uri, found.destination_uri)
+    except PgmigError:
+        return Credentials()
+    return found

@@ -1,0 +1,244 @@
+"""Drives one migration from phase to phase, and carries out what operators ask of it.
+
+A phase that fails for a reason that a retry may cure is entered again after a wait; any other
+failure stops the workers and leaves phase failed with its cause. Pausing cancels the running
+phase: each can be entered again. Operators' commands exclude each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+from services.coordinator import switchover, teardown
+from services.coordinator.credentials import Credentials
+from services.coordinator.migration import Migration, failure_of
+from services.coordinator.phases import copy, follow, indexes, schema
+from services.coordinator.pipeline import Pipeline
+from services.coordinator.steps import StepFeed
+from services.shared.model import ErrorKind, PgmigError, Phase
+from services.shared.runtime.assignments import cause
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 15.0
+SAMPLE_EVERY_S = 1.0
+
+
+async def _created(_pipeline: Pipeline) -> Phase:
+    return Phase.SCHEMA
+
+
+_RUN: dict[Phase, Callable[[Pipeline], Awaitable[Phase]]] = {
+    Phase.CREATED: _created,
+    Phase.SCHEMA: schema.run,
+    Phase.COPY: copy.run,
+    Phase.INDEXES: indexes.run,
+    Phase.CATCHUP: follow.run,
+    Phase.STREAMING: follow.run,
+}
+
+
+class Driver:
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self._task: asyncio.Task[None] | None = None
+        self._sampling: asyncio.Task[None] | None = None
+        self._switching: asyncio.Task[None] | None = None
+        self._feed: StepFeed | None = None
+        self._command = asyncio.Lock()
+
+    @property
+    def migration(self) -> Migration:
+        return self.pipeline.migration
+
+    def start(self) -> None:
+        """Begin, or go on where the record says. A migration that does not run just stands."""
+        self.pipeline.journal.open()
+        self._sampling = asyncio.create_task(self._sample(), name=f"sample-{self.migration.id}")
+        self._run()
+
+    def _run(self) -> None:
+        if self.migration.phase.running:
+            self.pipeline.cleared()
+            self._task = asyncio.create_task(self._drive(), name=f"drive-{self.migration.id}")
+
+    async def stop(self) -> None:
+        """The coordinator ends: workers go on, and the next coordinator takes over. A
+        switchover that has not been decided is rolled back first."""
+        if self._switching is not None:
+            self._switching.cancel()
+            await asyncio.wait({self._switching})
+        await self._halt()
+        if self._sampling is not None:
+            self._sampling.cancel()
+            await asyncio.wait({self._sampling})
+        if not self.migration.removed:
+            with suppress(PgmigError):
+                await self.pipeline.journal.save()
+        await self.pipeline.journal.close()
+
+    async def _halt(self) -> None:
+        """End the running phase, wherever it is."""
+        task, self._task = self._task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _sample(self) -> None:
+        while True:
+            self.migration.sample(time.monotonic())
+            await asyncio.sleep(SAMPLE_EVERY_S)
+
+    # The state machine.
+
+    async def _drive(self) -> None:
+        retries = 0
+        while self.migration.phase.running:
+            entered = self.migration.phase
+            try:
+                await self._enter(entered)
+                retries = 0
+            except Exception as exc:
+                error = cause(exc) or self.pipeline.unexpected(exc)
+                if error.kind is ErrorKind.FENCED:
+                    log.error("migration %s is left to another coordinator: %s", self.migration.id, error)
+                    return
+                if not error.policy.retry:
+                    await self._fail(error)
+                    return
+                wait = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0**retries)
+                retries = min(retries + 1, 10)
+                self.migration.event("warning", f"phase {entered} is tried again: {error}")
+                await asyncio.sleep(wait)
+
+    async def _enter(self, phase: Phase) -> None:
+        """Run one phase, or whatever of it is left, and move on."""
+        if phase is Phase.SWITCHOVER:
+            await switchover.undo(self.pipeline)  # a coordinator died before it could decide
+            return
+        target = await self._run_phase(phase)
+        if target is not self.migration.phase:
+            self.migration.move(target)
+        await self.pipeline.journal.save()
+        if target in {Phase.COMPLETE, Phase.SWITCHED_OVER}:
+            await self.pipeline.release()
+
+    async def _run_phase(self, phase: Phase) -> Phase:
+        """The phase's own end, or the error of a worker that ends it."""
+        running = asyncio.ensure_future(_RUN[phase](self.pipeline))
+        fatal = asyncio.create_task(self.pipeline.until_fatal(), name="fatal")
+        try:
+            await asyncio.wait({running, fatal}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result()
+            error = fatal.result()
+            if self._switching is not None:  # it sees the error too, and rolls back or has decided
+                await asyncio.wait({self._switching})
+                if self.migration.phase is Phase.SWITCHED_OVER:
+                    return self.migration.phase
+            raise error
+        finally:
+            for task in (running, fatal):
+                task.cancel()
+            await asyncio.wait({running, fatal})
+
+    async def _fail(self, error: PgmigError) -> None:
+        migration = self.migration
+        log.error("migration %s failed in phase %s: %s", migration.id, migration.phase, error)
+        migration.move(
+            Phase.FAILED,
+            f"failed: {error}",
+            resume_phase=_resumable(migration.phase),
+            failure=failure_of(error),
+        )
+        with suppress(PgmigError):
+            await self.pipeline.journal.save()
+        await self.pipeline.release()
+
+    # What operators ask.
+
+    @asynccontextmanager
+    async def _commanded(self) -> AsyncIterator[Migration]:
+        async with self._command:
+            if self.migration.removed:
+                raise PgmigError(ErrorKind.NOT_FOUND, f"migration {self.migration.id} has been cleaned up")
+            yield self.migration
+
+    async def pause(self) -> None:
+        """Raises WRONG_PHASE unless it runs and is not switching over."""
+        async with self._commanded() as migration:
+            if migration.phase is Phase.PAUSED:
+                return
+            if not migration.phase.running or migration.phase is Phase.SWITCHOVER:
+                raise _wrong_phase(migration, "paused")
+            await self._halt()
+            migration.move(Phase.PAUSED, resume_phase=_resumable(migration.phase))
+            await self.pipeline.journal.save()
+            await self.pipeline.release()
+
+    async def resume(self, credentials: Credentials) -> None:
+        """Go on after a pause or a failure, or with credentials after a restart."""
+        async with self._commanded() as migration:
+            self.pipeline.offer_credentials(credentials)
+            if migration.phase.running or (migration.phase.ended and credentials.complete):
+                return
+            if migration.record.resume_phase is None:
+                raise _wrong_phase(migration, "resumed")
+            await self._halt()
+            migration.move(migration.record.resume_phase, resume_phase=None, failure=None)
+            await self.pipeline.journal.save()
+            self._run()
+
+    async def switch_over(self, timeout_s: float) -> StepFeed:
+        """Begin, or join the one that runs. It goes on whoever reads its steps."""
+        async with self._commanded():
+            if self._switching is not None and not self._switching.done() and self._feed is not None:
+                return self._feed
+            switchover.check_ready(self.pipeline, timeout_s)
+            feed = self._feed = StepFeed()
+            self._switching = asyncio.create_task(
+                switchover.run(self.pipeline, feed, timeout_s), name=f"switchover-{self.migration.id}"
+            )
+            return feed
+
+    async def abort(self) -> None:
+        """Give up: slot, publication and origin go, copied data stays."""
+        async with self._commanded() as migration:
+            if migration.phase is Phase.ABORTED:
+                return
+            if migration.phase.ended or migration.phase is Phase.SWITCHOVER:
+                raise _wrong_phase(migration, "aborted")
+            await self._halt()
+            await self.pipeline.release()
+            removed = await teardown.remove_replication(self.pipeline)
+            migration.move(Phase.ABORTED, resume_phase=None)
+            for line in removed:
+                migration.event("info", f"removed {line}")
+            await self.pipeline.journal.save()
+
+    async def cleanup(self, *, force: bool) -> tuple[str, ...]:
+        """Remove everything the migration left; the caller forgets it. Raises WRONG_PHASE.
+
+        force: also while it runs, and also when a server cannot be reached.
+        """
+        async with self._commanded() as migration:
+            if migration.phase is Phase.SWITCHOVER or (migration.phase.running and not force):
+                raise _wrong_phase(migration, "cleaned up", "pause or abort it first, or use --force")
+            await self._halt()
+            await self.pipeline.release()
+            return tuple(await teardown.remove_all(self.pipeline, force=force))
+
+
+def _resumable(phase: Phase) -> Phase:
+    return Phase.CATCHUP if phase is Phase.STREAMING else phase
+
+
+def _wrong_phase(migration: Migration, done: str, hint: str = "") -> PgmigError:
+    return PgmigError(
+        ErrorKind.WRONG_PHASE, f"migration {migration.id} in phase {migration.phase} cannot be {done}", hint
+    )

@@ -1,0 +1,57 @@
+"""Positions and totals of the change stream, from the reports of decoder and applier."""
+
+from __future__ import annotations
+
+from services.coordinator.lag import LagClock, lag_bytes
+from services.coordinator.rates import Totals
+from services.shared.model import ApplierProgress, DecoderProgress, Lsn, Positions
+
+
+class FollowProgress:
+    """flushed: the destination's progress as recorded."""
+
+    def __init__(self, flushed: Lsn = Lsn(0)) -> None:
+        self.source = Lsn(0)
+        self.decoded = Lsn(0)
+        self.confirmed = Lsn(0)
+        self.applied = flushed
+        self.flushed = flushed
+        self.live = False
+        self._clock = LagClock()
+        self._assignment = ""
+        self._earlier = Totals()
+        self._current = Totals()
+
+    def source_at(self, now: float, position: Lsn) -> None:
+        """The source's WAL end, from whoever heard it. now: a monotonic clock."""
+        self.source = max(self.source, position)
+        self._clock.observe(now, self.source)
+
+    def decoder(self, now: float, report: DecoderProgress) -> None:
+        self.source_at(now, report.source_lsn)
+        self.decoded = report.decoded_lsn
+        self.confirmed = report.confirmed_lsn
+
+    def applier(self, report: ApplierProgress) -> None:
+        """live: an applier has told where it is since it was assigned."""
+        if report.assignment_id != self._assignment:
+            self._assignment = report.assignment_id
+            self._earlier, self._current = self._earlier + self._current, Totals()
+        self._current = Totals(report.rows_applied, report.bytes_applied, report.transactions_applied)
+        self.applied, self.flushed = report.applied_lsn, report.flushed_lsn
+        self.live = bool(report.applied_lsn)
+
+    def applier_gone(self) -> None:
+        self.live = False
+
+    def totals(self) -> Totals:
+        return self._earlier + self._current
+
+    def behind(self, now: float) -> tuple[int, float]:
+        """Lag in bytes and in seconds; zeros when nothing is pending."""
+        size = lag_bytes(self.source, self.applied)
+        return size, self._clock.seconds(now, self.applied) if size else 0.0
+
+    def positions(self, now: float) -> Positions:
+        size, seconds = self.behind(now)
+        return Positions(self.source, self.decoded, self.applied, self.flushed, self.confirmed, size, seconds)

@@ -1,0 +1,109 @@
+"""The control API and the worker API, answered from the coordinator's migrations.
+
+What changes something runs as a task of its own: a client that goes away half way does not
+leave it half done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+from services.coordinator.credentials import Credentials
+from services.coordinator.loop import Coordinator
+from services.coordinator.workforce import Send, Workforce
+from services.shared.model import (
+    MigrationId,
+    MigrationOptions,
+    MigrationView,
+    Register,
+    SwitchoverStep,
+    WorkerReport,
+)
+
+T = TypeVar("T")
+
+
+class ControlApiHandler:
+    """services.shared.rpc.control_api.ControlHandler"""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._unbroken: set[asyncio.Task[Any]] = set()
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work`, which goes on when we are cancelled."""
+        task = asyncio.create_task(work, name="command")
+        self._unbroken.add(task)
+        task.add_done_callback(self._unbroken.discard)
+        return await asyncio.shield(task)
+
+    async def start(
+        self,
+        migration_id: MigrationId,
+        source_uri: str,
+        destination_uri: str,
+        options: MigrationOptions,
+    ) -> MigrationView:
+        credentials = Credentials(source_uri, destination_uri)
+        driver = await self._coordinator.start(migration_id, credentials, options)
+        return driver.migration.view()
+
+    async def get(self, migration_id: MigrationId) -> MigrationView:
+        return self._coordinator.driver(migration_id).migration.view()
+
+    async def list_all(self) -> tuple[MigrationView, ...]:
+        return tuple(driver.migration.view() for driver in self._coordinator.drivers())
+
+    async def watch(self, migration_id: MigrationId) -> AsyncIterator[MigrationView]:
+        async for view in self._coordinator.driver(migration_id).migration.watch():
+            yield view
+
+    async def pause(self, migration_id: MigrationId) -> MigrationView:
+        driver = self._coordinator.driver(migration_id)
+        await self._whole(driver.pause())
+        return driver.migration.view()
+
+    async def resume(
+        self, migration_id: MigrationId, source_uri: str | None, destination_uri: str | None
+    ) -> MigrationView:
+        driver = self._coordinator.driver(migration_id)
+        await self._whole(driver.resume(Credentials(source_uri or "", destination_uri or "")))
+        return driver.migration.view()
+
+    async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
+        feed = await self._coordinator.driver(migration_id).switch_over(timeout_s)
+        async for step in feed.read():
+            yield step
+
+    async def abort(self, migration_id: MigrationId) -> MigrationView:
+        driver = self._coordinator.driver(migration_id)
+        await self._whole(driver.abort())
+        return driver.migration.view()
+
+    async def cleanup(self, migration_id: MigrationId, force: bool) -> tuple[str, ...]:
+        return await self._whole(self._cleanup(migration_id, force))
+
+    async def _cleanup(self, migration_id: MigrationId, force: bool) -> tuple[str, ...]:
+        driver = self._coordinator.driver(migration_id)
+        removed = await driver.cleanup(force=force)
+        await driver.stop()
+        self._coordinator.forget(driver)
+        return removed
+
+
+class WorkersApiHandler:
+    """services.shared.rpc.workers_api.WorkerHandler"""
+
+    def __init__(self, workforce: Workforce) -> None:
+        self._workforce = workforce
+
+    def connected(self, register: Register, send: Send) -> None:
+        self._workforce.connected(register, send)
+
+    async def report(self, worker_id: str, report: WorkerReport) -> None:
+        self._workforce.report(worker_id, report)
+
+    def disconnected(self, worker_id: str) -> None:
+        self._workforce.disconnected(worker_id)

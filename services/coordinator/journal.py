@@ -1,0 +1,139 @@
+"""Saving a migration: in the key-value store and in the state file.
+
+`save` is for what must not be forgotten: it returns when at least the file has it, and goes on
+trying the store in the background when the broker is away; strict, it fails unless the store
+has it too. `decide` is for the one decision that must be found again wherever a coordinator
+starts: the store takes it, and then it is made.
+Progress is written to the file alone, a while after it changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from services.coordinator.migration import Migration
+from services.coordinator.record import pack
+from services.coordinator.state_file import write_state
+from services.shared.bus.store import StateStore
+from services.shared.model import ErrorKind, PgmigError
+from services.shared.runtime.retry import retrying
+
+log = logging.getLogger(__name__)
+
+PROGRESS_EVERY_S = 1.0
+
+
+class Journal:
+    """One migration's."""
+
+    def __init__(self, store: StateStore, state_dir: Path, migration: Migration) -> None:
+        self._store = store
+        self._state_dir = state_dir
+        self._migration = migration
+        self._lock = asyncio.Lock()
+        self._file_lock = asyncio.Lock()
+        self._closed = False
+        self._stored = 0
+        self._written = 0
+        self._behind = asyncio.Event()
+        self._dirty = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def open(self) -> None:
+        """Start saving progress in the background."""
+        self._tasks = [
+            asyncio.create_task(self._write_progress(), name="journal-file"),
+            asyncio.create_task(self._catch_up_store(), name="journal-store"),
+        ]
+
+    async def close(self) -> None:
+        """Stop; nothing is written any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        async with self._file_lock:
+            self._closed = True
+
+    def progress(self) -> None:
+        """Something changed that may be forgotten."""
+        self._dirty.set()
+
+    async def save(self, *, strict: bool = False) -> None:
+        """Raises FENCED when another coordinator writes this migration, INTERNAL for the disk;
+        strict: also BROKER."""
+        async with self._lock:
+            await self._write()
+            try:
+                await self._put()
+            except PgmigError as exc:
+                if strict or not exc.policy.retry or exc.kind is ErrorKind.FENCED:
+                    raise
+                log.warning("state not in the store yet: %s", exc)
+                self._behind.set()
+
+    async def decide(self, **changes: Any) -> None:
+        """Store the record with `changes`, then make them. Raises like a strict `save`, with
+        nothing changed; the store may have it all the same, until the next `save`."""
+        async with self._lock:
+            record = self._migration.record
+            decided = replace(record, **changes, revision=record.revision + 1)
+            await self._store.save(record.migration_id, pack(decided))
+            self._migration.update(**changes)
+
+    async def forget(self) -> bool:
+        """Take the migration out of the store; whether it was there."""
+        return await self._store.delete(self._migration.record.migration_id)
+
+    async def _put(self) -> None:
+        record = self._migration.record
+        if record.revision > self._stored:
+            await self._store.save(record.migration_id, pack(record))
+            self._stored = record.revision
+
+    async def _write(self) -> None:
+        """Not given up half way: a cancelled older write must not land after a newer one."""
+        writing = asyncio.create_task(self._write_file(), name="state-file")
+        await asyncio.shield(writing)
+
+    async def _write_file(self) -> None:
+        async with self._file_lock:
+            record, view = self._migration.record, self._migration.view()
+            if record.revision <= self._written or self._closed:
+                return
+            try:
+                await asyncio.to_thread(write_state, self._state_dir, record, view)
+            except OSError as exc:
+                raise PgmigError(
+                    ErrorKind.INTERNAL,
+                    f"the state file in {self._state_dir} cannot be written: {exc}",
+                    "make room and check the folder's permissions (PGMIG_STATE_DIR)",
+                ) from exc
+            self._written = record.revision
+
+    async def _write_progress(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            async with self._lock:
+                try:
+                    await self._write()
+                except PgmigError as exc:
+                    log.error("%s", exc)
+            await asyncio.sleep(PROGRESS_EVERY_S)
+
+    async def _catch_up_store(self) -> None:
+        async def attempt() -> None:
+            async with self._lock:
+                await self._put()
+
+        while True:
+            await self._behind.wait()
+            self._behind.clear()
+            try:
+                await retrying("storing the migration's state", attempt)
+            except PgmigError:
+                log.exception("the store does not take the migration's state")

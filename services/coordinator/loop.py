@@ -1,0 +1,146 @@
+"""All migrations of one coordinator: found again at the start, made, and forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from services.coordinator.credentials import Credentials
+from services.coordinator.drive import Driver
+from services.coordinator.journal import Journal
+from services.coordinator.migration import REVISIONS_UNSAVED, Migration
+from services.coordinator.pipeline import Pipeline, Surroundings
+from services.coordinator.record import Record, unpack
+from services.coordinator.state_file import read_states
+from services.shared.bus.store import StateStore
+from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Phase
+from services.shared.pg.preflight import check_migration
+
+log = logging.getLogger(__name__)
+
+
+def newest(records: Iterator[Record]) -> dict[str, Record]:
+    """Of each migration the record with the highest revision."""
+    found: dict[str, Record] = {}
+    for record in records:
+        known = found.get(record.migration_id)
+        if known is None or record.revision > known.revision:
+            found[record.migration_id] = record
+    return found
+
+
+class Coordinator:
+    def __init__(self, store: StateStore, around: Surroundings) -> None:
+        self._store = store
+        self._around = around
+        self._drivers: dict[str, Driver] = {}
+        self._starting: set[str] = set()
+
+    async def load(self) -> None:
+        """Take up every migration that the store or a state file knows. Raises BROKER."""
+        stored = await self._store.load()
+        for record in newest(self._known(stored)).values():
+            phase = f"in phase {record.phase}"
+            log.info("migration %s was %s", record.migration_id, phase)
+            later = replace(record, revision=record.revision + REVISIONS_UNSAVED)
+            driver = self._driver(later, Credentials(), restored=True)
+            driver.migration.event("info", f"the coordinator was started again {phase}")
+            driver.start()
+
+    def _known(self, stored: dict[str, bytes]) -> Iterator[Record]:
+        for key, value in stored.items():
+            try:
+                yield unpack(value)
+            except PgmigError as exc:
+                log.error("state of migration %s in the store: %s", key, exc)
+        yield from read_states(self._around.state_dir)
+
+    def _driver(self, record: Record, credentials: Credentials, *, restored: bool) -> Driver:
+        key = record.migration_id
+        migration = Migration(record, lambda: self._around.workforce.view(key))
+        journal = Journal(self._store, self._around.state_dir, migration)
+        migration.on_change = journal.progress
+        pipeline = Pipeline(migration, journal, self._around, restored=restored)
+        pipeline.offer_credentials(credentials)
+        driver = self._drivers[key] = Driver(pipeline)
+        return driver
+
+    async def start(
+        self, migration_id: MigrationId, credentials: Credentials, options: MigrationOptions
+    ) -> Driver:
+        """Check both databases, then begin. Raises PgmigError with nothing left behind."""
+        key = str(migration_id)
+        if key in self._drivers or key in self._starting:
+            raise PgmigError(
+                ErrorKind.ALREADY_EXISTS,
+                f"migration {key} exists already",
+                "see 'pgmig-cli list'; resume it, clean it up, or choose another id",
+            )
+        self._starting.add(key)
+        try:
+            return await self._start(key, migration_id, credentials, options)
+        finally:
+            self._starting.discard(key)
+
+    async def _start(
+        self, key: str, migration_id: MigrationId, credentials: Credentials, options: MigrationOptions
+    ) -> Driver:
+        checked = await check_migration(
+            migration_id, credentials.source_uri, credentials.destination_uri, follow=options.follow
+        )
+        now = time.time()
+        record = Record(
+            migration_id=key,
+            revision=1,
+            phase=Phase.CREATED,
+            options=options,
+            source=checked.source,
+            destination=checked.destination,
+            created_at=now,
+            phase_since=now,
+        )
+        driver = self._driver(record, credentials, restored=False)
+        driver.migration.event("info", "both databases are checked")
+        for warning in checked.warnings:
+            driver.migration.event("warning", warning)
+        try:
+            await driver.pipeline.journal.save(strict=True)
+        except BaseException:
+            await self._discard(driver)
+            raise
+        driver.start()
+        return driver
+
+    async def _discard(self, driver: Driver) -> None:
+        """Forget a migration that never began."""
+        self.forget(driver)
+        await driver.pipeline.journal.close()
+        driver.pipeline.forget_files()
+
+    def driver(self, migration_id: MigrationId) -> Driver:
+        """Raises NOT_FOUND."""
+        driver = self._drivers.get(str(migration_id))
+        if driver is None:
+            raise PgmigError(
+                ErrorKind.NOT_FOUND,
+                f"there is no migration {migration_id}",
+                "see 'pgmig-cli list' for those there are",
+            )
+        return driver
+
+    def drivers(self) -> list[Driver]:
+        """The oldest first."""
+        return sorted(self._drivers.values(), key=lambda driver: driver.migration.record.created_at)
+
+    def forget(self, driver: Driver) -> None:
+        key = driver.migration.record.migration_id
+        if self._drivers.get(key) is driver:
+            del self._drivers[key]
+            self._around.workforce.forget(key)
+
+    async def stop(self) -> None:
+        """Leave every migration so that another coordinator can take it up; workers go on."""
+        await asyncio.gather(*(driver.stop() for driver in self.drivers()))

@@ -1,0 +1,84 @@
+"""Phases catchup and streaming: the workers do it all; here the lag is watched.
+
+The phase flips between the two by how far the destination is behind. During a switchover,
+which is a task of its own, it only watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+from services.coordinator.lag import follow_phase
+from services.coordinator.pipeline import Pipeline
+from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
+from services.shared.pg.connection import connection
+from services.shared.pg.leftovers import origin_progress
+from services.shared.pg.position import SourceWatch
+from services.shared.pg.publication import check_usable, read_slot
+
+LOOK_EVERY_S = 1.0
+FOLLOWING = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER})
+
+
+async def run(pipeline: Pipeline) -> Phase:
+    """Returns the phase that ends it, which somebody else moved to."""
+    migration = pipeline.migration
+    await _check_gap(pipeline)
+    await pipeline.staff(Role.DECODER, Role.APPLIER)
+    watch = SourceWatch((await pipeline.credentials()).source_uri)
+    try:
+        while migration.phase in FOLLOWING:
+            now = time.monotonic()
+            migration.following.source_at(now, await watch.position())
+            _judge(pipeline, now)
+            migration.touch()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await pipeline.until(lambda: migration.phase not in FOLLOWING)
+    finally:
+        await watch.close()
+    return migration.phase
+
+
+def _judge(pipeline: Pipeline, now: float) -> None:
+    migration = pipeline.migration
+    following = migration.following
+    if following.flushed > migration.record.flushed_lsn:
+        migration.update(flushed_lsn=following.flushed)
+    if migration.phase is Phase.SWITCHOVER or not following.live:
+        return
+    target = follow_phase(migration.phase, *following.behind(now))
+    if target is not migration.phase:
+        migration.move(target)
+
+
+async def _check_gap(pipeline: Pipeline) -> None:
+    """Slot and origin must still meet (rule 4): what the slot has let go is on the destination.
+
+    Also after the key-value store was lost: both servers then say where the migration stands.
+    """
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    assert migration.record.slot is not None
+    start = migration.record.slot.consistent_lsn
+    slot = check_usable(await read_slot(uris.source_uri, migration.id.slot), migration.id.slot, start)
+    async with connection(uris.destination_uri, "destination") as conn:
+        progress = await origin_progress(conn, migration.id)
+    if migration.record.flushed_lsn > start and progress is None:
+        raise PgmigError(
+            ErrorKind.GAP,
+            f"replication origin {migration.id.origin} is gone from the destination, "
+            f"which had progress {migration.record.flushed_lsn}",
+            "restore the destination with its origin, or clean up and start the migration again",
+            migration.record.flushed_lsn,
+        )
+    applied = max(progress or Lsn(0), start)
+    if slot.confirmed_flush_lsn > applied:
+        raise PgmigError(
+            ErrorKind.GAP,
+            f"the slot has let go everything before {slot.confirmed_flush_lsn}, "
+            f"but the destination has only what lies before {applied}",
+            "the changes between are lost to this migration: clean up and start it again",
+            applied,
+        )

@@ -1,0 +1,75 @@
+"""Phase indexes: everything of the schema that goes faster, or only works, with the rows there.
+
+The post-data section (indexes, constraints, triggers, policies) and the statistics for the
+planner. A clone that does not follow ends here, with the sequences' values.
+"""
+
+from __future__ import annotations
+
+from services.coordinator.phases.schema import schema_tools
+from services.coordinator.pipeline import Pipeline
+from services.shared.model import IndexProgress, Phase, Role
+from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
+from services.shared.pg.connection import connection
+from services.shared.pg.dump import dump_schema, section_script
+from services.shared.pg.postdata import analyze, restore_post_data
+from services.shared.pg.sequences import read_sequences, set_sequences
+
+POST_DATA = "post-data"
+ANALYZE = "analyze"
+
+
+async def run(pipeline: Pipeline) -> Phase:
+    """Returns the next phase."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    follow = migration.record.options.follow
+    await pipeline.staff(*([Role.DECODER] if follow else []))
+    pipeline.close_snapshot()
+    async with connection(uris.destination_uri, "destination") as conn:
+        await ensure_bookkeeping(conn)
+        done = await steps_done(conn, migration.record.migration_id)
+    if POST_DATA not in done:
+        await _build(pipeline, done)
+    pipeline.archive.unlink(missing_ok=True)
+    async with connection(uris.destination_uri, "destination") as conn:
+        if ANALYZE not in done:
+            await analyze(conn)
+            await mark_step(conn, migration.record.migration_id, ANALYZE)
+    if follow:
+        return Phase.CATCHUP
+    await _copy_sequences(pipeline)
+    return Phase.COMPLETE
+
+
+async def _build(pipeline: Pipeline, done: set[str]) -> None:
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    tools = await schema_tools(pipeline)
+    if not pipeline.archive.exists():
+        pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
+        await dump_schema(tools, uris.source_uri, None, pipeline.archive)
+    script = await section_script(tools, pipeline.archive, POST_DATA, owners=migration.record.keep_owners)
+
+    def progress(finished: int, total: int) -> None:
+        migration.indexes = IndexProgress(total, finished)
+        migration.touch()
+
+    await restore_post_data(
+        uris.destination_uri,
+        migration.record.migration_id,
+        script,
+        done=done,
+        step=POST_DATA,
+        workers=migration.record.options.index_workers,
+        progress=progress,
+    )
+    migration.event("info", f"{migration.indexes.total} indexes and constraints are built")
+
+
+async def _copy_sequences(pipeline: Pipeline) -> None:
+    """Read after the copy: no sequence is behind a row that was copied."""
+    uris = await pipeline.credentials()
+    async with (
+        connection(uris.source_uri, "source") as source,
+        connection(uris.destination_uri, "destination") as destination,
+    ):
+        await set_sequences(destination, await read_sequences(source, "source"))

@@ -1,0 +1,314 @@
+"""What the phases of one migration share: state, workers, credentials, servers' addresses.
+
+It listens to the workers' reports, keeps the migration's state up to date with them, and lets
+phases wait for a condition. A worker's error that no retry cures ends the phase that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from services.coordinator.credentials import Credentials, of_assignment, of_environment, of_password_file
+from services.coordinator.journal import Journal
+from services.coordinator.migration import Migration
+from services.coordinator.record import SlotRecord
+from services.coordinator.state_file import ARCHIVE, folder, remove_state
+from services.coordinator.workforce import MakeWork, Workforce, error_of
+from services.shared.bus.connection import Client
+from services.shared.model import (
+    ApplierProgress,
+    ApplierWork,
+    Assignment,
+    AssignmentFailed,
+    CloseSnapshot,
+    CopierWork,
+    DecoderProgress,
+    DecoderWork,
+    ErrorKind,
+    Lsn,
+    OpenSnapshot,
+    PartDone,
+    PartProgress,
+    PgmigError,
+    Role,
+    SentinelApplied,
+    SlotReady,
+    SnapshotReady,
+    WorkerReport,
+)
+
+log = logging.getLogger(__name__)
+
+ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
+PASSWORD_FILE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all migrations of one coordinator share. source_uri, destination_uri: its own
+    settings, a fallback for credentials."""
+
+    bus: Client
+    workforce: Workforce
+    state_dir: Path
+    source_uri: str | None = None
+    destination_uri: str | None = None
+
+
+class Pipeline:
+    """restored: the migration was found in the store, so workers may still run for it."""
+
+    def __init__(
+        self, migration: Migration, journal: Journal, around: Surroundings, *, restored: bool = False
+    ) -> None:
+        self.migration = migration
+        self.journal = journal
+        self.bus = around.bus
+        self.snapshot: SnapshotReady | None = None
+        self.sentinels: dict[str, Lsn] = {}
+        self.part_errors: list[PgmigError] = []
+        self.fatal: PgmigError | None = None
+        self._around = around
+        self._credentials = Credentials()
+        self._signal = asyncio.Event()
+        self._unstaffed: set[Role] = set()
+        self._attachments = 0
+        self._restored_at = time.monotonic() if restored else None
+        around.workforce.listen(migration.record.migration_id, self)
+
+    @property
+    def archive(self) -> Path:
+        """Where the schema's archive is kept until the indexes are done."""
+        return folder(self._around.state_dir, self.migration.record.migration_id) / ARCHIVE
+
+    def forget_files(self) -> list[str]:
+        """Remove what was written to the state directory; returns a line for each file."""
+        return remove_state(self._around.state_dir, self.migration.record.migration_id)
+
+    # Waiting.
+
+    def notify(self) -> None:
+        """Let `until` look again."""
+        waiting, self._signal = self._signal, asyncio.Event()
+        waiting.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when `condition` holds; it is looked at after every report."""
+        while not condition():
+            await self._signal.wait()
+
+    async def until_fatal(self) -> PgmigError:
+        """The error that ends the running phase."""
+        await self.until(lambda: self.fatal is not None)
+        assert self.fatal is not None
+        return self.fatal
+
+    # Credentials.
+
+    def offer_credentials(self, credentials: Credentials) -> None:
+        """The newest come first; known ones fill the gaps."""
+        self._credentials = credentials.filled_from(self._credentials)
+        if self._credentials.complete and self.migration.needs_credentials:
+            self.migration.needs_credentials = False
+            self.migration.touch()
+        self.notify()
+
+    async def credentials(self) -> Credentials:
+        """Both connection strings; waits for `resume` when nobody knows them."""
+        if not self._credentials.complete:
+            await self._find_credentials()
+        return self._credentials
+
+    async def known_credentials(self) -> Credentials:
+        """Like `credentials`, but raises CREDENTIALS_NEEDED instead of waiting."""
+        await self._look_for_credentials()
+        if not self._credentials.complete:
+            raise PgmigError(
+                ErrorKind.CREDENTIALS_NEEDED,
+                f"the connection strings of migration {self.migration.id} are not known any more",
+                "resume it with both URIs first",
+            )
+        return self._credentials
+
+    async def _look_for_credentials(self) -> None:
+        """Where a restarted coordinator may find them without anybody's help."""
+        record = self.migration.record
+        own = of_environment(
+            record.source, record.destination, self._around.source_uri, self._around.destination_uri
+        )
+        self._credentials = self._credentials.filled_from(own)
+        if not self._credentials.complete:
+            found = await of_password_file(record.source, record.destination)
+            self._credentials = self._credentials.filled_from(found)
+
+    async def _find_credentials(self) -> None:
+        while True:
+            await self._look_for_credentials()
+            if self._credentials.complete:
+                break
+            if not self.migration.needs_credentials:
+                self.migration.needs_credentials = True
+                self.migration.event("warning", "credentials are needed: resume with both URIs")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PASSWORD_FILE_EVERY_S):
+                    await self.until(lambda: self._credentials.complete)
+        self.offer_credentials(Credentials())
+
+    # Workers.
+
+    async def staff(self, *roles: Role) -> None:
+        """Have these roles filled, and the others stopped."""
+        await self.credentials()
+        record = self.migration.record
+        await self.release([role for role in ALL_ROLES if role not in roles])
+        makers: dict[Role, MakeWork] = {
+            Role.DECODER: self._decoder_work,
+            Role.COPIER: self._copier_work,
+            Role.APPLIER: self._applier_work,
+        }
+        for role in roles:
+            self._around.workforce.want(record.migration_id, role, makers[role], wait_s=self._patience(role))
+
+    def _patience(self, role: Role) -> float:
+        """After a coordinator's restart its workers get time to come back before others start."""
+        if self._restored_at is None or self.assignment(role) is not None:
+            return 0.0
+        return max(0.0, self._restored_at + self._around.workforce.grace_s - time.monotonic())
+
+    async def release(self, roles: Collection[Role] = ALL_ROLES) -> bool:
+        """Stop the roles' work; whether all of it is known to have stopped."""
+        return await self._around.workforce.release(self.migration.record.migration_id, roles)
+
+    def assignment(self, role: Role) -> Assignment | None:
+        return self._around.workforce.current(self.migration.record.migration_id, role)
+
+    def _decoder_work(self) -> DecoderWork:
+        record, slot = self.migration.record, self.migration.record.slot
+        return DecoderWork(
+            source_uri=self._credentials.source_uri,
+            follow=record.options.follow,
+            may_create=slot is None,
+            tables=record.published,
+            system_identifier=slot.system_identifier if slot else "",
+            timeline=slot.timeline if slot else 0,
+            start_lsn=slot.consistent_lsn if slot else Lsn(0),
+            flushed_lsn=record.flushed_lsn,
+        )
+
+    def _copier_work(self) -> CopierWork:
+        return CopierWork(
+            self._credentials.source_uri,
+            self._credentials.destination_uri,
+            self.migration.record.options.copy_workers,
+        )
+
+    def _applier_work(self) -> ApplierWork:
+        slot = self.migration.record.slot
+        return ApplierWork(
+            self._credentials.destination_uri,
+            slot.consistent_lsn if slot else Lsn(0),
+            self.migration.copying.floors(),
+        )
+
+    # The snapshot.
+
+    async def open_snapshot(self) -> SnapshotReady:
+        """The decoder's exported snapshot: the one it holds, or a new one."""
+        while self.snapshot is None:
+            decoder = self.assignment(Role.DECODER)
+            if decoder is not None:
+                command = OpenSnapshot(decoder.assignment_id)
+                self._around.workforce.tell(command, decoder.assignment_id)
+            # Asked again after every attachment: a command may have been lost with its stream.
+            await self.until(partial(self._answered, self._attachments))
+        return self.snapshot
+
+    def _answered(self, attachments: int) -> bool:
+        return self.snapshot is not None or self._attachments != attachments
+
+    def close_snapshot(self) -> None:
+        """Let the source vacuum again."""
+        decoder, self.snapshot = self.assignment(Role.DECODER), None
+        if decoder is not None:
+            self._around.workforce.tell(CloseSnapshot(decoder.assignment_id), decoder.assignment_id)
+
+    # Listener of the workforce.
+
+    def accepts(self, assignment: Assignment) -> bool:
+        self.offer_credentials(of_assignment(assignment))
+        return self.migration.phase.running
+
+    def given(self, assignment: Assignment) -> None:
+        self._unstaffed.discard(assignment.role)
+        self._attachments += 1
+        self.migration.touch()
+        self.notify()
+
+    def gone(self, role: Role) -> None:
+        if role is Role.DECODER:
+            self.snapshot = None
+        if role is Role.APPLIER:
+            self.migration.following.applier_gone()
+        self.migration.event("warning", f"a {role}'s work has ended or was lost")
+        self.notify()
+
+    def unstaffed(self, role: Role) -> None:
+        if role not in self._unstaffed:
+            self._unstaffed.add(role)
+            self.migration.event("warning", f"no {role} is attached: waiting for one")
+
+    def failed(self, role: Role, error: PgmigError) -> None:
+        self.migration.event("warning" if error.policy.retry else "error", f"{role}: {error}")
+        if not error.policy.retry:
+            self.fatal = self.fatal or error
+        self.notify()
+
+    def reported(self, role: Role, report: WorkerReport) -> None:
+        now = time.monotonic()
+        migration = self.migration
+        match report:
+            case SlotReady():
+                self._slot_ready(report)
+            case SnapshotReady():
+                self.snapshot = report
+            case DecoderProgress():
+                migration.following.decoder(now, report)
+                migration.touch()
+            case PartProgress() | PartDone():
+                migration.copying.report(report)
+                migration.touch()
+            case ApplierProgress():
+                migration.following.applier(report)
+                migration.touch()
+            case SentinelApplied():
+                self.sentinels[report.token] = report.lsn
+            case AssignmentFailed():
+                self.part_errors.append(error_of(report))
+        self.notify()
+
+    def _slot_ready(self, report: SlotReady) -> None:
+        if self.migration.record.slot is not None:
+            return
+        slot = SlotRecord(report.consistent_lsn, report.system_identifier, report.timeline)
+        self.migration.update(slot=slot)
+        if self.migration.record.options.follow:
+            self.migration.event("info", f"replication slot begins at {report.consistent_lsn}")
+
+    def cleared(self) -> None:
+        """Forget what the last run of a phase ended with."""
+        self.fatal = None
+        self.part_errors.clear()
+
+    def unexpected(self, exc: BaseException) -> PgmigError:
+        """An exception that is not ours, for the operator; the log has it in full."""
+        log.error("migration %s: unexpected error", self.migration.id, exc_info=exc)
+        return PgmigError(
+            ErrorKind.INTERNAL, f"unexpected {type(exc).__name__} in the coordinator", "see its log"
+        )

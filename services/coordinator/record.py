@@ -1,0 +1,117 @@
+"""What a migration must remember to be continued by another process. No credentials, ever.
+
+Everything else (which parts are copied, which schema steps are done, how far changes are
+applied) is read from the destination, where it was written in the transaction it describes.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+
+from services.shared.model import (
+    Endpoint,
+    ErrorKind,
+    Event,
+    Failure,
+    Lsn,
+    MigrationOptions,
+    PgmigError,
+    Phase,
+    SwitchoverResult,
+    TableId,
+)
+from services.shared.model.jsonview import from_json, to_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRecord:
+    """The source as it was when the slot was made; see SlotReady."""
+
+    consistent_lsn: Lsn
+    system_identifier: str
+    timeline: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableRecord:
+    """floor: the table was copied under a snapshot later than the slot's; 0/0: it was not."""
+
+    table: TableId
+    rows_estimated: int = 0
+    bytes_estimated: int = 0
+    copied: bool = False
+    rows: int = 0
+    bytes: int = 0
+    floor: Lsn = Lsn(0)
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeRecord:
+    """Written before the source is frozen: how to thaw it. See services.shared.pg.freeze.Before."""
+
+    read_only_default: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """revision grows with every change; of two records the higher one counts.
+
+    published: what the publication carries. keep_owners: owners and privileges are restored.
+    snapshot_name: under which the parts in the copy queue were published. flushed_lsn: the
+    destination's progress as last heard.
+    """
+
+    migration_id: str
+    revision: int
+    phase: Phase
+    options: MigrationOptions
+    source: Endpoint
+    destination: Endpoint
+    created_at: float
+    phase_since: float
+    resume_phase: Phase | None = None
+    failure: Failure | None = None
+    slot: SlotRecord | None = None
+    published: tuple[TableId, ...] = ()
+    tables: tuple[TableRecord, ...] = ()
+    keep_owners: bool = False
+    snapshot_name: str = ""
+    flushed_lsn: Lsn = Lsn(0)
+    freeze: FreezeRecord | None = None
+    switchover: SwitchoverResult | None = None
+    events: tuple[Event, ...] = ()
+
+
+def record_to_json(record: Record) -> dict[str, object]:
+    return {"format": FORMAT, "record": to_json(record)}
+
+
+def record_from_json(obj: object) -> Record:
+    """Raises PgmigError(CORRUPT) for anything that `record_to_json` did not make."""
+    if not isinstance(obj, dict) or obj.get("format") != FORMAT:
+        raise PgmigError(
+            ErrorKind.CORRUPT, f"not a migration's state in format {FORMAT}", "use the same release of pgmig"
+        )
+    try:
+        return from_json(Record, obj.get("record"), "record")
+    except ValueError as exc:
+        raise PgmigError(ErrorKind.CORRUPT, f"a migration's state cannot be read: {exc}") from exc
+
+
+def pack(record: Record) -> bytes:
+    """For the key-value store, whose values are limited by the broker's max_payload."""
+    return zlib.compress(json.dumps(record_to_json(record), separators=(",", ":")).encode())
+
+
+def unpack(data: bytes) -> Record:
+    """Raises PgmigError(CORRUPT)."""
+    try:
+        obj = json.loads(zlib.decompress(data))
+    except (zlib.error, ValueError) as exc:
+        raise PgmigError(ErrorKind.CORRUPT, f"a migration's state cannot be read: {exc}") from exc
+    return record_from_json(obj)

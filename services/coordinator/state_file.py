@@ -1,0 +1,53 @@
+"""`STATE_DIR/<id>/state.json`: a migration's view for `status` without a coordinator, and its
+record for a coordinator whose key-value store is gone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from services.coordinator.record import Record, record_from_json, record_to_json
+from services.shared.model import MigrationView, PgmigError
+from services.shared.model.jsonview import view_to_json
+from services.shared.runtime.files import replace_file
+
+log = logging.getLogger(__name__)
+
+NAME = "state.json"
+ARCHIVE = "schema.dump"
+
+
+def folder(state_dir: Path, migration_id: str) -> Path:
+    return state_dir / migration_id
+
+
+def write_state(state_dir: Path, record: Record, view: MigrationView) -> None:
+    """Replace the file in one step, readable by its owner only. Raises OSError."""
+    content = {"view": view_to_json(view), **record_to_json(record)}
+    replace_file(folder(state_dir, record.migration_id) / NAME, json.dumps(content, indent=1))
+
+
+def read_states(state_dir: Path) -> Iterator[Record]:
+    """Every record that can be read; the others are logged and left where they are."""
+    for path in sorted(state_dir.glob(f"*/{NAME}")):
+        try:
+            yield record_from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, PgmigError) as exc:
+            log.error("state file %s is not usable: %s", path, exc)
+
+
+def remove_state(state_dir: Path, migration_id: str) -> list[str]:
+    """Remove what pgmig wrote for the migration; files of others, like logs, stay."""
+    place = folder(state_dir, migration_id)
+    removed = []
+    for name in (NAME, ARCHIVE):
+        path = place / name
+        if path.exists():
+            path.unlink()
+            removed.append(f"file {path}")
+    if place.is_dir() and not any(place.iterdir()):
+        shutil.rmtree(place, ignore_errors=True)
+    return removed

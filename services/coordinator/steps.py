@@ -1,0 +1,48 @@
+"""The steps of one switchover, told to any number of clients from the first one on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from services.shared.model import PgmigError, SwitchoverResult, SwitchoverStep
+
+
+class StepFeed:
+    def __init__(self) -> None:
+        self._steps: list[SwitchoverStep] = []
+        self._changed = asyncio.Event()
+        self._ended = False
+        self._error: PgmigError | None = None
+        self.blocked_at = 0.0
+        """time.monotonic() since when writes to the source are blocked; 0.0: they are not."""
+
+    def elapsed_ms(self) -> int:
+        return int((time.monotonic() - self.blocked_at) * 1000) if self.blocked_at else 0
+
+    def tell(self, name: str, state: str, detail: str = "", result: SwitchoverResult | None = None) -> None:
+        self._steps.append(SwitchoverStep(name, state, detail, self.elapsed_ms(), result))
+        self._wake()
+
+    def end(self, error: PgmigError | None = None) -> None:
+        """No step follows. error: why it was rolled back; whoever reads the feed gets it."""
+        self._ended, self._error = True, error
+        self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._changed = self._changed, asyncio.Event()
+        waiting.set()
+
+    async def read(self) -> AsyncIterator[SwitchoverStep]:
+        """Every step, then the error, if there was one."""
+        told = 0
+        while True:
+            while told < len(self._steps):
+                yield self._steps[told]
+                told += 1
+            if self._ended:
+                break
+            await self._changed.wait()
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,293 @@
+"""The switchover: freeze the source, prove that the destination has everything, decide.
+
+Steps: freeze, sentinel, drain, sequences, verify, commit. Until the commit is stored any
+failure, and the end of the time allowed, rolls back: writers go on, the phase is streaming
+again, and the failure is kept with the migration. Storing the record in phase switched-over
+*is* the commit; only then the locks are let go, so no writer gets in between. The source's
+database stays read-only by default afterwards.
+
+How to thaw is stored before the source is frozen, so that a coordinator that starts after a
+crash finds phase switchover and undoes it (`undo`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from services.coordinator.credentials import Credentials
+from services.coordinator.migration import failure_of
+from services.coordinator.pipeline import Pipeline
+from services.coordinator.record import FreezeRecord
+from services.coordinator.steps import StepFeed
+from services.shared.model import (
+    MESSAGE_PREFIX,
+    ErrorKind,
+    Lsn,
+    PgmigError,
+    Phase,
+    SwitchoverResult,
+    check_move,
+)
+from services.shared.pg.catalog import list_tables, publication_tables
+from services.shared.pg.connection import connection
+from services.shared.pg.freeze import (
+    Before,
+    Freeze,
+    before_freeze,
+    emit_sentinel,
+    thaw,
+    writable_connection,
+)
+from services.shared.pg.position import wal_position
+from services.shared.pg.sequences import read_sequences, set_sequences, verify_sequences
+from services.shared.runtime.assignments import cause
+from services.shared.runtime.retry import retrying
+
+log = logging.getLogger(__name__)
+
+MESSAGES_SINCE = 140000
+"""Older sources' pgoutput carries no logical messages: there the WAL position is the sentinel."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One attempt. deadline: time.monotonic()."""
+
+    pipeline: Pipeline
+    feed: StepFeed
+    deadline: float
+    uris: Credentials
+    froze_at: float = 0.0
+    sentinel: Lsn = Lsn(0)
+    token: str = ""
+    sequences: int = 0
+
+
+def check_ready(pipeline: Pipeline, timeout_s: float) -> None:
+    """Raises WRONG_PHASE unless a switchover has a chance."""
+    migration = pipeline.migration
+    if migration.phase is not Phase.STREAMING:
+        raise PgmigError(
+            ErrorKind.WRONG_PHASE,
+            f"migration {migration.id} is in phase {migration.phase}, not streaming",
+            "wait until it is streaming (pgmig-cli status)",
+        )
+    size, seconds = migration.following.behind(time.monotonic())
+    if not migration.following.live or seconds > timeout_s:
+        raise PgmigError(
+            ErrorKind.WRONG_PHASE,
+            f"the destination of migration {migration.id} is {seconds:.0f} s ({size} bytes) behind",
+            "wait until it has caught up, or allow more time",
+        )
+
+
+async def run(pipeline: Pipeline, feed: StepFeed, timeout_s: float) -> None:
+    """The whole switchover or its roll-back. Its outcome is in the feed and in the record."""
+    migration = pipeline.migration
+    try:
+        uris = await pipeline.credentials()
+        attempt = _Run(pipeline, feed, time.monotonic() + timeout_s, uris)
+        await _attempt(attempt)
+    except BaseException as exc:  # also when cancelled: the source must not stay frozen
+        if migration.phase is not Phase.SWITCHED_OVER:
+            await _fail(pipeline, feed, exc)
+        if not isinstance(exc, Exception):
+            raise
+    if migration.phase is Phase.SWITCHED_OVER:
+        await _finish(pipeline, feed)
+
+
+async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
+    result = pipeline.migration.record.switchover
+    assert result is not None
+    pipeline.migration.event("info", f"switched over; writes were blocked for {result.write_downtime_ms} ms")
+    try:
+        await pipeline.journal.save()
+    except PgmigError as exc:  # the store has the decision
+        log.error("after the switchover: %s", exc)
+    feed.tell("commit", "done", result=result)
+    feed.end()
+
+
+async def _fail(pipeline: Pipeline, feed: StepFeed, exc: BaseException) -> None:
+    error = cause(exc) or _interrupted(pipeline, exc)
+    feed.tell("rollback", "started", error.message)
+    rolled_back = asyncio.create_task(_roll_back(pipeline, feed, error), name="rollback")
+    try:
+        await asyncio.shield(rolled_back)
+    finally:
+        feed.end(error)
+
+
+def _interrupted(pipeline: Pipeline, exc: BaseException) -> PgmigError:
+    if isinstance(exc, asyncio.CancelledError):
+        return PgmigError(ErrorKind.SWITCHOVER_FAILED, "the coordinator stopped during the switchover")
+    return pipeline.unexpected(exc)
+
+
+async def _attempt(run: _Run) -> None:
+    await _check_tables(run)
+    freeze = await Freeze.open(run.uris.source_uri)
+    try:
+        before = await before_freeze(freeze.session)
+        run.pipeline.migration.move(
+            Phase.SWITCHOVER, failure=None, freeze=FreezeRecord(before.read_only_default, before.at)
+        )
+        await run.pipeline.journal.save(strict=True)
+        await _while_frozen(run, freeze)
+    finally:
+        await freeze.close()
+
+
+async def _while_frozen(run: _Run, freeze: Freeze) -> None:
+    async with _step(run, "freeze"):
+        await _freeze(run, freeze)
+    async with _step(run, "sentinel"):
+        run.token = f"{run.pipeline.migration.id}:{secrets.token_hex(8)}"
+        await emit_sentinel(freeze.session, MESSAGE_PREFIX, run.token)
+        run.sentinel = await wal_position(freeze.session)
+    async with _step(run, "drain"):
+        await _drain(run, freeze)
+    async with _step(run, "sequences"):
+        await _set_sequences(run, freeze)
+    async with _step(run, "verify"):
+        await _verify(run, freeze)
+    async with _step(run, "commit", tell_end=False):  # told when the locks are let go
+        await _commit(run)
+
+
+@asynccontextmanager
+async def _step(run: _Run, name: str, *, tell_end: bool = True) -> AsyncIterator[None]:
+    """Tell of the step; it ends at the deadline, or when a worker fails for good."""
+    run.feed.tell(name, "started")
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(max(0.0, run.deadline - started)):
+            yield
+    except TimeoutError as exc:
+        run.feed.tell(name, "failed", "out of time")
+        raise PgmigError(
+            ErrorKind.TIMEOUT,
+            f"the switchover ran out of time in step {name}",
+            "writers go on; see the lag, then try again or allow more time",
+        ) from exc
+    except PgmigError as exc:
+        run.feed.tell(name, "failed", exc.message)
+        raise
+    log.info("switchover step %s took %.0f ms", name, (time.monotonic() - started) * 1000)
+    if tell_end:
+        run.feed.tell(name, "done")
+
+
+async def _check_tables(run: _Run) -> None:
+    """Refuse while the source has tables that the destination has not got all of.
+
+    A new partition of a published table has been followed since it was made, so it only has to
+    be there; a new table of any other kind was never copied.
+    """
+    async with connection(run.uris.source_uri, "source") as conn:
+        published = set(await publication_tables(conn))
+        present = {table.table for table in await list_tables(conn)}
+    async with connection(run.uris.destination_uri, "destination") as conn:
+        arrived = {table.table for table in await list_tables(conn)}
+    record = run.pipeline.migration.record
+    lacking = sorted((published - set(record.published)) | (present - arrived))
+    if lacking:
+        raise PgmigError(
+            ErrorKind.SCHEMA_DRIFT,
+            f"tables of the source are not on the destination: {', '.join(map(str, lacking[:5]))}",
+            "they were created after the migration began: move them by hand, or drop them on the source",
+        )
+
+
+async def _freeze(run: _Run, freeze: Freeze) -> None:
+    tables = [table.table for table in await list_tables(freeze.session)]
+    run.feed.blocked_at = await freeze.lock(tables, run.deadline)
+    run.froze_at = await freeze.forbid_writes()
+    ended = await freeze.end_writers(run.froze_at)
+    run.pipeline.migration.event("info", f"source frozen; {ended} sessions were ended")
+
+
+async def _drain(run: _Run, freeze: Freeze) -> None:
+    """Wait until the sentinel, and so all before it, is on the destination's disk."""
+    pipeline = run.pipeline
+    versions = pipeline.migration.record.source.server_version_num
+    following = pipeline.migration.following
+
+    def drained() -> bool:
+        if versions < MESSAGES_SINCE:
+            return following.flushed >= run.sentinel
+        return run.token in pipeline.sentinels
+
+    await pipeline.until(lambda: drained() or pipeline.fatal is not None)
+    if not drained():
+        assert pipeline.fatal is not None
+        raise pipeline.fatal
+    run.sentinel = pipeline.sentinels.pop(run.token, run.sentinel)
+    await freeze.holds()
+
+
+async def _set_sequences(run: _Run, freeze: Freeze) -> None:
+    values = await read_sequences(freeze.session, "source")
+    async with connection(run.uris.destination_uri, "destination") as conn:
+        await set_sequences(conn, values)
+    run.sequences = len(values)
+
+
+async def _verify(run: _Run, freeze: Freeze) -> None:
+    """Nothing got past the freeze: the locks still stand, no session from before is left, the
+    tables are those that were copied, and no sequence has moved."""
+    await freeze.end_writers(run.froze_at)
+    await _check_tables(run)
+    values = await read_sequences(freeze.session, "source")
+    async with connection(run.uris.destination_uri, "destination") as conn:
+        await verify_sequences(conn, values)
+    await freeze.holds()
+
+
+async def _commit(run: _Run) -> None:
+    """Once the store has the record in its new phase, nothing takes it back."""
+    migration = run.pipeline.migration
+    result = SwitchoverResult(run.sentinel, run.feed.elapsed_ms(), run.sequences, time.time())
+    flushed = max(migration.record.flushed_lsn, run.sentinel)
+    check_move(migration.phase, Phase.SWITCHED_OVER)
+    await run.pipeline.journal.decide(
+        phase=Phase.SWITCHED_OVER, phase_since=result.finished_at, switchover=result, flushed_lsn=flushed
+    )
+
+
+async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> None:
+    """Let writers in again; goes on until it has. The migration keeps streaming."""
+    migration = pipeline.migration
+    migration.event("error", f"switchover rolled back: {error.message}")
+    if migration.phase is Phase.SWITCHOVER:
+        await undo(pipeline)
+    migration.update(failure=failure_of(error))
+    feed.tell("rollback", "done")
+    feed.blocked_at = 0.0
+    await pipeline.journal.save()
+
+
+async def undo(pipeline: Pipeline) -> None:
+    """From phase switchover, which was not committed, back to streaming."""
+    freeze = pipeline.migration.record.freeze
+    if freeze is not None:
+        uris = await pipeline.credentials()
+        before = Before(freeze.read_only_default, freeze.at)
+        await retrying("thawing the source", lambda: _thaw(uris.source_uri, before))
+    pipeline.migration.move(Phase.STREAMING, "writers may write to the source again", freeze=None)
+    await pipeline.journal.save()
+
+
+async def _thaw(uri: str, before: Before) -> None:
+    conn = await writable_connection(uri)
+    try:
+        await thaw(conn, before)
+    finally:
+        await conn.close()

@@ -1,0 +1,305 @@
+"""Who is attached, what each worker runs, and who shall run what.
+
+A migration says which roles it wants filled (`want`); everything else follows from that and
+from who is there. Decoder and applier are one worker's each, a copier's work is every attached
+copier's. `staff` is called after each change and gives out what is missing.
+
+A worker whose stream broke goes on by itself and keeps its assignments for GRACE_S; when it
+attaches again it offers what it runs and keeps it. What it does not offer is gone. After
+that time, or when it left for good, its assignments go to others. A worker that offers what
+nobody wants from it any more is told to stop.
+
+Nothing here waits or does I/O, except `release`, which waits for workers to have stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from services.shared.model import (
+    Assign,
+    Assignment,
+    AssignmentFailed,
+    AssignmentStopped,
+    ErrorKind,
+    PgmigError,
+    Register,
+    Role,
+    Unassign,
+    Work,
+    WorkerCommand,
+    WorkerReport,
+    WorkerView,
+)
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 5.0
+STOP_WAIT_S = 15.0
+BACK_OFF_S = 0.5
+LONGEST_BACK_OFF_S = 15.0
+
+Send = Callable[[WorkerCommand], None]
+MakeWork = Callable[[], Work]
+
+
+def error_of(report: AssignmentFailed) -> PgmigError:
+    """The worker's error; a kind of another release counts as INTERNAL."""
+    try:
+        kind = ErrorKind(report.kind)
+    except ValueError:
+        kind = ErrorKind.INTERNAL
+    return PgmigError(kind, report.message, report.hint, report.lsn or None)
+
+
+class Listener(Protocol):
+    """What a migration is told of its workers. Reports never hold a Register."""
+
+    def accepts(self, assignment: Assignment) -> bool:
+        """Whether a worker may go on with what it offers after the coordinator's restart."""
+
+    def given(self, assignment: Assignment) -> None:
+        """A worker has the assignment now, newly or again after its stream broke."""
+
+    def gone(self, role: Role) -> None:
+        """The role's worker does not run it any more (a copier: one of them)."""
+
+    def reported(self, role: Role, report: WorkerReport) -> None: ...
+
+    def failed(self, role: Role, error: PgmigError) -> None:
+        """It ended with an error; where a retry may cure it, it is given out again."""
+
+    def unstaffed(self, role: Role) -> None:
+        """Nobody is there to take it."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    worker_id: str
+    role: Role
+    host: str
+    send: Send
+    attached: bool = True
+    lost: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    assignment: Assignment
+    worker_id: str
+    stopping: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
+class _Want:
+    make: MakeWork
+    failures: int = 0
+    not_before: float = 0.0
+
+
+class Workforce:
+    """grace_s: how long a lost worker keeps its assignments."""
+
+    def __init__(self, grace_s: float = GRACE_S) -> None:
+        self.grace_s = grace_s
+        self._workers: dict[str, _Worker] = {}
+        self._jobs: dict[str, _Job] = {}
+        self._wants: dict[tuple[str, Role], _Want] = {}
+        self._listeners: dict[str, Listener] = {}
+
+    # Migrations.
+
+    def listen(self, migration_id: str, listener: Listener) -> None:
+        self._listeners[migration_id] = listener
+
+    def forget(self, migration_id: str) -> None:
+        self._listeners.pop(migration_id, None)
+
+    def want(self, migration_id: str, role: Role, make: MakeWork, *, wait_s: float = 0.0) -> None:
+        """Have the role filled from now on. make: called for each new assignment.
+
+        wait_s: give workers that run it already that long to attach and say so.
+        """
+        not_before = asyncio.get_running_loop().time() + wait_s
+        self._wants[migration_id, role] = _Want(make, not_before=not_before)
+        if wait_s:
+            self._later(wait_s)
+        self.staff()
+
+    async def release(self, migration_id: str, roles: Collection[Role], wait_s: float = STOP_WAIT_S) -> bool:
+        """Stop the roles' work; whether all of it has stopped within `wait_s`."""
+        for role in roles:
+            self._wants.pop((migration_id, role), None)
+        jobs = [job for job in self._of(migration_id) if job.assignment.role in roles]
+        for job in jobs:
+            self._stop(job)
+        try:
+            async with asyncio.timeout(wait_s):
+                for job in jobs:
+                    await job.ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def current(self, migration_id: str, role: Role) -> Assignment | None:
+        """The role's running assignment, of a worker that is attached or within its grace."""
+        for job in self._of(migration_id):
+            if job.assignment.role is role and not job.stopping:
+                return job.assignment
+        return None
+
+    def tell(self, command: WorkerCommand, assignment_id: str) -> None:
+        """Send a command about an assignment to its worker; lost if the stream is broken."""
+        job = self._jobs.get(assignment_id)
+        if job is not None:
+            self._workers[job.worker_id].send(command)
+
+    def view(self, migration_id: str) -> tuple[WorkerView, ...]:
+        """Who works for the migration."""
+        busy = {job.worker_id for job in self._of(migration_id)}
+        return tuple(
+            WorkerView(w.worker_id, w.role.value, w.host, not w.attached)
+            for w in self._workers.values()
+            if w.worker_id in busy
+        )
+
+    # Workers.
+
+    def connected(self, register: Register, send: Send) -> None:
+        earlier = self._workers.pop(register.worker_id, None)
+        if earlier is not None and earlier.lost is not None:
+            earlier.lost.cancel()
+        worker = _Worker(register.worker_id, register.role, register.host, send)
+        self._workers[register.worker_id] = worker
+        offered = {assignment.assignment_id for assignment in register.running}
+        for job in self._run_by(register.worker_id):
+            if job.assignment.assignment_id not in offered:
+                self._end(job)
+        for assignment in register.running:
+            self._offered(worker, assignment)
+        self.staff()
+
+    def _offered(self, worker: _Worker, assignment: Assignment) -> None:
+        job = self._jobs.get(assignment.assignment_id)
+        if job is None and self._acceptable(assignment):
+            job = self._jobs[assignment.assignment_id] = _Job(assignment, worker.worker_id)
+        if job is None or job.stopping or job.worker_id != worker.worker_id:
+            worker.send(Unassign(assignment.assignment_id))
+            return
+        if (listener := self._listeners.get(assignment.migration_id)) is not None:
+            listener.given(assignment)
+
+    def _acceptable(self, assignment: Assignment) -> bool:
+        """Nobody else runs it, and its migration goes on."""
+        listener = self._listeners.get(assignment.migration_id)
+        alone = assignment.role is Role.COPIER or not self.current(assignment.migration_id, assignment.role)
+        return alone and listener is not None and listener.accepts(assignment)
+
+    def disconnected(self, worker_id: str) -> None:
+        worker = self._workers[worker_id]
+        worker.attached = False
+        loop = asyncio.get_running_loop()
+        worker.lost = loop.call_later(self.grace_s, self._give_up, worker)
+
+    def _give_up(self, worker: _Worker) -> None:
+        if self._workers.get(worker.worker_id) is not worker:
+            return
+        log.warning("worker %s has not come back: its work goes to others", worker.worker_id)
+        del self._workers[worker.worker_id]
+        for job in self._run_by(worker.worker_id):
+            self._end(job)
+        self.staff()
+
+    def report(self, worker_id: str, report: WorkerReport) -> None:
+        """Reports of an assignment that the worker does not have (any more) are ignored."""
+        if isinstance(report, Register):
+            return
+        job = self._jobs.get(report.assignment_id)
+        if job is None or job.worker_id != worker_id:
+            return
+        listener = self._listeners.get(job.assignment.migration_id)
+        match report:
+            case AssignmentStopped():
+                self._end(job)
+                self.staff()
+            case AssignmentFailed(part_id=""):
+                self._failed(job, report, listener)
+            case _ if listener is not None and not job.stopping:
+                listener.reported(job.assignment.role, report)
+
+    def _failed(self, job: _Job, report: AssignmentFailed, listener: Listener | None) -> None:
+        error = error_of(report)
+        wanted = not job.stopping
+        want = self._wants.get((job.assignment.migration_id, job.assignment.role))
+        if want is not None:
+            wait = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0**want.failures)
+            want.failures = min(want.failures + 1, 10)
+            want.not_before = asyncio.get_running_loop().time() + wait
+            self._later(wait)
+        self._end(job)
+        if wanted and listener is not None:
+            listener.failed(job.assignment.role, error)
+
+    # Matching.
+
+    def staff(self) -> None:
+        """Give out what is wanted and not running."""
+        now = asyncio.get_running_loop().time()
+        for (migration_id, role), want in list(self._wants.items()):
+            if now < want.not_before - 1e-3:
+                continue
+            running = {
+                job.worker_id
+                for job in self._of(migration_id)
+                if job.assignment.role is role and not job.stopping
+            }
+            for worker in self._takers(role, running):
+                self._give(worker, migration_id, want.make())
+                running.add(worker.worker_id)
+            if not running and (listener := self._listeners.get(migration_id)) is not None:
+                listener.unstaffed(role)
+
+    def _takers(self, role: Role, running: set[str]) -> list[_Worker]:
+        able = [
+            worker
+            for worker in self._workers.values()
+            if worker.attached and worker.role is role and worker.worker_id not in running
+        ]
+        if role is Role.COPIER:
+            return able
+        able.sort(key=lambda worker: len(self._run_by(worker.worker_id)))
+        return [] if running else able[:1]
+
+    def _give(self, worker: _Worker, migration_id: str, work: Work) -> None:
+        assignment = Assignment(f"{migration_id}-{secrets.token_hex(6)}", migration_id, work)
+        self._jobs[assignment.assignment_id] = _Job(assignment, worker.worker_id)
+        worker.send(Assign(assignment))
+        if (listener := self._listeners.get(migration_id)) is not None:
+            listener.given(assignment)
+
+    def _stop(self, job: _Job) -> None:
+        job.stopping = True
+        self._workers[job.worker_id].send(Unassign(job.assignment.assignment_id))
+
+    def _end(self, job: _Job) -> None:
+        if self._jobs.pop(job.assignment.assignment_id, None) is None:
+            return
+        job.ended.set()
+        listener = self._listeners.get(job.assignment.migration_id)
+        if listener is not None and not job.stopping:
+            listener.gone(job.assignment.role)
+
+    def _of(self, migration_id: str) -> list[_Job]:
+        return [job for job in self._jobs.values() if job.assignment.migration_id == migration_id]
+
+    def _run_by(self, worker_id: str) -> list[_Job]:
+        return [job for job in self._jobs.values() if job.worker_id == worker_id]
+
+    def _later(self, wait_s: float) -> None:
+        asyncio.get_running_loop().call_later(wait_s, self.staff)

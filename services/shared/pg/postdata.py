@@ -1,0 +1,128 @@
+"""Indexes, constraints, triggers: the post-data section, built in parallel and resumable.
+
+pg_restore heads each statement with a comment that names its type. Indexes and primary key,
+unique and exclusion constraints of one table each are independent of all others: they are built
+first, several tables at a time, each in a transaction that also notes it as done. Everything
+else (partitioned indexes attached to their parents, foreign keys, triggers, policies) follows
+in pg_restore's order in one transaction with the note of the whole section.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from psycopg import AsyncConnection
+
+from services.shared.pg.bookkeeping import mark_step
+from services.shared.pg.connection import connection, translated
+from services.shared.pg.dump import run_script
+
+_HEADER = re.compile(rb"^--\n-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: .*; Owner: .*\n--\n", re.MULTILINE)
+_NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
+_TABLE = re.compile(
+    rb"^(?:CREATE (?:UNIQUE )?INDEX " + _NAME + rb" ON|ALTER TABLE) (?P<only>ONLY )?"
+    rb"(?P<table>" + _NAME + rb"\." + _NAME + rb")\s",
+    re.MULTILINE,
+)
+_COUNTED = {b"INDEX", b"CONSTRAINT", b"FK CONSTRAINT"}
+
+Progress = Callable[[int, int], None]
+"""Called with how many of how many indexes and constraints are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One statement of the section, or the settings that come first (kind b"")."""
+
+    kind: bytes
+    text: bytes
+
+    @property
+    def step(self) -> str:
+        """Names it in the bookkeeping."""
+        return f"post-data:{hashlib.sha256(self.text).hexdigest()[:24]}"
+
+    @property
+    def counted(self) -> bool:
+        return self.kind in _COUNTED
+
+
+def split_entries(script: bytes) -> list[Entry]:
+    """The script's statements; joined again they are the script."""
+    heads = list(_HEADER.finditer(script))
+    ends = [head.start() for head in heads[1:]] + [len(script)]
+    first = script[: heads[0].start()] if heads else script
+    bodies = (script[head.start() : end] for head, end in zip(heads, ends, strict=True))
+    return [Entry(b"", first), *(Entry(h["type"], b) for h, b in zip(heads, bodies, strict=True))]
+
+
+def by_table(entries: Iterable[Entry]) -> dict[bytes, list[Entry]]:
+    """Entries that need nothing but their table, in order. Those of partitioned parents need
+    their partitions' and are not among them; nor is what cannot be recognised."""
+    found: dict[bytes, list[Entry]] = {}
+    parents: set[bytes] = set()
+    for entry in entries:
+        match = _TABLE.search(entry.text) if entry.kind in {b"INDEX", b"CONSTRAINT"} else None
+        if match is None:
+            continue
+        if match["only"] and entry.kind == b"INDEX":  # pg_dump says ON ONLY for partitioned parents
+            parents.add(match["table"])
+        found.setdefault(match["table"], []).append(entry)
+    return {table: own for table, own in found.items() if table not in parents}
+
+
+async def restore_post_data(
+    uri: str,
+    migration_id: str,
+    script: bytes,
+    *,
+    done: set[str],
+    step: str,
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Build everything of `script` whose step is not in `done`, and note `step` at the end."""
+    entries = split_entries(script)
+    total, finished = sum(entry.counted for entry in entries), 0
+
+    def count(entry: Entry) -> None:
+        nonlocal finished
+        finished += entry.counted
+        progress(finished, total)
+
+    progress(0, total)
+    tables = asyncio.Queue[Sequence[Entry]]()
+    ahead = by_table(entries)
+    for own in sorted(ahead.values(), key=len, reverse=True):
+        tables.put_nowait(own)
+
+    async def work() -> None:
+        async with connection(uri, "destination") as conn:
+            while not tables.empty():
+                for entry in tables.get_nowait():
+                    if entry.step not in done:
+                        async with conn.transaction():
+                            await run_script(conn, entries[0].text + entry.text, step)
+                            await mark_step(conn, migration_id, entry.step)
+                    count(entry)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(max(1, min(workers, len(ahead)))):
+            group.create_task(work(), name=f"indexes-{number}")
+    early = {entry.step for own in ahead.values() for entry in own}
+    async with connection(uri, "destination") as conn, conn.transaction():
+        for entry in entries:
+            if entry.step not in early:
+                await run_script(conn, entry.text, step)
+                count(entry)
+        await mark_step(conn, migration_id, step)
+
+
+async def analyze(conn: AsyncConnection) -> None:
+    """Planner statistics for every table: the destination has none yet."""
+    with translated("analysing the destination"):
+        await conn.execute("ANALYZE")
