@@ -56,6 +56,7 @@ class Assembler:
         self.progress = progress
         self._frames = FrameReader()
         self._position: Lsn | None = None
+        self._number = 0  # of the batch that comes next
         self._open = False
         self._skipping = False
         self._tail = False  # inside a transaction whose beginning was trimmed away
@@ -79,6 +80,7 @@ class Assembler:
 
     def feed(self, batch: ChangeBatch) -> Iterator[Item]:
         """Raises PgmigError: GAP for a break in the chain, CORRUPT for bytes that are wrong."""
+        self._check_number(batch)
         if not batch.continues_transaction:
             if self.in_transaction:
                 yield Discard()
@@ -98,6 +100,14 @@ class Assembler:
             yield from self._message(message)
         if self._open != batch.open_transaction:
             raise corrupt("a batch that does not end where it says", batch.end_lsn)
+
+    def _check_number(self, batch: ChangeBatch) -> None:
+        """Batches of one writer come in order; a new writer counts from 0, outside a transaction."""
+        if self._position is not None and batch.number not in (
+            {self._number} if batch.continues_transaction else {self._number, 0}
+        ):
+            raise corrupt("batches out of order", batch.previous_lsn)
+        self._number = (batch.number + 1) & 0xFFFFFFFF
 
     def _check_chain(self, batch: ChangeBatch) -> None:
         if batch.previous_lsn != self._position and batch.previous_lsn > self.progress:

@@ -26,7 +26,10 @@ _OUR_MESSAGE = MESSAGE_PREFIX.encode() + b"\0"
 
 
 class Batcher:
-    """Turns the messages of one replication session into change batches."""
+    """Turns the messages of one replication session into change batches.
+
+    target, limit: bytes; `limit` leaves room for a commit beyond `target`.
+    """
 
     def __init__(self, position: Lsn, *, target: int = TARGET_BYTES, limit: int = LIMIT_BYTES) -> None:
         self.position = position  # end of the last transaction (or heartbeat) that was batched
@@ -41,6 +44,8 @@ class Batcher:
         self._size = 0
         self._previous = position
         self._continues = False  # the current batch began inside a transaction
+        self._began_at: int | None = None  # where in it the last transaction begins
+        self._number = 0
 
     @property
     def pending(self) -> bool:
@@ -61,6 +66,7 @@ class Batcher:
             self.in_transaction = True
             self._skipping = _U64.unpack_from(message, 1)[0] < self._resume
             if not self._skipping:
+                self._began_at = len(self._chunks)
                 self._add(message)
             return []
         if kind == _COMMIT:
@@ -110,36 +116,62 @@ class Batcher:
         return self.flush() if self._size >= self._target else []
 
     def flush(self) -> list[ChangeBatch]:
-        """End the current batch, if it holds anything. One that is larger than `limit` is cut
-        there: its last message is the large one, so only that one is cut into fragments."""
+        """End the current batch, if it holds anything. One beyond `limit` is cut: first what was
+        committed, then the transaction under way in pieces, inside a message if need be."""
         if not self._chunks:
             return []
-        payload = b"".join(self._chunks)
-        large = self._size - len(self._chunks[-1])  # where the last message begins
-        cuts = [*range(0, len(payload), self._limit), len(payload)]
-        batches = [
-            ChangeBatch(
-                previous_lsn=self._previous,
-                end_lsn=self.position if end == len(payload) else self._previous,
-                payload=payload[start:end],
-                continues_transaction=self._continues if start == 0 else True,
-                open_transaction=self.in_transaction,
-                continues_frame=start > large,
-                open_frame=end < len(payload),
-            )
-            for start, end in pairwise(cuts)
-        ]
+        fits = self._size <= self._limit
+        batches = [self._batch(b"".join(self._chunks))] if fits else self._pieces()
         self._chunks.clear()
         self._known.clear()
         self._size = 0
+        self._began_at = None
+        return batches
+
+    def _batch(
+        self,
+        payload: bytes,
+        *,
+        open_transaction: bool | None = None,
+        fragment: tuple[bool, bool] = (False, False),
+    ) -> ChangeBatch:
+        """The next batch. fragment: whether it begins and ends inside a message."""
+        opened = self.in_transaction if open_transaction is None else open_transaction
+        batch = ChangeBatch(
+            previous_lsn=self._previous,
+            end_lsn=self.position,
+            payload=payload,
+            continues_transaction=self._continues,
+            open_transaction=opened,
+            continues_frame=fragment[0],
+            open_frame=fragment[1],
+            number=self._number,
+        )
+        self._number += 1
         self._previous = self.position
-        self._continues = self.in_transaction
+        self._continues = opened
+        return batch
+
+    def _pieces(self) -> list[ChangeBatch]:
+        """Only a message inside a transaction makes a batch this large."""
+        batches = []
+        if self._began_at:
+            batches.append(self._batch(b"".join(self._chunks[: self._began_at]), open_transaction=False))
+        rest = self._chunks[self._began_at or 0 :]
+        ends, size = {0}, 0
+        for chunk in rest:
+            size += len(chunk)
+            ends.add(size)
+        payload = b"".join(rest)
+        for start, end in pairwise([*range(0, size, self._limit), size]):
+            batches.append(self._batch(payload[start:end], fragment=(start not in ends, end not in ends)))
         return batches
 
     def heartbeat(self, wal_end: Lsn) -> ChangeBatch | None:
         """Progress without data: None unless idle and `wal_end` is news (rule 6)."""
         if self.in_transaction or self._chunks or wal_end <= self.position:
             return None
-        batch = ChangeBatch(previous_lsn=self.position, end_lsn=wal_end, heartbeat=True)
+        batch = ChangeBatch(previous_lsn=self.position, end_lsn=wal_end, heartbeat=True, number=self._number)
+        self._number += 1
         self.position = self._previous = wal_end
         return batch

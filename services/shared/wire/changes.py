@@ -26,7 +26,8 @@ MAX_MESSAGE = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class ChangeBatch:
-    """See `ChangeBatch` in protos/pgmig/v1/bus.proto. heartbeat: no payload, progress only."""
+    """See `ChangeBatch` in protos/pgmig/v1/bus.proto. heartbeat: no payload, progress only.
+    number: of this batch in its writer's session, from 0."""
 
     previous_lsn: Lsn
     end_lsn: Lsn
@@ -36,6 +37,7 @@ class ChangeBatch:
     continues_frame: bool = False
     open_frame: bool = False
     heartbeat: bool = False
+    number: int = 0
 
 
 def frame(message: bytes) -> bytes:
@@ -55,6 +57,7 @@ def encode_batch(batch: ChangeBatch) -> bytes:
         heartbeat_lsn=batch.end_lsn.value if batch.heartbeat else 0,
         crc32=crc32(batch.payload),
         payload=batch.payload,
+        number=batch.number & 0xFFFFFFFF,
     ).SerializeToString()
 
 
@@ -90,6 +93,7 @@ def decode_batch(data: bytes) -> ChangeBatch:
         continues_frame=wire.continues_frame,
         open_frame=wire.open_frame,
         heartbeat=wire.heartbeat_lsn != 0,
+        number=wire.number,
     )
 
 
