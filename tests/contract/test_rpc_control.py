@@ -32,7 +32,10 @@ from services.shared.model import (
     TableState,
     WorkerReport,
 )
-from services.shared.rpc import ControlClient, ControlServer, HealthServer, Send
+from services.shared.rpc.control_client import ControlClient
+from services.shared.rpc.health import HealthServer
+from services.shared.rpc.server import ControlServer
+from services.shared.rpc.workers_api import Send
 
 VIEW = MigrationView("m1", Phase.STREAMING, revision=7)
 STEPS = (

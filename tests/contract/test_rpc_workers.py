@@ -25,7 +25,10 @@ from services.shared.model import (
     WorkerCommand,
     WorkerReport,
 )
-from services.shared.rpc import ControlServer, Send, WorkerLink, channel
+from services.shared.rpc import channel
+from services.shared.rpc.server import ControlServer
+from services.shared.rpc.worker_link import WorkerLink
+from services.shared.rpc.workers_api import Send
 from tests.contract.test_rpc_control import FakeControl
 
 ASSIGNMENT = Assignment("a1", "m1", ApplierWork("postgresql://u:secret@h/d", Lsn(5)))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.runtime import ServiceSettings, load_settings, replace_file
+from services.shared.runtime.config import ServiceSettings, load_settings
+from services.shared.runtime.files import replace_file
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ import pytest
 PRELUDE = """
 import asyncio, os, signal, sys
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.runtime import lifecycle, run_service
+from services.shared.runtime import lifecycle
+from services.shared.runtime.lifecycle import run_service
 
 def say(text):
     sys.stdout.write(text + "\\n")

@@ -11,8 +11,9 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from services.shared.runtime import ServiceSettings, redact, setup_logging
-from services.shared.runtime.log import JsonFormatter, TextFormatter
+from services.shared.runtime.config import ServiceSettings
+from services.shared.runtime.log import JsonFormatter, TextFormatter, setup_logging
+from services.shared.runtime.redaction import redact
 
 
 @pytest.fixture

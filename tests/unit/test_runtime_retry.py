@@ -10,7 +10,7 @@ import pytest
 
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.runtime import retry as module
-from services.shared.runtime import retrying
+from services.shared.runtime.retry import retrying
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.runtime import SpanName, extract, inject, setup_telemetry, span
-from services.shared.runtime.telemetry import wanted
+from services.shared.runtime.telemetry import SpanName, extract, inject, setup_telemetry, span, wanted
 
 
 @pytest.fixture
@@ -83,7 +82,7 @@ def test_off_does_not_import_the_sdk_and_console_writes_spans_to_stderr() -> Non
     program = textwrap.dedent(
         """
         import os, sys
-        from services.shared.runtime import SpanName, setup_telemetry, span
+        from services.shared.runtime.telemetry import SpanName, setup_telemetry, span
         setup_telemetry("decoder")()
         assert "opentelemetry.sdk" not in sys.modules
         os.environ["OTEL_TRACES_EXPORTER"] = "console"

@@ -7,21 +7,3 @@ wrong in a call surfaces as that call's error.
 import os
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-from services.shared.rpc.control_api import ControlHandler
-from services.shared.rpc.control_client import ControlClient
-from services.shared.rpc.health import HealthServer
-from services.shared.rpc.server import ControlServer
-from services.shared.rpc.worker_link import WorkerCommandHandler, WorkerLink
-from services.shared.rpc.workers_api import Send, WorkerHandler
-
-__all__ = [
-    "ControlClient",
-    "ControlHandler",
-    "ControlServer",
-    "HealthServer",
-    "Send",
-    "WorkerCommandHandler",
-    "WorkerHandler",
-    "WorkerLink",
-]

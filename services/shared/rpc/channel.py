@@ -12,7 +12,6 @@ from typing import Any
 
 from grpc import aio
 from opentelemetry import trace
-from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor, filters
 
 _LONGEST_MESSAGE = 64 * 1024 * 1024
 _LONGEST_METADATA = 64 * 1024
@@ -47,14 +46,6 @@ CLIENT_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
-# A span that lasts as long as a worker or a dashboard lives tells nothing.
-_UNTRACED = filters.any_of(
-    filters.method_name("Attach"),
-    filters.method_name("WatchMigration"),
-    filters.health_check(),
-    filters.method_name("ServerReflectionInfo"),
-)
-
 
 def _tracing() -> bool:
     """Whether a real tracer provider has been installed in this process."""
@@ -62,16 +53,35 @@ def _tracing() -> bool:
     return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
 
 
+def _traced() -> Any:
+    """The interceptors' filter: a span that lasts as long as a worker or a dashboard tells nothing."""
+    from opentelemetry.instrumentation.grpc import filters
+
+    untraced = ("Attach", "WatchMigration", "ServerReflectionInfo")
+    methods = [filters.method_name(name) for name in untraced]
+    return filters.negate(filters.any_of(*methods, filters.health_check()))
+
+
 def server_interceptors() -> list[Any]:
-    """Interceptors that continue a caller's trace; none when tracing is off."""
+    """Interceptors that continue a caller's trace; none, and nothing imported, when tracing is off."""
     if not _tracing():
         return []
-    return [aio_server_interceptor(filter_=filters.negate(_UNTRACED))]  # type: ignore[no-untyped-call]
+    from opentelemetry.instrumentation.grpc import aio_server_interceptor
+
+    return [aio_server_interceptor(filter_=_traced())]  # type: ignore[no-untyped-call]
+
+
+def _client_interceptors() -> list[Any]:
+    """Interceptors that send the current trace along; none when tracing is off."""
+    if not _tracing():
+        return []
+    from opentelemetry.instrumentation.grpc import aio_client_interceptors
+
+    interceptors: list[Any] = aio_client_interceptors(filter_=_traced())  # type: ignore[no-untyped-call]
+    return interceptors
 
 
 def open_channel(address: str, *, traced: bool = True) -> aio.Channel:
     """A channel to HOST:PORT; dials when it is first used. Needs a running event loop."""
-    interceptors: list[Any] = []
-    if traced and _tracing():
-        interceptors = aio_client_interceptors(filter_=filters.negate(_UNTRACED))  # type: ignore[no-untyped-call]
+    interceptors = _client_interceptors() if traced else []
     return aio.insecure_channel(address, options=CLIENT_OPTIONS, interceptors=interceptors)

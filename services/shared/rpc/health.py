@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
@@ -11,17 +11,23 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.rpc.channel import SERVER_OPTIONS
 
+StopServing = Callable[[], Awaitable[None]]
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
-async def add_health(server: aio.Server, services: Iterable[str]) -> health.aio.HealthServicer:
-    """Serve health (SERVING, for "" and each of `services`) and reflection on `server`."""
+async def add_health(server: aio.Server, services: Iterable[str]) -> StopServing:
+    """Serve health (SERVING, for "" and each of `services`) and reflection on `server`.
+
+    Returns what turns all of them NOT_SERVING for good.
+    """
     servicer = health.aio.HealthServicer()
     for name in services:
         await servicer.set(name, SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    return servicer
+    stop_serving: StopServing = servicer.enter_graceful_shutdown
+    return stop_serving
 
 
 def bind(server: aio.Server, listen: str, variable: str) -> str:

@@ -11,7 +11,7 @@ from pgmig.v1.worker_pb2_grpc import add_WorkersServicer_to_server
 
 from services.shared.rpc.channel import SERVER_OPTIONS, server_interceptors
 from services.shared.rpc.control_api import ControlApi, ControlHandler
-from services.shared.rpc.health import add_health, bind
+from services.shared.rpc.health import StopServing, add_health, bind
 from services.shared.rpc.workers_api import WorkerHandler, WorkersApi
 
 STOP_GRACE_S = 5.0
@@ -29,13 +29,14 @@ class ControlServer:
         self._listen = listen
         self._stopping = asyncio.Event()
         self._workers = WorkersApi(workers)
+        self._stop_serving: StopServing | None = None
         self._server = aio.server(options=SERVER_OPTIONS, interceptors=server_interceptors())
         add_ControlServicer_to_server(ControlApi(control, self._stopping), self._server)
         add_WorkersServicer_to_server(self._workers, self._server)
 
     async def start(self) -> str:
         """Returns the bound HOST:PORT. Raises PgmigError(INVALID_ARGUMENT) if it is taken."""
-        self._health = await add_health(self._server, _SERVICES)
+        self._stop_serving = await add_health(self._server, _SERVICES)
         address = bind(self._server, self._listen, "PGMIG_LISTEN")
         await self._server.start()
         return address
@@ -47,7 +48,8 @@ class ControlServer:
         """
         self._stopping.set()
         self._workers.stop()
-        await self._health.enter_graceful_shutdown()
+        if self._stop_serving is not None:
+            await self._stop_serving()
         await self._server.stop(grace_s)
 
     async def wait(self) -> None:
