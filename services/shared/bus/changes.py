@@ -164,7 +164,8 @@ class ChangeWriter:
 
     async def _settle_first(self) -> None:
         try:
-            code = await asyncio.wait_for(asyncio.shield(self._in_flight[0].outcome), ACK_TIMEOUT_S)
+            async with asyncio.timeout(ACK_TIMEOUT_S):
+                code = await asyncio.shield(self._in_flight[0].outcome)
         except TimeoutError as exc:
             raise PgmigError(ErrorKind.BROKER, f"no acknowledgement from {self._stream}") from exc
         if code in _ERR_STORE_FULL:
@@ -237,6 +238,7 @@ class ChangeReader:
         self._next = 0
         self._consumer = ""
         self._subscription: Subscription | None = None
+        self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._credit = 0
 
     async def rewind(self) -> None:
@@ -258,7 +260,9 @@ class ChangeReader:
                 with translated(f"reading change stream {self._stream}"):
                     if self._credit <= PULL_MESSAGES // 2:
                         await self._pull()
-                    message = await self._subscription.next_msg(timeout=3 * HEARTBEAT_S)
+                    # Not Subscription.next_msg: its wait_for may swallow a cancellation.
+                    async with asyncio.timeout(3 * HEARTBEAT_S):
+                        message = await self._arrived.get()
             except PgmigError:
                 await self._drop()
                 continue
@@ -278,11 +282,6 @@ class ChangeReader:
                 continue
             self._next += 1
             return StoredMessage(sequence, message.data, dict(message.headers or {}))
-
-    @property
-    def at_hand(self) -> bool:
-        """Whether the next message has been received already."""
-        return self._subscription is not None and self._subscription.pending_msgs > 0
 
     async def _pull(self) -> None:
         assert self._subscription is not None
@@ -322,8 +321,10 @@ class ChangeReader:
             )
             info = await self._js.add_consumer(self._stream, config)
             self._consumer = info.name
+            # At most the messages that were asked for are in this queue.
+            self._arrived = asyncio.Queue()
             self._subscription = await self._client.subscribe(
-                self._client.new_inbox(), pending_msgs_limit=-1, pending_bytes_limit=-1
+                self._client.new_inbox(), cb=self._arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
         self._credit = 0
         return same
