@@ -37,6 +37,8 @@ from services.shared.model import (
 
 log = logging.getLogger(__name__)
 
+STOP_AGAIN_S = 5.0
+
 Run = Callable[[Assignment], Coroutine[None, None, None]]
 Report = Callable[[WorkerReport], None]
 OnSnapshot = Callable[[OpenSnapshot | CloseSnapshot], Coroutine[None, None, None]]
@@ -154,9 +156,7 @@ class AssignmentRunner:
         entry = self._running.get(assignment_id)
         if entry is None:
             return
-        entry.task.cancel()
-        # wait() and not await: neither the task's end nor our own cancellation may mix up.
-        await asyncio.wait({entry.task})
+        await _cancelled({entry.task})
         log.info("assignment %s stopped", assignment_id)
 
     def _snapshot(self, command: OpenSnapshot | CloseSnapshot) -> None:
@@ -181,8 +181,10 @@ class AssignmentRunner:
 
 
 async def _cancelled(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel `tasks` and wait for them to end."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    """Cancel `tasks` and wait for them to end. Asked again now and then: a library's `wait_for`
+    may swallow a cancellation that meets its result. wait() and not await: neither a task's end
+    nor our own cancellation may mix up."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=STOP_AGAIN_S)
