@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -19,7 +20,7 @@ from services.shared.model import ErrorKind, PgmigError
 
 _EPILOG = """Exit codes: 0 done, 1 internal error, 2 usage, 3 refused by a check and nothing changed,
 4 unreachable, 5 the migration stopped and keeps its state, 6 timed out and rolled back, 7 not found,
-8 conflict, 130 Ctrl-C, 143 SIGTERM."""
+8 conflict; 128 and the number of a signal: 130 Ctrl-C, 143 SIGTERM."""
 
 
 class PgmigGroup(click.Group):
@@ -38,7 +39,7 @@ class PgmigGroup(click.Group):
             ctx.exit(exc.exit_code)
         except BrokenPipeError:
             _forget_stdout()
-            ctx.exit(0)
+            ctx.exit(128 + signal.SIGPIPE)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
         except Exception as exc:

@@ -2,7 +2,7 @@
 
     STATE_DIR/<id>/state.json   written by the coordinator: the migration's record and its view
     STATE_DIR/<id>/stack.json   written by the CLI that runs an embedded stack: how to reach it
-    STATE_DIR/<id>/stack.lock   locked by that CLI while it lives; the kernel unlocks it
+    STATE_DIR/<id>/stack.lock   locked while anything of that stack lives
     STATE_DIR/<id>/nats/        configuration and JetStream store of the embedded nats-server
     STATE_DIR/<id>/log/         one log per child process, and stack.log of their supervisor
     STATE_DIR/<id>/scope/       the state directory as the embedded coordinator gets it: <id> alone,
@@ -14,11 +14,9 @@ Everything is readable by its owner only. A stack.json whose process is gone cou
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +88,10 @@ class MigrationDir:
         return self.path / "stack.json"
 
     @property
+    def lock_file(self) -> Path:
+        return self.path / "stack.lock"
+
+    @property
     def nats_dir(self) -> Path:
         return self.path / "nats"
 
@@ -115,28 +117,6 @@ class MigrationDir:
                 f"cannot use the state directory {self.path}: {exc.strerror}",
                 "choose another with --state-dir or PGMIG_STATE_DIR",
             ) from exc
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the only stack of this migration. Raises PgmigError(ALREADY_EXISTS)."""
-        handle = os.open(self.path / "stack.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                raise self._already_runs() from exc
-            yield
-        finally:
-            os.close(handle)
-
-    def _already_runs(self) -> PgmigError:
-        stack = self.running_stack()
-        process = f" (process {stack.pid})" if stack else ""
-        return PgmigError(
-            ErrorKind.ALREADY_EXISTS,
-            f"migration {self.migration_id} runs already on this machine{process}",
-            f"look at it with `pgmig-cli watch --id {self.migration_id}`, or choose another --id",
-        )
 
     def write_stack(self, coordinator: str) -> None:
         """Let other terminals find the coordinator of this process."""

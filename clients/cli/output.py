@@ -7,6 +7,7 @@ when used, since a test or a pipe may stand in for the streams.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from enum import StrEnum
@@ -50,6 +51,7 @@ def print_table(renderable: RenderableType) -> None:
     with console.capture() as captured:
         console.print(renderable)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    sys.stdout.flush()
 
 
 def print_json(document: object, *, line: bool = False) -> None:
@@ -59,9 +61,14 @@ def print_json(document: object, *, line: bool = False) -> None:
     sys.stdout.flush()
 
 
+def talk(what: Text) -> None:
+    """To stderr. A terminal that has gone must not disturb what is being put away."""
+    with contextlib.suppress(OSError):
+        stderr_console().print(what, soft_wrap=True)
+
+
 def say(text: str, style: str = "") -> None:
-    """A line of talk."""
-    stderr_console().print(Text(redact(text), style), soft_wrap=True)
+    talk(Text(redact(text), style))
 
 
 def warn(text: str) -> None:
@@ -76,4 +83,14 @@ def print_error(exc: PgmigError) -> None:
 
 def _labelled(label: str, text: str, style: str) -> None:
     line = Text.assemble((f"{label}: ", style), redact(" ".join(text.split())))
-    stderr_console().print(line, soft_wrap=True)
+    talk(line)
+
+
+class StderrTalk:
+    """For commands that show nothing while they work."""
+
+    def note(self, text: str) -> None:
+        say(text)
+
+    def warn(self, text: str) -> None:
+        warn(text)

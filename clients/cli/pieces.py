@@ -57,7 +57,7 @@ Row = tuple[str, RenderableType]
 
 
 def phase_text(phase: Phase) -> Text:
-    return Text(phase.value, _PHASE_STYLES.get(phase, "cyan"))
+    return Text.assemble((phase.value, _PHASE_STYLES.get(phase, "cyan")))
 
 
 def fields(rows: Iterable[Row]) -> Table:
@@ -95,7 +95,7 @@ def phase_line(view: MigrationView, now: float) -> Text:
     total, since = elapsed(view, now)
     text = phase_text(view.phase)
     if view.phase in {Phase.PAUSED, Phase.FAILED} and view.resume_phase is not None:
-        text.append(f" in {view.resume_phase}", "default")
+        text.append(f" in {view.resume_phase}")
     parts = [f"for {duration(since)}" if since else "", f"{duration(total)} in all" if total else ""]
     told = ", ".join(filter(None, parts))
     return text.append(f"  {told}" if told else "", "dim")

@@ -5,6 +5,7 @@ The live display and the lines are talk (stderr); JSON lines are the command's d
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +17,13 @@ from rich.live import Live
 from rich.text import Text
 
 from clients.cli.options import Invocation
-from clients.cli.output import print_json, say, stderr_console, warn
+from clients.cli.output import StderrTalk, print_json, say, stderr_console, warn
 from clients.cli.pieces import event_text
 from clients.cli.screens import live, plain_progress
 from clients.session import Connection
 from services.shared.model import Event, MigrationView, PgmigError, Phase
 from services.shared.model.jsonview import view_to_json
+from services.shared.runtime.redaction import redact
 
 LINE_EVERY_S = 10.0
 """Seconds between progress lines of one phase, where there is no terminal."""
@@ -35,7 +37,10 @@ class Progress(Protocol):
         """The stream of views broke, or is back."""
 
     def note(self, text: str) -> None:
-        """Something happened beside the migration, like the restart of a service."""
+        """Something to know beside the migration."""
+
+    def warn(self, text: str) -> None:
+        """Something went wrong beside the migration, like the death of a service."""
 
 
 @contextmanager
@@ -50,7 +55,7 @@ def progress_of(invocation: Invocation) -> Iterator[Progress]:
         yield PlainLines()
 
 
-class JsonLines:
+class JsonLines(StderrTalk):
     """One view a line, as `status --output json` prints it; each revision once."""
 
     def __init__(self) -> None:
@@ -64,11 +69,8 @@ class JsonLines:
     def connection(self, connection: Connection) -> None:
         _tell_connection(connection)
 
-    def note(self, text: str) -> None:
-        warn(text)
 
-
-class PlainLines:
+class PlainLines(StderrTalk):
     """A line for each new phase and event, and where a long phase stands now and then."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -91,9 +93,6 @@ class PlainLines:
 
     def connection(self, connection: Connection) -> None:
         _tell_connection(connection)
-
-    def note(self, text: str) -> None:
-        warn(text)
 
 
 class LiveDisplay:
@@ -119,18 +118,26 @@ class LiveDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._display.stop()
+        with contextlib.suppress(OSError):
+            self._display.stop()
 
     def show(self, view: MigrationView) -> None:
         self._view = view
         for event in self._events.of(view):
-            self._display.console.print(event_text(event))
+            self._print(event_text(event))
 
     def connection(self, connection: Connection) -> None:
         self._disturbed = lost_text(connection.error) if connection.error else ""
 
     def note(self, text: str) -> None:
-        self._display.console.print(Text(f"warning: {text}", "yellow"))
+        self._print(Text(redact(text), "dim"))
+
+    def warn(self, text: str) -> None:
+        self._print(Text(f"warning: {redact(text)}", "yellow"))
+
+    def _print(self, text: Text) -> None:
+        with contextlib.suppress(OSError):  # the terminal has gone; see `output.talk`
+            self._display.console.print(text)
 
     def _render(self) -> RenderableType:
         if self._view is None:

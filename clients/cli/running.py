@@ -13,6 +13,8 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from services.shared.runtime.telemetry import setup_telemetry
+
 T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -27,8 +29,15 @@ class Interrupted(Exception):  # noqa: N818 - an event, not an error
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """The result of `main`. Raises Interrupted when a signal ended it, and whatever it raises."""
-    return asyncio.run(_interruptible(main))
+    """The result of `main`. Raises Interrupted when a signal ended it, and whatever it raises.
+
+    With OTEL_* variables set, its calls begin the traces that the services continue.
+    """
+    shutdown_telemetry = setup_telemetry("cli")
+    try:
+        return asyncio.run(_interruptible(main))
+    finally:
+        shutdown_telemetry()
 
 
 async def _interruptible(main: Coroutine[Any, Any, T]) -> T:

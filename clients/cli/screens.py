@@ -147,7 +147,7 @@ def _copying_rows(view: MigrationView) -> list[Row]:
 
 
 def _measured(fraction: float, detail: str) -> Text:
-    return bar(fraction).append(f" {detail}", "default")
+    return bar(fraction).append(f" {detail}")
 
 
 def plain_progress(view: MigrationView) -> str:

@@ -6,14 +6,12 @@ stack that runs for the migration (in another terminal), or only what it left be
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from clients.cli.embedded.stack import Notify, StackPlan, embedded_stack
+from clients.cli.embedded.stack import StackPlan, Talk, embedded_stack
 from clients.cli.localstate import MigrationDir, known_migrations
 from clients.cli.options import DEFAULT_ID, Invocation, Uris
-from clients.cli.output import say
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationId, PgmigError
 
@@ -91,17 +89,12 @@ async def _only_remote(session: Session) -> MigrationId:
 
 @asynccontextmanager
 async def own_stack(
-    directory: MigrationDir, uris: Uris, notify: Notify, *, workers: bool = True
+    directory: MigrationDir, uris: Uris, talk: Talk, *, workers: bool = True
 ) -> AsyncIterator[Session]:
     """A session with an embedded stack that lives as long as the block.
 
     workers=False: broker and coordinator only, for putting things away.
     """
     plan = StackPlan(directory, uris.source, uris.destination, workers)
-    async with embedded_stack(plan, notify) as address:
-        try:
-            async with Session(address) as session:
-                yield session
-        except asyncio.CancelledError:
-            say("stopping the services; a second Ctrl-C kills them", "dim")
-            raise
+    async with embedded_stack(plan, talk) as address, Session(address) as session:
+        yield session

@@ -163,6 +163,22 @@ def test_killed_cli_leaves_no_orphan_and_a_stale_file_that_nobody_believes(termi
     assert "pgmig-cli follow --id default" in stderr
 
 
+def test_new_stack_waits_until_the_services_of_a_killed_cli_have_ended(terminal: Terminal) -> None:
+    clone = terminal.streaming()
+    children = psutil.Process(clone.pid).children(recursive=True)
+    held = next(child for child in children if "standins.worker" in " ".join(child.cmdline()))
+    held.suspend()
+    clone.kill()
+    clone.communicate(timeout=60)
+    following = terminal.start("follow")
+    assert following.stderr is not None
+    assert "waiting for the services of an earlier run" in following.stderr.readline()
+    assert terminal.directory().running_stack() is None
+    held.resume()
+    eventually(lambda: terminal.directory().running_stack() is not None)
+    assert gone(held)
+
+
 def test_second_clone_of_a_running_migration_conflicts(terminal: Terminal) -> None:
     terminal.streaming()
     code, stdout, stderr = terminal.run("clone", "--follow", "--resume")

@@ -51,6 +51,9 @@ class Notes:
         self._more = asyncio.Event()
 
     def note(self, text: str) -> None:
+        self.warn(text)
+
+    def warn(self, text: str) -> None:
         self._texts.append(text)
         self._more.set()
 
@@ -73,7 +76,7 @@ def own_children() -> dict[str, psutil.Process]:
 
 @asynccontextmanager
 async def running(state_dir: Path, notes: Notes | None = None) -> AsyncIterator[str]:
-    async with embedded_stack(plan(state_dir), (notes or Notes()).note) as address:
+    async with embedded_stack(plan(state_dir), notes or Notes()) as address:
         yield address
 
 
@@ -151,7 +154,7 @@ async def test_stacks_of_one_state_directory_do_not_see_each_others_migrations(s
     async with running(state_dir) as address, Session(address) as session:
         await session.start("m", SECRET, SECRET, MigrationOptions(follow=True))
         other = StackPlan(directory(state_dir, "other"), SECRET, SECRET, False, 1, standin_command)
-        async with embedded_stack(other, Notes().note) as second, Session(second) as beside:
+        async with embedded_stack(other, Notes()) as second, Session(second) as beside:
             assert await beside.list_all() == ()
     assert (state_dir / "m" / "state.json").is_file()
     async with running(state_dir) as address, Session(address) as session:
@@ -163,7 +166,7 @@ async def test_service_that_does_not_start_is_an_error_with_its_last_words(state
         return (PYTHON, "-c", "import sys; sys.exit('no such module')")
 
     with pytest.raises(PgmigError) as caught:
-        async with embedded_stack(plan(state_dir, broken), Notes().note):
+        async with embedded_stack(plan(state_dir, broken), Notes()):
             pass
     assert caught.value.kind is ErrorKind.INTERNAL
     assert "coordinator did not start, exit code 1: no such module" in caught.value.message
@@ -173,7 +176,7 @@ async def test_service_that_does_not_start_is_an_error_with_its_last_words(state
 
 
 async def test_stack_without_workers_has_broker_and_coordinator_only(state_dir: Path) -> None:
-    async with embedded_stack(plan(state_dir, workers=False), Notes().note):
+    async with embedded_stack(plan(state_dir, workers=False), Notes()):
         assert sorted(own_children()) == ["nats-server", "standins.coordinator"]
 
 
@@ -188,7 +191,7 @@ async def test_cancelled_twice_the_stack_is_killed_at_once(state_dir: Path) -> N
     started = asyncio.Event()
 
     async def stay() -> None:
-        async with embedded_stack(plan(state_dir, command), Notes().note):
+        async with embedded_stack(plan(state_dir, command), Notes()):
             started.set()
             await asyncio.Event().wait()
 
@@ -216,9 +219,9 @@ async def test_deaf_child_is_killed_with_its_group_after_its_grace(tmp_path: Pat
         "time.sleep(600)\n"
     )
     log = tmp_path / "deaf.log"
-    with lifeline() as stdin:
+    with lifeline() as ties:
         program = Program("deaf", (PYTHON, "-c", script), dict(os.environ), grace_s=0.2)
-        child = await Child.start(program, log, stdin)
+        child = await Child.start(program, log, ties)
         await eventually(lambda: bool(last_line(log)))
         grandchild = psutil.Process(int(last_line(log)))
         await child.stop()

@@ -62,15 +62,6 @@ def test_damaged_stack_file_counts_as_absent(tmp_path: Path, content: str) -> No
     assert place.running_stack() is None
 
 
-def test_lock_is_held_by_one_and_free_afterwards(tmp_path: Path) -> None:
-    place = directory(tmp_path)
-    with place.lock(), pytest.raises(PgmigError) as caught, directory(tmp_path).lock():
-        pass
-    assert caught.value.kind is ErrorKind.ALREADY_EXISTS
-    with place.lock():
-        pass
-
-
 def test_offline_view_is_what_the_coordinator_wrote(tmp_path: Path) -> None:
     place = directory(tmp_path)
     assert place.offline_view() is None

@@ -152,7 +152,7 @@ async def _join(invocation: Invocation, uris: Uris) -> MigrationView:
 
 async def _continue(invocation: Invocation, directory: MigrationDir, uris: Uris) -> MigrationView:
     with progress_of(invocation) as progress:
-        async with own_stack(directory, uris, progress.note) as session:
+        async with own_stack(directory, uris, progress) as session:
             view = await session.get(directory.migration_id.value)
             await resumed(session, view, uris)
             return await follow_to_end(session, directory.migration_id, progress, uris)
@@ -167,7 +167,7 @@ async def _coordinator(
             yield session
         return
     directory = MigrationDir(invocation.state_dir, migration_id)
-    async with own_stack(directory, uris, progress.note) as session:
+    async with own_stack(directory, uris, progress) as session:
         yield session
 
 
@@ -177,7 +177,7 @@ def _staying(
     """Run to the end and print the outcome; when interrupted, say how to continue."""
     try:
         final = run(main)
-    except Interrupted:
+    except (Interrupted, BrokenPipeError):
         _say_what_is_left(invocation, migration_id)
         raise
     print_summary(invocation, final)

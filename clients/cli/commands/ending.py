@@ -14,7 +14,7 @@ import click
 
 from clients.cli.localstate import MigrationDir
 from clients.cli.options import Invocation, Uris, common_options, uri_options
-from clients.cli.output import print_json, print_table, say, warn
+from clients.cli.output import StderrTalk, print_json, print_table, say
 from clients.cli.running import run
 from clients.cli.target import connected, local_directory, own_stack
 from clients.session import Session
@@ -80,7 +80,7 @@ async def _coordinator(
         directory = local_directory(invocation)
         if directory.running_stack() is None:
             uris.require(f"nothing runs for migration {directory.migration_id}, so to {doing} it needs both")
-            async with own_stack(directory, uris, warn, workers=False) as session:
+            async with own_stack(directory, uris, StderrTalk(), workers=False) as session:
                 yield session, directory.migration_id
             return
     async with connected(invocation, doing) as found:

@@ -2,8 +2,8 @@
 
 One stack serves one migration on one machine. The CLI process is its supervisor and its life:
 
-- A lock file keeps a second stack of the same migration out; `stack.json` tells other
-  terminals where the coordinator listens.
+- A lock keeps a second stack of the same migration out until the last process of the first has
+  ended; `stack.json` tells other terminals where the coordinator listens.
 - Children run in sessions of their own, so Ctrl-C in the terminal reaches the CLI alone, which
   then stops them in order: copiers, decoder, applier, coordinator, nats-server.
 - Children end when the CLI dies in any way: the kernel signals them (Linux, see `shim`), and

@@ -30,13 +30,22 @@ class Program:
     grace_s: float = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """File descriptors that tie children to this process. stdin: what they read, a pipe that
+    ends with us. kept: what they hold open beside it for as long as they live."""
+
+    stdin: int
+    kept: tuple[int, ...] = ()
+
+
 @contextlib.contextmanager
-def lifeline() -> Iterator[int]:
-    """A pipe's read end for the children's standard input; at the end of the block, and when
-    this process dies, they read end of file."""
+def lifeline(*kept: int) -> Iterator[Ties]:
+    """Ties for children; at the end of the block, and when this process dies, their standard
+    input ends."""
     read_end, write_end = os.pipe()
     try:
-        yield read_end
+        yield Ties(read_end, kept)
     finally:
         os.close(read_end)
         os.close(write_end)
@@ -51,7 +60,7 @@ class Child:
         self._group_may_live = True
 
     @classmethod
-    async def start(cls, program: Program, log_file: Path, stdin: int) -> Child:
+    async def start(cls, program: Program, log_file: Path, ties: Ties) -> Child:
         """Start `program` with both outputs appended to `log_file` (made with mode 0600)."""
         command = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(signal.SIGTERM))]
         with _log(log_file) as log:
@@ -59,11 +68,12 @@ class Child:
                 process = await asyncio.create_subprocess_exec(
                     *command,
                     *program.argv,
-                    stdin=stdin,
+                    stdin=ties.stdin,
                     stdout=log,
                     stderr=log,
                     env=dict(program.env),
                     start_new_session=True,
+                    pass_fds=ties.kept,
                 )
             except OSError as exc:
                 raise PgmigError(

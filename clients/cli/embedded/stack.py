@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -11,9 +12,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from clients.cli.embedded.broker import BrokerFiles, find_nats_server
 from clients.cli.embedded.child import Program, lifeline
+from clients.cli.embedded.lock import only_stack
 from clients.cli.embedded.ports import free_port
 from clients.cli.embedded.supervisor import Supervisor
 from clients.cli.localstate import MigrationDir
@@ -26,8 +29,15 @@ BROKER_GRACE_S = 5.0
 SERVICE_GRACE_S = 15.0
 """More than a service's own bounds for draining and cancelling (services.shared.runtime)."""
 
-Notify = Callable[[str], None]
 ServiceCommand = Callable[[str], tuple[str, ...]]
+
+
+class Talk(Protocol):
+    """How the operator hears of the stack."""
+
+    def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
 
 
 def module_command(role: str) -> tuple[str, ...]:
@@ -50,7 +60,7 @@ class StackPlan:
 
 
 @asynccontextmanager
-async def embedded_stack(plan: StackPlan, notify: Notify) -> AsyncIterator[str]:
+async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[str]:
     """Run the stack for a block; gives the coordinator's address.
 
     Raises PgmigError: ALREADY_EXISTS when one runs for this migration, TOOL_MISSING, INTERNAL
@@ -59,21 +69,25 @@ async def embedded_stack(plan: StackPlan, notify: Notify) -> AsyncIterator[str]:
     directory = plan.directory
     binary = find_nats_server()
     directory.create()
-    with directory.lock(), _logged_to(directory.log_dir / "stack.log"), lifeline() as stdin:
-        supervisor = Supervisor(directory.log_dir, stdin, notify)
-        try:
-            nats_url = await _start_broker(supervisor, plan, binary)
-            address = await _start_coordinator(supervisor, plan, nats_url)
-            if plan.workers:
-                await _start_workers(supervisor, plan, nats_url, address)
-            directory.write_stack(address)
-            yield address
-        finally:
-            directory.remove_stack()
+    async with only_stack(directory, talk.note) as lock:
+        with _logged_to(directory.log_dir / "stack.log"), lifeline(lock) as ties:
+            supervisor = Supervisor(directory.log_dir, ties, talk.warn)
             try:
-                await supervisor.stop()
+                nats_url = await _start_broker(supervisor, plan, binary)
+                address = await _start_coordinator(supervisor, plan, nats_url)
+                if plan.workers:
+                    await _start_workers(supervisor, plan, nats_url, address)
+                directory.write_stack(address)
+                yield address
+            except asyncio.CancelledError:
+                talk.note("stopping the services; a second Ctrl-C kills them")
+                raise
             finally:
-                _put_away(directory)
+                directory.remove_stack()
+                try:
+                    await supervisor.stop()
+                finally:
+                    _put_away(directory)
 
 
 def _put_away(directory: MigrationDir) -> None:

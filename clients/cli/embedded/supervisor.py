@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.cli.embedded.child import Child, Program, last_line
+from clients.cli.embedded.child import Child, Program, Ties, last_line
 from services.shared.model import ErrorKind, PgmigError
 
 log = logging.getLogger(__name__)
@@ -57,12 +57,12 @@ class _Kept:
 
 
 class Supervisor:
-    """Programs of one stack. `stdin` is the lifeline; `notify` tells the operator of crashes."""
+    """Programs of one stack. `warn` tells the operator of crashes."""
 
-    def __init__(self, log_dir: Path, stdin: int, notify: Callable[[str], None]) -> None:
+    def __init__(self, log_dir: Path, ties: Ties, warn: Callable[[str], None]) -> None:
         self._log_dir = log_dir
-        self._stdin = stdin
-        self._notify = notify
+        self._ties = ties
+        self._warn = warn
         self._kept: list[_Kept] = []
 
     def log_file(self, name: str) -> Path:
@@ -79,7 +79,7 @@ class Supervisor:
 
         Raises PgmigError(INTERNAL) when the program exits first or is not ready in time.
         """
-        child = await Child.start(program, self.log_file(program.name), self._stdin)
+        child = await Child.start(program, self.log_file(program.name), self._ties)
         log.info("%s started, pid %d", program.name, child.pid)
         kept = _Kept(program, tier, child)
         self._kept.append(kept)
@@ -140,7 +140,7 @@ class Supervisor:
             delay = restart_delay(crashes)
             ended = f"{name} ended ({describe_exit(status)})"
             log.error("%s; starting it again in %.1f s", ended, delay)
-            self._notify(f"{ended}; it is started again (log: {self.log_file(name)})")
+            self._warn(f"{ended}; it is started again (log: {self.log_file(name)})")
             await asyncio.sleep(delay)
             await self._restart(kept)
 
@@ -148,7 +148,7 @@ class Supervisor:
         """A program that cannot be started counts as a crash: `wait` returns at once."""
         name = kept.program.name
         try:
-            kept.child = await Child.start(kept.program, self.log_file(name), self._stdin)
+            kept.child = await Child.start(kept.program, self.log_file(name), self._ties)
         except (PgmigError, OSError) as exc:
             log.error("%s: %s", name, exc)
         else:
