@@ -134,7 +134,12 @@ class Card(Widget):
         return Content.assemble(*parts)
 
 
-_GROWING = ("▲ growing: source is faster", "$warning")
+# While tables are copied changes only queue up, and nothing is applied while all is halted.
+_GROWING = {
+    **dict.fromkeys((Phase.SCHEMA, Phase.COPY, Phase.INDEXES), ("▲ queues up during the copy", "$muted")),
+    Phase.PAUSED: ("▲ grows while paused", "$warning"),
+    Phase.FAILED: ("▲ grows while stopped", "$error"),
+}
 KEEPING_UP_S = 5.0
 """While streaming, a lag below this is the pulse of a busy source, not a trend."""
 
@@ -151,13 +156,10 @@ class LagCard(Card):
         if view.phase is Phase.STREAMING and view.positions.lag_seconds < KEEPING_UP_S:
             return "✔ keeping up", "$success"
         trend, left = lag_trend(history.series("lag_bytes"))
-        # While tables are copied changes only queue up: that is as it should be.
-        queueing = view.phase in {Phase.SCHEMA, Phase.COPY, Phase.INDEXES}
-        growing = ("▲ queues up during the copy", "$muted") if queueing else _GROWING
         return {
             Trend.UNKNOWN: ("", ""),
             Trend.CAUGHT_UP: ("✔ caught up", "$success"),
             Trend.SHRINKING: (f"▼ caught up in ~{show.duration(left)}", "$success"),
             Trend.STEADY: ("▬ steady", "$muted"),
-            Trend.GROWING: growing,
+            Trend.GROWING: _GROWING.get(view.phase, ("▲ growing: source is faster", "$warning")),
         }[trend]

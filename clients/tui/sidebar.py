@@ -10,7 +10,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from clients.tui import format as show
-from services.shared.model import Lsn, MigrationView, Positions, WorkerView
+from services.shared.model import Lsn, MigrationView, Positions, Rates, WorkerView
 
 _ROLES = ("decoder", "copier", "applier")
 
@@ -80,25 +80,32 @@ def _worker(worker: WorkerView) -> Content:
 
 
 class PositionPanel(Static):
-    """The WAL positions from the source's end to the slot, and each one's distance to the first."""
+    """The WAL positions from the source's end to the slot, each one's distance to the first, and
+    what was applied in all."""
 
     def __init__(self) -> None:
         super().__init__(id="positions", markup=False)
         self.border_title = "WAL positions"
-        self._shown: Positions | None = None
+        self._shown: tuple[Positions, Rates] | None = None
 
     def show(self, view: MigrationView) -> None:
-        if view.positions == self._shown:
+        if (view.positions, view.rates) == self._shown:
             return
-        self._shown = positions = view.positions
+        positions = view.positions
+        self._shown = (positions, view.rates)
         lines = [
             _position("source", positions.source_lsn, positions.source_lsn),
             _position("decoded", positions.decoded_lsn, positions.source_lsn),
             _position("applied", positions.applied_lsn, positions.source_lsn),
             _position("flushed", positions.flushed_lsn, positions.source_lsn),
             _position("slot", positions.confirmed_lsn, positions.source_lsn),
+            Content.assemble((show.fit("in all", 9), "$muted"), _totals(view.rates)),
         ]
         self.update(Content("\n").join(lines))
+
+
+def _totals(rates: Rates) -> str:
+    return f"{show.count(rates.rows_applied)} rows, {show.count(rates.transactions_applied)} tx"
 
 
 def _position(name: str, at: Lsn, source: Lsn) -> Content:

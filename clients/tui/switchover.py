@@ -26,7 +26,7 @@ DEFAULT_TIMEOUT_S = 30
 TICK_S = 0.1
 
 _STEPS = {
-    "freeze": "block writes on the source",
+    "freeze": "block writes on the source, end sessions that write",
     "sentinel": "write a marker into the source's WAL",
     "drain": "apply everything up to the marker",
     "sequences": "set sequences on the destination",
@@ -142,6 +142,7 @@ class SwitchoverScreen(ModalScreen[None]):
         if self.attempt.ended and self._cancel.label != "Close":
             self._cancel.label = "Close"
             self._cancel.focus()
+        self._dialog.border_subtitle = "" if self.started else "y switches over · esc cancels"
         self._dialog.border_title, parts = self._stage()
         self._text.update(Content.assemble(*parts))
 

@@ -280,6 +280,15 @@ async def test_q_quits_and_asks_nothing_of_the_coordinator() -> None:
     assert session.calls == []
 
 
+async def test_views_that_arrive_while_it_closes_do_no_harm() -> None:
+    session = FakeSession(view())
+    async with dashboard(session).run_test() as pilot:
+        await heard(pilot, Phase.COPY)
+        for revision in range(50):
+            session.send(streaming(revision))
+        await pilot.press("q")
+
+
 async def test_p_pauses_and_r_resumes() -> None:
     session = FakeSession(streaming())
     async with dashboard(session).run_test() as pilot:

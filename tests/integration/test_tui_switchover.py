@@ -140,6 +140,13 @@ async def test_steps_are_shown_as_they_happen_and_escape_waits(app: Dashboard, s
         assert "under way" in toasts(pilot)[-1]
 
 
+async def test_ctrl_c_leaves_even_then(app: Dashboard, session: FakeSession) -> None:
+    async with app.run_test() as pilot:
+        await confirmed(pilot, session)
+        await pilot.press("ctrl+c")
+    assert app.return_code == 0
+
+
 async def test_success_shows_the_write_downtime_and_what_is_next(
     app: Dashboard, session: FakeSession
 ) -> None:
