@@ -149,8 +149,8 @@ async def _while_frozen(run: _Run, freeze: Freeze) -> None:
     async with _step(run, "freeze"):
         await _freeze(run, freeze)
     async with _step(run, "sentinel"):
-        run.token = f"{run.pipeline.migration.id}:{secrets.token_hex(8)}"
-        await emit_sentinel(freeze.session, MESSAGE_PREFIX, run.token)
+        run.token = secrets.token_hex(8)
+        await emit_sentinel(freeze.session, MESSAGE_PREFIX, f"{run.pipeline.migration.id}:{run.token}")
         run.sentinel = await wal_position(freeze.session)
     async with _step(run, "drain"):
         await _drain(run, freeze)

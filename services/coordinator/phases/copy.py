@@ -26,7 +26,9 @@ CHECK_EVERY_S = 5.0
 
 async def run(pipeline: Pipeline) -> Phase:
     """Returns the next phase."""
-    await pipeline.staff(Role.DECODER, Role.COPIER)
+    # After a restart of ours the copiers may still be at it: they are not disturbed.
+    published = bool(pipeline.migration.record.snapshot_name)
+    await pipeline.staff(Role.DECODER, *([Role.COPIER] if published else []))
     while not await _settled(pipeline):
         snapshot = await pipeline.open_snapshot()
         if snapshot.snapshot_name != pipeline.migration.record.snapshot_name:
