@@ -9,6 +9,7 @@ import sys
 from services.applier.handler import applier_runner
 from services.shared.bus.connection import bus
 from services.shared.model import Role
+from services.shared.rpc.health import HealthServer
 from services.shared.rpc.worker_link import WorkerLink
 from services.shared.runtime.config import ServiceSettings
 from services.shared.runtime.lifecycle import run_service
@@ -16,7 +17,8 @@ from services.shared.runtime.lifecycle import run_service
 
 async def serve(settings: ServiceSettings, stop: asyncio.Event) -> None:
     """Attach to the coordinator and do what it assigns until `stop` is set."""
-    async with bus(settings.nats_url.get_secret_value(), settings.worker_id) as client:
+    nats_url = settings.nats_url.get_secret_value()
+    async with HealthServer(settings.health_listen), bus(nats_url, settings.worker_id) as client:
         link = WorkerLink(settings.coordinator, Role.APPLIER, settings.worker_id, socket.gethostname())
         runner = applier_runner(client, link.report)
         link_stop = asyncio.Event()

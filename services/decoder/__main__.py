@@ -10,13 +10,15 @@ from services.decoder.config import DecoderSettings
 from services.decoder.handler import DecoderHandler
 from services.shared.bus.connection import bus
 from services.shared.model import Role
+from services.shared.rpc.health import HealthServer
 from services.shared.rpc.worker_link import WorkerLink
 from services.shared.runtime.lifecycle import run_service
 
 
 async def serve(settings: DecoderSettings, stop: asyncio.Event) -> None:
     """Attach to the coordinator and do what it assigns until `stop` is set."""
-    async with bus(settings.nats_url.get_secret_value(), settings.worker_id) as client:
+    nats_url = settings.nats_url.get_secret_value()
+    async with HealthServer(settings.health_listen), bus(nats_url, settings.worker_id) as client:
         link = WorkerLink(settings.coordinator, Role.DECODER, settings.worker_id, socket.gethostname())
         runner = DecoderHandler(client, link.report, settings.max_stream_bytes).runner
         link_stop = asyncio.Event()

@@ -44,11 +44,24 @@ def bind(server: aio.Server, listen: str, variable: str) -> str:
 
 
 class HealthServer:
-    """Health of a process that serves nothing else; for container and orchestrator checks."""
+    """Health of a process that serves nothing else; for container and orchestrator checks.
+
+    listen: HOST:PORT. Usable as a context manager, for which "" means not at all.
+    """
 
     def __init__(self, listen: str) -> None:
         self._listen = listen
         self._server: aio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._listen:
+            await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
 
     async def start(self) -> str:
         """Returns the bound HOST:PORT. Raises PgmigError(INVALID_ARGUMENT) if it is taken."""
