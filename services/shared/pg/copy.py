@@ -198,6 +198,7 @@ async def _relay(
         size += len(data)
         await writer.write(data)
         on_bytes(size)
+        del data  # or it would lie beside the next, and a large row be in memory three times
         await asyncio.sleep(0)  # neither side need have waited: let the lease be kept
     stored = await writer.finish()
     if stored != reader.rows:
