@@ -44,9 +44,9 @@ class Clone:
 
         Raises RuntimeError if the command ends before, queue.Empty if no snapshot comes for long.
         """
-        for _ in range(self._phases.qsize() - 1):  # seen already; the last may tell of the end
-            self._phases.get()
-        while (seen := self._phases.get(timeout=PHASE_TIMEOUT_S)) != phase:
+        old = self._phases.qsize()
+        while (seen := self._phases.get(timeout=PHASE_TIMEOUT_S)) != phase or old > 0:
+            old -= 1
             if not seen:
                 raise RuntimeError(f"clone ended before phase {phase}")
 
