@@ -10,7 +10,7 @@ from textual.widget import Widget
 
 from clients.tui import format as show
 from clients.tui.history import History
-from clients.tui.progress import Overall, Trend, lag_trend, overall, seconds_left
+from clients.tui.progress import Overall, Trend, lag_known, lag_trend, overall, seconds_left
 from clients.tui.sparkline import sparkline
 from services.shared.model import MigrationView, Phase
 
@@ -71,6 +71,10 @@ def _bar(
     )
 
 
+def _lag(view: MigrationView, text: str) -> str:
+    return text if lag_known(view) else show.NONE
+
+
 @dataclass(frozen=True, slots=True)
 class Meter:
     """One line of a card: a name, the value now, and a sparkline of a history's series."""
@@ -81,8 +85,8 @@ class Meter:
 
 
 LAG = (
-    Meter("WAL", "lag_bytes", lambda view: show.size(view.positions.lag_bytes)),
-    Meter("time", "lag_seconds", lambda view: show.precise(view.positions.lag_seconds)),
+    Meter("WAL", "lag_bytes", lambda view: _lag(view, show.size(view.positions.lag_bytes))),
+    Meter("time", "lag_seconds", lambda view: _lag(view, show.precise(view.positions.lag_seconds))),
 )
 THROUGHPUT = (
     Meter("rows", "rows", lambda view: show.count_rate(view.rates.rows_per_second)),
@@ -134,9 +138,7 @@ class Card(Widget):
         return Content.assemble(*parts)
 
 
-# While tables are copied changes only queue up, and nothing is applied while all is halted.
 _GROWING = {
-    **dict.fromkeys((Phase.SCHEMA, Phase.COPY, Phase.INDEXES), ("▲ queues up during the copy", "$muted")),
     Phase.PAUSED: ("▲ grows while paused", "$warning"),
     Phase.FAILED: ("▲ grows while stopped", "$error"),
 }
@@ -153,6 +155,8 @@ class LagCard(Card):
     def remark(self, view: MigrationView, history: History) -> tuple[str, str]:
         if not view.options.follow:
             return "a clone does not follow", "$muted"
+        if not lag_known(view):
+            return "changes queue up meanwhile", "$muted"
         if view.phase is Phase.STREAMING and view.positions.lag_seconds < KEEPING_UP_S:
             return "✔ keeping up", "$success"
         trend, left = lag_trend(history.series("lag_bytes"))

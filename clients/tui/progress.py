@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.shared.model import TableProgress, TableState
+from services.shared.model import MigrationView, TableProgress, TableState
 
 WINDOW = 60
 """Samples (seconds) that estimates look back on: long enough to be calm, short enough to follow."""
+
+TREND_WINDOW = 15
+"""Samples that the trend of the lag looks back on: it turns when the applier begins."""
 
 _LEAST = 5
 """Samples needed before any estimate is shown."""
@@ -68,9 +71,9 @@ def overall(tables: Sequence[TableProgress]) -> Overall:
     )
 
 
-def slope(values: Sequence[float | None]) -> float | None:
-    """Change per sample over the last WINDOW known values, or None when too few are known."""
-    recent = [(at, value) for at, value in enumerate(values[-WINDOW:]) if value is not None]
+def slope(values: Sequence[float | None], window: int = WINDOW) -> float | None:
+    """Change per sample over the known ones of the last `window`, or None when too few are."""
+    recent = [(at, value) for at, value in enumerate(values[-window:]) if value is not None]
     if len(recent) < _LEAST:
         return None
     (first_at, first), (last_at, last) = recent[0], recent[-1]
@@ -86,6 +89,11 @@ def seconds_left(remaining: float, copied: Sequence[float | None]) -> float | No
     return remaining / pace
 
 
+def lag_known(view: MigrationView) -> bool:
+    """Whether the lag means anything: something has been applied, or is being."""
+    return view.options.follow and bool(view.positions.applied_lsn)
+
+
 class Trend(StrEnum):
     UNKNOWN = "unknown"
     CAUGHT_UP = "caught up"
@@ -96,8 +104,8 @@ class Trend(StrEnum):
 
 def lag_trend(lag: Sequence[float | None]) -> tuple[Trend, float]:
     """Where the lag (bytes, one sample a second) goes, and the seconds until it is gone when it
-    shrinks. Less than a hundredth of itself in a WINDOW is steady."""
-    pace = slope(lag)
+    shrinks. Less than a hundredth of itself in a minute is steady."""
+    pace = slope(lag, TREND_WINDOW)
     now = lag[-1] if lag else None
     if now is None:
         return Trend.UNKNOWN, 0.0
@@ -105,7 +113,7 @@ def lag_trend(lag: Sequence[float | None]) -> tuple[Trend, float]:
         return Trend.CAUGHT_UP, 0.0
     if pace is None:
         return Trend.UNKNOWN, 0.0
-    if abs(pace) * WINDOW < now / 100:
+    if abs(pace) * 60 < now / 100:
         return Trend.STEADY, 0.0
     return (Trend.GROWING, 0.0) if pace > 0 else (Trend.SHRINKING, now / -pace)
 

@@ -31,7 +31,18 @@ from services.shared.model import (
     Phase,
     TableState,
 )
-from tests.unit.tui_scenes import EVENTS, START, TABLES, WORKERS, FakeSession, failed, streaming, table, view
+from tests.unit.tui_scenes import (
+    EVENTS,
+    MIB,
+    START,
+    TABLES,
+    WORKERS,
+    FakeSession,
+    failed,
+    streaming,
+    table,
+    view,
+)
 
 UNREACHABLE = PgmigError(ErrorKind.UNREACHABLE, "cannot reach coordinator:7432", "check the address")
 
@@ -90,7 +101,7 @@ async def test_everything_an_operator_asks_for_is_on_the_screen(size: tuple[int,
             "db-new.example.net:5432/shop",
             "17.6",
             "switched-over",
-            "1.1 GiB",
+            "changes queue up meanwhile",
             "24m 51s",
             "185k/s",
             "181 MiB/s",
@@ -111,9 +122,25 @@ async def test_a_wide_screen_shows_positions_and_hosts() -> None:
         await heard(pilot, Phase.STREAMING)
         text = screen_text(pilot)
         assert "5D/12A10F30" in text
+        assert "-1.5 MiB" in text
+        assert "5.2M rows, 750k tx" in text
         assert "mig-b.example.net" in text
         assert pilot.app.query_one(PositionPanel).region.height > 0
         assert pilot.app.query_one(WorkerStrip).region.height == 0
+
+
+async def test_a_lag_that_shrinks_says_when_it_will_be_gone() -> None:
+    session = FakeSession()
+    app = dashboard(session)
+    async with app.run_test(size=(120, 40)) as pilot:
+        for number in range(6):
+            behind = replace(streaming().positions, lag_bytes=(20 - number) * MIB, lag_seconds=30.0)
+            session.send(replace(streaming(number), phase=Phase.CATCHUP, positions=behind))
+            await heard_revision(pilot, number)
+            app.tick()
+        await pilot.pause()
+        assert "15.0 MiB" in screen_text(pilot)
+        assert "caught up in ~18s" in screen_text(pilot)
 
 
 async def test_time_left_appears_once_the_pace_is_known() -> None:

@@ -77,6 +77,7 @@ def test_time_left_follows_the_pace_of_the_last_minute() -> None:
         ([5.0, 6.0, 7.0, 8.0, 9.0], Trend.GROWING, 0.0),
         ([5.0] * 5, Trend.STEADY, 0.0),
         ([5.0] * 5 + [0.0], Trend.CAUGHT_UP, 0.0),
+        ([float(i) for i in range(60)] + [59.0 - i for i in range(20)], Trend.SHRINKING, 40.0),
     ],
 )
 def test_lag_trend(lag: list[float | None], trend: Trend, left: float) -> None:
@@ -86,11 +87,27 @@ def test_lag_trend(lag: list[float | None], trend: Trend, left: float) -> None:
 def test_history_samples_views_and_is_bounded() -> None:
     history = History()
     for _ in range(SAMPLES + 1):
-        history.add(view())
+        history.add(streaming())
     history.add(None)
     lags = history.series("lag_bytes")
     assert len(lags) == SAMPLES
-    assert lags[-2:] == [1_168 * MIB, None]
+    assert lags[-2:] == [1.5 * MIB, None]
+
+
+def test_lag_is_unknown_before_anything_is_applied() -> None:
+    history = History()
+    history.add(view(Phase.COPY))
+    assert history.series("lag_bytes") == [None]
+    assert history.series("bytes") == [181 * MIB]
+
+
+def test_applying_begins_a_history_of_its_own() -> None:
+    history = History()
+    history.add(view(Phase.COPY))
+    history.add(view(Phase.INDEXES))
+    history.add(streaming())
+    history.add(replace(streaming(), phase=Phase.PAUSED, resume_phase=Phase.CATCHUP))
+    assert len(history.series("rows")) == 2
 
 
 def test_orders_of_tables() -> None:

@@ -78,11 +78,6 @@ def view(phase: Phase = Phase.COPY, revision: int = 1) -> MigrationView:
         positions=Positions(
             source_lsn=Lsn.parse("5C/E4A10F30"),
             decoded_lsn=Lsn.parse("5C/E4A10F30"),
-            applied_lsn=Lsn.parse("5C/9F000028"),
-            flushed_lsn=Lsn.parse("5C/9F000028"),
-            confirmed_lsn=Lsn.parse("5C/9F000028"),
-            lag_bytes=1_168 * MIB,
-            lag_seconds=1_491.0,
         ),
         rates=Rates(185_000, 181 * MIB, 0.0, 0, 0),
         tables=TABLES,
