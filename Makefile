@@ -20,7 +20,7 @@ PYTHON ?= $(shell for how in 'import venv, ensurepip' pass; do \
 	$$python -c "import sys; assert sys.version_info >= (3, 11); $$how" >/dev/null 2>&1 \
 	&& echo $$python && exit; done; done)
 
-PROTOS := $(shell find protos)  # folders too: their time tells of files that are gone
+PROTOS := $(shell find protos -mindepth 1)  # folders too: their time tells of files that are gone
 
 .PHONY: help setup check test demo bench protos up down compose-test lock clean
 

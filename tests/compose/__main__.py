@@ -54,12 +54,12 @@ def migrate(project: ComposeProject) -> list[str]:
     schema.seed(project.source_uri, ROWS)
     with Writer(project.source_uri, rate=100) as writer, Clone(project, MIGRATION) as clone:
         say("cloning while transactions are committed")
-        clone.wait_for("streaming")
+        clone.wait_until_in_step()
         for service in CRASHED:
             say(f"killing the {service} with SIGKILL")
             project.crash(service)
             writer.wait_for_commits(100)
-        clone.wait_for("streaming")
+        clone.wait_until_in_step()
         say("switching over")
         say(switch_over(project))
         report = writer.wait_until_cut_off()

@@ -9,9 +9,12 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from services.shared.model import MigrationView, Phase
+from services.shared.model.jsonview import view_from_json
 from tests.compose.project import ComposeProject
 
-PHASE_TIMEOUT_S = 300
+SNAPSHOT_TIMEOUT_S = 120
+MAX_LAG_S = 1.0
 END_TIMEOUT_S = 60
 
 
@@ -22,7 +25,7 @@ class Clone:
         clone = ["clone", "--follow", "--id", migration_id, "--output", "json"]
         self._argv = project.command("run", "--rm", "--no-TTY", "cli", *clone)
         self._environment = project.environment()
-        self._phases: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._views: queue.SimpleQueue[MigrationView | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -39,16 +42,15 @@ class Clone:
             self._process.terminate()
             self._process.wait(END_TIMEOUT_S)
 
-    def wait_for(self, phase: str) -> None:
-        """Return at the next snapshot in `phase`, of which live writes cause many.
+    def wait_until_in_step(self) -> None:
+        """Return at the next snapshot that streams with next to no lag; live writes cause many.
 
         Raises RuntimeError if the command ends before, queue.Empty if no snapshot comes for long.
         """
-        old = self._phases.qsize()
-        while (seen := self._phases.get(timeout=PHASE_TIMEOUT_S)) != phase or old > 0:
-            old -= 1
-            if not seen:
-                raise RuntimeError(f"clone ended before phase {phase}")
+        for _ in range(self._views.qsize()):
+            self._next()
+        while not in_step(self._next()):
+            pass
 
     def wait_for_end(self) -> None:
         """Raises CalledProcessError unless the command ends with 0."""
@@ -57,8 +59,24 @@ class Clone:
         if code != 0:
             raise subprocess.CalledProcessError(code, self._argv)
 
+    def _next(self) -> MigrationView:
+        view = self._views.get(timeout=SNAPSHOT_TIMEOUT_S)
+        if view is None:
+            raise RuntimeError("clone ended before its time")
+        return view
+
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            self._phases.put(json.loads(line)["phase"])
-        self._phases.put("")
+            self._views.put(view_from_json(json.loads(line)))
+        self._views.put(None)
+
+
+def in_step(view: MigrationView) -> bool:
+    """Whether a switchover would be quick: both ends of the stream at work, and little to do."""
+    working = {worker.role for worker in view.workers if not worker.lost}
+    return (
+        view.phase is Phase.STREAMING
+        and {"decoder", "applier"} <= working
+        and view.positions.lag_seconds < MAX_LAG_S
+    )
