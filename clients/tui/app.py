@@ -120,7 +120,8 @@ class Dashboard(App[None]):
 
     def on_lost(self, message: Lost) -> None:
         self._connected = False
-        self._board.banner.lost(message.error, self._heard_at)
+        phase = self._view.phase if self._view is not None else None
+        self._board.banner.lost(message.error, self._heard_at, phase)
 
     def on_ended(self, message: Ended) -> None:
         self._connected = False

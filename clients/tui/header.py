@@ -125,9 +125,13 @@ class Banner(Static):
         super().__init__(id="banner", markup=False)
         self.display = False
 
-    def lost(self, error: PgmigError, heard_at: float | None) -> None:
+    def lost(self, error: PgmigError, heard_at: float | None, phase: Phase | None) -> None:
+        """phase: as last heard. An ended migration's coordinator may well be gone for good."""
         old = f" Figures are from {show.clock(heard_at)}." if heard_at else ""
-        self._say(f"⚠ Connection lost, trying again: {error}.{old} The migration goes on without it.")
+        if phase is not None and phase.ended:
+            self._say(f"The migration has ended and its coordinator cannot be reached any more.{old}")
+        else:
+            self._say(f"⚠ Connection lost, trying again: {error}.{old} The migration goes on without it.")
 
     def ended(self, error: PgmigError | None) -> None:
         if error is None or error.kind is ErrorKind.NOT_FOUND:

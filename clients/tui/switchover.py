@@ -26,7 +26,7 @@ DEFAULT_TIMEOUT_S = 30
 TICK_S = 0.1
 
 _STEPS = {
-    "freeze": "block writes on the source, end sessions that write",
+    "freeze": "block writes, end the sessions that write",
     "sentinel": "write a marker into the source's WAL",
     "drain": "apply everything up to the marker",
     "sequences": "set sequences on the destination",

@@ -243,6 +243,15 @@ async def test_a_lost_connection_shows_a_banner_until_it_is_back() -> None:
         assert not banner.display
 
 
+async def test_losing_the_coordinator_of_an_ended_migration_is_no_alarm() -> None:
+    session = FakeSession(replace(streaming(), phase=Phase.SWITCHED_OVER), Connection(UNREACHABLE))
+    async with dashboard(session).run_test() as pilot:
+        await until(pilot, lambda: pilot.app.query_one(Banner).display)
+        await pilot.pause()
+        assert "has ended" in screen_text(pilot)
+        assert "⚠" not in screen_text(pilot)
+
+
 async def test_the_sparklines_leave_a_gap_while_nothing_is_heard() -> None:
     session = FakeSession(view())
     app = dashboard(session)

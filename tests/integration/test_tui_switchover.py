@@ -67,7 +67,7 @@ async def test_s_shows_the_lag_and_what_will_happen(app: Dashboard) -> None:
             "db-old.example.net:5432/shop",
             "db-new.example.net:5432/shop",
             "1.5 MiB · 420ms",
-            "block writes on the source",
+            "block writes, end the sessions that write",
             "end replication",
             "all is undone",
             "Cancel",

@@ -140,12 +140,12 @@ class FakeSession:
     calls: the actions in order. failing: what an action raises.
     """
 
-    def __init__(self, *views: MigrationView) -> None:
+    def __init__(self, *news: MigrationView | Connection) -> None:
         self.calls: list[tuple[str, str, float]] = []
         self.failing: Exception | None = None
         self._views: asyncio.Queue[MigrationView | Connection | Exception | None] = asyncio.Queue()
         self._steps: asyncio.Queue[SwitchoverStep | Exception | None] = asyncio.Queue()
-        for each in views:
+        for each in news:
             self.send(each)
 
     def send(self, news: MigrationView | Connection | Exception | None) -> None:
