@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.shared.bus.queue import ensure_queue, publish_parts, queued
+from services.shared.bus.queue import CONSUMER, ensure_queue, publish_parts, queued
 from services.shared.model import (
     AssignmentStopped,
     MigrationId,
@@ -153,6 +153,40 @@ async def test_loss_of_the_broker_s_store_costs_only_a_new_publishing_run(
         await finished(stand, 3)
     assert sorted(done.part_id for done in stand.coordinator.done()) == ["t", "t", "u"]
     assert [count(stand.dest, table) for table in ("t", "u")] == [ROWS, ROWS]
+
+
+async def test_a_long_copy_keeps_its_lease(stand: Stand) -> None:
+    make_table(stand, "t", gated=True)
+    with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
+        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        for worker in ("c1", "c2"):
+            await stand.start(worker, lease_s=1)
+            stand.assign(worker, MIGRATION)
+        await gate.waiting()
+        await asyncio.sleep(2.5)  # longer than the lease: that nothing happens has no event
+        info = await stand.client.jetstream().consumer_info(MIGRATION.copy_stream, CONSUMER)
+        assert (info.num_ack_pending, info.num_redelivered) == (1, 0)
+        gate.open()
+        await finished(stand, 1)
+    assert len(stand.coordinator.done()) == 1
+
+
+async def test_a_destination_session_that_is_cut_off_is_retried_by_the_copier(stand: Stand) -> None:
+    make_table(stand, "t", gated=True)
+    with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
+        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await stand.start("c1")
+        stand.assign("c1", MIGRATION)
+        await gate.waiting()
+        execute(
+            stand.dest,
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE application_name = 'pgmig destination' AND datname = current_database()",
+        )
+        gate.open()
+        await finished(stand, 1)
+    assert stand.coordinator.failures() == []
+    assert count(stand.dest, "t") == ROWS
 
 
 async def test_a_lost_snapshot_is_reported_and_a_new_one_finishes_the_part(stand: Stand) -> None:
