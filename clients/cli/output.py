@@ -72,17 +72,18 @@ def say(text: str, style: str = "") -> None:
 
 
 def warn(text: str) -> None:
-    _labelled("warning", text, "yellow")
+    _labelled("warning", redact(text), "yellow")
 
 
 def print_error(exc: PgmigError) -> None:
-    _labelled("error", str(exc), "bold red")
+    """The hint may show the form of a connection string; it is our own text, never a secret."""
+    _labelled("error", redact(str(exc)), "bold red")
     if exc.hint:
         _labelled("hint", exc.hint, "cyan")
 
 
 def _labelled(label: str, text: str, style: str) -> None:
-    line = Text.assemble((f"{label}: ", style), redact(" ".join(text.split())))
+    line = Text.assemble((f"{label}: ", style), " ".join(text.split()))
     talk(line)
 
 

@@ -113,11 +113,16 @@ def copy_text(total: Overall) -> str:
     return "  ".join(filter(None, [percent(total.fraction), tables, volume]))
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `34.5M rows`."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def copied_text(tables: Sequence[TableProgress]) -> str:
     """`24 tables, 5.0M rows, 1.2 GiB`: what has been copied."""
     done = [table for table in tables if table.state is TableState.COPIED]
     rows, volume = sum(t.rows_copied for t in done), sum(t.bytes_copied for t in done)
-    return f"{len(done)} table{'' if len(done) == 1 else 's'}, {count(rows)} rows, {size(volume)}"
+    return f"{counted(len(done), 'table')}, {counted(rows, 'row')}, {size(volume)}"
 
 
 def copy_pace(view: MigrationView, total: Overall) -> str:
@@ -145,13 +150,13 @@ def rate_text(view: MigrationView) -> str:
 
 def applied_text(view: MigrationView) -> str:
     rates = view.rates
-    return f"{count(rates.rows_applied)} rows in {count(rates.transactions_applied)} transactions"
+    return f"{counted(rates.rows_applied, 'row')} in {counted(rates.transactions_applied, 'transaction')}"
 
 
 def workers_text(workers: Sequence[WorkerView]) -> Text:
     """`decoder, 2 copiers, applier`; the lost ones by name."""
     if not workers:
-        return Text("none connected", "yellow")
+        return Text("none attached", "yellow")
     roles: dict[str, int] = {}
     for worker in workers:
         if not worker.lost:
@@ -171,9 +176,9 @@ def failure_text(failure: Failure) -> Text:
 
 
 def result_text(result: SwitchoverResult) -> str:
-    sequences = f"{result.sequences} sequence{'' if result.sequences == 1 else 's'} set"
     return (
-        f"writes were blocked for {precise(result.write_downtime_ms / 1000)}, {sequences}, "
+        f"writes were blocked for {precise(result.write_downtime_ms / 1000)}, "
+        f"{counted(result.sequences, 'sequence')} set, "
         f"everything before {lsn(result.sentinel_lsn)} is on the destination"
     )
 
@@ -194,9 +199,11 @@ def event_text(event: Event) -> Text:
 def step_text(step: SwitchoverStep) -> Text:
     mark, style = _STEP_MARKS.get(step.state, ("·", ""))
     blocked = f"{precise(step.elapsed_ms / 1000):>7}" if step.elapsed_ms else " " * 7
-    return Text.assemble(
+    text = Text.assemble(
         (blocked, "dim"), " ", (mark, style), f" {step.name:<10} ", (printable(step.detail), "dim")
     )
+    text.rstrip()
+    return text
 
 
 def table_rows(tables: Iterable[TableProgress]) -> Table:

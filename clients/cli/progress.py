@@ -71,7 +71,7 @@ class JsonLines(StderrTalk):
 
 
 class PlainLines(StderrTalk):
-    """A line for each new phase and event, and where a long phase stands now and then."""
+    """A line for each new event, of which every phase is one, and how far a long phase has got."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -83,7 +83,6 @@ class PlainLines(StderrTalk):
         if view.phase is not self._phase:
             self._phase = view.phase
             self._told_at = self._clock()
-            say(f"phase {view.phase}")
         for event in self._events.of(view):
             say(event_text(event).plain)
         if self._clock() - self._told_at >= LINE_EVERY_S:

@@ -71,7 +71,7 @@ def _status_rows(view: MigrationView, now: float, width: int, offline_since: flo
     rows += _progress_rows(view)
     if offline_since is not None:
         rows.append(("Running", Text(f"no; this is from {duration(now - offline_since)} ago", "yellow")))
-    elif not view.phase.ended:
+    elif view.phase.running:
         rows.append(("Workers", workers_text(view.workers)))
     following = next_command(view, offline=offline_since is not None)
     return [*rows, ("Next", Text(following, "cyan"))] if following else rows

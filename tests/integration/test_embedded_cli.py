@@ -165,8 +165,11 @@ def test_killed_cli_leaves_no_orphan_and_a_stale_file_that_nobody_believes(termi
 
 def test_new_stack_waits_until_the_services_of_a_killed_cli_have_ended(terminal: Terminal) -> None:
     clone = terminal.streaming()
+    # Before it has set up its signals, SIGTERM would end it even while it is suspended.
+    log = terminal.directory().log_dir / "applier.log"
+    eventually(lambda: "ready" in log.read_text())
     children = psutil.Process(clone.pid).children(recursive=True)
-    held = next(child for child in children if "standins.worker" in " ".join(child.cmdline()))
+    held = next(child for child in children if str(log) in [file.path for file in child.open_files()])
     held.suspend()
     clone.kill()
     clone.communicate(timeout=60)

@@ -70,7 +70,7 @@ class StandInControl:
     def move(self, migration_id: str, phase: Phase, **changes: Any) -> MigrationView:
         """To another phase, with an event about it."""
         view = self.views[migration_id]
-        event = Event(time.time(), "info", f"{migration_id} enters {phase}")
+        event = Event(time.time(), "info", f"phase {phase}")
         changes = {"phase_since": time.time(), "events": (*view.events, event), **changes}
         return self.put(replace(view, phase=phase, **changes))
 

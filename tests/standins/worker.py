@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 
 from services.shared.runtime.config import ServiceSettings
 from services.shared.runtime.lifecycle import run_service
 
+log = logging.getLogger(__name__)
+
 
 async def idle(_settings: ServiceSettings, stop: asyncio.Event) -> None:
+    log.info("ready")
     await stop.wait()
 
 

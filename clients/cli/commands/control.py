@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from clients.cli.options import Invocation, Uris, common_options, duration, uri_options
-from clients.cli.output import print_json, print_table, say, stderr_console
+from clients.cli.output import print_json, print_table, say, talk
 from clients.cli.pieces import result_text, step_text
 from clients.cli.running import Interrupted, run
 from clients.cli.target import connected
@@ -108,4 +108,4 @@ def _show(invocation: Invocation, step: SwitchoverStep) -> None:
     if invocation.json:
         print_json(to_json(step), line=True)
     else:
-        stderr_console().print(step_text(step))
+        talk(step_text(step))
