@@ -7,7 +7,6 @@ was half published begins again and the half is discarded (5).
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,8 +24,8 @@ from services.shared.pgoutput import (
 )
 from services.shared.wire.changes import ChangeBatch, FrameReader, corrupt
 
-_U64 = struct.Struct(">Q")
 _BEGIN, _COMMIT, _RELATION, _ORIGIN = b"BCRO"
+_ROW_CHANGES = frozenset(b"IUD")
 
 RowChange = Insert | Update | Delete | Truncate
 
@@ -80,6 +79,26 @@ class Assembler:
 
     def feed(self, batch: ChangeBatch) -> Iterator[Item]:
         """Raises PgmigError: GAP for a break in the chain, CORRUPT for bytes that are wrong."""
+        yield from self._turn_to(batch)
+        if batch.heartbeat:
+            yield from self._heartbeat(batch)
+            return
+        for message in self._frames.feed(batch):
+            kind = message[0] if message else 0
+            if kind in _ROW_CHANGES:  # the hot path: nearly all messages
+                if not self._open:
+                    raise corrupt("a change outside a transaction", self._position)
+                if not self._skipping:
+                    yield parse(message)  # type: ignore[misc]
+            else:
+                item = self._other(kind, message)
+                if item is not None:
+                    yield item
+        if self._open != batch.open_transaction:
+            raise corrupt("a batch that does not end where it says", batch.end_lsn)
+
+    def _turn_to(self, batch: ChangeBatch) -> Iterator[Item]:
+        """Check that the batch may come now; a half-published transaction ends here."""
         self._check_number(batch)
         if not batch.continues_transaction:
             if self.in_transaction:
@@ -91,15 +110,11 @@ class Assembler:
             self._open = self._skipping = self._tail = True
         self._check_chain(batch)
         self._position = batch.end_lsn
-        if batch.heartbeat:
-            if batch.end_lsn > self.progress:
-                self.progress = batch.end_lsn
-                yield Heartbeat(batch.end_lsn)
-            return
-        for message in self._frames.feed(batch):
-            yield from self._message(message)
-        if self._open != batch.open_transaction:
-            raise corrupt("a batch that does not end where it says", batch.end_lsn)
+
+    def _heartbeat(self, batch: ChangeBatch) -> Iterator[Item]:
+        if batch.end_lsn > self.progress:
+            self.progress = batch.end_lsn
+            yield Heartbeat(batch.end_lsn)
 
     def _check_number(self, batch: ChangeBatch) -> None:
         """Batches of one writer come in order; a new writer counts from 0, outside a transaction."""
@@ -120,45 +135,46 @@ class Assembler:
                 self.progress,
             )
 
-    def _message(self, message: bytes) -> Iterator[Item]:
-        kind = message[0] if message else 0
+    def _other(self, kind: int, message: bytes) -> Item | None:
+        """A message that is not a row change; None when it is passed over."""
         if kind == _RELATION:
-            if self._relations.get(message[1:5]) != message:
-                self._relations[message[1:5]] = message
-                yield parse(message)  # type: ignore[misc]
-        elif kind == _BEGIN:
-            yield from self._begin(message)
-        elif not self._open:
+            if self._relations.get(message[1:5]) == message:
+                return None
+            self._relations[message[1:5]] = message
+            return parse(message)  # type: ignore[return-value]
+        if kind == _BEGIN:
+            return self._begin(message)
+        if not self._open:
             raise corrupt("a change outside a transaction", self._position)
-        elif kind == _COMMIT:
-            yield from self._commit(message)
-        elif not self._skipping and kind != _ORIGIN:
-            yield parse(message)  # type: ignore[misc]
+        if kind == _COMMIT:
+            return self._commit(message)
+        if self._skipping or kind == _ORIGIN:
+            return None
+        return parse(message)  # type: ignore[return-value]
 
-    def _begin(self, message: bytes) -> Iterator[Item]:
+    def _begin(self, message: bytes) -> Begin | None:
         if self._open:
             raise corrupt("a transaction inside another", self._position)
         begin = parse(message)
         assert isinstance(begin, Begin)
         self._open = True
         self._skipping = begin.final_lsn < self.progress.value
-        if not self._skipping:
-            yield begin
+        return None if self._skipping else begin
 
-    def _commit(self, message: bytes) -> Iterator[Item]:
+    def _commit(self, message: bytes) -> Commit | None:
         commit = parse(message)
         assert isinstance(commit, Commit)
         skipped, tail = self._skipping, self._tail
         self._open = self._skipping = self._tail = False
-        if skipped:
-            if tail and commit.commit_lsn >= self.progress.value:
-                raise PgmigError(
-                    ErrorKind.GAP,
-                    f"the change stream begins inside the transaction that ends at {Lsn(commit.end_lsn)}, "
-                    f"but the destination has only what was committed before {self.progress}",
-                    "delete the change stream: the decoder fills it again from the replication slot",
-                    Lsn(commit.commit_lsn),
-                )
-            return
-        self.progress = Lsn(commit.end_lsn)
-        yield commit
+        if not skipped:
+            self.progress = Lsn(commit.end_lsn)
+            return commit
+        if tail and commit.commit_lsn >= self.progress.value:
+            raise PgmigError(
+                ErrorKind.GAP,
+                f"the change stream begins inside the transaction that ends at {Lsn(commit.end_lsn)}, "
+                f"but the destination has only what was committed before {self.progress}",
+                "delete the change stream: the decoder fills it again from the replication slot",
+                Lsn(commit.commit_lsn),
+            )
+        return None

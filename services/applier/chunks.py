@@ -7,15 +7,15 @@ from collections import deque
 
 from services.applier.planner import Chunk
 
-CAPACITY_BYTES = 8 << 20
+CAPACITY_BYTES = 16 << 20
 CHUNK_OVERHEAD = 500
-OPERATION_OVERHEAD = 300
+STEP_OVERHEAD = 300
 """Estimates (bytes) of what the objects cost beside the values."""
 
 
 def weight(chunk: Chunk) -> int:
     """What a chunk holds in memory, in bytes, roughly."""
-    return CHUNK_OVERHEAD + chunk.bytes + OPERATION_OVERHEAD * len(chunk.operations)
+    return CHUNK_OVERHEAD + chunk.bytes + STEP_OVERHEAD * len(chunk.steps)
 
 
 class ChunkQueue:

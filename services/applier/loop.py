@@ -98,12 +98,15 @@ class Applying:
             stored = await retrying("reading the change stream", reader.next, longest_wait_s=2.0)
             if stored is None:
                 log.warning("the change stream was made anew: reading it from its beginning")
-                for chunk in await planner.plan(assembler.restart(), 0, None):
+                for chunk in await planner.plan(assembler.restart()):
                     await queue.put(chunk)
                 continue
             trace = extract(stored.headers) if "traceparent" in stored.headers else None
-            items = assembler.feed(decode_batch(stored.data))
-            for chunk in await planner.plan(items, stored.sequence, trace):
+            batch = decode_batch(stored.data)
+            chunks = await planner.plan(
+                assembler.feed(batch), size=len(batch.payload), sequence=stored.sequence, trace=trace
+            )
+            for chunk in chunks:
                 await queue.put(chunk)
 
     def _sentinel(self, token: str, end: Lsn) -> None:

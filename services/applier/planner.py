@@ -1,4 +1,4 @@
-"""Assembled items in, chunks of operations out.
+"""Assembled items in, chunks of steps out.
 
 A chunk is a whole transaction, or a part of one that is too large to hold: then later chunks
 go on, and the one that ends it has `end`. The destination commits only where a chunk ends.
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from opentelemetry.context import Context
 
 from services.applier.assembler import Discard, Heartbeat, Item
+from services.applier.compact import DELETE, INSERT, UPDATE, Change, Step, Truncation
 from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, MigrationId, PgmigError, TableId
-from services.shared.pg.target import Operation, TargetTable, truncate
+from services.shared.pg.target import TargetTable
 from services.shared.pgoutput import Begin, Commit, Delete, Insert, Message, Relation, Truncate, Update
 
-CHUNK_OPERATIONS = 1000
-CHUNK_BYTES = 1 << 20
+CHUNK_STEPS = 5000
+CHUNK_BYTES = 2 << 20
 
 Describe = Callable[[Relation, Lsn], Awaitable[TargetTable]]
 
@@ -31,7 +32,7 @@ class Chunk:
     """
 
     commit_lsn: Lsn
-    operations: list[Operation] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     bytes: int = 0
     end: Lsn | None = None
     commit_time_us: int = 0
@@ -54,25 +55,49 @@ class Planner:
         self._targets: dict[int, TargetTable] = {}
         self._chunk = Chunk(Lsn(0))
 
-    async def plan(self, items: Iterable[Item], sequence: int, trace: Context | None) -> list[Chunk]:
-        """Chunks completed by the items of one batch. An error becomes the last chunk."""
+    async def plan(
+        self, items: Iterable[Item], *, size: int = 0, sequence: int = 0, trace: Context | None = None
+    ) -> list[Chunk]:
+        """Chunks completed by the items of one batch of `size` bytes. An error is the last chunk."""
         chunks: list[Chunk] = []
         try:
             for item in items:
-                chunk = await self._take(item)
+                if isinstance(item, (Insert, Update, Delete)):
+                    await self._row(item)
+                    chunk = self._cut() if len(self._chunk.steps) >= CHUNK_STEPS else None
+                else:
+                    chunk = self._other(item)
                 if chunk is not None:
                     chunk.sequence, chunk.trace = sequence, trace
                     chunks.append(chunk)
         except PgmigError as exc:
-            chunks.append(Chunk(self._chunk.commit_lsn, error=exc))
+            return [*chunks, Chunk(self._chunk.commit_lsn, error=exc)]
+        self._share_size(chunks, size)
+        if self._chunk.bytes >= CHUNK_BYTES and self._chunk.steps:
+            chunks.append(self._cut())
         return chunks
 
-    async def _take(self, item: Item) -> Chunk | None:
+    def _share_size(self, chunks: list[Chunk], size: int) -> None:
+        """A batch's size falls to the chunks that took its rows, the open one included."""
+        shares = [*chunks, self._chunk]
+        total = sum(len(chunk.steps) for chunk in shares) or 1
+        for chunk in shares:
+            chunk.bytes += size * len(chunk.steps) // total
+
+    async def _row(self, change: Insert | Update | Delete) -> None:
+        target = self._targets.get(change.relation_oid) or await self._target(change.relation_oid)
+        if self._floors and self._in_copy(target.table):
+            return
+        if isinstance(change, Insert):
+            step = Change(INSERT, target, None, change.new)
+        elif isinstance(change, Update):
+            step = Change(UPDATE, target, change.old, change.new)
+        else:
+            step = Change(DELETE, target, change.old, None)
+        self._chunk.steps.append(step)
+
+    def _other(self, item: Item) -> Chunk | None:
         match item:
-            case Insert() | Update() | Delete():
-                await self._row(item)
-                full = len(self._chunk.operations) >= CHUNK_OPERATIONS or self._chunk.bytes >= CHUNK_BYTES
-                return self._cut() if full else None
             case Begin():
                 self._chunk = Chunk(Lsn(item.final_lsn))
             case Commit():
@@ -96,20 +121,6 @@ class Planner:
     def _cut(self) -> Chunk:
         chunk, self._chunk = self._chunk, Chunk(self._chunk.commit_lsn)
         return chunk
-
-    async def _row(self, change: Insert | Update | Delete) -> None:
-        target = self._targets.get(change.relation_oid) or await self._target(change.relation_oid)
-        if self._in_copy(target.table):
-            return
-        match change:
-            case Insert():
-                operation = target.insert(change.new)
-            case Update():
-                operation = target.update(change.old, change.new)
-            case Delete():
-                operation = target.delete(change.old)
-        self._chunk.operations.append(operation)
-        self._chunk.bytes += sum(len(value) for value in operation.values if value is not None)
 
     def _in_copy(self, table: TableId) -> bool:
         """Whether the table was copied under a snapshot that has this transaction already."""
@@ -135,7 +146,7 @@ class Planner:
         tables = [self._relation(oid).table for oid in change.relation_oids]
         tables = [table for table in tables if not self._in_copy(table)]
         if tables:
-            self._chunk.operations.append(truncate(tables, restart_identity=change.restart_identity))
+            self._chunk.steps.append(Truncation(tuple(tables), change.restart_identity))
 
     def _message(self, message: Message) -> None:
         content = message.content.decode(errors="replace")

@@ -9,6 +9,7 @@ error names it.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,13 +19,17 @@ from dataclasses import dataclass
 from opentelemetry.context import Context
 
 from services.applier.chunks import ChunkQueue
+from services.applier.compact import compact, row_by_row
 from services.applier.planner import Chunk
 from services.shared.model import Lsn, PgmigError
-from services.shared.pg.apply import ApplySession
+from services.shared.pg.apply import ApplySession, CommitFailedError
 from services.shared.runtime.telemetry import SpanName, span, tracer
 
-GROUP_OPERATIONS = 2000
-GROUP_TRANSACTIONS = 500
+log = logging.getLogger(__name__)
+
+GROUP_STEPS = 5000
+GROUP_TRANSACTIONS = 1000
+GROUP_BYTES = 8 << 20
 FLUSH_POLL_S = 0.05
 
 
@@ -62,7 +67,7 @@ class Writer:
         self._on_sentinel = on_sentinel
         self._strict_until = strict_until
         self._group: list[Chunk] = []
-        self._group_operations = 0
+        self._group_steps = self._group_bytes = 0
         self._large = False
         self._latest = Lsn(0)  # commit LSN of the last transaction taken
         self._sequences: deque[tuple[Lsn, int]] = deque()
@@ -73,6 +78,10 @@ class Writer:
         while True:
             try:
                 await self._step(queue)
+            except CommitFailedError as exc:  # whose transactions are no longer at hand
+                if exc.error.policy.retry:
+                    raise exc.error from exc
+                raise GroupFailedError(self._latest, exc.error) from exc
             except PgmigError as exc:
                 if exc.policy.retry or self._latest <= self._strict_until:
                     raise
@@ -124,33 +133,66 @@ class Writer:
 
     async def _go_on(self, chunk: Chunk) -> None:
         """Part of a transaction that has a destination transaction of its own."""
+        plan = row_by_row if self._strict(chunk) else compact
         with _Located(chunk.commit_lsn), _spans([chunk]):
-            await self._session.execute(chunk.operations, durable=bool(chunk.sentinels))
+            await self._session.execute(plan(chunk.steps), durable=bool(chunk.sentinels))
             if chunk.end is not None:
                 self._large = False
                 await self._commit([chunk])
             else:
-                self._totals.rows += len(chunk.operations)
+                self._totals.rows += len(chunk.steps)
                 self._totals.bytes += chunk.bytes
 
+    def _strict(self, chunk: Chunk) -> bool:
+        return chunk.commit_lsn <= self._strict_until
+
     async def _add(self, chunk: Chunk) -> None:
-        self._group.append(chunk)
-        self._group_operations += len(chunk.operations)
-        strict = chunk.commit_lsn <= self._strict_until
-        full = self._group_operations >= GROUP_OPERATIONS or len(self._group) >= GROUP_TRANSACTIONS
-        if strict or full or chunk.sentinels:
+        if self._strict(chunk):
             await self._finish_group()
-        if strict:
-            await self._session.settle()  # a commit may fail too: a deferred constraint
+            await self._replay([chunk])
+            return
+        self._group.append(chunk)
+        self._group_steps += len(chunk.steps)
+        self._group_bytes += chunk.bytes
+        if self._full() or chunk.sentinels:
+            await self._finish_group()
+
+    def _full(self) -> bool:
+        return (
+            self._group_steps >= GROUP_STEPS
+            or self._group_bytes >= GROUP_BYTES
+            or len(self._group) >= GROUP_TRANSACTIONS
+        )
 
     async def _finish_group(self) -> None:
         if not self._group:
             return
-        group, self._group, self._group_operations = self._group, [], 0
-        operations = [operation for chunk in group for operation in chunk.operations]
-        with _Located(group[0].commit_lsn), _spans(group):
-            await self._session.execute(operations, durable=any(chunk.sentinels for chunk in group))
-            await self._commit(group)
+        group, self._group = self._group, []
+        self._group_steps = self._group_bytes = 0
+        try:
+            with _Located(group[0].commit_lsn), _spans(group):
+                operations = compact(step for chunk in group for step in chunk.steps)
+                await self._session.execute(operations, durable=any(chunk.sentinels for chunk in group))
+                await self._commit(group)
+        except PgmigError as exc:
+            if exc.policy.retry:
+                raise
+            log.info("a set of changes was refused (%s): replaying its transactions one by one", exc)
+            await self._session.rollback()
+            self._strict_until = self._latest
+            await self._replay(group)
+
+    async def _replay(self, group: list[Chunk]) -> None:
+        """Each transaction by itself, each change as it happened, each commit seen through: what
+        fails here is to blame, and everything before it is kept."""
+        for chunk in group:
+            with _Located(chunk.commit_lsn), _spans([chunk]):
+                await self._session.execute(row_by_row(chunk.steps), durable=bool(chunk.sentinels))
+                await self._commit([chunk])
+                try:
+                    await self._session.settle()
+                except CommitFailedError as exc:
+                    raise exc.error from exc
 
     async def _commit(self, group: list[Chunk]) -> None:
         last = group[-1]
@@ -158,7 +200,7 @@ class Writer:
         self._session.commit(last.end, last.commit_time_us)
         self._sequences.append((last.end, last.sequence))
         for chunk in group:
-            self._totals.rows += len(chunk.operations)
+            self._totals.rows += len(chunk.steps)
             self._totals.bytes += chunk.bytes
             self._totals.transactions += not chunk.heartbeat
             if chunk.trace is not None:

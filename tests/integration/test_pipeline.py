@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -28,7 +29,10 @@ def equal(p: Pipeline, table: str = "t") -> None:
 DDL = "CREATE TABLE t (id int PRIMARY KEY, v text, big text)"
 
 
-async def test_changes_arrive_exactly(source_db: str, dest_db: str, nats_server: NatsServer) -> None:
+async def test_changes_arrive_exactly(
+    source_db: str, dest_db: str, nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
         await p.start_decoder()
         p.start_applier()
@@ -43,6 +47,7 @@ async def test_changes_arrive_exactly(source_db: str, dest_db: str, nats_server:
         )
         await p.drain("one")
         equal(p)
+    assert "replaying" not in caplog.text, "sets of rows were written as sets"
 
 
 async def test_commits_that_interleave_arrive_in_commit_order(

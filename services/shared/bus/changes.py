@@ -199,13 +199,17 @@ class ChangeWriter:
 
         Call it now and then: an idle writer learns of a lost stream in no other way.
         """
+        with translated(f"looking at change stream {self._stream}"):
+            created, _, _ = await _stream_state(self._client, self._stream)
+        if created != self._tail.created:
+            raise PgmigError(ErrorKind.FENCED, f"{self._stream} was made anew")
         async with self._lock:
             while self._in_flight:
                 await self._settle_first()
             with translated(f"looking at change stream {self._stream}"):
-                created, _, last = await _stream_state(self._client, self._stream)
-            if (created, last) != (self._tail.created, self._next):
-                raise PgmigError(ErrorKind.FENCED, f"{self._stream} was written by another, or made anew")
+                _, _, last = await _stream_state(self._client, self._stream)
+            if last != self._next:
+                raise PgmigError(ErrorKind.FENCED, f"{self._stream} was written by another")
 
 
 def _outcome(message: Msg, sequence: int) -> int:

@@ -31,6 +31,15 @@ from services.shared.pg.target import Operation, Statement
 MAX_PREPARED = 5000
 FLUSH_LOOK_S = 0.01
 
+# Every row is found by its key, whatever the statistics of a table that was just loaded say.
+_PLAN_FOR_KEYS = (
+    "SET enable_seqscan = off",
+    "SET enable_hashjoin = off",
+    "SET enable_mergejoin = off",
+    "SET plan_cache_mode = force_generic_plan",
+    "SET jit = off",
+)
+
 _BEGIN = Statement(b"BEGIN")
 _COMMIT = Statement(b"COMMIT")
 _ROLLBACK = Statement(b"ROLLBACK")
@@ -45,6 +54,14 @@ _PROGRESS_ROW = Statement(
     b"INSERT INTO pgmig.progress AS p (migration_id, lsn) VALUES ($1, $2::pg_catalog.pg_lsn)"
     b" ON CONFLICT (migration_id) DO UPDATE SET lsn = EXCLUDED.lsn"
 )
+
+
+class CommitFailedError(Exception):
+    """A commit failed that was sent together with what follows it. `error` says why."""
+
+    def __init__(self, error: PgmigError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class ApplySession:
@@ -77,6 +94,8 @@ class ApplySession:
                 uses_origin = await _may_use_origins(conn)
                 progress = await _take_progress(conn, migration, uses_origin)
                 await conn.execute("SET synchronous_commit = off")
+                for setting in _PLAN_FOR_KEYS:
+                    await conn.execute(setting)
             session = cls(conn, migration, uses_origin=uses_origin)
         except BaseException:
             await conn.close()
@@ -90,9 +109,11 @@ class ApplySession:
     async def execute(self, operations: Sequence[Operation], *, durable: bool = False) -> None:
         """Run row changes in the open transaction, beginning one if need be.
 
-        Any error ends the use of this session: close it, and open another that starts from
-        progress. Raises MISSING_ROW when an UPDATE or DELETE found none (rule 11).
+        Raises CommitFailedError when the commit that was held failed, otherwise PgmigError: among
+        them MISSING_ROW when an UPDATE or DELETE did not find its rows (rule 11). Then `rollback`
+        gives up the open transaction, unless the error is one that a new session cures.
         """
+        held = len(self._held)
         head = self._take_held()
         if not self._in_transaction:
             head.append(Operation(_BEGIN, ()))
@@ -101,14 +122,10 @@ class ApplySession:
         if durable:
             head.append(Operation(_DURABLE, ()))
         self._wrote = self._wrote or bool(operations)
-        counts = await self._run([*head, *operations])
+        counts = await self._run([*head, *operations], held)
         for operation, count in zip(operations, counts[len(head) :], strict=True):
-            if operation.key is not None and count == 0:
-                raise PgmigError(
-                    ErrorKind.MISSING_ROW,
-                    f"no row of {operation.table} on the destination has {operation.key}",
-                    "find out who changed the destination; put the row back, then resume",
-                )
+            if operation.rows is not None and count != operation.rows:
+                raise _missing(operation, count)
 
     def commit(self, end: Lsn, commit_time_us: int) -> None:
         """End the open transaction with progress `end`. Takes effect with the next `execute`
@@ -127,12 +144,14 @@ class ApplySession:
     async def settle(self) -> None:
         """Send a held commit and wait for it."""
         if self._held:
-            await self._run(self._take_held())
+            held = self._take_held()
+            await self._run(held, len(held))
 
     async def poll_flush(self) -> Lsn:
         """Ask how far the destination's disk is; returns `flushed`. Only between transactions."""
         if self._unflushed and not self._in_transaction:
-            await self._run([*self._take_held(), Operation(_WAL, ())])
+            await self.settle()
+            await self._run([Operation(_WAL, ())])
         return self.flushed
 
     async def await_flush(self) -> None:
@@ -158,10 +177,10 @@ class ApplySession:
         held, self._held = self._held, []
         return held
 
-    async def _run(self, operations: Sequence[Operation]) -> list[int]:
-        """One pipeline segment; rows affected by each operation."""
+    async def _run(self, operations: Sequence[Operation], held: int = 0) -> list[int]:
+        """One pipeline segment; rows affected by each operation. The first `held` are a commit."""
         commands: deque[PipelineCommand] = deque()
-        owners: list[Operation | None] = []
+        owners: list[Operation | Statement | None] = []  # a Statement: its preparation
         if len(self._prepared) >= MAX_PREPARED:
             self._prepared.clear()
             commands.append(partial(self._pgconn.send_query_params, b"DEALLOCATE ALL", None))
@@ -170,7 +189,7 @@ class ApplySession:
             name = self._prepared.get(operation.statement)
             if name is None:
                 name = self._prepare(operation.statement, commands)
-                owners.append(None)
+                owners.append(operation.statement)
             commands.append(partial(self._pgconn.send_query_prepared, name, operation.values))
             owners.append(operation)
         commands.append(self._pgconn.pipeline_sync)
@@ -178,14 +197,16 @@ class ApplySession:
             results = await self._conn.wait(self._exchange(commands))
         except psycopg.Error as exc:
             raise translate(exc, "applying changes to the destination") from exc
-        counts = []
-        for operation_or_none, result in zip(owners, results, strict=True):
+        counts: list[int] = []
+        for owner, result in zip(owners, results, strict=True):
             if result.status not in {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}:
-                raise self._failure(operation_or_none, result)
-            if operation_or_none is None:
+                self._forget_skipped(owners, results)
+                failure = self._failure(owner, result)
+                raise CommitFailedError(failure) if len(counts) < held else failure
+            if not isinstance(owner, Operation):
                 continue
             counts.append(result.command_tuples or 0)
-            if operation_or_none.statement is _WAL:
+            if owner.statement is _WAL:
                 self._note_wal(result)
         return counts
 
@@ -202,12 +223,22 @@ class ApplySession:
             groups.append((yield from generators.fetch_many(self._pgconn)))
         return [group[0] for group in groups[:-1]]
 
-    def _failure(self, operation: Operation | None, result: pq.abc.PGresult) -> PgmigError:
+    def _forget_skipped(
+        self, owners: list[Operation | Statement | None], results: list[pq.abc.PGresult]
+    ) -> None:
+        """Statements whose preparation was skipped behind an error are not prepared."""
+        for owner, result in zip(owners, results, strict=True):
+            if isinstance(owner, Statement) and result.status != pq.ExecStatus.COMMAND_OK:
+                self._prepared.pop(owner, None)
+
+    def _failure(self, owner: Operation | Statement | None, result: pq.abc.PGresult) -> PgmigError:
         error = psycopg.errors.error_from_result(result, encoding=self._conn.info.encoding)
         found = translate(error, "applying changes to the destination")
         if found.kind is not ErrorKind.INTERNAL:
             return found
-        table = error.diag.table_name or (operation.table.name if operation and operation.table else "")
+        table = error.diag.table_name
+        if not table and isinstance(owner, Operation) and owner.table:
+            table = owner.table.name
         constraint = f", constraint {error.diag.constraint_name}" if error.diag.constraint_name else ""
         where = f" (table {table}{constraint})" if table else ""
         return PgmigError(
@@ -225,6 +256,15 @@ class ApplySession:
             self._unflushed.append((inserted, self.progress))
         while self._unflushed and self._unflushed[0][0] <= flushed:
             self.flushed = self._unflushed.popleft()[1]
+
+
+def _missing(operation: Operation, count: int) -> PgmigError:
+    which = f"row with {operation.key}" if operation.key else f"{(operation.rows or 0) - count} of the rows"
+    return PgmigError(
+        ErrorKind.MISSING_ROW,
+        f"{operation.table} on the destination lacks the {which} that a change of the source is about",
+        "find out who changed the destination; put the row back, then resume",
+    )
 
 
 async def _may_use_origins(conn: AsyncConnection) -> bool:

@@ -1,30 +1,43 @@
-"""A destination table as the target of row changes: pgoutput values in, statements out.
+"""A destination table as the target of row changes: what its rows are found by, and the statements.
 
 Statements are built once for each shape (operation and which columns it touches) and are
 prepared by the session. Values stay the bytes that pgoutput sent; the server reads them as
 the column's type.
 
-Rows are found by the replica identity. Where that is FULL and the destination has no primary
-key, all columns are compared as text, because json, xml and point have no equality and some
-types' `=` is not identity (box, numeric); one of several equal rows is taken.
+One row at a time (`insert`, `update`, `delete`), or many at once (`insert_many`, ...): then each
+column travels as one array, and rows are joined by key. A column whose type cannot be an
+array's element (arrays, composites, domains) travels as text and is cast.
+
+Rows are found by the replica identity. Where that is FULL the destination's primary key takes
+its place, if there is one; otherwise all columns are compared as text, because json, xml and
+point have no equality and some types' `=` is not identity (box, numeric), and one of several
+equal rows is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import ErrorKind, Lsn, PgmigError, TableId
+from services.shared.model import ErrorKind, Lsn, PgmigError, ReplicaIdentity, TableId
 from services.shared.pg.connection import translated
 from services.shared.pgoutput import UNCHANGED, Relation, Values
 
 _COLUMNS = """
-SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attidentity = 'a',
-       coalesce(a.attnum = ANY (i.indkey::int2[]), false)
+SELECT a.attname,
+       pg_catalog.format_type(a.atttypid, a.atttypmod),
+       CASE WHEN t.typtype IN ('b', 'e', 'r', 'm') AND t.typcategory <> 'A' AND t.typarray <> 0
+            THEN pg_catalog.format_type(a.atttypid, -1) END,
+       a.attidentity = 'a',
+       coalesce(a.attnum = ANY (i.indkey::int2[]), false),
+       EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                WHERE g.tgrelid = a.attrelid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal)
   FROM pg_catalog.pg_attribute a
+  JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
   LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
  WHERE a.attrelid = pg_catalog.to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
@@ -39,79 +52,121 @@ class Statement:
 
 
 class Operation(NamedTuple):
-    """A statement with its values. key: names the row it expects, for an error; None when the
-    number of rows does not matter."""
+    """A statement with its parameters. rows: how many it must touch; None: any number.
+    key: names the expected row of a single-row statement, for an error."""
 
     statement: Statement
     values: tuple[bytes | None, ...]
     table: TableId | None = None
-    key: str | None = None
+    rows: int | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class _TargetColumn:
+class TargetColumn:
+    """type_sql: as declared. element_sql: the type as an array's element; None: send it as text."""
+
     name: str
     type_sql: str
+    element_sql: str | None
     identity_always: bool
     primary: bool
 
 
-@dataclass(slots=True)
+Key = bytes | tuple[bytes | None, ...] | None
+
+
+@dataclass(slots=True, eq=False)
 class TargetTable:
-    """Built from a Relation message and the destination's catalog."""
+    """Built from a Relation message and the destination's catalog.
+
+    where: indexes of the columns that find a row; empty when rows have no key. row_by_row: the
+    destination has triggers that fire for replicated changes, which must see each one.
+    """
 
     relation: Relation
-    columns: tuple[_TargetColumn, ...]  # in the relation's order
-    has_primary_key: bool
+    columns: tuple[TargetColumn, ...]  # in the relation's order
+    where: tuple[int, ...]
+    row_by_row: bool
+    key_of: Callable[[Values], Key] = field(init=False)
     _shapes: dict[tuple[object, ...], Statement] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.key_of = itemgetter(*self.where) if self.where else _no_key
 
     @property
     def table(self) -> TableId:
         return self.relation.table
 
+    @property
+    def keyed(self) -> bool:
+        return bool(self.where)
+
+    # One row at a time.
+
     def insert(self, new: Values) -> Operation:
         statement = self._shapes.get(("I",)) or self._build(("I",), self._insert_sql())
-        return Operation(statement, self._sent(new))
+        if UNCHANGED in new:
+            raise PgmigError(ErrorKind.CORRUPT, f"an inserted row of {self.table} lacks a value")
+        return Operation(statement, _bytes(new), self.table)
 
     def update(self, old: Values | None, new: Values) -> Operation:
         """old: the replica identity as it was, when it changed or is FULL."""
-        by_row = self._by_row(old)
-        touched = tuple(
-            i for i, value in enumerate(new) if value is not UNCHANGED and not self.columns[i].identity_always
-        )
-        where = self._where(by_row)
-        shape = ("U", touched, where)
-        statement = self._shapes.get(shape) or self._build(shape, self._update_sql(touched, where, by_row))
+        where = self._row_where()
+        touched = self._settable(new)
+        shape = ("U", touched)
+        statement = self._shapes.get(shape) or self._build(shape, self._update_sql(touched, where))
         found_by = old if old is not None else new
         values = [new[i] for i in touched] + [found_by[i] for i in where]
-        return Operation(statement, _bytes(values), self.table, self._key(where, found_by))
+        return Operation(statement, _bytes(values), self.table, 1, self._key_text(where, found_by))
 
     def delete(self, old: Values) -> Operation:
-        by_row = self._by_row(old)
-        where = self._where(by_row)
-        shape = ("D", where)
-        statement = self._shapes.get(shape) or self._build(shape, self._delete_sql(where, by_row))
-        return Operation(statement, _bytes([old[i] for i in where]), self.table, self._key(where, old))
+        where = self._row_where()
+        statement = self._shapes.get(("D",)) or self._build(("D",), self._delete_sql(where))
+        values = _bytes([old[i] for i in where])
+        return Operation(statement, values, self.table, 1, self._key_text(where, old))
 
-    def _by_row(self, old: Values | None) -> bool:
-        """Whether only the whole old row says which row is meant."""
-        full = all(column.key for column in self.relation.columns)
-        return full and old is not None and not self.has_primary_key
+    # Many rows at once; every row has a key that no other of them has.
 
-    def _where(self, by_row: bool) -> tuple[int, ...]:
-        indexes = range(len(self.columns))
-        if by_row:
-            return tuple(indexes)
-        keys = tuple(i for i in indexes if self.relation.columns[i].key)
-        if len(keys) == len(self.columns) and self.has_primary_key:
-            return tuple(i for i in indexes if self.columns[i].primary)
-        if not keys:
+    def insert_many(self, rows: Sequence[Values]) -> Operation:
+        statement = self._shapes.get(("i",)) or self._build(("i",), self._insert_many_sql())
+        return Operation(statement, _arrays(rows, range(len(self.columns))), self.table, len(rows))
+
+    def update_many(self, rows: Sequence[Values], touched: tuple[int, ...]) -> Operation:
+        """rows: as they become; all leave the same columns out (see `touched`)."""
+        shape = ("u", touched)
+        statement = self._shapes.get(shape) or self._build(shape, self._update_many_sql(touched))
+        return Operation(statement, _arrays(rows, (*self.where, *touched)), self.table, len(rows))
+
+    def delete_many(self, keys: Sequence[Key]) -> Operation:
+        statement = self._shapes.get(("d",)) or self._build(("d",), self._delete_many_sql())
+        columns = [keys] if len(self.where) == 1 else list(zip(*keys, strict=True))  # type: ignore[arg-type]
+        return Operation(statement, tuple(array(c) for c in columns), self.table, len(keys))  # type: ignore[arg-type]
+
+    def touched(self, new: Values) -> tuple[int, ...]:
+        """The columns that an UPDATE to `new` sets, its key being known to stay as it is."""
+        return tuple(i for i in self._settable(new) if i not in self.where)
+
+    def must_replace(self, old: Values, new: Values) -> bool:
+        """Whether no UPDATE can express the change: a GENERATED ALWAYS identity in the key."""
+        return any(self.columns[i].identity_always and old[i] != new[i] for i in self.where)
+
+    def _settable(self, new: Values) -> tuple[int, ...]:
+        """Columns that were sent, without GENERATED ALWAYS identities, which UPDATE cannot set."""
+        return tuple(
+            i for i, value in enumerate(new) if value is not UNCHANGED and not self.columns[i].identity_always
+        )
+
+    def _row_where(self) -> tuple[int, ...]:
+        if self.where:
+            return self.where
+        if self.relation.replica_identity is not ReplicaIdentity.FULL:
             raise PgmigError(
                 ErrorKind.NO_REPLICA_IDENTITY,
                 f"the source sent an update or delete of {self.table}, which has no replica identity",
                 "give the table a primary key or REPLICA IDENTITY FULL on the source",
             )
-        return keys
+        return tuple(range(len(self.columns)))
 
     def _build(self, shape: tuple[object, ...], text: sql.Composable) -> Statement:
         statement = self._shapes[shape] = Statement(text.as_bytes(None))
@@ -120,57 +175,106 @@ class TargetTable:
     def _name(self) -> sql.Identifier:
         return sql.Identifier(self.table.schema, self.table.name)
 
+    def _column(self, i: int) -> sql.Identifier:
+        return sql.Identifier(self.columns[i].name)
+
     def _insert_sql(self) -> sql.Composable:
         if not self.columns:
             return sql.SQL("INSERT INTO {} DEFAULT VALUES").format(self._name())
-        names = sql.SQL(", ").join(sql.Identifier(column.name) for column in self.columns)
-        slots = sql.SQL(", ").join(sql.SQL(f"${n + 1}") for n in range(len(self.columns)))
-        return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})").format(
-            self._name(), names, slots
-        )
+        slots = _list(_slot(n) for n in range(len(self.columns)))
+        return sql.SQL("{} VALUES ({})").format(self._insert_head(), slots)
 
-    def _update_sql(self, touched: tuple[int, ...], where: tuple[int, ...], by_row: bool) -> sql.Composable:
+    def _insert_head(self) -> sql.Composable:
+        names = _list(self._column(i) for i in range(len(self.columns)))
+        return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE").format(self._name(), names)
+
+    def _update_sql(self, touched: tuple[int, ...], where: tuple[int, ...]) -> sql.Composable:
         # Nothing to set still has to find its row.
-        assignments = [
-            sql.SQL("{} = {}").format(sql.Identifier(self.columns[i].name), sql.SQL(f"${n + 1}"))
-            for n, i in enumerate(touched)
-        ] or [sql.SQL("{0} = {0}").format(sql.Identifier(self.columns[where[0]].name))]
+        assignments = [sql.SQL("{} = {}").format(self._column(i), _slot(n)) for n, i in enumerate(touched)]
+        if not assignments:
+            assignments = [sql.SQL("{0} = {0}").format(self._column(where[0]))]
         return sql.SQL("UPDATE ONLY {} SET {} WHERE {}").format(
-            self._name(), sql.SQL(", ").join(assignments), self._condition(where, len(touched) + 1, by_row)
+            self._name(), _list(assignments), self._condition(where, len(touched))
         )
 
-    def _delete_sql(self, where: tuple[int, ...], by_row: bool) -> sql.Composable:
-        return sql.SQL("DELETE FROM ONLY {} WHERE {}").format(self._name(), self._condition(where, 1, by_row))
+    def _delete_sql(self, where: tuple[int, ...]) -> sql.Composable:
+        return sql.SQL("DELETE FROM ONLY {} WHERE {}").format(self._name(), self._condition(where, 0))
 
-    def _condition(self, where: tuple[int, ...], first: int, by_row: bool) -> sql.Composable:
-        parts = []
-        for n, i in enumerate(where):
-            name, slot = sql.Identifier(self.columns[i].name), sql.SQL(f"${first + n}")
-            if by_row:
-                kind = sql.SQL(self.columns[i].type_sql)
-                parts.append(
-                    sql.SQL("{}::text IS NOT DISTINCT FROM (CAST({} AS {}))::text").format(name, slot, kind)
-                )
-            else:
-                parts.append(sql.SQL("{} = {}").format(name, slot))
-        condition = sql.SQL(" AND ").join(parts)
-        if not by_row:
-            return condition
-        return sql.SQL("ctid = (SELECT ctid FROM ONLY {} WHERE {} LIMIT 1)").format(self._name(), condition)
+    def _condition(self, where: tuple[int, ...], first: int) -> sql.Composable:
+        if self.where:
+            pairs = [
+                sql.SQL("{} = {}").format(self._column(i), _slot(first + n)) for n, i in enumerate(where)
+            ]
+            return sql.SQL(" AND ").join(pairs)
+        same = sql.SQL(" AND ").join(
+            sql.SQL("{}::text IS NOT DISTINCT FROM (CAST({} AS {}))::text").format(
+                self._column(i), _slot(first + n), sql.SQL(self.columns[i].type_sql)
+            )
+            for n, i in enumerate(where)
+        )
+        return sql.SQL("ctid = (SELECT ctid FROM ONLY {} WHERE {} LIMIT 1)").format(self._name(), same)
 
-    def _sent(self, new: Values) -> tuple[bytes | None, ...]:
-        if UNCHANGED in new:
-            raise PgmigError(ErrorKind.CORRUPT, f"an inserted row of {self.table} lacks a value")
-        return _bytes(new)
+    def _insert_many_sql(self) -> sql.Composable:
+        every = tuple(range(len(self.columns)))
+        values = _list(self._element(i, n) for n, i in enumerate(every))
+        return sql.SQL("{} SELECT {} FROM {}").format(self._insert_head(), values, self._unnest(every))
 
-    def _key(self, where: tuple[int, ...], values: Values) -> str:
-        """The key for an error text, each value cut to 40 bytes."""
+    def _update_many_sql(self, touched: tuple[int, ...]) -> sql.Composable:
+        first = len(self.where)
+        assignments = [
+            sql.SQL("{} = {}").format(self._column(i), self._element(i, first + n))
+            for n, i in enumerate(touched)
+        ] or [sql.SQL("{0} = t.{0}").format(self._column(self.where[0]))]
+        return sql.SQL("UPDATE ONLY {} t SET {} FROM {} WHERE {}").format(
+            self._name(), _list(assignments), self._unnest((*self.where, *touched)), self._join()
+        )
+
+    def _delete_many_sql(self) -> sql.Composable:
+        return sql.SQL("DELETE FROM ONLY {} t USING {} WHERE {}").format(
+            self._name(), self._unnest(self.where), self._join()
+        )
+
+    def _unnest(self, columns: Sequence[int]) -> sql.Composable:
+        arrays = _list(
+            sql.SQL("{}::{}[]").format(_slot(n), sql.SQL(self.columns[i].element_sql or "text"))
+            for n, i in enumerate(columns)
+        )
+        names = _list(sql.SQL(f"v{n}") for n in range(len(columns)))
+        # Not qualified: several arrays side by side are syntax, and the search path is empty.
+        return sql.SQL("unnest({}) AS s({})").format(arrays, names)
+
+    def _element(self, i: int, n: int) -> sql.Composable:
+        value = sql.SQL(f"s.v{n}")
+        if self.columns[i].element_sql is not None:
+            return value
+        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(self.columns[i].type_sql))
+
+    def _join(self) -> sql.Composable:
+        return sql.SQL(" AND ").join(
+            sql.SQL("t.{} = {}").format(self._column(i), self._element(i, n))
+            for n, i in enumerate(self.where)
+        )
+
+    def _key_text(self, where: tuple[int, ...], values: Values) -> str:
+        """The key for an error text: at most four columns, each value cut to 40 bytes."""
         shown = []
         for i in where[:4]:
             value = values[i]
             text = value[:40].decode(errors="replace") if isinstance(value, bytes) else "NULL"
             shown.append(f"{self.columns[i].name}={text}")
         return ", ".join(shown)
+
+
+def _no_key(_row: Values) -> Key:
+    return None
+
+
+def _slot(n: int) -> sql.SQL:
+    return sql.SQL(f"${n + 1}")
+
+
+def _list(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
 
 
 def _bytes(values: Sequence[object]) -> tuple[bytes | None, ...]:
@@ -180,12 +284,34 @@ def _bytes(values: Sequence[object]) -> tuple[bytes | None, ...]:
     return tuple(values)  # type: ignore[arg-type]
 
 
+def _arrays(rows: Sequence[Values], columns: Sequence[int]) -> tuple[bytes, ...]:
+    by_column = list(zip(*rows, strict=True))
+    return tuple(array(by_column[i]) for i in columns)  # type: ignore[arg-type]
+
+
+def array(values: Sequence[bytes | None]) -> bytes:
+    """Values as the text of a one-dimensional array. Every element is quoted, so that only
+    backslash and quote need escapes; mostly neither is there, and one join does it."""
+    if None not in values:
+        joined = b'","'.join(values)  # type: ignore[arg-type]
+        if b"\\" not in joined and joined.count(b'"') == 2 * (len(values) - 1):
+            return b'{"' + joined + b'"}'
+    return b"{" + b",".join(map(_element_text, values)) + b"}"
+
+
+def _element_text(value: bytes | None) -> bytes:
+    if value is None:
+        return b"NULL"
+    return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+
 def truncate(tables: Sequence[TableId], *, restart_identity: bool) -> Operation:
     """All in one statement: tables that refer to each other can only be truncated together.
     The source lists those that CASCADE reached, so it is not repeated here."""
-    listed = sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(t.schema, t.name)) for t in tables)
+    listed = _list([sql.SQL("ONLY {}").format(sql.Identifier(t.schema, t.name)) for t in tables])
     restart = sql.SQL(" RESTART IDENTITY") if restart_identity else sql.SQL("")
-    return Operation(Statement(sql.SQL("TRUNCATE {}{}").format(listed, restart).as_bytes(None)), ())
+    text = sql.SQL("TRUNCATE {}{}").format(listed, restart)
+    return Operation(Statement(text.as_bytes(None)), (), tables[0])
 
 
 async def describe_target(conn: AsyncConnection, relation: Relation, lsn: Lsn) -> TargetTable:
@@ -194,7 +320,7 @@ async def describe_target(conn: AsyncConnection, relation: Relation, lsn: Lsn) -
     name = sql.Identifier(relation.schema, relation.name).as_string(conn)
     with translated(f"reading the columns of {relation.table} on the destination"):
         rows = await (await conn.execute(_COLUMNS, [name])).fetchall()
-    found = {row[0]: _TargetColumn(*row) for row in rows}
+    found = {row[0]: TargetColumn(*row[:5]) for row in rows}
     wanted = [column.name for column in relation.columns]
     if not rows and wanted:
         raise PgmigError(
@@ -213,5 +339,19 @@ async def describe_target(conn: AsyncConnection, relation: Relation, lsn: Lsn) -
             lsn,
         )
     columns = tuple(found[column] for column in wanted)
-    primary = [column for column in found.values() if column.primary]
-    return TargetTable(relation, columns, bool(primary) and all(c.name in wanted for c in primary))
+    return TargetTable(
+        relation,
+        columns,
+        where=_find_by(relation, columns, found),
+        row_by_row=any(row[5] for row in rows),
+    )
+
+
+def _find_by(
+    relation: Relation, columns: tuple[TargetColumn, ...], found: dict[str, TargetColumn]
+) -> tuple[int, ...]:
+    """Indexes of the columns that find a row: the key that was sent; under FULL the primary key."""
+    if relation.replica_identity is not ReplicaIdentity.FULL:
+        return tuple(i for i, column in enumerate(relation.columns) if column.key)
+    primary = tuple(i for i, column in enumerate(columns) if column.primary)
+    return primary if len(primary) == sum(column.primary for column in found.values()) else ()

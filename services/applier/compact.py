@@ -1,0 +1,208 @@
+"""Row changes in order, fewest statements with the same outcome (rule 13). A pure function.
+
+Per keyed table only the net effect of the changes on each key is written: deletes, then updates,
+then inserts. Foreign keys and ordinary triggers are off in the applier's session, so the order
+between tables does not matter; TRUNCATE is a barrier for all of them.
+
+What one key went through, relative to the destination's row before:
+
+    INSERT   no row before; values are the new row
+    UPDATE   a row before; values are the row as it becomes, UNCHANGED where never sent
+    DELETE   a row before, none afterwards
+    REPLACE  deleted, then inserted: both are written
+
+Changes that a net effect cannot express (a key change that left TOASTed values out, a history
+that contradicts itself) are written as they are, after what was pending for their table. Rows
+without a key change one at a time; their inserts may still be written together.
+
+When a set of rows meets a constraint that single steps would not (unique keys that swap), or
+a row is missing, the writer rolls back and replays `row_by_row`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from services.shared.model import TableId
+from services.shared.pg.target import Key, Operation, TargetTable, truncate
+from services.shared.pgoutput import UNCHANGED, Values
+
+INSERT, UPDATE, DELETE, REPLACE = "IUDR"
+FEW = 3
+"""Fewer rows than this are written by single-row statements, which plan and run cheaper."""
+
+
+class Change(NamedTuple):
+    """kind: INSERT, UPDATE or DELETE. old: the replica identity, where it was sent."""
+
+    kind: str
+    target: TargetTable
+    old: Values | None
+    new: Values | None
+
+
+class Truncation(NamedTuple):
+    tables: tuple[TableId, ...]
+    restart_identity: bool
+
+
+Step = Change | Truncation
+
+
+def single(change: Change) -> list[Operation]:
+    """The change as it happened."""
+    kind, target, old, new = change
+    if kind == INSERT and new is not None:
+        return [target.insert(new)]
+    if kind == UPDATE and new is not None:
+        if old is not None and target.must_replace(old, new):
+            return [target.delete(old), target.insert(new)]
+        return [target.update(old, new)]
+    assert old is not None
+    return [target.delete(old)]
+
+
+def row_by_row(steps: Iterable[Step]) -> list[Operation]:
+    """Every step as it happened, in order."""
+    operations: list[Operation] = []
+    for step in steps:
+        operations += [_truncate(step)] if isinstance(step, Truncation) else single(step)
+    return operations
+
+
+def _truncate(step: Truncation) -> Operation:
+    return truncate(step.tables, restart_identity=step.restart_identity)
+
+
+def compact(steps: Iterable[Step]) -> list[Operation]:
+    """Statements with the same outcome as `row_by_row(steps)`."""
+    operations: list[Operation] = []
+    pending: dict[TargetTable, _Pending] = {}
+    for step in steps:
+        if isinstance(step, Truncation):
+            for held in pending.values():
+                operations += held.take()
+            operations.append(_truncate(step))
+            continue
+        table = pending.get(step.target)
+        if table is None:
+            table = pending[step.target] = _Pending(step.target)
+        if not table.add(step):
+            operations += table.take()
+            if not table.add(step):
+                operations += single(step)
+    for held in pending.values():
+        operations += held.take()
+    return operations
+
+
+class _Pending:
+    """What one table still has to be told."""
+
+    def __init__(self, target: TargetTable) -> None:
+        self._target = target
+        self._rows: dict[Key, tuple[str, Values]] = {}
+        self._keyless: list[Values] = []
+
+    def add(self, change: Change) -> bool:
+        """Merge the change; False if it must be written by itself, after what is pending."""
+        if change.target.row_by_row:
+            return False
+        if change.target.where:
+            return self._add_keyed(change)
+        if change.kind != INSERT or change.new is None:
+            return False
+        self._keyless.append(change.new)
+        return True
+
+    def _add_keyed(self, change: Change) -> bool:
+        kind, target, old, new = change
+        if kind == UPDATE and new is not None:
+            key = target.key_of(new)
+            if old is not None and (before := target.key_of(old)) != key:
+                return self._move(before, key, new)
+            return self._update(key, new)
+        if kind == INSERT and new is not None:
+            return self._insert(target.key_of(new), new)
+        assert old is not None
+        return self._delete(target.key_of(old), old)
+
+    def _update(self, key: Key, new: Values) -> bool:
+        before = self._rows.get(key)
+        if before is None:
+            self._rows[key] = (UPDATE, new)
+            return True
+        if before[0] == DELETE:
+            return False
+        self._rows[key] = (before[0], _merged(before[1], new))
+        return True
+
+    def _insert(self, key: Key, new: Values) -> bool:
+        before = self._rows.get(key)
+        if before is None:
+            self._rows[key] = (INSERT, new)
+        elif before[0] == DELETE:
+            self._rows[key] = (REPLACE, new)
+        else:
+            return False
+        return True
+
+    def _delete(self, key: Key, old: Values) -> bool:
+        before = self._rows.get(key)
+        if before is None or before[0] in (UPDATE, REPLACE):
+            self._rows[key] = (DELETE, old)
+        elif before[0] == INSERT:
+            del self._rows[key]
+        else:
+            return False
+        return True
+
+    def _move(self, before: Key, key: Key, new: Values) -> bool:
+        """A key change. A row that was inserted here simply has the other key; one that stood
+        before is written by itself, since only an UPDATE keeps what was not sent."""
+        held = self._rows.get(before)
+        if held is None or held[0] != INSERT or key in self._rows:
+            return False
+        del self._rows[before]
+        self._rows[key] = (INSERT, _merged(held[1], new))
+        return True
+
+    def take(self) -> list[Operation]:
+        """Statements for what is pending; nothing is pending afterwards."""
+        target = self._target
+        deletes: list[tuple[Key, Values]] = []
+        updates: dict[tuple[int, ...], list[Values]] = {}
+        inserts = self._keyless
+        for key, (kind, values) in self._rows.items():
+            if kind == UPDATE:
+                updates.setdefault(target.touched(values), []).append(values)
+            elif kind == INSERT:
+                inserts.append(values)
+            else:
+                deletes.append((key, values))
+                if kind == REPLACE:
+                    inserts.append(values)
+        self._rows, self._keyless = {}, []
+        operations: list[Operation] = []
+        if len(deletes) < FEW:
+            operations += [target.delete(row) for _, row in deletes]
+        else:
+            operations.append(target.delete_many([key for key, _ in deletes]))
+        for touched, rows in updates.items():
+            if len(rows) < FEW:
+                operations += [target.update(None, row) for row in rows]
+            else:
+                operations.append(target.update_many(rows, touched))
+        if len(inserts) < FEW or not target.columns:
+            operations += [target.insert(row) for row in inserts]
+        else:
+            operations.append(target.insert_many(inserts))
+        return operations
+
+
+def _merged(before: Values, after: Values) -> Values:
+    """`after`, with the values that were not sent taken from `before`."""
+    if UNCHANGED not in after:
+        return after
+    return tuple(old if new is UNCHANGED else new for old, new in zip(before, after, strict=True))
