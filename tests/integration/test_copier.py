@@ -15,7 +15,7 @@ from services.shared.model import (
     PartProgress,
     Unassign,
 )
-from tests.integration.copier_stand import Stand, closed_gate, copier_stand, make_gate
+from tests.integration.copier_stand import TIMEOUT_S, Stand, closed_gate, copier_stand, make_gate
 from tests.integration.copy_bed import (
     copy_schema,
     count,
@@ -53,11 +53,18 @@ def make_table(stand: Stand, name: str, *, gated: bool = False) -> None:
     execute(stand.dest, f"CREATE TABLE {name} (a int {check})")
 
 
-async def finished(stand: Stand, parts: int, migration: MigrationId = MIGRATION) -> None:
-    """Until so many parts are reported done and the queue is empty."""
+def copying(stand: Stand) -> set[tuple[str, str]]:
+    """(worker, part) of the progress reports so far."""
+    reports = stand.coordinator.reports
+    return {(worker, report.part_id) for worker, report in reports if isinstance(report, PartProgress)}
+
+
+async def finished(stand: Stand, parts: int, *, left: int = 0) -> None:
+    """Until so many parts are reported done and so many are left in the queue."""
     await stand.coordinator.until(lambda: len(stand.coordinator.done()) >= parts)
-    while await queued(stand.client, migration):
-        await asyncio.sleep(0.02)
+    async with asyncio.timeout(TIMEOUT_S):
+        while await queued(stand.client, MIGRATION) != left:
+            await asyncio.sleep(0.02)
 
 
 async def test_two_copiers_share_the_tables_of_a_real_schema(
@@ -88,8 +95,8 @@ async def test_copiers_work_on_different_parts_at_the_same_time(stand: Stand) ->
             await stand.start(worker)
             stand.assign(worker, MIGRATION, workers=2)
         await gate.waiting(4)
-        copying = {(who, r.part_id) for who, r in stand.coordinator.reports if isinstance(r, PartProgress)}
-        assert sorted(who for who, _ in copying) == ["c1", "c1", "c2", "c2"]
+        await stand.coordinator.until(lambda: len(copying(stand)) == 4)
+        assert sorted(worker for worker, _ in copying(stand)) == ["c1", "c1", "c2", "c2"]
         gate.open()
         await finished(stand, 4)
     assert [count(stand.dest, table) for table in tables] == [ROWS] * 4
@@ -214,12 +221,11 @@ async def test_a_part_that_cannot_be_copied_fails_alone(stand: Stand) -> None:
         await publish_parts(stand.client, MIGRATION, parts)
         await stand.start("c1")
         stand.assign("c1", MIGRATION)
-        await stand.coordinator.until(lambda: bool(stand.coordinator.done()))
+        await finished(stand, 1, left=1)  # what failed comes back, should the cause be cured
     (failure,) = stand.coordinator.failures()
     assert (failure.kind, failure.part_id) == ("COPY_FAILED", "bad")
     assert "public.bad" in failure.message
     assert "secret" not in failure.message
-    assert await queued(stand.client, MIGRATION) == 1  # it comes back, should the cause be cured
     assert count(stand.dest, "good") == ROWS
 
 
