@@ -1,0 +1,103 @@
+"""Whether a migration kept everything, and whether it left anything behind.
+
+`checks` holds the source, which nobody may write to any more, against the destination, and both
+against what the application knows of its own commits. `left_on_source` and `left_on_destination`
+look at what a migration makes in the catalogs, whatever its id; they give sessions that were
+just closed a moment to go.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import LiteralString
+
+import psycopg
+from psycopg import sql
+
+from tests.lab.catalog import TABLES, USER_SCHEMAS
+from tests.lab.compare import compare_databases
+from tests.lab.workload import WriterReport, check_conserved_sum, check_markers
+
+_GOING_S = 5.0
+_POLL_S = 0.05
+
+_ON_SOURCE: dict[str, LiteralString] = {
+    "replication slot": "SELECT slot_name::text FROM pg_replication_slots"
+    " WHERE database = current_database()",
+    "publication": "SELECT pubname::text FROM pg_publication",
+    "schema": "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'pgmig%'",
+    "session": "SELECT application_name FROM pg_stat_activity"
+    " WHERE datname = current_database() AND application_name LIKE 'pgmig%'",
+}
+_ON_DESTINATION: dict[str, LiteralString] = {
+    "replication origin": "SELECT roname FROM pg_replication_origin WHERE roname LIKE 'pgmig%'",
+    "schema": "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'pgmig%'",
+    "session": "SELECT application_name FROM pg_stat_activity"
+    " WHERE datname = current_database() AND application_name LIKE 'pgmig%'",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. problems: sentences; none when it is as it should be."""
+
+    title: str
+    problems: tuple[str, ...]
+
+
+def checks(source_uri: str, dest_uri: str, report: WriterReport) -> list[Check]:
+    """Rows, sequences and definitions of both sides; what the application knows."""
+    return [
+        Check(
+            "every row, sequence and definition is equal on both sides",
+            tuple(compare_databases(source_uri, dest_uri)),
+        ),
+        Check("the balances still add up to the conserved sum", tuple(check_conserved_sum(dest_uri))),
+        Check(
+            f"all {len(report.acknowledged):,} acknowledged commits are on the destination, "
+            f"none of the {len(report.rolled_back):,} rolled back",
+            tuple(check_markers(dest_uri, report)),
+        ),
+    ]
+
+
+def problems(found: list[Check]) -> list[str]:
+    """All that is wrong."""
+    return [problem for check in found for problem in check.problems]
+
+
+def exit_code(found: list[Check]) -> int:
+    """0 when every check passed (and there was one), else 1."""
+    return 0 if found and not problems(found) else 1
+
+
+def left_on_source(uri: str) -> list[str]:
+    """What a migration has (still) on the source database, a phrase each."""
+    return _found(uri, _ON_SOURCE)
+
+
+def left_on_destination(uri: str) -> list[str]:
+    """What a migration has (still) on the destination, beside what it copied."""
+    return _found(uri, _ON_DESTINATION)
+
+
+def _found(uri: str, queries: dict[str, LiteralString]) -> list[str]:
+    deadline = time.monotonic() + _GOING_S
+    with psycopg.connect(uri, autocommit=True) as conn:
+        while True:
+            found = [f"{what} {row[0]}" for what, query in queries.items() for row in conn.execute(query)]
+            if not found or time.monotonic() > deadline:
+                return found
+            time.sleep(_POLL_S)  # a server process that ends tells nobody
+
+
+def count_rows(uri: str) -> int:
+    """Rows of all tables."""
+    with psycopg.connect(uri) as conn:
+        tables = conn.execute(sql.SQL(TABLES).format(user=sql.SQL(USER_SCHEMAS))).fetchall()
+        counts = [
+            conn.execute(sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(*table))).fetchone()
+            for table in tables
+        ]
+    return sum(row[0] for row in counts if row)
