@@ -78,13 +78,16 @@ def failed(assignment_id: str, exc: BaseException, part_id: str = "") -> Assignm
 
 @dataclass(slots=True)
 class _Running:
-    """beside: snapshot commands being carried out, in `turn`. error: why one of them failed."""
+    """beside: snapshot commands being carried out, in `turn`. error: why one of them failed.
+    stopping: we asked it to end. Task.cancelling() would not tell: a TaskGroup inside may leave
+    it raised after a failure of its own."""
 
     assignment: Assignment
     task: asyncio.Task[None] = field(init=False)
     beside: set[asyncio.Task[None]] = field(default_factory=set)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     error: Exception | None = None
+    stopping: bool = False
 
 
 class AssignmentRunner:
@@ -114,7 +117,9 @@ class AssignmentRunner:
     async def close(self) -> None:
         """Cancel and await everything, without reports: the process ends."""
         for assignment in self.running():
-            self._running[assignment.assignment_id].task.cancel()
+            entry = self._running[assignment.assignment_id]
+            entry.stopping = True
+            entry.task.cancel()
         for assignment in self.running():
             await self._stop(assignment.assignment_id)
 
@@ -139,7 +144,7 @@ class AssignmentRunner:
                 raise
             self._fail(key, entry.error)
         except Exception as exc:
-            if entry.task.cancelling():
+            if entry.stopping:
                 log.warning("assignment %s failed while stopping: %s", key, exc)
             else:
                 self._fail(key, exc)
@@ -156,6 +161,7 @@ class AssignmentRunner:
         entry = self._running.get(assignment_id)
         if entry is None:
             return
+        entry.stopping = True
         await _cancelled({entry.task})
         log.info("assignment %s stopped", assignment_id)
 
