@@ -111,6 +111,8 @@ class Driver:
                 if not error.policy.retry:
                     await self._fail(error)
                     return
+                if error.kind is ErrorKind.SNAPSHOT_LOST:
+                    self.pipeline.snapshot = None
                 wait = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0**retries)
                 retries = min(retries + 1, 10)
                 self.migration.event("warning", f"phase {entered} is tried again: {error}")

@@ -48,6 +48,8 @@ class Coordinator:
             later = replace(record, revision=record.revision + REVISIONS_UNSAVED)
             driver = self._driver(later, Credentials(), restored=True)
             driver.migration.event("info", f"the coordinator was started again {phase}")
+            if record.phase is Phase.STREAMING:  # until the applier says so again
+                driver.migration.move(Phase.CATCHUP)
             driver.start()
 
     def _known(self, stored: dict[str, bytes]) -> Iterator[Record]:

@@ -122,9 +122,13 @@ class Pipeline:
 
     async def credentials(self) -> Credentials:
         """Both connection strings; waits for `resume` when nobody knows them."""
-        if not self._credentials.complete:
-            await self._find_credentials()
+        await self._find_credentials(lambda: self._credentials.complete)
         return self._credentials
+
+    async def source_uri(self) -> str:
+        """Like `credentials`, when the source alone is needed."""
+        await self._find_credentials(lambda: bool(self._credentials.source_uri))
+        return self._credentials.source_uri
 
     async def known_credentials(self) -> Credentials:
         """Like `credentials`, but raises CREDENTIALS_NEEDED instead of waiting."""
@@ -148,17 +152,17 @@ class Pipeline:
             found = await of_password_file(record.source, record.destination)
             self._credentials = self._credentials.filled_from(found)
 
-    async def _find_credentials(self) -> None:
-        while True:
+    async def _find_credentials(self, enough: Callable[[], bool]) -> None:
+        while not enough():
             await self._look_for_credentials()
-            if self._credentials.complete:
+            if enough():
                 break
             if not self.migration.needs_credentials:
                 self.migration.needs_credentials = True
                 self.migration.event("warning", "credentials are needed: resume with both URIs")
             with suppress(TimeoutError):
                 async with asyncio.timeout(PASSWORD_FILE_EVERY_S):
-                    await self.until(lambda: self._credentials.complete)
+                    await self.until(enough)
         self.offer_credentials(Credentials())
 
     # Workers.

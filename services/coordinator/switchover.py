@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 MESSAGES_SINCE = 140000
 """Older sources' pgoutput carries no logical messages: there the WAL position is the sentinel."""
 
+APPLIER_WAIT_S = 10.0
+
 
 @dataclass(slots=True)
 class _Run:
@@ -78,13 +80,33 @@ def check_ready(pipeline: Pipeline, timeout_s: float) -> None:
             f"migration {migration.id} is in phase {migration.phase}, not streaming",
             "wait until it is streaming (pgmig-cli status)",
         )
+    _check_lag(pipeline, timeout_s)
+
+
+def _check_lag(pipeline: Pipeline, timeout_s: float) -> None:
+    migration = pipeline.migration
     size, seconds = migration.following.behind(time.monotonic())
-    if not migration.following.live or seconds > timeout_s:
+    if seconds > timeout_s:
         raise PgmigError(
             ErrorKind.WRONG_PHASE,
             f"the destination of migration {migration.id} is {seconds:.0f} s ({size} bytes) behind",
             "wait until it has caught up, or allow more time",
         )
+
+
+async def _await_applier(run: _Run) -> None:
+    """One may just be coming back; nothing is blocked meanwhile."""
+    following = run.pipeline.migration.following
+    try:
+        async with asyncio.timeout(min(APPLIER_WAIT_S, run.deadline - time.monotonic())):
+            await run.pipeline.until(lambda: following.live)
+    except TimeoutError as exc:
+        raise PgmigError(
+            ErrorKind.WRONG_PHASE,
+            f"no applier is at work for migration {run.pipeline.migration.id}",
+            "see that an applier is attached, then switch over again",
+        ) from exc
+    _check_lag(run.pipeline, run.deadline - time.monotonic())
 
 
 async def run(pipeline: Pipeline, feed: StepFeed, timeout_s: float) -> None:
@@ -132,6 +154,7 @@ def _interrupted(pipeline: Pipeline, exc: BaseException) -> PgmigError:
 
 
 async def _attempt(run: _Run) -> None:
+    await _await_applier(run)
     await _check_tables(run)
     freeze = await Freeze.open(run.uris.source_uri)
     try:
@@ -278,10 +301,12 @@ async def undo(pipeline: Pipeline) -> None:
     """From phase switchover, which was not committed, back to streaming."""
     freeze = pipeline.migration.record.freeze
     if freeze is not None:
-        uris = await pipeline.credentials()
+        uri = await pipeline.source_uri()
         before = Before(freeze.read_only_default, freeze.at)
-        await retrying("thawing the source", lambda: _thaw(uris.source_uri, before))
+        await retrying("thawing the source", lambda: _thaw(uri, before))
     pipeline.migration.move(Phase.STREAMING, "writers may write to the source again", freeze=None)
+    if not pipeline.migration.following.live:
+        pipeline.migration.move(Phase.CATCHUP)
     await pipeline.journal.save()
 
 

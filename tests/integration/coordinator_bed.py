@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,10 +25,13 @@ STOP_TIMEOUT_S = 20.0
 class Services:
     """Use as a context manager. Names: coordinator, decoder, copier, applier."""
 
-    def __init__(self, nats: NatsServer, folder: Path, **settings: str) -> None:
-        """settings: further environment variables of all services."""
+    def __init__(
+        self, nats: NatsServer, folder: Path, *, workers: Sequence[str] = WORKERS, **settings: str
+    ) -> None:
+        """workers: those started at once. settings: further environment variables of all."""
         self.address = f"127.0.0.1:{free_port()}"
         self.state_dir = folder / "state"
+        self._workers = workers
         self._port_file = folder / "address"
         self._logs = folder / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -46,7 +49,7 @@ class Services:
 
     def __enter__(self) -> Self:
         try:
-            for name in ("coordinator", *WORKERS):
+            for name in ("coordinator", *self._workers):
                 self.start(name)
             self.wait_serving()
         except BaseException as exc:
@@ -85,6 +88,13 @@ class Services:
         process = self._processes.pop(name)
         process.kill()
         process.wait()
+
+    def restart(self, name: str) -> None:
+        """Kill -9 and start again."""
+        self.kill9(name)
+        self.start(name)
+        if name == "coordinator":
+            self.wait_serving()
 
     def stop(self, name: str) -> int:
         """SIGTERM; returns the exit code."""

@@ -35,7 +35,7 @@ async def test_follow_and_switch_over_lose_nothing(
 ) -> None:
     seed(source_db, 20_000)
     before = traces(source_db)
-    with Services(nats_server, tmp_path) as services, Writer(source_db) as writer:
+    with Services(nats_server, tmp_path) as services, Writer(source_db, rate=100) as writer:
         async with services.session() as session:
             await session.start("live", source_db, dest_db, MigrationOptions(follow=True))
             await until_phase(session, "live", Phase.STREAMING)

@@ -32,7 +32,7 @@ async def run(pipeline: Pipeline) -> Phase:
         while migration.phase in FOLLOWING:
             now = time.monotonic()
             migration.following.source_at(now, await watch.position())
-            _judge(pipeline, now)
+            await _judge(pipeline, now)
             migration.touch()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
@@ -42,16 +42,19 @@ async def run(pipeline: Pipeline) -> Phase:
     return migration.phase
 
 
-def _judge(pipeline: Pipeline, now: float) -> None:
+async def _judge(pipeline: Pipeline, now: float) -> None:
     migration = pipeline.migration
     following = migration.following
     if following.flushed > migration.record.flushed_lsn:
         migration.update(flushed_lsn=following.flushed)
-    if migration.phase is Phase.SWITCHOVER or not following.live:
+    if migration.phase is Phase.SWITCHOVER:
         return
-    target = follow_phase(migration.phase, *following.behind(now))
+    target = Phase.CATCHUP  # also while no applier is at work, however little is pending
+    if following.live:
+        target = follow_phase(migration.phase, *following.behind(now))
     if target is not migration.phase:
         migration.move(target)
+        await pipeline.journal.save()
 
 
 async def _check_gap(pipeline: Pipeline) -> None:
