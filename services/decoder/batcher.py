@@ -13,10 +13,10 @@ Messages go on unparsed; only a type byte, an LSN or a relation's OID is looked 
 from __future__ import annotations
 
 import struct
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 
 from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, PgmigError
-from services.shared.wire.changes import ChangeBatch, frame
+from services.shared.wire.changes import FRAME_HEADER, ChangeBatch, frame
 
 TARGET_BYTES = 128 << 10
 LIMIT_BYTES = 512 << 10
@@ -52,27 +52,28 @@ class Batcher:
         """Whether an unfinished batch holds anything."""
         return bool(self._chunks)
 
-    def feed(self, message: bytes) -> list[ChangeBatch]:
-        """Take one pgoutput message; returns the batches that it completes, usually none."""
+    def feed(self, message: bytes) -> Iterable[ChangeBatch]:
+        """Take one pgoutput message; the batches that it completes, usually none. Take them all
+        before the next message: those of a large one are cut as they are taken."""
         kind = message[0]
         if kind == _RELATION:
             oid = message[1:5]
-            self._relations[oid] = frame(message)
+            self._relations[oid] = message
             self._known.discard(oid)
-            return []
+            return ()
         if kind == _TYPE:
-            return []
+            return ()
         if kind == _BEGIN:
             self.in_transaction = True
             self._skipping = _U64.unpack_from(message, 1)[0] < self._resume
             if not self._skipping:
                 self._began_at = len(self._chunks)
                 self._add(message)
-            return []
+            return ()
         if kind == _COMMIT:
             return self._commit(message)
         if self._skipping or (kind == _MESSAGE and not self._is_ours(message)):
-            return []
+            return ()
         if kind in (_INSERT, _UPDATE, _DELETE):
             self._describe(message[1:5])
         elif kind == _TRUNCATE:
@@ -87,12 +88,12 @@ class Batcher:
         """Transactional (flag 1) and with our prefix, which follows flags and LSN."""
         return self.in_transaction and message[1] & 1 == 1 and message.startswith(_OUR_MESSAGE, 10)
 
-    def _commit(self, message: bytes) -> list[ChangeBatch]:
+    def _commit(self, message: bytes) -> Iterable[ChangeBatch]:
         self.in_transaction = False
         end = Lsn(_U64.unpack_from(message, 10)[0])
         if self._skipping:
             self._skipping = False
-            return []
+            return ()
         self._add(message)
         self.position = end
         return self._full()
@@ -105,28 +106,26 @@ class Batcher:
                     ErrorKind.CORRUPT, "the source sent a change of a relation that it never described"
                 )
             self._known.add(oid)
-            self._chunks.append(relation)
-            self._size += len(relation)
+            self._add(relation)
 
     def _add(self, message: bytes) -> None:
-        self._chunks.append(frame(message))
-        self._size += len(message) + 4
+        self._chunks += frame(message)
+        self._size += len(message) + FRAME_HEADER
 
-    def _full(self) -> list[ChangeBatch]:
-        return self.flush() if self._size >= self._target else []
+    def _full(self) -> Iterable[ChangeBatch]:
+        return self.flush() if self._size >= self._target else ()
 
-    def flush(self) -> list[ChangeBatch]:
+    def flush(self) -> Iterable[ChangeBatch]:
         """End the current batch, if it holds anything. One beyond `limit` is cut: first what was
         committed, then the transaction under way in pieces, inside a message if need be."""
         if not self._chunks:
-            return []
-        fits = self._size <= self._limit
-        batches = [self._batch(b"".join(self._chunks))] if fits else self._pieces()
-        self._chunks.clear()
+            return ()
+        chunks, began_at, size = self._chunks, self._began_at or 0, self._size
+        self._chunks, self._began_at, self._size = [], None, 0
         self._known.clear()
-        self._size = 0
-        self._began_at = None
-        return batches
+        if size <= self._limit:
+            return (self._batch(b"".join(chunks)),)
+        return self._pieces(chunks, began_at)
 
     def _batch(
         self,
@@ -152,20 +151,24 @@ class Batcher:
         self._continues = opened
         return batch
 
-    def _pieces(self) -> list[ChangeBatch]:
-        """Only a message inside a transaction makes a batch this large."""
-        batches = []
-        if self._began_at:
-            batches.append(self._batch(b"".join(self._chunks[: self._began_at]), open_transaction=False))
-        rest = self._chunks[self._began_at or 0 :]
-        ends, size = {0}, 0
-        for chunk in rest:
-            size += len(chunk)
-            ends.add(size)
-        payload = b"".join(rest)
-        for start, end in pairwise([*range(0, size, self._limit), size]):
-            batches.append(self._batch(payload[start:end], fragment=(start not in ends, end not in ends)))
-        return batches
+    def _pieces(self, chunks: list[bytes], began_at: int) -> Iterator[ChangeBatch]:
+        """Only a message inside a transaction makes a batch this large. Copies one piece at a time."""
+        if began_at:
+            yield self._batch(b"".join(chunks[:began_at]), open_transaction=False)
+        piece: list[bytes | memoryview] = []
+        room, inside = self._limit, False
+        for number, chunk in enumerate(chunks[began_at:]):
+            rest = memoryview(chunk)
+            while rest:
+                piece.append(rest[:room])
+                room -= len(piece[-1])
+                rest = rest[len(piece[-1]) :]
+                if room == 0:
+                    ends_inside = bool(rest) or number % 2 == 0  # even chunks are the lengths
+                    yield self._batch(b"".join(piece), fragment=(inside, ends_inside))
+                    piece, room, inside = [], self._limit, ends_inside
+        if piece:
+            yield self._batch(b"".join(piece), fragment=(inside, False))
 
     def heartbeat(self, wal_end: Lsn) -> ChangeBatch | None:
         """Progress without data: None unless idle and `wal_end` is news (rule 6)."""

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from services.decoder.batcher import Batcher
 from services.shared.bus.changes import ChangeWriter
 from services.shared.model import DecoderProgress, Lsn
-from services.shared.pg.replication import XLOG_DATA_HEADER, ReplicationConnection, read_keepalive
+from services.shared.pg.replication import Keepalive, ReplicationConnection
 from services.shared.runtime.telemetry import SpanName, inject, span
 from services.shared.wire.changes import ChangeBatch, encode_batch
 
@@ -32,8 +32,6 @@ SHORT_DRAIN = 100
 """Messages; a drain below it is followed by a pause, since each wake-up costs more than it reads."""
 HEARTBEAT_INTERVAL_S = 2.0
 WATCH_INTERVAL_S = 2.0
-
-_WAL_DATA = ord("w")
 
 
 class DecoderStream:
@@ -69,8 +67,8 @@ class DecoderStream:
         while True:
             messages = self._replication.drain()
             for message in messages:
-                if message[0] == _WAL_DATA:
-                    for batch in self._batcher.feed(message[XLOG_DATA_HEADER:]):
+                if isinstance(message, bytes):
+                    for batch in self._batcher.feed(message):
                         await self._publish(batch)
                 else:
                     await self._keepalive(message)
@@ -95,8 +93,7 @@ class DecoderStream:
             await self._writer.publish(encode_batch(batch), headers)
         self._source = max(self._source, batch.end_lsn)
 
-    async def _keepalive(self, message: bytes) -> None:
-        keepalive = read_keepalive(message)
+    async def _keepalive(self, keepalive: Keepalive) -> None:
         self._source = max(self._source, keepalive.wal_end)
         now = time.monotonic()
         if now >= self._next_heartbeat:

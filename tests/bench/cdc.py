@@ -225,8 +225,8 @@ async def floor(source: str, slot: str, start: Lsn, target: Lsn) -> float:
         while end < target.value:
             messages = replication.drain()
             for message in messages:
-                if message[0] == 0x77 and message[25] == 0x43:
-                    end = int.from_bytes(message[35:43], "big")
+                if isinstance(message, bytes) and message[0] == 0x43:
+                    end = int.from_bytes(message[10:18], "big")
             if len(messages) < 100:
                 await asyncio.sleep(0.001)
         return time.monotonic() - began

@@ -27,8 +27,9 @@ from services.shared.pg.connection import complete_conninfo, connect, connect_fa
 _KEEPALIVE = struct.Struct(">cqqc")
 _STATUS = struct.Struct(">cQQQqc")
 _PG_EPOCH_US = 946_684_800_000_000
-XLOG_DATA_HEADER = 25
-"""Bytes before the pgoutput message in an XLogData message: type, start, end, clock."""
+_WAL_DATA = ord("w")
+_WAL_DATA_HEADER = 25  # bytes before the pgoutput message: type, start, end, clock
+DRAIN_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +124,24 @@ class ReplicationConnection:
         )
         await self._command(command, f"streaming from slot {slot}")
 
-    def drain(self) -> list[bytes]:
-        """Everything that has arrived, as raw CopyData contents. Raises when streaming ended."""
+    def drain(self) -> list[bytes | Keepalive]:
+        """What has arrived, at most about DRAIN_BYTES of it: pgoutput messages and keepalives.
+        Raises when streaming has ended."""
         pgconn = self._pgconn
-        messages: list[bytes] = []
+        messages: list[bytes | Keepalive] = []
+        size = 0
         consumed = False
         if self._ended is not None:
             raise self._ended
         try:
-            while True:
-                size, data = pgconn.get_copy_data(1)
-                if size > 0:
-                    messages.append(bytes(data))
+            while size < DRAIN_BYTES:
+                length, data = pgconn.get_copy_data(1)
+                if length > 0:
+                    size += length
+                    wal = data[0] == _WAL_DATA
+                    messages.append(bytes(data[_WAL_DATA_HEADER:]) if wal else read_keepalive(bytes(data)))
                     consumed = False
-                elif size < 0:
+                elif length < 0:
                     self._ended = self._stream_end()
                     break
                 elif consumed:

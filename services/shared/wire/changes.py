@@ -20,6 +20,7 @@ from services.shared.model import ErrorKind, Lsn, PgmigError
 
 FORMAT = 1
 _LENGTH = struct.Struct(">I")
+FRAME_HEADER = _LENGTH.size
 MAX_MESSAGE = 1 << 30
 """PostgreSQL's own limit for one protocol message (bytes)."""
 
@@ -40,9 +41,9 @@ class ChangeBatch:
     number: int = 0
 
 
-def frame(message: bytes) -> bytes:
-    """One message as it stands in a payload."""
-    return _LENGTH.pack(len(message)) + message
+def frame(message: bytes) -> tuple[bytes, bytes]:
+    """One message as it stands in a payload: its length, then itself."""
+    return _LENGTH.pack(len(message)), message
 
 
 def encode_batch(batch: ChangeBatch) -> bytes:
@@ -101,48 +102,46 @@ class FrameReader:
     """Payloads in, messages out. Holds the bytes of at most one unfinished message."""
 
     def __init__(self) -> None:
-        self._rest: list[bytes] = []
-        self._rest_size = 0
-        self._needed = 0
+        self._header = b""  # a length that is cut, or
+        self._parts: list[bytes] = []  # the beginning of a message
+        self._missing = 0  # bytes of it that are still to come
 
     def reset(self) -> None:
         """Forget an unfinished message."""
-        self._rest.clear()
-        self._rest_size = self._needed = 0
+        self._header, self._parts, self._missing = b"", [], 0
 
     def feed(self, batch: ChangeBatch) -> Iterator[bytes]:
         """Messages that end in this batch. Raises PgmigError(CORRUPT)."""
-        if batch.continues_frame != bool(self._rest):
+        if batch.continues_frame != bool(self._header or self._missing):
             raise corrupt("a broken sequence of message fragments", batch.end_lsn)
-        payload = batch.payload
-        if self._rest:
-            self._rest.append(payload)
-            self._rest_size += len(payload)
-            if self._rest_size >= self._needed:
-                payload = b"".join(self._rest)
-                self.reset()
-                yield from self._frames(payload, batch)
-            elif not batch.open_frame:
-                raise corrupt("a message cut short", batch.end_lsn)
-            return
-        yield from self._frames(payload, batch)
-
-    def _frames(self, payload: bytes, batch: ChangeBatch) -> Iterator[bytes]:
-        at, size = 0, len(payload)
-        while at + 4 <= size:
-            (length,) = _LENGTH.unpack_from(payload, at)
-            end = at + 4 + length
-            if end > size:
-                break
-            yield payload[at + 4 : end]
-            at = end
-        if (at < size) != batch.open_frame:
+        payload, at = batch.payload, 0
+        if self._missing:
+            at = min(self._missing, len(payload))
+            self._parts.append(payload[:at] if at < len(payload) else payload)
+            self._missing -= at
+            if self._missing == 0:
+                message = b"".join(self._parts)
+                self._parts = []
+                yield message
+        elif self._header:
+            payload, self._header = self._header + payload, b""
+        yield from self._frames(payload, at)
+        if bool(self._header or self._missing) != batch.open_frame:
             raise corrupt("a message cut short", batch.end_lsn)
-        if at < size:
-            length = _LENGTH.unpack_from(payload, at)[0] if at + 4 <= size else 0
-            if not 0 < length <= MAX_MESSAGE:
-                raise corrupt("a message of impossible length", batch.end_lsn)
-            self._rest, self._rest_size, self._needed = [payload[at:]], size - at, 4 + length
+
+    def _frames(self, payload: bytes, at: int) -> Iterator[bytes]:
+        size = len(payload)
+        while at + FRAME_HEADER <= size:
+            (length,) = _LENGTH.unpack_from(payload, at)
+            start, end = at + FRAME_HEADER, at + FRAME_HEADER + length
+            if end > size:
+                if length > MAX_MESSAGE:
+                    raise corrupt("a message of impossible length")
+                self._parts, self._missing = [payload[start:]], end - size
+                return
+            yield payload[start:end]
+            at = end
+        self._header = payload[at:]
 
 
 def encode_flush_report(flushed: Lsn) -> bytes:
