@@ -18,6 +18,7 @@ from services.shared.bus.connection import translated
 from services.shared.model import STATE_BUCKET, ErrorKind, PgmigError
 
 _DOING = f"keeping state in the bucket {STATE_BUCKET}"
+_STREAM = f"KV_{STATE_BUCKET}"
 _WRITE_ATTEMPTS = 3
 
 
@@ -80,9 +81,6 @@ class StateStore:
         try:
             if await self._read(bucket, key) in ours:
                 return
-        except js_errors.KeyDeletedError as exc:
-            self._revisions[key] = exc.entry.revision or 0
-            return
         except js_errors.KeyNotFoundError:
             self._revisions[key] = 0
             return
@@ -93,15 +91,17 @@ class StateStore:
         )
 
     async def delete(self, key: str) -> bool:
-        """Forget a key; whether it was there."""
+        """Forget a key; whether it was there. No marker stays, as KV's own deletion would leave."""
         self._attempted.pop(key, None)
-        known = self._revisions.pop(key, None)
+        self._revisions.pop(key, None)
         with translated(_DOING):
             try:
                 bucket = await self._jetstream.key_value(STATE_BUCKET)
-                return await bucket.purge(key) and known is not None
-            except (js_errors.BucketNotFoundError, js_errors.NoStreamResponseError):
+                await bucket.get(key)
+                await self._jetstream.purge_stream(_STREAM, subject=f"$KV.{STATE_BUCKET}.{key}")
+            except (js_errors.NotFoundError, js_errors.KeyNotFoundError, js_errors.NoStreamResponseError):
                 return False
+        return True
 
 
 async def delete_stream(client: Client, name: str) -> bool:

@@ -33,27 +33,19 @@ def load_sql(name: str) -> LiteralString:
 
 _TABLES = load_sql("catalog_tables.sql")
 _ROOTS_SINCE = 130000
-_LOCK_WAIT = "10s"
 _NO_SNAPSHOT = (psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue)
 
 
 async def list_tables(conn: AsyncConnection) -> tuple[SourceTable, ...]:
     """Tables to copy, by schema and name, as the connection's current snapshot shows them.
-
-    Raises TRANSIENT when somebody alters one of them for long: its size cannot be told then.
-    """
+    Takes no locks, so sizes are not told: bytes_estimated is 0."""
     with translated("reading the catalog"):
-        try:
-            async with conn.transaction():
-                await conn.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [_LOCK_WAIT])
-                cursor = await conn.execute(_TABLES, {"bookkeeping": BOOKKEEPING_SCHEMA})
-                return tuple([_table(row) async for row in cursor])
-        except psycopg.errors.LockNotAvailable as exc:
-            raise PgmigError(
-                ErrorKind.TRANSIENT,
-                "a table is locked by a session that alters, truncates or drops it",
-                "wait until that has ended (pg_locks, pg_stat_activity)",
-            ) from exc
+        return await _list(conn, sizes=False)
+
+
+async def _list(conn: AsyncConnection, *, sizes: bool) -> tuple[SourceTable, ...]:
+    cursor = await conn.execute(_TABLES, {"bookkeeping": BOOKKEEPING_SCHEMA, "sizes": sizes})
+    return tuple([_table(row) async for row in cursor])
 
 
 def _table(row: tuple[Any, ...]) -> SourceTable:
@@ -71,17 +63,28 @@ def _table(row: tuple[Any, ...]) -> SourceTable:
 
 
 async def list_tables_under(conn: AsyncConnection, snapshot: str) -> tuple[SourceTable, ...]:
-    """`list_tables` as of an exported snapshot. Raises SNAPSHOT_LOST when it is gone."""
+    """Tables as of an exported snapshot, with sizes.
+
+    Raises SNAPSHOT_LOST when it is gone, and TRANSIENT when somebody alters a table for long:
+    its size cannot be told then.
+    """
     with translated("reading the source's catalog under the snapshot"):
         async with conn.transaction():
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            await conn.execute("SET LOCAL lock_timeout = '10s'")
             try:
                 await conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+                return await _list(conn, sizes=True)
             except _NO_SNAPSHOT as exc:
                 raise PgmigError(
                     ErrorKind.SNAPSHOT_LOST, f"snapshot {snapshot} of the source is gone"
                 ) from exc
-            return await list_tables(conn)
+            except psycopg.errors.LockNotAvailable as exc:
+                raise PgmigError(
+                    ErrorKind.TRANSIENT,
+                    "a table of the source is locked by a session that alters, truncates or drops it",
+                    "wait until that has ended (pg_locks, pg_stat_activity)",
+                ) from exc
 
 
 async def publication_tables(conn: AsyncConnection) -> tuple[TableId, ...]:

@@ -10,7 +10,7 @@ SELECT n.nspname,
                                           WHEN 'i' THEN i.indisreplident
                                           ELSE false END),
        greatest(c.reltuples, 0)::bigint,
-       pg_catalog.pg_table_size(c.oid),
+       CASE WHEN %(sizes)s THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END,
        c.relpersistence = 'p',
        coalesce((SELECT json_agg(json_build_object('name', a.attname,
                                                    'type', a.atttypid::bigint,

@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from psycopg import AsyncConnection
 
@@ -54,10 +55,12 @@ class Entry:
 def split_entries(script: bytes) -> list[Entry]:
     """The script's statements; joined again they are the script."""
     heads = list(_HEADER.finditer(script))
-    ends = [head.start() for head in heads[1:]] + [len(script)]
-    first = script[: heads[0].start()] if heads else script
-    bodies = (script[head.start() : end] for head, end in zip(heads, ends, strict=True))
-    return [Entry(b"", first), *(Entry(h["type"], b) for h, b in zip(heads, bodies, strict=True))]
+    starts = [head.start() for head in heads] + [len(script)]
+    bodies = (script[start:end] for start, end in pairwise(starts))
+    return [
+        Entry(b"", script[: starts[0]]),
+        *(Entry(head["type"], body) for head, body in zip(heads, bodies, strict=True)),
+    ]
 
 
 def by_table(entries: Iterable[Entry]) -> dict[bytes, list[Entry]]:

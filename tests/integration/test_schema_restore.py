@@ -1,0 +1,147 @@
+"""The schema's way: both sections arrive whole or not at all, and only once."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from services.shared.model import ErrorKind, PgmigError
+from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
+from services.shared.pg.connection import connection
+from services.shared.pg.dump import dump_schema, run_script, section_script
+from services.shared.pg.postdata import restore_post_data
+from services.shared.pg.sequences import read_sequences, set_sequences, verify_sequences
+from services.shared.pg.tools import DumpTools, find_tools
+from tests.lab.compare import compare_databases
+from tests.lab.schema import create_schema
+
+
+async def dumped(source: str, tmp_path: Path) -> tuple[DumpTools, Path]:
+    tools = await find_tools(17, 18)
+    await dump_schema(tools, source, None, tmp_path / "schema.dump")
+    return tools, tmp_path / "schema.dump"
+
+
+async def restore(dest: str, script: bytes) -> None:
+    async with connection(dest, "destination") as conn:
+        await ensure_bookkeeping(conn)
+    async with connection(dest, "destination") as conn, conn.transaction():
+        await run_script(conn, script, "pre-data")
+        await mark_step(conn, "m", "pre-data")
+
+
+async def steps(dest: str) -> set[str]:
+    async with connection(dest, "destination") as conn:
+        return await steps_done(conn, "m")
+
+
+def relations(uri: str) -> int:
+    with psycopg.connect(uri) as conn:
+        row = conn.execute(
+            "SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text IN ('shop', 'public')"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def post_data(dest: str, script: bytes, done: set[str]) -> list[tuple[int, int]]:
+    told: list[tuple[int, int]] = []
+    await restore_post_data(
+        dest,
+        "m",
+        script,
+        done=done,
+        step="post-data",
+        workers=2,
+        progress=lambda finished, total: told.append((finished, total)),
+    )
+    return told
+
+
+async def test_both_sections_give_the_same_definitions(source_db: str, dest_db: str, tmp_path: Path) -> None:
+    create_schema(source_db)
+    tools, archive = await dumped(source_db, tmp_path)
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o600
+    await restore(dest_db, await section_script(tools, archive, "pre-data", owners=True))
+    told = await post_data(dest_db, await section_script(tools, archive, "post-data", owners=True), set())
+    assert told[0][0] == 0
+    assert told[-1][0] == told[-1][1] > 10
+    assert compare_databases(source_db, dest_db, sequences=False) == []
+
+
+async def test_section_that_fails_leaves_nothing(source_db: str, dest_db: str, tmp_path: Path) -> None:
+    create_schema(source_db)
+    tools, archive = await dumped(source_db, tmp_path)
+    script = await section_script(tools, archive, "pre-data", owners=True)
+    with pytest.raises(PgmigError) as caught:
+        await restore(dest_db, script + b"\nCREATE TABLE public.broken (a no_such_type);\n")
+    assert caught.value.kind is ErrorKind.SCHEMA_FAILED
+    assert "no_such_type" in caught.value.message
+    assert relations(dest_db) == 0
+    assert await steps(dest_db) == set()
+
+
+async def test_interrupted_post_data_goes_on_where_it_stopped(
+    source_db: str, dest_db: str, tmp_path: Path
+) -> None:
+    create_schema(source_db)
+    tools, archive = await dumped(source_db, tmp_path)
+    await restore(dest_db, await section_script(tools, archive, "pre-data", owners=True))
+    script = await section_script(tools, archive, "post-data", owners=True)
+    with psycopg.connect(dest_db) as blocker:
+        blocker.execute("CREATE TABLE shop.accounts_owner_idx ()")
+        blocker.commit()
+        with pytest.raises(ExceptionGroup):
+            await post_data(dest_db, script, await steps(dest_db))
+        blocker.execute("DROP TABLE shop.accounts_owner_idx")
+    done = await steps(dest_db)
+    assert len(done) > 1
+    assert "post-data" not in done
+    await post_data(dest_db, script, done)
+    assert "post-data" in await steps(dest_db)
+    assert compare_databases(source_db, dest_db, sequences=False) == []
+
+
+async def test_password_is_in_no_argument_of_pg_dump(source_db: str, tmp_path: Path) -> None:
+    """pg_dump's stand-in writes down what it was called with."""
+    for name in ("pg_dump", "pg_restore"):
+        program = tmp_path / name
+        program.write_text(
+            f'#!/bin/sh\necho "$@" >> {tmp_path}/arguments\ncat "$PGSERVICEFILE" >> {tmp_path}/service\n'
+        )
+        program.chmod(0o755)
+    await dump_schema(DumpTools(tmp_path, 17), source_db, "snap", tmp_path / "out")
+    password = source_db.partition("@")[0].rpartition(":")[2]
+    assert "--snapshot=snap" in (tmp_path / "arguments").read_text()
+    assert password not in (tmp_path / "arguments").read_text()
+    assert password not in (tmp_path / "service").read_text()
+
+
+async def test_lost_snapshot_and_failing_program_are_told(source_db: str, tmp_path: Path) -> None:
+    tools = await find_tools(17, 18)
+    with pytest.raises(PgmigError) as caught:
+        await dump_schema(tools, source_db, "00000003-0000001B-1", tmp_path / "out")
+    assert caught.value.kind is ErrorKind.SNAPSHOT_LOST
+    assert not any(tmp_path.glob("*"))  # noqa: ASYNC240 - a handful of names
+
+
+async def test_sequences_are_set_and_proven(source_db: str, dest_db: str) -> None:
+    for uri in (source_db, dest_db):
+        with psycopg.connect(uri) as conn:
+            conn.execute('CREATE SEQUENCE "Odd"" Name"')
+            conn.execute("CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY)")
+    with psycopg.connect(source_db) as conn:
+        conn.execute('SELECT nextval(\'"Odd"" Name"\') FROM generate_series(1, 41)')
+    async with connection(source_db, "source") as source, connection(dest_db, "destination") as dest:
+        values = await read_sequences(source, "source")
+        assert [(value.last_value, value.called) for value in values] == [(41, True), (1, False)]
+        with pytest.raises(PgmigError) as caught:
+            await verify_sequences(dest, values)
+        assert caught.value.kind is ErrorKind.SCHEMA_DRIFT
+        await set_sequences(dest, values)
+        await dest.execute('SELECT pg_catalog.nextval(\'public."Odd"" Name"\')')
+        with pytest.raises(PgmigError):
+            await verify_sequences(dest, values)

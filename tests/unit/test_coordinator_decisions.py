@@ -1,0 +1,162 @@
+"""What the coordinator decides from values alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.coordinator.copying import CopyProgress
+from services.coordinator.credentials import Credentials, of_assignment, of_environment
+from services.coordinator.following import FollowProgress
+from services.coordinator.lag import FAR_BYTES, NEAR_BYTES, LagClock, follow_phase, lag_bytes
+from services.coordinator.parts import part_id, plan_parts
+from services.coordinator.rates import RateMeter, Totals
+from services.coordinator.record import TableRecord
+from services.shared.model import (
+    ApplierProgress,
+    Assignment,
+    Column,
+    CopierWork,
+    Endpoint,
+    Lsn,
+    PartDone,
+    PartProgress,
+    Phase,
+    ReplicaIdentity,
+    SourceTable,
+    TableId,
+    TableState,
+)
+
+TEXT, REGCLASS, USER_TYPE = 25, 2205, 16_500
+
+
+def table(name: str, size: int = 0, *types: int) -> SourceTable:
+    columns = tuple(Column(f"c{n}", oid) for n, oid in enumerate(types or (TEXT,)))
+    return SourceTable(TableId("s", name), 1, columns, ReplicaIdentity.DEFAULT, True, 10, size)
+
+
+def test_parts_come_largest_first_without_what_is_copied() -> None:
+    tables = [table("small", 1), table("done", 9), table("large", 5)]
+    parts = plan_parts(tables, {part_id(TableId("s", "done"))}, "snap", Lsn(7))
+    assert [part.table.name for part in parts] == ["large", "small"]
+    assert {(part.snapshot_name, part.snapshot_lsn) for part in parts} == {("snap", Lsn(7))}
+
+
+@pytest.mark.parametrize(
+    ("types", "binary"), [((TEXT, 23), True), ((TEXT, REGCLASS), False), ((USER_TYPE,), False)]
+)
+def test_binary_copy_only_for_types_that_mean_the_same_everywhere(
+    types: tuple[int, ...], binary: bool
+) -> None:
+    assert plan_parts([table("t", 0, *types)], (), "snap", Lsn(1))[0].binary is binary
+
+
+def test_generated_columns_are_neither_copied_nor_looked_at() -> None:
+    columns = (Column("a", TEXT), Column("g", USER_TYPE, generated=True))
+    source = SourceTable(TableId("s", "t"), 1, columns, ReplicaIdentity.DEFAULT, True, 0, 0)
+    part = plan_parts([source], (), "snap", Lsn(1))[0]
+    assert (part.columns, part.binary) == (("a",), True)
+
+
+names = st.text(alphabet='a."', min_size=1, max_size=5)
+
+
+@given(names, names, names, names)
+def test_part_ids_tell_tables_apart(a: str, b: str, c: str, d: str) -> None:
+    assert (part_id(TableId(a, b)) == part_id(TableId(c, d))) == ((a, b) == (c, d))
+
+
+def test_ledger_settles_what_is_copied_and_which_tables_have_a_floor() -> None:
+    progress = CopyProgress([TableRecord(TableId("s", name)) for name in ("early", "late", "missing")])
+    progress.report(PartDone("x", '"s"."missing"', 5, 50))
+    progress.settle({'"s"."early"': (Lsn(10), 1, 2), '"s"."late"': (Lsn(20), 3, 4)}, Lsn(10))
+    assert progress.missing() == (TableId("s", "missing"),)
+    assert progress.floors() == ((TableId("s", "late"), Lsn(20)),)
+    assert progress.totals() == Totals(4, 6)
+
+
+def test_progress_of_a_part_shows_until_it_is_done() -> None:
+    progress = CopyProgress([TableRecord(TableId("s", "t"))])
+    progress.report(PartProgress("x", '"s"."t"', 0, 70))
+    assert (progress.tables()[0].state, progress.tables()[0].bytes_copied) == (TableState.COPYING, 70)
+    progress.report(PartDone("x", '"s"."t"', 9, 100))
+    progress.report(PartProgress("x", '"s"."t"', 0, 80))  # a late one
+    done = progress.tables()[0]
+    assert (done.state, done.rows_copied, done.bytes_copied) == (TableState.COPIED, 9, 100)
+    assert progress.complete
+
+
+def test_lag_in_seconds_is_the_age_of_the_oldest_position_not_applied() -> None:
+    clock = LagClock()
+    for now, position in ((1.0, 10), (2.0, 10), (3.0, 20), (4.0, 30)):
+        clock.observe(now, Lsn(position))
+    assert clock.seconds(5.0, Lsn(5)) == 4.0
+    assert clock.seconds(5.0, Lsn(10)) == 2.0
+    assert clock.seconds(9.0, Lsn(30)) == 0.0
+    clock.observe(20.0, Lsn(40))
+    assert clock.seconds(21.0, Lsn(30)) == 1.0
+
+
+def test_lag_clock_stays_bounded_and_grows_coarse_with_age() -> None:
+    clock = LagClock()
+    for second in range(20_000):
+        clock.observe(float(second), Lsn(second + 1))
+    assert clock.seconds(20_000.0, Lsn(1)) >= 19_000.0
+    assert len(clock._seen) <= 4096
+
+
+def test_nothing_is_behind_before_anything_is_known() -> None:
+    assert lag_bytes(Lsn(100), Lsn(0)) == 0
+    assert FollowProgress().behind(1.0) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("current", "size", "seconds", "target"),
+    [
+        (Phase.CATCHUP, 0, 0.0, Phase.STREAMING),
+        (Phase.CATCHUP, NEAR_BYTES, 100.0, Phase.STREAMING),
+        (Phase.CATCHUP, FAR_BYTES, 1.0, Phase.STREAMING),
+        (Phase.CATCHUP, NEAR_BYTES + 1, 10.0, Phase.CATCHUP),
+        (Phase.STREAMING, NEAR_BYTES + 1, 10.0, Phase.STREAMING),
+        (Phase.STREAMING, FAR_BYTES, 29.0, Phase.STREAMING),
+        (Phase.STREAMING, FAR_BYTES, 31.0, Phase.CATCHUP),
+    ],
+)
+def test_phase_follows_the_lag_without_flapping(
+    current: Phase, size: int, seconds: float, target: Phase
+) -> None:
+    assert follow_phase(current, size, seconds) is target
+
+
+def test_totals_go_on_when_another_applier_takes_over() -> None:
+    progress = FollowProgress()
+    progress.applier(ApplierProgress("one", Lsn(1), Lsn(1), 0.0, 10, 2, 100))
+    progress.applier(ApplierProgress("one", Lsn(2), Lsn(2), 0.0, 15, 3, 150))
+    progress.applier_gone()
+    assert not progress.live
+    progress.applier(ApplierProgress("two", Lsn(3), Lsn(3), 0.0, 1, 1, 10))
+    assert progress.live
+    assert progress.totals() == Totals(16, 160, 4)
+
+
+def test_rates_cover_the_window_and_forget_what_is_older() -> None:
+    meter = RateMeter()
+    assert meter.per_second() == (0.0, 0.0, 0.0)
+    meter.observe(0.0, Totals(0, 0, 0))
+    meter.observe(2.0, Totals(10, 100, 4))
+    assert meter.per_second() == (5.0, 50.0, 2.0)
+    for now in (10.0, 12.0, 14.0, 16.0):
+        meter.observe(now, Totals(10, 100, 4))
+    assert meter.per_second() == (0.0, 0.0, 0.0)
+
+
+def test_credentials_come_from_workers_and_matching_settings_only() -> None:
+    known = of_assignment(Assignment("a", "m", CopierWork("postgresql://u:p@h/s", "postgresql://u:p@h/d")))
+    assert known.complete
+    assert "p@h" not in repr(known)
+    source, destination = Endpoint("h", 5432, "s", "u", 170004), Endpoint("h", 5432, "d", "u", 180001)
+    found = of_environment(source, destination, "postgresql://u:secret@h/s", "postgresql://u:secret@h/other")
+    assert found == Credentials("postgresql://u:secret@h/s", "")
+    assert Credentials(destination_uri="x").filled_from(found).complete

@@ -1,0 +1,110 @@
+"""Records survive being written and read; what cannot be read is told, not guessed."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.coordinator.loop import newest
+from services.coordinator.migration import Migration
+from services.coordinator.record import (
+    FreezeRecord,
+    Record,
+    SlotRecord,
+    TableRecord,
+    pack,
+    record_from_json,
+    record_to_json,
+    unpack,
+)
+from services.coordinator.state_file import read_states, remove_state, write_state
+from services.shared.model import (
+    Endpoint,
+    Event,
+    Failure,
+    Lsn,
+    MigrationOptions,
+    PgmigError,
+    Phase,
+    SwitchoverResult,
+    TableId,
+)
+from services.shared.model.jsonview import view_from_json
+
+RECORD = Record(
+    migration_id="m",
+    revision=7,
+    phase=Phase.FAILED,
+    options=MigrationOptions(follow=True),
+    source=Endpoint("a", 1, "b", "c", 170004),
+    destination=Endpoint("d", 2, "e", "f", 180001),
+    created_at=1.5,
+    phase_since=2.5,
+    resume_phase=Phase.CATCHUP,
+    failure=Failure("GAP", "text", "hint", Lsn(5)),
+    slot=SlotRecord(Lsn(0x1_0000_0000), "6943", 3),
+    published=(TableId("s", "root"),),
+    tables=(TableRecord(TableId("s", 'o"dd'), 1, 2, True, 3, 4, Lsn(9)),),
+    keep_owners=True,
+    snapshot_name="snap",
+    flushed_lsn=Lsn(12),
+    freeze=FreezeRecord("on", 3.25),
+    switchover=SwitchoverResult(Lsn(4), 120, 6, 4.5),
+    events=(Event(1.0, "info", "begun"),),
+)
+
+
+def test_record_is_the_same_after_the_store_and_after_the_file(tmp_path: Path) -> None:
+    assert unpack(pack(RECORD)) == RECORD
+    assert record_from_json(json.loads(json.dumps(record_to_json(RECORD)))) == RECORD
+    view = Migration(RECORD, lambda: ()).view()
+    write_state(tmp_path, RECORD, view)
+    path = tmp_path / "m" / "state.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(read_states(tmp_path)) == [RECORD]
+    assert view_from_json(json.loads(path.read_text())["view"]) == view
+    assert [line.split("/")[-1] for line in remove_state(tmp_path, "m")] == ["state.json"]
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"not zlib", pack(RECORD)[:-3]])
+def test_damaged_value_is_an_error_of_ours(data: bytes) -> None:
+    with pytest.raises(PgmigError):
+        unpack(data)
+
+
+def test_file_that_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
+    for name, text in {"a": "{", "b": "[]", "c": '{"format": 1}', "d": '{"format": 99}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text(text)
+    assert list(read_states(tmp_path)) == []
+    assert len(list(tmp_path.glob("*/state.json"))) == 4
+
+
+def test_of_store_and_file_the_higher_revision_counts() -> None:
+    older, newer = replace(RECORD, phase=Phase.COPY), replace(RECORD, revision=8)
+    assert newest(iter([older, newer])) == {"m": newer}
+    assert newest(iter([newer, older])) == {"m": newer}
+
+
+def test_revision_grows_with_every_change_and_events_are_capped() -> None:
+    migration = Migration(RECORD, lambda: (), clock=lambda: 100.0)
+    for number in range(300):
+        migration.event("info", f"line {number}")
+        migration.event("info", f"line {number}")  # a repetition is left out
+    assert len(migration.record.events) == 200
+    assert migration.record.events[-1] == Event(100.0, "info", "line 299")
+    revision = migration.record.revision
+    migration.touch()
+    assert migration.view().revision == revision + 1
+
+
+def test_impossible_move_is_refused() -> None:
+    migration = Migration(replace(RECORD, phase=Phase.ABORTED), lambda: ())
+    with pytest.raises(PgmigError):
+        migration.move(Phase.COPY)
+    assert migration.phase is Phase.ABORTED
