@@ -2,13 +2,19 @@
 
 The post-data section (indexes, constraints, triggers, policies) and the statistics for the
 planner. A clone that does not follow ends here, with the sequences' values.
+
+Where tables were copied under several snapshots, a row may refer to one that a later snapshot
+does not hold any more: no foreign key would stand. So before keys are made, changes are applied
+up to the latest of those snapshots, from where on the tables are of one moment.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from services.coordinator.phases.schema import schema_tools
 from services.coordinator.pipeline import Pipeline
-from services.shared.model import IndexProgress, Phase, Role
+from services.shared.model import IndexProgress, Lsn, Phase, Role
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.connection import connection
 from services.shared.pg.dump import dump_schema, section_script
@@ -61,8 +67,20 @@ async def _build(pipeline: Pipeline, done: set[str]) -> None:
         step=POST_DATA,
         workers=migration.record.options.index_workers,
         progress=progress,
+        tables_in_step=partial(_past_floors, pipeline),
     )
     migration.event("info", f"{migration.indexes.total} indexes and constraints are built")
+
+
+async def _past_floors(pipeline: Pipeline) -> None:
+    """Apply what was committed before the latest snapshot; then let the tables be locked."""
+    migration = pipeline.migration
+    latest = max((floor for _, floor in migration.copying.floors()), default=Lsn(0))
+    if latest:
+        migration.event("info", f"changes are applied up to {latest}, where the last table was copied")
+        await pipeline.staff(Role.DECODER, Role.APPLIER)
+        await pipeline.until(lambda: migration.following.applied >= latest)
+        await pipeline.staff(Role.DECODER)
 
 
 async def _copy_sequences(pipeline: Pipeline) -> None:

@@ -4,7 +4,8 @@ pg_restore heads each statement with a comment that names its type. Indexes and 
 unique and exclusion constraints of one table each are independent of all others: they are built
 first, several tables at a time, each in a transaction that also notes it as done. Everything
 else (partitioned indexes attached to their parents, foreign keys, triggers, policies) follows
-in pg_restore's order in one transaction with the note of the whole section.
+in pg_restore's order in one transaction with the note of the whole section. Only there tables
+meet, so before it the caller may have to bring their rows into step with each other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -78,6 +79,10 @@ def by_table(entries: Iterable[Entry]) -> dict[bytes, list[Entry]]:
     return {table: own for table, own in found.items() if table not in parents}
 
 
+async def _nothing() -> None:
+    """All rows are of one moment."""
+
+
 async def restore_post_data(
     uri: str,
     migration_id: str,
@@ -87,8 +92,13 @@ async def restore_post_data(
     step: str,
     workers: int,
     progress: Progress,
+    tables_in_step: Callable[[], Awaitable[None]] = _nothing,
 ) -> None:
-    """Build everything of `script` whose step is not in `done`, and note `step` at the end."""
+    """Build everything of `script` whose step is not in `done`, and note `step` at the end.
+
+    tables_in_step: awaited when only what spans tables is left, which holds only for rows of one
+    moment.
+    """
     entries = split_entries(script)
     total, finished = sum(entry.counted for entry in entries), 0
 
@@ -116,6 +126,7 @@ async def restore_post_data(
     async with asyncio.TaskGroup() as group:
         for number in range(max(1, min(workers, len(ahead)))):
             group.create_task(work(), name=f"indexes-{number}")
+    await tables_in_step()
     early = {entry.step for own in ahead.values() for entry in own}
     async with connection(uri, "destination") as conn, conn.transaction():
         for entry in entries:
