@@ -52,7 +52,7 @@ class Assembler:
     """
 
     def __init__(self, progress: Lsn) -> None:
-        self.progress = progress
+        self._progress = progress.value
         self._frames = FrameReader()
         self._position: Lsn | None = None
         self._number = 0  # of the batch that comes next
@@ -60,6 +60,11 @@ class Assembler:
         self._skipping = False
         self._tail = False  # inside a transaction whose beginning was trimmed away
         self._relations: dict[bytes, bytes] = {}
+
+    @property
+    def progress(self) -> Lsn:
+        """With what has been read."""
+        return Lsn(self._progress)
 
     @property
     def in_transaction(self) -> bool:
@@ -113,7 +118,7 @@ class Assembler:
 
     def _heartbeat(self, batch: ChangeBatch) -> Iterator[Item]:
         if batch.end_lsn > self.progress:
-            self.progress = batch.end_lsn
+            self._progress = batch.end_lsn.value
             yield Heartbeat(batch.end_lsn)
 
     def _check_number(self, batch: ChangeBatch) -> None:
@@ -158,7 +163,7 @@ class Assembler:
         begin = parse(message)
         assert isinstance(begin, Begin)
         self._open = True
-        self._skipping = begin.final_lsn < self.progress.value
+        self._skipping = begin.final_lsn < self._progress
         return None if self._skipping else begin
 
     def _commit(self, message: bytes) -> Commit | None:
@@ -167,9 +172,9 @@ class Assembler:
         skipped, tail = self._skipping, self._tail
         self._open = self._skipping = self._tail = False
         if not skipped:
-            self.progress = Lsn(commit.end_lsn)
+            self._progress = commit.end_lsn
             return commit
-        if tail and commit.commit_lsn >= self.progress.value:
+        if tail and commit.commit_lsn >= self._progress:
             raise PgmigError(
                 ErrorKind.GAP,
                 f"the change stream begins inside the transaction that ends at {Lsn(commit.end_lsn)}, "

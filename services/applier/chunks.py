@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from contextlib import suppress
 
 from services.applier.planner import Chunk
 
-CAPACITY_BYTES = 16 << 20
+CAPACITY_BYTES = 8 << 20
 CHUNK_OVERHEAD = 500
 STEP_OVERHEAD = 300
 """Estimates (bytes) of what the objects cost beside the values."""
@@ -23,31 +23,32 @@ class ChunkQueue:
 
     def __init__(self, capacity: int = CAPACITY_BYTES) -> None:
         self._capacity = capacity
-        self._chunks: deque[Chunk] = deque()
+        self._chunks: list[Chunk] = []
         self._bytes = 0
-        self._changed = asyncio.Condition()
+        self._filled = asyncio.Event()
+        self._taken = asyncio.Event()
 
     @property
     def empty(self) -> bool:
         return not self._chunks
 
     async def put(self, chunk: Chunk) -> None:
-        async with self._changed:
-            size = weight(chunk)
-            await self._changed.wait_for(lambda: not self._chunks or self._bytes + size <= self._capacity)
-            self._chunks.append(chunk)
-            self._bytes += size
-            self._changed.notify_all()
+        """Wait until there is room."""
+        size = weight(chunk)
+        while self._chunks and self._bytes + size > self._capacity:
+            self._taken.clear()
+            await self._taken.wait()
+        self._chunks.append(chunk)
+        self._bytes += size
+        self._filled.set()
 
-    async def get(self, timeout: float | None = None) -> Chunk | None:
-        """The oldest chunk; None after `timeout` seconds without one."""
-        async with self._changed:
-            try:
+    async def get(self, timeout: float | None = None) -> list[Chunk]:
+        """All that is there, oldest first; nothing after `timeout` seconds without a chunk."""
+        if not self._chunks:
+            self._filled.clear()
+            with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
-                    await self._changed.wait_for(lambda: bool(self._chunks))
-            except TimeoutError:
-                return None
-            chunk = self._chunks.popleft()
-            self._bytes -= weight(chunk)
-            self._changed.notify_all()
-            return chunk
+                    await self._filled.wait()
+        chunks, self._chunks, self._bytes = self._chunks, [], 0
+        self._taken.set()
+        return chunks

@@ -26,20 +26,11 @@ from typing import NamedTuple
 
 from services.shared.model import TableId
 from services.shared.pg.target import Key, Operation, TargetTable, truncate
-from services.shared.pgoutput import UNCHANGED, Values
+from services.shared.pgoutput import UNCHANGED, Delete, Insert, Update, Values
 
 INSERT, UPDATE, DELETE, REPLACE = "IUDR"
 FEW = 3
 """Fewer rows than this are written by single-row statements, which plan and run cheaper."""
-
-
-class Change(NamedTuple):
-    """kind: INSERT, UPDATE or DELETE. old: the replica identity, where it was sent."""
-
-    kind: str
-    target: TargetTable
-    old: Values | None
-    new: Values | None
 
 
 class Truncation(NamedTuple):
@@ -47,27 +38,26 @@ class Truncation(NamedTuple):
     restart_identity: bool
 
 
-Step = Change | Truncation
+Change = Insert | Update | Delete
+Step = tuple[TargetTable, Change] | Truncation
 
 
-def single(change: Change) -> list[Operation]:
+def single(target: TargetTable, change: Change) -> list[Operation]:
     """The change as it happened."""
-    kind, target, old, new = change
-    if kind == INSERT and new is not None:
-        return [target.insert(new)]
-    if kind == UPDATE and new is not None:
-        if old is not None and target.must_replace(old, new):
-            return [target.delete(old), target.insert(new)]
-        return [target.update(old, new)]
-    assert old is not None
-    return [target.delete(old)]
+    if isinstance(change, Insert):
+        return [target.insert(change.new)]
+    if isinstance(change, Delete):
+        return [target.delete(change.old)]
+    if change.old is not None and target.must_replace(change.old, change.new):
+        return [target.delete(change.old), target.insert(change.new)]
+    return [target.update(change.old, change.new)]
 
 
 def row_by_row(steps: Iterable[Step]) -> list[Operation]:
     """Every step as it happened, in order."""
     operations: list[Operation] = []
     for step in steps:
-        operations += [_truncate(step)] if isinstance(step, Truncation) else single(step)
+        operations += [_truncate(step)] if isinstance(step, Truncation) else single(*step)
     return operations
 
 
@@ -85,13 +75,14 @@ def compact(steps: Iterable[Step]) -> list[Operation]:
                 operations += held.take()
             operations.append(_truncate(step))
             continue
-        table = pending.get(step.target)
+        target, change = step
+        table = pending.get(target)
         if table is None:
-            table = pending[step.target] = _Pending(step.target)
-        if not table.add(step):
+            table = pending[target] = _Pending(target)
+        if not table.add(change):
             operations += table.take()
-            if not table.add(step):
-                operations += single(step)
+            if not table.add(change):
+                operations += single(target, change)
     for held in pending.values():
         operations += held.take()
     return operations
@@ -102,31 +93,26 @@ class _Pending:
 
     def __init__(self, target: TargetTable) -> None:
         self._target = target
+        self._key_of = target.key_of
+        self._keyed = bool(target.where) and not target.row_by_row
         self._rows: dict[Key, tuple[str, Values]] = {}
         self._keyless: list[Values] = []
 
     def add(self, change: Change) -> bool:
         """Merge the change; False if it must be written by itself, after what is pending."""
-        if change.target.row_by_row:
-            return False
-        if change.target.where:
-            return self._add_keyed(change)
-        if change.kind != INSERT or change.new is None:
-            return False
-        self._keyless.append(change.new)
-        return True
-
-    def _add_keyed(self, change: Change) -> bool:
-        kind, target, old, new = change
-        if kind == UPDATE and new is not None:
-            key = target.key_of(new)
-            if old is not None and (before := target.key_of(old)) != key:
-                return self._move(before, key, new)
-            return self._update(key, new)
-        if kind == INSERT and new is not None:
-            return self._insert(target.key_of(new), new)
-        assert old is not None
-        return self._delete(target.key_of(old), old)
+        if not self._keyed:
+            if self._target.row_by_row or not isinstance(change, Insert):
+                return False
+            self._keyless.append(change.new)
+            return True
+        if isinstance(change, Update):
+            key = self._key_of(change.new)
+            if change.old is not None and (before := self._key_of(change.old)) != key:
+                return self._move(before, key, change.new)
+            return self._update(key, change.new)
+        if isinstance(change, Insert):
+            return self._insert(self._key_of(change.new), change.new)
+        return self._delete(self._key_of(change.old), change.old)
 
     def _update(self, key: Key, new: Values) -> bool:
         before = self._rows.get(key)

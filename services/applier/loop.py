@@ -57,7 +57,7 @@ class Applying:
         self._client = client
         self._report = report
         self._totals = Totals()
-        self._strict_until = Lsn(0)
+        self._strict_until = 0
         self._channel = FlushChannel(client, self._migration)
 
     async def run(self) -> None:

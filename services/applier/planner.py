@@ -1,45 +1,57 @@
 """Assembled items in, chunks of steps out.
 
-A chunk is a whole transaction, or a part of one that is too large to hold: then later chunks
-go on, and the one that ends it has `end`. The destination commits only where a chunk ends.
+A chunk holds whole transactions, as many as one batch of the stream ended; or a part of a
+transaction that is too large to hold, of which the last part comes with its end. The destination
+commits only where a transaction ends. LSNs and times are ints here, as in `pgoutput`: this is the
+hot path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from opentelemetry.context import Context
 
 from services.applier.assembler import Discard, Heartbeat, Item
-from services.applier.compact import DELETE, INSERT, UPDATE, Change, Step, Truncation
+from services.applier.compact import Step, Truncation
 from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, MigrationId, PgmigError, TableId
 from services.shared.pg.target import TargetTable
 from services.shared.pgoutput import Begin, Commit, Delete, Insert, Message, Relation, Truncate, Update
 
-CHUNK_STEPS = 5000
-CHUNK_BYTES = 2 << 20
+PART_STEPS = 5000
+PART_BYTES = 2 << 20
 
 Describe = Callable[[Relation, Lsn], Awaitable[TargetTable]]
 
 
+class Transaction(NamedTuple):
+    """Where a transaction ends. stop: how many steps of its chunk lie before that. commit_time:
+    Unix microseconds, 0 for a heartbeat, which is progress without a transaction."""
+
+    commit_lsn: int
+    end_lsn: int
+    commit_time: int
+    stop: int
+    sentinels: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class Chunk:
-    """commit_lsn: of the transaction that it belongs to. end: set when the transaction ends here.
-
-    sequence: of the stream message that was read last. discard: void what was begun. error: the
-    plan cannot go on; raised when everything before has been applied.
+    """transactions: empty for a part of one that goes on. commit_lsn: of the last one. continues:
+    it ends a transaction whose parts came before. discard: void those parts. error: the plan
+    cannot go on; raised when everything before has been applied. sequence: of the stream message
+    that was read last.
     """
 
-    commit_lsn: Lsn
+    commit_lsn: int
     steps: list[Step] = field(default_factory=list)
+    transactions: list[Transaction] = field(default_factory=list)
     bytes: int = 0
-    end: Lsn | None = None
-    commit_time_us: int = 0
-    sentinels: list[str] = field(default_factory=list)
     sequence: int = 0
+    continues: bool = False
     discard: bool = False
-    heartbeat: bool = False
     error: PgmigError | None = None
     trace: Context | None = None
 
@@ -53,57 +65,93 @@ class Planner:
         self._floors = floors
         self._relations: dict[int, Relation] = {}
         self._targets: dict[int, TargetTable] = {}
-        self._chunk = Chunk(Lsn(0))
+        self._chunks: list[Chunk] = []  # completed by the batch at hand
+        self._whole = Chunk(0)  # transactions that have ended
+        self._steps: list[Step] = []  # of the transaction under way
+        self._bytes = 0  # of them, roughly
+        self._commit_lsn = 0  # of the transaction under way
+        self._sentinels: tuple[str, ...] = ()
+        self._parted = False  # parts of it have left already
 
     async def plan(
         self, items: Iterable[Item], *, size: int = 0, sequence: int = 0, trace: Context | None = None
     ) -> list[Chunk]:
         """Chunks completed by the items of one batch of `size` bytes. An error is the last chunk."""
-        chunks: list[Chunk] = []
+        self._chunks, self._whole = [], Chunk(0)
+        error = None
         try:
-            for item in items:
-                if isinstance(item, (Insert, Update, Delete)):
-                    await self._row(item)
-                    chunk = self._cut() if len(self._chunk.steps) >= CHUNK_STEPS else None
-                else:
-                    chunk = self._other(item)
-                if chunk is not None:
-                    chunk.sequence, chunk.trace = sequence, trace
-                    chunks.append(chunk)
+            await self._take_all(items)
         except PgmigError as exc:
-            return [*chunks, Chunk(self._chunk.commit_lsn, error=exc)]
-        self._share_size(chunks, size)
-        if self._chunk.bytes >= CHUNK_BYTES and self._chunk.steps:
-            chunks.append(self._cut())
-        return chunks
+            error = Chunk(self._commit_lsn, error=exc)
+        self._end_whole()
+        self._share_size(size)
+        if self._bytes >= PART_BYTES and self._steps:
+            self._part()
+        if error is not None:
+            self._chunks.append(error)
+        for chunk in self._chunks:
+            chunk.sequence, chunk.trace = sequence, trace
+        return self._chunks
 
-    def _share_size(self, chunks: list[Chunk], size: int) -> None:
-        """A batch's size falls to the chunks that took its rows, the open one included."""
-        shares = [*chunks, self._chunk]
-        total = sum(len(chunk.steps) for chunk in shares) or 1
-        for chunk in shares:
-            chunk.bytes += size * len(chunk.steps) // total
+    async def _take_all(self, items: Iterable[Item]) -> None:
+        targets = self._targets
+        for item in items:
+            if isinstance(item, (Update, Insert, Delete)):
+                target = targets.get(item.relation_oid) or await self._target(item.relation_oid)
+                if self._floors and self._in_copy(target.table):
+                    continue
+                self._steps.append((target, item))
+                if len(self._steps) >= PART_STEPS:
+                    self._end_whole()
+                    self._part()
+            elif isinstance(item, Begin):
+                self._begin(item.final_lsn)
+            elif isinstance(item, Commit):
+                self._commit(item)
+            else:
+                self._other(item)
 
-    async def _row(self, change: Insert | Update | Delete) -> None:
-        target = self._targets.get(change.relation_oid) or await self._target(change.relation_oid)
-        if self._floors and self._in_copy(target.table):
-            return
-        if isinstance(change, Insert):
-            step = Change(INSERT, target, None, change.new)
-        elif isinstance(change, Update):
-            step = Change(UPDATE, target, change.old, change.new)
-        else:
-            step = Change(DELETE, target, change.old, None)
-        self._chunk.steps.append(step)
+    def _begin(self, commit_lsn: int) -> None:
+        self._steps, self._bytes, self._sentinels, self._parted = [], 0, (), False
+        self._commit_lsn = commit_lsn
 
-    def _other(self, item: Item) -> Chunk | None:
+    def _commit(self, commit: Commit) -> None:
+        if self._parted:
+            self._end_whole()
+        chunk = self._whole
+        chunk.steps += self._steps
+        chunk.bytes += self._bytes
+        chunk.commit_lsn = self._commit_lsn
+        chunk.transactions.append(
+            Transaction(
+                self._commit_lsn, commit.end_lsn, commit.commit_time, len(chunk.steps), self._sentinels
+            )
+        )
+        if self._parted:
+            chunk.continues = True
+            self._end_whole()
+        self._steps, self._bytes, self._parted = [], 0, False
+
+    def _end_whole(self) -> None:
+        """The chunk of transactions that have ended is complete."""
+        if self._whole.transactions:
+            self._chunks.append(self._whole)
+            self._whole = Chunk(0)
+
+    def _part(self) -> None:
+        """Let a part of the transaction under way go."""
+        self._chunks.append(Chunk(self._commit_lsn, self._steps, bytes=self._bytes))
+        self._steps, self._bytes, self._parted = [], 0, True
+
+    def _share_size(self, size: int) -> None:
+        """A batch's size falls to the chunks that took its rows, what is under way included."""
+        total = len(self._steps) + sum(len(chunk.steps) for chunk in self._chunks)
+        for chunk in self._chunks:
+            chunk.bytes += size * len(chunk.steps) // (total or 1)
+        self._bytes += size * len(self._steps) // total if total else size
+
+    def _other(self, item: Item) -> None:
         match item:
-            case Begin():
-                self._chunk = Chunk(Lsn(item.final_lsn))
-            case Commit():
-                chunk = self._cut()
-                chunk.end, chunk.commit_time_us = Lsn(item.end_lsn), item.commit_time
-                return chunk
             case Relation():
                 self._relations[item.oid] = item
                 self._targets.pop(item.oid, None)
@@ -112,23 +160,20 @@ class Planner:
             case Message():
                 self._message(item)
             case Discard():
-                self._chunk = Chunk(Lsn(0))
-                return Chunk(Lsn(0), discard=True)
+                self._begin(0)
+                self._end_whole()
+                self._chunks.append(Chunk(0, discard=True))
             case Heartbeat(lsn):
-                return Chunk(lsn, end=lsn, heartbeat=True)
-        return None
-
-    def _cut(self) -> Chunk:
-        chunk, self._chunk = self._chunk, Chunk(self._chunk.commit_lsn)
-        return chunk
+                self._whole.commit_lsn = lsn.value
+                self._whole.transactions.append(Transaction(lsn.value, lsn.value, 0, len(self._whole.steps)))
 
     def _in_copy(self, table: TableId) -> bool:
         """Whether the table was copied under a snapshot that has this transaction already."""
         floor = self._floors.get(table)
-        return floor is not None and self._chunk.commit_lsn < floor
+        return floor is not None and self._commit_lsn < floor.value
 
     async def _target(self, oid: int) -> TargetTable:
-        target = self._targets[oid] = await self._describe(self._relation(oid), self._chunk.commit_lsn)
+        target = self._targets[oid] = await self._describe(self._relation(oid), Lsn(self._commit_lsn))
         return target
 
     def _relation(self, oid: int) -> Relation:
@@ -138,7 +183,7 @@ class Planner:
                 ErrorKind.CORRUPT,
                 "the change stream holds a change of a relation that it does not describe",
                 "delete the change stream: the decoder fills it again from the replication slot",
-                self._chunk.commit_lsn,
+                Lsn(self._commit_lsn),
             )
         return relation
 
@@ -146,9 +191,9 @@ class Planner:
         tables = [self._relation(oid).table for oid in change.relation_oids]
         tables = [table for table in tables if not self._in_copy(table)]
         if tables:
-            self._chunk.steps.append(Truncation(tuple(tables), change.restart_identity))
+            self._steps.append(Truncation(tuple(tables), change.restart_identity))
 
     def _message(self, message: Message) -> None:
         content = message.content.decode(errors="replace")
         if message.prefix == MESSAGE_PREFIX and content.startswith(self._sentinel_prefix):
-            self._chunk.sentinels.append(content.removeprefix(self._sentinel_prefix))
+            self._sentinels += (content.removeprefix(self._sentinel_prefix),)

@@ -15,12 +15,13 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 
 from opentelemetry.context import Context
 
 from services.applier.chunks import ChunkQueue
 from services.applier.compact import compact, row_by_row
-from services.applier.planner import Chunk
+from services.applier.planner import Chunk, Transaction
 from services.shared.model import Lsn, PgmigError
 from services.shared.pg.apply import ApplySession, CommitFailedError
 from services.shared.runtime.telemetry import SpanName, span, tracer
@@ -28,7 +29,6 @@ from services.shared.runtime.telemetry import SpanName, span, tracer
 log = logging.getLogger(__name__)
 
 GROUP_STEPS = 5000
-GROUP_TRANSACTIONS = 1000
 GROUP_BYTES = 8 << 20
 FLUSH_POLL_S = 0.05
 
@@ -47,7 +47,7 @@ class GroupFailedError(Exception):
     """A destination transaction failed whose parts are not yet told apart. until: the commit LSN
     of the last source transaction that may be to blame."""
 
-    def __init__(self, until: Lsn, cause: PgmigError) -> None:
+    def __init__(self, until: int, cause: PgmigError) -> None:
         super().__init__(str(cause))
         self.until = until
 
@@ -60,7 +60,7 @@ class Writer:
         session: ApplySession,
         totals: Totals,
         on_sentinel: Callable[[str, Lsn], None],
-        strict_until: Lsn = Lsn(0),
+        strict_until: int = 0,
     ) -> None:
         self._session = session
         self._totals = totals
@@ -69,7 +69,7 @@ class Writer:
         self._group: list[Chunk] = []
         self._group_steps = self._group_bytes = 0
         self._large = False
-        self._latest = Lsn(0)  # commit LSN of the last transaction taken
+        self._latest = 0  # commit LSN of the last transaction taken
         self._sequences: deque[tuple[Lsn, int]] = deque()
         self._unflushed: deque[tuple[Lsn, Context, int]] = deque()
 
@@ -93,15 +93,13 @@ class Writer:
             await self._session.settle()
             await self._session.poll_flush()
             self._end_flush_spans()
-        chunk = await queue.get(None if self._idle else FLUSH_POLL_S)
-        if chunk is None:
-            return
-        if chunk.error is not None:
-            await self._finish_group()
-            await self._session.settle()
-            self._strict_until = self._latest  # the plan failed, not what was applied
-            raise chunk.error
-        await self._take(chunk)
+        for chunk in await queue.get(None if self._idle else FLUSH_POLL_S):
+            if chunk.error is not None:
+                await self._finish_group()
+                await self._session.settle()
+                self._strict_until = self._latest  # the plan failed, not what was applied
+                raise chunk.error
+            await self._take(chunk)
 
     @property
     def _idle(self) -> bool:
@@ -122,97 +120,100 @@ class Writer:
                 self._large = False
             return
         self._latest = max(self._latest, chunk.commit_lsn)
-        if self._large:
+        if self._large or not chunk.transactions:
             await self._go_on(chunk)
-        elif chunk.end is None:
+        elif self._strict(chunk):
             await self._finish_group()
-            self._large = True
-            await self._go_on(chunk)
+            await self._replay(chunk)
         else:
-            await self._add(chunk)
+            self._group.append(chunk)
+            self._group_steps += len(chunk.steps)
+            self._group_bytes += chunk.bytes
+            if self._full() or _sentinels([chunk]):
+                await self._finish_group()
+
+    def _strict(self, chunk: Chunk) -> bool:
+        """Whether what may be to blame for a failure is among the chunk's transactions."""
+        first = chunk.transactions[0].commit_lsn if chunk.transactions else chunk.commit_lsn
+        return first <= self._strict_until
+
+    def _full(self) -> bool:
+        return self._group_steps >= GROUP_STEPS or self._group_bytes >= GROUP_BYTES
 
     async def _go_on(self, chunk: Chunk) -> None:
         """Part of a transaction that has a destination transaction of its own."""
+        if not self._large:
+            await self._finish_group()
+            self._large = True
         plan = row_by_row if self._strict(chunk) else compact
         with _Located(chunk.commit_lsn), _spans([chunk]):
-            await self._session.execute(plan(chunk.steps), durable=bool(chunk.sentinels))
-            if chunk.end is not None:
+            await self._session.execute(plan(chunk.steps), durable=bool(_sentinels([chunk])))
+            if chunk.transactions:
                 self._large = False
-                await self._commit([chunk])
+                await self._commit([chunk], chunk.transactions[-1], len(chunk.steps))
             else:
                 self._totals.rows += len(chunk.steps)
                 self._totals.bytes += chunk.bytes
-
-    def _strict(self, chunk: Chunk) -> bool:
-        return chunk.commit_lsn <= self._strict_until
-
-    async def _add(self, chunk: Chunk) -> None:
-        if self._strict(chunk):
-            await self._finish_group()
-            await self._replay([chunk])
-            return
-        self._group.append(chunk)
-        self._group_steps += len(chunk.steps)
-        self._group_bytes += chunk.bytes
-        if self._full() or chunk.sentinels:
-            await self._finish_group()
-
-    def _full(self) -> bool:
-        return (
-            self._group_steps >= GROUP_STEPS
-            or self._group_bytes >= GROUP_BYTES
-            or len(self._group) >= GROUP_TRANSACTIONS
-        )
 
     async def _finish_group(self) -> None:
         if not self._group:
             return
         group, self._group = self._group, []
-        self._group_steps = self._group_bytes = 0
+        steps, self._group_steps, self._group_bytes = self._group_steps, 0, 0
         try:
-            with _Located(group[0].commit_lsn), _spans(group):
-                operations = compact(step for chunk in group for step in chunk.steps)
-                await self._session.execute(operations, durable=any(chunk.sentinels for chunk in group))
-                await self._commit(group)
+            with _Located(group[0].transactions[0].commit_lsn), _spans(group):
+                operations = compact(chain.from_iterable(chunk.steps for chunk in group))
+                await self._session.execute(operations, durable=bool(_sentinels(group)))
+                await self._commit(group, group[-1].transactions[-1], steps)
         except PgmigError as exc:
             if exc.policy.retry:
                 raise
             log.info("a set of changes was refused (%s): replaying its transactions one by one", exc)
             await self._session.rollback()
             self._strict_until = self._latest
-            await self._replay(group)
+            for chunk in group:
+                await self._replay(chunk)
 
-    async def _replay(self, group: list[Chunk]) -> None:
+    async def _replay(self, chunk: Chunk) -> None:
         """Each transaction by itself, each change as it happened, each commit seen through: what
         fails here is to blame, and everything before it is kept."""
-        for chunk in group:
-            with _Located(chunk.commit_lsn), _spans([chunk]):
-                await self._session.execute(row_by_row(chunk.steps), durable=bool(chunk.sentinels))
-                await self._commit([chunk])
+        start = 0
+        for transaction in chunk.transactions:
+            one = Chunk(
+                transaction.commit_lsn,
+                chunk.steps[start : transaction.stop],
+                [transaction],
+                sequence=chunk.sequence,
+                trace=chunk.trace,
+            )
+            start = transaction.stop
+            with _Located(one.commit_lsn), _spans([one]):
+                await self._session.execute(row_by_row(one.steps), durable=bool(transaction.sentinels))
+                await self._commit([one], transaction, len(one.steps))
                 try:
                     await self._session.settle()
                 except CommitFailedError as exc:
                     raise exc.error from exc
 
-    async def _commit(self, group: list[Chunk]) -> None:
-        last = group[-1]
-        assert last.end is not None
-        self._session.commit(last.end, last.commit_time_us)
-        self._sequences.append((last.end, last.sequence))
+    async def _commit(self, group: list[Chunk], last: Transaction, steps: int) -> None:
+        """Commit what was executed; the end of `last` is the destination's progress."""
+        end = Lsn(last.end_lsn)
+        self._session.commit(end, last.commit_time)
+        self._sequences.append((end, group[-1].sequence))
+        self._totals.rows += steps
         for chunk in group:
-            self._totals.rows += len(chunk.steps)
             self._totals.bytes += chunk.bytes
-            self._totals.transactions += not chunk.heartbeat
+            self._totals.transactions += sum(1 for one in chunk.transactions if one.commit_time)
             if chunk.trace is not None:
-                self._unflushed.append((last.end, chunk.trace, time.time_ns()))
-        if last.commit_time_us:
-            self._totals.last_commit_at = last.commit_time_us / 1e6
-        if any(chunk.sentinels for chunk in group):
+                self._unflushed.append((end, chunk.trace, time.time_ns()))
+        if last.commit_time:
+            self._totals.last_commit_at = last.commit_time / 1e6
+        tokens = _sentinels(group)
+        if tokens:
             await self._session.settle()
             await self._session.await_flush()
-            for chunk in group:
-                for token in chunk.sentinels:
-                    self._on_sentinel(token, last.end)
+            for token in tokens:
+                self._on_sentinel(token, end)
 
     def _end_flush_spans(self) -> None:
         while self._unflushed and self._unflushed[0][0] <= self._session.flushed:
@@ -220,10 +221,14 @@ class Writer:
             tracer().start_span(SpanName.FLUSH.value, context=parent, start_time=began).end()
 
 
+def _sentinels(chunks: list[Chunk]) -> list[str]:
+    return [token for chunk in chunks for one in chunk.transactions for token in one.sentinels]
+
+
 class _Located:
     """Adds the LSN of the transaction to an error that has none."""
 
-    def __init__(self, lsn: Lsn) -> None:
+    def __init__(self, lsn: int) -> None:
         self._lsn = lsn
 
     def __enter__(self) -> None:
@@ -231,7 +236,7 @@ class _Located:
 
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
         if isinstance(exc, PgmigError) and exc.lsn is None:
-            exc.lsn = self._lsn
+            exc.lsn = Lsn(self._lsn)
 
 
 def _spans(chunks: list[Chunk]) -> ExitStack:
@@ -241,5 +246,5 @@ def _spans(chunks: list[Chunk]) -> ExitStack:
     for chunk in chunks:
         if chunk.trace is not None and id(chunk.trace) not in seen:
             seen.add(id(chunk.trace))
-            stack.enter_context(span(SpanName.APPLY_BATCH, chunk.trace, transactions=len(chunks)))
+            stack.enter_context(span(SpanName.APPLY_BATCH, chunk.trace, transactions=len(chunk.transactions)))
     return stack

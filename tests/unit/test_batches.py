@@ -63,7 +63,7 @@ def through_the_wire(batches: Iterable[ChangeBatch]) -> list[ChangeBatch]:
 
 
 def batched(batcher: Batcher, messages: Iterable[bytes]) -> list[ChangeBatch]:
-    found = []
+    found: list[ChangeBatch] = []
     for message in messages:
         found += batcher.feed(message)
     return through_the_wire([*found, *batcher.flush()])

@@ -9,10 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.applier.compact import DELETE, INSERT, UPDATE, Change, Step, Truncation, compact, row_by_row
+from services.applier.compact import Step, Truncation, compact, row_by_row
 from services.shared.model import PgmigError, ReplicaIdentity, TableId
 from services.shared.pg.target import Operation, TargetColumn, TargetTable, array
-from services.shared.pgoutput import UNCHANGED, Relation, RelationColumn, Value, Values
+from services.shared.pgoutput import (
+    UNCHANGED,
+    Delete,
+    Insert,
+    Relation,
+    RelationColumn,
+    Update,
+    Value,
+    Values,
+)
 
 KEYED = TableId("public", "keyed")
 Table = dict[bytes, tuple[bytes | None, ...]]
@@ -98,12 +107,12 @@ def histories(draw: st.DrawFn) -> list[Step]:
         if key not in table:
             row: tuple[bytes | None, ...] = (key, value, b"new " + value)
             table[key] = row
-            steps.append(Change(INSERT, TARGET, None, row))
+            steps.append((TARGET, Insert(1, row)))
             continue
         move = draw(st.sampled_from(["delete", "update", "rewrite", "move"]))
         toast: Value = UNCHANGED if draw(st.booleans()) else b"big " + value
         if move == "delete":
-            steps.append(Change(DELETE, TARGET, (key, None, None), None))
+            steps.append((TARGET, Delete(1, "K", (key, None, None))))
             del table[key]
         else:
             other = draw(st.sampled_from(KEYS)) if move == "move" else key
@@ -113,7 +122,7 @@ def histories(draw: st.DrawFn) -> list[Step]:
             before = table.pop(key)
             table[other] = (other, value, before[2] if toast is UNCHANGED else toast)
             old = (key, None, None) if other != key else None
-            steps.append(Change(UPDATE, TARGET, old, new))
+            steps.append((TARGET, Update(1, "K" if old else None, old, new)))
     return steps
 
 
@@ -131,8 +140,8 @@ def test_the_net_effect_is_the_effect_of_the_steps(history: list[Step]) -> None:
 
 @given(first=histories())
 def test_many_keys_take_few_statements(first: list[Step]) -> None:
-    inserts: list[Step] = [Change(INSERT, TARGET, None, (b"k%d" % n, b"v", b"t")) for n in range(100)]
-    updates: list[Step] = [Change(UPDATE, TARGET, None, (b"k%d" % n, b"w", UNCHANGED)) for n in range(100)]
+    inserts: list[Step] = [(TARGET, Insert(1, (b"k%d" % n, b"v", b"t"))) for n in range(100)]
+    updates: list[Step] = [(TARGET, Update(1, None, None, (b"k%d" % n, b"w", UNCHANGED))) for n in range(100)]
     assert len(compact([*inserts, *updates])) == 1, "inserts take the updates in"
     assert len(compact([*first, *inserts, *updates])) <= len(compact(first)) + 3
 
@@ -159,24 +168,24 @@ def text(operation: Operation) -> str:
 def test_rows_without_a_key_change_one_at_a_time_and_in_order() -> None:
     target = make((), ReplicaIdentity.FULL)
     row: Values = (b"1", b"{1}")
-    steps: list[Step] = [Change(INSERT, target, None, row)] * 4
-    steps += [Change(DELETE, target, row, None), Change(INSERT, target, None, row)]
+    steps: list[Step] = [(target, Insert(1, row))] * 4
+    steps += [(target, Delete(1, "K", row)), (target, Insert(1, row))]
     found = [text(operation).split()[0] for operation in compact(steps)]
     assert found == ["INSERT", "DELETE", "INSERT"]
 
 
 def test_a_table_whose_triggers_fire_sees_every_step() -> None:
     target = make((0,), ReplicaIdentity.DEFAULT, row_by_row=True)
-    steps: list[Step] = [Change(INSERT, target, None, (b"%d" % n, None)) for n in range(9)]
-    steps += [Change(UPDATE, target, None, (b"%d" % n, b"{2}")) for n in range(9)]
+    steps: list[Step] = [(target, Insert(1, (b"%d" % n, None))) for n in range(9)]
+    steps += [(target, Update(1, None, None, (b"%d" % n, b"{2}"))) for n in range(9)]
     assert len(compact(steps)) == 18
 
 
 def test_truncate_is_a_barrier() -> None:
     steps: list[Step] = [
-        *(Change(INSERT, TARGET, None, (b"k%d" % n, b"v", b"t")) for n in range(5)),
+        *((TARGET, Insert(1, (b"k%d" % n, b"v", b"t"))) for n in range(5)),
         Truncation((KEYED,), True),
-        *(Change(INSERT, TARGET, None, (b"k%d" % n, b"v", b"t")) for n in range(5)),
+        *((TARGET, Insert(1, (b"k%d" % n, b"v", b"t"))) for n in range(5)),
     ]
     _, barrier, _ = compact(steps)
     assert text(barrier) == 'TRUNCATE ONLY "public"."keyed" RESTART IDENTITY'
