@@ -24,7 +24,7 @@ from services.shared.runtime.retry import retrying
 
 log = logging.getLogger(__name__)
 
-PROGRESS_EVERY_S = 1.0
+PROGRESS_EVERY_S = 2.0
 
 
 class Journal:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.shared.model import ErrorKind, MigrationOptions, PgmigError, Phase
+from services.shared.model import ErrorKind, Lsn, MigrationOptions, PgmigError, Phase
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.integration.test_preflight import traces
 from tests.lab.compare import compare_rows
@@ -171,6 +171,37 @@ async def test_switchover_that_cannot_drain_is_rolled_back(
         async for _ in session.switchover("m", 20.0):
             pass
         assert compare_rows(source, dest_db) == []
+
+
+async def test_coordinator_told_to_stop_rolls_a_switchover_back_first(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async with services.session() as session:
+        await session.start("m", source, dest_db, FOLLOW)
+        await until_phase(session, "m", Phase.STREAMING)
+        with psycopg.connect(dest_db) as blocker:
+            blocker.execute("LOCK TABLE item IN ACCESS EXCLUSIVE MODE")
+            insert(source, 4001)
+            stopped = -1
+            with pytest.raises(PgmigError):
+                async for step in session.switchover("m", 60.0):
+                    if (step.name, step.state) == ("drain", "started"):
+                        stopped = await asyncio.to_thread(services.stop, "coordinator")
+            assert stopped == 0
+            insert(source, 5001)
+        services.start("coordinator")
+        services.wait_serving()
+        await until_phase(session, "m", Phase.STREAMING)
+
+
+async def test_idle_source_has_no_lag(services: Services, source: str, dest_db: str) -> None:
+    async with services.session() as session:
+        await session.start("m", source, dest_db, FOLLOW)
+        await until_phase(session, "m", Phase.STREAMING)
+        view = await until(
+            session, "m", lambda v: v.positions.confirmed_lsn >= v.positions.source_lsn > Lsn(0)
+        )
+        assert (view.positions.lag_bytes, view.positions.lag_seconds) == (0, 0.0)
 
 
 async def test_client_that_leaves_does_not_stop_a_switchover(

@@ -5,7 +5,8 @@ up. So whatever is lost (queue, reports, a copier, ourselves) costs a look at th
 
 The parts in the queue name an exported snapshot. When it is lost with the decoder's session,
 the parts that are left are published again under a new one, and their tables get a floor: the
-applier skips what the later snapshot already holds.
+applier skips what the later snapshot already holds. A clone that does not follow has no applier
+to bring tables of two snapshots into step: there all parts are copied again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from services.coordinator.parts import plan_parts
 from services.coordinator.pipeline import Pipeline
 from services.shared.bus.queue import delete_queue, ensure_queue, publish_parts, purge, queued
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role, SnapshotReady
-from services.shared.pg.bookkeeping import copied_parts
+from services.shared.pg.bookkeeping import copied_parts, forget_parts
 from services.shared.pg.catalog import list_tables_under
 from services.shared.pg.connection import connection
 
@@ -57,11 +58,16 @@ async def _settled(pipeline: Pipeline) -> bool:
 async def _publish(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
     """Queue what the ledger lacks, under this snapshot."""
     uris, migration = await pipeline.credentials(), pipeline.migration
-    again = bool(migration.record.snapshot_name)
-    if again:
-        migration.event("warning", "the snapshot was lost: incomplete tables are copied under a new one")
+    follow = migration.record.options.follow
+    if migration.record.snapshot_name:
+        which = "incomplete tables" if follow else "all tables"
+        migration.event("warning", f"the snapshot was lost: {which} are copied under a new one")
+    if migration.record.snapshot_name or not follow:
         await pipeline.staff(Role.DECODER)  # copiers that hold parts of the old one stop first
         await purge(pipeline.bus, migration.id)
+        if not follow:
+            async with connection(uris.destination_uri, "destination") as conn:
+                await forget_parts(conn, migration.record.migration_id)
         if await _settled(pipeline):
             return
     async with connection(uris.source_uri, "source") as conn:

@@ -41,6 +41,9 @@ async def run(pipeline: Pipeline) -> Phase:
 
 
 async def _choose_published(pipeline: Pipeline) -> None:
+    """Once: a publication that was made before a crash carries the first choice."""
+    if pipeline.migration.record.published:
+        return
     uris = await pipeline.credentials()
     async with connection(uris.source_uri, "source") as conn:
         pipeline.migration.update(published=await publication_tables(conn))
