@@ -130,6 +130,15 @@ async def mark_part(conn: AsyncConnection, migration_id: str, part: CopyPart, ro
     )
 
 
+async def forget_parts(conn: AsyncConnection, migration_id: str) -> None:
+    """Have every part copied again."""
+    with translated(_DOING):
+        if await _exists(conn):
+            await conn.execute(
+                sql.SQL("DELETE FROM {} WHERE migration_id = %s").format(_name("copy_part")), [migration_id]
+            )
+
+
 async def steps_done(conn: AsyncConnection, migration_id: str) -> set[str]:
     """The steps marked so far; empty also while there is no bookkeeping."""
     with translated(_DOING):
