@@ -1,0 +1,46 @@
+"""Databases with an application's schema, cloned from templates, and the suite to migrate them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.live import application
+from tests.e2e.stack import Stack
+from tests.lab.nats import NatsServer
+from tests.lab.postgres import PostgresServer
+from tests.lab.schema import seed
+from tests.lab.workload import Writer
+
+TEMPLATE = "e2e_template"
+ROWS = 3_000
+
+
+@pytest.fixture(scope="session")
+def template(source_server: PostgresServer) -> str:
+    """The name of a seeded database on the source, to be copied."""
+    seed(source_server.create_database(TEMPLATE), ROWS)
+    return TEMPLATE
+
+
+@pytest.fixture
+def shop(source_server: PostgresServer, template: str) -> Iterator[str]:
+    """The URI of a database with the lab's schema and some rows."""
+    with source_server.fresh_database("shop", template) as uri:
+        yield uri
+
+
+@pytest.fixture
+def writer(shop: str) -> Iterator[Writer]:
+    """An application at work on `shop`."""
+    with application(shop) as writer:
+        yield writer
+
+
+@pytest.fixture
+def stack(nats_server: NatsServer, tmp_path: Path) -> Iterator[Stack]:
+    """All services."""
+    with Stack(nats_server, tmp_path) as stack:
+        yield stack
