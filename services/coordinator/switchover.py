@@ -18,7 +18,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.coordinator.credentials import Credentials
 from services.coordinator.migration import failure_of
@@ -126,8 +126,11 @@ async def run(pipeline: Pipeline, feed: StepFeed, timeout_s: float) -> None:
 
 
 async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
-    result = pipeline.migration.record.switchover
-    assert result is not None
+    decided = pipeline.migration.record.switchover
+    assert decided is not None
+    # Until now: the destination could be written to only after the decision was stored.
+    result = replace(decided, write_downtime_ms=feed.elapsed_ms())
+    pipeline.migration.update(switchover=result)
     pipeline.migration.event("info", f"switched over; writes were blocked for {result.write_downtime_ms} ms")
     try:
         await pipeline.journal.save()

@@ -11,6 +11,7 @@ import pytest
 
 from services.shared.model import ErrorKind, PgmigError, TableId
 from services.shared.pg.freeze import Freeze, before_freeze, emit_sentinel, thaw, writable_connection
+from tests.lab.postgres import PostgresServer
 
 TABLES = [TableId("public", "a"), TableId("public", "b")]
 
@@ -148,3 +149,30 @@ async def test_writer_that_would_deadlock_with_the_freeze_is_not_ended(source: s
 async def test_sentinel_can_be_written_into_a_frozen_source(source: str, freeze: Freeze) -> None:
     await frozen(freeze)
     assert await emit_sentinel(freeze.session, "pgmig", "m:token")
+
+
+async def test_autovacuum_does_not_keep_the_freeze_out() -> None:
+    slow = {
+        "autovacuum_naptime": "1s",
+        "autovacuum_vacuum_cost_delay": "100ms",
+        "autovacuum_vacuum_cost_limit": "1",
+    }
+    with PostgresServer(settings=slow, fsync=False) as server:
+        uri = server.create_database("db")
+        with psycopg.connect(uri, autocommit=True) as conn:
+            conn.execute("CREATE TABLE a (id int, filler text); CREATE TABLE b (id int)")
+            conn.execute("INSERT INTO a SELECT n, repeat('x', 500) FROM generate_series(1, 20000) n")
+            conn.execute("DELETE FROM a WHERE id % 2 = 0")
+            working = (
+                "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity s USING (pid)"
+                " WHERE s.backend_type = 'autovacuum worker' AND l.relation = 'a'::regclass"
+            )
+            async with asyncio.timeout(60):
+                while conn.execute(working).fetchone() == (0,):
+                    await asyncio.sleep(0.1)  # the launcher tells nobody when it begins
+            freeze = await Freeze.open(uri)
+            try:
+                await freeze.lock(TABLES, time.monotonic() + 5)
+                assert not may_write(uri)
+            finally:
+                await freeze.close()

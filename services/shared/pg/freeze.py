@@ -9,8 +9,10 @@ Order matters:
 3. Sessions that began before are ended, so that a writer that waits for our locks fails
    instead of committing later.
 
-Locks are tried for less than `deadlock_timeout` at a time and taken anew, so that where a
-writer holds one table and waits for another, we give way and PostgreSQL ends nobody.
+Locks are tried for less than the writers' `deadlock_timeout` at a time and taken anew, so that
+where a writer holds one table and waits for another, we give way and PostgreSQL ends nobody.
+Our own `deadlock_timeout` is shorter: PostgreSQL then finds within an attempt that we wait for
+an autovacuum, and cancels it. A role that may not set it tries for longer now and then.
 
 `thaw` undoes step 2 from any connection; the locks go with the session that holds them.
 """
@@ -22,6 +24,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import LiteralString
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -32,11 +35,21 @@ from services.shared.pg.connection import connect, translate, translated
 LOCK_ATTEMPT_S = 0.8
 """Below deadlock_timeout's default of 1 s."""
 
+LONG_ATTEMPT_S = 1.5
+"""Beyond it: for a role that cannot shorten it, every third time."""
+
 PAUSE_S = 0.05
 """Between two attempts: writers that waited for us get their turn."""
 
-_LOCK_FAILURES = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+_LOCK_FAILURES = (psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected)
 _SETTING = "default_transaction_read_only"
+
+# Whatever may write: clients, apply workers of subscriptions, workers of extensions.
+_OTHERS: LiteralString = (
+    " FROM pg_catalog.pg_stat_activity WHERE datname = current_database()"
+    " AND backend_type NOT IN ('walsender', 'autovacuum worker', 'parallel worker')"
+    " AND pid <> pg_catalog.pg_backend_pid() AND application_name NOT LIKE 'pgmig %%'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +77,18 @@ async def writable_connection(uri: str) -> AsyncConnection:
 class Freeze:
     """Locks of one session and the setting of one database. Use open, block, close."""
 
-    def __init__(self, locker: AsyncConnection, admin: AsyncConnection) -> None:
+    def __init__(self, locker: AsyncConnection, admin: AsyncConnection, *, detects_early: bool) -> None:
         self._locker = locker
         self._admin = admin
+        self._detects_early = detects_early
 
     @classmethod
     async def open(cls, uri: str) -> Freeze:
         """Two sessions; nothing is blocked yet."""
         locker = await writable_connection(uri)
         try:
-            return cls(locker, await writable_connection(uri))
+            detects_early = await _shorten_deadlock_timeout(locker)
+            return cls(locker, await writable_connection(uri), detects_early=detects_early)
         except BaseException:
             await locker.close()
             raise
@@ -93,10 +108,12 @@ class Freeze:
 
         Both times are time.monotonic(). Raises TIMEOUT.
         """
-        blockers = ""
+        blockers, attempts = "", 0
         while (left := deadline - time.monotonic()) > 0:
+            attempts += 1
+            longest = LOCK_ATTEMPT_S if self._detects_early or attempts % 3 else LONG_ATTEMPT_S
             began = time.monotonic()
-            attempt = asyncio.create_task(self._try_lock(tables, min(left, LOCK_ATTEMPT_S)))
+            attempt = asyncio.create_task(self._try_lock(tables, min(left, longest)), name="lock")
             try:
                 await asyncio.wait({attempt}, timeout=LOCK_ATTEMPT_S / 2)
                 if not attempt.done():
@@ -119,7 +136,7 @@ class Freeze:
             await self._locker.execute("BEGIN")
             try:
                 await self._locker.execute(
-                    "SELECT pg_catalog.set_config('lock_timeout', %s, true)",
+                    "SELECT pg_catalog.set_config('statement_timeout', %s, true)",
                     [f"{max(1, int(seconds * 1000))}ms"],
                 )
                 if tables:
@@ -127,6 +144,7 @@ class Freeze:
                         sql.SQL("ONLY {}").format(sql.Identifier(t.schema, t.name)) for t in tables
                     )
                     await self._locker.execute(sql.SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(listed))
+                await self._locker.execute("SET LOCAL statement_timeout = 0")
             except _LOCK_FAILURES:
                 await self._locker.execute("ROLLBACK")
                 return False
@@ -158,7 +176,7 @@ class Freeze:
         return await _clock(self._admin)
 
     async def end_writers(self, before: float) -> int:
-        """End every other client's session that began before `before`; returns how many.
+        """End every other session that began before `before`; returns how many.
 
         Ours ("pgmig ...") and replication stay. Raises PERMISSION when one may not be ended.
         """
@@ -166,10 +184,9 @@ class Freeze:
             with translated("ending sessions on the source"):
                 row = await (
                     await self._admin.execute(
-                        "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity"
-                        " WHERE datname = current_database() AND backend_type = 'client backend'"
-                        " AND pid <> pg_catalog.pg_backend_pid() AND application_name NOT LIKE 'pgmig %%'"
-                        " AND backend_start <= pg_catalog.to_timestamp(%s)",
+                        "SELECT count(pg_catalog.pg_terminate_backend(pid))"
+                        + _OTHERS
+                        + " AND backend_start <= pg_catalog.to_timestamp(%s)",
                         [before],
                     )
                 ).fetchone()
@@ -180,6 +197,17 @@ class Freeze:
                 exc.kind, exc.message, "grant pg_signal_backend, and end superusers' sessions yourself"
             ) from exc
         return int(row[0]) if row else 0
+
+
+async def _shorten_deadlock_timeout(conn: AsyncConnection) -> bool:
+    """Whether the role may."""
+    try:
+        await conn.execute("SET deadlock_timeout = '200ms'")
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    except psycopg.Error as exc:
+        raise translate(exc, "opening a session on the source") from exc
+    return True
 
 
 async def before_freeze(conn: AsyncConnection) -> Before:
@@ -198,10 +226,9 @@ async def thaw(conn: AsyncConnection, before: Before) -> bool:
     await _alter(conn, before.read_only_default)
     with suppress(PgmigError), translated("ending read-only sessions on the source"):
         await conn.execute(
-            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
-            " WHERE datname = current_database() AND backend_type = 'client backend'"
-            " AND pid <> pg_catalog.pg_backend_pid() AND application_name NOT LIKE 'pgmig %%'"
-            " AND backend_start >= pg_catalog.to_timestamp(%s)",
+            "SELECT pg_catalog.pg_terminate_backend(pid)"
+            + _OTHERS
+            + " AND backend_start >= pg_catalog.to_timestamp(%s)",
             [before.at],
         )
     return True
