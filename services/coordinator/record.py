@@ -62,7 +62,7 @@ class Record:
     """revision grows with every change; of two records the higher one counts.
 
     published: what the publication carries. keep_owners: owners and privileges are restored.
-    snapshot_name: under which the parts in the copy queue were published. flushed_lsn: the
+    snapshot_id: under which the parts in the copy queue were published. flushed_lsn: the
     destination's progress as last heard.
     """
 
@@ -80,7 +80,7 @@ class Record:
     published: tuple[TableId, ...] = ()
     tables: tuple[TableRecord, ...] = ()
     keep_owners: bool = False
-    snapshot_name: str = ""
+    snapshot_id: str = ""
     flushed_lsn: Lsn = Lsn(0)
     freeze: FreezeRecord | None = None
     switchover: SwitchoverResult | None = None

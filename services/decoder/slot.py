@@ -41,7 +41,7 @@ class Snapshots:
         if self.keeper is None or not await self.keeper.alive():
             await self._fresh()
         assert self.keeper is not None
-        return SnapshotReady(self.assignment_id, self.keeper.name, self.lsn)
+        return SnapshotReady(self.assignment_id, self.keeper.name, self.lsn, self.keeper.xids)
 
     async def _fresh(self) -> None:
         """A temporary slot's consistent point is the LSN of the snapshot that it exports."""

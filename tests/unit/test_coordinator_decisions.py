@@ -24,12 +24,15 @@ from services.shared.model import (
     PartProgress,
     Phase,
     ReplicaIdentity,
+    SnapshotReady,
     SourceTable,
     TableId,
     TableState,
 )
 
 TEXT, REGCLASS, USER_TYPE = 25, 2205, 16_500
+SNAPSHOT = SnapshotReady("d", "snap", Lsn(7), "5:9:")
+VERSIONS = (170004, 180000)
 
 
 def table(name: str, size: int = 0, *types: int) -> SourceTable:
@@ -39,9 +42,11 @@ def table(name: str, size: int = 0, *types: int) -> SourceTable:
 
 def test_parts_come_largest_first_without_what_is_copied() -> None:
     tables = [table("small", 1), table("done", 9), table("large", 5)]
-    parts = plan_parts(tables, {part_id(TableId("s", "done"))}, "snap", Lsn(7))
+    parts = plan_parts(tables, {part_id(TableId("s", "done"))}, SNAPSHOT, VERSIONS)
     assert [part.table.name for part in parts] == ["large", "small"]
-    assert {(part.snapshot_name, part.snapshot_lsn) for part in parts} == {("snap", Lsn(7))}
+    assert {(part.snapshot_name, part.snapshot_lsn, part.snapshot_xids) for part in parts} == {
+        ("snap", Lsn(7), "5:9:")
+    }
 
 
 @pytest.mark.parametrize(
@@ -50,13 +55,13 @@ def test_parts_come_largest_first_without_what_is_copied() -> None:
 def test_binary_copy_only_for_types_that_mean_the_same_everywhere(
     types: tuple[int, ...], binary: bool
 ) -> None:
-    assert plan_parts([table("t", 0, *types)], (), "snap", Lsn(1))[0].binary is binary
+    assert plan_parts([table("t", 0, *types)], (), SNAPSHOT, VERSIONS)[0].binary is binary
 
 
 def test_generated_columns_are_neither_copied_nor_looked_at() -> None:
     columns = (Column("a", TEXT), Column("g", USER_TYPE, generated=True))
     source = SourceTable(TableId("s", "t"), 1, columns, ReplicaIdentity.DEFAULT, True, 0, 0)
-    part = plan_parts([source], (), "snap", Lsn(1))[0]
+    part = plan_parts([source], (), SNAPSHOT, VERSIONS)[0]
     assert (part.columns, part.binary) == (("a",), True)
 
 

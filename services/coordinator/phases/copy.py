@@ -28,11 +28,11 @@ CHECK_EVERY_S = 5.0
 async def run(pipeline: Pipeline) -> Phase:
     """Returns the next phase."""
     # After a restart of ours the copiers may still be at it: they are not disturbed.
-    published = bool(pipeline.migration.record.snapshot_name)
+    published = bool(pipeline.migration.record.snapshot_id)
     await pipeline.staff(Role.DECODER, *([Role.COPIER] if published else []))
     while not await _settled(pipeline):
         snapshot = await pipeline.open_snapshot()
-        if snapshot.snapshot_name != pipeline.migration.record.snapshot_name:
+        if snapshot.identity != pipeline.migration.record.snapshot_id:
             await _publish(pipeline, snapshot)
         await _watch(pipeline, snapshot)
     await pipeline.staff(Role.DECODER)
@@ -59,10 +59,10 @@ async def _publish(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
     """Queue what the ledger lacks, under this snapshot."""
     uris, migration = await pipeline.credentials(), pipeline.migration
     follow = migration.record.options.follow
-    if migration.record.snapshot_name:
+    if migration.record.snapshot_id:
         which = "incomplete tables" if follow else "all tables"
         migration.event("warning", f"the snapshot was lost: {which} are copied under a new one")
-    if migration.record.snapshot_name or not follow:
+    if migration.record.snapshot_id or not follow:
         await pipeline.staff(Role.DECODER)  # copiers that hold parts of the old one stop first
         await purge(pipeline.bus, migration.id)
         if not follow:
@@ -80,10 +80,11 @@ async def _publish(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
             f"tables were dropped on the source before they were copied: {', '.join(gone[:5])}",
             "clean up and start the migration again; do not change the schema meanwhile",
         )
-    parts = plan_parts([tables[table] for table in missing], (), snapshot.snapshot_name, snapshot.lsn)
+    versions = migration.record.source.server_version_num, migration.record.destination.server_version_num
+    parts = plan_parts([tables[table] for table in missing], (), snapshot, versions)
     await ensure_queue(pipeline.bus, migration.id)
     await publish_parts(pipeline.bus, migration.id, parts)
-    migration.update(snapshot_name=snapshot.snapshot_name)
+    migration.update(snapshot_id=snapshot.identity)
     await pipeline.journal.save()
     await pipeline.staff(Role.DECODER, Role.COPIER)
 
@@ -106,7 +107,7 @@ async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
         if await _settled(pipeline) or (left or 0) < len(migration.copying.missing()):
             if not migration.copying.complete:
                 migration.event("warning", "the copy queue lost parts: they are queued again")
-                migration.update(snapshot_name="")
+                migration.update(snapshot_id="")
             return
     errors, pipeline.part_errors = pipeline.part_errors, []
     for error in errors:

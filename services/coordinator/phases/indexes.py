@@ -37,9 +37,9 @@ async def run(pipeline: Pipeline) -> Phase:
     if POST_DATA not in done:
         await _build(pipeline, done)
     pipeline.archive.unlink(missing_ok=True)
-    async with connection(uris.destination_uri, "destination") as conn:
-        if ANALYZE not in done:
-            await analyze(conn)
+    if ANALYZE not in done:
+        await analyze(uris.destination_uri, migration.record.options.index_workers)
+        async with connection(uris.destination_uri, "destination") as conn:
             await mark_step(conn, migration.record.migration_id, ANALYZE)
     if follow:
         return Phase.CATCHUP

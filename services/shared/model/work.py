@@ -158,6 +158,12 @@ class SnapshotReady:
     assignment_id: str
     snapshot_name: str
     lsn: Lsn
+    xids: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What tells it from any other: a restarted server gives the same names again."""
+        return f"{self.snapshot_name} {self.xids}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from psycopg import AsyncConnection
+from psycopg import sql
 
+from services.shared.model import TableId
 from services.shared.pg.bookkeeping import mark_step
+from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import connection, translated
 from services.shared.pg.dump import run_script
 
@@ -136,7 +138,25 @@ async def restore_post_data(
         await mark_step(conn, migration_id, step)
 
 
-async def analyze(conn: AsyncConnection) -> None:
-    """Planner statistics for every table: the destination has none yet."""
-    with translated("analysing the destination"):
-        await conn.execute("ANALYZE")
+async def analyze(uri: str, workers: int) -> None:
+    """Planner statistics for every table, several at a time, the largest first: the destination
+    has none yet. Partitioned parents come last, since theirs are made of their partitions'."""
+    async with connection(uri, "destination") as conn:
+        with translated("listing the destination's tables"):
+            rows = await (await conn.execute(load_sql("analyze_tables.sql"))).fetchall()
+    for kind in ("r", "p"):
+        tables = asyncio.Queue[TableId]()
+        for schema, name, found in rows:
+            if found == kind:
+                tables.put_nowait(TableId(schema, name))
+        async with asyncio.TaskGroup() as group:
+            for number in range(max(1, min(workers, tables.qsize()))):
+                group.create_task(_analyze(uri, tables), name=f"analyze-{number}")
+
+
+async def _analyze(uri: str, tables: asyncio.Queue[TableId]) -> None:
+    async with connection(uri, "destination") as conn:
+        while not tables.empty():
+            table = tables.get_nowait()
+            with translated(f"analysing {table} on the destination"):
+                await conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table.schema, table.name)))

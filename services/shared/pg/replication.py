@@ -216,9 +216,10 @@ class SnapshotKeeper:
     keeper imports it first, so that streaming can start while copiers still use `name`.
     """
 
-    def __init__(self, conn: AsyncConnection, name: str) -> None:
+    def __init__(self, conn: AsyncConnection, name: str, xids: str) -> None:
         self._conn = conn
         self.name = name
+        self.xids = xids  # txid_current_snapshot(), the same for everyone who imports it
 
     @classmethod
     async def adopt(cls, uri: str, exported: str | None) -> SnapshotKeeper:
@@ -228,12 +229,16 @@ class SnapshotKeeper:
             await conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             if exported is not None:
                 await conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exported)))
-            row = await (await conn.execute("SELECT pg_catalog.pg_export_snapshot()")).fetchone()
+            row = await (
+                await conn.execute(
+                    "SELECT pg_catalog.pg_export_snapshot(), pg_catalog.txid_current_snapshot()::text"
+                )
+            ).fetchone()
         except psycopg.Error as exc:
             await conn.close()
             raise translate(exc, "holding the snapshot") from exc
         assert row is not None
-        return cls(conn, row[0])
+        return cls(conn, *row)
 
     async def alive(self) -> bool:
         """Whether the keeper's transaction still stands."""

@@ -48,8 +48,8 @@ def _report_to_pb(report: WorkerReport) -> pb.WorkerReport:  # noqa: PLR0911 - o
             return pb.WorkerReport(register=register_to_pb(report))
         case SlotReady():
             return pb.WorkerReport(slot_ready=_slot_to_pb(report))
-        case SnapshotReady(key, name, lsn):
-            snapshot = pb.SnapshotReady(assignment_id=key, snapshot_name=name, lsn=lsn.value)
+        case SnapshotReady(key, name, lsn, xids):
+            snapshot = pb.SnapshotReady(assignment_id=key, snapshot_name=name, lsn=lsn.value, xids=xids)
             return pb.WorkerReport(snapshot_ready=snapshot)
         case DecoderProgress():
             return pb.WorkerReport(decoder_progress=_decoder_to_pb(report))
@@ -147,7 +147,7 @@ def _failed_from_pb(message: pb.AssignmentFailed) -> AssignmentFailed:
 
 
 def _snapshot_from_pb(message: pb.SnapshotReady) -> SnapshotReady:
-    return SnapshotReady(message.assignment_id, message.snapshot_name, Lsn(message.lsn))
+    return SnapshotReady(message.assignment_id, message.snapshot_name, Lsn(message.lsn), message.xids)
 
 
 def _part_progress_from_pb(message: pb.PartProgress) -> PartProgress:
