@@ -153,7 +153,8 @@ class SlotReady:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotReady:
-    """lsn: transactions whose commit record lies before it are visible, later ones are streamed."""
+    """lsn: transactions whose commit record lies before it are visible, later ones are streamed.
+    xids: its txid_current_snapshot()."""
 
     assignment_id: str
     snapshot_name: str

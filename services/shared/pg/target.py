@@ -140,7 +140,7 @@ class TargetTable:
 
     def delete_many(self, keys: Sequence[Key]) -> Operation:
         statement = self._shapes.get(("d",)) or self._build(("d",), self._delete_many_sql())
-        columns = [keys] if len(self.where) == 1 else list(zip(*keys, strict=True))  # type: ignore[arg-type]
+        columns = [keys] if len(self.where) == 1 else list(zip(*keys, strict=True))
         return Operation(statement, tuple(array(c) for c in columns), self.table, len(keys))  # type: ignore[arg-type]
 
     def touched(self, new: Values) -> tuple[int, ...]:
@@ -286,7 +286,7 @@ def _bytes(values: Sequence[object]) -> tuple[bytes | None, ...]:
 
 def _arrays(rows: Sequence[Values], columns: Sequence[int]) -> tuple[bytes, ...]:
     by_column = list(zip(*rows, strict=True))
-    return tuple(array(by_column[i]) for i in columns)  # type: ignore[arg-type]
+    return tuple(array(by_column[i]) for i in columns)
 
 
 def array(values: Sequence[bytes | None]) -> bytes:
