@@ -6,6 +6,7 @@ the same, so that the text of a value means the same value on the destination.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -144,11 +145,29 @@ def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> Pgmig
     )
 
 
+async def open_session(info: str, *, autocommit: bool = True) -> AsyncConnection:
+    """psycopg's connect, for which cancellation must wait: cut off half way it leaves the session
+    on the server to the garbage collector. Raises psycopg.OperationalError."""
+    opening = asyncio.create_task(
+        AsyncConnection.connect(info, autocommit=autocommit, prepare_threshold=None), name="connect"
+    )
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unwanted)
+        raise
+
+
+def _close_unwanted(opening: asyncio.Task[AsyncConnection]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().pgconn.finish()
+
+
 async def connect(uri: str, side: str, *, autocommit: bool = True) -> AsyncConnection:
     """Open a connection with our session settings. side: "source" or "destination"."""
     info = complete_conninfo(uri, f"pgmig {side}")
     try:
-        return await AsyncConnection.connect(info, autocommit=autocommit, prepare_threshold=None)
+        return await open_session(info, autocommit=autocommit)
     except psycopg.OperationalError as exc:
         raise connect_failure(exc, uri, side) from exc
 

@@ -22,7 +22,7 @@ from psycopg import AsyncConnection, generators, pq, sql
 from psycopg.abc import PQGen
 
 from services.shared.model import ErrorKind, Lsn, PgmigError
-from services.shared.pg.connection import complete_conninfo, connect, connect_failure, translate
+from services.shared.pg.connection import complete_conninfo, connect, connect_failure, open_session, translate
 
 _KEEPALIVE = struct.Struct(">cqqc")
 _STATUS = struct.Struct(">cQQQqc")
@@ -71,7 +71,7 @@ class ReplicationConnection:
     async def open(cls, uri: str) -> ReplicationConnection:
         info = complete_conninfo(uri, "pgmig decoder", replication="database")
         try:
-            return cls(await AsyncConnection.connect(info, autocommit=True, prepare_threshold=None))
+            return cls(await open_session(info))
         except psycopg.OperationalError as exc:
             raise connect_failure(exc, uri, "source") from exc
 

@@ -1,0 +1,61 @@
+"""Sessions on real servers that begin and end as they should."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from services.shared.pg.connection import connect
+from services.shared.pg.replication import ReplicationConnection
+
+GONE_WITHIN_S = 5.0
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """An idle process collects no garbage either."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def sessions(uri: str) -> int:
+    with psycopg.connect(uri, autocommit=True) as conn:
+        row = conn.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'pgmig %' AND datname = current_database()"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.mark.parametrize("kind", ["plain", "replication"])
+async def test_cancelled_while_it_connects_it_leaves_no_session(
+    kind: str, source_db: str, no_collector: None
+) -> None:
+    held: list[BaseException] = []  # as a retry's state or a task group holds what ended an attempt
+
+    async def attempt() -> None:
+        opening = connect(source_db, "source") if kind == "plain" else ReplicationConnection.open(source_db)
+        try:
+            opened = await opening
+        except asyncio.CancelledError as exc:
+            held.append(exc)
+            raise
+        await opened.close()
+
+    for milliseconds in range(0, 30, 3):  # as many moments of it
+        connecting = asyncio.create_task(attempt())
+        await asyncio.sleep(milliseconds / 1000)
+        connecting.cancel()
+        await asyncio.wait({connecting})
+    assert held
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while sessions(source_db) and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    assert sessions(source_db) == 0
