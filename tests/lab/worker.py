@@ -44,13 +44,18 @@ class Worker:
         self._random = random.Random(f"{seed}/{number}")
         self._operations = operations
         self._serial = 0
+        self._drawn = 0
 
     @contextmanager
     def connected(self) -> Iterator[tuple[Session, Session]]:
         """Sessions for `transact`: the worker's own, and a second one to interleave with."""
         with self._connection() as connection, self._connection() as partner:
             first, second = self._session(connection), self._session(partner)
-            yield first, second
+            first.serial = self._drawn  # what it names must differ from what was named before a reconnect
+            try:
+                yield first, second
+            finally:
+                self._drawn = first.serial
 
     def transact(self, own: Session, partner: Session) -> None:
         """One transaction, or two interleaved ones, to their end. Raises psycopg.Error when cut off."""
