@@ -51,6 +51,9 @@ from services.shared.runtime.retry import retrying
 
 log = logging.getLogger(__name__)
 
+EXPLAIN_S = 0.3
+"""The locks are given up this long before the time is over, so as to tell who was in the way."""
+
 MESSAGES_SINCE = 140000
 """Older sources' pgoutput carries no logical messages: there the WAL position is the sentinel."""
 
@@ -234,7 +237,7 @@ async def _check_tables(run: _Run) -> None:
 
 async def _freeze(run: _Run, freeze: Freeze) -> None:
     tables = [table.table for table in await list_tables(freeze.session)]
-    run.feed.blocked_at = await freeze.lock(tables, run.deadline)
+    run.feed.blocked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
     run.froze_at = await freeze.forbid_writes()
     ended = await freeze.end_writers(run.froze_at)
     run.pipeline.migration.event("info", f"source frozen; {ended} sessions were ended")

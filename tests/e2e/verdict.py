@@ -27,13 +27,13 @@ _ON_SOURCE: dict[str, LiteralString] = {
     " WHERE database = current_database()",
     "publication": "SELECT pubname::text FROM pg_publication",
     "schema": "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'pgmig%'",
-    "session": "SELECT application_name FROM pg_stat_activity"
+    "session": "SELECT concat_ws(' ', application_name, state, query) FROM pg_stat_activity"
     " WHERE datname = current_database() AND application_name LIKE 'pgmig%'",
 }
 _ON_DESTINATION: dict[str, LiteralString] = {
     "replication origin": "SELECT roname FROM pg_replication_origin WHERE roname LIKE 'pgmig%'",
     "schema": "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'pgmig%'",
-    "session": "SELECT application_name FROM pg_stat_activity"
+    "session": "SELECT concat_ws(' ', application_name, state, query) FROM pg_stat_activity"
     " WHERE datname = current_database() AND application_name LIKE 'pgmig%'",
 }
 
