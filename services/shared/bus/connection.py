@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -19,7 +20,13 @@ CONNECT_TIMEOUT_S = 5
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Raise NATS errors and time-outs of the block as PgmigError(BROKER), which is retried."""
+    """Raise NATS errors and time-outs of the block as PgmigError(BROKER), which is retried.
+
+    A cancellation that came during the block ends it too: nats-py swallows one that arrives
+    together with an answer (asyncio.wait_for until Python 3.12) or while it waits to flush.
+    """
+    task = asyncio.current_task()
+    cancellations = task.cancelling() if task else 0
     try:
         yield
     except (TimeoutError, nats.errors.Error, js_errors.Error, OSError) as exc:
@@ -27,6 +34,9 @@ def translated(doing: str) -> Iterator[None]:
         raise PgmigError(
             ErrorKind.BROKER, f"{doing}: {reason}", "check that nats-server runs with JetStream"
         ) from exc
+    finally:
+        if task and task.cancelling() > cancellations:
+            raise asyncio.CancelledError
 
 
 async def connect_bus(url: str, name: str) -> Client:
