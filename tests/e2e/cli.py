@@ -97,6 +97,10 @@ class Staying:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def __enter__(self) -> Self:
         return self
 
@@ -140,10 +144,10 @@ class Staying:
         self._reader.join()
         return code
 
-    def stop(self) -> int:
-        """SIGTERM, and SIGKILL when that takes too long; the exit code."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal, and SIGKILL when that takes too long; the exit code."""
         if self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(number)
             try:
                 self._process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:

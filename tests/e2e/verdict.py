@@ -82,6 +82,21 @@ def left_on_destination(uri: str) -> list[str]:
     return _found(uri, _ON_DESTINATION)
 
 
+def inventory(uri: str) -> set[str]:
+    """All that a refused migration might have made or changed in a database, a phrase each."""
+    queries: dict[str, LiteralString] = {
+        **_ON_SOURCE,
+        **_ON_DESTINATION,
+        "any schema": "SELECT nspname::text FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%'",
+        "relation": "SELECT c.oid::regclass::text || ' ' || relreplident FROM pg_class c"
+        " WHERE c.oid >= 16384 AND relnamespace <> 'pg_toast'::regnamespace",
+        "setting": "SELECT setconfig::text FROM pg_db_role_setting"
+        " WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    }
+    with psycopg.connect(uri, autocommit=True) as conn:
+        return {f"{what} {row[0]}" for what, query in queries.items() for row in conn.execute(query)}
+
+
 def _found(uri: str, queries: dict[str, LiteralString]) -> list[str]:
     deadline = time.monotonic() + _GOING_S
     with psycopg.connect(uri, autocommit=True) as conn:

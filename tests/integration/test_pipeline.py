@@ -50,6 +50,31 @@ async def test_changes_arrive_exactly(
     assert "replaying" not in caplog.text, "sets of rows were written as sets"
 
 
+async def test_null_and_empty_and_unchanged_are_three_things(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(
+            source_db,
+            "ALTER TABLE t ALTER big SET STORAGE EXTERNAL",
+            "INSERT INTO t SELECT i, 'v', repeat('x', 9000) FROM generate_series(1, 12) i",
+        )
+        await p.drain("rows")
+        run(
+            source_db,
+            "UPDATE t SET v = NULL WHERE id <= 4",
+            "UPDATE t SET v = '' WHERE id BETWEEN 5 AND 8",
+            "UPDATE t SET big = NULL WHERE id = 12",
+            "UPDATE t SET big = '' WHERE id = 11",
+        )
+        await p.drain("changes")
+        equal(p)
+        query = "SELECT count(*) FILTER (WHERE v IS NULL), count(*) FILTER (WHERE length(big) = 9000) FROM t"
+        assert rows(dest_db, query) == [(4, 10)]
+
+
 async def test_commits_that_interleave_arrive_in_commit_order(
     source_db: str, dest_db: str, nats_server: NatsServer
 ) -> None:
@@ -100,6 +125,8 @@ async def test_restarts_of_both_sides_neither_lose_nor_repeat(
         p.start_applier()
         for turn in range(4):
             run(source_db, *(f"INSERT INTO t VALUES ('{turn}-{n}')" for n in range(50)))
+            await p.drain(f"turn {turn}")
+            run(source_db, *(f"INSERT INTO t VALUES ('{turn}+{n}')" for n in range(50)))
             if turn % 2:
                 await p.stop("applier")
                 run(source_db, f"INSERT INTO t VALUES ('{turn} while the applier is away')")

@@ -1,0 +1,113 @@
+"""When the applier's writer commits, and when it tells of a sentinel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import cast
+
+from services.applier.chunks import ChunkQueue
+from services.applier.planner import Chunk, Transaction
+from services.applier.writer import Totals, Writer
+from services.shared.model import Lsn
+from services.shared.pg.apply import ApplySession
+from services.shared.pg.target import Operation
+
+
+class RecordingSession:
+    """Remembers what it is asked to do, in order."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.flushed = Lsn(0)
+        self.all_flushed = True
+
+    async def execute(self, _operations: Sequence[Operation], *, durable: bool = False) -> None:
+        self.done.append("execute durably" if durable else "execute")
+
+    def commit(self, end: Lsn, _time: int) -> None:
+        self.done.append(f"commit {end}")
+
+    async def settle(self) -> None:
+        self.done.append("settle")
+
+    async def poll_flush(self) -> Lsn:
+        return self.flushed
+
+    async def await_flush(self) -> None:
+        self.done.append("flushed")
+
+    async def rollback(self) -> None:
+        self.done.append("rollback")
+
+
+async def written(*chunks: Chunk) -> list[str]:
+    """What a writer does about chunks that are all at hand, up to the first rest."""
+    session = RecordingSession()
+    queue = ChunkQueue()
+    for chunk in chunks:
+        await queue.put(chunk)
+    writer = Writer(
+        cast("ApplySession", session), Totals(), lambda token, end: session.done.append(f"{token} at {end}")
+    )
+    task = asyncio.create_task(writer.run(queue))
+    async with asyncio.timeout(10):
+        while not queue.empty:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    while session.done and session.done[-1] == "settle":
+        session.done.pop()
+    return session.done
+
+
+def transaction(number: int, *sentinels: str) -> Transaction:
+    return Transaction(number * 16, number * 16 + 8, 1, 0, sentinels)
+
+
+async def test_a_sentinel_counts_when_its_transaction_is_on_disk() -> None:
+    done = await written(Chunk(16, transactions=[transaction(1, "s")]))
+    assert done == ["execute durably", "commit 0/18", "settle", "flushed", "s at 0/18"]
+
+
+async def test_whole_transactions_at_hand_share_a_commit() -> None:
+    done = await written(
+        Chunk(16, transactions=[transaction(1)]), Chunk(48, transactions=[transaction(2), transaction(3)])
+    )
+    assert done == ["execute", "commit 0/38"]
+
+
+async def test_a_large_transaction_commits_alone_and_once() -> None:
+    done = await written(
+        Chunk(16, transactions=[transaction(1)]),
+        Chunk(32),
+        Chunk(32),
+        Chunk(32, transactions=[transaction(2)], continues=True),
+        Chunk(48, transactions=[transaction(3)]),
+    )
+    assert done == [
+        *("execute", "commit 0/18"),
+        *("execute", "execute", "execute", "commit 0/28"),
+        *("execute", "commit 0/38"),
+    ]
+
+
+async def test_a_half_published_transaction_is_rolled_back() -> None:
+    done = await written(Chunk(32), Chunk(0, discard=True), Chunk(32, transactions=[transaction(2)]))
+    assert done == ["execute", "rollback", "execute", "commit 0/28"]
+
+
+async def test_a_full_queue_makes_the_reader_wait() -> None:
+    queue = ChunkQueue(capacity=2000)
+    await queue.put(Chunk(1, bytes=100_000))
+    waiting = asyncio.create_task(queue.put(Chunk(2, bytes=10)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done(), "one chunk always fits, a second must wait"
+    assert [chunk.commit_lsn for chunk in await queue.get()] == [1]
+    await waiting
+    assert [chunk.commit_lsn for chunk in await queue.get()] == [2]
+    assert await queue.get(timeout=0.01) == []
