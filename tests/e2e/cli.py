@@ -112,8 +112,9 @@ class Staying:
     def _read(self) -> None:
         assert self._process.stdout is not None
         try:
-            for line in self._process.stdout:
-                self._views.put(view_from_json(json.loads(line)))
+            with self._process.stdout as lines:
+                for line in lines:
+                    self._views.put(view_from_json(json.loads(line)))
         finally:
             self._views.put(None)
 

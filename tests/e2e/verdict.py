@@ -88,7 +88,7 @@ def inventory(uri: str) -> set[str]:
         **_ON_SOURCE,
         **_ON_DESTINATION,
         "any schema": "SELECT nspname::text FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%'",
-        "relation": "SELECT c.oid::regclass::text || ' ' || relreplident FROM pg_class c"
+        "relation": "SELECT concat_ws(' ', c.oid::regclass, relreplident) FROM pg_class c"
         " WHERE c.oid >= 16384 AND relnamespace <> 'pg_toast'::regnamespace",
         "setting": "SELECT setconfig::text FROM pg_db_role_setting"
         " WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())",
