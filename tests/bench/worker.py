@@ -10,6 +10,7 @@ from services.applier.loop import Applying
 from services.decoder.loop import Decoding
 from services.shared.bus.connection import bus
 from services.shared.model import ApplierWork, Assignment, DecoderWork, Lsn, TableId, WorkerReport
+from services.shared.runtime.lifecycle import calm_collector
 
 
 async def run(role: str, given: dict[str, str]) -> None:
@@ -31,4 +32,5 @@ async def run(role: str, given: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
+    calm_collector()
     asyncio.run(run(sys.argv[1], json.loads(sys.argv[2])))

@@ -12,6 +12,7 @@ Exit codes are those of `services.shared.model.ExitCode`; a drained stop is 0.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -57,6 +58,7 @@ def run_service(
     except PgmigError as exc:
         sys.stderr.write(f"pgmig-{name}: {explain(exc)}\n")
         return int(exc.policy.exit_code)
+    calm_collector()
     try:
         return int(asyncio.run(_serve(main, settings)))
     finally:
@@ -67,6 +69,13 @@ def explain(exc: PgmigError) -> str:
     """The error and its hint as one line."""
     text = f"{exc} ({exc.hint})" if exc.hint else str(exc)
     return " ".join(text.split())
+
+
+def calm_collector() -> None:
+    """Make the cyclic collector look less often. Changes under way are many small tuples without
+    cycles; looking through them again and again cost the applier two fifths of its time."""
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 1000)
 
 
 async def _serve(main: Callable[[S, asyncio.Event], Awaitable[None]], settings: S) -> ExitCode:
