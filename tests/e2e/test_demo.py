@@ -1,0 +1,74 @@
+"""The demo passes on a small database, and would not if anything had been lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+import pytest
+
+from tests.e2e.cli import clean_environment
+from tests.e2e.live import application
+from tests.e2e.verdict import checks, exit_code, problems
+from tests.lab.postgres import PostgresServer
+from tests.lab.workload import WriterReport
+
+ROOT = Path(__file__).parents[2]
+DEMO_S = 120.0
+
+
+@pytest.mark.timeout(DEMO_S + 30)
+def test_it_passes_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.e2e.demo", "--rows", "5000", "--seconds", "1"],
+        cwd=ROOT,
+        env=clean_environment(TMPDIR=str(tmp_path)),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEMO_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    for word in ("PASSED", "switchover", "writes blocked for", "pgmig-cli cleanup"):
+        assert word in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def twins(source_server: PostgresServer, template: str) -> Iterator[tuple[PostgresServer, str, WriterReport]]:
+    """A server, the name of a database on it that an application has written to, and its report."""
+    with source_server.fresh_database("twin", template) as uri:
+        with application(uri) as writer:
+            writer.wait_for_commits(20)
+        yield source_server, uri.rpartition("/")[2], writer.stop()
+
+
+SPOILT: dict[str, LiteralString] = {
+    "a value": "UPDATE shop.accounts SET balance = balance + 0.01 WHERE id = 1",
+    "a lost row": "DELETE FROM shop.markers WHERE id = (SELECT min(id) FROM shop.markers)",
+    "a duplicate": "INSERT INTO shop.audit_log SELECT * FROM shop.audit_log LIMIT 1",
+    "a sequence": "SELECT setval('shop.order_number_seq', 1000)",
+    "an index": "DROP INDEX shop.accounts_owner_idx",
+}
+
+
+@pytest.mark.parametrize("what", [*SPOILT, "nothing"])
+def test_its_verdict(what: str, twins: tuple[PostgresServer, str, WriterReport]) -> None:
+    server, original, report = twins
+    with server.fresh_database("twin", original) as copy:
+        with psycopg.connect(copy) as conn:
+            if what in SPOILT:
+                conn.execute(SPOILT[what])
+        found = checks(server.uri(original), copy, report)
+    assert bool(problems(found)) == (what in SPOILT)
+    assert exit_code(found) == int(what in SPOILT)
+
+
+def test_no_verdict_is_no_success() -> None:
+    assert exit_code([]) == 1
