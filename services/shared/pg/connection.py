@@ -24,6 +24,8 @@ _EXACT = {
     "IntervalStyle": "postgres",
     "extra_float_digits": "3",
     "bytea_output": "hex",
+    "array_nulls": "on",
+    "xmloption": "content",
     "lc_monetary": "C",
     "TimeZone": "UTC",
     "search_path": "",

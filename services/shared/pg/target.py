@@ -34,11 +34,20 @@ SELECT a.attname,
             THEN pg_catalog.format_type(a.atttypid, -1) END,
        a.attidentity = 'a',
        coalesce(a.attnum = ANY (i.indkey::int2[]), false),
+       coalesce((SELECT pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname)
+                   FROM pg_catalog.pg_opclass c
+                   JOIN pg_catalog.pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3
+                                            AND m.amoplefttype = c.opcintype
+                                            AND m.amoprighttype = c.opcintype
+                   JOIN pg_catalog.pg_operator o ON o.oid = m.amopopr
+                   JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+                  WHERE c.opcmethod = 403 AND c.opcdefault AND n.nspname <> 'pg_catalog'
+                    AND c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid)), '='),
        EXISTS (SELECT FROM pg_catalog.pg_trigger g
                 WHERE g.tgrelid = a.attrelid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal)
   FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-  LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
+  LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary AND i.indimmediate
  WHERE a.attrelid = pg_catalog.to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
 """
@@ -64,13 +73,16 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """type_sql: as declared. element_sql: the type as an array's element; None: send it as text."""
+    """type_sql: as declared. element_sql: the type as an array's element; None: send it as text.
+    primary: part of the primary key, unless that is deferrable: rows may share such a key for a
+    while. equals: the operator, with the schema of an extension's, which search_path leaves out."""
 
     name: str
     type_sql: str
     element_sql: str | None
     identity_always: bool
     primary: bool
+    equals: str = "="
 
 
 Key = bytes | tuple[bytes | None, ...] | None
@@ -203,7 +215,10 @@ class TargetTable:
     def _condition(self, where: tuple[int, ...], first: int) -> sql.Composable:
         if self.where:
             pairs = [
-                sql.SQL("{} = {}").format(self._column(i), _slot(first + n)) for n, i in enumerate(where)
+                sql.SQL("{} {} CAST({} AS {})").format(
+                    self._column(i), self._equals(i), _slot(first + n), self._key_type(i)
+                )
+                for n, i in enumerate(where)
             ]
             return sql.SQL(" AND ").join(pairs)
         same = sql.SQL(" AND ").join(
@@ -251,9 +266,16 @@ class TargetTable:
 
     def _join(self) -> sql.Composable:
         return sql.SQL(" AND ").join(
-            sql.SQL("t.{} = {}").format(self._column(i), self._element(i, n))
+            sql.SQL("t.{} {} {}").format(self._column(i), self._equals(i), self._element(i, n))
             for n, i in enumerate(self.where)
         )
+
+    def _equals(self, i: int) -> sql.Composable:
+        return sql.SQL(self.columns[i].equals)
+
+    def _key_type(self, i: int) -> sql.Composable:
+        """For a key value sent alone: `composite = $1` would leave its type open."""
+        return sql.SQL(self.columns[i].element_sql or self.columns[i].type_sql)
 
     def _key_text(self, where: tuple[int, ...], values: Values) -> str:
         """The key for an error text: at most four columns, each value cut to 40 bytes."""
@@ -320,7 +342,7 @@ async def describe_target(conn: AsyncConnection, relation: Relation, lsn: Lsn) -
     name = sql.Identifier(relation.schema, relation.name).as_string(conn)
     with translated(f"reading the columns of {relation.table} on the destination"):
         rows = await (await conn.execute(_COLUMNS, [name])).fetchall()
-    found = {row[0]: TargetColumn(*row[:5]) for row in rows}
+    found = {row[0]: TargetColumn(*row[:6]) for row in rows}
     wanted = [column.name for column in relation.columns]
     if not rows and wanted:
         raise PgmigError(
@@ -343,7 +365,7 @@ async def describe_target(conn: AsyncConnection, relation: Relation, lsn: Lsn) -
         relation,
         columns,
         where=_find_by(relation, columns, found),
-        row_by_row=any(row[5] for row in rows),
+        row_by_row=any(row[6] for row in rows),
     )
 
 
