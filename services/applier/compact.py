@@ -16,12 +16,12 @@ that contradicts itself) are written as they are, after what was pending for the
 without a key change one at a time; their inserts may still be written together.
 
 When a set of rows meets a constraint that single steps would not (unique keys that swap), or
-a row is missing, the writer rolls back and replays `row_by_row`.
+a row is missing, the writer rolls back and is `careful` with that table for a while.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 from services.shared.model import TableId
@@ -65,8 +65,9 @@ def _truncate(step: Truncation) -> Operation:
     return truncate(step.tables, restart_identity=step.restart_identity)
 
 
-def compact(steps: Iterable[Step]) -> list[Operation]:
-    """Statements with the same outcome as `row_by_row(steps)`."""
+def compact(steps: Iterable[Step], careful: Container[TableId] = ()) -> list[Operation]:
+    """Statements with the same outcome as `row_by_row(steps)`. careful: tables whose changes are
+    written as they happened all the same."""
     operations: list[Operation] = []
     pending: dict[TargetTable, _Pending] = {}
     for step in steps:
@@ -78,7 +79,7 @@ def compact(steps: Iterable[Step]) -> list[Operation]:
         target, change = step
         table = pending.get(target)
         if table is None:
-            table = pending[target] = _Pending(target)
+            table = pending[target] = _Pending(target, target.row_by_row or target.table in careful)
         if not table.add(change):
             operations += table.take()
             if not table.add(change):
@@ -91,17 +92,18 @@ def compact(steps: Iterable[Step]) -> list[Operation]:
 class _Pending:
     """What one table still has to be told."""
 
-    def __init__(self, target: TargetTable) -> None:
+    def __init__(self, target: TargetTable, row_by_row: bool) -> None:
         self._target = target
+        self._row_by_row = row_by_row
         self._key_of = target.key_of
-        self._keyed = bool(target.where) and not target.row_by_row
+        self._keyed = bool(target.where) and not row_by_row
         self._rows: dict[Key, tuple[str, Values]] = {}
         self._keyless: list[Values] = []
 
     def add(self, change: Change) -> bool:
         """Merge the change; False if it must be written by itself, after what is pending."""
         if not self._keyed:
-            if self._target.row_by_row or not isinstance(change, Insert):
+            if self._row_by_row or not isinstance(change, Insert):
                 return False
             self._keyless.append(change.new)
             return True

@@ -22,14 +22,16 @@ from opentelemetry.context import Context
 from services.applier.chunks import ChunkQueue
 from services.applier.compact import compact, row_by_row
 from services.applier.planner import Chunk, Transaction
-from services.shared.model import Lsn, PgmigError
-from services.shared.pg.apply import ApplySession, CommitFailedError
+from services.shared.model import Lsn, PgmigError, TableId
+from services.shared.pg.apply import ApplySession, CommitFailedError, RefusedError
 from services.shared.runtime.telemetry import SpanName, span, tracer
 
 log = logging.getLogger(__name__)
 
 GROUP_STEPS = 5000
 GROUP_BYTES = 8 << 20
+LEAST_CARE = 64  # groups
+MOST_CARE = 4096
 FLUSH_POLL_S = 0.05
 
 
@@ -52,6 +54,27 @@ class GroupFailedError(Exception):
         self.until = until
 
 
+class Care:
+    """Tables whose sets were refused: their changes are written one at a time for a while, twice
+    as long after each further refusal. Keys that swap tend to go on swapping."""
+
+    def __init__(self) -> None:
+        self._groups: dict[TableId, int] = {}
+        self._left: dict[TableId, int] = {}
+
+    def take(self, table: TableId | None) -> None:
+        """A set of `table` was refused."""
+        if table is not None:
+            self._groups[table] = min(MOST_CARE, 2 * self._groups.get(table, LEAST_CARE // 2))
+            self._left[table] = self._groups[table]
+
+    def of_group(self) -> frozenset[TableId]:
+        """The tables to be careful with in the next group."""
+        careful = frozenset(self._left)
+        self._left = {table: left - 1 for table, left in self._left.items() if left > 1}
+        return careful
+
+
 class Writer:
     """Applies the chunks of one session. on_sentinel(token, end LSN) is called when it is flushed."""
 
@@ -68,6 +91,7 @@ class Writer:
         self._strict_until = strict_until
         self._group: list[Chunk] = []
         self._group_steps = self._group_bytes = 0
+        self._care = Care()
         self._large = False
         self._latest = 0  # commit LSN of the last transaction taken
         self._sequences: deque[tuple[Lsn, int]] = deque()
@@ -145,9 +169,10 @@ class Writer:
         if not self._large:
             await self._finish_group()
             self._large = True
-        plan = row_by_row if self._strict(chunk) else compact
+        strict = self._strict(chunk)
+        operations = row_by_row(chunk.steps) if strict else compact(chunk.steps, self._care.of_group())
         with _Located(chunk.commit_lsn), _spans([chunk]):
-            await self._session.execute(plan(chunk.steps), durable=bool(_sentinels([chunk])))
+            await self._session.execute(operations, durable=bool(_sentinels([chunk])))
             if chunk.transactions:
                 self._large = False
                 await self._commit([chunk], chunk.transactions[-1], len(chunk.steps))
@@ -159,20 +184,36 @@ class Writer:
         if not self._group:
             return
         group, self._group = self._group, []
-        steps, self._group_steps, self._group_bytes = self._group_steps, 0, 0
-        try:
-            with _Located(group[0].transactions[0].commit_lsn), _spans(group):
-                operations = compact(chain.from_iterable(chunk.steps for chunk in group))
-                await self._session.execute(operations, durable=bool(_sentinels(group)))
-                await self._commit(group, group[-1].transactions[-1], steps)
-        except PgmigError as exc:
-            if exc.policy.retry:
-                raise
-            log.info("a set of changes was refused (%s): replaying its transactions one by one", exc)
-            await self._session.rollback()
-            self._strict_until = self._latest
-            for chunk in group:
-                await self._replay(chunk)
+        self._group_steps = self._group_bytes = 0
+        if await self._written(group):
+            return
+        log.info("replaying the transactions of the set one by one")
+        self._strict_until = self._latest
+        for chunk in group:
+            await self._replay(chunk)
+
+    async def _written(self, group: list[Chunk]) -> bool:
+        """Write the group, with ever more care; False when that does not help."""
+        refused: set[TableId | None] = {None}
+        while True:
+            try:
+                await self._write(group)
+            except RefusedError as exc:
+                await self._session.rollback()
+                log.info("a set of changes was refused: %s", exc)
+                if exc.table in refused:
+                    return False
+                refused.add(exc.table)
+                self._care.take(exc.table)
+            else:
+                return True
+
+    async def _write(self, group: list[Chunk]) -> None:
+        """All transactions of the group in one of the destination."""
+        with _Located(group[0].transactions[0].commit_lsn), _spans(group):
+            operations = compact(chain.from_iterable(chunk.steps for chunk in group), self._care.of_group())
+            await self._session.execute(operations, durable=bool(_sentinels(group)))
+            await self._commit(group, group[-1].transactions[-1], sum(len(chunk.steps) for chunk in group))
 
     async def _replay(self, chunk: Chunk) -> None:
         """Each transaction by itself, each change as it happened, each commit seen through: what

@@ -24,7 +24,7 @@ import psycopg
 from psycopg import AsyncConnection, generators, pq
 from psycopg.abc import PipelineCommand, PQGen
 
-from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError
+from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, TableId
 from services.shared.pg.connection import connect, translate, translated
 from services.shared.pg.target import Operation, Statement
 
@@ -62,6 +62,18 @@ class CommitFailedError(Exception):
     def __init__(self, error: PgmigError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class RefusedError(PgmigError):
+    """The destination refuses a change, or lacks its row. table: which the change is about."""
+
+    table: TableId | None = None
+
+    @classmethod
+    def of(cls, error: PgmigError, table: TableId | None) -> RefusedError:
+        refused = cls(error.kind, error.message, error.hint, error.lsn)
+        refused.table = table
+        return refused
 
 
 class ApplySession:
@@ -241,12 +253,13 @@ class ApplySession:
             table = owner.table.name
         constraint = f", constraint {error.diag.constraint_name}" if error.diag.constraint_name else ""
         where = f" (table {table}{constraint})" if table else ""
-        return PgmigError(
+        refused = PgmigError(
             ErrorKind.APPLY_FAILED,
             f"the destination refuses a change{where}: {error.diag.message_primary} "
             f"(SQLSTATE {error.sqlstate})",
             "remove the cause on the destination, then resume",
         )
+        return RefusedError.of(refused, owner.table if isinstance(owner, Operation) else None)
 
     def _note_wal(self, result: pq.abc.PGresult) -> None:
         """Everything committed before the insert position is safe once the flush position is there."""
@@ -258,13 +271,14 @@ class ApplySession:
             self.flushed = self._unflushed.popleft()[1]
 
 
-def _missing(operation: Operation, count: int) -> PgmigError:
+def _missing(operation: Operation, count: int) -> RefusedError:
     which = f"row with {operation.key}" if operation.key else f"{(operation.rows or 0) - count} of the rows"
-    return PgmigError(
+    missing = PgmigError(
         ErrorKind.MISSING_ROW,
         f"{operation.table} on the destination lacks the {which} that a change of the source is about",
         "find out who changed the destination; put the row back, then resume",
     )
+    return RefusedError.of(missing, operation.table)
 
 
 async def _may_use_origins(conn: AsyncConnection) -> bool:
