@@ -31,6 +31,7 @@ _COLUMNS = """
 SELECT a.attname,
        pg_catalog.format_type(a.atttypid, a.atttypmod),
        CASE WHEN t.typtype IN ('b', 'e', 'r', 'm') AND t.typcategory <> 'A' AND t.typarray <> 0
+                  AND t.typdelim = ','
             THEN pg_catalog.format_type(a.atttypid, -1) END,
        a.attidentity = 'a',
        coalesce(a.attnum = ANY (i.indkey::int2[]), false),
