@@ -46,7 +46,9 @@ DATABASE = "shop"
 ROWS = 500_000
 LIVE_S = 10.0
 CONNECTIONS = 4
-RATE = 200.0
+RATE = 100.0
+"""Transactions per second in all, as long as this machine has the power to follow them."""
+SLOW_AFTER_S = 20.0
 PHASE_TIMEOUT_S = 300.0
 NEAR_S = 1.0
 """Lag below which the switchover is asked for."""
@@ -141,6 +143,7 @@ class Demo:
     def _until_streaming(self, clone: Staying, writer: Writer) -> None:
         """Tell of every phase as it comes."""
         phase: Phase | None = None
+        rate, slow_at = RATE, 0.0
         deadline = time.monotonic() + PHASE_TIMEOUT_S
         while phase is not Phase.STREAMING:
             view = clone.next(deadline - time.monotonic())
@@ -149,6 +152,11 @@ class Demo:
             if view.phase is not phase:
                 phase = view.phase
                 self._tell.say(str(phase), _phase_text(view))
+                slow_at = time.monotonic() + SLOW_AFTER_S
+            if phase is Phase.CATCHUP and time.monotonic() > slow_at:
+                rate, slow_at = rate / 2, time.monotonic() + SLOW_AFTER_S
+                writer.pace(rate)
+                self._tell.say("slow machine", f"the application slows down to {rate:g} commits/s")
             self._tell.now(f"{phase}: {_progress_text(view)}; {writer.commits:,} commits")
 
     def _live_writes(self, clone: Staying, writer: Writer) -> None:

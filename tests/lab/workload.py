@@ -66,7 +66,7 @@ class Writer:
         run = secrets.token_hex(4)
         self._workers = [Worker(uri, f"{run}-{n}", n, seed, operations) for n in range(1, connections + 1)]
         self._threads = [threading.Thread(target=self._work, args=(w,), daemon=True) for w in self._workers]
-        self._pause = connections / rate if rate else 0.0
+        self.pace(rate)
         self._reconnect_for = reconnect_for
         self._stopping = threading.Event()
         self._news = threading.Condition()
@@ -92,6 +92,10 @@ class Writer:
     def running(self) -> bool:
         """Whether some worker was neither stopped nor cut off."""
         return self._active > 0
+
+    def pace(self, rate: float | None) -> None:
+        """Change the rate, also while it writes."""
+        self._pause = len(self._workers) / rate if rate else 0.0
 
     def start(self) -> None:
         self._active = len(self._threads)
