@@ -44,6 +44,8 @@ _BEGIN = Statement(b"BEGIN")
 _COMMIT = Statement(b"COMMIT")
 _ROLLBACK = Statement(b"ROLLBACK")
 _DURABLE = Statement(b"SET LOCAL synchronous_commit = local")
+# A commit waits for the disk only if its transaction wrote WAL before it; an xid is not enough.
+_WRITE_WAL = Statement(b"SELECT pg_catalog.pg_logical_emit_message(true, 'pgmig', 'durable')")
 _ASSIGN_XID = Statement(b"SELECT pg_catalog.txid_current()")
 _WAL = Statement(b"SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()")
 _ORIGIN = Statement(
@@ -132,8 +134,8 @@ class ApplySession:
             self._in_transaction = True
             self._wrote = False
         if durable:
-            head.append(Operation(_DURABLE, ()))
-        self._wrote = self._wrote or bool(operations)
+            head += [Operation(_DURABLE, ()), Operation(_WRITE_WAL, ())]
+        self._wrote = self._wrote or durable or bool(operations)
         counts = await self._run([*head, *operations], held)
         for operation, count in zip(operations, counts[len(head) :], strict=True):
             if operation.rows is not None and count != operation.rows:
