@@ -30,6 +30,7 @@ _PG_EPOCH_US = 946_684_800_000_000
 _WAL_DATA = ord("w")
 _WAL_DATA_HEADER = 25  # bytes before the pgoutput message: type, start, end, clock
 DRAIN_BYTES = 4 << 20
+DECODING_WORK_MEM = "256MB"
 
 
 @dataclass(frozen=True, slots=True)
