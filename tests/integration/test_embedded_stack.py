@@ -207,7 +207,8 @@ async def test_cancelled_twice_the_stack_is_killed_at_once(state_dir: Path) -> N
     async with asyncio.timeout(5):
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert not any(process.is_running() for process in children)
+    gone, alive = await asyncio.to_thread(psutil.wait_procs, children, timeout=5)
+    assert (len(gone), alive) == (len(children), [])
 
 
 async def test_deaf_child_is_killed_with_its_group_after_its_grace(tmp_path: Path) -> None:
