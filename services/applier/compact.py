@@ -42,23 +42,18 @@ Change = Insert | Update | Delete
 Step = tuple[TargetTable, Change] | Truncation
 
 
-def single(target: TargetTable, change: Change) -> list[Operation]:
+def single(target: TargetTable, change: Change) -> Operation:
     """The change as it happened."""
     if isinstance(change, Insert):
-        return [target.insert(change.new)]
+        return target.insert(change.new)
     if isinstance(change, Delete):
-        return [target.delete(change.old)]
-    if change.old is not None and target.must_replace(change.old, change.new):
-        return [target.delete(change.old), target.insert(change.new)]
-    return [target.update(change.old, change.new)]
+        return target.delete(change.old)
+    return target.update(change.old, change.new)
 
 
 def row_by_row(steps: Iterable[Step]) -> list[Operation]:
     """Every step as it happened, in order."""
-    operations: list[Operation] = []
-    for step in steps:
-        operations += [_truncate(step)] if isinstance(step, Truncation) else single(*step)
-    return operations
+    return [_truncate(step) if isinstance(step, Truncation) else single(*step) for step in steps]
 
 
 def _truncate(step: Truncation) -> Operation:
@@ -83,7 +78,7 @@ def compact(steps: Iterable[Step], careful: Container[TableId] = ()) -> list[Ope
         if not table.add(change):
             operations += table.take()
             if not table.add(change):
-                operations += single(target, change)
+                operations.append(single(target, change))
     for held in pending.values():
         operations += held.take()
     return operations

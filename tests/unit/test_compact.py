@@ -39,9 +39,6 @@ class ModelTarget:
     def key_of(self, row: Values) -> Value:
         return row[0]
 
-    def must_replace(self, _old: Values, _new: Values) -> bool:
-        return False
-
     def touched(self, new: Values) -> tuple[int, ...]:
         return tuple(i for i, value in enumerate(new) if value is not UNCHANGED and i != 0)
 

@@ -45,7 +45,8 @@ SELECT a.attname,
                   WHERE c.opcmethod = 403 AND c.opcdefault AND n.nspname <> 'pg_catalog'
                     AND c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid)), '='),
        EXISTS (SELECT FROM pg_catalog.pg_trigger g
-                WHERE g.tgrelid = a.attrelid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal)
+                WHERE g.tgrelid = a.attrelid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
+       coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') = ''
   FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
   LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary AND i.indimmediate
@@ -94,17 +95,22 @@ class TargetTable:
     """Built from a Relation message and the destination's catalog.
 
     where: indexes of the columns that find a row; empty when rows have no key. row_by_row: the
-    destination has triggers that fire for replicated changes, which must see each one.
+    destination has triggers that fire for replicated changes, which must see each one. further: columns
+    that only the destination has and that can be written.
     """
 
     relation: Relation
     columns: tuple[TargetColumn, ...]  # in the relation's order
     where: tuple[int, ...]
     row_by_row: bool
+    further: tuple[str, ...] = ()
     key_of: Callable[[Values], Key] = field(init=False)
     _shapes: dict[tuple[object, ...], Statement] = field(default_factory=dict)
 
+    _identities: tuple[int, ...] = field(init=False)
+
     def __post_init__(self) -> None:
+        self._identities = tuple(i for i, column in enumerate(self.columns) if column.identity_always)
         self.key_of = itemgetter(*self.where) if self.where else _no_key
 
     @property
@@ -126,9 +132,14 @@ class TargetTable:
     def update(self, old: Values | None, new: Values) -> Operation:
         """old: the replica identity as it was, when it changed or is FULL."""
         where = self._row_where()
-        touched = self._settable(new)
-        shape = ("U", touched)
-        statement = self._shapes.get(shape) or self._build(shape, self._update_sql(touched, where))
+        if self._identities and self._identity_may_change(old, new):
+            touched = tuple(i for i, value in enumerate(new) if value is not UNCHANGED)
+            shape = ("R", touched)
+            statement = self._shapes.get(shape) or self._build(shape, self._replace_sql(touched, where))
+        else:
+            touched = self._settable(new)
+            shape = ("U", touched)
+            statement = self._shapes.get(shape) or self._build(shape, self._update_sql(touched, where))
         found_by = old if old is not None else new
         values = [new[i] for i in touched] + [found_by[i] for i in where]
         return Operation(statement, _bytes(values), self.table, 1, self._key_text(where, found_by))
@@ -149,7 +160,8 @@ class TargetTable:
         """rows: as they become; all leave the same columns out (see `touched`)."""
         shape = ("u", touched)
         statement = self._shapes.get(shape) or self._build(shape, self._update_many_sql(touched))
-        return Operation(statement, _arrays(rows, (*self.where, *touched)), self.table, len(rows))
+        sent = (*self.where, *touched, *self._free_identities)
+        return Operation(statement, _arrays(rows, sent), self.table, len(rows))
 
     def delete_many(self, keys: Sequence[Key]) -> Operation:
         statement = self._shapes.get(("d",)) or self._build(("d",), self._delete_many_sql())
@@ -160,9 +172,16 @@ class TargetTable:
         """The columns that an UPDATE to `new` sets, its key being known to stay as it is."""
         return tuple(i for i in self._settable(new) if i not in self.where)
 
-    def must_replace(self, old: Values, new: Values) -> bool:
-        """Whether no UPDATE can express the change: a GENERATED ALWAYS identity in the key."""
-        return any(self.columns[i].identity_always and old[i] != new[i] for i in self.where)
+    def _identity_may_change(self, old: Values | None, new: Values) -> bool:
+        """Whether a GENERATED ALWAYS identity may become another: UPDATE t SET id = DEFAULT. One
+        that is not part of what was sent of the old row might be any."""
+        full = old is not None and self.relation.replica_identity is ReplicaIdentity.FULL
+        for i in self._identities:
+            if i not in self.where and not full:
+                return True
+            if old is not None and old[i] != new[i]:
+                return True
+        return False
 
     def _settable(self, new: Values) -> tuple[int, ...]:
         """Columns that were sent, without GENERATED ALWAYS identities, which UPDATE cannot set."""
@@ -202,12 +221,33 @@ class TargetTable:
         return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE").format(self._name(), names)
 
     def _update_sql(self, touched: tuple[int, ...], where: tuple[int, ...]) -> sql.Composable:
-        # Nothing to set still has to find its row.
         assignments = [sql.SQL("{} = {}").format(self._column(i), _slot(n)) for n, i in enumerate(touched)]
-        if not assignments:
-            assignments = [sql.SQL("{0} = {0}").format(self._column(where[0]))]
-        return sql.SQL("UPDATE ONLY {} SET {} WHERE {}").format(
-            self._name(), _list(assignments), self._condition(where, len(touched))
+        return sql.SQL("UPDATE ONLY {} t SET {} WHERE {}").format(
+            self._name(),
+            _list(assignments or [self._no_change()]),
+            self._condition(where, len(touched)),
+        )
+
+    def _replace_sql(self, touched: tuple[int, ...], where: tuple[int, ...]) -> sql.Composable:
+        """An UPDATE that sets GENERATED ALWAYS identities, which SQL allows an INSERT alone: the row
+        is deleted and inserted again, with what was not sent as it was."""
+        kept = [self.columns[i].name for i in range(len(self.columns)) if i not in touched]
+        kept += self.further
+        names = [self._column(i) for i in touched] + [sql.Identifier(name) for name in kept]
+        values = [
+            sql.SQL("CAST({} AS {})").format(_slot(n), sql.SQL(self.columns[i].type_sql))
+            for n, i in enumerate(touched)
+        ]
+        values += [sql.SQL("gone.{}").format(sql.Identifier(name)) for name in kept]
+        return sql.SQL(
+            "WITH gone AS (DELETE FROM ONLY {} WHERE {} RETURNING *)"
+            " INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone"
+        ).format(
+            self._name(),
+            self._condition(where, len(touched)),
+            self._name(),
+            _list(names),
+            _list(values),
         )
 
     def _delete_sql(self, where: tuple[int, ...]) -> sql.Composable:
@@ -236,14 +276,27 @@ class TargetTable:
         return sql.SQL("{} SELECT {} FROM {}").format(self._insert_head(), values, self._unnest(every))
 
     def _update_many_sql(self, touched: tuple[int, ...]) -> sql.Composable:
-        first = len(self.where)
-        assignments = [
-            sql.SQL("{} = {}").format(self._column(i), self._element(i, first + n))
-            for n, i in enumerate(touched)
-        ] or [sql.SQL("{0} = t.{0}").format(self._column(self.where[0]))]
-        return sql.SQL("UPDATE ONLY {} t SET {} FROM {} WHERE {}").format(
-            self._name(), _list(assignments), self._unnest((*self.where, *touched)), self._join()
+        sent = (*self.where, *touched, *self._free_identities)
+        elements = {i: self._element(i, n) for n, i in enumerate(sent)}
+        assignments = [sql.SQL("{} = {}").format(self._column(i), elements[i]) for i in touched]
+        # An identity that is to change is found nowhere: then each row is written by itself.
+        same = [sql.SQL(" AND t.{} = {}").format(self._column(i), elements[i]) for i in self._free_identities]
+        return sql.SQL("UPDATE ONLY {} t SET {} FROM {} WHERE {}{}").format(
+            self._name(),
+            _list(assignments or [self._no_change()]),
+            self._unnest(sent),
+            self._join(),
+            sql.Composed(same),
         )
+
+    @property
+    def _free_identities(self) -> tuple[int, ...]:
+        return tuple(i for i in self._identities if i not in self.where)
+
+    def _no_change(self) -> sql.Composable:
+        """Nothing to set still has to find its row."""
+        column = next((column for column in self.columns if not column.identity_always), self.columns[0])
+        return sql.SQL("{0} = t.{0}").format(sql.Identifier(column.name))
 
     def _delete_many_sql(self) -> sql.Composable:
         return sql.SQL("DELETE FROM ONLY {} t USING {} WHERE {}").format(
@@ -367,6 +420,7 @@ async def describe_target(conn: AsyncConnection, relation: Relation, lsn: Lsn) -
         columns,
         where=_find_by(relation, columns, found),
         row_by_row=any(row[6] for row in rows),
+        further=tuple(row[0] for row in rows if row[7] and row[0] not in wanted),
     )
 
 
