@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import LiteralString
 
+import psutil
 import psycopg
 import pytest
 
 from tests.e2e.cli import clean_environment
-from tests.e2e.live import application
+from tests.e2e.live import application, eventually
 from tests.e2e.verdict import checks, exit_code, problems
 from tests.lab.postgres import PostgresServer
 from tests.lab.workload import WriterReport
 
 ROOT = Path(__file__).parents[2]
+DEMO = (sys.executable, "-m", "tests.e2e.demo")
 DEMO_S = 120.0
 
 
 @pytest.mark.timeout(DEMO_S + 30)
 def test_it_passes_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.demo", "--rows", "5000", "--seconds", "1"],
+        [*DEMO, "--rows", "5000", "--seconds", "1"],
         cwd=ROOT,
         env=clean_environment(TMPDIR=str(tmp_path)),
         stdin=subprocess.DEVNULL,
@@ -37,6 +40,51 @@ def test_it_passes_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert done.stderr == ""
     for word in ("PASSED", "switchover", "writes blocked for", "pgmig-cli cleanup"):
         assert word in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_step_is_told_with_the_logs(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*DEMO, "--rows", "1000"],
+        cwd=ROOT,
+        env=clean_environment(TMPDIR=str(tmp_path), PGMIG_NATS_SERVER="/nowhere/nats-server"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEMO_S,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED" in done.stdout
+    assert "PASSED" not in done.stdout
+    logs = next(Path(line.split()[-1]) for line in done.stdout.splitlines() if "logs " in line)
+    assert "/nowhere/nats-server" in (logs / "clone.log").read_text()
+    assert (logs / "source.log").exists()
+
+
+@pytest.mark.timeout(DEMO_S + 30)
+@pytest.mark.parametrize("word", ["seeded", "catchup"])
+def test_interrupted_it_leaves_nothing_behind(word: str, tmp_path: Path) -> None:
+    """By a terminal's Ctrl-C at the line that holds `word`; a second one changes nothing."""
+    with subprocess.Popen(
+        [*DEMO, "--rows", "5000"],
+        cwd=ROOT,
+        env=clean_environment(TMPDIR=str(tmp_path)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        assert demo.stdout is not None
+        assert any(word in line for line in demo.stdout)
+        children = psutil.Process(demo.pid).children(recursive=True)
+        assert children
+        demo.send_signal(signal.SIGINT)
+        demo.send_signal(signal.SIGINT)
+        said = demo.communicate(timeout=DEMO_S)[1]
+    assert demo.returncode == 130
+    assert said == "interrupted; nothing is left behind\n"
+    eventually(lambda: not any(child.is_running() for child in children), "its processes end")
     assert list(tmp_path.iterdir()) == []
 
 
