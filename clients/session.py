@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from services.shared.model import ErrorKind, MigrationOptions, MigrationView, PgmigError, SwitchoverStep
+from services.shared.model import (
+    ErrorKind,
+    Lsn,
+    MigrationOptions,
+    MigrationView,
+    PgmigError,
+    SwitchoverStep,
+)
 from services.shared.rpc.control_client import ControlClient
 from services.shared.rpc.streams import closing
 
@@ -82,6 +89,13 @@ class Session:
     ) -> MigrationView:
         """Continue a paused or failed migration; URIs hand over credentials."""
         return await self._client.resume(migration_id, source_uri, destination_uri)
+
+    async def skip_transaction(self, migration_id: str, lsn: Lsn, reason: str, who: str) -> MigrationView:
+        """Give up the one transaction that a failed migration stopped at, and continue behind it.
+
+        lsn: of its commit record, as the failure tells it. who: USER@HOST, for the audit record.
+        """
+        return await self._client.skip_transaction(migration_id, lsn, reason, who)
 
     async def abort(self, migration_id: str) -> MigrationView:
         return await self._client.abort(migration_id)

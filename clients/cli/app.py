@@ -12,6 +12,7 @@ import click
 from clients.cli.commands.clone import clone, follow
 from clients.cli.commands.control import pause, resume, switchover
 from clients.cli.commands.ending import abort, cleanup
+from clients.cli.commands.skipping import skip_transaction
 from clients.cli.commands.status import list_command, status, tui, watch
 from clients.cli.following import MigrationStoppedError
 from clients.cli.output import print_error
@@ -88,6 +89,7 @@ for command in (
     list_command,
     pause,
     resume,
+    skip_transaction,
     switchover,
     abort,
     cleanup,

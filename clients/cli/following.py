@@ -32,7 +32,7 @@ def stopped(view: MigrationView) -> MigrationStoppedError:
     kind = ErrorKind(view.failure.kind) if view.failure.kind in set(ErrorKind) else ErrorKind.INTERNAL
     message = f"migration {name} failed: {view.failure.message}"
     hint = "; ".join(filter(None, [view.failure.hint, again]))
-    return MigrationStoppedError(kind, message, hint, view.failure.lsn or None)
+    return MigrationStoppedError(kind, message, hint, view.failure.lsn or None, view.failure.xid)
 
 
 async def resumed(session: Session, view: MigrationView, uris: Uris) -> MigrationView:

@@ -13,7 +13,7 @@ import click
 from platformdirs import user_state_path
 
 from clients.cli.output import Output
-from services.shared.model import ErrorKind, MigrationId, PgmigError
+from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError
 
 DEFAULT_ID = "default"
 
@@ -74,6 +74,14 @@ def duration(text: str) -> float:
     if match is None:
         raise click.BadParameter(f"{text!r} is not a duration like 30s, 500ms or 2m")
     return float(match[1]) * _UNIT_S[match[2] or "s"]
+
+
+def position(text: str) -> Lsn:
+    """An LSN, like 16/B374D848."""
+    try:
+        return Lsn.parse(text)
+    except ValueError as exc:
+        raise click.BadParameter(f"{text!r} is not an LSN like 16/B374D848") from exc
 
 
 _COMMON = (

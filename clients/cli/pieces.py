@@ -33,11 +33,13 @@ from services.shared.model import (
     Failure,
     MigrationView,
     Phase,
+    SkippedTransaction,
     SwitchoverResult,
     SwitchoverStep,
     TableProgress,
     TableState,
     WorkerView,
+    located,
 )
 
 BAR_WIDTH = 24
@@ -170,9 +172,18 @@ def workers_text(workers: Sequence[WorkerView]) -> Text:
 
 
 def failure_text(failure: Failure) -> Text:
-    at = f" (at LSN {failure.lsn})" if failure.lsn else ""
+    at = located(failure.lsn, failure.xid)
     text = Text.assemble((failure.kind, "red"), f"  {printable(failure.message)}{at}")
     return text.append(f"\n{printable(failure.hint)}", "dim") if failure.hint else text
+
+
+def skipped_text(skipped: SkippedTransaction) -> Text:
+    transaction = f"transaction {skipped.xid} at" if skipped.xid else "transaction at"
+    text = Text(
+        f"{transaction} {skipped.lsn}, by {printable(skipped.who)} at {clock(skipped.at)}: ", "yellow"
+    )
+    text.append(printable(skipped.reason))
+    return text.append(f"\n{printable(skipped.failure)}", "dim")
 
 
 def result_text(result: SwitchoverResult) -> str:

@@ -26,6 +26,7 @@ from clients.cli.pieces import (
     positions_text,
     rate_text,
     result_text,
+    skipped_text,
     table_rows,
     timeline,
     workers_text,
@@ -92,6 +93,7 @@ def _progress_rows(view: MigrationView) -> list[Row]:
         rows.append(("Applied", applied_text(view)))
     if view.positions.source_lsn:
         rows.append(("Positions", positions_text(view)))
+    rows += [("Skipped", skipped_text(skipped)) for skipped in view.skipped]
     if view.switchover is not None:
         rows.append(("Switchover", result_text(view.switchover)))
     return rows

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from clients.cli.embedded.stack import StackPlan, Talk, embedded_stack
 from clients.cli.localstate import MigrationDir, known_migrations
 from clients.cli.options import DEFAULT_ID, Invocation, Uris
+from clients.cli.output import StderrTalk
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationId, PgmigError
 
@@ -85,6 +86,22 @@ async def connected(invocation: Invocation, doing: str) -> AsyncIterator[tuple[S
 async def _only_remote(session: Session) -> MigrationId:
     known = [view.migration_id for view in await session.list_all()]
     return _only(known, f"to the coordinator at {session.address}")
+
+
+@asynccontextmanager
+async def coordinated(
+    invocation: Invocation, uris: Uris, doing: str
+) -> AsyncIterator[tuple[Session, MigrationId]]:
+    """The coordinator that runs the migration, else one of our own for the while, without workers."""
+    if not invocation.coordinator:
+        directory = local_directory(invocation)
+        if directory.running_stack() is None:
+            uris.require(f"nothing runs for migration {directory.migration_id}, so to {doing} it needs both")
+            async with own_stack(directory, uris, StderrTalk(), workers=False) as session:
+                yield session, directory.migration_id
+            return
+    async with connected(invocation, doing) as found:
+        yield found
 
 
 @asynccontextmanager

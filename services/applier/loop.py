@@ -86,7 +86,12 @@ class Applying:
             connection(self._work.destination_uri, "destination") as catalog,
             asyncio.TaskGroup() as group,
         ):
-            planner = Planner(self._migration, partial(describe_target, catalog), dict(self._work.floors))
+            planner = Planner(
+                self._migration,
+                partial(describe_target, catalog),
+                dict(self._work.floors),
+                frozenset(lsn.value for lsn in self._work.skip),
+            )
             group.create_task(self._read(reader, session.progress, planner, queue), name="read")
             group.create_task(writer.run(queue), name="write")
             group.create_task(self._report_flush(session), name="report")

@@ -8,6 +8,7 @@ hot path.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, MigrationId, P
 from services.shared.pg.target import TargetTable
 from services.shared.pgoutput import Begin, Commit, Delete, Insert, Message, Relation, Truncate, Update
 
+log = logging.getLogger(__name__)
+
 PART_STEPS = 5000
 PART_BYTES = 2 << 20
 
@@ -28,18 +31,20 @@ Describe = Callable[[Relation, Lsn], Awaitable[TargetTable]]
 
 class Transaction(NamedTuple):
     """Where a transaction ends. stop: how many steps of its chunk lie before that. commit_time:
-    Unix microseconds, 0 for a heartbeat, which is progress without a transaction."""
+    Unix microseconds, 0 for a heartbeat, which is progress without a transaction. xid: on the
+    source."""
 
     commit_lsn: int
     end_lsn: int
     commit_time: int
     stop: int
     sentinels: tuple[str, ...] = ()
+    xid: int = 0
 
 
 @dataclass(slots=True)
 class Chunk:
-    """transactions: empty for a part of one that goes on. commit_lsn: of the last one. continues:
+    """transactions: empty for a part of one that goes on. commit_lsn, xid: of the last one. continues:
     it ends a transaction whose parts came before. discard: void those parts. error: the plan
     cannot go on; raised when everything before has been applied. sequence: of the stream message
     that was read last.
@@ -54,15 +59,29 @@ class Chunk:
     discard: bool = False
     error: PgmigError | None = None
     trace: Context | None = None
+    xid: int = 0
 
 
 class Planner:
-    """Turns one stream's items into chunks; keeps the relations that it has met."""
+    """Turns one stream's items into chunks; keeps the relations that it has met.
 
-    def __init__(self, migration: MigrationId, describe: Describe, floors: dict[TableId, Lsn]) -> None:
+    skip: commit LSNs of transactions that an operator gave up. They are planned as empty ones, so
+    that progress moves over each exactly as over any other.
+    """
+
+    def __init__(
+        self,
+        migration: MigrationId,
+        describe: Describe,
+        floors: dict[TableId, Lsn],
+        skip: frozenset[int] = frozenset(),
+    ) -> None:
         self._sentinel_prefix = f"{migration}:"
         self._describe = describe
         self._floors = floors
+        self._skip = skip
+        self._given_up = False  # the transaction under way
+        self._xid = 0  # of the transaction under way
         self._relations: dict[int, Relation] = {}
         self._targets: dict[int, TargetTable] = {}
         self._chunks: list[Chunk] = []  # completed by the batch at hand
@@ -82,6 +101,7 @@ class Planner:
         try:
             await self._take_all(items)
         except PgmigError as exc:
+            exc.xid = exc.xid or (self._xid if exc.lsn == Lsn(self._commit_lsn) else 0)
             error = Chunk(self._commit_lsn, error=exc)
         self._end_whole()
         self._share_size(size)
@@ -97,6 +117,8 @@ class Planner:
         targets = self._targets
         for item in items:
             if isinstance(item, (Update, Insert, Delete)):
+                if self._given_up:
+                    continue
                 target = targets.get(item.relation_oid) or await self._target(item.relation_oid)
                 if self._floors and self._in_copy(target.table):
                     continue
@@ -105,15 +127,18 @@ class Planner:
                     self._end_whole()
                     self._part()
             elif isinstance(item, Begin):
-                self._begin(item.final_lsn)
+                self._begin(item.final_lsn, item.xid)
             elif isinstance(item, Commit):
                 self._commit(item)
             else:
                 self._other(item)
 
-    def _begin(self, commit_lsn: int) -> None:
+    def _begin(self, commit_lsn: int, xid: int) -> None:
         self._steps, self._bytes, self._sentinels, self._parted = [], 0, (), False
-        self._commit_lsn = commit_lsn
+        self._commit_lsn, self._xid = commit_lsn, xid
+        self._given_up = commit_lsn in self._skip
+        if self._given_up:
+            log.warning("skipping source transaction %s, which commits at %s", xid, Lsn(commit_lsn))
 
     def _commit(self, commit: Commit) -> None:
         if self._parted:
@@ -121,10 +146,15 @@ class Planner:
         chunk = self._whole
         chunk.steps += self._steps
         chunk.bytes += self._bytes
-        chunk.commit_lsn = self._commit_lsn
+        chunk.commit_lsn, chunk.xid = self._commit_lsn, self._xid
         chunk.transactions.append(
             Transaction(
-                self._commit_lsn, commit.end_lsn, commit.commit_time, len(chunk.steps), self._sentinels
+                self._commit_lsn,
+                commit.end_lsn,
+                commit.commit_time,
+                len(chunk.steps),
+                self._sentinels,
+                self._xid,
             )
         )
         if self._parted:
@@ -140,7 +170,7 @@ class Planner:
 
     def _part(self) -> None:
         """Let a part of the transaction under way go."""
-        self._chunks.append(Chunk(self._commit_lsn, self._steps, bytes=self._bytes))
+        self._chunks.append(Chunk(self._commit_lsn, self._steps, bytes=self._bytes, xid=self._xid))
         self._steps, self._bytes, self._parted = [], 0, True
 
     def _share_size(self, size: int) -> None:
@@ -160,7 +190,7 @@ class Planner:
             case Message():
                 self._message(item)
             case Discard():
-                self._begin(0)
+                self._begin(0, 0)
                 self._end_whole()
                 self._chunks.append(Chunk(0, discard=True))
             case Heartbeat(lsn):
@@ -190,7 +220,7 @@ class Planner:
     def _truncate(self, change: Truncate) -> None:
         tables = [self._relation(oid).table for oid in change.relation_oids]
         tables = [table for table in tables if not self._in_copy(table)]
-        if tables:
+        if tables and not self._given_up:
             self._steps.append(Truncation(tuple(tables), change.restart_identity))
 
     def _message(self, message: Message) -> None:

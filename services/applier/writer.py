@@ -171,7 +171,7 @@ class Writer:
             self._large = True
         strict = self._strict(chunk)
         operations = row_by_row(chunk.steps) if strict else compact(chunk.steps, self._care.of_group())
-        with _Located(chunk.commit_lsn), _spans([chunk]):
+        with _Located(chunk.commit_lsn, chunk.xid), _spans([chunk]):
             await self._session.execute(operations, durable=bool(_sentinels([chunk])))
             if chunk.transactions:
                 self._large = False
@@ -226,9 +226,10 @@ class Writer:
                 [transaction],
                 sequence=chunk.sequence,
                 trace=chunk.trace,
+                xid=transaction.xid,
             )
             start = transaction.stop
-            with _Located(one.commit_lsn), _spans([one]):
+            with _Located(one.commit_lsn, one.xid), _spans([one]):
                 await self._session.execute(row_by_row(one.steps), durable=bool(transaction.sentinels))
                 await self._commit([one], transaction, len(one.steps))
                 try:
@@ -267,10 +268,12 @@ def _sentinels(chunks: list[Chunk]) -> list[str]:
 
 
 class _Located:
-    """Adds the LSN of the transaction to an error that has none."""
+    """Adds the source transaction's commit LSN and xid (0: it may be another one's of the group)
+    to an error that has none."""
 
-    def __init__(self, lsn: int) -> None:
+    def __init__(self, lsn: int, xid: int = 0) -> None:
         self._lsn = lsn
+        self._xid = xid
 
     def __enter__(self) -> None:
         return
@@ -278,6 +281,7 @@ class _Located:
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
         if isinstance(exc, PgmigError) and exc.lsn is None:
             exc.lsn = Lsn(self._lsn)
+            exc.xid = self._xid
 
 
 def _spans(chunks: list[Chunk]) -> ExitStack:

@@ -12,14 +12,15 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
-from services.coordinator import switchover, teardown
+from services.coordinator import skipping, switchover, teardown
 from services.coordinator.credentials import Credentials
 from services.coordinator.migration import Migration, failure_of
 from services.coordinator.phases import copy, follow, indexes, schema
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.steps import StepFeed
-from services.shared.model import ErrorKind, PgmigError, Phase
+from services.shared.model import ErrorKind, Lsn, PgmigError, Phase
 from services.shared.runtime.assignments import cause
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class Driver:
             Phase.FAILED,
             f"failed: {error}",
             resume_phase=_resumable(migration.phase),
-            failure=failure_of(error),
+            failure=skipping.explained(failure_of(error), migration.record.migration_id),
         )
         with suppress(PgmigError):
             await self.pipeline.journal.save()
@@ -191,10 +192,27 @@ class Driver:
                 return
             if migration.record.resume_phase is None:
                 raise _wrong_phase(migration, "resumed")
-            await self._halt()
-            migration.move(migration.record.resume_phase, resume_phase=None, failure=None)
+            await self._go_on(migration.record.resume_phase)
+
+    async def _go_on(self, phase: Phase, **changes: Any) -> None:
+        """Out of a pause or a failure. changes: of the record, saved before anything runs."""
+        await self._halt()
+        self.migration.move(phase, resume_phase=None, failure=None, **changes)
+        await self.pipeline.journal.save()
+        self._run()
+
+    async def skip_transaction(self, lsn: Lsn, reason: str, who: str) -> None:
+        """Go on after a failure without the one transaction that it is about.
+
+        Raises INVALID_ARGUMENT unless that one commits at `lsn`, WRONG_PHASE for any other state.
+        """
+        async with self._commanded() as migration:
+            record = migration.record
+            given_up = skipping.decided(record, lsn, reason, who, time.time())
+            assert record.resume_phase is not None
+            await self._go_on(record.resume_phase, skipped=(*record.skipped, given_up))
+            migration.event("warning", skipping.told(given_up))
             await self.pipeline.journal.save()
-            self._run()
 
     async def switch_over(self, timeout_s: float) -> StepFeed:
         """Begin, or join the one that runs. It goes on whoever reads its steps."""

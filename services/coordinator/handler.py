@@ -14,6 +14,7 @@ from services.coordinator.credentials import Credentials
 from services.coordinator.loop import Coordinator
 from services.coordinator.workforce import Send, Workforce
 from services.shared.model import (
+    Lsn,
     MigrationId,
     MigrationOptions,
     MigrationView,
@@ -70,6 +71,13 @@ class ControlApiHandler:
     ) -> MigrationView:
         driver = self._coordinator.driver(migration_id)
         await self._whole(driver.resume(Credentials(source_uri or "", destination_uri or "")))
+        return driver.migration.view()
+
+    async def skip_transaction(
+        self, migration_id: MigrationId, lsn: Lsn, reason: str, who: str
+    ) -> MigrationView:
+        driver = self._coordinator.driver(migration_id)
+        await self._whole(driver.skip_transaction(lsn, reason, who))
         return driver.migration.view()
 
     async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:

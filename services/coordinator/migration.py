@@ -20,6 +20,7 @@ from services.shared.model import (
     Event,
     Failure,
     IndexProgress,
+    Lsn,
     MigrationId,
     MigrationView,
     PgmigError,
@@ -36,7 +37,7 @@ REVISIONS_UNSAVED = 1000
 
 
 def failure_of(error: PgmigError) -> Failure:
-    return Failure(error.kind.value, error.message, error.hint, *([error.lsn] if error.lsn else []))
+    return Failure(error.kind.value, error.message, error.hint, error.lsn or Lsn(0), error.xid)
 
 
 class Migration:
@@ -143,4 +144,5 @@ class Migration:
             switchover=record.switchover,
             indexes=self.indexes,
             needs_credentials=self.needs_credentials,
+            skipped=record.skipped,
         )

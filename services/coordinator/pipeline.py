@@ -219,6 +219,7 @@ class Pipeline:
             self._credentials.destination_uri,
             slot.consistent_lsn if slot else Lsn(0),
             self.migration.copying.floors(),
+            tuple(skipped.lsn for skipped in self.migration.record.skipped),
         )
 
     # The snapshot.

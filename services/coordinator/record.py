@@ -19,6 +19,7 @@ from services.shared.model import (
     MigrationOptions,
     PgmigError,
     Phase,
+    SkippedTransaction,
     SwitchoverResult,
     TableId,
 )
@@ -85,6 +86,7 @@ class Record:
     freeze: FreezeRecord | None = None
     switchover: SwitchoverResult | None = None
     events: tuple[Event, ...] = ()
+    skipped: tuple[SkippedTransaction, ...] = ()
 
 
 def record_to_json(record: Record) -> dict[str, object]:

@@ -54,7 +54,7 @@ def error_of(report: AssignmentFailed) -> PgmigError:
         kind = ErrorKind(report.kind)
     except ValueError:
         kind = ErrorKind.INTERNAL
-    return PgmigError(kind, report.message, report.hint, report.lsn or None)
+    return PgmigError(kind, report.message, report.hint, report.lsn or None, report.xid)
 
 
 class Listener(Protocol):

@@ -15,6 +15,7 @@ from services.shared.model import (
     ErrorKind,
     Event,
     Failure,
+    Lsn,
     MigrationOptions,
     MigrationView,
     PgmigError,
@@ -97,6 +98,30 @@ def test_pause_and_resume_tell_the_phase(served: ServedControl) -> None:
     assert at(served, "pause").stdout == "migration m is in phase paused\n"
     assert document(at(served, "resume", "-o", "json", *URIS))["phase"] == "streaming"
     assert ("resume", "m", URIS[1], URIS[3]) in served.control.calls
+
+
+def test_skip_transaction_says_who_and_why_and_status_keeps_it(served: ServedControl) -> None:
+    put(served, phase=Phase.STREAMING)
+    result = at(served, "skip-transaction", "--lsn", "16/B374D848", "--reason", "a row of the old app")
+    assert result.stdout == "transaction at 16/B374D848 is skipped; migration m is in phase streaming\n"
+    (call,) = [call for call in served.control.calls if call[0] == "skip_transaction"]
+    assert call[:4] == ("skip_transaction", "m", Lsn.parse("16/B374D848"), "a row of the old app")
+    assert "@" in call[4]
+    shown = at(served, "status").stdout
+    assert "transaction 742 at 16/B374D848" in shown
+    assert "a row of the old app" in shown
+    assert document(at(served, "status", "-o", "json"))["skipped"][0]["lsn"] == "16/B374D848"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--reason", "r"), ("--lsn", "1/2"), ("--lsn", "x", "--reason", "r"), ("--lsn", "1/2", "--reason", " ")],
+)
+def test_skip_transaction_needs_an_lsn_and_a_reason(
+    served: ServedControl, arguments: tuple[str, ...]
+) -> None:
+    put(served)
+    assert at(served, "skip-transaction", *arguments).exit_code == 2
 
 
 def test_switchover_tells_steps_on_stderr_and_the_result_on_stdout(served: ServedControl) -> None:

@@ -99,6 +99,11 @@ class FakeControl:
     ) -> MigrationView:
         return self.note("resume", migration_id, source_uri, destination_uri)
 
+    async def skip_transaction(
+        self, migration_id: MigrationId, lsn: Lsn, reason: str, who: str
+    ) -> MigrationView:
+        return self.note("skip_transaction", migration_id, lsn, reason, who)
+
     async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
         self.note("switchover", migration_id, timeout_s)
         try:
@@ -139,6 +144,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.pause(m1) == VIEW
         assert await client.resume(m1) == VIEW
         assert await client.resume(m1, "postgresql://a", "postgresql://b") == VIEW
+        assert await client.skip_transaction("m1", Lsn(2**64 - 1), "broken", "a@b") == VIEW
         assert [step async for step in client.switchover(m1, 2.5)] == list(STEPS)
         assert await client.abort(m1) == VIEW
         assert await client.cleanup(m1, force=True) == ("slot pgmig_m1", "publication pgmig_m1")
@@ -149,6 +155,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("pause", m1),
         ("resume", m1, None, None),
         ("resume", m1, "postgresql://a", "postgresql://b"),
+        ("skip_transaction", m1, Lsn(2**64 - 1), "broken", "a@b"),
         ("switchover", m1, 2.5),
         ("abort", m1),
         ("cleanup", m1, True),

@@ -261,11 +261,59 @@ async def test_a_refused_change_stops_the_pipeline_at_its_transaction(
         error = await p.failure("applier")
         assert error.kind is ErrorKind.APPLY_FAILED
         assert "no_poison" in error.message
+        assert "table public.t, row id=2" in error.message
+        assert error.xid == rows(source_db, "SELECT xmin::text::bigint FROM t WHERE id = 2")[0][0]
         assert rows(dest_db, "SELECT id FROM t") == [(1,)]
         run(dest_db, "ALTER TABLE t DROP CONSTRAINT no_poison")
         p.start_applier()
         await p.drain("one")
         equal(p)
+
+
+async def test_a_skipped_transaction_is_left_out_whole_and_alone(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        run(dest_db, "ALTER TABLE t ADD CONSTRAINT no_poison CHECK (v <> 'poison')")
+        run(
+            source_db,
+            "INSERT INTO t VALUES (1, 'fine', NULL)",
+            "INSERT INTO t SELECT i, CASE i WHEN 7000 THEN 'poison' ELSE 'with it' END"
+            " FROM generate_series(2, 7000) i",
+            "INSERT INTO t VALUES (8000, 'fine', NULL)",
+            "INSERT INTO t VALUES (8001, 'poison', NULL)",
+            "INSERT INTO t VALUES (8002, 'fine', NULL)",
+        )
+        given_up: tuple[Lsn, ...] = ()
+        for last in (1, 8000):
+            p.start_applier(skip=given_up)
+            error = await p.failure("applier")
+            assert rows(dest_db, "SELECT max(id) FROM t") == [(last,)], "nothing behind it is applied"
+            assert error.lsn is not None
+            given_up += (error.lsn,)
+        assert given_up[0] < given_up[1]
+        p.start_applier(skip=given_up)
+        await p.drain("one")
+        assert rows(dest_db, "SELECT id FROM t ORDER BY id") == [(1,), (8000,), (8002,)]
+
+
+async def test_a_skipped_truncate_is_not_applied(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    ddl = DDL + "; CREATE TABLE child (id int PRIMARY KEY)"
+    async with pipeline(source_db, dest_db, nats_server, ddl, "t", "child") as p:
+        await p.start_decoder()
+        run(source_db, "INSERT INTO t VALUES (1, 'fine', NULL)", "TRUNCATE t")
+        run(source_db, "INSERT INTO t VALUES (2, 'fine', NULL)")
+        run(dest_db, "CREATE TABLE referring (t int REFERENCES t)")
+        p.start_applier()
+        error = await p.failure("applier")
+        assert error.kind is ErrorKind.APPLY_FAILED
+        assert error.lsn is not None
+        p.start_applier(skip=(error.lsn,))
+        await p.drain("one")
+        assert rows(dest_db, "SELECT id FROM t ORDER BY id") == [(1,), (2,)]
 
 
 async def test_a_slot_moved_beyond_progress_is_a_gap(

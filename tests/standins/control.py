@@ -21,6 +21,7 @@ from services.shared.model import (
     PgmigError,
     Phase,
     Register,
+    SkippedTransaction,
     SwitchoverResult,
     SwitchoverStep,
     WorkerReport,
@@ -158,6 +159,14 @@ class StandInControl:
         )
         self.started(view)
         return view
+
+    async def skip_transaction(
+        self, migration_id: MigrationId, lsn: Lsn, reason: str, who: str
+    ) -> MigrationView:
+        self._called("skip_transaction", migration_id.value, lsn, reason, who)
+        view = self._known(migration_id)
+        skipped = SkippedTransaction(lsn, 742, time.time(), who, reason, "refused")
+        return self.move(migration_id.value, view.resume_phase or view.phase, skipped=(skipped,))
 
     async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
         self._called("switchover", migration_id.value, timeout_s)

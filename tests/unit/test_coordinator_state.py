@@ -30,6 +30,7 @@ from services.shared.model import (
     MigrationOptions,
     PgmigError,
     Phase,
+    SkippedTransaction,
     SwitchoverResult,
     TableId,
 )
@@ -55,6 +56,7 @@ RECORD = Record(
     freeze=FreezeRecord("on", 3.25),
     switchover=SwitchoverResult(Lsn(4), 120, 6, 4.5),
     events=(Event(1.0, "info", "begun"),),
+    skipped=(SkippedTransaction(Lsn(4), 742, 1.5, "who@host", "why", "refused"),),
 )
 
 

@@ -7,18 +7,15 @@ that no data moves meanwhile.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import click
 
 from clients.cli.localstate import MigrationDir
 from clients.cli.options import Invocation, Uris, common_options, uri_options
-from clients.cli.output import StderrTalk, print_json, print_table, say
+from clients.cli.output import print_json, print_table, say
 from clients.cli.running import run
-from clients.cli.target import connected, local_directory, own_stack
-from clients.session import Session
-from services.shared.model import MigrationId, MigrationView
+from clients.cli.target import coordinated
+from services.shared.model import MigrationView
 from services.shared.model.jsonview import view_to_json
 
 
@@ -38,7 +35,7 @@ def abort(invocation: Invocation, uris: Uris, yes: bool) -> None:
 
 
 async def _abort(invocation: Invocation, uris: Uris) -> MigrationView:
-    async with _coordinator(invocation, uris, "abort") as (session, migration_id):
+    async with coordinated(invocation, uris, "abort") as (session, migration_id):
         return await session.abort(migration_id.value)
 
 
@@ -62,29 +59,13 @@ def cleanup(invocation: Invocation, uris: Uris, force: bool, yes: bool) -> None:
 
 
 async def _cleanup(invocation: Invocation, uris: Uris, *, force: bool) -> tuple[str, ...]:
-    async with _coordinator(invocation, uris, "clean up") as (session, migration_id):
+    async with coordinated(invocation, uris, "clean up") as (session, migration_id):
         removed = await session.cleanup(migration_id.value, force=force)
     if not invocation.coordinator:
         directory = MigrationDir(invocation.state_dir, migration_id)
         if directory.running_stack() is None:
             directory.forget()
     return removed
-
-
-@asynccontextmanager
-async def _coordinator(
-    invocation: Invocation, uris: Uris, doing: str
-) -> AsyncIterator[tuple[Session, MigrationId]]:
-    """The coordinator that runs the migration, else one of our own for the while."""
-    if not invocation.coordinator:
-        directory = local_directory(invocation)
-        if directory.running_stack() is None:
-            uris.require(f"nothing runs for migration {directory.migration_id}, so to {doing} it needs both")
-            async with own_stack(directory, uris, StderrTalk(), workers=False) as session:
-                yield session, directory.migration_id
-            return
-    async with connected(invocation, doing) as found:
-        yield found
 
 
 def _confirm(question: str) -> None:

@@ -1,6 +1,6 @@
 """Pure values: no I/O, no clock, nothing but the standard library."""
 
-from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy
+from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import BOOKKEEPING_SCHEMA, MESSAGE_PREFIX, STATE_BUCKET, MigrationId
 from services.shared.model.phase import Phase, check_move, may_move
@@ -14,6 +14,7 @@ from services.shared.model.view import (
     MigrationView,
     Positions,
     Rates,
+    SkippedTransaction,
     SwitchoverResult,
     SwitchoverStep,
     TableProgress,
@@ -84,6 +85,7 @@ __all__ = [
     "ReplicaIdentity",
     "Role",
     "SentinelApplied",
+    "SkippedTransaction",
     "SlotReady",
     "SnapshotReady",
     "SourceTable",
@@ -98,5 +100,6 @@ __all__ = [
     "WorkerReport",
     "WorkerView",
     "check_move",
+    "located",
     "may_move",
 ]

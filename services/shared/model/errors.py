@@ -111,20 +111,30 @@ class PgmigError(Exception):
 
     message: what happened and where, one sentence without credentials or row values.
     hint: what the operator does next; may be empty.
-    lsn: the source position it concerns, if any.
+    lsn: the source position it concerns, if any. xid: of the source transaction whose commit
+    record lies there, 0 when it is not about one.
     """
 
-    def __init__(self, kind: ErrorKind, message: str, hint: str = "", lsn: Lsn | None = None) -> None:
+    def __init__(
+        self, kind: ErrorKind, message: str, hint: str = "", lsn: Lsn | None = None, xid: int = 0
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.hint = hint
         self.lsn = lsn
+        self.xid = xid
 
     @property
     def policy(self) -> Policy:
         return POLICIES[self.kind]
 
     def __str__(self) -> str:
-        at = f" (at LSN {self.lsn})" if self.lsn else ""
-        return f"{self.message}{at}"
+        return f"{self.message}{located(self.lsn, self.xid)}"
+
+
+def located(lsn: Lsn | None, xid: int) -> str:
+    """` (at LSN 16/B374D848, source transaction 742)`, as far as known."""
+    if not lsn:
+        return ""
+    return f" (at LSN {lsn}, source transaction {xid})" if xid else f" (at LSN {lsn})"

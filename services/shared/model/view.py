@@ -36,10 +36,29 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
+    """xid: of the source transaction whose commit record lies at `lsn`; 0: not about one."""
+
     kind: str
     message: str
     hint: str = ""
     lsn: Lsn = Lsn(0)
+    xid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedTransaction:
+    """The audit record of a source transaction that an operator gave up.
+
+    lsn: of its commit record. xid: 0 when not known. who: USER@HOST as the client says.
+    failure: what it failed with.
+    """
+
+    lsn: Lsn
+    xid: int
+    at: float
+    who: str
+    reason: str
+    failure: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,3 +165,4 @@ class MigrationView:
     switchover: SwitchoverResult | None = None
     indexes: IndexProgress = field(default_factory=IndexProgress)
     needs_credentials: bool = False
+    skipped: tuple[SkippedTransaction, ...] = ()

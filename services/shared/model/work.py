@@ -54,12 +54,14 @@ class ApplierWork:
     """start_lsn: progress before anything was applied (the slot's consistent point).
 
     floors: tables copied under a later snapshot; changes of transactions whose commit record
-    lies before the floor are in the copy already.
+    lies before the floor are in the copy already. skip: commit LSNs of transactions that are
+    applied as empty ones, because an operator said so.
     """
 
     destination_uri: str = field(repr=False)
     start_lsn: Lsn
     floors: tuple[tuple[TableId, Lsn], ...] = ()
+    skip: tuple[Lsn, ...] = ()
 
 
 Work = DecoderWork | CopierWork | ApplierWork
@@ -231,6 +233,7 @@ class AssignmentFailed:
     hint: str = ""
     lsn: Lsn = Lsn(0)
     part_id: str = ""
+    xid: int = 0
 
 
 @dataclass(frozen=True, slots=True)

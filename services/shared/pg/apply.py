@@ -250,11 +250,7 @@ class ApplySession:
         found = translate(error, "applying changes to the destination")
         if found.kind is not ErrorKind.INTERNAL:
             return found
-        table = error.diag.table_name
-        if not table and isinstance(owner, Operation) and owner.table:
-            table = owner.table.name
-        constraint = f", constraint {error.diag.constraint_name}" if error.diag.constraint_name else ""
-        where = f" (table {table}{constraint})" if table else ""
+        where = _where_refused(error.diag, owner if isinstance(owner, Operation) else None)
         refused = PgmigError(
             ErrorKind.APPLY_FAILED,
             f"the destination refuses a change{where}: {error.diag.message_primary} "
@@ -271,6 +267,18 @@ class ApplySession:
             self._unflushed.append((inserted, self.progress))
         while self._unflushed and self._unflushed[0][0] <= flushed:
             self.flushed = self._unflushed.popleft()[1]
+
+
+def _where_refused(diag: psycopg.errors.Diagnostic, operation: Operation | None) -> str:
+    """` (table public.t, row id=2, constraint t_check)`, as far as it is known."""
+    table = f"{diag.schema_name}.{diag.table_name}" if diag.table_name else ""
+    if operation is not None and operation.table is not None:
+        table = table or str(operation.table)
+    key = operation.key if operation is not None else ""
+    told = [f"table {table}" if table else "", f"row {key}" if key else ""]
+    told.append(f"constraint {diag.constraint_name}" if diag.constraint_name else "")
+    known = ", ".join(filter(None, told))
+    return f" ({known})" if known else ""
 
 
 def _missing(operation: Operation, count: int) -> RefusedError:

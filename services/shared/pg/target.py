@@ -64,7 +64,7 @@ class Statement:
 
 class Operation(NamedTuple):
     """A statement with its parameters. rows: how many it must touch; None: any number.
-    key: names the expected row of a single-row statement, for an error."""
+    key: names the row of a single-row statement, for an error."""
 
     statement: Statement
     values: tuple[bytes | None, ...]
@@ -127,7 +127,7 @@ class TargetTable:
         statement = self._shapes.get(("I",)) or self._build(("I",), self._insert_sql())
         if UNCHANGED in new:
             raise PgmigError(ErrorKind.CORRUPT, f"an inserted row of {self.table} lacks a value")
-        return Operation(statement, _bytes(new), self.table)
+        return Operation(statement, _bytes(new), self.table, key=self._key_text(self.where, new))
 
     def update(self, old: Values | None, new: Values) -> Operation:
         """old: the replica identity as it was, when it changed or is FULL."""

@@ -21,6 +21,7 @@ from pgmig.v1.control_pb2_grpc import ControlServicer
 
 from services.shared.model import (
     ErrorKind,
+    Lsn,
     MigrationId,
     MigrationOptions,
     MigrationView,
@@ -65,6 +66,11 @@ class ControlHandler(Protocol):
     async def resume(
         self, migration_id: MigrationId, source_uri: str | None, destination_uri: str | None
     ) -> MigrationView: ...
+
+    async def skip_transaction(
+        self, migration_id: MigrationId, lsn: Lsn, reason: str, who: str
+    ) -> MigrationView:
+        """Give up the transaction that commits at `lsn`, on which the migration failed."""
 
     def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
         """The steps as they happen. Closing the iterator must not stop the switchover.
@@ -145,6 +151,14 @@ class ControlApi(ControlServicer):
             migration = MigrationId.parse(request.migration_id)
             view = await self._handler.resume(
                 migration, request.source_uri or None, request.destination_uri or None
+            )
+            return view_to_pb(view)
+
+    async def SkipTransaction(self, request: pb.SkipTransactionRequest, context: Context) -> pb.Migration:
+        async with answering(context, "SkipTransaction"):
+            migration = MigrationId.parse(request.migration_id)
+            view = await self._handler.skip_transaction(
+                migration, Lsn(request.lsn), request.reason, request.who
             )
             return view_to_pb(view)
 

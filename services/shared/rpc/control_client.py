@@ -15,7 +15,14 @@ from grpc import aio
 from pgmig.v1 import control_pb2 as pb
 from pgmig.v1.control_pb2_grpc import ControlStub
 
-from services.shared.model import MigrationId, MigrationOptions, MigrationView, PgmigError, SwitchoverStep
+from services.shared.model import (
+    Lsn,
+    MigrationId,
+    MigrationOptions,
+    MigrationView,
+    PgmigError,
+    SwitchoverStep,
+)
 from services.shared.rpc.channel import open_channel
 from services.shared.rpc.convert_view import options_to_pb, step_from_pb, view_from_pb
 from services.shared.rpc.status import error_from_rpc
@@ -106,6 +113,16 @@ class ControlClient:
         )
         call = self._stub.ResumeMigration(request, timeout=LONG_DEADLINE_S)
         return view_from_pb(await self._answer(call, f"resuming {migration_id}"))
+
+    async def skip_transaction(
+        self, migration_id: MigrationId | str, lsn: Lsn, reason: str, who: str
+    ) -> MigrationView:
+        """lsn: of the commit record of the transaction that the migration failed at."""
+        request = pb.SkipTransactionRequest(
+            migration_id=str(migration_id), lsn=lsn.value, reason=reason, who=who
+        )
+        call = self._stub.SkipTransaction(request, timeout=LONG_DEADLINE_S)
+        return view_from_pb(await self._answer(call, f"skipping a transaction of {migration_id}"))
 
     async def switchover(
         self, migration_id: MigrationId | str, timeout_s: float

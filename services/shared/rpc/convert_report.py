@@ -132,6 +132,7 @@ def _failed_to_pb(report: AssignmentFailed) -> pb.AssignmentFailed:
         hint=report.hint,
         lsn=report.lsn.value,
         part_id=report.part_id,
+        xid=report.xid,
     )
 
 
@@ -143,6 +144,7 @@ def _failed_from_pb(message: pb.AssignmentFailed) -> AssignmentFailed:
         message.hint,
         Lsn(message.lsn),
         message.part_id,
+        message.xid,
     )
 
 

@@ -24,6 +24,7 @@ from services.shared.model import (
     Phase,
     Positions,
     Rates,
+    SkippedTransaction,
     SwitchoverResult,
     SwitchoverStep,
     TableId,
@@ -99,11 +100,35 @@ def _endpoint_from_pb(message: pb.Endpoint) -> Endpoint:
 
 
 def _failure_to_pb(value: Failure) -> pb.Failure:
-    return pb.Failure(kind=value.kind, message=value.message, hint=value.hint, lsn=value.lsn.value)
+    return pb.Failure(
+        kind=value.kind, message=value.message, hint=value.hint, lsn=value.lsn.value, xid=value.xid
+    )
 
 
 def _failure_from_pb(message: pb.Failure) -> Failure:
-    return Failure(message.kind, message.message, message.hint, Lsn(message.lsn))
+    return Failure(message.kind, message.message, message.hint, Lsn(message.lsn), message.xid)
+
+
+def _skipped_to_pb(value: SkippedTransaction) -> pb.SkippedTransaction:
+    return pb.SkippedTransaction(
+        lsn=value.lsn.value,
+        xid=value.xid,
+        at=time_to_pb(value.at),
+        who=value.who,
+        reason=value.reason,
+        failure=value.failure,
+    )
+
+
+def _skipped_from_pb(message: pb.SkippedTransaction) -> SkippedTransaction:
+    return SkippedTransaction(
+        Lsn(message.lsn),
+        message.xid,
+        time_from_pb(message.at),
+        message.who,
+        message.reason,
+        message.failure,
+    )
 
 
 def _positions_to_pb(value: Positions) -> pb.Positions:
@@ -235,6 +260,7 @@ def view_to_pb(view: MigrationView) -> pb.Migration:
         switchover=_result_to_pb(view.switchover) if view.switchover else None,
         indexes=pb.IndexProgress(total=view.indexes.total, done=view.indexes.done),
         needs_credentials=view.needs_credentials,
+        skipped=[_skipped_to_pb(skipped) for skipped in view.skipped],
     )
 
 
@@ -258,4 +284,5 @@ def view_from_pb(message: pb.Migration) -> MigrationView:
         switchover=_result_from_pb(message.switchover) if message.HasField("switchover") else None,
         indexes=IndexProgress(message.indexes.total, message.indexes.done),
         needs_credentials=message.needs_credentials,
+        skipped=tuple(_skipped_from_pb(skipped) for skipped in message.skipped),
     )

@@ -72,7 +72,13 @@ def failed(assignment_id: str, exc: BaseException, part_id: str = "") -> Assignm
             "see the worker's log for the traceback",
         )
     return AssignmentFailed(
-        assignment_id, error.kind.value, error.message, error.hint, error.lsn or Lsn(0), part_id
+        assignment_id,
+        error.kind.value,
+        error.message,
+        error.hint,
+        error.lsn or Lsn(0),
+        part_id,
+        error.xid,
     )
 
 

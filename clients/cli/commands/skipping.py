@@ -1,0 +1,58 @@
+"""`skip-transaction`: giving up the one transaction that the destination refuses."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+
+import click
+
+from clients.cli.options import Invocation, Uris, common_options, position, uri_options
+from clients.cli.output import print_json, print_table
+from clients.cli.running import run
+from clients.cli.target import coordinated
+from services.shared.model import Lsn, MigrationView
+from services.shared.model.jsonview import view_to_json
+
+
+@click.command(name="skip-transaction")
+@uri_options
+@common_options
+@click.option(
+    "--lsn",
+    type=position,
+    metavar="LSN",
+    required=True,
+    help="Of the transaction's commit record, as the failure in `status` tells it.",
+)
+@click.option("--reason", required=True, help="Why it may be given up; kept in the audit record.")
+def skip_transaction(invocation: Invocation, uris: Uris, lsn: Lsn, reason: str) -> None:
+    """Give up the one source transaction that a failed migration stopped at, and continue.
+
+    None of its changes reaches the destination; everything before and after it does. Who, when,
+    what and why is kept with the migration and shown by `status`. Where nothing runs any more,
+    `follow` continues afterwards.
+    """
+    if not reason.strip():
+        raise click.BadParameter("must say something", param_hint="--reason")
+    view = run(_skip(invocation, uris, lsn, reason))
+    if invocation.json:
+        print_json(view_to_json(view))
+    else:
+        print_table(
+            f"transaction at {lsn} is skipped; migration {view.migration_id} is in phase {view.phase}"
+        )
+
+
+async def _skip(invocation: Invocation, uris: Uris, lsn: Lsn, reason: str) -> MigrationView:
+    async with coordinated(invocation, uris, "skip a transaction of") as (session, migration_id):
+        return await session.skip_transaction(migration_id.value, lsn, reason, _operator())
+
+
+def _operator() -> str:
+    """USER@HOST."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # no such account: a container under an arbitrary uid
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"

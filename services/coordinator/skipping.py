@@ -1,0 +1,75 @@
+"""Giving up a transaction that the destination refuses: when that is allowed, and its audit record.
+
+Only the transaction that the migration failed at can be given up, named by its commit LSN, so a
+command typed for an earlier failure never hits another transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.coordinator.record import Record
+from services.shared.model import ErrorKind, Failure, Lsn, PgmigError, Phase, SkippedTransaction
+
+LONGEST_TEXT = 2000
+"""Characters of what an operator says: the record must fit a message of the broker."""
+
+_OF_A_TRANSACTION = frozenset(
+    {ErrorKind.APPLY_FAILED, ErrorKind.MISSING_ROW, ErrorKind.SCHEMA_DRIFT, ErrorKind.PERMISSION}
+)
+
+
+def skippable(failure: Failure) -> bool:
+    """Whether it is about one source transaction; its LSN is then that of the commit record."""
+    return failure.kind in _OF_A_TRANSACTION and bool(failure.lsn and failure.xid)
+
+
+def explained(failure: Failure, migration_id: str) -> Failure:
+    """With the way out in its hint, where it is about one transaction."""
+    if not skippable(failure):
+        return failure
+    way = (
+        "or give that one transaction up: "
+        f"pgmig-cli skip-transaction --id {migration_id} --lsn {failure.lsn} --reason ..."
+    )
+    return replace(failure, hint=f"{failure.hint}; {way}" if failure.hint else way)
+
+
+def decided(record: Record, lsn: Lsn, reason: str, who: str, now: float) -> SkippedTransaction:
+    """The audit record. Raises WRONG_PHASE or INVALID_ARGUMENT when nothing may be skipped."""
+    failure = record.failure
+    if record.phase is not Phase.FAILED or failure is None or record.resume_phase is None:
+        raise PgmigError(
+            ErrorKind.WRONG_PHASE,
+            f"migration {record.migration_id} is in phase {record.phase}: there is nothing to skip",
+            "only the transaction that a migration in phase failed stopped at can be skipped",
+        )
+    if not skippable(failure):
+        raise PgmigError(
+            ErrorKind.WRONG_PHASE,
+            f"migration {record.migration_id} did not fail at a transaction, but with {failure.kind}: "
+            f"{failure.message}",
+            failure.hint or "remove the cause, then resume",
+        )
+    if lsn != failure.lsn:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"migration {record.migration_id} failed at LSN {failure.lsn} "
+            f"(source transaction {failure.xid}), not at {lsn}",
+            f"look at the failure again; to give that transaction up use --lsn {failure.lsn}",
+            failure.lsn,
+        )
+    if not (reason.strip() and who.strip()):
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            "a transaction is skipped only with a reason and a name",
+            "give --reason",
+        )
+    return SkippedTransaction(
+        lsn, failure.xid, now, who[:LONGEST_TEXT], reason[:LONGEST_TEXT], failure.message[:LONGEST_TEXT]
+    )
+
+
+def told(skipped: SkippedTransaction) -> str:
+    """For the timeline."""
+    return f"source transaction {skipped.xid} at {skipped.lsn} is skipped by {skipped.who}: {skipped.reason}"
