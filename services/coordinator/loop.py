@@ -91,7 +91,11 @@ class Coordinator:
         self, key: str, migration_id: MigrationId, credentials: Credentials, options: MigrationOptions
     ) -> Driver:
         checked = await check_migration(
-            migration_id, credentials.source_uri, credentials.destination_uri, follow=options.follow
+            migration_id,
+            credentials.source_uri,
+            credentials.destination_uri,
+            follow=options.follow,
+            no_key_tables=options.no_key_tables,
         )
         now = time.time()
         record = Record(

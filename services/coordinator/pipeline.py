@@ -204,6 +204,7 @@ class Pipeline:
             timeline=slot.timeline if slot else 0,
             start_lsn=slot.consistent_lsn if slot else Lsn(0),
             flushed_lsn=record.flushed_lsn,
+            inserts_only=record.inserts_only,
         )
 
     def _copier_work(self) -> CopierWork:

@@ -15,6 +15,7 @@ from services.shared.model import (
     ErrorKind,
     Event,
     Failure,
+    IdentityBefore,
     Lsn,
     MigrationOptions,
     PgmigError,
@@ -62,7 +63,9 @@ class FreezeRecord:
 class Record:
     """revision grows with every change; of two records the higher one counts.
 
-    published: what the publication carries. keep_owners: owners and privileges are restored.
+    published: what the publication carries. inserts_only: what the second one carries, for INSERT
+    and TRUNCATE. copied_only: what no publication carries. altered: tables that have, or may have,
+    got REPLICA IDENTITY FULL from us on the source. keep_owners: owners and privileges are restored.
     snapshot_id: under which the parts in the copy queue were published. flushed_lsn: the
     destination's progress as last heard.
     """
@@ -79,6 +82,9 @@ class Record:
     failure: Failure | None = None
     slot: SlotRecord | None = None
     published: tuple[TableId, ...] = ()
+    inserts_only: tuple[TableId, ...] = ()
+    copied_only: tuple[TableId, ...] = ()
+    altered: tuple[IdentityBefore, ...] = ()
     tables: tuple[TableRecord, ...] = ()
     keep_owners: bool = False
     snapshot_id: str = ""

@@ -226,7 +226,8 @@ async def _check_tables(run: _Run) -> None:
     async with connection(run.uris.destination_uri, "destination") as conn:
         arrived = {table.table for table in await list_tables(conn)}
     record = run.pipeline.migration.record
-    lacking = sorted((published - set(record.published)) | (present - arrived))
+    known = {*record.published, *record.inserts_only, *record.copied_only}
+    lacking = sorted((published - known) | (present - arrived))
     if lacking:
         raise PgmigError(
             ErrorKind.SCHEMA_DRIFT,

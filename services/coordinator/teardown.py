@@ -35,7 +35,15 @@ async def remove_all(pipeline: Pipeline, *, force: bool) -> list[str]:
 
 async def _source(pipeline: Pipeline) -> list[str]:
     uris = await pipeline.known_credentials()
-    return await remove_from_source(uris.source_uri, pipeline.migration.id)
+    record = pipeline.migration.record
+    removed = await remove_from_source(
+        uris.source_uri,
+        pipeline.migration.id,
+        inserts_only=bool(record.inserts_only),
+        altered=record.altered,
+    )
+    pipeline.migration.update(altered=())  # what becomes of them from now on is not ours
+    return removed
 
 
 async def _origin(pipeline: Pipeline) -> list[str]:

@@ -119,6 +119,7 @@ class Decoding:
                 self._migration.slot,
                 start,
                 self._migration.publication,
+                *([self._migration.inserts_publication] if self._work.inserts_only else []),
                 messages=supports_messages(replication),
             )
             log.info("streaming from slot %s at %s", self._migration.slot, start)

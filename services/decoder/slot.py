@@ -76,6 +76,10 @@ async def prepare(work: DecoderWork, migration: MigrationId, snapshots: Snapshot
         if slot is None and work.may_create:
             async with connection(work.source_uri, "source") as conn:
                 await ensure_publication(conn, migration.publication, work.tables)
+                if work.inserts_only:
+                    await ensure_publication(
+                        conn, migration.inserts_publication, work.inserts_only, inserts_only=True
+                    )
             consistent, exported = await replication.create_slot(migration.slot)
             try:
                 await snapshots.adopt(exported, consistent)

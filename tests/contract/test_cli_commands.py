@@ -18,6 +18,7 @@ from services.shared.model import (
     Lsn,
     MigrationOptions,
     MigrationView,
+    NoKeyTables,
     PgmigError,
     Phase,
 )
@@ -25,6 +26,7 @@ from services.shared.model.jsonview import view_from_json, view_to_json
 from tests.lab.process import free_port
 from tests.standins.thread import ServedControl, served_control
 
+NO_KEY = ("--no-key-tables", "insert-only")
 URIS = ("--source-uri", "postgresql://a:hush@h/s", "--dest-uri", "postgresql://b:hush@h/d")
 
 
@@ -154,12 +156,14 @@ def test_refusals_become_error_hint_and_exit_code(served: ServedControl, kind: E
 
 def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
     served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
-    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3")
+    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3", *NO_KEY)
     assert result.exit_code == 0
     assert result.stdout.startswith("complete  migration x")
     assert "phase complete" in result.stderr
     assert "hush" not in result.output
-    options = MigrationOptions(follow=False, copy_workers=3, index_workers=2)
+    options = MigrationOptions(
+        follow=False, copy_workers=3, index_workers=2, no_key_tables=NoKeyTables.INSERT_ONLY
+    )
     assert ("start", "x", URIS[1], URIS[3], options) in served.control.calls
 
 
@@ -239,6 +243,7 @@ def test_missing_connection_strings_are_a_usage_error_that_names_them() -> None:
         (("switchover", "--timeout", "0s"), "must be more than 0"),
         (("status", "--output", "xml"), "xml"),
         (("clone", "--copy-workers", "0"), "0"),
+        (("clone", "--no-key-tables", "ignore"), "ignore"),
     ],
 )
 def test_invalid_options_are_usage_errors(arguments: tuple[str, ...], told: str) -> None:

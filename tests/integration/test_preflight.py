@@ -176,6 +176,7 @@ async def test_table_without_replica_identity_is_listed(source_db: str, dest_db:
     error = await refusal(source_db, dest_db)
     assert error.kind is ErrorKind.NO_REPLICA_IDENTITY
     assert error.message.endswith("public.keyless")
+    assert "--no-key-tables" in error.hint
     assert (await check_migration(ID, source_db, dest_db, follow=False)).warnings == ()
     run_sql(source_db, "ALTER TABLE keyless REPLICA IDENTITY FULL")
     warnings = (await check_migration(ID, source_db, dest_db, follow=True)).warnings

@@ -16,7 +16,15 @@ from clients.cli.progress import Progress, progress_of
 from clients.cli.running import Interrupted, run
 from clients.cli.target import connected, local_directory, new_id, own_stack
 from clients.session import Session
-from services.shared.model import ErrorKind, MigrationId, MigrationOptions, MigrationView, PgmigError, Phase
+from services.shared.model import (
+    ErrorKind,
+    MigrationId,
+    MigrationOptions,
+    MigrationView,
+    NoKeyTables,
+    PgmigError,
+    Phase,
+)
 from services.shared.model.jsonview import view_to_json
 
 _DEFAULTS = MigrationOptions()
@@ -41,6 +49,14 @@ _DEFAULTS = MigrationOptions()
     show_default=True,
     help="Indexes built at the same time.",
 )
+@click.option(
+    "--no-key-tables",
+    type=click.Choice([choice.value for choice in NoKeyTables]),
+    default=_DEFAULTS.no_key_tables.value,
+    show_default=True,
+    help="With --follow, tables without a replica identity: do not start; give them REPLICA IDENTITY FULL "
+    "on the source until cleanup; copy them once; or follow their INSERT and TRUNCATE alone.",
+)
 def clone(
     invocation: Invocation,
     *,
@@ -49,6 +65,7 @@ def clone(
     resume: bool,
     copy_workers: int,
     index_workers: int,
+    no_key_tables: str,
 ) -> None:
     """Copy a database, and with --follow keep the copy in step.
 
@@ -56,7 +73,7 @@ def clone(
     terminals find by themselves (`status`, `switchover`, `pause`).
     """
     uris.require("clone needs both databases")
-    options = MigrationOptions(follow, copy_workers, index_workers)
+    options = MigrationOptions(follow, copy_workers, index_workers, NoKeyTables(no_key_tables))
     migration_id = new_id(invocation)
     _staying(invocation, migration_id, _clone(invocation, migration_id, uris, options, resume=resume))
 

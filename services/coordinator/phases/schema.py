@@ -12,6 +12,7 @@ from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_
 from services.shared.pg.catalog import list_tables_under, publication_tables
 from services.shared.pg.connection import connection
 from services.shared.pg.dump import dump_schema, run_script, section_script
+from services.shared.pg.identity import choose_published, put_back, set_full
 from services.shared.pg.roles import missing_roles
 from services.shared.pg.tools import DumpTools, find_tools
 
@@ -41,13 +42,28 @@ async def run(pipeline: Pipeline) -> Phase:
 
 
 async def _choose_published(pipeline: Pipeline) -> None:
-    """Once: a publication that was made before a crash carries the first choice."""
-    if pipeline.migration.record.published:
-        return
+    """Once: a publication that was made before a crash carries the first choice.
+
+    What is altered on the source is noted before, so that cleanup knows it whatever happens; and
+    it is altered before a publication stands, or UPDATE and DELETE would fail there meanwhile.
+    """
+    migration = pipeline.migration
     uris = await pipeline.credentials()
     async with connection(uris.source_uri, "source") as conn:
-        pipeline.migration.update(published=await publication_tables(conn))
-    await pipeline.journal.save()
+        if not migration.record.options.follow:
+            migration.update(published=await publication_tables(conn))
+        elif not (migration.record.published or migration.record.inserts_only):
+            chosen = await choose_published(conn, migration.record.options.no_key_tables)
+            migration.update(
+                published=chosen.whole,
+                inserts_only=chosen.inserts_only,
+                copied_only=chosen.copied_only,
+                altered=chosen.altered,
+            )
+            for warning in chosen.warnings:
+                migration.event("warning", warning)
+        await pipeline.journal.save()
+        await set_full(conn, [one.table for one in migration.record.altered])
 
 
 async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
@@ -69,6 +85,7 @@ async def _restore(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
         await ensure_bookkeeping(conn)
     async with connection(uris.destination_uri, "destination") as conn, conn.transaction():
         await run_script(conn, script, PRE_DATA)
+        await put_back(conn, migration.record.altered)  # the destination gets what the source had
         await mark_step(conn, migration.record.migration_id, PRE_DATA)
     migration.event("info", f"schema of {len(migration.record.tables)} tables is on the destination")
 

@@ -4,7 +4,7 @@ from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import BOOKKEEPING_SCHEMA, MESSAGE_PREFIX, STATE_BUCKET, MigrationId
 from services.shared.model.phase import Phase, check_move, may_move
-from services.shared.model.tables import Column, ReplicaIdentity, SourceTable, TableId
+from services.shared.model.tables import Column, IdentityBefore, ReplicaIdentity, SourceTable, TableId
 from services.shared.model.view import (
     Endpoint,
     Event,
@@ -12,6 +12,7 @@ from services.shared.model.view import (
     IndexProgress,
     MigrationOptions,
     MigrationView,
+    NoKeyTables,
     Positions,
     Rates,
     SkippedTransaction,
@@ -68,11 +69,13 @@ __all__ = [
     "Event",
     "ExitCode",
     "Failure",
+    "IdentityBefore",
     "IndexProgress",
     "Lsn",
     "MigrationId",
     "MigrationOptions",
     "MigrationView",
+    "NoKeyTables",
     "OpenSnapshot",
     "PartDone",
     "PartProgress",

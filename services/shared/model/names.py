@@ -53,6 +53,11 @@ class MigrationId:
         return f"pgmig_{self.value}"
 
     @property
+    def inserts_publication(self) -> str:
+        """Of tables whose UPDATE and DELETE cannot be followed."""
+        return f"pgmig_{self.value}_inserts"
+
+    @property
     def origin(self) -> str:
         return f"pgmig_{self.value}"
 

@@ -27,6 +27,14 @@ class ReplicaIdentity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityBefore:
+    """A table that was given REPLICA IDENTITY FULL, and what it had before."""
+
+    table: TableId
+    identity: ReplicaIdentity
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """One column. `type_oid` is pg_attribute.atttypid; `generated` a stored generated column
     (its value is never sent); `identity_always` is GENERATED ALWAYS AS IDENTITY."""

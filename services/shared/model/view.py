@@ -13,6 +13,20 @@ from services.shared.model.phase import Phase
 from services.shared.model.tables import TableId
 
 
+class NoKeyTables(StrEnum):
+    """What becomes of tables without a usable replica identity, when changes are followed.
+
+    refuse: the migration does not start. identity-full: they get REPLICA IDENTITY FULL on the
+    source until cleanup. copy-only: copied once, later changes are not followed. insert-only:
+    INSERT and TRUNCATE are followed, UPDATE and DELETE are not.
+    """
+
+    REFUSE = "refuse"
+    IDENTITY_FULL = "identity-full"
+    COPY_ONLY = "copy-only"
+    INSERT_ONLY = "insert-only"
+
+
 @dataclass(frozen=True, slots=True)
 class MigrationOptions:
     """follow: keep applying changes until switchover. copy_workers: parts copied at the same
@@ -21,6 +35,7 @@ class MigrationOptions:
     follow: bool = False
     copy_workers: int = 2
     index_workers: int = 2
+    no_key_tables: NoKeyTables = NoKeyTables.REFUSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class DecoderWork:
     """follow=False: hold a snapshot only, no slot. may_create=False: a missing slot is a gap.
 
     tables: what the publication carries (partitioned roots, not their leaves, from 13 on).
+    inserts_only: what a second publication carries, for INSERT and TRUNCATE.
     system_identifier, timeline: as recorded when the slot was made; "" and 0 before.
     start_lsn: the slot's consistent point, 0/0 before. flushed_lsn: the destination's last
     known progress, 0/0 when none.
@@ -38,6 +39,7 @@ class DecoderWork:
     timeline: int = 0
     start_lsn: Lsn = Lsn(0)
     flushed_lsn: Lsn = Lsn(0)
+    inserts_only: tuple[TableId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

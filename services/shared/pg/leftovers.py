@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError
+from services.shared.model import ErrorKind, IdentityBefore, Lsn, MigrationId, PgmigError
 from services.shared.pg.connection import connection, translate, translated
 from services.shared.pg.freeze import writable_connection
+from services.shared.pg.identity import put_back
 from services.shared.pg.publication import drop_slot
 from services.shared.pg.replication import SlotState, slot_state
 
@@ -20,15 +22,24 @@ RELEASE_WAIT_S = 15.0
 _POLL_S = 0.1
 
 
-async def remove_from_source(uri: str, migration: MigrationId) -> list[str]:
-    """Drop slot and publication. Returns what there was. Raises SLOT_ACTIVE."""
+async def remove_from_source(
+    uri: str, migration: MigrationId, *, inserts_only: bool = False, altered: Sequence[IdentityBefore] = ()
+) -> list[str]:
+    """Drop slot and publications, then give altered tables their replica identity back: while they
+    are published they need it. Returns what there was. Raises SLOT_ACTIVE.
+
+    inserts_only: there is a second publication; its name may be another migration's otherwise.
+    """
     removed = []
     conn = await writable_connection(uri)  # a switched-over source is read-only by default
     try:
         if await _remove_slot(conn, migration.slot):
             removed.append(f"replication slot {migration.slot} on the source")
-        if await _remove_publication(conn, migration.publication):
-            removed.append(f"publication {migration.publication} on the source")
+        names = [migration.publication, *([migration.inserts_publication] if inserts_only else [])]
+        removed += [
+            f"publication {name} on the source" for name in names if await _remove_publication(conn, name)
+        ]
+        removed += await put_back(conn, altered)
     finally:
         await conn.close()
     return removed

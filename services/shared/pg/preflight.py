@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection, conninfo
 
-from services.shared.model import Endpoint, ErrorKind, MigrationId, PgmigError
+from services.shared.model import Endpoint, ErrorKind, MigrationId, NoKeyTables, PgmigError
 from services.shared.pg import preflight_destination, preflight_source
 from services.shared.pg.connection import connection, endpoint
 from services.shared.pg.preflight_server import ServerFacts, read_server
@@ -30,7 +30,12 @@ class Preflight:
 
 
 async def check_migration(
-    migration: MigrationId, source_uri: str, destination_uri: str, *, follow: bool
+    migration: MigrationId,
+    source_uri: str,
+    destination_uri: str,
+    *,
+    follow: bool,
+    no_key_tables: NoKeyTables = NoKeyTables.REFUSE,
 ) -> Preflight:
     """Check both databases and the programs. Raises PgmigError for the first thing that is wrong."""
     async with (
@@ -40,7 +45,9 @@ async def check_migration(
         facts = await read_server(source, "source"), await read_server(destination, "destination")
         _check_pair(*facts)
         tools = await find_tools(facts[0].major, facts[1].major)
-        warnings = await preflight_source.check(source, migration, facts[0], follow=follow)
+        warnings = await preflight_source.check(
+            source, migration, facts[0], follow=follow, no_key_tables=no_key_tables
+        )
         warnings += await preflight_destination.check(destination, migration, facts[1], follow=follow)
         warnings += await preflight_destination.check_extensions(source, destination)
         warnings += _differences(*facts)

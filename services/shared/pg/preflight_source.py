@@ -6,9 +6,17 @@ from typing import LiteralString
 
 from psycopg import AsyncConnection
 
-from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, MigrationId, PgmigError, TableId
-from services.shared.pg.catalog import lacking_identity, list_tables, load_sql, publication_tables
+from services.shared.model import (
+    BOOKKEEPING_SCHEMA,
+    ErrorKind,
+    MigrationId,
+    NoKeyTables,
+    PgmigError,
+    TableId,
+)
+from services.shared.pg.catalog import list_tables, load_sql
 from services.shared.pg.connection import translated
+from services.shared.pg.identity import choose_published
 from services.shared.pg.preflight_server import ServerFacts, listing
 
 OLDEST_MAJOR = 12
@@ -16,7 +24,12 @@ OLDEST_MAJOR = 12
 
 
 async def check(
-    conn: AsyncConnection, migration: MigrationId, facts: ServerFacts, *, follow: bool
+    conn: AsyncConnection,
+    migration: MigrationId,
+    facts: ServerFacts,
+    *,
+    follow: bool,
+    no_key_tables: NoKeyTables = NoKeyTables.REFUSE,
 ) -> list[str]:
     """Warnings; raises what makes a migration from here impossible or lossy."""
     if facts.major < OLDEST_MAJOR:
@@ -26,12 +39,12 @@ async def check(
     if follow:
         await _check_wal(conn)
         _check_rights(facts)
-        await _check_slot(conn, migration)
+        await _check_slot(conn, migration, inserts=no_key_tables is NoKeyTables.INSERT_ONLY)
     await _check_readable(conn)
     await _check_large_objects(conn)
     if not follow:
         return []
-    await _check_publishable(conn, facts)
+    await _check_publishable(conn, facts, no_key_tables)
     return await _unfollowed(conn)
 
 
@@ -85,7 +98,8 @@ def _check_rights(facts: ServerFacts) -> None:
         )
 
 
-async def _check_slot(conn: AsyncConnection, migration: MigrationId) -> None:
+async def _check_slot(conn: AsyncConnection, migration: MigrationId, *, inserts: bool) -> None:
+    publications = [migration.publication, *([migration.inserts_publication] if inserts else [])]
     with translated("looking at the source's replication slots"):
         slot = await (
             await conn.execute(
@@ -95,7 +109,7 @@ async def _check_slot(conn: AsyncConnection, migration: MigrationId) -> None:
         ).fetchone()
         publication = await (
             await conn.execute(
-                "SELECT FROM pg_catalog.pg_publication WHERE pubname = %s", [migration.publication]
+                "SELECT pubname FROM pg_catalog.pg_publication WHERE pubname = ANY (%s)", [publications]
             )
         ).fetchone()
     if slot is not None and slot[0]:
@@ -113,7 +127,7 @@ async def _check_slot(conn: AsyncConnection, migration: MigrationId) -> None:
     if publication is not None:
         raise PgmigError(
             ErrorKind.ALREADY_EXISTS,
-            f"publication {migration.publication} is on the source already",
+            f"publication {publication[0]} is on the source already",
             "clean up the earlier migration of this id, or choose another one with --id",
         )
 
@@ -166,17 +180,11 @@ async def _check_large_objects(conn: AsyncConnection) -> None:
         )
 
 
-async def _check_publishable(conn: AsyncConnection, facts: ServerFacts) -> None:
-    lacking = lacking_identity(await list_tables(conn))
-    if lacking:
-        raise PgmigError(
-            ErrorKind.NO_REPLICA_IDENTITY,
-            f"tables have no replica identity, so UPDATE and DELETE cannot follow: {listing(lacking)}",
-            "add a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL (or USING INDEX a unique index)",
-        )
+async def _check_publishable(conn: AsyncConnection, facts: ServerFacts, no_key_tables: NoKeyTables) -> None:
+    chosen = await choose_published(conn, no_key_tables)
     if facts.superuser:
         return
-    published = await publication_tables(conn)
+    published = {*chosen.whole, *chosen.inserts_only, *(one.table for one in chosen.altered)}
     with translated("checking the ownership of the source's tables"):
         rows = await (
             await conn.execute(

@@ -9,15 +9,25 @@ from services.shared.pg.connection import connection, translated
 from services.shared.pg.replication import SlotState, slot_state
 
 
-async def ensure_publication(conn: AsyncConnection, name: str, tables: tuple[TableId, ...]) -> None:
+async def ensure_publication(
+    conn: AsyncConnection, name: str, tables: tuple[TableId, ...], *, inserts_only: bool = False
+) -> None:
     """(Re)create the publication. It must stand before the slot's consistent point, since
-    decoding reads the catalogs as they were. No tables: a publication of nothing."""
+    decoding reads the catalogs as they were. No tables: a publication of nothing.
+
+    inserts_only: of INSERT and TRUNCATE. UPDATE and DELETE of a table without replica identity
+    then go on working on the source. ONLY: a table's heirs are published if they are listed.
+    """
     with translated(f"creating publication {name} on the source"):
         await conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
         statement = sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(name))
         if tables:
-            listed = sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in tables)
+            listed = sql.SQL(", ").join(
+                sql.SQL("ONLY {}").format(sql.Identifier(table.schema, table.name)) for table in tables
+            )
             statement = sql.SQL("{} FOR TABLE {}").format(statement, listed)
+        if inserts_only:
+            statement = sql.SQL("{} WITH (publish = 'insert, truncate')").format(statement)
         await conn.execute(statement)
 
 

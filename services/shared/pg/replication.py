@@ -113,11 +113,12 @@ class ReplicationConnection:
         row = _row(await self._command(command, f"creating replication slot {name}"))
         return Lsn.parse(row[1]), row[2]
 
-    async def start(self, slot: str, start: Lsn, publication: str, *, messages: bool) -> None:
+    async def start(self, slot: str, start: Lsn, *publications: str, messages: bool) -> None:
         """START_REPLICATION. The server begins at `start` or, silently, at the slot's
         confirmed_flush_lsn if that is later: look at the slot first."""
         options: list[sql.Composable] = [sql.SQL("proto_version '1'")]
-        options.append(sql.SQL("publication_names {}").format(sql.Literal(f'"{publication}"')))
+        names = ",".join(f'"{name}"' for name in publications)
+        options.append(sql.SQL("publication_names {}").format(sql.Literal(names)))
         if messages:
             options.append(sql.SQL("messages 'true'"))
         command = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} ({})").format(

@@ -20,6 +20,7 @@ from services.shared.model import (
     Lsn,
     MigrationOptions,
     MigrationView,
+    NoKeyTables,
     PgmigError,
     Phase,
     Positions,
@@ -37,6 +38,8 @@ _NANOS = 1_000_000_000
 
 _PHASE_TO_PB = {phase: pb.Phase.Value(f"PHASE_{phase.name}") for phase in Phase}
 _PHASE_FROM_PB = {int(value): phase for phase, value in _PHASE_TO_PB.items()}
+_NO_KEY_TO_PB = {choice: pb.NoKeyTables.Value(f"NO_KEY_TABLES_{choice.name}") for choice in NoKeyTables}
+_NO_KEY_FROM_PB = {int(value): choice for choice, value in _NO_KEY_TO_PB.items()}
 _STATE_TO_PB = {state: pb.TableState.Value(f"TABLE_STATE_{state.name}") for state in TableState}
 _STATE_FROM_PB = {int(value): state for state, value in _STATE_TO_PB.items()}
 
@@ -71,17 +74,27 @@ def phase_from_pb(value: int) -> Phase:
 
 def options_to_pb(options: MigrationOptions) -> pb.MigrationOptions:
     return pb.MigrationOptions(
-        follow=options.follow, copy_workers=options.copy_workers, index_workers=options.index_workers
+        follow=options.follow,
+        copy_workers=options.copy_workers,
+        index_workers=options.index_workers,
+        no_key_tables=_NO_KEY_TO_PB[options.no_key_tables],
     )
 
 
 def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
-    """0 stands for the default."""
+    """0 stands for the default. Raises INVALID_ARGUMENT for a choice that is none."""
     default = MigrationOptions()
+    if message.no_key_tables and message.no_key_tables not in _NO_KEY_FROM_PB:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"no_key_tables {message.no_key_tables} is not a choice that this version knows",
+            "use the same version of pgmig everywhere",
+        )
     return MigrationOptions(
         message.follow,
         message.copy_workers or default.copy_workers,
         message.index_workers or default.index_workers,
+        _NO_KEY_FROM_PB.get(message.no_key_tables, default.no_key_tables),
     )
 
 

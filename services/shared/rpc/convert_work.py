@@ -54,6 +54,7 @@ def _decoder_to_pb(work: DecoderWork) -> pb.DecoderWork:
         timeline=work.timeline,
         start_lsn=work.start_lsn.value,
         flushed_lsn=work.flushed_lsn.value,
+        inserts_only=[_table_to_pb(table) for table in work.inserts_only],
     )
 
 
@@ -67,6 +68,7 @@ def _decoder_from_pb(message: pb.DecoderWork) -> DecoderWork:
         message.timeline,
         Lsn(message.start_lsn),
         Lsn(message.flushed_lsn),
+        tuple(_table_from_pb(table) for table in message.inserts_only),
     )
 
 
