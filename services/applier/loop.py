@@ -81,7 +81,9 @@ class Applying:
 
     async def _work_session(self, session: ApplySession, reader: ChangeReader) -> None:
         queue = ChunkQueue()
-        writer = Writer(session, self._totals, self._sentinel, self._strict_until)
+        writer = Writer(
+            session, self._totals, self._sentinel, self._strict_until, boundaries=self._work.strict
+        )
         async with (
             connection(self._work.destination_uri, "destination") as catalog,
             asyncio.TaskGroup() as group,

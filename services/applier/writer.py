@@ -4,7 +4,7 @@ Consecutive whole transactions that are at hand share a destination transaction 
 the applier keeps up there is one each. A transaction larger than a chunk has a destination
 transaction of its own. `strict_until` forbids grouping up to an LSN: after a group has failed,
 its transactions are applied one by one, so that everything before the culprit is kept and the
-error names it.
+error names it. `boundaries` forbids it for good; sets within a transaction and pipelining stay.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -84,11 +84,14 @@ class Writer:
         totals: Totals,
         on_sentinel: Callable[[str, Lsn], None],
         strict_until: int = 0,
+        *,
+        boundaries: bool = False,
     ) -> None:
         self._session = session
         self._totals = totals
         self._on_sentinel = on_sentinel
         self._strict_until = strict_until
+        self._boundaries = boundaries
         self._group: list[Chunk] = []
         self._group_steps = self._group_bytes = 0
         self._care = Care()
@@ -149,12 +152,19 @@ class Writer:
         elif self._strict(chunk):
             await self._finish_group()
             await self._replay(chunk)
+        elif self._boundaries:
+            for one in _apart(chunk):
+                self._add(one)
+                await self._finish_group()
         else:
-            self._group.append(chunk)
-            self._group_steps += len(chunk.steps)
-            self._group_bytes += chunk.bytes
+            self._add(chunk)
             if self._full() or _sentinels([chunk]):
                 await self._finish_group()
+
+    def _add(self, chunk: Chunk) -> None:
+        self._group.append(chunk)
+        self._group_steps += len(chunk.steps)
+        self._group_bytes += chunk.bytes
 
     def _strict(self, chunk: Chunk) -> bool:
         """Whether what may be to blame for a failure is among the chunk's transactions."""
@@ -218,20 +228,10 @@ class Writer:
     async def _replay(self, chunk: Chunk) -> None:
         """Each transaction by itself, each change as it happened, each commit seen through: what
         fails here is to blame, and everything before it is kept."""
-        start = 0
-        for transaction in chunk.transactions:
-            one = Chunk(
-                transaction.commit_lsn,
-                chunk.steps[start : transaction.stop],
-                [transaction],
-                sequence=chunk.sequence,
-                trace=chunk.trace,
-                xid=transaction.xid,
-            )
-            start = transaction.stop
+        for one in _apart(chunk):
             with _Located(one.commit_lsn, one.xid), _spans([one]):
-                await self._session.execute(row_by_row(one.steps), durable=bool(transaction.sentinels))
-                await self._commit([one], transaction, len(one.steps))
+                await self._session.execute(row_by_row(one.steps), durable=bool(_sentinels([one])))
+                await self._commit([one], one.transactions[0], len(one.steps))
                 try:
                     await self._session.settle()
                 except CommitFailedError as exc:
@@ -261,6 +261,23 @@ class Writer:
         while self._unflushed and self._unflushed[0][0] <= self._session.flushed:
             _, parent, began = self._unflushed.popleft()
             tracer().start_span(SpanName.FLUSH.value, context=parent, start_time=began).end()
+
+
+def _apart(chunk: Chunk) -> Iterator[Chunk]:
+    """A chunk for each of its transactions, the bytes shared by their rows."""
+    start, rows = 0, len(chunk.steps) or 1
+    for transaction in chunk.transactions:
+        steps = chunk.steps[start : transaction.stop]
+        start = transaction.stop
+        yield Chunk(
+            transaction.commit_lsn,
+            steps,
+            [transaction],
+            bytes=chunk.bytes * len(steps) // rows,
+            sequence=chunk.sequence,
+            trace=chunk.trace,
+            xid=transaction.xid,
+        )
 
 
 def _sentinels(chunks: list[Chunk]) -> list[str]:

@@ -221,6 +221,7 @@ class Pipeline:
             slot.consistent_lsn if slot else Lsn(0),
             self.migration.copying.floors(),
             tuple(skipped.lsn for skipped in self.migration.record.skipped),
+            self.migration.record.options.strict_boundaries,
         )
 
     # The snapshot.

@@ -26,7 +26,7 @@ from services.shared.model.jsonview import view_from_json, view_to_json
 from tests.lab.process import free_port
 from tests.standins.thread import ServedControl, served_control
 
-NO_KEY = ("--no-key-tables", "insert-only")
+NO_KEY = ("--no-key-tables", "insert-only", "--strict-boundaries")
 URIS = ("--source-uri", "postgresql://a:hush@h/s", "--dest-uri", "postgresql://b:hush@h/d")
 
 
@@ -162,7 +162,11 @@ def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
     assert "phase complete" in result.stderr
     assert "hush" not in result.output
     options = MigrationOptions(
-        follow=False, copy_workers=3, index_workers=2, no_key_tables=NoKeyTables.INSERT_ONLY
+        follow=False,
+        copy_workers=3,
+        index_workers=2,
+        no_key_tables=NoKeyTables.INSERT_ONLY,
+        strict_boundaries=True,
     )
     assert ("start", "x", URIS[1], URIS[3], options) in served.control.calls
 

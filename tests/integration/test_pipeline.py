@@ -298,6 +298,44 @@ async def test_a_skipped_transaction_is_left_out_whole_and_alone(
         assert rows(dest_db, "SELECT id FROM t ORDER BY id") == [(1,), (8000,), (8002,)]
 
 
+@pytest.mark.parametrize("strict", [True, False])
+async def test_strict_boundaries_keep_source_transactions_apart(
+    source_db: str, dest_db: str, nats_server: NatsServer, strict: bool
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        run(
+            source_db,
+            *(f"INSERT INTO t SELECT {n} * 10 + i FROM generate_series(1, 9) i" for n in range(200)),
+            "INSERT INTO t SELECT i FROM generate_series(10000, 22000) i",
+        )
+        p.start_applier(strict=strict)
+        await p.drain("one")
+        equal(p)
+        written = rows(dest_db, "SELECT count(DISTINCT xmin::text) FROM t")[0][0]
+        assert isinstance(written, int)
+        assert written == 201 if strict else written < 100
+
+
+async def test_a_refused_change_is_found_within_strict_boundaries(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    ddl = DDL + "; ALTER TABLE t ADD UNIQUE (v)"
+    async with pipeline(source_db, dest_db, nats_server, ddl, "t") as p:
+        await p.start_decoder()
+        run(source_db, *(f"INSERT INTO t VALUES ({n}, 'v{n}', NULL)" for n in range(50)))
+        run(dest_db, "INSERT INTO t VALUES (1000, 'v30', NULL)")
+        p.start_applier(strict=True)
+        error = await p.failure("applier")
+        assert error.kind is ErrorKind.APPLY_FAILED
+        assert error.xid == rows(source_db, "SELECT xmin::text::bigint FROM t WHERE id = 30")[0][0]
+        assert rows(dest_db, "SELECT count(*) FROM t") == [(31,)], "the 30 before it, and the one in the way"
+        run(dest_db, "DELETE FROM t WHERE id = 1000")
+        p.start_applier(strict=True)
+        await p.drain("one")
+        equal(p)
+
+
 async def test_a_skipped_truncate_is_not_applied(
     source_db: str, dest_db: str, nats_server: NatsServer
 ) -> None:

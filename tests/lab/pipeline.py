@@ -77,9 +77,15 @@ class Pipeline:
         self.tasks["decoder"] = asyncio.create_task(decoding.run())
         await self.until(lambda: self.slot is not None)
 
-    def start_applier(self, floors: tuple[tuple[TableId, Lsn], ...] = (), skip: tuple[Lsn, ...] = ()) -> None:
+    def start_applier(
+        self,
+        floors: tuple[tuple[TableId, Lsn], ...] = (),
+        skip: tuple[Lsn, ...] = (),
+        *,
+        strict: bool = False,
+    ) -> None:
         assert self.slot is not None
-        work = ApplierWork(self.destination, self.slot.consistent_lsn, floors, skip)
+        work = ApplierWork(self.destination, self.slot.consistent_lsn, floors, skip, strict)
         applying = Applying(Assignment("a", str(MIGRATION), work), self.client, self._report)
         self.tasks["applier"] = asyncio.create_task(applying.run())
 

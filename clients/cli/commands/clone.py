@@ -57,6 +57,11 @@ _DEFAULTS = MigrationOptions()
     help="With --follow, tables without a replica identity: do not start; give them REPLICA IDENTITY FULL "
     "on the source until cleanup; copy them once; or follow their INSERT and TRUNCATE alone.",
 )
+@click.option(
+    "--strict-boundaries",
+    is_flag=True,
+    help="Never let source transactions share one on the destination, even when behind. Slower.",
+)
 def clone(
     invocation: Invocation,
     *,
@@ -66,6 +71,7 @@ def clone(
     copy_workers: int,
     index_workers: int,
     no_key_tables: str,
+    strict_boundaries: bool,
 ) -> None:
     """Copy a database, and with --follow keep the copy in step.
 
@@ -73,7 +79,9 @@ def clone(
     terminals find by themselves (`status`, `switchover`, `pause`).
     """
     uris.require("clone needs both databases")
-    options = MigrationOptions(follow, copy_workers, index_workers, NoKeyTables(no_key_tables))
+    options = MigrationOptions(
+        follow, copy_workers, index_workers, NoKeyTables(no_key_tables), strict_boundaries
+    )
     migration_id = new_id(invocation)
     _staying(invocation, migration_id, _clone(invocation, migration_id, uris, options, resume=resume))
 

@@ -30,12 +30,14 @@ class NoKeyTables(StrEnum):
 @dataclass(frozen=True, slots=True)
 class MigrationOptions:
     """follow: keep applying changes until switchover. copy_workers: parts copied at the same
-    time by each copier. index_workers: indexes built at the same time."""
+    time by each copier. index_workers: indexes built at the same time. strict_boundaries: source
+    transactions never share one on the destination."""
 
     follow: bool = False
     copy_workers: int = 2
     index_workers: int = 2
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE
+    strict_boundaries: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,13 +57,15 @@ class ApplierWork:
 
     floors: tables copied under a later snapshot; changes of transactions whose commit record
     lies before the floor are in the copy already. skip: commit LSNs of transactions that are
-    applied as empty ones, because an operator said so.
+    applied as empty ones, because an operator said so. strict: each source transaction is one on
+    the destination, however far behind.
     """
 
     destination_uri: str = field(repr=False)
     start_lsn: Lsn
     floors: tuple[tuple[TableId, Lsn], ...] = ()
     skip: tuple[Lsn, ...] = ()
+    strict: bool = False
 
 
 Work = DecoderWork | CopierWork | ApplierWork

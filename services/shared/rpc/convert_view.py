@@ -78,6 +78,7 @@ def options_to_pb(options: MigrationOptions) -> pb.MigrationOptions:
         copy_workers=options.copy_workers,
         index_workers=options.index_workers,
         no_key_tables=_NO_KEY_TO_PB[options.no_key_tables],
+        strict_boundaries=options.strict_boundaries,
     )
 
 
@@ -95,6 +96,7 @@ def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
         message.copy_workers or default.copy_workers,
         message.index_workers or default.index_workers,
         _NO_KEY_FROM_PB.get(message.no_key_tables, default.no_key_tables),
+        message.strict_boundaries,
     )
 
 

@@ -78,6 +78,7 @@ def _applier_to_pb(work: ApplierWork) -> pb.ApplierWork:
         start_lsn=work.start_lsn.value,
         floors=[pb.TableFloor(table=_table_to_pb(table), lsn=lsn.value) for table, lsn in work.floors],
         skip=[lsn.value for lsn in work.skip],
+        strict=work.strict,
     )
 
 
@@ -87,6 +88,7 @@ def _applier_from_pb(message: pb.ApplierWork) -> ApplierWork:
         Lsn(message.start_lsn),
         tuple((_table_from_pb(floor.table), Lsn(floor.lsn)) for floor in message.floors),
         tuple(Lsn(lsn) for lsn in message.skip),
+        message.strict,
     )
 
 
