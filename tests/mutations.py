@@ -120,14 +120,20 @@ MUTATIONS = (
     Mutation(
         "12 stop, never skip",
         "services/applier/writer.py",
-        "                await self._session.execute(row_by_row(one.steps), "
-        "durable=bool(transaction.sentinels))",
+        "                await self._session.execute(row_by_row(one.steps), durable=bool(_sentinels([one])))",
         "                try:\n"
         "                    await self._session.execute(row_by_row(one.steps))\n"
         "                except PgmigError:\n"
         "                    await self._session.rollback()\n"
         "                    continue",
         f"{PIPELINE}::test_a_refused_change_stops_the_pipeline_at_its_transaction",
+    ),
+    Mutation(
+        "12 exactly the one that was given up",
+        "services/applier/planner.py",
+        "self._given_up = commit_lsn in self._skip",
+        "self._given_up = commit_lsn >= min(self._skip, default=1 << 64)",
+        f"{PIPELINE}::test_a_skipped_transaction_is_left_out_whole_and_alone",
     ),
     Mutation(
         "13 batching keeps meaning",

@@ -25,6 +25,7 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, Lsn, PgmigError, ReplicaIdentity, TableId
 from services.shared.pg.connection import translated
+from services.shared.pg.drift import drift
 from services.shared.pgoutput import UNCHANGED, Relation, Values
 
 _COLUMNS = """
@@ -392,29 +393,16 @@ def truncate(tables: Sequence[TableId], *, restart_identity: bool) -> Operation:
 
 async def describe_target(conn: AsyncConnection, relation: Relation, lsn: Lsn) -> TargetTable:
     """Match a Relation message with the destination. Raises PgmigError(SCHEMA_DRIFT) with both
-    column lists when a published column has no place there."""
+    column lists and the DDL that reconciles them when a published column has no place there."""
     name = sql.Identifier(relation.schema, relation.name).as_string(conn)
     with translated(f"reading the columns of {relation.table} on the destination"):
         rows = await (await conn.execute(_COLUMNS, [name])).fetchall()
     found = {row[0]: TargetColumn(*row[:6]) for row in rows}
+    unfit = await drift(conn, relation, {name: column.type_sql for name, column in found.items()}, lsn)
+    if unfit is not None:
+        raise unfit
     wanted = [column.name for column in relation.columns]
-    if not rows and wanted:
-        raise PgmigError(
-            ErrorKind.SCHEMA_DRIFT,
-            f"table {relation.table} does not exist on the destination",
-            "create it there as it is on the source, then resume",
-            lsn,
-        )
-    missing = [column for column in wanted if column not in found]
-    if missing:
-        raise PgmigError(
-            ErrorKind.SCHEMA_DRIFT,
-            f"table {relation.table} differs: the source has columns ({', '.join(wanted)}), "
-            f"the destination ({', '.join(found)}); missing there: {', '.join(missing)}",
-            f"add them on the destination (ALTER TABLE {relation.table} ADD COLUMN ...), then resume",
-            lsn,
-        )
-    columns = tuple(found[column] for column in wanted)
+    columns = tuple(found[name] for name in wanted)
     return TargetTable(
         relation,
         columns,
