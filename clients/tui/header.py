@@ -176,6 +176,7 @@ def _trouble(view: MigrationView) -> Content | None:
     failure = view.failure if not view.phase.ended else None
     if failure is not None:
         where = f"  at LSN {failure.lsn}" if failure.lsn else ""
+        where += f", source transaction {failure.xid}" if failure.xid else ""
         parts += [(show.printable(failure.kind), "bold"), (where, "$muted"), "\n"]
         parts.append(show.printable(failure.message))
         if failure.hint:
