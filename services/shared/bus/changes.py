@@ -232,7 +232,11 @@ async def _stream_state(client: Client, stream: str) -> tuple[str, int, int]:
 
 
 class ChangeReader:
-    """Reads one migration's change stream in order, from the first retained message."""
+    """Reads one migration's change stream in order, from the first retained message.
+
+    A stream that is made anew begins at 1 again; what was read of the one before may still be on
+    its way to the destination. So the sequences given out and taken by `trim` go on counting.
+    """
 
     def __init__(self, client: Client, migration: MigrationId) -> None:
         self._client = client
@@ -240,15 +244,11 @@ class ChangeReader:
         self._stream = migration.change_stream
         self._created = ""
         self._next = 0
+        self._base = 0  # what is added to the sequences of the present stream
         self._consumer = ""
         self._subscription: Subscription | None = None
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._credit = 0
-
-    async def rewind(self) -> None:
-        """Start again at the first retained message."""
-        self._created = ""
-        await self._place()
 
     async def next(self) -> StoredMessage | None:
         """The next message; None when the stream was made anew (reading starts over).
@@ -285,7 +285,7 @@ class ChangeReader:
                 await self._drop()
                 continue
             self._next += 1
-            return StoredMessage(sequence, message.data, dict(message.headers or {}))
+            return StoredMessage(self._base + sequence, message.data, dict(message.headers or {}))
 
     async def _pull(self) -> None:
         assert self._subscription is not None
@@ -308,6 +308,7 @@ class ChangeReader:
             created, first, last = await _stream_state(self._client, self._stream)
             same = not self._created or (created == self._created and self._next <= last + 1)
             if not same or not self._created:
+                self._base += self._next
                 self._created, self._next = created, first
             elif self._next < first:
                 raise PgmigError(
@@ -347,9 +348,17 @@ class ChangeReader:
                 await self._js.delete_consumer(self._stream, consumer)
 
     async def trim(self, sequence: int) -> None:
-        """Remove every message before `sequence`; call it only behind the destination's flush."""
+        """Remove every message before `sequence`; call it only behind the destination's flush.
+
+        Nothing happens when that message was of a stream that is no more: its successor holds
+        others under the same number, which nobody may have read.
+        """
+        created, first_kept = self._created, sequence - self._base
+        if first_kept <= 1:
+            return
         with translated(f"trimming change stream {self._stream}"):
-            await self._js.purge_stream(self._stream, seq=sequence)
+            if (await _stream_state(self._client, self._stream))[0] == created:
+                await self._js.purge_stream(self._stream, seq=first_kept)
 
 
 class FlushChannel:
