@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from tests.lab.installs import newest, oldest
-from tests.lab.marked_load import DDL, START, TABLES, TOTAL, MarkedLoad
+from tests.lab.marked_load import DDL, START, TABLES, TOTAL, MarkedLoad, large_transaction
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import rows
 from tests.lab.pipeline_processes import PipelineProcesses
@@ -108,12 +108,15 @@ def crash(scene: Scene, random: Random) -> None:
             victims += [
                 victim for victim in [random.choice(PACK + MORE)] if victim.split()[0] not in victims[0]
             ]
-        moments = [random.uniform(0, 1.2), *(random.uniform(0, 0.5) for _ in victims)]
         in_step = random.random() < 0.6
         if in_step:  # or it may strike what has hardly begun again
             scene.pipeline.drain(f"round {turn}", 60)
-        state = "in step" if in_step else "at once"
+        large = random.random() < 0.5
+        if large:
+            large_transaction(scene.source.uri(), turn)
+        state = f"{'in step' if in_step else 'at once'}{', amid a large transaction' if large else ''}"
         print(f"{time.monotonic() - began:6.1f} s, {state}: {' and '.join(victims)}")
+        moments = [random.uniform(0, 0.4 if large else 1.2), *(random.uniform(0, 0.5) for _ in victims)]
         # The moment itself is what is random here: nothing to wait for.
         time.sleep(moments[0])
         scene.pipeline.check()
@@ -166,7 +169,7 @@ def violations(conn: psycopg.Connection) -> list[str]:
 
 def prove(source: str, destination: str) -> None:
     for table in TABLES:
-        query = f"SELECT r::text FROM {table} AS r ORDER BY 1"
+        query = f"SELECT r::text, count(*) FROM {table} AS r GROUP BY 1 ORDER BY 1"
         assert rows(destination, query) == rows(source, query), table
     committed = rows(source, "SELECT conn, serial, copies, tick FROM history ORDER BY conn, seq")
     applied = rows(destination, "SELECT conn, serial, copies, tick FROM history ORDER BY conn, seq")

@@ -117,7 +117,7 @@ class MarkedLoad:
 
 def transact(conn: psycopg.Connection, random: Random, number: int, serial: int) -> bool:
     """One transaction; whether it was committed."""
-    copies = random.choice((1, 2, 3, 8)) if random.random() > 0.003 else 3000
+    copies = random.choice((1, 2, 3, 8))
     changes = random.choices((_transfer, _transfer, _reseat, _reopen, _widen), k=random.randint(0, 5))
     for n, change in enumerate(changes):
         change(conn, random)
@@ -140,9 +140,22 @@ def transact(conn: psycopg.Connection, random: Random, number: int, serial: int)
     return True
 
 
-def _mark(conn: psycopg.Connection, number: int, serial: int, copies: int) -> None:
+LARGE_CONN = 31
+
+
+def large_transaction(uri: str, serial: int) -> None:
+    """One that takes many batches and more than one part, by a connection of its own."""
+    with psycopg.connect(uri) as conn:
+        _mark(conn, LARGE_CONN, serial, 30_000, "large " * 15)
+        conn.execute("UPDATE accounts SET balance = balance + 5 WHERE id = 1")
+        _mark(conn, LARGE_CONN, serial, 500)
+        conn.execute("UPDATE accounts SET balance = balance - 5 WHERE id = 2")
+        conn.execute("UPDATE counters SET serial = %s, copies = 30500 WHERE conn = %s", [serial, LARGE_CONN])
+
+
+def _mark(conn: psycopg.Connection, number: int, serial: int, copies: int, padding: str = "same") -> None:
     conn.execute(
-        "INSERT INTO marks SELECT %s, %s, 'same' FROM generate_series(1, %s)", [number, serial, copies]
+        "INSERT INTO marks SELECT %s, %s, %s FROM generate_series(1, %s)", [number, serial, padding, copies]
     )
 
 
