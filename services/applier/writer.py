@@ -186,6 +186,8 @@ class Writer:
             if chunk.transactions:
                 self._large = False
                 await self._commit([chunk], chunk.transactions[-1], len(chunk.steps))
+                if strict:
+                    await self._see_through()
             else:
                 self._totals.rows += len(chunk.steps)
                 self._totals.bytes += chunk.bytes
@@ -232,10 +234,14 @@ class Writer:
             with _Located(one.commit_lsn, one.xid), _spans([one]):
                 await self._session.execute(row_by_row(one.steps), durable=bool(_sentinels([one])))
                 await self._commit([one], one.transactions[0], len(one.steps))
-                try:
-                    await self._session.settle()
-                except CommitFailedError as exc:
-                    raise exc.error from exc
+                await self._see_through()
+
+    async def _see_through(self) -> None:
+        """Wait for the commit; its failure is this transaction's."""
+        try:
+            await self._session.settle()
+        except CommitFailedError as exc:
+            raise exc.error from exc
 
     async def _commit(self, group: list[Chunk], last: Transaction, steps: int) -> None:
         """Commit what was executed; the end of `last` is the destination's progress."""

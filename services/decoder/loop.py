@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from services.decoder.slot import Snapshots, check_identity, prepare, recorded
+from services.decoder.slot import Snapshots, check_identity, check_not_rewound, prepare, recorded
 from services.decoder.stream import DecoderStream
 from services.shared.bus.changes import ChangeWriter, FlushChannel
 from services.shared.bus.connection import Client
@@ -114,7 +114,9 @@ class Decoding:
         start = max(stored, slot.confirmed_flush_lsn)
         replication = await ReplicationConnection.open(self._work.source_uri)
         try:
-            check_identity(self._work, await replication.identify_system())
+            identity = await replication.identify_system()
+            check_identity(self._work, identity)
+            check_not_rewound(identity, start)
             await replication.start(
                 self._migration.slot,
                 start,

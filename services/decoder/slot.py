@@ -91,6 +91,12 @@ async def prepare(work: DecoderWork, migration: MigrationId, snapshots: Snapshot
         else:
             usable = check_usable(slot, migration.slot, work.start_lsn)
             consistent = consistent or usable.confirmed_flush_lsn
+            if not consistent:
+                raise PgmigError(
+                    ErrorKind.TRANSIENT,
+                    f"replication slot {migration.slot} is still being made by an earlier session",
+                    "it waits for the source's oldest transaction; end that transaction, or that session",
+                )
     finally:
         await replication.close()
     return SlotReady(snapshots.assignment_id, consistent, identity.system_identifier, identity.timeline)
@@ -109,6 +115,18 @@ def check_identity(work: DecoderWork, identity: SystemIdentity) -> None:
             f"but this migration began on system {recorded[0]}, timeline {recorded[1]}",
             "point the source URI at the recorded server; after a failover start the migration again",
             identity.flush_lsn,
+        )
+
+
+def check_not_rewound(identity: SystemIdentity, start: Lsn) -> None:
+    """Refuse a source whose WAL ends before what was read from it: only flushed WAL is ever sent,
+    so it was restored to an earlier state, and would pass over whatever it commits below `start`."""
+    if identity.flush_lsn < start:
+        raise PgmigError(
+            ErrorKind.GAP,
+            f"the source's WAL ends at {identity.flush_lsn}, but was read up to {start} before",
+            "the source was restored to an earlier state: clean up and start the migration again",
+            start,
         )
 
 

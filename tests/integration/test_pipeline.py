@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from psycopg import AsyncConnection
 
+from services.shared.bus.changes import ChangeWriter
 from services.shared.model import (
     ApplierProgress,
     ErrorKind,
@@ -16,6 +17,7 @@ from services.shared.model import (
     SlotReady,
     TableId,
 )
+from services.shared.wire.changes import ChangeBatch, encode_batch
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import MIGRATION, TIMEOUT_S, Pipeline, pipeline, rows, run
 
@@ -519,3 +521,22 @@ async def test_a_table_that_is_gone_from_the_destination_comes_with_its_ddl(
 
 
 pytestmark = pytest.mark.timeout(120)
+
+
+async def test_a_source_restored_to_an_earlier_state_is_a_gap(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        await p.stop("decoder")
+        ahead = ChangeWriter(p.client, MIGRATION, max_bytes=1 << 20)
+        await ahead.open()
+        # What was read from the source before it was put back: far beyond its WAL of now.
+        beat = ChangeBatch(Lsn(0), Lsn(1 << 60), heartbeat=True)
+        await ahead.publish(encode_batch(beat), {})
+        await ahead.check()
+        await ahead.close()
+        await p.start_decoder()
+        error = await p.failure("decoder")
+        assert error.kind is ErrorKind.GAP
+        assert "earlier state" in error.message + error.hint

@@ -36,7 +36,7 @@ _EXACT = {
 }
 
 # SQLSTATEs that a retry from the transaction's start may cure: rule 12 of docs/safety.md.
-_TRANSIENT = re.compile(r"08...|40...|53...|57P0[123]|55P03|57014|25P0[234]")
+_TRANSIENT = re.compile(r"08...|40...|53...|57P0[1235]|55P03|57014|25P0[234]")
 _AUTHENTICATION = re.compile(r"28...")
 _PERMISSION = "42501"
 _PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@|(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)

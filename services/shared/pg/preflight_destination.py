@@ -14,7 +14,9 @@ from services.shared.pg.roles import missing_roles
 _ORIGIN_FUNCTIONS = (
     "pg_replication_origin_create(text)",
     "pg_replication_origin_drop(text)",
+    "pg_replication_origin_oid(text)",
     "pg_replication_origin_session_setup(text)",
+    "pg_replication_origin_session_progress(boolean)",
     "pg_replication_origin_xact_setup(pg_lsn,timestamp with time zone)",
     "pg_replication_origin_progress(text,boolean)",
 )
