@@ -34,8 +34,11 @@ FEW = 3
 
 
 class Truncation(NamedTuple):
+    """partitioned: those of the tables that are, on the destination."""
+
     tables: tuple[TableId, ...]
     restart_identity: bool
+    partitioned: frozenset[TableId] = frozenset()
 
 
 Change = Insert | Update | Delete
@@ -57,7 +60,7 @@ def row_by_row(steps: Iterable[Step]) -> list[Operation]:
 
 
 def _truncate(step: Truncation) -> Operation:
-    return truncate(step.tables, restart_identity=step.restart_identity)
+    return truncate(step.tables, restart_identity=step.restart_identity, partitioned=step.partitioned)
 
 
 def compact(steps: Iterable[Step], careful: Container[TableId] = ()) -> list[Operation]:

@@ -130,6 +130,8 @@ class Planner:
                 self._begin(item.final_lsn, item.xid)
             elif isinstance(item, Commit):
                 self._commit(item)
+            elif isinstance(item, Truncate):
+                await self._truncate(item)
             else:
                 self._other(item)
 
@@ -185,8 +187,6 @@ class Planner:
             case Relation():
                 self._relations[item.oid] = item
                 self._targets.pop(item.oid, None)
-            case Truncate():
-                self._truncate(item)
             case Message():
                 self._message(item)
             case Discard():
@@ -217,11 +217,15 @@ class Planner:
             )
         return relation
 
-    def _truncate(self, change: Truncate) -> None:
-        tables = [self._relation(oid).table for oid in change.relation_oids]
-        tables = [table for table in tables if not self._in_copy(table)]
-        if tables and not self._given_up:
-            self._steps.append(Truncation(tuple(tables), change.restart_identity))
+    async def _truncate(self, change: Truncate) -> None:
+        if self._given_up:
+            return
+        oids = [oid for oid in change.relation_oids if not self._in_copy(self._relation(oid).table)]
+        targets = [self._targets.get(oid) or await self._target(oid) for oid in oids]
+        if targets:
+            partitioned = frozenset(target.table for target in targets if target.partitioned)
+            tables = tuple(target.table for target in targets)
+            self._steps.append(Truncation(tables, change.restart_identity, partitioned))
 
     def _message(self, message: Message) -> None:
         content = message.content.decode(errors="replace")

@@ -314,7 +314,23 @@ def _destination_ddl(random: Random, table: Table) -> list[str]:
         columns += random.sample(_EXTRA_COLUMNS, random.randint(1, 3))
     if random.random() < 0.7:
         random.shuffle(columns)
-    return _ddl(table, columns)
+    statements = _ddl(table, columns)
+    return _partitioned_there(statements, table) if random.random() < 0.3 else statements
+
+
+def _partitioned_there(statements: list[str], table: Table) -> list[str]:
+    """The table is partitioned on the destination alone, if nothing but its key is unique."""
+    column = (table.key or table.columns)[0]
+    alone = len(table.constraints) == (table.identity in {"key", "full"}) and not table.indexes
+    hashed = column.kind.key and not column.kind.big and column.kind.sql_type != "varbit"
+    if table.partitions or not alone or not hashed or column.writable == "no":
+        return statements
+    leaves = [
+        f"CREATE TABLE {name(table.schema)}.{name(f'leaf {table.name[-1]}{n}')} PARTITION OF {table.sql}"
+        f" FOR VALUES WITH (MODULUS 3, REMAINDER {n})"
+        for n in range(3)
+    ]
+    return [f"{statements[0]} PARTITION BY HASH ({column.sql})", *leaves, *statements[1:]]
 
 
 def _destination_triggers(random: Random, table: Table) -> list[str]:

@@ -16,7 +16,7 @@ equal rows is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
@@ -47,7 +47,8 @@ SELECT a.attname,
                     AND c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid)), '='),
        EXISTS (SELECT FROM pg_catalog.pg_trigger g
                 WHERE g.tgrelid = a.attrelid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
-       coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') = ''
+       coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') = '',
+       (SELECT c.relkind = 'p' FROM pg_catalog.pg_class c WHERE c.oid = a.attrelid)
   FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
   LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary AND i.indimmediate
@@ -97,7 +98,7 @@ class TargetTable:
 
     where: indexes of the columns that find a row; empty when rows have no key. row_by_row: the
     destination has triggers that fire for replicated changes, which must see each one. further: columns
-    that only the destination has and that can be written.
+    that only the destination has and that can be written. partitioned: on the destination.
     """
 
     relation: Relation
@@ -105,6 +106,7 @@ class TargetTable:
     where: tuple[int, ...]
     row_by_row: bool
     further: tuple[str, ...] = ()
+    partitioned: bool = False
     key_of: Callable[[Values], Key] = field(init=False)
     _shapes: dict[tuple[object, ...], Statement] = field(default_factory=dict)
 
@@ -208,6 +210,10 @@ class TargetTable:
     def _name(self) -> sql.Identifier:
         return sql.Identifier(self.table.schema, self.table.name)
 
+    def _rows_of(self) -> sql.Composable:
+        """The table without those that inherit from it; a partitioned one has rows in others alone."""
+        return self._name() if self.partitioned else sql.SQL("ONLY {}").format(self._name())
+
     def _column(self, i: int) -> sql.Identifier:
         return sql.Identifier(self.columns[i].name)
 
@@ -223,8 +229,8 @@ class TargetTable:
 
     def _update_sql(self, touched: tuple[int, ...], where: tuple[int, ...]) -> sql.Composable:
         assignments = [sql.SQL("{} = {}").format(self._column(i), _slot(n)) for n, i in enumerate(touched)]
-        return sql.SQL("UPDATE ONLY {} t SET {} WHERE {}").format(
-            self._name(),
+        return sql.SQL("UPDATE {} t SET {} WHERE {}").format(
+            self._rows_of(),
             _list(assignments or [self._no_change()]),
             self._condition(where, len(touched)),
         )
@@ -241,10 +247,10 @@ class TargetTable:
         ]
         values += [sql.SQL("gone.{}").format(sql.Identifier(name)) for name in kept]
         return sql.SQL(
-            "WITH gone AS (DELETE FROM ONLY {} WHERE {} RETURNING *)"
+            "WITH gone AS (DELETE FROM {} WHERE {} RETURNING *)"
             " INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone"
         ).format(
-            self._name(),
+            self._rows_of(),
             self._condition(where, len(touched)),
             self._name(),
             _list(names),
@@ -252,7 +258,7 @@ class TargetTable:
         )
 
     def _delete_sql(self, where: tuple[int, ...]) -> sql.Composable:
-        return sql.SQL("DELETE FROM ONLY {} WHERE {}").format(self._name(), self._condition(where, 0))
+        return sql.SQL("DELETE FROM {} WHERE {}").format(self._rows_of(), self._condition(where, 0))
 
     def _condition(self, where: tuple[int, ...], first: int) -> sql.Composable:
         if self.where:
@@ -269,7 +275,11 @@ class TargetTable:
             )
             for n, i in enumerate(where)
         )
-        return sql.SQL("ctid = (SELECT ctid FROM ONLY {} WHERE {} LIMIT 1)").format(self._name(), same)
+        if self.partitioned:  # a ctid says where in one partition
+            found = "(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)"
+        else:
+            found = "ctid = (SELECT ctid FROM {} WHERE {} LIMIT 1)"
+        return sql.SQL(found).format(self._rows_of(), same)
 
     def _insert_many_sql(self) -> sql.Composable:
         every = tuple(range(len(self.columns)))
@@ -282,8 +292,8 @@ class TargetTable:
         assignments = [sql.SQL("{} = {}").format(self._column(i), elements[i]) for i in touched]
         # An identity that is to change is found nowhere: then each row is written by itself.
         same = [sql.SQL(" AND t.{} = {}").format(self._column(i), elements[i]) for i in self._free_identities]
-        return sql.SQL("UPDATE ONLY {} t SET {} FROM {} WHERE {}{}").format(
-            self._name(),
+        return sql.SQL("UPDATE {} t SET {} FROM {} WHERE {}{}").format(
+            self._rows_of(),
             _list(assignments or [self._no_change()]),
             self._unnest(sent),
             self._join(),
@@ -300,8 +310,8 @@ class TargetTable:
         return sql.SQL("{0} = t.{0}").format(sql.Identifier(column.name))
 
     def _delete_many_sql(self) -> sql.Composable:
-        return sql.SQL("DELETE FROM ONLY {} t USING {} WHERE {}").format(
-            self._name(), self._unnest(self.where), self._join()
+        return sql.SQL("DELETE FROM {} t USING {} WHERE {}").format(
+            self._rows_of(), self._unnest(self.where), self._join()
         )
 
     def _unnest(self, columns: Sequence[int]) -> sql.Composable:
@@ -382,10 +392,15 @@ def _element_text(value: bytes | None) -> bytes:
     return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
-def truncate(tables: Sequence[TableId], *, restart_identity: bool) -> Operation:
+def truncate(
+    tables: Sequence[TableId], *, restart_identity: bool, partitioned: Container[TableId] = ()
+) -> Operation:
     """All in one statement: tables that refer to each other can only be truncated together.
-    The source lists those that CASCADE reached, so it is not repeated here."""
-    listed = _list([sql.SQL("ONLY {}").format(sql.Identifier(t.schema, t.name)) for t in tables])
+    The source lists those that CASCADE reached, and children, so neither is repeated here."""
+    listed = _list(
+        sql.SQL("{}" if t in partitioned else "ONLY {}").format(sql.Identifier(t.schema, t.name))
+        for t in tables
+    )
     restart = sql.SQL(" RESTART IDENTITY") if restart_identity else sql.SQL("")
     text = sql.SQL("TRUNCATE {}{}").format(listed, restart)
     return Operation(Statement(text.as_bytes(None)), (), tables[0])
@@ -409,6 +424,7 @@ async def describe_target(conn: AsyncConnection, relation: Relation, lsn: Lsn) -
         where=_find_by(relation, columns, found),
         row_by_row=any(row[6] for row in rows),
         further=tuple(row[0] for row in rows if row[7] and row[0] not in wanted),
+        partitioned=bool(rows) and bool(rows[0][8]),
     )
 
 
