@@ -2,7 +2,8 @@
 
 Histories of a group share a pipeline, and threads play several at a time. What differs between
 groups is when the applier works: beside them ("live"), only when everything is committed ("late", so
-that it finds whole batches of transactions), or on and off, like the decoder ("restarted").
+that it finds whole batches of transactions), as late but with one destination transaction for each
+("strict"), or on and off, like the decoder ("restarted").
 
     PGMIG_HISTORIES=5000                 how many histories; 360 by default
     PGMIG_HISTORY_SEED=17                the first one's seed; the others follow. 1 by default.
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.timeout(240)
 
 GROUP = 36
 THREADS = 3
-MODES = ("live", "late", "late", "restarted")
+MODES = ("live", "late", "late", "restarted", "strict")
 RESTART_EVERY_S = 0.4
 
 COUNT = int(os.environ.get("PGMIG_HISTORIES", "360"))
@@ -111,7 +112,7 @@ async def streaming(
 async def run(pipeline: Pipeline, histories: list[History], mode: str) -> None:
     """Play the histories and let everything arrive."""
     playing = asyncio.create_task(asyncio.to_thread(play, pipeline.source, histories))
-    if mode != "late":
+    if mode in {"live", "restarted"}:
         pipeline.start_applier()
     while mode == "restarted" and not playing.done():
         await asyncio.wait({playing}, timeout=RESTART_EVERY_S)
@@ -121,8 +122,8 @@ async def run(pipeline: Pipeline, histories: list[History], mode: str) -> None:
         await pipeline.stop("decoder")
         await pipeline.start_decoder()
     await playing
-    if mode == "late":
-        pipeline.start_applier()
+    if mode in {"late", "strict"}:
+        pipeline.start_applier(strict=mode == "strict")
     await pipeline.drain("played")
 
 
