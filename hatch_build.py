@@ -1,11 +1,15 @@
-"""Build hook: generates `pgmig.v1` from protos/ into gen/.
+"""Build hook: generates `pgmig.v1` from protos/ into gen/, and compiles the twins of hot modules.
 
-Wheels carry the result as the package `pgmig`. An editable install instead puts gen/ on the
-path, so that `make protos` (this file run as a script) is seen at once.
+Wheels carry both. An editable install puts gen/ on the path and the twins beside their sources, so
+that `make protos` and `make compiled` (this file run as a script) are seen at once.
+
+A twin (`services/**/_NAME.pyx`) is optional: without a C compiler, or without Python's headers, the
+module of the same name does its work. PGMIG_REQUIRE_COMPILED makes that an error.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -55,13 +59,65 @@ def generate(root: Path) -> None:
         fresh.replace(out)
 
 
+def compile_twins(root: Path) -> list[Path]:
+    """Build every twin beside its source; their paths, relative to `root`. Twins of an earlier
+    build are gone whatever happens: an old one must not stand in for a changed source."""
+    for old in _twins(root):
+        (root / old).unlink()
+    sources = sorted(path.relative_to(root) for path in (root / "services").rglob("_*.pyx"))
+    here = Path.cwd()
+    os.chdir(root)
+    try:
+        with tempfile.TemporaryDirectory(prefix="pgmig-build-") as scratch:
+            _build(sources, scratch)
+    except Exception as exc:
+        if os.environ.get("PGMIG_REQUIRE_COMPILED"):
+            raise
+        print(
+            f"the change stream will run in pure Python, more slowly: {exc}\n"
+            "(a C compiler and Python's headers make it fast: apt install gcc python3-dev)",
+            file=sys.stderr,
+        )
+        return []
+    finally:
+        os.chdir(here)
+    return _twins(root)
+
+
+def _twins(root: Path) -> list[Path]:
+    return sorted(path.relative_to(root) for path in (root / "services").rglob("_*.so"))
+
+
+def _build(sources: list[Path], scratch: str) -> None:
+    """In place, through setuptools, whatever folder the C files go to."""
+    from Cython.Build import cythonize
+    from setuptools import Distribution, Extension
+
+    extensions = [
+        Extension(".".join(path.with_suffix("").parts), [str(path)], extra_compile_args=["-O2"])
+        for path in sources
+    ]
+    modules = cythonize(extensions, build_dir=scratch, quiet=True, force=True)
+    command = Distribution({"name": "pgmig", "ext_modules": modules}).get_command_obj("build_ext")
+    command.inplace, command.build_temp, command.force = True, scratch, True
+    command.ensure_finalized()
+    command.run()
+
+
 class ProtoBuildHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
         generate(root)
         if self.target_name == "wheel" and version != "editable":
             build_data["force_include"][str(root / "gen" / "pgmig")] = "pgmig"
+            twins = compile_twins(root)
+            for twin in twins:
+                build_data["force_include"][str(root / twin)] = str(twin)
+            build_data["pure_python"], build_data["infer_tag"] = not twins, bool(twins)
 
 
 if __name__ == "__main__":
-    generate(Path(__file__).parent)
+    if sys.argv[1:] == ["compiled"]:
+        compile_twins(Path(__file__).parent)
+    else:
+        generate(Path(__file__).parent)

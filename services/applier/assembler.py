@@ -21,13 +21,14 @@ from services.shared.pgoutput import (
     Truncate,
     Update,
     parse,
+    read_changes,
 )
 from services.shared.wire.changes import ChangeBatch, FrameReader, corrupt
 
 _BEGIN, _COMMIT, _RELATION, _ORIGIN = b"BCRO"
-_ROW_CHANGES = frozenset(b"IUD")
 
-RowChange = Insert | Update | Delete | Truncate
+Changes = list[Insert | Update | Delete]
+"""Consecutive row changes of one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Heartbeat:
     lsn: Lsn
 
 
-Item = Begin | RowChange | Message | Relation | Commit | Discard | Heartbeat
+Item = Begin | Changes | Truncate | Message | Relation | Commit | Discard | Heartbeat
 
 
 class Assembler:
@@ -88,15 +89,17 @@ class Assembler:
         if batch.heartbeat:
             yield from self._heartbeat(batch)
             return
-        for message in self._frames.feed(batch):
-            kind = message[0] if message else 0
-            if kind in _ROW_CHANGES:  # the hot path: nearly all messages
+        messages, at = self._frames.feed(batch), 0
+        while at < len(messages):
+            changes, at = read_changes(messages, at)  # the hot path: nearly all messages
+            if changes:
                 if not self._open:
                     raise corrupt("a change outside a transaction", self._position)
                 if not self._skipping:
-                    yield parse(message)  # type: ignore[misc]
-            else:
-                item = self._other(kind, message)
+                    yield changes
+            if at < len(messages):
+                item = self._other(bytes(messages[at]))
+                at += 1
                 if item is not None:
                     yield item
         if self._open != batch.open_transaction:
@@ -140,8 +143,9 @@ class Assembler:
                 self.progress,
             )
 
-    def _other(self, kind: int, message: bytes) -> Item | None:
+    def _other(self, message: bytes) -> Item | None:
         """A message that is not a row change; None when it is passed over."""
+        kind = message[0] if message else 0
         if kind == _RELATION:
             if self._relations.get(message[1:5]) == message:
                 return None

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from opentelemetry.context import Context
 
-from services.applier.assembler import Discard, Heartbeat, Item
+from services.applier.assembler import Changes, Discard, Heartbeat, Item
 from services.applier.compact import Step, Truncation
 from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, MigrationId, PgmigError, TableId
 from services.shared.pg.target import TargetTable
-from services.shared.pgoutput import Begin, Commit, Delete, Insert, Message, Relation, Truncate, Update
+from services.shared.pgoutput import Begin, Commit, Message, Relation, Truncate
 
 log = logging.getLogger(__name__)
 
@@ -114,18 +114,10 @@ class Planner:
         return self._chunks
 
     async def _take_all(self, items: Iterable[Item]) -> None:
-        targets = self._targets
         for item in items:
-            if isinstance(item, (Update, Insert, Delete)):
-                if self._given_up:
-                    continue
-                target = targets.get(item.relation_oid) or await self._target(item.relation_oid)
-                if self._floors and self._in_copy(target.table):
-                    continue
-                self._steps.append((target, item))
-                if len(self._steps) >= PART_STEPS:
-                    self._end_whole()
-                    self._part()
+            if isinstance(item, list):
+                if not self._given_up:
+                    await self._take_changes(item)
             elif isinstance(item, Begin):
                 self._begin(item.final_lsn, item.xid)
             elif isinstance(item, Commit):
@@ -134,6 +126,22 @@ class Planner:
                 await self._truncate(item)
             else:
                 self._other(item)
+
+    async def _take_changes(self, changes: Changes) -> None:
+        for start in range(0, len(changes), PART_STEPS):
+            some = changes[start : start + PART_STEPS] if len(changes) > PART_STEPS else changes
+            try:
+                steps: list[Step] = [(self._targets[change[0]], change) for change in some]
+            except KeyError:
+                for oid in {change.relation_oid for change in some} - self._targets.keys():
+                    await self._target(oid)
+                steps = [(self._targets[change[0]], change) for change in some]
+            if self._floors:
+                steps = [step for step in steps if not self._in_copy(step[0].table)]  # type: ignore[union-attr]
+            self._steps += steps
+            if len(self._steps) >= PART_STEPS:
+                self._end_whole()
+                self._part()
 
     def _begin(self, commit_lsn: int, xid: int) -> None:
         self._steps, self._bytes, self._sentinels, self._parted = [], 0, (), False

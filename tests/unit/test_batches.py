@@ -79,9 +79,11 @@ def transactions(assembler: Assembler, batches: Iterable[ChangeBatch]) -> list[T
             match item:
                 case Begin():
                     values, final = [], item.final_lsn
-                case Insert():
-                    assert isinstance(item.new[0], bytes)
-                    values.append(item.new[0])
+                case list():
+                    for change in item:
+                        assert isinstance(change, Insert)
+                        assert isinstance(change.new[0], bytes)
+                        values.append(change.new[0])
                 case Commit():
                     assert item.commit_lsn == final
                     found.append(Transaction(final, tuple(values)))
@@ -149,7 +151,7 @@ def test_every_batch_describes_the_relations_that_it_uses() -> None:
     batched(batcher, [relation(), *one.messages()])
     (second,) = batched(batcher, two.messages())
     kinds = [type(item) for item in Assembler(Lsn(one.end)).feed(second)]
-    assert kinds == [Begin, Relation, Insert, Commit]
+    assert kinds == [Begin, Relation, list, Commit]
 
 
 def test_an_altered_relation_is_described_again_in_the_same_batch() -> None:

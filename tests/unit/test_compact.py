@@ -36,9 +36,6 @@ class ModelTarget:
     columns = ("id", "v", "toast")
     table = KEYED
 
-    def key_of(self, row: Values) -> Value:
-        return row[0]
-
     def touched(self, new: Values) -> tuple[int, ...]:
         return tuple(i for i, value in enumerate(new) if value is not UNCHANGED and i != 0)
 

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import NamedTuple
 
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, Lsn, PgmigError, ReplicaIdentity, TableId
+from services.shared.model.compiled import twin_of
+from services.shared.pg import arrays
 from services.shared.pg.connection import translated
 from services.shared.pg.drift import drift
 from services.shared.pgoutput import UNCHANGED, Relation, Values
@@ -55,6 +56,11 @@ SELECT a.attname,
  WHERE a.attrelid = pg_catalog.to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
 """
+
+
+_compiled = twin_of(arrays)
+array: Callable[[Sequence[bytes | None]], bytes] = _compiled.array
+_column: Callable[[Sequence[Values], int], bytes] = _compiled.column
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,14 +113,12 @@ class TargetTable:
     row_by_row: bool
     further: tuple[str, ...] = ()
     partitioned: bool = False
-    key_of: Callable[[Values], Key] = field(init=False)
     _shapes: dict[tuple[object, ...], Statement] = field(default_factory=dict)
 
     _identities: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self._identities = tuple(i for i, column in enumerate(self.columns) if column.identity_always)
-        self.key_of = itemgetter(*self.where) if self.where else _no_key
 
     @property
     def table(self) -> TableId:
@@ -169,7 +173,7 @@ class TargetTable:
     def delete_many(self, keys: Sequence[Key]) -> Operation:
         statement = self._shapes.get(("d",)) or self._build(("d",), self._delete_many_sql())
         columns = [keys] if len(self.where) == 1 else list(zip(*keys, strict=True))
-        return Operation(statement, tuple(array(c) for c in columns), self.table, len(keys))  # type: ignore[arg-type]
+        return Operation(statement, tuple(array(c) for c in columns), self.table, len(keys))
 
     def touched(self, new: Values) -> tuple[int, ...]:
         """The columns that an UPDATE to `new` sets, its key being known to stay as it is."""
@@ -352,10 +356,6 @@ class TargetTable:
         return ", ".join(shown)
 
 
-def _no_key(_row: Values) -> Key:
-    return None
-
-
 def _slot(n: int) -> sql.SQL:
     return sql.SQL(f"${n + 1}")
 
@@ -372,24 +372,7 @@ def _bytes(values: Sequence[object]) -> tuple[bytes | None, ...]:
 
 
 def _arrays(rows: Sequence[Values], columns: Sequence[int]) -> tuple[bytes, ...]:
-    by_column = list(zip(*rows, strict=True))
-    return tuple(array(by_column[i]) for i in columns)
-
-
-def array(values: Sequence[bytes | None]) -> bytes:
-    """Values as the text of a one-dimensional array. Every element is quoted, so that only
-    backslash and quote need escapes; mostly neither is there, and one join does it."""
-    if None not in values:
-        joined = b'","'.join(values)  # type: ignore[arg-type]
-        if b"\\" not in joined and joined.count(b'"') == 2 * (len(values) - 1):
-            return b'{"' + joined + b'"}'
-    return b"{" + b",".join(map(_element_text, values)) + b"}"
-
-
-def _element_text(value: bytes | None) -> bytes:
-    if value is None:
-        return b"NULL"
-    return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+    return tuple(_column(rows, i) for i in columns)
 
 
 def truncate(

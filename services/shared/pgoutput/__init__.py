@@ -9,6 +9,9 @@ from services.shared.pgoutput.messages import (
     Delete,
     Insert,
     Kind,
+    LargeDelete,
+    LargeInsert,
+    LargeUpdate,
     Message,
     OldKind,
     Origin,
@@ -26,7 +29,7 @@ from services.shared.pgoutput.messages import (
     Value,
     Values,
 )
-from services.shared.pgoutput.parser import POSTGRES_EPOCH_US, parse
+from services.shared.pgoutput.parser import POSTGRES_EPOCH_US, parse, read_changes
 from services.shared.pgoutput.peek import kind, relation_oid_of, truncate_oids
 
 __all__ = [
@@ -38,6 +41,9 @@ __all__ = [
     "Delete",
     "Insert",
     "Kind",
+    "LargeDelete",
+    "LargeInsert",
+    "LargeUpdate",
     "Message",
     "OldKind",
     "Origin",
@@ -58,6 +64,7 @@ __all__ = [
     "Values",
     "kind",
     "parse",
+    "read_changes",
     "relation_oid_of",
     "truncate_oids",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.shared.pgoutput.errors import corrupt
 
 
-def end(data: bytes, at: int) -> None:
+def end(data: bytes | memoryview, at: int) -> None:
     """Raise unless `at` is the end of `data`."""
     if at < len(data):
         raise corrupt(data, f"{len(data) - at} bytes follow its end")

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from services.shared.model import ReplicaIdentity
+from services.shared.model.compiled import twin_of
+from services.shared.pgoutput import rows
 from services.shared.pgoutput.errors import UnsupportedMessageError, corrupt
 from services.shared.pgoutput.fields import end, known_flags, string
 from services.shared.pgoutput.messages import (
@@ -37,13 +39,16 @@ from services.shared.pgoutput.messages import (
     Truncate,
     Type,
 )
-from services.shared.pgoutput.rows import read_delete, read_insert, read_update
 
 # Takes the message, the position after kind and xid, and the xid (0: none).
 _Reader = Callable[[bytes, int, int], PgOutputMessage]
 
 # Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 00:00 UTC.
 POSTGRES_EPOCH_US = 946_684_800_000_000
+
+_compiled = twin_of(rows)
+_read_change: _Reader = _compiled.read_change
+read_changes: Callable[[list[rows.Data], int], tuple[list[rows.Change], int]] = _compiled.read_changes
 
 _u16 = struct.Struct(">H").unpack_from
 _u32 = struct.Struct(">I").unpack_from
@@ -201,9 +206,9 @@ _BY_KIND: dict[Kind, _Reader] = {
     Kind.ORIGIN: _read_origin,
     Kind.RELATION: _read_relation,
     Kind.TYPE: _read_type,
-    Kind.INSERT: read_insert,
-    Kind.UPDATE: read_update,
-    Kind.DELETE: read_delete,
+    Kind.INSERT: _read_change,
+    Kind.UPDATE: _read_change,
+    Kind.DELETE: _read_change,
     Kind.TRUNCATE: _read_truncate,
     Kind.MESSAGE: _read_message,
     Kind.STREAM_START: _read_stream_start,

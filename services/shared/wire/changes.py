@@ -9,7 +9,7 @@ the batches: see docs/architecture.md, "Positions".
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -17,12 +17,18 @@ from google.protobuf.message import DecodeError
 from pgmig.v1 import bus_pb2
 
 from services.shared.model import ErrorKind, Lsn, PgmigError
+from services.shared.model.compiled import twin_of
+from services.shared.wire import frames
 
 FORMAT = 1
 _LENGTH = struct.Struct(">I")
-FRAME_HEADER = _LENGTH.size
+FRAME_HEADER = frames.HEADER
+LARGE = 1 << 20
+"""Bytes; a message beyond it is not copied again."""
 MAX_MESSAGE = 1 << 30
 """PostgreSQL's own limit for one protocol message (bytes)."""
+
+_split: Callable[[bytes, int], tuple[list[bytes], int]] = twin_of(frames).split
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,49 +105,62 @@ def decode_batch(data: bytes) -> ChangeBatch:
 
 
 class FrameReader:
-    """Payloads in, messages out. Holds the bytes of at most one unfinished message."""
+    """Payloads in, messages out. Holds the bytes of at most one unfinished message.
+
+    A message beyond LARGE comes as a view of the memory that it was assembled in, not as bytes.
+    """
 
     def __init__(self) -> None:
         self._header = b""  # a length that is cut, or
-        self._parts: list[bytes] = []  # the beginning of a message
-        self._missing = 0  # bytes of it that are still to come
+        self._started: bytearray | None = None  # a message that is cut, its whole length,
+        self._filled = 0  # and how much of it is there
 
     def reset(self) -> None:
         """Forget an unfinished message."""
-        self._header, self._parts, self._missing = b"", [], 0
+        self._header, self._started, self._filled = b"", None, 0
 
-    def feed(self, batch: ChangeBatch) -> Iterator[bytes]:
+    def feed(self, batch: ChangeBatch) -> list[bytes | memoryview]:
         """Messages that end in this batch. Raises PgmigError(CORRUPT)."""
-        if batch.continues_frame != bool(self._header or self._missing):
+        if batch.continues_frame != bool(self._header or self._started is not None):
             raise corrupt("a broken sequence of message fragments", batch.end_lsn)
         payload, at = batch.payload, 0
-        if self._missing:
-            at = min(self._missing, len(payload))
-            self._parts.append(payload[:at] if at < len(payload) else payload)
-            self._missing -= at
-            if self._missing == 0:
-                message = b"".join(self._parts)
-                self._parts = []
-                yield message
+        messages: list[bytes | memoryview] = []
+        if self._started is not None:
+            at = self._fill(payload, 0)
+            if self._filled == len(self._started):
+                messages.append(_message(self._started))
+                self.reset()
         elif self._header:
             payload, self._header = self._header + payload, b""
-        yield from self._frames(payload, at)
-        if bool(self._header or self._missing) != batch.open_frame:
+        if self._started is None:
+            whole, at = _split(payload, at)
+            messages += whole
+            self._begin(payload, at, batch.end_lsn)
+        if bool(self._header or self._started is not None) != batch.open_frame:
             raise corrupt("a message cut short", batch.end_lsn)
+        return messages
 
-    def _frames(self, payload: bytes, at: int) -> Iterator[bytes]:
-        size = len(payload)
-        while at + FRAME_HEADER <= size:
-            (length,) = _LENGTH.unpack_from(payload, at)
-            start, end = at + FRAME_HEADER, at + FRAME_HEADER + length
-            if end > size:
-                if length > MAX_MESSAGE:
-                    raise corrupt("a message of impossible length")
-                self._parts, self._missing = [payload[start:]], end - size
-                return
-            yield payload[start:end]
-            at = end
-        self._header = payload[at:]
+    def _begin(self, payload: bytes, at: int, lsn: Lsn) -> None:
+        """Keep what follows the last whole message."""
+        if at + FRAME_HEADER > len(payload):
+            self._header = payload[at:]
+            return
+        (length,) = _LENGTH.unpack_from(payload, at)
+        if length > MAX_MESSAGE:
+            raise corrupt("a message of impossible length", lsn)
+        self._started = bytearray(length)
+        self._fill(payload, at + FRAME_HEADER)
+
+    def _fill(self, payload: bytes, at: int) -> int:
+        assert self._started is not None
+        taken = min(len(self._started) - self._filled, len(payload) - at)
+        self._started[self._filled : self._filled + taken] = memoryview(payload)[at : at + taken]
+        self._filled += taken
+        return at + taken
+
+
+def _message(data: bytearray) -> bytes | memoryview:
+    return memoryview(data).toreadonly() if len(data) > LARGE else bytes(data)
 
 
 def encode_flush_report(flushed: Lsn) -> bytes:

@@ -1,0 +1,160 @@
+"""The net effect of changes on each key of a table: what `compact` still has to tell it.
+
+What one key went through, relative to the destination's row before:
+
+    INSERT   no row before; values are the new row
+    UPDATE   a row before; values are the row as it becomes, UNCHANGED where never sent
+    DELETE   a row before, none afterwards
+    REPLACE  deleted, then inserted: both are written
+
+Changes that a net effect cannot express (a key change that left TOASTed values out, a history
+that contradicts itself, a large row) are refused, to be written as they are after what is
+pending. Rows without a key change one at a time; their inserts may still be written together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.shared.pgoutput import UNCHANGED, Delete, Insert, Update, Values
+
+INSERT, UPDATE, DELETE, REPLACE = range(4)
+
+Key = bytes | tuple[bytes | None, ...] | None
+Change = Insert | Update | Delete
+Missing = tuple[int, ...]
+"""Indexes of the columns whose values were never sent."""
+
+
+@dataclass(slots=True)
+class Net:
+    """In the order in which they are to be written. deletes: keys, with what was sent of the row.
+    updates: rows as they become, by the columns that they leave out. inserts: rows."""
+
+    deletes: list[tuple[Key, Values]] = field(default_factory=list)
+    updates: dict[Missing, list[Values]] = field(default_factory=dict)
+    inserts: list[Values] = field(default_factory=list)
+
+
+class Pending:
+    """One table's. where: indexes of the columns that find a row; empty when rows have no key.
+    alone: every change is to be written by itself."""
+
+    def __init__(self, where: tuple[int, ...], *, alone: bool = False) -> None:
+        self._where = where
+        self._alone = alone
+        self._rows: dict[Key, tuple[int, Values]] = {}
+        self._keyless: list[Values] = []
+
+    def add(self, change: Change) -> bool:
+        """Merge the change; False if it must be written by itself, after what is pending."""
+        kind = type(change)
+        if self._alone:
+            return False
+        if kind is Insert:
+            return self._insert(change.new)  # type: ignore[union-attr]
+        if not self._where:
+            return False
+        if kind is Update:
+            return self._update(change.old, change.new)  # type: ignore[union-attr,arg-type]
+        return kind is Delete and self._delete(change.old)  # type: ignore[union-attr,arg-type]
+
+    def _key(self, values: Values) -> Key:
+        if len(self._where) == 1:
+            return values[self._where[0]]  # type: ignore[return-value]
+        return tuple(values[i] for i in self._where)  # type: ignore[misc]
+
+    def _insert(self, new: Values) -> bool:
+        if not self._where:
+            self._keyless.append(new)
+            return True
+        key = self._key(new)
+        before = self._rows.get(key)
+        if before is None:
+            self._rows[key] = (INSERT, new)
+        elif before[0] == DELETE:
+            self._rows[key] = (REPLACE, new)
+        else:
+            return False
+        return True
+
+    def _update(self, old: Values | None, new: Values) -> bool:
+        key = self._key(new)
+        if old is not None:
+            old_key = self._key(old)
+            if old_key != key:
+                return self._move(old_key, key, new)
+        before = self._rows.get(key)
+        if before is None:
+            self._rows[key] = (UPDATE, new)
+        elif before[0] == DELETE:
+            return False
+        else:
+            self._rows[key] = (before[0], _merged(before[1], new))
+        return True
+
+    def _delete(self, old: Values) -> bool:
+        key = self._key(old)
+        before = self._rows.get(key)
+        if before is None or before[0] in (UPDATE, REPLACE):
+            self._rows[key] = (DELETE, old)
+        elif before[0] == INSERT:
+            del self._rows[key]
+        else:
+            return False
+        return True
+
+    def _move(self, before: Key, key: Key, new: Values) -> bool:
+        """A key change. A row that was inserted here simply has the other key; one that stood
+        before is written by itself, since only an UPDATE keeps what was not sent."""
+        held = self._rows.get(before)
+        if held is None or held[0] != INSERT or key in self._rows:
+            return False
+        del self._rows[before]
+        self._rows[key] = (INSERT, _merged(held[1], new))
+        return True
+
+    def take(self) -> Net:
+        """What is pending; nothing is afterwards."""
+        net = Net(inserts=self._keyless)
+        for key, (kind, values) in self._rows.items():
+            if kind == UPDATE:
+                net.updates.setdefault(_missing(values), []).append(values)
+            elif kind == INSERT:
+                net.inserts.append(values)
+            else:
+                net.deletes.append((key, values))
+                if kind == REPLACE:
+                    net.inserts.append(values)
+        self._rows, self._keyless = {}, []
+        return net
+
+
+def absorb(steps: Sequence[Any], start: int, pending: Mapping[Any, Pending]) -> int:
+    """Merge the (target, change) steps from `start` on into what is pending for their targets.
+    Returns the position of the first that it could not merge: of a target that is not in
+    `pending`, to be written by itself, or no change of a row at all."""
+    at = start
+    for at in range(start, len(steps)):  # noqa: B007
+        step = steps[at]
+        if type(step) is not tuple:
+            return at
+        table = pending.get(step[0])
+        if table is None or not table.add(step[1]):
+            return at
+    return len(steps)
+
+
+def _missing(values: Values) -> Missing:
+    if UNCHANGED not in values:
+        return ()
+    return tuple(i for i, value in enumerate(values) if value is UNCHANGED)
+
+
+def _merged(before: Values, after: Values) -> Values:
+    """`after`, with the values that were not sent taken from `before`."""
+    if UNCHANGED not in after:
+        return after
+    return tuple(old if new is UNCHANGED else new for old, new in zip(before, after, strict=True))
