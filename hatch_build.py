@@ -73,10 +73,9 @@ def compile_twins(root: Path) -> list[Path]:
     except Exception as exc:
         if os.environ.get("PGMIG_REQUIRE_COMPILED"):
             raise
-        print(
+        sys.stderr.write(
             f"the change stream will run in pure Python, more slowly: {exc}\n"
-            "(a C compiler and Python's headers make it fast: apt install gcc python3-dev)",
-            file=sys.stderr,
+            "(a C compiler and Python's headers make it fast: apt install gcc python3-dev)\n"
         )
         return []
     finally:
@@ -97,7 +96,9 @@ def _build(sources: list[Path], scratch: str) -> None:
         Extension(".".join(path.with_suffix("").parts), [str(path)], extra_compile_args=["-O2"])
         for path in sources
     ]
-    modules = cythonize(extensions, build_dir=scratch, quiet=True, force=True)
+    modules = cythonize(  # type: ignore[no-untyped-call]
+        extensions, build_dir=scratch, quiet=True, force=True
+    )
     command = Distribution({"name": "pgmig", "ext_modules": modules}).get_command_obj("build_ext")
     command.inplace, command.build_temp, command.force = True, scratch, True
     command.ensure_finalized()

@@ -58,7 +58,7 @@ class Pending:
         if not self._where:
             return False
         if kind is Update:
-            return self._update(change.old, change.new)  # type: ignore[union-attr,arg-type]
+            return self._update(change.old, change.new)  # type: ignore[union-attr]
         return kind is Delete and self._delete(change.old)  # type: ignore[union-attr,arg-type]
 
     def _key(self, values: Values) -> Key:
@@ -137,7 +137,7 @@ def absorb(steps: Sequence[Any], start: int, pending: Mapping[Any, Pending]) -> 
     Returns the position of the first that it could not merge: of a target that is not in
     `pending`, to be written by itself, or no change of a row at all."""
     at = start
-    for at in range(start, len(steps)):  # noqa: B007
+    for at in range(start, len(steps)):
         step = steps[at]
         if type(step) is not tuple:
             return at

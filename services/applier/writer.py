@@ -223,7 +223,9 @@ class Writer:
     async def _write(self, group: list[Chunk]) -> None:
         """All transactions of the group in one of the destination."""
         with _Located(group[0].transactions[0].commit_lsn), _spans(group):
-            operations = compact(list(chain.from_iterable(chunk.steps for chunk in group)), self._care.of_group())
+            operations = compact(
+                list(chain.from_iterable(chunk.steps for chunk in group)), self._care.of_group()
+            )
             await self._session.execute(operations, durable=bool(_sentinels(group)))
             await self._commit(group, group[-1].transactions[-1], sum(len(chunk.steps) for chunk in group))
 

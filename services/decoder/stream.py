@@ -19,7 +19,9 @@ from collections.abc import Callable
 from services.decoder.batcher import Batcher
 from services.shared.bus.changes import ChangeWriter
 from services.shared.model import DecoderProgress, Lsn
-from services.shared.pg.replication import Keepalive, ReplicationConnection
+from services.shared.pg.replication import ReplicationConnection
+from services.shared.pg.wal_stream import Item, Keepalive
+from services.shared.pgoutput.pieces import Piece
 from services.shared.runtime.telemetry import SpanName, inject, span
 from services.shared.wire.changes import ChangeBatch, encode_batch
 
@@ -28,8 +30,13 @@ log = logging.getLogger(__name__)
 STATUS_INTERVAL_S = 1.0
 """Well inside wal_sender_timeout (60 s, and rarely below 10 s)."""
 COALESCE_S = 0.001
-SHORT_DRAIN = 100
-"""Messages; a drain below it is followed by a pause, since each wake-up costs more than it reads."""
+"""Pause after each read, since each wake-up costs more than it reads."""
+BUSY = 8 << 10
+BUSY_PAUSE_S = 0.004
+"""After a read of so many bytes (within COALESCE_S) a longer pause costs nobody anything: batches
+fill anyway, and a walsender that is read less often sends with less work."""
+FULL = 512 << 10
+"""Bytes; after a read of so many we are behind."""
 HEARTBEAT_INTERVAL_S = 2.0
 WATCH_INTERVAL_S = 2.0
 
@@ -65,16 +72,13 @@ class DecoderStream:
 
     async def _read(self) -> None:
         while True:
-            messages = self._replication.drain()
-            for message in messages:
-                if isinstance(message, bytes):
-                    for batch in self._batcher.feed(message):
-                        await self._publish(batch)
-                else:
-                    await self._keepalive(message)
-            if len(messages) >= SHORT_DRAIN:
+            items, received = self._replication.drain()
+            await self._take(items)
+            if received >= FULL:
                 await asyncio.sleep(0)
-            elif messages:
+            elif received >= BUSY:
+                await asyncio.sleep(BUSY_PAUSE_S)
+            elif items:
                 if not self._batcher.in_transaction:
                     await self._flush_batch()
                 await asyncio.sleep(COALESCE_S)
@@ -82,8 +86,25 @@ class DecoderStream:
                 await self._flush_batch()
                 await self._replication.wait_readable(STATUS_INTERVAL_S)
 
+    async def _take(self, items: list[Item]) -> None:
+        batcher, at = self._batcher, 0
+        while at < len(items):
+            at = batcher.absorb(items, at)
+            if at < len(items) and not batcher.full:
+                item = items[at]
+                at += 1
+                if isinstance(item, bytes):
+                    batcher.feed(item)
+                elif isinstance(item, Piece):
+                    batcher.feed_piece(item)
+                else:
+                    await self._keepalive(item)
+            if batcher.full:
+                await self._flush_batch()
+
     async def _flush_batch(self) -> None:
-        for batch in self._batcher.flush():
+        batch = self._batcher.flush()
+        if batch is not None:
             await self._publish(batch)
 
     async def _publish(self, batch: ChangeBatch) -> None:

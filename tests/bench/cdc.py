@@ -223,11 +223,11 @@ async def floor(source: str, slot: str, start: Lsn, target: Lsn) -> float:
         await replication.start(slot, start, "floor", messages=False)
         end = 0
         while end < target.value:
-            messages = replication.drain()
+            messages, size = replication.drain()
             for message in messages:
                 if isinstance(message, bytes) and message[0] == 0x43:
                     end = int.from_bytes(message[10:18], "big")
-            if len(messages) < 100:
+            if size < 1 << 19:
                 await asyncio.sleep(0.001)
         return time.monotonic() - began
     finally:

@@ -111,7 +111,7 @@ def _value(value: Value) -> bytes:
         return b"n"
     if value is UNCHANGED:
         return b"u"
-    return (b"b" if type(value) is Binary else b"t") + _counted(value)
+    return (b"b" if type(value) is Binary else b"t") + _counted(bytes(value))
 
 
 def _relation(message: Relation) -> bytes:

@@ -14,6 +14,7 @@ from services.applier.assembler import Assembler, Discard, Heartbeat
 from services.decoder.batcher import Batcher
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.pgoutput import Begin, Commit, Insert, Message, Relation, Truncate
+from services.shared.pgoutput.pieces import HEAD, LONG, Piece, cut
 from services.shared.wire.changes import ChangeBatch, decode_batch, encode_batch
 
 START = Lsn(1000)
@@ -62,11 +63,26 @@ def through_the_wire(batches: Iterable[ChangeBatch]) -> list[ChangeBatch]:
     return [decode_batch(encode_batch(batch)) for batch in batches]
 
 
-def batched(batcher: Batcher, messages: Iterable[bytes]) -> list[ChangeBatch]:
-    found: list[ChangeBatch] = []
+def batched(batcher: Batcher, messages: Iterable[bytes], long: int = LONG) -> list[ChangeBatch]:
+    """long: bytes beyond which a message comes in pieces."""
+    items: list[bytes | Piece] = []
     for message in messages:
-        found += batcher.feed(message)
-    return through_the_wire([*found, *batcher.flush()])
+        items += cut(message, long) if len(message) > max(long, HEAD) else [message]
+    found: list[ChangeBatch | None] = []
+    at = 0
+    while at < len(items):
+        at = batcher.absorb(items, at)
+        if at < len(items) and not batcher.full:
+            item = items[at]
+            at += 1
+            if isinstance(item, Piece):
+                batcher.feed_piece(item)
+            else:
+                batcher.feed(item)
+        if batcher.full:
+            found.append(batcher.flush())
+    found.append(batcher.flush())
+    return through_the_wire(batch for batch in found if batch is not None)
 
 
 def transactions(assembler: Assembler, batches: Iterable[ChangeBatch]) -> list[Transaction]:
@@ -94,18 +110,20 @@ def transactions(assembler: Assembler, batches: Iterable[ChangeBatch]) -> list[T
     return found
 
 
-histories = st.lists(st.lists(st.binary(max_size=60), max_size=8), min_size=1, max_size=8).map(
-    lambda groups: [Transaction(START.value + 16 * n, tuple(values)) for n, values in enumerate(groups)]
-)
+histories = st.lists(
+    st.lists(st.binary(max_size=60) | st.binary(min_size=60, max_size=400), max_size=8),
+    min_size=1,
+    max_size=8,
+).map(lambda groups: [Transaction(START.value + 16 * n, tuple(values)) for n, values in enumerate(groups)])
 
 
-@given(history=histories, target=st.integers(1, 200), limit=st.integers(100, 300))
+@given(history=histories, target=st.integers(1, 200), long=st.integers(1, 150))
 def test_every_transaction_comes_out_whole_however_it_is_cut(
-    history: list[Transaction], target: int, limit: int
+    history: list[Transaction], target: int, long: int
 ) -> None:
-    batcher = Batcher(START, target=min(target, limit - 60), limit=limit)
     messages = [relation(), *(message for one in history for message in one.messages())]
-    assert transactions(Assembler(START), batched(batcher, messages)) == history
+    batches = batched(Batcher(START, target=target), messages, long)
+    assert transactions(Assembler(START), batches) == history
 
 
 @given(history=histories, target=st.integers(1, 120), data=st.data())
@@ -113,7 +131,7 @@ def test_a_writer_that_dies_anywhere_is_continued_without_loss_or_repetition(
     history: list[Transaction], target: int, data: st.DataObject
 ) -> None:
     messages = [relation(), *(message for one in history for message in one.messages())]
-    stored = batched(Batcher(START, target=target, limit=target + 64), messages)
+    stored = batched(Batcher(START, target=target), messages, target)
     stored = stored[: data.draw(st.integers(0, len(stored)))]
     position = stored[-1].end_lsn if stored else START
     again = batched(Batcher(position, target=target), messages)
@@ -125,7 +143,7 @@ def test_a_reader_that_restarts_anywhere_passes_over_what_it_has(
     history: list[Transaction], target: int, data: st.DataObject
 ) -> None:
     messages = [relation(), *(message for one in history for message in one.messages())]
-    batches = batched(Batcher(START, target=target, limit=target + 64), messages)
+    batches = batched(Batcher(START, target=target), messages, target)
     applied = data.draw(st.integers(0, len(history)))
     progress = Lsn(history[applied - 1].end) if applied else START
     # Trimming keeps the message in which the last flushed transaction ends.

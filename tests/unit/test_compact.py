@@ -18,6 +18,7 @@ from services.shared.pgoutput import (
     Insert,
     Relation,
     RelationColumn,
+    Unchanged,
     Update,
     Value,
     Values,
@@ -57,7 +58,7 @@ class ModelTarget:
             before = table.pop(cast("bytes", (old or new)[0]))
             assert new[0] not in table, "a duplicate key"
             after = tuple(b if n is UNCHANGED else n for b, n in zip(before, new, strict=True))
-            table[cast("bytes", new[0])] = after
+            table[cast("bytes", new[0])] = cast("tuple[bytes | None, ...]", after)
             return 1
 
         return run
@@ -104,7 +105,7 @@ def histories(draw: st.DrawFn) -> list[Step]:
             steps.append((TARGET, Insert(1, row)))
             continue
         move = draw(st.sampled_from(["delete", "update", "rewrite", "move"]))
-        toast: Value = UNCHANGED if draw(st.booleans()) else b"big " + value
+        toast: bytes | Unchanged = UNCHANGED if draw(st.booleans()) else b"big " + value
         if move == "delete":
             steps.append((TARGET, Delete(1, "K", (key, None, None))))
             del table[key]

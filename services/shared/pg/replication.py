@@ -1,10 +1,9 @@
 """The one seam to PostgreSQL's streaming replication protocol, over psycopg's libpq wrapper.
 
 psycopg offers replication connections only as raw `pgconn` calls; all of them are here.
-Reading: libpq hands over at most 16 KiB at a time, and the walsender sends each message on its
-own, so `drain` empties what has arrived and the caller pauses briefly after a short drain
-instead of waking for every message. The socket is registered with the event loop only while
-`wait_readable` waits.
+Reading is `wal_stream`'s: the walsender sends each message on its own, so `drain` takes what has
+arrived and the caller pauses briefly after a short drain instead of waking for every message. The
+socket is registered with the event loop only while `wait_readable` waits.
 
 Protocol: https://www.postgresql.org/docs/current/protocol-replication.html
 """
@@ -23,13 +22,10 @@ from psycopg.abc import PQGen
 
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.pg.connection import complete_conninfo, connect, connect_failure, open_session, translate
+from services.shared.pg.wal_stream import Item, LibpqStream, SocketStream, WalStream, server_error
 
-_KEEPALIVE = struct.Struct(">cqqc")
 _STATUS = struct.Struct(">cQQQqc")
 _PG_EPOCH_US = 946_684_800_000_000
-_WAL_DATA = ord("w")
-_WAL_DATA_HEADER = 25  # bytes before the pgoutput message: type, start, end, clock
-DRAIN_BYTES = 4 << 20
 DECODING_WORK_MEM = "256MB"
 
 
@@ -52,21 +48,15 @@ class SlotState:
     plugin: str
 
 
-@dataclass(frozen=True, slots=True)
-class Keepalive:
-    """wal_end: the walsender has sent everything before it that concerns us."""
-
-    wal_end: Lsn
-    reply_requested: bool
-
-
 class ReplicationConnection:
     """A `replication=database` connection. Use `async with await ReplicationConnection.open(uri)`."""
 
     def __init__(self, conn: AsyncConnection) -> None:
         self._conn = conn
         self._pgconn = conn.pgconn
-        self._ended: PgmigError | None = None
+        self._stream: WalStream | None = None
+        # Unless asked for, we do not encrypt with Kerberos: then the socket carries the protocol itself.
+        self._gss = conn.info.get_parameters().get("gssencmode", "disable") != "disable"
 
     @classmethod
     async def open(cls, uri: str) -> ReplicationConnection:
@@ -77,6 +67,8 @@ class ReplicationConnection:
             raise connect_failure(exc, uri, "source") from exc
 
     async def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
         await self._conn.close()
 
     @property
@@ -124,51 +116,32 @@ class ReplicationConnection:
         command = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} ({})").format(
             sql.Identifier(slot), sql.SQL(str(start)), sql.SQL(", ").join(options)
         )
-        await self._command(command, f"streaming from slot {slot}")
+        doing = f"streaming from slot {slot}"
+        if self._pgconn.ssl_in_use or self._gss:
+            await self._command(command, doing)
+            self._stream = LibpqStream(
+                self._pgconn, lambda result: _result_error(self._conn, result, "streaming changes")
+            )
+        else:
+            self._stream = stream = SocketStream(self._conn)
+            await stream.begin(
+                command.as_bytes(self._conn),
+                lambda state, text: _state_error(state, text, server_error(state, text), doing),
+            )
 
-    def drain(self) -> list[bytes | Keepalive]:
-        """What has arrived, at most about DRAIN_BYTES of it: pgoutput messages and keepalives.
-        Raises when streaming has ended."""
-        pgconn = self._pgconn
-        messages: list[bytes | Keepalive] = []
-        size = 0
-        consumed = False
-        if self._ended is not None:
-            raise self._ended
-        try:
-            while size < DRAIN_BYTES:
-                length, data = pgconn.get_copy_data(1)
-                if length > 0:
-                    size += length
-                    wal = data[0] == _WAL_DATA
-                    messages.append(bytes(data[_WAL_DATA_HEADER:]) if wal else read_keepalive(bytes(data)))
-                    consumed = False
-                elif length < 0:
-                    self._ended = self._stream_end()
-                    break
-                elif consumed:
-                    break
-                else:
-                    pgconn.consume_input()
-                    consumed = True
-        except psycopg.Error as exc:
-            self._ended = translate(exc, "streaming changes")
-        if self._ended is not None and not messages:
-            raise self._ended
-        return messages
-
-    def _stream_end(self) -> PgmigError:
-        result = self._pgconn.get_result()
-        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return _result_error(self._conn, result, "streaming changes")
-        return PgmigError(ErrorKind.TRANSIENT, "the source ended the replication stream")
+    def drain(self) -> tuple[list[Item], int]:
+        """What has arrived, and how many bytes that were; see `WalStream`."""
+        assert self._stream is not None
+        return self._stream.drain()
 
     async def wait_readable(self, timeout: float) -> None:
         """Return when bytes may have arrived, or after `timeout` seconds."""
+        assert self._stream is not None
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         try:
-            loop.add_reader(self._pgconn.socket, ready.set)
+            socket = self._stream.fileno
+            loop.add_reader(socket, ready.set)
         except psycopg.Error as exc:
             raise translate(exc, "streaming changes") from exc
         try:
@@ -177,25 +150,17 @@ class ReplicationConnection:
         except TimeoutError:
             return
         finally:
-            loop.remove_reader(self._pgconn.socket)
+            loop.remove_reader(socket)
 
     def send_status(self, written: Lsn, flushed: Lsn, *, reply: bool = False) -> None:
         """Standby status update. `flushed` is what the slot may forget."""
+        assert self._stream is not None
         clock = time.time_ns() // 1000 - _PG_EPOCH_US
-        message = _STATUS.pack(
-            b"r", written.value, flushed.value, flushed.value, clock, b"\x01" if reply else b"\x00"
+        self._stream.send(
+            _STATUS.pack(
+                b"r", written.value, flushed.value, flushed.value, clock, b"\x01" if reply else b"\x00"
+            )
         )
-        try:
-            self._pgconn.put_copy_data(message)
-            self._pgconn.flush()
-        except psycopg.Error as exc:
-            raise translate(exc, "confirming a position to the source") from exc
-
-
-def read_keepalive(message: bytes) -> Keepalive:
-    """A raw keepalive (`k`) message."""
-    _, wal_end, _, reply = _KEEPALIVE.unpack(message)
-    return Keepalive(Lsn(wal_end), reply == b"\x01")
 
 
 async def slot_state(conn: AsyncConnection, name: str) -> SlotState | None:
@@ -260,8 +225,10 @@ def _row(result: pq.abc.PGresult) -> list[str]:
 
 def _result_error(conn: AsyncConnection, result: pq.abc.PGresult, doing: str) -> PgmigError:
     error = psycopg.errors.error_from_result(result, encoding=conn.info.encoding)
-    state = error.sqlstate or ""
-    text = (error.diag.message_primary or "").strip()
+    return _state_error(error.sqlstate or "", (error.diag.message_primary or "").strip(), error, doing)
+
+
+def _state_error(state: str, text: str, error: psycopg.Error, doing: str) -> PgmigError:
     if state == "55006":
         return PgmigError(
             ErrorKind.SLOT_ACTIVE, f"{doing}: {text}", "stop the other process that streams from this slot"

@@ -173,7 +173,7 @@ class TargetTable:
     def delete_many(self, keys: Sequence[Key]) -> Operation:
         statement = self._shapes.get(("d",)) or self._build(("d",), self._delete_many_sql())
         columns = [keys] if len(self.where) == 1 else list(zip(*keys, strict=True))
-        return Operation(statement, tuple(array(c) for c in columns), self.table, len(keys))
+        return Operation(statement, tuple(array(c) for c in columns), self.table, len(keys))  # type: ignore[arg-type]
 
     def touched(self, new: Values) -> tuple[int, ...]:
         """The columns that an UPDATE to `new` sets, its key being known to stay as it is."""

@@ -138,7 +138,7 @@ def read_changes(messages: list[Data], start: int) -> tuple[list[Change], int]:
     the first message that is none."""
     changes: list[Change] = []
     at = start
-    for at in range(start, len(messages)):  # noqa: B007
+    for at in range(start, len(messages)):
         message = messages[at]
         if not message or message[0] not in _READERS:
             return changes, at

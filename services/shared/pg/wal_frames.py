@@ -1,0 +1,32 @@
+"""Taking WAL data out of what a walsender sends: CopyData messages (`d`, length) around XLogData (`w`).
+
+https://www.postgresql.org/docs/current/protocol-replication.html
+"""
+
+from __future__ import annotations
+
+import struct
+
+from services.shared.pgoutput.pieces import LONG
+
+_HEADER = struct.Struct(">BIB").unpack_from
+COPY_DATA, XLOG_DATA = b"dw"
+OVERHEAD = 30
+"""Bytes before the pgoutput message: type, length; type, start, end, clock."""
+LARGEST = LONG + OVERHEAD - 1
+"""Length of a CopyData message that is not too long to be taken whole."""
+
+
+def split(buffer: bytearray, start: int, end: int) -> tuple[list[bytes], int]:
+    """The pgoutput messages that lie wholly in buffer[start:end], up to the first message that is no
+    WAL data, or too long, and where that one begins."""
+    messages: list[bytes] = []
+    at = start
+    while at + OVERHEAD < end:
+        kind, length, inner = _HEADER(buffer, at)
+        stop = at + 1 + length
+        if kind != COPY_DATA or inner != XLOG_DATA or stop > end or not OVERHEAD <= length <= LARGEST:
+            break
+        messages.append(bytes(buffer[at + OVERHEAD : stop]))
+        at = stop
+    return messages, at
