@@ -12,6 +12,7 @@ MADE := $(VENV)/.made
 LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
 GENERATED := gen/.generated
+COMPILED := $(VENV)/.compiled
 
 # Runs, rather than looks for, each candidate: a version manager's stub may be on PATH and fail.
 # One with venv wins over one without; `make PYTHON=/path/to/python3` decides otherwise.
@@ -20,14 +21,19 @@ PYTHON ?= $(shell for how in 'import venv, ensurepip' pass; do \
 	$$python -c "import sys; assert sys.version_info >= (3, 11); $$how" >/dev/null 2>&1 \
 	&& echo $$python && exit; done; done)
 
+TWINS := $(shell find services -name '_*.pyx')
 PROTOS := $(shell find protos -mindepth 1)  # folders too: their time tells of files that are gone
+
+# What exercises the modules that have a compiled twin, without it.
+PURE_UNIT := $(addprefix tests/unit/,test_pgoutput.py test_pgoutput_properties.py test_batches.py test_compact.py)
+PURE_SERVERS := $(addprefix tests/integration/,test_pipeline.py test_values.py)
 
 .PHONY: help setup check test demo bench protos up down compose-test lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(READY) $(GENERATED) ## the virtual environment .venv with everything that the others use
+setup: $(READY) $(GENERATED) $(COMPILED) ## the virtual environment .venv with everything that the others use
 
 check: setup ## the daily loop: format, lint, types, import contracts, unit tests
 	$(VENV)/bin/ruff format --check
@@ -36,8 +42,10 @@ check: setup ## the daily loop: format, lint, types, import contracts, unit test
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m pip check --disable-pip-version-check
 	$(PY) -m pytest -q tests/unit
+	PGMIG_PURE_PYTHON=1 $(PY) -m pytest -q $(PURE_UNIT)
 
 test: setup ## every test but compose-test, on real PostgreSQL and nats-server processes
+	PGMIG_PURE_PYTHON=1 $(PY) -m pytest -q $(PURE_UNIT) $(PURE_SERVERS)
 	$(PY) -m pytest tests
 
 demo: setup ## migrates a live database from one local server to another, and proves it
@@ -70,6 +78,7 @@ SUBSET = --constraints requirements.lock --no-annotate
 
 clean: ## removes .venv, gen/ and the tools' caches
 	rm -rf $(VENV) gen dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find services -name '_*.so' -delete
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Debian packs venv's other half, ensurepip, apart: then uv, or a pip outside the venv, will do.
@@ -101,3 +110,8 @@ $(READY): pyproject.toml hatch_build.py $(LOCKED)
 
 $(GENERATED): $(PROTOS) hatch_build.py | $(READY)
 	@$(PY) hatch_build.py
+
+# Compiled where a C compiler is at hand; it says so where none is.
+$(COMPILED): $(TWINS) hatch_build.py | $(READY)
+	@$(PY) hatch_build.py compiled
+	@touch $@

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 PART_STEPS = 5000
 PART_BYTES = 2 << 20
 
+_new = tuple.__new__
+
 Describe = Callable[[Relation, Lsn], Awaitable[TargetTable]]
 
 
@@ -158,13 +160,16 @@ class Planner:
         chunk.bytes += self._bytes
         chunk.commit_lsn, chunk.xid = self._commit_lsn, self._xid
         chunk.transactions.append(
-            Transaction(
-                self._commit_lsn,
-                commit.end_lsn,
-                commit.commit_time,
-                len(chunk.steps),
-                self._sentinels,
-                self._xid,
+            _new(
+                Transaction,
+                (
+                    self._commit_lsn,
+                    commit.end_lsn,
+                    commit.commit_time,
+                    len(chunk.steps),
+                    self._sentinels,
+                    self._xid,
+                ),
             )
         )
         if self._parted:

@@ -29,8 +29,9 @@ from services.shared.pgoutput.messages import (
     Value,
     Values,
 )
-from services.shared.pgoutput.parser import POSTGRES_EPOCH_US, parse, read_changes
+from services.shared.pgoutput.parser import parse, read_changes
 from services.shared.pgoutput.peek import kind, relation_oid_of, truncate_oids
+from services.shared.pgoutput.rows import POSTGRES_EPOCH_US
 
 __all__ = [
     "POSTGRES_EPOCH_US",

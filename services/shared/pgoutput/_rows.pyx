@@ -7,9 +7,12 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport uint32_t
 
 from services.shared.pgoutput.errors import corrupt
+from services.shared.pgoutput.fields import known_flags
 from services.shared.pgoutput.messages import (
     UNCHANGED,
+    Begin,
     Binary,
+    Commit,
     Delete,
     Insert,
     LargeDelete,
@@ -17,7 +20,7 @@ from services.shared.pgoutput.messages import (
     LargeUpdate,
     Update,
 )
-from services.shared.pgoutput.rows import SHORT
+from services.shared.pgoutput.rows import POSTGRES_EPOCH_US, SHORT
 
 cdef extern from *:
     """
@@ -33,6 +36,9 @@ cdef object _DELETE = Delete
 cdef object _LARGE_INSERT = LargeInsert
 cdef object _LARGE_UPDATE = LargeUpdate
 cdef object _LARGE_DELETE = LargeDelete
+cdef object _BEGIN = Begin
+cdef object _COMMIT = Commit
+cdef object _EPOCH = POSTGRES_EPOCH_US
 cdef object _ZERO = 0
 cdef object _K = "K"
 cdef object _O = "O"
@@ -171,6 +177,33 @@ cdef _Row _row(object data, Py_ssize_t at):
         row.size = buffer.shape[0]
         row.bytes = &buffer[0] if row.size else NULL
     return row
+
+
+cdef inline unsigned long long _u64(const unsigned char *at) noexcept:
+    return (<unsigned long long>_u32(at) << 32) | _u32(at + 4)
+
+
+def read_begin(data, Py_ssize_t at, xid):
+    """See `rows.read_begin`."""
+    cdef _Row row = _row(data, at)
+    row.need(20)
+    cdef const unsigned char *here = row.bytes + at
+    row.at += 20
+    row.done()
+    return _message(_BEGIN, (_u64(here), <object><long long>_u64(here + 8) + _EPOCH, _u32(here + 16)))
+
+
+def read_commit(data, Py_ssize_t at, xid):
+    """See `rows.read_commit`."""
+    cdef _Row row = _row(data, at)
+    row.need(25)
+    cdef const unsigned char *here = row.bytes + at
+    row.at += 25
+    row.done()
+    known_flags(data, here[0], 0)
+    return _message(
+        _COMMIT, (_ZERO, _u64(here + 1), _u64(here + 9), <object><long long>_u64(here + 17) + _EPOCH)
+    )
 
 
 def read_change(data, Py_ssize_t at, xid):

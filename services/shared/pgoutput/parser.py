@@ -24,8 +24,6 @@ from services.shared.pgoutput import rows
 from services.shared.pgoutput.errors import UnsupportedMessageError, corrupt
 from services.shared.pgoutput.fields import end, known_flags, string
 from services.shared.pgoutput.messages import (
-    Begin,
-    Commit,
     Kind,
     Message,
     Origin,
@@ -39,22 +37,20 @@ from services.shared.pgoutput.messages import (
     Truncate,
     Type,
 )
+from services.shared.pgoutput.rows import POSTGRES_EPOCH_US
 
 # Takes the message, the position after kind and xid, and the xid (0: none).
 _Reader = Callable[[bytes, int, int], PgOutputMessage]
 
-# Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 00:00 UTC.
-POSTGRES_EPOCH_US = 946_684_800_000_000
-
 _compiled = twin_of(rows)
+_read_begin: _Reader = _compiled.read_begin
+_read_commit: _Reader = _compiled.read_commit
 _read_change: _Reader = _compiled.read_change
 read_changes: Callable[[list[rows.Data], int], tuple[list[rows.Change], int]] = _compiled.read_changes
 
 _u16 = struct.Struct(">H").unpack_from
 _u32 = struct.Struct(">I").unpack_from
 _u64 = struct.Struct(">Q").unpack_from
-_begin = struct.Struct(">QqI")
-_commit = struct.Struct(">BQQq")
 _message = struct.Struct(">BQ")
 _column = struct.Struct(">Ii")
 _truncate = struct.Struct(">IB")
@@ -88,19 +84,6 @@ def _xid(data: bytes) -> int:
     if xid == 0:
         raise corrupt(data, "it was streamed without a transaction id")
     return int(xid)
-
-
-def _read_begin(data: bytes, at: int, _: int) -> Begin:
-    final_lsn, commit_time, xid = _begin.unpack_from(data, at)
-    end(data, at + _begin.size)
-    return Begin(final_lsn, commit_time + POSTGRES_EPOCH_US, xid)
-
-
-def _read_commit(data: bytes, at: int, _: int) -> Commit:
-    flags, commit_lsn, end_lsn, commit_time = _commit.unpack_from(data, at)
-    end(data, at + _commit.size)
-    known_flags(data, flags, 0)
-    return Commit(flags, commit_lsn, end_lsn, commit_time + POSTGRES_EPOCH_US)
 
 
 def _read_origin(data: bytes, at: int, _: int) -> Origin:
