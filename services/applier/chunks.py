@@ -1,4 +1,8 @@
-"""The queue between reading and writing: bounded by bytes, so a slow destination stops the reader."""
+"""The queue between reading and writing: bounded by bytes, so a slow destination stops the reader.
+
+A chunk that alone exceeds the bound holds a row of many megabytes, which the destination's session
+holds once more while it is sent. So nothing is read behind it until it is written.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +31,20 @@ class ChunkQueue:
         self._bytes = 0
         self._filled = asyncio.Event()
         self._taken = asyncio.Event()
+        self._written = asyncio.Event()
+        self._put = self._given = self._done = 0  # chunks so far: put in, taken, written
 
     @property
     def empty(self) -> bool:
         return not self._chunks
 
+    async def put_all(self, chunks: list[Chunk]) -> None:
+        """`put` each. No chunk is held on to afterwards: one may be large."""
+        for chunk in chunks:
+            await self.put(chunk)
+
     async def put(self, chunk: Chunk) -> None:
-        """Wait until there is room."""
+        """Wait until there is room; with more than fits, until it is written."""
         size = weight(chunk)
         while self._chunks and self._bytes + size > self._capacity:
             self._taken.clear()
@@ -41,14 +52,23 @@ class ChunkQueue:
         self._chunks.append(chunk)
         self._bytes += size
         self._filled.set()
+        self._put += 1
+        number = self._put
+        while size > self._capacity and self._done < number:
+            self._written.clear()
+            await self._written.wait()
 
     async def get(self, timeout: float | None = None) -> list[Chunk]:
-        """All that is there, oldest first; nothing after `timeout` seconds without a chunk."""
+        """All that is there, oldest first; nothing after `timeout` seconds without a chunk. What was
+        taken before is written."""
+        self._done = self._given
+        self._written.set()
         if not self._chunks:
             self._filled.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._filled.wait()
         chunks, self._chunks, self._bytes = self._chunks, [], 0
+        self._given += len(chunks)
         self._taken.set()
         return chunks

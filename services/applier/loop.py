@@ -105,16 +105,15 @@ class Applying:
             stored = await retrying("reading the change stream", reader.next, longest_wait_s=2.0)
             if stored is None:
                 log.warning("the change stream was made anew: reading it from its beginning")
-                for chunk in await planner.plan(assembler.restart()):
-                    await queue.put(chunk)
+                await queue.put_all(await planner.plan(assembler.restart()))
                 continue
             trace = extract(stored.headers) if "traceparent" in stored.headers else None
             batch = decode_batch(stored.data)
-            chunks = await planner.plan(
-                assembler.feed(batch), size=len(batch.payload), sequence=stored.sequence, trace=trace
+            await queue.put_all(
+                await planner.plan(
+                    assembler.feed(batch), size=len(batch.payload), sequence=stored.sequence, trace=trace
+                )
             )
-            for chunk in chunks:
-                await queue.put(chunk)
 
     def _sentinel(self, token: str, end: Lsn) -> None:
         log.info("sentinel applied and flushed at %s", end)

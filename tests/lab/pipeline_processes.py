@@ -80,6 +80,9 @@ class PipelineProcesses:
         process.kill()
         process.wait()
 
+    def pid(self, role: str) -> int:
+        return self._processes[role].pid
+
     def drain(self, token: str, timeout_s: float) -> None:
         """Return when everything committed so far is on the destination's disk."""
         with psycopg.connect(self._source, autocommit=True) as conn:

@@ -23,6 +23,7 @@ from functools import partial
 import psycopg
 from psycopg import AsyncConnection, generators, pq
 from psycopg.abc import PipelineCommand, PQGen
+from psycopg.waiting import Ready, Wait
 
 from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, TableId
 from services.shared.pg.connection import connect, translate, translated
@@ -233,6 +234,9 @@ class ApplySession:
     def _exchange(self, commands: deque[PipelineCommand]) -> PQGen[list[pq.abc.PGresult]]:
         """Send all, receive all, up to the Sync."""
         groups = yield from generators.pipeline_communicate(self._pgconn, commands)
+        while self._pgconn.flush():  # it leaves unsent what the socket did not take at once
+            if (yield Wait.RW) & Ready.R:
+                self._pgconn.consume_input()
         while not groups or groups[-1][0].status != pq.ExecStatus.PIPELINE_SYNC:
             groups.append((yield from generators.fetch_many(self._pgconn)))
         return [group[0] for group in groups[:-1]]

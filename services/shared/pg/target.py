@@ -351,7 +351,7 @@ class TargetTable:
         shown = []
         for i in where[:4]:
             value = values[i]
-            text = value[:40].decode(errors="replace") if isinstance(value, bytes) else "NULL"
+            text = "NULL" if value is None else bytes(value[:40]).decode(errors="replace")  # type: ignore[index]
             shown.append(f"{self.columns[i].name}={text}")
         return ", ".join(shown)
 

@@ -1,0 +1,131 @@
+"""What decoder and applier hold in memory at most, as processes, whatever the source does.
+
+Peaks are VmHWM, which the kernel keeps. Rows are compared whole, by digest, on both sides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from services.shared.model import TableId
+from tests.lab.installs import newest, oldest
+from tests.lab.nats import NatsServer
+from tests.lab.pipeline_processes import PipelineProcesses
+from tests.lab.postgres import PostgresServer
+
+CAP_MB = 300
+ROWS = 2_000_000
+VALUE_MB = 100
+DRAIN_S = 240
+SETTINGS = {"max_wal_size": "4GB", "synchronous_commit": "off", "shared_buffers": "128MB"}
+DDL = """
+CREATE TABLE many (id int PRIMARY KEY, n int, v text);
+CREATE TABLE huge (id int PRIMARY KEY, n int, v text);
+ALTER TABLE huge ALTER v SET STORAGE EXTERNAL;
+"""
+TABLES = (TableId("public", "many"), TableId("public", "huge"))
+
+pytestmark = pytest.mark.timeout(2 * DRAIN_S)
+
+
+class Stage:
+    """Two servers and a pipeline of processes between them."""
+
+    def __init__(self, source: str, destination: str, pipeline: PipelineProcesses) -> None:
+        self.source = source
+        self.destination = destination
+        self.pipeline = pipeline
+
+    def run(self, *statements: str) -> None:
+        with psycopg.connect(self.source, autocommit=True) as conn:
+            for statement in statements:
+                conn.execute(statement.encode())
+
+    def peaks_mb(self) -> dict[str, int]:
+        return {role: _peak_mb(self.pipeline.pid(role)) for role in ("decoder", "applier")}
+
+    def assert_equal(self) -> None:
+        for table in TABLES:
+            query = (
+                f"SELECT count(*), sum(('x' || left(md5(id || ':' || n || ':' || v), 15))::bit(60)::bigint)"
+                f" FROM {table.name}"
+            ).encode()
+            found = []
+            for uri in (self.source, self.destination):
+                with psycopg.connect(uri) as conn:
+                    found.append(conn.execute(query).fetchone())
+            assert found[0] == found[1], table
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with (
+        PostgresServer(oldest(), settings={**SETTINGS, "wal_sender_timeout": "5s"}) as source,
+        PostgresServer(newest(), settings=SETTINGS) as destination,
+        NatsServer() as nats,
+    ):
+        uris = source.create_database("app"), destination.create_database("app")
+        for uri in uris:
+            with psycopg.connect(uri, autocommit=True) as conn:
+                conn.execute(DDL)
+        with PipelineProcesses(*uris, nats.url, TABLES, tmp_path) as pipeline:
+            pipeline.start("decoder")
+            pipeline.start("applier")
+            pipeline.drain("started", 60)
+            yield Stage(*uris, pipeline)
+
+
+def _peak_mb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) >> 10
+
+
+def test_a_transaction_of_two_million_rows(stage: Stage) -> None:
+    stage.run(f"INSERT INTO many SELECT i, i, md5(i::text) FROM generate_series(1, {ROWS}) i")
+    stage.pipeline.drain("done", DRAIN_S)
+    assert max(stage.peaks_mb().values()) < CAP_MB, stage.peaks_mb()
+    stage.assert_equal()
+
+
+def test_values_of_a_hundred_megabytes(stage: Stage) -> None:
+    """Several in a row: inserted, updated, and left alone by an update of their row."""
+    value = f"repeat(md5('%s'), {VALUE_MB} << 15)"
+    stage.run(
+        f"INSERT INTO huge VALUES (1, 0, {value % 'a'})",
+        f"INSERT INTO huge SELECT i, 0, {value % 'b'} FROM generate_series(2, 3) i",
+        f"UPDATE huge SET v = {value % 'c'} WHERE id = 1",
+        "UPDATE huge SET n = n + 1",
+        "INSERT INTO many SELECT i, i, md5(i::text) FROM generate_series(1, 1000) i",
+    )
+    stage.pipeline.drain("done", DRAIN_S)
+    assert max(stage.peaks_mb().values()) < CAP_MB, stage.peaks_mb()
+    stage.assert_equal()
+
+
+def test_a_destination_that_stands_still(stage: Stage) -> None:
+    """Longer than the source waits for a walsender's client, with more to come than anyone may hold."""
+    with (
+        psycopg.connect(stage.destination) as blocker,
+        psycopg.connect(stage.source, autocommit=True) as conn,
+    ):
+        blocker.execute("LOCK TABLE many IN ACCESS EXCLUSIVE MODE")
+        walsender = conn.execute("SELECT pid FROM pg_stat_replication").fetchone()
+        for first in range(0, ROWS, ROWS // 20):
+            stage.run(
+                f"INSERT INTO many SELECT i, i, repeat(md5(i::text), 8)"
+                f" FROM generate_series({first + 1}, {first + ROWS // 20}) i"
+            )
+        conn.execute("SELECT pg_sleep(12)")  # twice wal_sender_timeout
+        assert conn.execute("SELECT pid FROM pg_stat_replication").fetchone() == walsender
+        stage.pipeline.check()
+        blocker.rollback()
+    stage.pipeline.drain("done", DRAIN_S)
+    assert max(stage.peaks_mb().values()) < CAP_MB, stage.peaks_mb()
+    stage.assert_equal()
