@@ -31,14 +31,26 @@ STATUS_INTERVAL_S = 1.0
 """Well inside wal_sender_timeout (60 s, and rarely below 10 s)."""
 COALESCE_S = 0.001
 """Pause after each read, since each wake-up costs more than it reads."""
-BUSY = 8 << 10
-BUSY_PAUSE_S = 0.004
-"""After a read of so many bytes (within COALESCE_S) a longer pause costs nobody anything: batches
-fill anyway, and a walsender that is read less often sends with less work."""
+BUSY_PER_S, BUSY_PAUSE_S = 10_000, 0.004
+FAST_PER_S, FAST_PAUSE_S = 50_000, 0.02
+"""Messages a second from which on reads are further apart. Batches fill anyway then, and a
+walsender whose client lets the socket fill sends with half the work."""
 FULL = 512 << 10
 """Bytes; after a read of so many we are behind."""
 HEARTBEAT_INTERVAL_S = 2.0
 WATCH_INTERVAL_S = 2.0
+
+
+def pause_after(messages: int, size: int, elapsed_s: float) -> float:
+    """Seconds to wait before the next read. messages, size (bytes): of the last read; elapsed_s: what
+    passed since the one before."""
+    if size >= FULL:
+        return 0.0
+    if messages >= FAST_PER_S * elapsed_s and messages > FAST_PER_S * COALESCE_S:
+        return FAST_PAUSE_S
+    if messages >= BUSY_PER_S * elapsed_s and messages > BUSY_PER_S * COALESCE_S:
+        return BUSY_PAUSE_S
+    return COALESCE_S
 
 
 class DecoderStream:
@@ -71,20 +83,21 @@ class DecoderStream:
             group.create_task(self._watch(), name="watch")
 
     async def _read(self) -> None:
+        began = time.monotonic()
         while True:
             items, received = self._replication.drain()
+            now = time.monotonic()
             await self._take(items)
-            if received >= FULL:
-                await asyncio.sleep(0)
-            elif received >= BUSY:
-                await asyncio.sleep(BUSY_PAUSE_S)
-            elif items:
-                if not self._batcher.in_transaction:
-                    await self._flush_batch()
-                await asyncio.sleep(COALESCE_S)
-            else:
+            if not items:
                 await self._flush_batch()
                 await self._replication.wait_readable(STATUS_INTERVAL_S)
+                began = time.monotonic()
+                continue
+            pause = pause_after(len(items), received, now - began)
+            began = now
+            if pause <= COALESCE_S and not self._batcher.in_transaction:
+                await self._flush_batch()
+            await asyncio.sleep(pause)
 
     async def _take(self, items: list[Item]) -> None:
         batcher, at = self._batcher, 0

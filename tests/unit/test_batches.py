@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from services.applier.assembler import Assembler, Discard, Heartbeat
 from services.decoder.batcher import Batcher
+from services.decoder.stream import BUSY_PAUSE_S, COALESCE_S, FAST_PAUSE_S, FULL, pause_after
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.pgoutput import Begin, Commit, Insert, Message, Relation, Truncate
 from services.shared.pgoutput.pieces import HEAD, LONG, Piece, cut
@@ -275,3 +276,19 @@ def test_reordered_and_missing_batches_are_refused() -> None:
         except PgmigError as exc:
             assert exc.kind in {ErrorKind.CORRUPT, ErrorKind.GAP}
         assert all(t.values == (b"a" * 50, b"b" * 50, b"c" * 50) for t in found)
+
+
+@pytest.mark.parametrize(
+    ("messages", "size", "elapsed_s", "pause"),
+    [
+        (6, 900, 0.002, COALESCE_S),  # 500 transactions a second
+        (6, 900, 0.0001, COALESCE_S),  # one transaction after silence
+        (40, 4000, 0.002, BUSY_PAUSE_S),
+        (2000, 300_000, 0.02, FAST_PAUSE_S),
+        (4000, FULL, 0.02, 0.0),  # behind
+    ],
+)
+def test_the_walsender_is_read_less_often_the_more_it_sends(
+    messages: int, size: int, elapsed_s: float, pause: float
+) -> None:
+    assert pause_after(messages, size, elapsed_s) == pause
