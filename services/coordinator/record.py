@@ -22,6 +22,7 @@ from services.shared.model import (
     Phase,
     SkippedTransaction,
     SwitchoverResult,
+    TableFile,
     TableId,
 )
 from services.shared.model.jsonview import from_json, to_json
@@ -65,7 +66,8 @@ class Record:
 
     published: what the publication carries. inserts_only: what the second one carries, for INSERT
     and TRUNCATE. copied_only: what no publication carries. altered: tables that have, or may have,
-    got REPLICA IDENTITY FULL from us on the source. keep_owners: owners and privileges are restored.
+    got REPLICA IDENTITY FULL from us on the source. files: of the published tables before the slot was
+    made, where the source does not replicate TRUNCATE. keep_owners: owners and privileges are restored.
     snapshot_id: under which the parts in the copy queue were published. flushed_lsn: the
     destination's progress as last heard.
     """
@@ -85,6 +87,7 @@ class Record:
     inserts_only: tuple[TableId, ...] = ()
     copied_only: tuple[TableId, ...] = ()
     altered: tuple[IdentityBefore, ...] = ()
+    files: tuple[TableFile, ...] = ()
     tables: tuple[TableRecord, ...] = ()
     keep_owners: bool = False
     snapshot_id: str = ""

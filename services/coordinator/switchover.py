@@ -44,8 +44,9 @@ from services.shared.pg.freeze import (
     thaw,
     writable_connection,
 )
-from services.shared.pg.position import wal_position
 from services.shared.pg.sequences import read_sequences, set_sequences, verify_sequences
+from services.shared.pg.stream_options import MESSAGES_SINCE
+from services.shared.pg.truncation import check_truncated
 from services.shared.runtime.assignments import cause
 from services.shared.runtime.retry import retrying
 
@@ -53,9 +54,6 @@ log = logging.getLogger(__name__)
 
 EXPLAIN_S = 0.3
 """The locks are given up this long before the time is over, so as to tell who was in the way."""
-
-MESSAGES_SINCE = 140000
-"""Older sources' pgoutput carries no logical messages: there the WAL position is the sentinel."""
 
 APPLIER_WAIT_S = 10.0
 
@@ -179,8 +177,9 @@ async def _while_frozen(run: _Run, freeze: Freeze) -> None:
         await _freeze(run, freeze)
     async with _step(run, "sentinel"):
         run.token = secrets.token_hex(8)
-        await emit_sentinel(freeze.session, MESSAGE_PREFIX, f"{run.pipeline.migration.id}:{run.token}")
-        run.sentinel = await wal_position(freeze.session)
+        run.sentinel = await emit_sentinel(
+            freeze.session, MESSAGE_PREFIX, f"{run.pipeline.migration.id}:{run.token}"
+        )
     async with _step(run, "drain"):
         await _drain(run, freeze)
     async with _step(run, "sequences"):
@@ -245,7 +244,15 @@ async def _freeze(run: _Run, freeze: Freeze) -> None:
 
 
 async def _drain(run: _Run, freeze: Freeze) -> None:
-    """Wait until the sentinel, and so all before it, is on the destination's disk."""
+    """Wait until the sentinel, and so all before it, is on the destination's disk.
+
+    Where pgoutput carries no messages the sentinel's position counts: the end of a record that was
+    written after the last writer's commit. Progress at or past it means that all before it was
+    decoded, in order, and is on disk. The commit that follows the record is an empty transaction,
+    which these versions send, so no keepalive has to be waited for; and unlike the end of the
+    WAL, which may lie inside a record that is not complete or behind a page header, decoding
+    reaches the end of a record.
+    """
     pipeline = run.pipeline
     versions = pipeline.migration.record.source.server_version_num
     following = pipeline.migration.following
@@ -272,12 +279,13 @@ async def _set_sequences(run: _Run, freeze: Freeze) -> None:
 
 async def _verify(run: _Run, freeze: Freeze) -> None:
     """Nothing got past the freeze: the locks still stand, no session from before is left, the
-    tables are those that were copied, and no sequence has moved."""
+    tables are those that were copied, no sequence has moved, and no TRUNCATE was missed."""
     await freeze.end_writers(run.froze_at)
     await _check_tables(run)
     values = await read_sequences(freeze.session, "source")
     async with connection(run.uris.destination_uri, "destination") as conn:
         await verify_sequences(conn, values)
+        await check_truncated(freeze.session, conn, run.pipeline.migration.record.files)
     await freeze.holds()
 
 

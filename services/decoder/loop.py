@@ -21,7 +21,7 @@ from services.shared.model import (
     WorkerReport,
 )
 from services.shared.pg.publication import check_usable, read_slot
-from services.shared.pg.replication import ReplicationConnection, supports_messages
+from services.shared.pg.replication import ReplicationConnection
 from services.shared.runtime.assignments import cause
 from services.shared.runtime.retry import retrying
 from services.shared.wire.changes import decode_batch, decode_flush_report
@@ -122,7 +122,6 @@ class Decoding:
                 start,
                 self._migration.publication,
                 *([self._migration.inserts_publication] if self._work.inserts_only else []),
-                messages=supports_messages(replication),
             )
             log.info("streaming from slot %s at %s", self._migration.slot, start)
             stream = DecoderStream(

@@ -220,7 +220,7 @@ async def floor(source: str, slot: str, start: Lsn, target: Lsn) -> float:
     replication = await ReplicationConnection.open(source)
     try:
         began = time.monotonic()
-        await replication.start(slot, start, "floor", messages=False)
+        await replication.start(slot, start, "floor")
         end = 0
         while end < target.value:
             messages, size = replication.drain()

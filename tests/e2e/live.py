@@ -93,7 +93,8 @@ class Live:
         await self.switch_over()
         report = writer.wait_until_cut_off()
         await self.until_phase(Phase.SWITCHED_OVER)
-        assert problems(checks(self.source, self.dest, report)) == []
+        found = problems(checks(self.source, self.dest, report))
+        assert not found, "\n".join(found)
         return report
 
 

@@ -25,7 +25,8 @@ DEFINITIONS: dict[str, LiteralString] = {
         SELECT c.oid::regclass::text || '.' || quote_ident(a.attname),
                concat_ws(' ', row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum),
                          format_type(a.atttypid, a.atttypmod), 'not null', a.attnotnull,
-                         a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid))
+                         a.attidentity, coalesce(to_jsonb(a) ->> 'attgenerated', ''),
+                         pg_get_expr(d.adbin, d.adrelid))
         FROM pg_attribute a
              JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
              LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -46,7 +47,8 @@ DEFINITIONS: dict[str, LiteralString] = {
         WHERE contype <> 'n' AND {user}""",
     "trigger": """
         SELECT t.tgrelid::regclass::text || ' ' || quote_ident(t.tgname),
-               concat_ws(' ', pg_get_triggerdef(t.oid), 'enabled', t.tgenabled)
+               concat_ws(' ', replace(pg_get_triggerdef(t.oid), 'EXECUTE PROCEDURE', 'EXECUTE FUNCTION'),
+                         'enabled', t.tgenabled)
         FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE NOT t.tgisinternal AND {user}""",
     "view": """
@@ -56,7 +58,7 @@ DEFINITIONS: dict[str, LiteralString] = {
     "function": """
         SELECT p.oid::regprocedure::text, pg_get_functiondef(p.oid)
         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-        WHERE p.prokind IN ('f', 'p') AND {user}
+        WHERE {user} AND NOT EXISTS (SELECT FROM pg_aggregate g WHERE g.aggfnoid = p.oid)
               AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.objid = p.oid AND e.deptype = 'e')""",
     "enum": """
         SELECT t.oid::regtype::text, string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)

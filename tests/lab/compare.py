@@ -6,7 +6,11 @@ independently seeded 64-bit hashes: 128 bits that every row and every duplicate 
 differ, and all rows of small tables, are then fetched and compared as they are, which also names
 the rows. The servers work at the same time; a million rows take a few seconds.
 
-Hashes are hash-partitioning's own (hashtextextended), which are the same in all major versions.
+Hashes are hash-partitioning's own (hashtextextended), which are the same in all major versions that
+have it; with a server before 11 the halves of an MD5 take their place. Servers before 12 write
+floating-point numbers otherwise than later ones: with one of them, texts have 15 digits, and each
+column of such a type is compared by its bytes too.
+
 Data in materialized views is not compared: they are refreshed, not copied.
 """
 
@@ -16,7 +20,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import LiteralString
+from dataclasses import dataclass
+from typing import LiteralString, Self
 
 import psycopg
 from psycopg import sql
@@ -36,13 +41,26 @@ _SETTINGS = (
     "-c TimeZone=UTC -c DateStyle=ISO,MDY -c IntervalStyle=postgres -c extra_float_digits=3 "
     "-c bytea_output=hex -c search_path= -c row_security=off -c statement_timeout=0 "
     "-c default_transaction_read_only=on -c client_encoding=UTF8 "
-    "-c lc_monetary=C -c lc_numeric=C -c jit=off"
+    "-c lc_monetary=C -c lc_numeric=C"
 )
 
 # OFFSET 0 keeps each row's text, and each hash, from being computed twice.
 _HASHED: LiteralString = """
-    SELECT r, hashtextextended(r, 0) AS a, hashtextextended(r, 7919) AS b
-    FROM (SELECT pgmig_row::text AS r FROM {table} AS pgmig_row OFFSET 0) AS texts OFFSET 0"""
+    SELECT r, {a} AS a, {b} AS b
+    FROM (SELECT {row} AS r FROM {table} AS pgmig_row OFFSET 0) AS texts OFFSET 0"""
+_HASHES: tuple[LiteralString, LiteralString] = ("hashtextextended(r, 0)", "hashtextextended(r, 7919)")
+_HASHES_SINCE = 110000
+_HALVES: tuple[LiteralString, LiteralString] = (
+    "('x' || left(md5(r), 16))::bit(64)::bigint",
+    "('x' || right(md5(r), 16))::bit(64)::bigint",
+)
+_SHORTEST_FLOATS_SINCE = 120000
+_TERSE_VIEWS_SINCE = 160000
+"""Servers before name the table of each column of a view, later ones where it is needed."""
+_FLOATS: LiteralString = """
+    SELECT a.attname FROM pg_attribute a
+    WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped
+          AND a.atttypid IN ('real'::regtype, 'double precision'::regtype) ORDER BY a.attname"""
 _FINGERPRINT: LiteralString = (
     "SELECT (a & {mask})::int, count(*), sum(a), sum(b) FROM (" + _HASHED + ") AS hashed GROUP BY 1"
 )
@@ -60,14 +78,16 @@ def compare_databases(
     with ExitStack() as stack:
         sides = [stack.enter_context(_session(uri)) for uri in (source_uri, dest_uri)]
         pool = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="compare"))
-        differences = _compare_rows(pool, sides)
+        differences = _compare_rows(pool, [_Side.of(one, sides) for one in sides])
         if sequences:
             values = pool.map(_sequence_values, sides)
             differences += _pair_differences("sequence value of", *values)
         if definitions:
             for aspect, query in DEFINITIONS.items():
-                found = pool.map(_pairs, sides, [query, query])
-                differences += _pair_differences(aspect, *found)
+                ours, theirs = pool.map(_pairs, sides, [query, query])
+                if aspect == "view" and min(one.info.server_version for one in sides) < _TERSE_VIEWS_SINCE:
+                    ours, theirs = _names_alone(ours), _names_alone(theirs)
+                differences += _pair_differences(aspect, ours, theirs)
     return differences
 
 
@@ -82,10 +102,42 @@ def _session(uri: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(uri, options=_SETTINGS, prepare_threshold=None) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
+        connection.execute("SELECT set_config(name, 'off', false) FROM pg_settings WHERE name = 'jit'")
         yield connection
 
 
-def _compare_rows(pool: ThreadPoolExecutor, sides: Sequence[psycopg.Connection]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A database, and how both are read. hashes: of a row's text `r`, in SQL."""
+
+    connection: psycopg.Connection
+    hashes: tuple[LiteralString, LiteralString]
+    float_bytes: bool
+
+    @classmethod
+    def of(cls, connection: psycopg.Connection, both: Sequence[psycopg.Connection]) -> Self:
+        older = min(one.info.server_version for one in both)
+        float_bytes = older < _SHORTEST_FLOATS_SINCE
+        if float_bytes:
+            connection.execute("SET extra_float_digits = 0")
+        return cls(connection, _HASHES if older >= _HASHES_SINCE else _HALVES, float_bytes)
+
+    def hashed(self, query: LiteralString, table: Table) -> sql.Composed:
+        a, b = map(sql.SQL, self.hashes)
+        mask = sql.Literal(_BUCKETS - 1)
+        return sql.SQL(query).format(table=sql.Identifier(*table), row=self._row(table), a=a, b=b, mask=mask)
+
+    def _row(self, table: Table) -> sql.Composable:
+        text = sql.SQL("pgmig_row::text")
+        if not self.float_bytes:
+            return text
+        name = sql.Identifier(*table).as_string(self.connection)
+        floats = [row[0] for row in self.connection.execute(_FLOATS, [name])]
+        sends = [sql.SQL("float8send(pgmig_row.{})").format(sql.Identifier(column)) for column in floats]
+        return sql.SQL("concat_ws(' ', {})").format(sql.SQL(", ").join([text, *sends]))
+
+
+def _compare_rows(pool: ThreadPoolExecutor, sides: Sequence[_Side]) -> list[str]:
     at_source, at_dest = pool.map(_fingerprints, sides)
     differences = [
         f"table {'.'.join(table)} exists only at the {'source' if table in at_source else 'destination'}"
@@ -98,7 +150,7 @@ def _compare_rows(pool: ThreadPoolExecutor, sides: Sequence[psycopg.Connection])
 
 def _compare_table(
     pool: ThreadPoolExecutor,
-    sides: Sequence[psycopg.Connection],
+    sides: Sequence[_Side],
     table: Table,
     ours: Buckets,
     theirs: Buckets,
@@ -119,18 +171,17 @@ def _compare_table(
     return [text]
 
 
-def _fingerprints(connection: psycopg.Connection) -> dict[Table, Buckets]:
-    return {table: _fingerprint(connection, table) for table in _names(connection, TABLES)}
+def _fingerprints(side: _Side) -> dict[Table, Buckets]:
+    return {table: _fingerprint(side, table) for table in _names(side.connection, TABLES)}
 
 
-def _fingerprint(connection: psycopg.Connection, table: Table) -> Buckets:
-    query = sql.SQL(_FINGERPRINT).format(table=sql.Identifier(*table), mask=sql.Literal(_BUCKETS - 1))
-    return {bucket: (count, int(a), int(b)) for bucket, count, a, b in connection.execute(query)}
+def _fingerprint(side: _Side, table: Table) -> Buckets:
+    found = side.connection.execute(side.hashed(_FINGERPRINT, table))
+    return {bucket: (count, int(a), int(b)) for bucket, count, a, b in found}
 
 
-def _rows(connection: psycopg.Connection, table: Table, buckets: list[int]) -> Counter[str]:
-    query = sql.SQL(_ROWS).format(table=sql.Identifier(*table), mask=sql.Literal(_BUCKETS - 1))
-    return Counter(row[0] for row in connection.execute(query, [buckets]))
+def _rows(side: _Side, table: Table, buckets: list[int]) -> Counter[str]:
+    return Counter(row[0] for row in side.connection.execute(side.hashed(_ROWS, table), [buckets]))
 
 
 def _sequence_values(connection: psycopg.Connection) -> set[tuple[str, str]]:
@@ -149,6 +200,10 @@ def _names(connection: psycopg.Connection, query: LiteralString) -> list[Table]:
 
 def _pairs(connection: psycopg.Connection, query: LiteralString) -> set[tuple[str, str]]:
     return set(connection.execute(_of_user(query)))
+
+
+def _names_alone(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    return {(name, "there") for name, _ in pairs}
 
 
 def _of_user(query: LiteralString) -> sql.Composed:

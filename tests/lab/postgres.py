@@ -30,6 +30,7 @@ SUPERUSER = "postgres"
 
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
+_POLL_S = 0.02
 _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -188,9 +189,7 @@ class PostgresServer:
                 "SELECT slot_name, active_pid FROM pg_replication_slots WHERE database = %s", [name]
             ).fetchall():
                 _drop_slot(connection, slot, active_pid)
-            connection.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-            )
+            _drop_database(connection, name)
 
     @contextmanager
     def fresh_database(self, prefix: str = "db", template: str = "template0") -> Iterator[str]:
@@ -222,7 +221,7 @@ class PostgresServer:
         password_file.chmod(0o600)
         if self._account:
             os.chown(password_file, self._account.uid, self._account.gid)
-        flags = ["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--no-sync", "--no-instructions"]
+        flags = ["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--no-sync"]
         flags += [f"--username={SUPERUSER}", f"--pwfile={password_file}"]
         data = self.root / "data"
         done = run(
@@ -256,9 +255,29 @@ def _environment() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
 
 
+def _drop_database(connection: psycopg.Connection, name: str) -> None:
+    """With its sessions, whatever the server's version: WITH (FORCE) came with 13."""
+    statement = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name))
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while True:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
+        try:
+            connection.execute(statement)
+        except psycopg.errors.ObjectInUse:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)  # a session that ends tells nobody
+        else:
+            return
+
+
 def _drop_slot(connection: psycopg.Connection, slot: str, active_pid: int | None) -> None:
     if active_pid is not None:
-        connection.execute("SELECT pg_terminate_backend(%s, 10000)", [active_pid])
+        connection.execute("SELECT pg_terminate_backend(%s)", [active_pid])
+        while connection.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [active_pid]).fetchone():
+            time.sleep(_POLL_S)
     connection.execute(  # a temporary slot went with its session
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
     )

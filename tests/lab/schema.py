@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psycopg
 
 _HERE = Path(__file__).parent
+_VERSIONED = re.compile(r" --\[(?P<before><)?(?P<major>\d+)\]$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,18 @@ class SeedSize:
 def create_schema(uri: str) -> None:
     """Create everything in an empty database."""
     with psycopg.connect(uri) as connection:
-        connection.execute((_HERE / "schema.sql").read_bytes())
+        major = connection.info.server_version // 10000
+        connection.execute(schema_for((_HERE / "schema.sql").read_text(), major).encode())
+
+
+def schema_for(script: str, major: int) -> str:
+    """The lines of `script` that are for this version of PostgreSQL."""
+    return "\n".join(line for line in script.split("\n") if _is_for(line, major))
+
+
+def _is_for(line: str, major: int) -> bool:
+    mark = _VERSIONED.search(line)
+    return mark is None or (major < int(mark["major"])) == bool(mark["before"])
 
 
 def seed(uri: str, rows: int = 10_000) -> None:

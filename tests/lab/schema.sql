@@ -1,4 +1,5 @@
 -- What real schemas have, in the shapes that migrations stumble over.
+-- A line that ends in --[N] is for PostgreSQL N and later, one that ends in --[<N] for earlier ones.
 
 CREATE SCHEMA shop;
 COMMENT ON SCHEMA shop IS 'A shop: it''s what the lab migrates';
@@ -17,7 +18,7 @@ CREATE TABLE shop.accounts (
     owner       shop.email NOT NULL,
     code        text NOT NULL,
     balance     numeric(18, 2) NOT NULL,
-    vip         boolean GENERATED ALWAYS AS (balance >= 5000) STORED,
+    vip         boolean GENERATED ALWAYS AS (balance >= 5000) STORED, --[12]
     tags        text[] NOT NULL DEFAULT '{}',
     profile     jsonb,
     home        shop.address,
@@ -29,7 +30,7 @@ CREATE TABLE shop.accounts (
 CREATE UNIQUE INDEX accounts_code_key ON shop.accounts (code);
 CREATE INDEX accounts_owner_idx ON shop.accounts (lower(owner));
 CREATE INDEX accounts_referrer_idx ON shop.accounts (referrer_id) WHERE referrer_id IS NOT NULL;
-COMMENT ON COLUMN shop.accounts.vip IS 'Generated: never sent, never copied';
+COMMENT ON COLUMN shop.accounts.vip IS 'Generated: never sent, never copied'; --[12]
 
 CREATE TABLE shop.orders (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -40,7 +41,7 @@ CREATE TABLE shop.orders (
     note       text,
     placed_at  timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX orders_account_idx ON shop.orders (account_id) INCLUDE (status);
+CREATE INDEX orders_account_idx ON shop.orders (account_id) INCLUDE (status); --[11]
 
 CREATE TABLE shop.order_items (
     order_id bigint NOT NULL REFERENCES shop.orders (id) ON DELETE CASCADE,
@@ -48,7 +49,7 @@ CREATE TABLE shop.order_items (
     product  varchar(40) NOT NULL,
     quantity integer NOT NULL CHECK (quantity > 0),
     price    numeric(12, 4) NOT NULL,
-    amount   numeric GENERATED ALWAYS AS (quantity * price) STORED,
+    amount   numeric GENERATED ALWAYS AS (quantity * price) STORED, --[12]
     PRIMARY KEY (order_id, line)
 );
 
@@ -75,8 +76,8 @@ CREATE TABLE shop.events (
     id      bigint NOT NULL DEFAULT nextval('shop.events_id_seq'),
     at      timestamptz NOT NULL,
     kind    text NOT NULL,
-    payload jsonb NOT NULL DEFAULT '{}',
-    PRIMARY KEY (id, at, kind)
+    PRIMARY KEY (id, at, kind), --[11]
+    payload jsonb NOT NULL DEFAULT '{}'
 ) PARTITION BY RANGE (at);
 ALTER SEQUENCE shop.events_id_seq OWNED BY shop.events.id;
 CREATE TABLE shop.events_2024 PARTITION OF shop.events
@@ -84,9 +85,17 @@ CREATE TABLE shop.events_2024 PARTITION OF shop.events
 CREATE TABLE shop.events_2025 PARTITION OF shop.events
     FOR VALUES FROM ('2025-01-01 00:00+00') TO ('2026-01-01 00:00+00') PARTITION BY LIST (kind);
 CREATE TABLE shop.events_2025_click PARTITION OF shop.events_2025 FOR VALUES IN ('click');
-CREATE TABLE shop.events_2025_other PARTITION OF shop.events_2025 DEFAULT;
-CREATE TABLE shop.events_rest PARTITION OF shop.events DEFAULT;
-CREATE INDEX events_kind_idx ON shop.events (kind);
+CREATE TABLE shop.events_2025_other PARTITION OF shop.events_2025 DEFAULT; --[11]
+CREATE TABLE shop.events_rest PARTITION OF shop.events DEFAULT; --[11]
+CREATE INDEX events_kind_idx ON shop.events (kind); --[11]
+CREATE TABLE shop.events_2025_other PARTITION OF shop.events_2025 FOR VALUES IN ('view', 'buy'); --[<11]
+CREATE TABLE shop.events_rest PARTITION OF shop.events FOR VALUES FROM ('2026-01-01 00:00+00') TO (MAXVALUE); --[<11]
+CREATE TABLE shop.events_before PARTITION OF shop.events FOR VALUES FROM (MINVALUE) TO ('2024-01-01 00:00+00'); --[<11]
+ALTER TABLE shop.events_2024 ADD PRIMARY KEY (id, at, kind); --[<11]
+ALTER TABLE shop.events_2025_click ADD PRIMARY KEY (id, at, kind); --[<11]
+ALTER TABLE shop.events_2025_other ADD PRIMARY KEY (id, at, kind); --[<11]
+ALTER TABLE shop.events_rest ADD PRIMARY KEY (id, at, kind); --[<11]
+ALTER TABLE shop.events_before ADD PRIMARY KEY (id, at, kind); --[<11]
 
 -- No key at all; duplicates are meant; json has no equality operator.
 CREATE TABLE shop.audit_log (
@@ -168,7 +177,7 @@ BEGIN
     RETURN NEW;
 END $$;
 CREATE TRIGGER accounts_touch BEFORE UPDATE ON shop.accounts
-    FOR EACH ROW EXECUTE FUNCTION shop.touch();
+    FOR EACH ROW EXECUTE PROCEDURE shop.touch();
 
 -- Fired a second time on the destination, it would leave rows too many.
 CREATE FUNCTION shop.log_order() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -178,7 +187,7 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER orders_log AFTER INSERT OR UPDATE OF status ON shop.orders
-    FOR EACH ROW EXECUTE FUNCTION shop.log_order();
+    FOR EACH ROW EXECUTE PROCEDURE shop.log_order();
 
 CREATE VIEW shop.account_activity AS
     SELECT a.id, a.owner, count(o.id) AS orders, coalesce(sum(o.total), 0) AS spent

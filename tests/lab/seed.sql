@@ -52,7 +52,7 @@ SELECT md5('document ' || i)::uuid,
        'Document ' || i,
        CASE WHEN i % 7 <> 0 THEN repeat('body ' || i || ' ', 100 + i % 1500) END,
        CASE WHEN i % 5 <> 0 THEN
-           (SELECT string_agg(sha256((i || '.' || k)::bytea), '') FROM generate_series(1, 2 + i % 150) k) END,
+           (SELECT string_agg(decode(md5(i || '.' || k) || md5(k || '.' || i), 'hex'), '') FROM generate_series(1, 2 + i % 150) k) END,
        i % 10
 FROM generate_series(1, current_setting('lab.documents')::int) i;
 

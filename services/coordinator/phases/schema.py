@@ -15,6 +15,7 @@ from services.shared.pg.dump import dump_schema, run_script, section_script
 from services.shared.pg.identity import choose_published, put_back, set_full
 from services.shared.pg.roles import missing_roles
 from services.shared.pg.tools import DumpTools, find_tools
+from services.shared.pg.truncation import TRUNCATE_SINCE, table_files
 
 PRE_DATA = "pre-data"
 
@@ -54,6 +55,8 @@ async def _choose_published(pipeline: Pipeline) -> None:
             migration.update(published=await publication_tables(conn))
         elif not (migration.record.published or migration.record.inserts_only):
             chosen = await choose_published(conn, migration.record.options.no_key_tables)
+            if migration.record.source.server_version_num < TRUNCATE_SINCE:
+                migration.update(files=await table_files(conn, chosen.whole))
             migration.update(
                 published=chosen.whole,
                 inserts_only=chosen.inserts_only,

@@ -35,6 +35,14 @@ class IdentityBefore:
 
 
 @dataclass(frozen=True, slots=True)
+class TableFile:
+    """pg_relation_filenode of a table: another one after TRUNCATE or whatever rewrites the table."""
+
+    table: TableId
+    filenode: int
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """One column. `type_oid` is pg_attribute.atttypid; `generated` a stored generated column
     (its value is never sent); `identity_always` is GENERATED ALWAYS AS IDENTITY."""

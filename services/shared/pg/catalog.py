@@ -32,7 +32,9 @@ def load_sql(name: str) -> LiteralString:
 
 
 _TABLES = load_sql("catalog_tables.sql")
-_ROOTS_SINCE = 130000
+ROOTS_SINCE = 130000
+"""server_version_num from which a publication can carry a partitioned root."""
+
 _NO_SNAPSHOT = (psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue)
 
 
@@ -89,7 +91,7 @@ async def list_tables_under(conn: AsyncConnection, snapshot: str) -> tuple[Sourc
 
 async def publication_tables(conn: AsyncConnection) -> tuple[TableId, ...]:
     """What the publication carries: permanent tables, partitioned roots instead of leaves."""
-    roots = conn.info.server_version >= _ROOTS_SINCE
+    roots = conn.info.server_version >= ROOTS_SINCE
     query = load_sql("catalog_publication.sql")
     with translated("reading the source's catalog"):
         cursor = await conn.execute(query, {"bookkeeping": BOOKKEEPING_SCHEMA, "roots": roots})

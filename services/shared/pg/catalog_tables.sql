@@ -14,7 +14,7 @@ SELECT n.nspname,
        c.relpersistence = 'p',
        coalesce((SELECT json_agg(json_build_object('name', a.attname,
                                                    'type', a.atttypid::bigint,
-                                                   'generated', a.attgenerated <> '',
+                                                   'generated', coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') <> '', -- from 12 on
                                                    'always', a.attidentity = 'a')
                                  ORDER BY a.attnum)
                    FROM pg_catalog.pg_attribute a

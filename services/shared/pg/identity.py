@@ -22,7 +22,7 @@ from services.shared.model import (
     ReplicaIdentity,
     TableId,
 )
-from services.shared.pg.catalog import lacking_identity, list_tables, publication_tables
+from services.shared.pg.catalog import ROOTS_SINCE, lacking_identity, list_tables, publication_tables
 from services.shared.pg.connection import translated
 from services.shared.pg.preflight_server import listing
 
@@ -84,6 +84,8 @@ async def _carriers(
     conn: AsyncConnection, published: Sequence[TableId], lacking: Sequence[TableId]
 ) -> set[TableId]:
     """Of the published tables those that bring a lacking one along: itself, or its root."""
+    if conn.info.server_version < ROOTS_SINCE:
+        return set(lacking) & set(published)
     with translated("looking for the roots of the source's partitions"):
         cursor = await conn.execute(
             "SELECT rn.nspname, r.relname FROM unnest(%s::text[], %s::text[]) t (s, n)"

@@ -18,9 +18,10 @@ from services.shared.pg.catalog import list_tables, load_sql
 from services.shared.pg.connection import translated
 from services.shared.pg.identity import choose_published
 from services.shared.pg.preflight_server import ServerFacts, listing
+from services.shared.pg.truncation import TRUNCATE_SINCE
 
-OLDEST_MAJOR = 12
-"""The oldest source whose catalogs we read (pg_attribute.attgenerated)."""
+OLDEST_MAJOR = 10
+"""The oldest source: logical replication is in PostgreSQL from here on."""
 
 
 async def check(
@@ -45,7 +46,7 @@ async def check(
     if not follow:
         return []
     await _check_publishable(conn, facts, no_key_tables)
-    return await _unfollowed(conn)
+    return await _unfollowed(conn, facts)
 
 
 async def _check_wal(conn: AsyncConnection) -> None:
@@ -204,9 +205,14 @@ async def _check_publishable(conn: AsyncConnection, facts: ServerFacts, no_key_t
         )
 
 
-async def _unfollowed(conn: AsyncConnection) -> list[str]:
+async def _unfollowed(conn: AsyncConnection, facts: ServerFacts) -> list[str]:
     """What the change stream does not carry or what acts by itself on the destination."""
     warnings = []
+    if facts.version_num < TRUNCATE_SINCE:
+        warnings.append(
+            f"PostgreSQL {facts.major} does not replicate TRUNCATE: use DELETE until the switchover, "
+            "which is refused where a truncation was missed"
+        )
     unlogged = [table.table for table in await list_tables(conn) if not table.logged]
     if unlogged:
         warnings.append(f"unlogged tables are copied once, their later changes are not: {listing(unlogged)}")

@@ -7,6 +7,7 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import ErrorKind, Lsn, PgmigError, TableId
 from services.shared.pg.connection import connection, translated
 from services.shared.pg.replication import SlotState, slot_state
+from services.shared.pg.truncation import TRUNCATE_SINCE
 
 
 async def ensure_publication(
@@ -15,8 +16,9 @@ async def ensure_publication(
     """(Re)create the publication. It must stand before the slot's consistent point, since
     decoding reads the catalogs as they were. No tables: a publication of nothing.
 
-    inserts_only: of INSERT and TRUNCATE. UPDATE and DELETE of a table without replica identity
-    then go on working on the source. ONLY: a table's heirs are published if they are listed.
+    inserts_only: of INSERT, and of TRUNCATE where publications know it. UPDATE and DELETE of a
+    table without replica identity then go on working on the source. ONLY: a table's heirs are
+    published if they are listed.
     """
     with translated(f"creating publication {name} on the source"):
         await conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
@@ -27,7 +29,8 @@ async def ensure_publication(
             )
             statement = sql.SQL("{} FOR TABLE {}").format(statement, listed)
         if inserts_only:
-            statement = sql.SQL("{} WITH (publish = 'insert, truncate')").format(statement)
+            kinds = "insert, truncate" if conn.info.server_version >= TRUNCATE_SINCE else "insert"
+            statement = sql.SQL("{} WITH (publish = {})").format(statement, sql.Literal(kinds))
         await conn.execute(statement)
 
 

@@ -22,6 +22,7 @@ from psycopg.abc import PQGen
 
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.pg.connection import complete_conninfo, connect, connect_failure, open_session, translate
+from services.shared.pg.stream_options import stream_options
 from services.shared.pg.wal_stream import Item, LibpqStream, SocketStream, WalStream, server_error
 
 _STATUS = struct.Struct(">cQQQqc")
@@ -105,14 +106,13 @@ class ReplicationConnection:
         row = _row(await self._command(command, f"creating replication slot {name}"))
         return Lsn.parse(row[1]), row[2]
 
-    async def start(self, slot: str, start: Lsn, *publications: str, messages: bool) -> None:
+    async def start(self, slot: str, start: Lsn, *publications: str) -> None:
         """START_REPLICATION. The server begins at `start` or, silently, at the slot's
         confirmed_flush_lsn if that is later: look at the slot first."""
-        options: list[sql.Composable] = [sql.SQL("proto_version '1'")]
-        names = ",".join(f'"{name}"' for name in publications)
-        options.append(sql.SQL("publication_names {}").format(sql.Literal(names)))
-        if messages:
-            options.append(sql.SQL("messages 'true'"))
+        options = [
+            sql.SQL("{} {}").format(sql.SQL(name), sql.Literal(value))
+            for name, value in stream_options(self.server_version, publications).items()
+        ]
         command = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} ({})").format(
             sql.Identifier(slot), sql.SQL(str(start)), sql.SQL(", ").join(options)
         )
@@ -165,7 +165,8 @@ class ReplicationConnection:
 
 async def slot_state(conn: AsyncConnection, name: str) -> SlotState | None:
     """None when there is no such slot in this database's cluster."""
-    lost = "wal_status = 'lost'" if conn.info.server_version >= 130000 else "restart_lsn IS NULL"
+    # Before 13 a slot keeps all the WAL that it needs.
+    lost = "wal_status = 'lost'" if conn.info.server_version >= 130000 else "false"
     query = sql.SQL(
         "SELECT confirmed_flush_lsn::text, coalesce(active_pid, 0), coalesce({}, false), plugin::text"
         " FROM pg_catalog.pg_replication_slots WHERE slot_name = %s"
@@ -240,8 +241,3 @@ def _state_error(state: str, text: str, error: psycopg.Error, doing: str) -> Pgm
             "the source no longer has the WAL that is needed: clean up and start the migration again",
         )
     return translate(error, doing)
-
-
-def supports_messages(replication: ReplicationConnection) -> bool:
-    """Whether pgoutput of this source can carry logical messages (PostgreSQL 14 and later)."""
-    return replication.server_version >= 140000
