@@ -93,6 +93,7 @@ class Applying:
                 partial(describe_target, catalog),
                 dict(self._work.floors),
                 frozenset(lsn.value for lsn in self._work.skip),
+                self._work.routes,
             )
             group.create_task(self._read(reader, session.progress, planner, queue), name="read")
             group.create_task(writer.run(queue), name="write")

@@ -20,6 +20,7 @@ from services.shared.model import (
     Lsn,
     MigrationId,
     PgmigError,
+    Route,
     SentinelApplied,
     SlotReady,
     TableId,
@@ -43,6 +44,7 @@ class Pipeline:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     slot: SlotReady | None = None
+    routes: tuple[Route, ...] = ()
 
     def _report(self, report: WorkerReport) -> None:
         self.reports.append(report)
@@ -85,7 +87,7 @@ class Pipeline:
         strict: bool = False,
     ) -> None:
         assert self.slot is not None
-        work = ApplierWork(self.destination, self.slot.consistent_lsn, floors, skip, strict)
+        work = ApplierWork(self.destination, self.slot.consistent_lsn, floors, skip, strict, self.routes)
         applying = Applying(Assignment("a", str(MIGRATION), work), self.client, self._report)
         self.tasks["applier"] = asyncio.create_task(applying.run())
 

@@ -26,6 +26,7 @@ async def run(pipeline: Pipeline) -> Phase:
     """Returns the phase that ends it, which somebody else moved to."""
     migration = pipeline.migration
     await _check_gap(pipeline)
+    await pipeline.look_for_routes()
     await pipeline.staff(Role.DECODER, Role.APPLIER)
     watch = SourceWatch((await pipeline.credentials()).source_uri)
     try:

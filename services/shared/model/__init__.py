@@ -4,7 +4,7 @@ from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import BOOKKEEPING_SCHEMA, MESSAGE_PREFIX, STATE_BUCKET, MigrationId
 from services.shared.model.phase import Phase, check_move, may_move
-from services.shared.model.tables import Column, IdentityBefore, ReplicaIdentity, SourceTable, TableId
+from services.shared.model.tables import Column, IdentityBefore, ReplicaIdentity, Route, SourceTable, TableId
 from services.shared.model.view import (
     Endpoint,
     Event,
@@ -87,6 +87,7 @@ __all__ = [
     "Register",
     "ReplicaIdentity",
     "Role",
+    "Route",
     "SentinelApplied",
     "SkippedTransaction",
     "SlotReady",
