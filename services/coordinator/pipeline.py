@@ -51,6 +51,10 @@ log = logging.getLogger(__name__)
 
 ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
 PASSWORD_FILE_EVERY_S = 5.0
+STREAM_FULL = (
+    "the change stream is full: the decoder waits and the source keeps its WAL; see why the applier does "
+    "not keep up (it starts after the copy), or raise PGMIG_MAX_STREAM_BYTES"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +312,8 @@ class Pipeline:
             case DecoderProgress():
                 migration.following.decoder(now, report)
                 migration.touch()
+                if migration.following.stream_filled(now, report):
+                    migration.event("warning", STREAM_FULL)
             case PartProgress() | PartDone():
                 migration.copying.report(report)
                 migration.touch()

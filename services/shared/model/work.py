@@ -178,12 +178,13 @@ class SnapshotReady:
 class DecoderProgress:
     """source_lsn: the source's WAL end as last heard. decoded_lsn: end of the last transaction
     stored in the change stream, or the heartbeat position when idle. confirmed_lsn: the flush
-    position last reported to the slot."""
+    position last reported to the slot. waiting_for_space: the change stream is full."""
 
     assignment_id: str
     source_lsn: Lsn
     decoded_lsn: Lsn
     confirmed_lsn: Lsn
+    waiting_for_space: bool = False
 
 
 @dataclass(frozen=True, slots=True)
