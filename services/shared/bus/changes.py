@@ -289,6 +289,7 @@ class ChangeReader:
         self._stream = migration.change_stream
         self._created = ""
         self._next = 0
+        self._latest = b""  # what was read last
         self._base = 0  # what is added to the sequences of the present stream
         self._consumer = ""
         self._subscription: Subscription | None = None
@@ -296,7 +297,8 @@ class ChangeReader:
         self._credit = 0
 
     async def next(self) -> StoredMessage | None:
-        """The next message; None when the stream was made anew (reading starts over).
+        """The next message; None when the stream was made anew, or the broker's store was put back
+        to an earlier state (reading starts over).
 
         Waits as long as it takes. Raises PgmigError(BROKER) when the broker or the stream is
         gone: call again to retry.
@@ -330,6 +332,7 @@ class ChangeReader:
                 await self._drop()
                 continue
             self._next += 1
+            self._latest = message.data
             return StoredMessage(self._base + sequence, message.data, dict(message.headers or {}))
 
     async def _pull(self) -> None:
@@ -351,18 +354,15 @@ class ChangeReader:
         await self._drop()
         with translated(f"reading change stream {self._stream}"):
             created, first, last = await _stream_state(self._client, self._stream)
-            same = not self._created or (created == self._created and self._next <= last + 1)
-            if not same or not self._created:
-                self._base += self._next
-                self._created, self._next = created, first
-            elif self._next < first:
+            same = created == self._created and await self._holds_what_was_read(first, last)
+            place = max(self._next if same else first, 1)
+            if place < first:
                 raise PgmigError(
                     ErrorKind.GAP, f"change stream {self._stream} was trimmed beyond what was read"
                 )
-            self._next = max(self._next, 1)
             config = api.ConsumerConfig(
                 deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
-                opt_start_seq=self._next,
+                opt_start_seq=place,
                 ack_policy=api.AckPolicy.NONE,
                 inactive_threshold=60.0,
                 mem_storage=True,
@@ -377,7 +377,22 @@ class ChangeReader:
                 self._client.new_inbox(), cb=self._arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
         self._credit = 0
-        return same
+        anew = not same and bool(self._created)
+        if not same:  # now that nothing can fail any more: it is told once
+            self._base += self._next
+        self._created, self._next = created, place
+        return not anew
+
+    async def _holds_what_was_read(self, first: int, last: int) -> bool:
+        """A store put back to an earlier state has the same stream, shorter, or with others' messages
+        behind that state. Trimming keeps the message that was read last, unless others follow."""
+        before = self._next - 1
+        if before > last:
+            return False
+        if before < max(first, 1) or not self._latest:
+            return True
+        stored = await self._js.get_msg(self._stream, before)
+        return stored.data == self._latest
 
     async def _drop(self) -> None:
         subscription, self._subscription = self._subscription, None
@@ -402,7 +417,8 @@ class ChangeReader:
         if first_kept <= 1:
             return
         with translated(f"trimming change stream {self._stream}"):
-            if (await _stream_state(self._client, self._stream))[0] == created:
+            found, _, last = await _stream_state(self._client, self._stream)
+            if found == created and last >= first_kept:
                 await self._js.purge_stream(self._stream, seq=first_kept)
 
 
