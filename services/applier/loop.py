@@ -58,6 +58,7 @@ class Applying:
         self._report = report
         self._totals = Totals()
         self._strict_until = 0
+        self._covered = 0
         self._channel = FlushChannel(client, self._migration)
 
     async def run(self) -> None:
@@ -81,6 +82,7 @@ class Applying:
 
     async def _work_session(self, session: ApplySession, reader: ChangeReader) -> None:
         queue = ChunkQueue()
+        self._covered = 0
         writer = Writer(
             session, self._totals, self._sentinel, self._strict_until, boundaries=self._work.strict
         )
@@ -93,14 +95,18 @@ class Applying:
                 partial(describe_target, catalog),
                 dict(self._work.floors),
                 frozenset(lsn.value for lsn in self._work.skip),
+                self._work.routes,
             )
-            group.create_task(self._read(reader, session.progress, planner, queue), name="read")
+            group.create_task(self._read(reader, session, planner, queue), name="read")
             group.create_task(writer.run(queue), name="write")
             group.create_task(self._report_flush(session), name="report")
             group.create_task(self._trim(writer, reader), name="trim")
 
-    async def _read(self, reader: ChangeReader, progress: Lsn, planner: Planner, queue: ChunkQueue) -> None:
-        assembler = Assembler(progress)
+    async def _read(
+        self, reader: ChangeReader, session: ApplySession, planner: Planner, queue: ChunkQueue
+    ) -> None:
+        assembler = Assembler(session.progress)
+        covered = Lsn(0)
         while True:
             stored = await retrying("reading the change stream", reader.next, longest_wait_s=2.0)
             if stored is None:
@@ -114,6 +120,8 @@ class Applying:
                     assembler.feed(batch), size=len(batch.payload), sequence=stored.sequence, trace=trace
                 )
             )
+            if covered < batch.end_lsn <= session.flushed:
+                covered, self._covered = batch.end_lsn, stored.sequence
 
     def _sentinel(self, token: str, end: Lsn) -> None:
         log.info("sentinel applied and flushed at %s", end)
@@ -146,7 +154,8 @@ class Applying:
     async def _trim(self, writer: Writer, reader: ChangeReader) -> None:
         while True:
             await asyncio.sleep(TRIM_S)
-            sequence = writer.trimmable
+            # What an earlier session applied goes too, or a full stream would stay full.
+            sequence = max(writer.trimmable, self._covered)
             if sequence:
                 try:
                     await reader.trim(sequence)

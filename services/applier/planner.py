@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 
 from services.applier.assembler import Changes, Discard, Heartbeat, Item
 from services.applier.compact import Step, Truncation
-from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, MigrationId, PgmigError, TableId
+from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, MigrationId, PgmigError, Route, TableId
 from services.shared.pg.target import TargetTable
 from services.shared.pgoutput import Begin, Commit, Message, Relation, Truncate
 
@@ -68,7 +68,8 @@ class Planner:
     """Turns one stream's items into chunks; keeps the relations that it has met.
 
     skip: commit LSNs of transactions that an operator gave up. They are planned as empty ones, so
-    that progress moves over each exactly as over any other.
+    that progress moves over each exactly as over any other. routes: partitions of the source that go
+    by their root's name from here on.
     """
 
     def __init__(
@@ -77,11 +78,14 @@ class Planner:
         describe: Describe,
         floors: dict[TableId, Lsn],
         skip: frozenset[int] = frozenset(),
+        routes: Iterable[Route] = (),
     ) -> None:
         self._sentinel_prefix = f"{migration}:"
         self._describe = describe
         self._floors = floors
         self._skip = skip
+        self._roots = {route.leaf: route.root for route in routes}
+        self._leaves: dict[int, TableId] = {}  # by OID: relations that go by their root's name
         self._given_up = False  # the transaction under way
         self._xid = 0  # of the transaction under way
         self._relations: dict[int, Relation] = {}
@@ -198,7 +202,7 @@ class Planner:
     def _other(self, item: Item) -> None:
         match item:
             case Relation():
-                self._relations[item.oid] = item
+                self._relations[item.oid] = self._routed(item)
                 self._targets.pop(item.oid, None)
             case Message():
                 self._message(item)
@@ -215,8 +219,26 @@ class Planner:
         floor = self._floors.get(table)
         return floor is not None and self._commit_lsn < floor.value
 
+    def _routed(self, relation: Relation) -> Relation:
+        root = self._roots.get(relation.table)
+        if root is None:
+            self._leaves.pop(relation.oid, None)
+            return relation
+        self._leaves[relation.oid] = relation.table
+        return relation._replace(schema=root.schema, name=root.name)
+
     async def _target(self, oid: int) -> TargetTable:
-        target = self._targets[oid] = await self._describe(self._relation(oid), Lsn(self._commit_lsn))
+        relation = self._relation(oid)
+        # A row that moves between partitions has to meet itself: they share the root's target.
+        shared = (
+            known
+            for other, known in self._targets.items()
+            if oid in self._leaves
+            and other in self._leaves
+            and known.relation == relation._replace(oid=other)
+        )
+        target = next(shared, None) or await self._describe(relation, Lsn(self._commit_lsn))
+        self._targets[oid] = target
         return target
 
     def _relation(self, oid: int) -> Relation:
@@ -234,11 +256,28 @@ class Planner:
         if self._given_up:
             return
         oids = [oid for oid in change.relation_oids if not self._in_copy(self._relation(oid).table)]
+        self._check_roots_whole(oids)
         targets = [self._targets.get(oid) or await self._target(oid) for oid in oids]
         if targets:
             partitioned = frozenset(target.table for target in targets if target.partitioned)
-            tables = tuple(target.table for target in targets)
+            tables = tuple(dict.fromkeys(target.table for target in targets))
             self._steps.append(Truncation(tables, change.restart_identity, partitioned))
+
+    def _check_roots_whole(self, oids: Iterable[int]) -> None:
+        """A partition that has no table of its own on the destination can only be emptied there
+        together with all the others."""
+        emptied = {self._leaves[oid] for oid in oids if oid in self._leaves}
+        for leaf in sorted(emptied):
+            root = self._roots[leaf]
+            if any(other not in emptied for other, its in self._roots.items() if its == root):
+                raise PgmigError(
+                    ErrorKind.SCHEMA_DRIFT,
+                    f"partition {leaf} was truncated on the source; the destination has no such partition, "
+                    f"and its rows in {root} are not told from the others",
+                    f"delete the partition's rows from {root} on the destination by hand, then give up this "
+                    "transaction with skip-transaction, after a look at what else it did",
+                    Lsn(self._commit_lsn),
+                )
 
     def _message(self, message: Message) -> None:
         content = message.content.decode(errors="replace")

@@ -6,6 +6,8 @@ from services.coordinator.lag import LagClock, lag_bytes
 from services.coordinator.rates import Totals
 from services.shared.model import ApplierProgress, DecoderProgress, Lsn, Positions
 
+FULL_EPISODE_S = 60.0
+
 
 class FollowProgress:
     """flushed: the destination's progress as recorded."""
@@ -17,6 +19,7 @@ class FollowProgress:
         self.applied = flushed
         self.flushed = flushed
         self.live = False
+        self._full_at: float | None = None
         self._clock = LagClock()
         self._assignment = ""
         self._earlier = Totals()
@@ -31,6 +34,14 @@ class FollowProgress:
         self.source_at(now, report.source_lsn)
         self.decoded = report.decoded_lsn
         self.confirmed = report.confirmed_lsn
+
+    def stream_filled(self, now: float, report: DecoderProgress) -> bool:
+        """Whether this report tells of a full change stream for the first time in a while: one that
+        is just full has space again and again, after each trim."""
+        if not report.waiting_for_space:
+            return False
+        before, self._full_at = self._full_at, now
+        return before is None or now - before > FULL_EPISODE_S
 
     def applier(self, report: ApplierProgress) -> None:
         """live: an applier has told where it is since it was assigned."""

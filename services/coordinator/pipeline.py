@@ -38,16 +38,23 @@ from services.shared.model import (
     PartProgress,
     PgmigError,
     Role,
+    Route,
     SentinelApplied,
     SlotReady,
     SnapshotReady,
     WorkerReport,
 )
+from services.shared.pg.connection import connection
+from services.shared.pg.partitions import find_routes
 
 log = logging.getLogger(__name__)
 
 ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
 PASSWORD_FILE_EVERY_S = 5.0
+STREAM_FULL = (
+    "the change stream is full: the decoder waits and the source keeps its WAL; see why the applier does "
+    "not keep up (it starts after the copy), or raise PGMIG_MAX_STREAM_BYTES"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,7 @@ class Pipeline:
         self.sentinels: dict[str, Lsn] = {}
         self.part_errors: list[PgmigError] = []
         self.fatal: PgmigError | None = None
+        self.routes: tuple[Route, ...] = ()
         self._around = around
         self._credentials = Credentials()
         self._signal = asyncio.Event()
@@ -222,7 +230,23 @@ class Pipeline:
             self.migration.copying.floors(),
             tuple(skipped.lsn for skipped in self.migration.record.skipped),
             self.migration.record.options.strict_boundaries,
+            self.routes,
         )
+
+    async def look_for_routes(self) -> None:
+        """Compare the partitions of both sides as they are now, for the copy and the applier.
+        Only an operator who changed the destination's tables makes them differ."""
+        uris, before = await self.credentials(), self.routes
+        async with (
+            connection(uris.source_uri, "source") as source,
+            connection(uris.destination_uri, "destination") as destination,
+        ):
+            self.routes = await find_routes(source, destination)
+        roots = sorted({route.root for route in self.routes})
+        if roots and self.routes != before:
+            self.migration.event(
+                "info", f"partitioned otherwise on the destination: {', '.join(map(str, roots[:5]))}"
+            )
 
     # The snapshot.
 
@@ -288,6 +312,8 @@ class Pipeline:
             case DecoderProgress():
                 migration.following.decoder(now, report)
                 migration.touch()
+                if migration.following.stream_filled(now, report):
+                    migration.event("warning", STREAM_FULL)
             case PartProgress() | PartDone():
                 migration.copying.report(report)
                 migration.touch()

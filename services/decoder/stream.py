@@ -1,9 +1,10 @@
 """One replication session: WAL in, change batches out, positions confirmed.
 
-Three tasks share the session. The reader drains the walsender, batches and publishes; when
+Four tasks share the session. The reader drains the walsender, batches and publishes; when
 the stream is full or NATS is slow it waits there, and unread WAL stays on the source. The
 status task keeps telling the source what the destination has flushed, whether or not the
-reader waits (rule 6). The watch task notices a change stream that was lost under us while idle.
+reader waits (rule 6). The watch task notices a change stream that was lost under us while idle, the
+space task one that is full for good.
 
 The session ends by raising; the caller opens the next one, which learns its position from the
 stream's last message.
@@ -17,13 +18,14 @@ import time
 from collections.abc import Callable
 
 from services.decoder.batcher import Batcher
+from services.decoder.space import Look, does_not_fit, in_vain
 from services.shared.bus.changes import ChangeWriter
 from services.shared.model import DecoderProgress, Lsn
 from services.shared.pg.replication import ReplicationConnection
 from services.shared.pg.wal_stream import Item, Keepalive
 from services.shared.pgoutput.pieces import Piece
 from services.shared.runtime.telemetry import SpanName, inject, span
-from services.shared.wire.changes import ChangeBatch, encode_batch
+from services.shared.wire.changes import ChangeBatch, decode_batch, encode_batch
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +83,7 @@ class DecoderStream:
             group.create_task(self._read(), name="read")
             group.create_task(self._confirm(), name="confirm")
             group.create_task(self._watch(), name="watch")
+            group.create_task(self._look_for_space(), name="space")
 
     async def _read(self) -> None:
         began = time.monotonic()
@@ -148,9 +151,29 @@ class DecoderStream:
         while True:
             self._send_status(ask=True)  # the answer tells how far the source's WAL is
             self._report(
-                DecoderProgress(self._assignment_id, self._source, self._batcher.position, self._confirmed)
+                DecoderProgress(
+                    self._assignment_id,
+                    self._source,
+                    self._batcher.position,
+                    self._confirmed,
+                    self._writer.waiting_for_space,
+                )
             )
             await asyncio.sleep(STATUS_INTERVAL_S)
+
+    async def _look_for_space(self) -> None:
+        """Raise STREAM_FULL when the reader waits for space that there will never be."""
+        before: Look | None = None
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            ends = await self._writer.ends() if self._writer.waiting_for_space else None
+            if ends is None:
+                before = None
+                continue
+            now = Look(self._writer.refusals, decode_batch(ends[0]), decode_batch(ends[1]), self._flushed())
+            if in_vain(before, now):
+                raise does_not_fit(now, self._writer.max_bytes)
+            before = now
 
     async def _watch(self) -> None:
         while True:

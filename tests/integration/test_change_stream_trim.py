@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from shutil import copytree, rmtree
 
+import nats.errors
 import pytest
 
 from services.shared.bus.changes import ChangeReader, ChangeWriter
 from services.shared.bus.connection import Client, bus
-from services.shared.model import MigrationId
+from services.shared.model import MigrationId, PgmigError
+from services.shared.runtime.retry import retrying
 from tests.lab.nats import NatsServer
 
 MIGRATION = MigrationId("trim")
@@ -65,3 +69,53 @@ async def test_a_stream_made_anew_is_not_trimmed_by_sequences_of_the_old(nats_se
         again = ChangeReader(client, MIGRATION)
         assert [data for _, data in await read(again, 2)] == [b"new 2", b"new 3"]
         await again.close()
+
+
+async def test_a_store_put_back_is_read_anew(nats_server: NatsServer, tmp_path: Path) -> None:
+    """Also when a writer has filled it again, with other messages, beyond what was read."""
+
+    async def write_alone(*messages: bytes) -> None:
+        async with bus(nats_server.url, "writer") as client:
+            await write(client, *messages)
+
+    await write_alone(b"1", b"2")
+    nats_server.stop()
+    copytree(nats_server.store_dir, tmp_path / "store")
+    nats_server.start()
+    await write_alone(b"3", b"4")
+    async with bus(nats_server.url, "reader") as client:
+        reader = ChangeReader(client, MIGRATION)
+        old = await read(reader, 4)
+        await asyncio.to_thread(nats_server.stop)
+        rmtree(nats_server.store_dir)
+        copytree(tmp_path / "store", nats_server.store_dir)
+        await asyncio.to_thread(nats_server.start)
+        await write_alone(b"2b", b"3", b"4b", b"5")
+        assert await retrying("reading", reader.next) is None
+        again = await read(reader, 6)
+        assert [data for _, data in again] == [b"1", b"2", b"2b", b"3", b"4b", b"5"]
+        assert again[0][0] > old[-1][0]
+        await reader.close()
+
+
+async def test_that_a_stream_was_made_anew_is_told_although_the_first_look_fails(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bus(nats_server.url, "test") as client:
+        await write(client, b"old")
+        reader = ChangeReader(client, MIGRATION)
+        await read(reader, 1)
+        await client.jetstream().delete_stream(MIGRATION.change_stream)
+        await write(client, b"new")
+        with monkeypatch.context() as patch:
+            patch.setattr(reader._js, "add_consumer", refused)
+            async with asyncio.timeout(30):
+                with pytest.raises(PgmigError):
+                    await reader.next()
+        assert await reader.next() is None
+        assert [data for _, data in await read(reader, 1)] == [b"new"]
+        await reader.close()
+
+
+async def refused(*_args: object) -> None:
+    raise nats.errors.TimeoutError

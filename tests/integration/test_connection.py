@@ -6,9 +6,11 @@ import asyncio
 import gc
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from services.shared.pg.connection import connect
 from services.shared.pg.replication import ReplicationConnection
@@ -59,3 +61,19 @@ async def test_cancelled_while_it_connects_it_leaves_no_session(
     while sessions(source_db) and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
     assert sessions(source_db) == 0
+
+
+async def test_time_outs_of_the_database_do_not_end_our_sessions(dest_db: str) -> None:
+    name = urlsplit(dest_db).path.lstrip("/")
+    with psycopg.connect(dest_db, autocommit=True) as conn:
+        for setting in ("idle_session_timeout", "transaction_timeout", "idle_in_transaction_session_timeout"):
+            statement = sql.SQL("ALTER DATABASE {} SET {} = '1h'")
+            conn.execute(statement.format(sql.Identifier(name), sql.Identifier(setting)))
+    plain, replication = await connect(dest_db, "destination"), await ReplicationConnection.open(dest_db)
+    try:
+        for shown in (b"SHOW idle_session_timeout", b"SHOW transaction_timeout"):
+            for pgconn in (plain.pgconn, replication._pgconn):
+                assert pgconn.exec_(shown).get_value(0, 0) == b"0"
+    finally:
+        await plain.close()
+        await replication.close()

@@ -20,6 +20,7 @@ from services.shared.model import (
     Lsn,
     MigrationId,
     PgmigError,
+    Route,
     SentinelApplied,
     SlotReady,
     TableId,
@@ -43,6 +44,8 @@ class Pipeline:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     slot: SlotReady | None = None
+    routes: tuple[Route, ...] = ()
+    max_stream_bytes: int = 1 << 30
 
     def _report(self, report: WorkerReport) -> None:
         self.reports.append(report)
@@ -62,6 +65,11 @@ class Pipeline:
                     if task.done():
                         task.result()
 
+    async def until_reported(self) -> None:
+        """Wait for the next report."""
+        seen = len(self.reports)
+        await self.until(lambda: len(self.reports) > seen)
+
     async def start_decoder(self) -> None:
         ready = self.slot
         work = DecoderWork(
@@ -73,7 +81,9 @@ class Pipeline:
             timeline=ready.timeline if ready else 0,
             start_lsn=ready.consistent_lsn if ready else Lsn(0),
         )
-        decoding = Decoding(Assignment("d", str(MIGRATION), work), self.client, self._report, 1 << 30)
+        decoding = Decoding(
+            Assignment("d", str(MIGRATION), work), self.client, self._report, self.max_stream_bytes
+        )
         self.tasks["decoder"] = asyncio.create_task(decoding.run())
         await self.until(lambda: self.slot is not None)
 
@@ -85,7 +95,7 @@ class Pipeline:
         strict: bool = False,
     ) -> None:
         assert self.slot is not None
-        work = ApplierWork(self.destination, self.slot.consistent_lsn, floors, skip, strict)
+        work = ApplierWork(self.destination, self.slot.consistent_lsn, floors, skip, strict, self.routes)
         applying = Applying(Assignment("a", str(MIGRATION), work), self.client, self._report)
         self.tasks["applier"] = asyncio.create_task(applying.run())
 

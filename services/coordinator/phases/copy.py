@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from services.coordinator.parts import plan_parts
+from services.coordinator.parts import gathered, plan_parts
 from services.coordinator.pipeline import Pipeline
 from services.shared.bus.queue import delete_queue, ensure_queue, publish_parts, purge, queued
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role, SnapshotReady
@@ -70,8 +70,14 @@ async def _publish(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
                 await forget_parts(conn, migration.record.migration_id)
         if await _settled(pipeline):
             return
+    await pipeline.look_for_routes()
     async with connection(uris.source_uri, "source") as conn:
-        tables = {t.table: t for t in await list_tables_under(conn, snapshot.snapshot_name)}
+        listed = gathered(await list_tables_under(conn, snapshot.snapshot_name), pipeline.routes)
+    tables = {table.table: table for table in listed}
+    if pipeline.routes:  # roots stand in the list in place of their partitions
+        planned = {table.table for table in migration.record.tables} | {r.root for r in pipeline.routes}
+        migration.copying.plan(table for table in listed if table.table in planned)
+        migration.update(tables=migration.copying.records())
     missing = migration.copying.missing()
     gone = [str(table) for table in missing if table not in tables]
     if gone:

@@ -14,8 +14,8 @@ from services.coordinator.lag import follow_phase
 from services.coordinator.pipeline import Pipeline
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
 from services.shared.pg.connection import connection
-from services.shared.pg.leftovers import origin_progress
 from services.shared.pg.position import SourceWatch
+from services.shared.pg.progress import applied_progress
 from services.shared.pg.publication import check_usable, read_slot
 
 LOOK_EVERY_S = 1.0
@@ -26,6 +26,7 @@ async def run(pipeline: Pipeline) -> Phase:
     """Returns the phase that ends it, which somebody else moved to."""
     migration = pipeline.migration
     await _check_gap(pipeline)
+    await pipeline.look_for_routes()
     await pipeline.staff(Role.DECODER, Role.APPLIER)
     watch = SourceWatch((await pipeline.credentials()).source_uri)
     try:
@@ -67,12 +68,12 @@ async def _check_gap(pipeline: Pipeline) -> None:
     start = migration.record.slot.consistent_lsn
     slot = check_usable(await read_slot(uris.source_uri, migration.id.slot), migration.id.slot, start)
     async with connection(uris.destination_uri, "destination") as conn:
-        progress = await origin_progress(conn, migration.id)
+        progress = await applied_progress(conn, migration.id)
     if migration.record.flushed_lsn > start and progress is None:
         raise PgmigError(
             ErrorKind.GAP,
-            f"replication origin {migration.id.origin} is gone from the destination, "
-            f"which had progress {migration.record.flushed_lsn}",
+            f"neither replication origin {migration.id.origin} nor a row of pgmig.progress is on the "
+            f"destination any more, which had progress {migration.record.flushed_lsn}",
             "restore the destination with its origin, or clean up and start the migration again",
             migration.record.flushed_lsn,
         )

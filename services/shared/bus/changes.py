@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
@@ -96,12 +97,19 @@ class ChangeWriter:
         self._inbox = ""
         self._acks: Subscription | None = None
         self.waiting_for_space = False
+        self.refusals = 0  # for lack of space
+
+    @property
+    def max_bytes(self) -> int:
+        return self._config.max_bytes or 0
 
     async def open(self) -> StreamTail:
         """Create the stream if it is missing, and learn where it ends."""
         with translated(f"opening change stream {self._stream}"):
-            with suppress(js_errors.BadRequestError):  # it exists with other limits: keep them
+            try:
                 await self._client.jetstream().add_stream(self._config)
+            except js_errors.BadRequestError:  # it exists with other limits
+                await self._raise_cap()
             self._tail = await self._read_tail()
             await self.close()
             self._inbox = self._client.new_inbox()
@@ -109,7 +117,26 @@ class ChangeWriter:
         self._next = self._tail.last_sequence
         self._in_flight.clear()
         self._in_flight_bytes = 0
+        self.waiting_for_space = False
         return self._tail
+
+    async def _raise_cap(self) -> None:
+        """Give an existing stream our `max_bytes` if that is more; other limits stay as they are."""
+        config = (await _stream_info(self._client, self._stream))["config"]
+        if 0 < config["max_bytes"] < self.max_bytes:
+            await _ask(self._client, f"STREAM.UPDATE.{self._stream}", {**config, "max_bytes": self.max_bytes})
+
+    async def ends(self) -> tuple[bytes, bytes] | None:
+        """The stream's first and last message; None when it holds none."""
+        with translated(f"looking at change stream {self._stream}"):
+            _, first, last = await _stream_state(self._client, self._stream)
+            if last < first or last == 0:
+                return None
+            get = self._client.jetstream().get_msg
+            with suppress(js_errors.NotFoundError):  # trimmed meanwhile
+                messages = await get(self._stream, first), await get(self._stream, last)
+                return messages[0].data or b"", messages[1].data or b""
+        return None
 
     async def close(self) -> None:
         """Stop listening for acknowledgements; what is in flight may or may not be stored."""
@@ -160,14 +187,18 @@ class ChangeWriter:
 
     def _settle_finished(self) -> None:
         while self._in_flight and self._in_flight[0].stored:
+            self.waiting_for_space = False
             self._in_flight_bytes -= len(self._in_flight.popleft().data)
 
-    async def _settle_first(self) -> None:
+    async def _outcome_of_first(self) -> int:
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
-                code = await asyncio.shield(self._in_flight[0].outcome)
+                return await asyncio.shield(self._in_flight[0].outcome)
         except TimeoutError as exc:
             raise PgmigError(ErrorKind.BROKER, f"no acknowledgement from {self._stream}") from exc
+
+    async def _settle_first(self) -> None:
+        code = await self._outcome_of_first()
         if code in _ERR_STORE_FULL:
             await self._publish_again()
         elif code == _ERR_WRONG_LAST_SEQUENCE:
@@ -180,19 +211,22 @@ class ChangeWriter:
             self._settle_finished()
 
     async def _publish_again(self) -> None:
-        """The stream is full: whatever followed was refused too. Wait, then send it all again."""
-        self.waiting_for_space = True
-        try:
-            pending = list(self._in_flight)
-            await asyncio.wait([item.outcome for item in pending], timeout=ACK_TIMEOUT_S)
+        """The stream is full: whatever followed was refused too. Try the first again until there is
+        space for it, then send the others again."""
+        first, *others = pending = list(self._in_flight)
+        await asyncio.wait([item.outcome for item in pending], timeout=ACK_TIMEOUT_S)
+        code = first.outcome.result()
+        while code in _ERR_STORE_FULL:
+            self.waiting_for_space = True
+            self.refusals += 1
             await asyncio.sleep(FULL_RETRY_S)
-            self._next = pending[0].sequence
+            self._next = first.sequence
             self._in_flight.clear()
             self._in_flight_bytes = 0
-            for item in pending:
-                await self._send(item.data, item.headers)
-        finally:
-            self.waiting_for_space = False
+            await self._send(first.data, first.headers)
+            code = await self._outcome_of_first()
+        for item in others:
+            await self._send(item.data, item.headers)
 
     async def check(self) -> None:
         """Raise unless everything published is stored, in the stream that was opened, at its end.
@@ -224,11 +258,22 @@ def _outcome(message: Msg, sequence: int) -> int:
 
 async def _stream_state(client: Client, stream: str) -> tuple[str, int, int]:
     """(creation time, first sequence, last sequence). The raw API: nats-py drops `created`."""
-    reply = await client.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=ACK_TIMEOUT_S)
-    info = json.loads(reply.data)
+    info = await _stream_info(client, stream)
+    return info["created"], info["state"]["first_seq"], info["state"]["last_seq"]
+
+
+async def _stream_info(client: Client, stream: str) -> dict[str, Any]:
+    return await _ask(client, f"STREAM.INFO.{stream}")
+
+
+async def _ask(client: Client, subject: str, body: object = None) -> dict[str, Any]:
+    """One request to the JetStream API."""
+    data = b"" if body is None else json.dumps(body).encode()
+    reply = await client.request(f"$JS.API.{subject}", data, timeout=ACK_TIMEOUT_S)
+    info: dict[str, Any] = json.loads(reply.data)
     if "error" in info:
         raise js_errors.APIError(**info["error"])
-    return info["created"], info["state"]["first_seq"], info["state"]["last_seq"]
+    return info
 
 
 class ChangeReader:
@@ -244,6 +289,7 @@ class ChangeReader:
         self._stream = migration.change_stream
         self._created = ""
         self._next = 0
+        self._latest = b""  # what was read last
         self._base = 0  # what is added to the sequences of the present stream
         self._consumer = ""
         self._subscription: Subscription | None = None
@@ -251,7 +297,8 @@ class ChangeReader:
         self._credit = 0
 
     async def next(self) -> StoredMessage | None:
-        """The next message; None when the stream was made anew (reading starts over).
+        """The next message; None when the stream was made anew, or the broker's store was put back
+        to an earlier state (reading starts over).
 
         Waits as long as it takes. Raises PgmigError(BROKER) when the broker or the stream is
         gone: call again to retry.
@@ -285,6 +332,7 @@ class ChangeReader:
                 await self._drop()
                 continue
             self._next += 1
+            self._latest = message.data
             return StoredMessage(self._base + sequence, message.data, dict(message.headers or {}))
 
     async def _pull(self) -> None:
@@ -306,18 +354,15 @@ class ChangeReader:
         await self._drop()
         with translated(f"reading change stream {self._stream}"):
             created, first, last = await _stream_state(self._client, self._stream)
-            same = not self._created or (created == self._created and self._next <= last + 1)
-            if not same or not self._created:
-                self._base += self._next
-                self._created, self._next = created, first
-            elif self._next < first:
+            same = created == self._created and await self._holds_what_was_read(first, last)
+            place = max(self._next if same else first, 1)
+            if place < first:
                 raise PgmigError(
                     ErrorKind.GAP, f"change stream {self._stream} was trimmed beyond what was read"
                 )
-            self._next = max(self._next, 1)
             config = api.ConsumerConfig(
                 deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
-                opt_start_seq=self._next,
+                opt_start_seq=place,
                 ack_policy=api.AckPolicy.NONE,
                 inactive_threshold=60.0,
                 mem_storage=True,
@@ -332,7 +377,22 @@ class ChangeReader:
                 self._client.new_inbox(), cb=self._arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
         self._credit = 0
-        return same
+        anew = not same and bool(self._created)
+        if not same:  # now that nothing can fail any more: it is told once
+            self._base += self._next
+        self._created, self._next = created, place
+        return not anew
+
+    async def _holds_what_was_read(self, first: int, last: int) -> bool:
+        """A store put back to an earlier state has the same stream, shorter, or with others' messages
+        behind that state. Trimming keeps the message that was read last, unless others follow."""
+        before = self._next - 1
+        if before > last:
+            return False
+        if before < max(first, 1) or not self._latest:
+            return True
+        stored = await self._js.get_msg(self._stream, before)
+        return stored.data == self._latest
 
     async def _drop(self) -> None:
         subscription, self._subscription = self._subscription, None
@@ -357,7 +417,8 @@ class ChangeReader:
         if first_kept <= 1:
             return
         with translated(f"trimming change stream {self._stream}"):
-            if (await _stream_state(self._client, self._stream))[0] == created:
+            found, _, last = await _stream_state(self._client, self._stream)
+            if found == created and last >= first_kept:
                 await self._js.purge_stream(self._stream, seq=first_kept)
 
 

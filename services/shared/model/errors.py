@@ -32,6 +32,7 @@ class ErrorKind(StrEnum):
     TRANSIENT = "TRANSIENT"
     FENCED = "FENCED"
     BROKER = "BROKER"
+    STREAM_FULL = "STREAM_FULL"
     GAP = "GAP"
     SNAPSHOT_LOST = "SNAPSHOT_LOST"
     CORRUPT = "CORRUPT"
@@ -92,6 +93,7 @@ POLICIES: dict[ErrorKind, Policy] = {
     ErrorKind.TRANSIENT: Policy(True, "UNAVAILABLE", ExitCode.FAILED),
     ErrorKind.FENCED: Policy(True, "ABORTED", ExitCode.FAILED),
     ErrorKind.BROKER: Policy(True, "UNAVAILABLE", ExitCode.UNREACHABLE),
+    ErrorKind.STREAM_FULL: Policy(False, "RESOURCE_EXHAUSTED", ExitCode.FAILED),
     ErrorKind.GAP: Policy(False, "DATA_LOSS", ExitCode.FAILED),
     ErrorKind.SNAPSHOT_LOST: Policy(True, "ABORTED", ExitCode.FAILED),
     ErrorKind.CORRUPT: Policy(False, "DATA_LOSS", ExitCode.FAILED),

@@ -27,6 +27,14 @@ class ReplicaIdentity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """A partition of the source whose rows go to `root`, the table that it is a part of."""
+
+    leaf: TableId
+    root: TableId
+
+
+@dataclass(frozen=True, slots=True)
 class IdentityBefore:
     """A table that was given REPLICA IDENTITY FULL, and what it had before."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from services.shared.model.lsn import Lsn
-from services.shared.model.tables import TableId
+from services.shared.model.tables import Route, TableId
 
 
 class Role(StrEnum):
@@ -58,7 +58,7 @@ class ApplierWork:
     floors: tables copied under a later snapshot; changes of transactions whose commit record
     lies before the floor are in the copy already. skip: commit LSNs of transactions that are
     applied as empty ones, because an operator said so. strict: each source transaction is one on
-    the destination, however far behind.
+    the destination, however far behind. routes: partitions that the destination lacks.
     """
 
     destination_uri: str = field(repr=False)
@@ -66,6 +66,7 @@ class ApplierWork:
     floors: tuple[tuple[TableId, Lsn], ...] = ()
     skip: tuple[Lsn, ...] = ()
     strict: bool = False
+    routes: tuple[Route, ...] = ()
 
 
 Work = DecoderWork | CopierWork | ApplierWork
@@ -177,12 +178,13 @@ class SnapshotReady:
 class DecoderProgress:
     """source_lsn: the source's WAL end as last heard. decoded_lsn: end of the last transaction
     stored in the change stream, or the heartbeat position when idle. confirmed_lsn: the flush
-    position last reported to the slot."""
+    position last reported to the slot. waiting_for_space: the change stream is full."""
 
     assignment_id: str
     source_lsn: Lsn
     decoded_lsn: Lsn
     confirmed_lsn: Lsn
+    waiting_for_space: bool = False
 
 
 @dataclass(frozen=True, slots=True)

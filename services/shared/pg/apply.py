@@ -16,6 +16,7 @@ it, or by `settle` when nothing follows.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -27,6 +28,7 @@ from psycopg.waiting import Ready, Wait
 
 from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, TableId
 from services.shared.pg.connection import connect, translate, translated
+from services.shared.pg.progress import ORIGIN_FUNCTIONS, row_progress
 from services.shared.pg.target import Operation, Statement
 
 MAX_PREPARED = 5000
@@ -106,8 +108,11 @@ class ApplySession:
             with translated("preparing the apply session on the destination"):
                 await conn.execute("SET session_replication_role = replica")
                 await conn.execute("SET synchronous_commit = local")
-                uses_origin = await _may_use_origins(conn)
-                progress = await _take_progress(conn, migration, uses_origin)
+                uses_origin = await _uses_origin(conn, migration)
+                if uses_origin:
+                    progress = await _take_origin(conn, migration)
+                else:
+                    progress = await _take_row(conn, migration, start)
                 await conn.execute("SET synchronous_commit = off")
                 for setting in _PLAN_FOR_KEYS:
                     await conn.execute(setting)
@@ -295,28 +300,47 @@ def _missing(operation: Operation, count: int) -> RefusedError:
     return RefusedError.of(missing, operation.table)
 
 
-async def _may_use_origins(conn: AsyncConnection) -> bool:
+async def _uses_origin(conn: AsyncConnection, migration: MigrationId) -> bool:
+    """Where progress is kept: where it was begun, whatever the role has been granted since."""
+    if await row_progress(conn, migration) is not None:
+        return False
     row = await (
         await conn.execute(
-            "SELECT pg_catalog.bool_and(pg_catalog.has_function_privilege(p.oid, 'EXECUTE'))"
-            " FROM pg_catalog.pg_proc p WHERE p.proname IN ('pg_replication_origin_create',"
-            " 'pg_replication_origin_session_setup', 'pg_replication_origin_session_progress',"
-            " 'pg_replication_origin_xact_setup', 'pg_replication_origin_oid')"
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s)"
+            " OR (SELECT pg_catalog.bool_and(pg_catalog.has_function_privilege(p.oid, 'EXECUTE'))"
+            "       FROM pg_catalog.pg_proc p WHERE p.proname = ANY (%s))",
+            [migration.origin, [function.partition("(")[0] for function in ORIGIN_FUNCTIONS]],
         )
     ).fetchone()
     return row is not None and bool(row[0])
 
 
-async def _take_progress(conn: AsyncConnection, migration: MigrationId, uses_origin: bool) -> Lsn | None:
-    if not uses_origin:
-        row = await (
-            await conn.execute(
-                # An update, so that its commit flushes those that did not wait for the disk.
-                "UPDATE pgmig.progress SET lsn = lsn WHERE migration_id = %s RETURNING lsn::text",
-                [str(migration)],
-            )
-        ).fetchone()
-        return Lsn.parse(row[0]) if row else None
+async def _take_row(conn: AsyncConnection, migration: MigrationId, start: Lsn) -> Lsn:
+    """Progress from the row of `pgmig.progress`, which is made if need be. A lock of the session
+    stands for what an origin is by itself: nobody else's while it is held."""
+    key = f"pgmig applier {migration}".encode()
+    digest = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), signed=True)
+    row = await (await conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [digest])).fetchone()
+    if row is None or not row[0]:
+        raise _in_use(f"the progress of migration {migration}")
+    # It writes, so that its commit flushes those before that did not wait for the disk.
+    await conn.execute(
+        "INSERT INTO pgmig.progress AS p (migration_id, lsn) VALUES (%s, %s::pg_catalog.pg_lsn)"
+        " ON CONFLICT (migration_id) DO UPDATE SET lsn = p.lsn",
+        [str(migration), str(start)],
+    )
+    return await row_progress(conn, migration) or start
+
+
+def _in_use(what: str) -> PgmigError:
+    return PgmigError(
+        ErrorKind.TRANSIENT,
+        f"{what} is in use on the destination",
+        "another applier session still holds it; it ends by itself when its connection breaks",
+    )
+
+
+async def _take_origin(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
     name = migration.origin
     await conn.execute(
         "SELECT pg_catalog.pg_replication_origin_create(%s)"
@@ -326,11 +350,7 @@ async def _take_progress(conn: AsyncConnection, migration: MigrationId, uses_ori
     try:
         await conn.execute("SELECT pg_catalog.pg_replication_origin_session_setup(%s)", [name])
     except psycopg.errors.ObjectInUse as exc:
-        raise PgmigError(
-            ErrorKind.TRANSIENT,
-            f"replication origin {name} is in use on the destination",
-            "another applier session still holds it; it ends by itself when its connection breaks",
-        ) from exc
+        raise _in_use(f"replication origin {name}") from exc
     row = await (
         await conn.execute("SELECT pg_catalog.pg_replication_origin_session_progress(true)::text")
     ).fetchone()

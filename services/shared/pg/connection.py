@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
-from psycopg import AsyncConnection, conninfo
+from psycopg import AsyncConnection, conninfo, generators, pq
+from psycopg.abc import PQGen
 
 from services.shared.model import Endpoint, ErrorKind, PgmigError
 
@@ -34,6 +35,10 @@ _EXACT = {
     "lock_timeout": "0",
     "row_security": "off",
 }
+
+# Not in `options`: a server that does not know a setting refuses the connection. By the
+# server_version_num that introduced each.
+_TIMEOUTS_SINCE = {140000: b"SET idle_session_timeout = 0", 170000: b"SET transaction_timeout = 0"}
 
 # SQLSTATEs that a retry from the transaction's start may cure: rule 12 of docs/safety.md.
 _TRANSIENT = re.compile(r"08...|40...|53...|57P0[1235]|55P03|57014|25P0[234]")
@@ -149,15 +154,35 @@ def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> Pgmig
 
 async def open_session(info: str, *, autocommit: bool = True) -> AsyncConnection:
     """psycopg's connect, for which cancellation must wait: cut off half way it leaves the session
-    on the server to the garbage collector. Raises psycopg.OperationalError."""
-    opening = asyncio.create_task(
-        AsyncConnection.connect(info, autocommit=autocommit, prepare_threshold=None), name="connect"
-    )
+    on the server to the garbage collector. No time-out of the role's or the database's ends the
+    session. Raises psycopg.OperationalError."""
+    opening = asyncio.create_task(_open(info, autocommit=autocommit), name="connect")
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
         opening.add_done_callback(_close_unwanted)
         raise
+
+
+async def _open(info: str, *, autocommit: bool) -> AsyncConnection:
+    conn = await AsyncConnection.connect(info, autocommit=autocommit, prepare_threshold=None)
+    version = conn.info.server_version
+    settings = b"; ".join(text for since, text in _TIMEOUTS_SINCE.items() if since <= version)
+    if settings:
+        try:
+            await conn.wait(_simple_query(conn, settings))
+        except BaseException:
+            conn.pgconn.finish()
+            raise
+    return conn
+
+
+def _simple_query(conn: AsyncConnection, text: bytes) -> PQGen[None]:
+    """Run statements outside of psycopg's transactions, and by the protocol that walsenders know."""
+    conn.pgconn.send_query(text)
+    for result in (yield from generators.execute(conn.pgconn)):
+        if result.status != pq.ExecStatus.COMMAND_OK:
+            raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
 
 
 def _close_unwanted(opening: asyncio.Task[AsyncConnection]) -> None:

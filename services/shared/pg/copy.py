@@ -8,7 +8,8 @@ the second while the first still lives.
 
 COPY FREEZE writes rows that need no later vacuum; it wants the table emptied in its own
 transaction. Plain `COPY t` takes the table's own rows alone, which is right for a partition
-leaf and for an inheritance parent alike.
+leaf and for an inheritance parent alike. A part may also be a whole partitioned table, where the
+destination lacks its partitions; and a plain one may be partitioned there, which FREEZE refuses.
 """
 
 from __future__ import annotations
@@ -128,8 +129,10 @@ class PartCopier:
             return Copied(earlier[1], earlier[2], already=True), False
         await _begin_under_snapshot(source, part)
         binary = part.binary and await _same_types(source, destination, part)
-        await destination.execute(sql.SQL("TRUNCATE ONLY {}").format(_name(part.table)))
-        rows, size, largest = await _relay(source, destination, part, binary, on_bytes)
+        divided = await _partitioned(source, part.table), await _partitioned(destination, part.table)
+        truncate = sql.SQL("TRUNCATE {}" if divided[1] else "TRUNCATE ONLY {}")
+        await destination.execute(truncate.format(_name(part.table)))
+        rows, size, largest = await _relay(source, destination, part, binary, on_bytes, divided=divided)
         await mark_part(destination, self._migration, part, rows, size)
         await destination.execute("COMMIT")
         await source.execute("COMMIT")
@@ -182,17 +185,27 @@ async def _types(conn: AsyncConnection, part: CopyPart) -> dict[str, int]:
     return {name: oid for name, oid in await cursor.fetchall() if name in part.columns}
 
 
+async def _partitioned(conn: AsyncConnection, table: TableId) -> bool:
+    query = "SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(%s)"
+    row = await (await conn.execute(query, [_name(table).as_string(conn)])).fetchone()
+    return row is not None and bool(row[0])
+
+
 async def _relay(
     source: AsyncConnection,
     destination: AsyncConnection,
     part: CopyPart,
     binary: bool,
     on_bytes: Callable[[int], None],
+    *,
+    divided: tuple[bool, bool],
 ) -> tuple[int, int, int]:
-    """(rows, bytes, bytes of the largest chunk), sent and stored."""
+    """(rows, bytes, bytes of the largest chunk), sent and stored. divided: whether the table is
+    partitioned on the source, and on the destination."""
     reader, writer = CopyOut(source), CopyIn(destination)
-    await reader.start(_statement(part, "TO STDOUT", ["FORMAT binary"] if binary else []))
-    await writer.start(_statement(part, "FROM STDIN", ["FREEZE", *(["FORMAT binary"] if binary else [])]))
+    form, frozen = ["FORMAT binary"] if binary else [], [] if divided[1] else ["FREEZE"]
+    await reader.start(_statement(part, "TO STDOUT", form, query=divided[0]))
+    await writer.start(_statement(part, "FROM STDIN", [*frozen, *form]))
     size = 0
     while data := await reader.read():
         size += len(data)
@@ -214,12 +227,14 @@ def _name(table: TableId) -> sql.Identifier:
     return sql.Identifier(table.schema, table.name)
 
 
-def _statement(part: CopyPart, direction: str, options: list[str]) -> sql.Composed:
-    """COPY table (columns) ...; no list for a table without columns, where it would be empty."""
+def _statement(part: CopyPart, direction: str, options: list[str], *, query: bool = False) -> sql.Composed:
+    """COPY table (columns) ...; no list for a table without columns, where it would be empty.
+    query: COPY (SELECT columns FROM table) ..., as a partitioned table has no rows of its own."""
     columns = sql.SQL(", ").join(map(sql.Identifier, part.columns))
-    return sql.SQL("COPY {} {} {} {}").format(
-        _name(part.table),
-        sql.SQL("({})").format(columns) if part.columns else sql.SQL(""),
+    listed = sql.SQL("({})").format(columns) if part.columns else sql.SQL("")
+    what = sql.SQL("({})").format(sql.SQL("SELECT {} FROM {}").format(columns, _name(part.table)))
+    return sql.SQL("COPY {} {} {}").format(
+        what if query else sql.SQL("{} {}").format(_name(part.table), listed),
         sql.SQL(direction),
         sql.SQL("WITH ({})").format(sql.SQL(", ").join(map(sql.SQL, options))) if options else sql.SQL(""),
     )

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import ErrorKind, IdentityBefore, Lsn, MigrationId, PgmigError
+from services.shared.model import ErrorKind, IdentityBefore, MigrationId, PgmigError
 from services.shared.pg.connection import connection, translate, translated
 from services.shared.pg.freeze import writable_connection
 from services.shared.pg.identity import put_back
+from services.shared.pg.progress import origin_progress
 from services.shared.pg.publication import drop_slot
 from services.shared.pg.replication import SlotState, slot_state
 
@@ -92,16 +93,3 @@ async def remove_origin(uri: str, migration: MigrationId) -> list[str]:
             else:
                 return [f"replication origin {migration.origin} on the destination"]
     return []
-
-
-async def origin_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
-    """The destination's progress on disk; 0/0 before the first transaction, None without origin."""
-    with translated(f"looking at replication origin {migration.origin}"):
-        row = await (
-            await conn.execute(
-                "SELECT coalesce(pg_catalog.pg_replication_origin_progress(roname, true), '0/0')::text"
-                " FROM pg_catalog.pg_replication_origin WHERE roname = %s",
-                [migration.origin],
-            )
-        ).fetchone()
-    return Lsn.parse(row[0]) if row else None

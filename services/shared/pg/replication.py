@@ -27,7 +27,13 @@ from services.shared.pg.wal_stream import Item, LibpqStream, SocketStream, WalSt
 
 _STATUS = struct.Struct(">cQQQqc")
 _PG_EPOCH_US = 946_684_800_000_000
-DECODING_WORK_MEM = "256MB"
+DECODING_WORK_MEM = 256 << 10
+"""kB; the walsender writes larger transactions to its disk while it decodes them. Servers' default is
+64 MB, which a transaction of 300,000 small rows exceeds. From 13 on."""
+_MORE_MEMORY = sql.SQL(
+    "SELECT pg_catalog.set_config(name, {}, false) FROM pg_catalog.pg_settings"
+    " WHERE name = 'logical_decoding_work_mem' AND setting::bigint < {}"
+).format(sql.Literal(str(DECODING_WORK_MEM)), sql.Literal(DECODING_WORK_MEM))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,7 @@ class ReplicationConnection:
             sql.Identifier(slot), sql.SQL(str(start)), sql.SQL(", ").join(options)
         )
         doing = f"streaming from slot {slot}"
+        await self._command(_MORE_MEMORY, doing)
         if self._pgconn.ssl_in_use or self._gss:
             await self._command(command, doing)
             self._stream = LibpqStream(

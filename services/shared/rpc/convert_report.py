@@ -91,12 +91,17 @@ def _decoder_to_pb(report: DecoderProgress) -> pb.DecoderProgress:
         source_lsn=report.source_lsn.value,
         decoded_lsn=report.decoded_lsn.value,
         confirmed_lsn=report.confirmed_lsn.value,
+        waiting_for_space=report.waiting_for_space,
     )
 
 
 def _decoder_from_pb(message: pb.DecoderProgress) -> DecoderProgress:
     return DecoderProgress(
-        message.assignment_id, Lsn(message.source_lsn), Lsn(message.decoded_lsn), Lsn(message.confirmed_lsn)
+        message.assignment_id,
+        Lsn(message.source_lsn),
+        Lsn(message.decoded_lsn),
+        Lsn(message.confirmed_lsn),
+        message.waiting_for_space,
     )
 
 

@@ -21,6 +21,7 @@ from services.shared.model import (
     PgmigError,
     Register,
     Role,
+    Route,
     TableId,
     Unassign,
     Work,
@@ -79,6 +80,10 @@ def _applier_to_pb(work: ApplierWork) -> pb.ApplierWork:
         floors=[pb.TableFloor(table=_table_to_pb(table), lsn=lsn.value) for table, lsn in work.floors],
         skip=[lsn.value for lsn in work.skip],
         strict=work.strict,
+        routes=[
+            pb.TableRoute(leaf=_table_to_pb(route.leaf), root=_table_to_pb(route.root))
+            for route in work.routes
+        ],
     )
 
 
@@ -89,6 +94,7 @@ def _applier_from_pb(message: pb.ApplierWork) -> ApplierWork:
         tuple((_table_from_pb(floor.table), Lsn(floor.lsn)) for floor in message.floors),
         tuple(Lsn(lsn) for lsn in message.skip),
         message.strict,
+        tuple(Route(_table_from_pb(route.leaf), _table_from_pb(route.root)) for route in message.routes),
     )
 
 

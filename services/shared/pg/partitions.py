@@ -1,0 +1,85 @@
+"""Partitioned tables that the destination divides otherwise, or not at all.
+
+The source's changes come under the names of its partitions. Where the destination has the very
+same partitions that is what is wanted; where it has not, a row may belong anywhere below the root,
+and the root's name leads there: the server routes it, or the root is an ordinary table.
+
+`publish_via_partition_root` would put the root's name into the stream already, but then the
+source leaves out a TRUNCATE of one partition without a word, and describes rows by the root's
+replica identity although each was logged by its partition's. So names are replaced on arrival.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from psycopg import AsyncConnection
+
+from services.shared.model import Route, TableId
+from services.shared.pg.connection import translated
+
+# One line for each table below a root, itself included: what divides it, and its own bounds.
+_TREES = """
+WITH RECURSIVE tree AS (
+    SELECT c.oid AS root, c.oid, NULL::oid AS parent
+      FROM pg_catalog.pg_class c
+     WHERE c.relkind = 'p' AND NOT c.relispartition AND c.relpersistence <> 't'
+     UNION ALL
+    SELECT t.root, i.inhrelid, i.inhparent
+      FROM tree t
+      JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid)
+SELECT rn.nspname, r.relname, n.nspname, c.relname, c.relkind::text,
+       pg_catalog.concat_ws(' ', pn.nspname, p.relname, pg_catalog.pg_get_partkeydef(c.oid),
+                            pg_catalog.pg_get_expr(c.relpartbound, c.oid))
+  FROM tree t
+  JOIN pg_catalog.pg_class c ON c.oid = t.oid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_class r ON r.oid = t.root
+  JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
+  LEFT JOIN pg_catalog.pg_class p ON p.oid = t.parent
+  LEFT JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+ ORDER BY 1, 2, 3, 4
+"""
+_EXISTING = """
+SELECT n.nspname, c.relname
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p')
+   AND (n.nspname, c.relname) IN (SELECT s, t FROM unnest(%s::text[], %s::text[]) AS wanted (s, t))
+"""
+
+Tree = frozenset[tuple[TableId, str, str]]
+"""Tables below one root, itself included: name, pg_class.relkind, and how each is divided and bound."""
+
+
+async def find_routes(source: AsyncConnection, destination: AsyncConnection) -> tuple[Route, ...]:
+    """The partitions of the source whose rows go to their root on the destination: all those of
+    a root that is on the destination and not divided there in the same way, down to the bounds."""
+    with translated("reading the source's partitions"):
+        here = await _trees(source)
+    with translated("reading the destination's partitions"):
+        there = await _trees(destination)
+        differing = [root for root, tree in here.items() if there.get(root) != tree]
+        existing = await _existing(destination, differing)
+    return tuple(
+        Route(leaf, root)
+        for root in differing
+        if root in existing
+        for leaf, kind, _ in sorted(here[root])
+        if kind == "r"
+    )
+
+
+async def _trees(conn: AsyncConnection) -> dict[TableId, Tree]:
+    found: dict[TableId, set[tuple[TableId, str, str]]] = defaultdict(set)
+    cursor = await conn.execute(_TREES)
+    async for root_schema, root, schema, name, kind, how in cursor:
+        found[TableId(root_schema, root)].add((TableId(schema, name), kind, how))
+    return {root: frozenset(tree) for root, tree in found.items()}
+
+
+async def _existing(conn: AsyncConnection, tables: Sequence[TableId]) -> set[TableId]:
+    names = [table.schema for table in tables], [table.name for table in tables]
+    cursor = await conn.execute(_EXISTING, names)
+    return {TableId(schema, name) async for schema, name in cursor}
