@@ -75,6 +75,7 @@ class Pipeline:
         self.sentinels: dict[str, Lsn] = {}
         self.part_errors: list[PgmigError] = []
         self.fatal: PgmigError | None = None
+        self.building: asyncio.Task[None] | None = None  # beside the phases: services.coordinator.building
         self._around = around
         self._credentials = Credentials()
         self._signal = asyncio.Event()
@@ -223,6 +224,15 @@ class Pipeline:
             tuple(skipped.lsn for skipped in self.migration.record.skipped),
             self.migration.record.options.strict_boundaries,
         )
+
+    async def stop_building(self) -> None:
+        """End what runs beside the phases. What it has not noted as done is begun anew."""
+        task, self.building = self.building, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # told already
 
     # The snapshot.
 
