@@ -10,7 +10,9 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.pg.postdata import Plan
+from services.shared.pg.bookkeeping import ensure_bookkeeping
+from services.shared.pg.connection import connection
+from services.shared.pg.postdata import Item, Plan, building_session
 from services.shared.pg.tools import DumpTools, find_tools
 from services.shared.runtime.assignments import cause
 from tests.integration.postdata_bed import (
@@ -129,6 +131,18 @@ async def test_orphan_row_is_named(source_db: str, dest: str, tmp_path: Path) ->
     assert error.kind is ErrorKind.ORPHAN_ROW
     assert "users_part of odd.users" in error.message
     assert "(part)=(4711)" in error.message
+
+
+async def test_session_has_the_memory_that_was_asked_for(dest_db: str) -> None:
+    async with connection(dest_db, "destination") as conn:
+        await ensure_bookkeeping(conn)
+    shown = Item(
+        "shown", b"CREATE TABLE shown AS SELECT pg_catalog.current_setting('maintenance_work_mem') x;"
+    )
+    async with building_session(dest_db, "m", b"SET search_path = public;", 12345) as session:
+        await session.run(shown)
+    with psycopg.connect(dest_db) as reader:
+        assert reader.execute("SELECT x FROM shown").fetchall() == [("12345kB",)]
 
 
 def labels(whole: Plan) -> set[str]:
