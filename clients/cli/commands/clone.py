@@ -47,7 +47,7 @@ _DEFAULTS = MigrationOptions()
     type=click.IntRange(1, 64),
     default=_DEFAULTS.index_workers,
     show_default=True,
-    help="Indexes built at the same time.",
+    help="Indexes built at the same time, of tables that are complete while others still copy.",
 )
 @click.option(
     "--no-key-tables",
