@@ -156,6 +156,21 @@ MUTATIONS = (
         "if False:",
         f"{BATCHES}::test_damaged_payloads_are_refused_by_the_checksum",
     ),
+    Mutation(
+        "16 an index waits for its table's rows",
+        "services/coordinator/schedule.py",
+        "if not self._all_complete and task.table not in self._complete:",
+        "if False:",
+        "tests/unit/test_schedule.py::test_a_table_that_is_emptied_again_waits_again",
+    ),
+    Mutation(
+        "16 foreign keys wait for rows of one moment",
+        "services/coordinator/phases/indexes.py",
+        "    if target:",
+        "    if False:",
+        "tests/integration/test_indexes_during_copy.py"
+        "::test_complete_tables_get_their_indexes_while_another_is_copied[decoder]",
+    ),
 )
 
 

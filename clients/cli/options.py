@@ -57,6 +57,8 @@ class Uris:
 
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB)", re.IGNORECASE)
+_UNIT_KB = {"KB": 1, "MB": 1 << 10, "GB": 1 << 20}
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -74,6 +76,15 @@ def duration(text: str) -> float:
     if match is None:
         raise click.BadParameter(f"{text!r} is not a duration like 30s, 500ms or 2m")
     return float(match[1]) * _UNIT_S[match[2] or "s"]
+
+
+def memory(text: str) -> int:
+    """Kilobytes, from "64MB" or "1.5GB", within what PostgreSQL takes for maintenance_work_mem."""
+    match = _MEMORY.fullmatch(text.strip())
+    size = int(float(match[1]) * _UNIT_KB[match[2].upper()]) if match else 0
+    if not 1024 <= size < 1 << 31:
+        raise click.BadParameter(f"{text!r} is not a size like 512MB or 2GB, of at least 1MB")
+    return size
 
 
 def position(text: str) -> Lsn:

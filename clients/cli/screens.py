@@ -125,11 +125,12 @@ def live(view: MigrationView, now: float, width: int, note: str = "") -> Group:
         rows.append(("copy", _measured(total.fraction, copy_text(total))))
         if pace := copy_pace(view, total):
             rows.append(("", pace))
-    if view.indexes.total and view.phase is not Phase.COPY:
-        fraction = view.indexes.done / view.indexes.total
-        rows.append(("indexes", _measured(fraction, f"{view.indexes.done} of {view.indexes.total}")))
     if view.phase is Phase.COPY:
         rows += _copying_rows(view)
+    if view.indexes.total:
+        fraction = view.indexes.done / view.indexes.total
+        rows.append(("indexes", _measured(fraction, f"{view.indexes.done} of {view.indexes.total}")))
+        rows += [("", Text(printable(label), "dim")) for label in view.indexes.building[:TABLES_SHOWN]]
     if view.phase in {Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER}:
         rows += [("lag", lag_text(view)), ("rate", rate_text(view)), ("applied", applied_text(view))]
     if note:
@@ -156,7 +157,8 @@ def plain_progress(view: MigrationView) -> str:
     """One line for a log: where the present phase stands; empty when it has no figures."""
     if view.phase is Phase.COPY and view.tables:
         total = overall(view.tables)
-        return ", ".join(filter(None, [f"copy {copy_text(total)}", copy_pace(view, total)]))
+        indexes = f"indexes {view.indexes.done} of {view.indexes.total}" if view.indexes.total else ""
+        return ", ".join(filter(None, [f"copy {copy_text(total)}", copy_pace(view, total), indexes]))
     if view.phase is Phase.INDEXES and view.indexes.total:
         return f"indexes {view.indexes.done} of {view.indexes.total}"
     if view.phase in {Phase.CATCHUP, Phase.STREAMING}:

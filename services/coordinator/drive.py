@@ -98,6 +98,12 @@ class Driver:
     # The state machine.
 
     async def _drive(self) -> None:
+        try:
+            await self._through_phases()
+        finally:
+            await self.pipeline.stop_building()
+
+    async def _through_phases(self) -> None:
         retries = 0
         while self.migration.phase.running:
             entered = self.migration.phase

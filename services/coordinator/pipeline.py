@@ -83,6 +83,7 @@ class Pipeline:
         self.part_errors: list[PgmigError] = []
         self.fatal: PgmigError | None = None
         self.routes: tuple[Route, ...] = ()
+        self.building: asyncio.Task[None] | None = None  # beside the phases: services.coordinator.building
         self._around = around
         self._credentials = Credentials()
         self._signal = asyncio.Event()
@@ -247,6 +248,15 @@ class Pipeline:
             self.migration.event(
                 "info", f"partitioned otherwise on the destination: {', '.join(map(str, roots[:5]))}"
             )
+
+    async def stop_building(self) -> None:
+        """End what runs beside the phases. What it has not noted as done is begun anew."""
+        task, self.building = self.building, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # told already
 
     # The snapshot.
 

@@ -27,6 +27,7 @@ from tests.lab.process import free_port
 from tests.standins.thread import ServedControl, served_control
 
 NO_KEY = ("--no-key-tables", "insert-only", "--strict-boundaries")
+MEMORY = ("--maintenance-work-mem", "1.5GB")
 URIS = ("--source-uri", "postgresql://a:hush@h/s", "--dest-uri", "postgresql://b:hush@h/d")
 
 
@@ -156,7 +157,7 @@ def test_refusals_become_error_hint_and_exit_code(served: ServedControl, kind: E
 
 def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
     served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
-    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3", *NO_KEY)
+    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3", *NO_KEY, *MEMORY)
     assert result.exit_code == 0
     assert result.stdout.startswith("complete  migration x")
     assert "phase complete" in result.stderr
@@ -167,8 +168,16 @@ def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
         index_workers=2,
         no_key_tables=NoKeyTables.INSERT_ONLY,
         strict_boundaries=True,
+        maintenance_work_mem_kb=3 << 19,
     )
     assert ("start", "x", URIS[1], URIS[3], options) in served.control.calls
+
+
+@pytest.mark.parametrize("size", ["64", "512kB", "many", "3TB"])
+def test_memory_that_is_none_is_refused(served: ServedControl, size: str) -> None:
+    result = at(served, "clone", *URIS, "--maintenance-work-mem", size)
+    assert result.exit_code == 2
+    assert "not a size like 512MB" in result.stderr
 
 
 def test_clone_of_a_migration_that_fails_ends_with_its_cause(served: ServedControl) -> None:

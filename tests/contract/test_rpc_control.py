@@ -134,7 +134,7 @@ async def serving(control: FakeControl) -> AsyncIterator[tuple[ControlServer, Co
 
 async def test_every_call_carries_its_arguments_and_answer() -> None:
     control = FakeControl()
-    options = MigrationOptions(follow=True, copy_workers=3, index_workers=4)
+    options = MigrationOptions(follow=True, copy_workers=3, index_workers=4, maintenance_work_mem_kb=5)
     control.more_steps.set()
     m1 = MigrationId("m1")
     async with serving(control) as (_server, client):

@@ -28,7 +28,7 @@ async def served(control: StandInControl, listen: str = "127.0.0.1:0") -> AsyncI
 async def test_calls_carry_arguments_and_frozen_views() -> None:
     control = StandInControl()
     async with served(control) as address, Session(address) as session:
-        options = MigrationOptions(follow=True, copy_workers=3, index_workers=4)
+        options = MigrationOptions(follow=True, copy_workers=3, index_workers=4, maintenance_work_mem_kb=5)
         started = await session.start("m", "postgresql://a", "postgresql://b", options)
         assert started.phase is Phase.CREATED
         assert await session.get("m") == started

@@ -87,9 +87,9 @@ async def test_killed_while_indexes_are_built(
                 services.start("copier")
                 await until(session, "m", lambda view: view.indexes.done > 0)
                 services.restart("coordinator")
+                await session.resume("m", source, dest_db)
                 await until_phase(session, "m", Phase.INDEXES)
                 blocker.rollback()
-            await session.resume("m", source, dest_db)
             await finish(session, "m", source, dest_db, writer)
 
 

@@ -12,9 +12,9 @@ from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.connection import connection
 from services.shared.pg.dump import dump_schema, run_script, section_script
-from services.shared.pg.postdata import restore_post_data
 from services.shared.pg.sequences import read_sequences, set_sequences, verify_sequences
 from services.shared.pg.tools import DumpTools, find_tools
+from tests.integration.postdata_bed import post_data
 from tests.lab.compare import compare_databases
 from tests.lab.schema import create_schema
 
@@ -47,28 +47,12 @@ def relations(uri: str) -> int:
     return int(row[0])
 
 
-async def post_data(dest: str, script: bytes, done: set[str]) -> list[tuple[int, int]]:
-    told: list[tuple[int, int]] = []
-    await restore_post_data(
-        dest,
-        "m",
-        script,
-        done=done,
-        step="post-data",
-        workers=2,
-        progress=lambda finished, total: told.append((finished, total)),
-    )
-    return told
-
-
 async def test_both_sections_give_the_same_definitions(source_db: str, dest_db: str, tmp_path: Path) -> None:
     create_schema(source_db)
     tools, archive = await dumped(source_db, tmp_path)
     assert stat.S_IMODE(archive.stat().st_mode) == 0o600
     await restore(dest_db, await section_script(tools, archive, "pre-data", owners=True))
-    told = await post_data(dest_db, await section_script(tools, archive, "post-data", owners=True), set())
-    assert told[0][0] == 0
-    assert told[-1][0] == told[-1][1] > 10
+    await post_data(dest_db, await section_script(tools, archive, "post-data", owners=True))
     assert compare_databases(source_db, dest_db, sequences=False) == []
 
 
@@ -82,27 +66,6 @@ async def test_section_that_fails_leaves_nothing(source_db: str, dest_db: str, t
     assert "no_such_type" in caught.value.message
     assert relations(dest_db) == 0
     assert await steps(dest_db) == set()
-
-
-async def test_interrupted_post_data_goes_on_where_it_stopped(
-    source_db: str, dest_db: str, tmp_path: Path
-) -> None:
-    create_schema(source_db)
-    tools, archive = await dumped(source_db, tmp_path)
-    await restore(dest_db, await section_script(tools, archive, "pre-data", owners=True))
-    script = await section_script(tools, archive, "post-data", owners=True)
-    with psycopg.connect(dest_db) as blocker:
-        blocker.execute("CREATE TABLE shop.accounts_owner_idx ()")
-        blocker.commit()
-        with pytest.raises(ExceptionGroup):
-            await post_data(dest_db, script, await steps(dest_db))
-        blocker.execute("DROP TABLE shop.accounts_owner_idx")
-    done = await steps(dest_db)
-    assert len(done) > 1
-    assert "post-data" not in done
-    await post_data(dest_db, script, done)
-    assert "post-data" in await steps(dest_db)
-    assert compare_databases(source_db, dest_db, sequences=False) == []
 
 
 async def test_password_is_in_no_argument_of_pg_dump(source_db: str, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def view(phase: Phase = Phase.COPY, revision: int = 1) -> MigrationView:
         tables=TABLES,
         events=EVENTS,
         workers=WORKERS,
-        indexes=IndexProgress(38, 0),
+        indexes=IndexProgress(38, 0, ("index public.i",)),
     )
 
 

@@ -10,7 +10,7 @@ import click
 
 from clients.cli.following import follow_to_end, print_summary, resumed, say_how_to_continue, stopped
 from clients.cli.localstate import MigrationDir
-from clients.cli.options import Invocation, Uris, common_options, uri_options
+from clients.cli.options import Invocation, Uris, common_options, memory, uri_options
 from clients.cli.output import print_json, say
 from clients.cli.progress import Progress, progress_of
 from clients.cli.running import Interrupted, run
@@ -47,7 +47,7 @@ _DEFAULTS = MigrationOptions()
     type=click.IntRange(1, 64),
     default=_DEFAULTS.index_workers,
     show_default=True,
-    help="Indexes built at the same time.",
+    help="Indexes built at the same time, of tables that are complete while others still copy.",
 )
 @click.option(
     "--no-key-tables",
@@ -62,6 +62,14 @@ _DEFAULTS = MigrationOptions()
     is_flag=True,
     help="Never let source transactions share one on the destination, even when behind. Slower.",
 )
+@click.option(
+    "--maintenance-work-mem",
+    type=memory,
+    metavar="SIZE",
+    default=None,
+    help="Memory of each index build, like 512MB; in all --index-workers times as much. "
+    "Default: the destination's own setting.",
+)
 def clone(
     invocation: Invocation,
     *,
@@ -72,6 +80,7 @@ def clone(
     index_workers: int,
     no_key_tables: str,
     strict_boundaries: bool,
+    maintenance_work_mem: int | None,
 ) -> None:
     """Copy a database, and with --follow keep the copy in step.
 
@@ -80,7 +89,12 @@ def clone(
     """
     uris.require("clone needs both databases")
     options = MigrationOptions(
-        follow, copy_workers, index_workers, NoKeyTables(no_key_tables), strict_boundaries
+        follow,
+        copy_workers,
+        index_workers,
+        NoKeyTables(no_key_tables),
+        strict_boundaries,
+        maintenance_work_mem_kb=maintenance_work_mem or 0,
     )
     migration_id = new_id(invocation)
     _staying(invocation, migration_id, _clone(invocation, migration_id, uris, options, resume=resume))

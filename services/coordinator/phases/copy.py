@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from services.coordinator.building import begin
 from services.coordinator.parts import gathered, plan_parts
 from services.coordinator.pipeline import Pipeline
 from services.shared.bus.queue import delete_queue, ensure_queue, publish_parts, purge, queued
@@ -27,6 +28,7 @@ CHECK_EVERY_S = 5.0
 
 async def run(pipeline: Pipeline) -> Phase:
     """Returns the next phase."""
+    begin(pipeline)
     # After a restart of ours the copiers may still be at it: they are not disturbed.
     published = bool(pipeline.migration.record.snapshot_id)
     await pipeline.staff(Role.DECODER, *([Role.COPIER] if published else []))
@@ -52,6 +54,7 @@ async def _settled(pipeline: Pipeline) -> bool:
     if migration.copying.records() != migration.record.tables:
         migration.update(tables=migration.copying.records())
         await pipeline.journal.save()
+    pipeline.notify()  # whoever builds indexes waits for complete tables
     return migration.copying.complete
 
 

@@ -3,26 +3,34 @@
 The post-data section (indexes, constraints, triggers, policies) and the statistics for the
 planner. A clone that does not follow ends here, with the sequences' values.
 
+What needs one table alone has begun in phase copy (services.coordinator.building); here it is
+waited for, and what is left is done in the order that services.shared.pg.postdata gives. Each piece
+is noted on the destination in its own transaction: after a crash the others are done again.
+
 Where tables were copied under several snapshots, a row may refer to one that a later snapshot
 does not hold any more: no foreign key would stand. So before keys are made, changes are applied
-up to the latest of those snapshots, from where on the tables are of one moment.
+up to the latest of those snapshots, from where on the tables are of one moment. A foreign key that
+the source's own rows break stops the migration; when it is resumed, changes are applied up to
+that time before the key is checked again, so that rows mended on the source count.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import asyncio
 
-from services.coordinator.phases.schema import schema_tools
+from services.coordinator.building import POST_DATA, Building, begin, load
 from services.coordinator.pipeline import Pipeline
-from services.shared.model import IndexProgress, Lsn, Phase, Role
+from services.coordinator.schedule import Task
+from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.connection import connection
-from services.shared.pg.dump import dump_schema, section_script
-from services.shared.pg.postdata import analyze, restore_post_data
+from services.shared.pg.position import wal_position
+from services.shared.pg.postdata import Item, analysis, together
 from services.shared.pg.sequences import read_sequences, set_sequences
+from services.shared.runtime.assignments import cause
 
-POST_DATA = "post-data"
 ANALYZE = "analyze"
+KEYS = "foreign keys"
 
 
 async def run(pipeline: Pipeline) -> Phase:
@@ -35,52 +43,89 @@ async def run(pipeline: Pipeline) -> Phase:
         await ensure_bookkeeping(conn)
         done = await steps_done(conn, migration.record.migration_id)
     if POST_DATA not in done:
-        await _build(pipeline, done)
-    pipeline.archive.unlink(missing_ok=True)
+        await _build(pipeline)
     if ANALYZE not in done:
-        await analyze(uris.destination_uri, migration.record.options.index_workers)
+        building = await load(pipeline)
+        building.count(building.plan.items())
+        await _analyze_the_others(pipeline, building)
         async with connection(uris.destination_uri, "destination") as conn:
             await mark_step(conn, migration.record.migration_id, ANALYZE)
+    pipeline.archive.unlink(missing_ok=True)
     if follow:
         return Phase.CATCHUP
     await _copy_sequences(pipeline)
     return Phase.COMPLETE
 
 
-async def _build(pipeline: Pipeline, done: set[str]) -> None:
-    uris, migration = await pipeline.credentials(), pipeline.migration
-    tools = await schema_tools(pipeline)
-    if not pipeline.archive.exists():
-        pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
-        await dump_schema(tools, uris.source_uri, None, pipeline.archive)
-    script = await section_script(tools, pipeline.archive, POST_DATA, owners=migration.record.keep_owners)
+async def _build(pipeline: Pipeline) -> None:
+    """The rest of the section; what of it is done already need not be known."""
+    tables = begin(pipeline)
+    await asyncio.wait({tables})  # to await it would cancel it with us; whoever pauses stops it anyway
+    tables.result()
+    building = await load(pipeline)
+    building.count(building.plan.of_tables())
+    await _across_tables(pipeline, building)
+    pipeline.migration.event("info", f"{building.plan.total} indexes and constraints are built")
 
-    def progress(finished: int, total: int) -> None:
-        migration.indexes = IndexProgress(total, finished)
-        migration.touch()
 
-    await restore_post_data(
-        uris.destination_uri,
-        migration.record.migration_id,
-        script,
-        done=done,
-        step=POST_DATA,
-        workers=migration.record.options.index_workers,
-        progress=progress,
-        tables_in_step=partial(_past_floors, pipeline),
+async def _across_tables(pipeline: Pipeline, building: Building) -> None:
+    parents = together("indexes of partitioned tables", building.plan.parents)
+    keys = together("foreign keys", building.plan.keys)
+    await _at_once(building, parents, "post-data: partitioned tables")
+    unchecked = any(item.step not in building.done for chain in building.plan.checks for item in chain)
+    await _of_one_moment(pipeline, again=unchecked and KEYS in building.done)
+    await _at_once(building, keys, KEYS)
+    checks = [Task(f"check {number}", chain) for number, chain in enumerate(building.plan.checks)]
+    try:
+        await building.work_off(checks)
+    except ExceptionGroup as exc:
+        raise _with_remedy(exc, follow=pipeline.migration.record.options.follow) from exc
+    await _at_once(building, together("everything else", building.plan.rest), POST_DATA)
+
+
+async def _at_once(building: Building, item: Item, step: str) -> None:
+    async with building.session() as session:
+        await building.run(session, item, step)
+
+
+def _with_remedy(group: ExceptionGroup[Exception], *, follow: bool) -> Exception:
+    error = cause(group)
+    if error is None or error.kind is not ErrorKind.ORPHAN_ROW:
+        return error or group
+    remedy = (
+        "mend such rows on the source alone (add what they refer to, or delete them), then resume: "
+        "changes are applied before the key is checked again"
+        if follow
+        else "mend such rows on the source and on the destination (add what they refer to, or delete them), "
+        "then resume"
     )
-    migration.event("info", f"{migration.indexes.total} indexes and constraints are built")
+    return PgmigError(error.kind, error.message, remedy)
 
 
-async def _past_floors(pipeline: Pipeline) -> None:
-    """Apply what was committed before the latest snapshot; then let the tables be locked."""
+async def _of_one_moment(pipeline: Pipeline, *, again: bool) -> None:
+    """Apply what was committed before the latest snapshot; then let the tables be locked.
+
+    again: foreign keys were tried before, and the source may have been mended since.
+    """
     migration = pipeline.migration
-    latest = max((floor for _, floor in migration.copying.floors()), default=Lsn(0))
-    if latest:
-        migration.event("info", f"changes are applied up to {latest}, where the last table was copied")
+    floor = max((floor for _, floor in migration.copying.floors()), default=Lsn(0))
+    target, why = floor, "where the last table was copied"
+    if again and migration.record.options.follow:
+        async with connection((await pipeline.credentials()).source_uri, "source") as conn:
+            target, why = await wal_position(conn), "before foreign keys are checked again"
+    if target:
+        migration.event("info", f"changes are applied up to {target}, {why}")
         await pipeline.staff(Role.DECODER, Role.APPLIER)
-        await pipeline.until(lambda: migration.following.applied >= latest)
+        await pipeline.until(lambda: migration.following.applied >= target)
         await pipeline.staff(Role.DECODER)
+
+
+async def _analyze_the_others(pipeline: Pipeline, building: Building) -> None:
+    """Statistics of what was not copied, or is made of several tables' rows."""
+    version = pipeline.migration.record.destination.server_version_num
+    copied = {record.table for record in pipeline.migration.copying.records()}
+    others = [analysis(table, kind, version) for table, kind in building.kinds.items() if table not in copied]
+    await building.work_off([Task(item.step, (item,)) for item in others])
 
 
 async def _copy_sequences(pipeline: Pipeline) -> None:

@@ -44,6 +44,7 @@ class ErrorKind(StrEnum):
     SWITCHOVER_FAILED = "SWITCHOVER_FAILED"
     TIMEOUT = "TIMEOUT"
     INTERNAL = "INTERNAL"
+    ORPHAN_ROW = "ORPHAN_ROW"
 
 
 class ExitCode(IntEnum):
@@ -105,6 +106,7 @@ POLICIES: dict[ErrorKind, Policy] = {
     ErrorKind.SWITCHOVER_FAILED: Policy(False, "ABORTED", ExitCode.FAILED),
     ErrorKind.TIMEOUT: Policy(False, "DEADLINE_EXCEEDED", ExitCode.TIMEOUT),
     ErrorKind.INTERNAL: Policy(False, "INTERNAL", ExitCode.INTERNAL),
+    ErrorKind.ORPHAN_ROW: Policy(False, "FAILED_PRECONDITION", ExitCode.FAILED),
 }
 
 

@@ -31,13 +31,15 @@ class NoKeyTables(StrEnum):
 class MigrationOptions:
     """follow: keep applying changes until switchover. copy_workers: parts copied at the same
     time by each copier. index_workers: indexes built at the same time. strict_boundaries: source
-    transactions never share one on the destination."""
+    transactions never share one on the destination. maintenance_work_mem_kb: of each session that
+    builds indexes; 0: what the destination is set to."""
 
     follow: bool = False
     copy_workers: int = 2
     index_workers: int = 2
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE
     strict_boundaries: bool = False
+    maintenance_work_mem_kb: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,11 @@ class TableProgress:
 
 @dataclass(frozen=True, slots=True)
 class IndexProgress:
+    """Of indexes and constraints. building: what is worked on just now."""
+
     total: int = 0
     done: int = 0
+    building: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,162 +1,370 @@
-"""Indexes, constraints, triggers: the post-data section, built in parallel and resumable.
+"""The post-data section as a plan: what may be built when, by whom, beside what.
 
-pg_restore heads each statement with a comment that names its type. Indexes and primary key,
-unique and exclusion constraints of one table each are independent of all others: they are built
-first, several tables at a time, each in a transaction that also notes it as done. Everything
-else (partitioned indexes attached to their parents, foreign keys, triggers, policies) follows
-in pg_restore's order in one transaction with the note of the whole section. Only there tables
-meet, so before it the caller may have to bring their rows into step with each other.
+pg_restore heads each entry of the section with a comment that names its type. The plan divides
+the entries by what they need (`plan`; pure, from the script and the destination's relations):
+
+tables   of one table, whose rows are there: first its indexes, each in a session of its own and at
+         the same time as the others (CREATE INDEX takes a SHARE lock, which goes with itself); then
+         what locks the table and takes no time: constraints that adopt a finished index, replica
+         identity, CLUSTER ON, statistics. Primary keys and unique constraints are therefore built
+         as unique indexes. An exclusion constraint has no such form and is built here as it stands.
+parents  of partitioned tables: no rows of their own, but they attach what their partitions have.
+keys     foreign keys, NOT VALID, which only looks at the catalog.
+checks   their validation, which reads two tables and blocks no one; where a server has no NOT
+         VALID for them (partitioned tables before 18) the key is added as it stands.
+rest     everything else, in pg_restore's order.
+
+From `keys` on tables meet: their rows must be of one moment. `BuildingSession` runs one piece together
+with the note that it is done, so whatever is killed, what is noted is there and nothing else is.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
-from psycopg import sql
+import psycopg
+from psycopg import AsyncConnection, sql
 
-from services.shared.model import TableId
+from services.shared.model import ErrorKind, PgmigError, TableId
 from services.shared.pg.bookkeeping import mark_step
 from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import connection, translated
 from services.shared.pg.dump import run_script
 
-_HEADER = re.compile(rb"^--\n-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: .*; Owner: .*\n--\n", re.MULTILINE)
-_NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
-_TABLE = re.compile(
-    rb"^(?:CREATE (?:UNIQUE )?INDEX " + _NAME + rb" ON|ALTER TABLE) (?P<only>ONLY )?"
-    rb"(?P<table>" + _NAME + rb"\." + _NAME + rb")\s",
+KEYS_OF_PARTITIONED_SINCE = 180000
+"""server_version_num from which a foreign key of or to a partitioned table may be NOT VALID."""
+
+ANALYZE_ONLY_SINCE = 180000
+"""Before, ANALYZE of a partitioned table takes all its partitions along."""
+
+_HEADER = re.compile(
+    rb"^--\n-- Name: (?P<name>.*); Type: (?P<type>[A-Z ]+); Schema: (?P<schema>.*); Owner: .*\n--\n",
     re.MULTILINE,
 )
+_TRAILING_SETTINGS = re.compile(rb"^(?:SET default_\w+ = [^;\n]*;\n+)+\Z", re.MULTILINE)
+_NAME = rb'(?:"(?:[^"]|"")+"|[^\s".,;()]+)'
+_TABLE = _NAME + rb"\." + _NAME
+_NAMES = _NAME + rb"(?:, " + _NAME + rb")*"
+_INDEX = re.compile(rb"CREATE (?:UNIQUE )?INDEX " + _NAME + rb" ON (?:ONLY )?(?P<table>" + _TABLE + rb") ")
+_ALTER = rb"ALTER TABLE (?:ONLY )?(?P<table>" + _TABLE + rb")"
+_CONSTRAINT = re.compile(_ALTER + rb"\s+ADD CONSTRAINT (?P<name>" + _NAME + rb") ")
+_KEY = re.compile(
+    _CONSTRAINT.pattern
+    + rb"(?P<kind>PRIMARY KEY|UNIQUE)(?P<nulls> NULLS NOT DISTINCT)? \((?P<columns>" + _NAMES + rb")\)"
+    rb"(?P<include> INCLUDE \(" + _NAMES + rb"\))?(?P<storage> WITH \([^()]*\))?"
+    rb"(?P<deferrable> DEFERRABLE(?: INITIALLY DEFERRED)?)?;"
+)  # fmt: skip
+_FOREIGN = re.compile(
+    _CONSTRAINT.pattern
+    + rb"FOREIGN KEY \(" + _NAMES + rb"\) REFERENCES (?P<target>" + _TABLE + rb")\(" + _NAMES + rb"\)[^;]*;"
+)  # fmt: skip
+_STATISTICS_OF = re.compile(rb" FROM (?P<table>" + _TABLE + rb");\Z")
+_UNCHECKED = (b" NOT VALID;", b" NOT ENFORCED;")
+_TOKEN = re.compile(
+    rb"(?<!\w)[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|" + rb'"(?:[^"]|"")*"'
+    rb"|(?P<tag>\$\w*\$).*?(?P=tag)|--[^\n]*|/\*.*?\*/|(?P<end>;)|[^;'\"$\-/eE]+|.",
+    re.DOTALL,
+)
+_CALL = re.compile(_TABLE + rb"\(")
 _COUNTED = {b"INDEX", b"CONSTRAINT", b"FK CONSTRAINT"}
-
-Progress = Callable[[int, int], None]
-"""Called with how many of how many indexes and constraints are done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One statement of the section, or the settings that come first (kind b"")."""
+    """One entry of the section, or the settings that come first (kind b"")."""
 
     kind: bytes
     text: bytes
-
-    @property
-    def step(self) -> str:
-        """Names it in the bookkeeping."""
-        return f"post-data:{hashlib.sha256(self.text).hexdigest()[:24]}"
+    label: str = ""
 
     @property
     def counted(self) -> bool:
         return self.kind in _COUNTED
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What one transaction does. counted: how many of the dump's indexes and constraints are done
+    with it. late: it may look at tables other than its own, as a function of the user's can."""
+
+    label: str
+    text: bytes
+    counted: int = 0
+    late: bool = False
+
+    @property
+    def step(self) -> str:
+        """Names it in the bookkeeping."""
+        return f"post-data:{hashlib.sha256(self.text).hexdigest()[:24]}"
+
+
+@dataclass(frozen=True, slots=True)
+class TableItems:
+    """builds: at the same time. finish: after all of them, in order, by one session."""
+
+    table: TableId
+    builds: tuple[Item, ...] = ()
+    finish: tuple[Item, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The groups in the order that the module's text gives. settings: run before every item.
+    checks: each inner sequence in order, by one session."""
+
+    settings: bytes
+    tables: tuple[TableItems, ...]
+    parents: tuple[Item, ...]
+    keys: tuple[Item, ...]
+    checks: tuple[tuple[Item, ...], ...]
+    rest: tuple[Item, ...]
+
+    def of_tables(self) -> Iterable[Item]:
+        """What needs one table alone."""
+        for table in self.tables:
+            yield from (*table.builds, *table.finish)
+
+    def items(self) -> Iterable[Item]:
+        yield from self.of_tables()
+        yield from (*self.parents, *self.keys)
+        for chain in self.checks:
+            yield from chain
+        yield from self.rest
+
+    @property
+    def total(self) -> int:
+        """How many indexes and constraints there are."""
+        return sum(item.counted for item in self.items())
+
+
 def split_entries(script: bytes) -> list[Entry]:
-    """The script's statements; joined again they are the script."""
+    """The script's entries; joined again they are the script."""
     heads = list(_HEADER.finditer(script))
-    starts = [head.start() for head in heads] + [len(script)]
-    bodies = (script[start:end] for start, end in pairwise(starts))
-    return [
-        Entry(b"", script[: starts[0]]),
-        *(Entry(head["type"], body) for head, body in zip(heads, bodies, strict=True)),
-    ]
+    starts = [0, *(head.start() for head in heads), len(script)]
+    bodies = _settings_forward([script[start:end] for start, end in pairwise(starts)])
+    labels = (_label(head) for head in heads)
+    entries = (
+        Entry(h["type"], body, label) for h, body, label in zip(heads, bodies[1:], labels, strict=True)
+    )
+    return [Entry(b"", bodies[0]), *entries]
 
 
-def by_table(entries: Iterable[Entry]) -> dict[bytes, list[Entry]]:
-    """Entries that need nothing but their table, in order. Those of partitioned parents need
-    their partitions' and are not among them; nor is what cannot be recognised."""
-    found: dict[bytes, list[Entry]] = {}
-    parents: set[bytes] = set()
+def _settings_forward(bodies: list[bytes]) -> list[bytes]:
+    """pg_restore changes a default before the header of the entry that needs it."""
+    for number in range(1, len(bodies) - 1):
+        match = _TRAILING_SETTINGS.search(bodies[number])
+        if match is not None:
+            bodies[number] = bodies[number][: match.start()]
+            bodies[number + 1] = match[0] + bodies[number + 1]
+    return bodies
+
+
+def _label(head: re.Match[bytes]) -> str:
+    return f"{head['type'].decode().lower()} {head['name'].decode(errors='replace')}"
+
+
+def statements(text: bytes) -> list[bytes]:
+    """The SQL statements of `text`, without what surrounds them; quoted semicolons end nothing."""
+    found, start = [], 0
+    for token in _TOKEN.finditer(text):
+        if token["end"]:
+            found.append(_bare(text[start : token.end()]))
+            start = token.end()
+    return found
+
+
+def _bare(statement: bytes) -> bytes:
+    while (cut := re.sub(rb"\A\s*--[^\n]*\n", b"", statement)) != statement:
+        statement = cut
+    return statement.strip()
+
+
+def table_id(name: bytes) -> TableId:
+    """Of a qualified name as pg_dump writes it."""
+    match = re.fullmatch(rb"(" + _NAME + rb")\.(" + _NAME + rb")", name)
+    assert match is not None, name
+    schema, table = (
+        part[1:-1].replace(b'""', b'"') if part.startswith(b'"') else part for part in match.groups()
+    )
+    return TableId(schema.decode(), table.decode())
+
+
+def plan(script: bytes, relations: Mapping[TableId, str], version: int) -> Plan:
+    """Divide the script. relations: the destination's before the section, with their relkind.
+    version: the destination's server_version_num."""
+    settings, *entries = split_entries(script)
+    partitioned = {table for table, kind in relations.items() if kind == "p"}
+    tables: dict[TableId, TableItems] = {}
+    parents: list[Item] = []
+    foreign: list[Entry] = []
+    rest: list[Item] = []
     for entry in entries:
-        match = _TABLE.search(entry.text) if entry.kind in {b"INDEX", b"CONSTRAINT"} else None
-        if match is None:
-            continue
-        if match["only"] and entry.kind == b"INDEX":  # pg_dump says ON ONLY for partitioned parents
-            parents.add(match["table"])
-        found.setdefault(match["table"], []).append(entry)
-    return {table: own for table, own in found.items() if table not in parents}
+        whole = Item(entry.label, entry.text, int(entry.counted))
+        own = _table_items(entry, relations)
+        if entry.kind == b"FK CONSTRAINT":
+            foreign.append(entry)
+        elif entry.kind == b"INDEX ATTACH" or (own is not None and own.table in partitioned):
+            parents.append(whole)
+        elif own is None or own.table not in relations:
+            rest.append(whole)
+        else:
+            known = tables.get(own.table, TableItems(own.table))
+            tables[own.table] = TableItems(own.table, known.builds + own.builds, known.finish + own.finish)
+    whole_checks = version < KEYS_OF_PARTITIONED_SINCE
+    keys, checks = _foreign_keys(foreign, partitioned if whole_checks else ())
+    return Plan(settings.text, tuple(tables.values()), tuple(parents), keys, checks, tuple(rest))
 
 
-async def _nothing() -> None:
-    """All rows are of one moment."""
+def _table_items(entry: Entry, relations: Mapping[TableId, str]) -> TableItems | None:
+    """What becomes of an entry that needs one table alone; None for any other."""
+    if entry.kind not in {b"INDEX", b"CONSTRAINT", b"STATISTICS"}:
+        return None
+    first, *more = statements(entry.text)
+    if entry.kind == b"STATISTICS":
+        of = _STATISTICS_OF.search(first)
+        return TableItems(table_id(of["table"]), finish=(Item(entry.label, entry.text),)) if of else None
+    if (key := _KEY.fullmatch(first)) and not _keeps_inherited(key, relations):
+        build, adopt = _adopted(key)
+        finish = Item(entry.label, b"\n\n".join([adopt, *more]), counted=1)
+        return TableItems(table_id(key["table"]), (Item(entry.label, build),), (finish,))
+    late = _calls_functions(first)
+    if index := _INDEX.match(first):
+        build_only = Item(entry.label, first, counted=0 if more else 1, late=late)
+        then = (Item(entry.label, b"\n\n".join(more), counted=1),) if more else ()
+        return TableItems(table_id(index["table"]), (build_only,), then)
+    if constraint := _CONSTRAINT.match(first):
+        return TableItems(
+            table_id(constraint["table"]), finish=(Item(entry.label, entry.text, counted=1, late=late),)
+        )
+    return None
 
 
-async def restore_post_data(
-    uri: str,
-    migration_id: str,
-    script: bytes,
-    *,
-    done: set[str],
-    step: str,
-    workers: int,
-    progress: Progress,
-    tables_in_step: Callable[[], Awaitable[None]] = _nothing,
-) -> None:
-    """Build everything of `script` whose step is not in `done`, and note `step` at the end.
+def _keeps_inherited(key: re.Match[bytes], relations: Mapping[TableId, str]) -> bool:
+    """Whether to leave a primary key as it stands: one that adopts an index makes NOT NULL, which
+    the table has from its parent, the table's own (from 18 on)."""
+    return key["kind"] == b"PRIMARY KEY" and relations.get(table_id(key["table"])) == "h"
 
-    tables_in_step: awaited when only what spans tables is left, which holds only for rows of one
-    moment.
+
+def _adopted(key: re.Match[bytes]) -> tuple[bytes, bytes]:
+    """A primary key or unique constraint as an index, and the statement that makes it a constraint.
+
+    The index bears the constraint's name, so nothing is renamed; columns, INCLUDE and storage
+    parameters are the index's in either form.
     """
-    entries = split_entries(script)
-    total, finished = sum(entry.counted for entry in entries), 0
-
-    def count(entry: Entry) -> None:
-        nonlocal finished
-        finished += entry.counted
-        progress(finished, total)
-
-    progress(0, total)
-    tables = asyncio.Queue[Sequence[Entry]]()
-    ahead = by_table(entries)
-    for own in sorted(ahead.values(), key=len, reverse=True):
-        tables.put_nowait(own)
-
-    async def work() -> None:
-        async with connection(uri, "destination") as conn:
-            while not tables.empty():
-                for entry in tables.get_nowait():
-                    if entry.step not in done:
-                        async with conn.transaction():
-                            await run_script(conn, entries[0].text + entry.text, step)
-                            await mark_step(conn, migration_id, entry.step)
-                    count(entry)
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(max(1, min(workers, len(ahead)))):
-            group.create_task(work(), name=f"indexes-{number}")
-    await tables_in_step()
-    early = {entry.step for own in ahead.values() for entry in own}
-    async with connection(uri, "destination") as conn, conn.transaction():
-        for entry in entries:
-            if entry.step not in early:
-                await run_script(conn, entry.text, step)
-                count(entry)
-        await mark_step(conn, migration_id, step)
+    build = b"CREATE UNIQUE INDEX %(name)b ON %(table)b USING btree (%(columns)b)"
+    build += b"%(include)b%(nulls)b%(storage)b;"
+    adopt = b"ALTER TABLE ONLY %(table)b\n    ADD CONSTRAINT %(name)b %(kind)b"
+    adopt += b" USING INDEX %(name)b%(deferrable)b;"
+    parts = {name.encode(): part or b"" for name, part in key.groupdict().items()}
+    return build % parts, adopt % parts
 
 
-async def analyze(uri: str, workers: int) -> None:
-    """Planner statistics for every table, several at a time, the largest first: the destination
-    has none yet. Partitioned parents come last, since theirs are made of their partitions'."""
+def _calls_functions(statement: bytes) -> bool:
+    """Whether a function outside pg_catalog is called: only those are written with their schema."""
+    after_table = statement.partition(b"(")[2]
+    outside = b"".join(token[0] for token in _TOKEN.finditer(after_table) if not token[0].endswith(b"'"))
+    return _CALL.search(outside) is not None
+
+
+def _foreign_keys(
+    entries: Sequence[Entry], unsupported: Collection[TableId]
+) -> tuple[tuple[Item, ...], tuple[tuple[Item, ...], ...]]:
+    """(keys, checks). Validations of one table exclude each other, so each table's are one
+    sequence; keys that are added as they stand lock two tables at once, so they are another."""
+    keys: list[Item] = []
+    standing: list[Item] = []
+    checks: dict[TableId, list[Item]] = {}
+    for entry in entries:
+        first, *more = statements(entry.text)
+        key = _FOREIGN.fullmatch(first)
+        tables = {table_id(key["table"]), table_id(key["target"])} if key else set()
+        if first.endswith(_UNCHECKED):
+            keys.append(Item(entry.label, entry.text, counted=1))
+        elif key is None or more or not tables.isdisjoint(unsupported):
+            standing.append(Item(entry.label, entry.text, counted=1))
+        else:
+            keys.append(Item(entry.label, first[:-1] + b" NOT VALID;"))
+            alter = first[: key.end("table")]
+            check = alter + b" VALIDATE CONSTRAINT " + key["name"] + b";"
+            checks.setdefault(table_id(key["table"]), []).append(Item(entry.label, check, counted=1))
+    chains = [tuple(chain) for chain in (standing, *checks.values()) if chain]
+    return tuple(keys), tuple(chains)
+
+
+def together(label: str, items: Sequence[Item]) -> Item:
+    """All of them in one transaction."""
+    return Item(label, b"\n\n".join(item.text for item in items), sum(item.counted for item in items))
+
+
+def analysis(table: TableId, kind: str = "r", version: int = KEYS_OF_PARTITIONED_SINCE) -> Item:
+    """Planner statistics of a table, which has none yet; of a partitioned one without those of its
+    partitions where the server can do so."""
+    only = sql.SQL("ONLY " if kind == "p" and version >= ANALYZE_ONLY_SINCE else "")
+    name = sql.Identifier(table.schema, table.name)
+    statement = sql.SQL("ANALYZE {}{};").format(only, name).as_bytes(None)
+    return Item(f"statistics of {table}", statement, late=kind != "r")
+
+
+async def relations(conn: AsyncConnection) -> dict[TableId, str]:
+    """The destination's tables, the largest first, with their relkind: r, p, m; or h for one that
+    inherits or is inherited from. Statistics of such a table take its children's rows too."""
+    with translated("listing the destination's tables"):
+        cursor = await conn.execute(load_sql("postdata_relations.sql"))
+        return {TableId(schema, name): kind for schema, name, kind in await cursor.fetchall()}
+
+
+class BuildingSession:
+    """A connection that runs items. settings: the plan's."""
+
+    def __init__(self, conn: AsyncConnection, migration_id: str, settings: bytes) -> None:
+        self._conn = conn
+        self._migration_id = migration_id
+        self._settings = settings
+
+    async def run(self, item: Item, step: str = "") -> None:
+        """Run it, and note it as done, in one transaction. step: noted instead of its own.
+
+        Raises SCHEMA_FAILED, ORPHAN_ROW, or what a retry cures.
+        """
+        try:
+            async with self._conn.transaction():
+                await run_script(self._conn, self._settings + item.text, f"post-data ({item.label})")
+                await mark_step(self._conn, self._migration_id, step or item.step)
+        except PgmigError as exc:
+            raise _explained(exc) from exc
+
+
+@asynccontextmanager
+async def building_session(
+    uri: str, migration_id: str, settings: bytes, maintenance_work_mem_kb: int
+) -> AsyncIterator[BuildingSession]:
+    """maintenance_work_mem_kb: 0 keeps the destination's setting."""
+    statement = "SELECT pg_catalog.set_config(%s, %s, false)"
     async with connection(uri, "destination") as conn:
-        with translated("listing the destination's tables"):
-            rows = await (await conn.execute(load_sql("analyze_tables.sql"))).fetchall()
-    for kind in ("r", "p"):
-        tables = asyncio.Queue[TableId]()
-        for schema, name, found in rows:
-            if found == kind:
-                tables.put_nowait(TableId(schema, name))
-        async with asyncio.TaskGroup() as group:
-            for number in range(max(1, min(workers, tables.qsize()))):
-                group.create_task(_analyze(uri, tables), name=f"analyze-{number}")
+        with translated("setting up a session that builds indexes"):
+            if maintenance_work_mem_kb:
+                await conn.execute(statement, ["maintenance_work_mem", f"{maintenance_work_mem_kb}kB"])
+            with suppress(psycopg.errors.UndefinedObject, psycopg.DataError):
+                # From 14 on, not on every platform: a build does not outlive us for long.
+                await conn.execute(statement, ["client_connection_check_interval", "5s"])
+        yield BuildingSession(conn, migration_id, settings)
 
 
-async def _analyze(uri: str, tables: asyncio.Queue[TableId]) -> None:
-    async with connection(uri, "destination") as conn:
-        while not tables.empty():
-            table = tables.get_nowait()
-            with translated(f"analysing {table} on the destination"):
-                await conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table.schema, table.name)))
+def _explained(error: PgmigError) -> PgmigError:
+    """With the key of the row that stands in the way: it is in the server's detail."""
+    refused = error.__cause__
+    if not isinstance(refused, psycopg.errors.IntegrityError) or not refused.diag.message_detail:
+        return error
+    detail, diag = refused.diag.message_detail, refused.diag
+    if not isinstance(refused, psycopg.errors.ForeignKeyViolation):
+        return PgmigError(error.kind, f"{error.message} ({detail})", error.hint)
+    return PgmigError(
+        ErrorKind.ORPHAN_ROW,
+        f"foreign key {diag.constraint_name} of {diag.schema_name}.{diag.table_name} "
+        f"does not hold for the source's own rows: {detail}",
+    )

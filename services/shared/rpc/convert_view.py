@@ -79,6 +79,7 @@ def options_to_pb(options: MigrationOptions) -> pb.MigrationOptions:
         index_workers=options.index_workers,
         no_key_tables=_NO_KEY_TO_PB[options.no_key_tables],
         strict_boundaries=options.strict_boundaries,
+        maintenance_work_mem_kb=options.maintenance_work_mem_kb,
     )
 
 
@@ -97,6 +98,7 @@ def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
         message.index_workers or default.index_workers,
         _NO_KEY_FROM_PB.get(message.no_key_tables, default.no_key_tables),
         message.strict_boundaries,
+        maintenance_work_mem_kb=message.maintenance_work_mem_kb,
     )
 
 
@@ -273,7 +275,9 @@ def view_to_pb(view: MigrationView) -> pb.Migration:
             pb.Worker(worker_id=w.worker_id, role=w.role, host=w.host, lost=w.lost) for w in view.workers
         ],
         switchover=_result_to_pb(view.switchover) if view.switchover else None,
-        indexes=pb.IndexProgress(total=view.indexes.total, done=view.indexes.done),
+        indexes=pb.IndexProgress(
+            total=view.indexes.total, done=view.indexes.done, building=view.indexes.building
+        ),
         needs_credentials=view.needs_credentials,
         skipped=[_skipped_to_pb(skipped) for skipped in view.skipped],
     )
@@ -297,7 +301,7 @@ def view_from_pb(message: pb.Migration) -> MigrationView:
         events=tuple(Event(time_from_pb(e.at), e.level, e.text) for e in message.events),
         workers=tuple(WorkerView(w.worker_id, w.role, w.host, w.lost) for w in message.workers),
         switchover=_result_from_pb(message.switchover) if message.HasField("switchover") else None,
-        indexes=IndexProgress(message.indexes.total, message.indexes.done),
+        indexes=IndexProgress(message.indexes.total, message.indexes.done, tuple(message.indexes.building)),
         needs_credentials=message.needs_credentials,
         skipped=tuple(_skipped_from_pb(skipped) for skipped in message.skipped),
     )

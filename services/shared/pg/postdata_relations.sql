@@ -1,4 +1,7 @@
-SELECT n.nspname, c.relname, CASE c.relkind WHEN 'p' THEN 'p' ELSE 'r' END
+SELECT n.nspname, c.relname,
+       CASE WHEN c.relkind = 'r' AND NOT c.relispartition
+                 AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE c.oid IN (i.inhparent, i.inhrelid))
+            THEN 'h' ELSE c.relkind::text END
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'm', 'p')

@@ -1,0 +1,166 @@
+"""The post-data section being built: what is done of it, and the task that begins amid the copy.
+
+What needs one table alone is begun as soon as that table's rows are complete, in a task beside
+the phases, which therefore outlives the move from phase copy to phase indexes. A failure there
+does not disturb the copy: one that a retry may cure is tried again, any other is told as a
+warning and ends the task; phase indexes begins it anew and stops with what still fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from services.coordinator.copying import CopyProgress
+from services.coordinator.crew import Crew
+from services.coordinator.phases.schema import schema_tools
+from services.coordinator.pipeline import Pipeline
+from services.coordinator.schedule import Schedule, Task, table_tasks
+from services.shared.model import IndexProgress, PgmigError, TableId
+from services.shared.pg.bookkeeping import ensure_bookkeeping, steps_done
+from services.shared.pg.connection import connection
+from services.shared.pg.dump import dump_schema, section_script
+from services.shared.pg.postdata import (
+    BuildingSession,
+    Item,
+    Plan,
+    TableItems,
+    analysis,
+    building_session,
+    plan,
+    relations,
+)
+from services.shared.runtime.assignments import cause
+
+POST_DATA = "post-data"
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 15.0
+
+
+class Building:
+    """The plan at work. done: the steps noted on the destination."""
+
+    def __init__(
+        self, pipeline: Pipeline, uri: str, whole: Plan, kinds: dict[TableId, str], done: set[str]
+    ) -> None:
+        self.plan = whole
+        self.kinds = kinds
+        self.done = done
+        self._pipeline = pipeline
+        self._uri = uri
+        self._finished = 0
+        self._schedule = Schedule(())
+
+    async def table_work(self) -> None:
+        """Build what needs one table alone, as the tables become complete, until all are."""
+        copying = self._pipeline.migration.copying
+        with_items = {items.table: items for items in self.plan.tables}
+        copied = {record.table for record in copying.records()}
+        tasks = [
+            task
+            for table in sorted(copied | with_items.keys())
+            for task in table_tasks(
+                with_items.get(table, TableItems(table)), analysis(table, self.kinds.get(table, "r"))
+            )
+        ]
+        await self.work_off(tasks)
+
+    async def work_off(self, tasks: Sequence[Task]) -> None:
+        """Raises an ExceptionGroup of what failed."""
+        migration = self._pipeline.migration
+        options = migration.record.options
+        sizes = {record.table: record.bytes_estimated for record in migration.copying.records()}
+        self._schedule = Schedule(tasks, sizes)
+        crew = Crew(self._schedule, self.session, self.run, self._tell)
+        feeding = asyncio.create_task(self._feed(crew), name="complete-tables")
+        try:
+            await crew.work_off(options.index_workers)
+        finally:
+            feeding.cancel()
+            await asyncio.wait({feeding})
+
+    async def _feed(self, crew: Crew[BuildingSession]) -> None:
+        """Tell the schedule which tables are complete, until all are."""
+        copying = self._pipeline.migration.copying
+        told: set[TableId] = set()
+
+        def news() -> bool:
+            return copying.complete or _complete(copying) != told
+
+        while True:
+            told = _complete(copying)
+            self._schedule.tables_are(told, all_of_them=copying.complete)
+            crew.wake()
+            if copying.complete:
+                return
+            await self._pipeline.until(news)
+
+    def count(self, items: Iterable[Item]) -> None:
+        """They were done before this began."""
+        self._finished += sum(item.counted for item in items)
+        self._tell()
+
+    def session(self) -> AbstractAsyncContextManager[BuildingSession]:
+        record = self._pipeline.migration.record
+        memory = record.options.maintenance_work_mem_kb
+        return building_session(self._uri, record.migration_id, self.plan.settings, memory)
+
+    async def run(self, session: BuildingSession, item: Item, step: str = "") -> None:
+        """Do it unless it is done."""
+        if (step or item.step) not in self.done:
+            await session.run(item, step)
+            self.done.add(step or item.step)
+        self._finished += item.counted
+        self._tell()
+
+    def _tell(self) -> None:
+        labels = tuple(task.items[0].label for task in self._schedule.running)
+        self._pipeline.migration.indexes = IndexProgress(self.plan.total, self._finished, labels)
+        self._pipeline.migration.touch()
+
+
+def _complete(copying: CopyProgress) -> set[TableId]:
+    return {record.table for record in copying.records() if record.copied}
+
+
+async def load(pipeline: Pipeline) -> Building:
+    """From the schema's archive, which is made again when it is lost, and the destination."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    tools = await schema_tools(pipeline)
+    if not pipeline.archive.exists():
+        pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
+        await dump_schema(tools, uris.source_uri, None, pipeline.archive)
+    script = await section_script(tools, pipeline.archive, POST_DATA, owners=migration.record.keep_owners)
+    async with connection(uris.destination_uri, "destination") as conn:
+        await ensure_bookkeeping(conn)
+        kinds = await relations(conn)
+        done = await steps_done(conn, migration.record.migration_id)
+    whole = plan(script, kinds, migration.record.destination.server_version_num)
+    return Building(pipeline, uris.destination_uri, whole, kinds, done)
+
+
+def begin(pipeline: Pipeline) -> asyncio.Task[None]:
+    """Have `table_work` done beside the phases; again when it failed."""
+    task = pipeline.building
+    if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+        task = asyncio.create_task(_table_work(pipeline), name=f"building-{pipeline.migration.id}")
+        pipeline.building = task
+    return task
+
+
+async def _table_work(pipeline: Pipeline) -> None:
+    wait = FIRST_RETRY_S
+    while True:
+        try:
+            return await (await load(pipeline)).table_work()
+        except (PgmigError, ExceptionGroup) as exc:
+            error = cause(exc)
+            if error is None:
+                raise
+            if not error.policy.retry:
+                pipeline.migration.event("warning", f"not built yet: {error}")
+                raise error from exc
+            pipeline.migration.event("warning", f"building indexes is tried again: {error}")
+        await asyncio.sleep(wait)
+        wait = min(LONGEST_RETRY_S, 2 * wait)

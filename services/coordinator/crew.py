@@ -1,0 +1,81 @@
+"""Sessions on the destination that work a schedule off, at most so many at the same time.
+
+A session is opened for the first task that it gets and kept. After an error that a retry may
+cure nothing more is begun, so that the retry comes soon; after any other, whatever does not
+depend on it goes on, since hours of other work need not be lost with it. Errors are raised when
+nothing runs any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Generic, TypeVar
+
+from services.coordinator.schedule import Schedule, Task
+from services.shared.model import PgmigError
+from services.shared.pg.postdata import Item
+
+S = TypeVar("S")
+
+
+class Crew(Generic[S]):
+    """session: opens one. run: works one item off in it. on_change: called when a task begins or
+    ends."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        session: Callable[[], AbstractAsyncContextManager[S]],
+        run: Callable[[S, Item], Awaitable[None]],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._schedule = schedule
+        self._session = session
+        self._run = run
+        self._on_change = on_change
+        self._changed = asyncio.Event()
+        self._errors: list[PgmigError] = []
+
+    def wake(self) -> None:
+        """The schedule was told something."""
+        waiting, self._changed = self._changed, asyncio.Event()
+        waiting.set()
+
+    async def work_off(self, workers: int) -> None:
+        """Return when the schedule is over. Raises an ExceptionGroup of what failed."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(max(1, workers)):
+                group.create_task(self._work(), name=f"indexes-{number}")
+        if self._errors:
+            raise ExceptionGroup("the post-data section", self._errors)
+
+    async def _work(self) -> None:
+        async with AsyncExitStack() as stack:
+            session: S | None = None
+            while not self._schedule.over:
+                task = self._schedule.take()
+                if task is None:
+                    await self._changed.wait()
+                    continue
+                self._on_change()
+                try:
+                    if session is None:
+                        session = await stack.enter_async_context(self._session())
+                    for item in task.items:
+                        await self._run(session, item)
+                except PgmigError as exc:
+                    self._failed(task, exc)
+                    session = None
+                    await stack.aclose()
+                else:
+                    self._schedule.finished(task)
+                self._on_change()
+                self.wake()
+
+    def _failed(self, task: Task, error: PgmigError) -> None:
+        self._errors.append(error)
+        self._schedule.failed(task)
+        if error.policy.retry:
+            self._schedule.close()

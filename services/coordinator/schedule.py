@@ -1,0 +1,118 @@
+"""Which piece of work on the destination may begin now: a graph, told what has happened.
+
+A task may begin when the tasks that it comes after are finished and the rows that it needs are
+there. Of those that may, the one on the largest table comes first. What fails takes with it what
+comes after it; everything else goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+
+from services.shared.model import TableId
+from services.shared.pg.postdata import Item, TableItems
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Items for one session, in order. table: whose rows must be there; None: those of all
+    tables. after: keys of tasks."""
+
+    key: str
+    items: tuple[Item, ...]
+    table: TableId | None = None
+    after: frozenset[str] = frozenset()
+
+
+def table_tasks(items: TableItems, analysis: Item) -> list[Task]:
+    """Indexes side by side, then what locks the table, then its statistics."""
+    needed = [_task(item.step, (item,), items.table, ()) for item in items.builds]
+    if items.finish:
+        builds = [task.key for task in needed]
+        needed.append(_task(f"finish {items.table}", items.finish, items.table, builds))
+    return [*needed, _task(analysis.step, (analysis,), items.table, [task.key for task in needed])]
+
+
+def _task(key: str, items: tuple[Item, ...], table: TableId, after: Iterable[str]) -> Task:
+    late = any(item.late for item in items)
+    return Task(key, items, None if late else table, frozenset(after))
+
+
+class Schedule:
+    """sizes: of the tables, in any unit."""
+
+    def __init__(self, tasks: Sequence[Task], sizes: Mapping[TableId, int] | None = None) -> None:
+        self._sizes = dict(sizes or {})
+        self._complete: frozenset[TableId] = frozenset()
+        self._all_complete = False
+        self._closed = False
+        self._running: dict[str, Task] = {}
+        self._after: dict[str, list[Task]] = {}
+        self._needs = {task.key: set(task.after) for task in tasks}  # of those that have not begun
+        self._rowless: dict[TableId | None, list[Task]] = {}
+        self._ready: list[tuple[int, int, Task]] = []
+        self._number = count()
+        for task in tasks:
+            for key in task.after:
+                self._after.setdefault(key, []).append(task)
+            if not task.after:
+                self._rowless.setdefault(task.table, []).append(task)
+
+    def tables_are(self, complete: Collection[TableId], *, all_of_them: bool) -> None:
+        """The tables whose rows are there. all_of_them: and there are no others."""
+        self._complete, self._all_complete = frozenset(complete), all_of_them
+        there = list(self._rowless) if all_of_them else [t for t in self._complete if t in self._rowless]
+        for table in there:
+            for task in self._rowless.pop(table):
+                self._queue(task)
+
+    def _queue(self, task: Task) -> None:
+        size = self._sizes.get(task.table, 0) if task.table else 0
+        heappush(self._ready, (-size, next(self._number), task))
+
+    def take(self) -> Task | None:
+        """Begin the next task; None when none may begin now."""
+        while self._ready and not self._closed:
+            task = heappop(self._ready)[2]
+            if not self._all_complete and task.table not in self._complete:  # emptied meanwhile
+                self._rowless.setdefault(task.table, []).append(task)
+                continue
+            del self._needs[task.key]
+            self._running[task.key] = task
+            return task
+        return None
+
+    def finished(self, task: Task) -> None:
+        del self._running[task.key]
+        for other in self._after.get(task.key, ()):
+            needs = self._needs.get(other.key)
+            if needs is not None:
+                needs.discard(task.key)
+                if not needs:
+                    self._queue(other)
+
+    def failed(self, task: Task) -> None:
+        """It is given up, with everything that comes after it."""
+        del self._running[task.key]
+        self._give_up(task)
+
+    def _give_up(self, task: Task) -> None:
+        for other in self._after.get(task.key, ()):
+            if self._needs.pop(other.key, None) is not None:
+                self._give_up(other)
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._closed = True
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs, and nothing will."""
+        return not self._running and (self._closed or not self._needs)
+
+    @property
+    def running(self) -> tuple[Task, ...]:
+        return tuple(self._running.values())

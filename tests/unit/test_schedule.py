@@ -1,0 +1,154 @@
+"""What may begin when: rows first, then what a task comes after, the largest table first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.coordinator.crew import Crew
+from services.coordinator.schedule import Schedule, Task, table_tasks
+from services.shared.model import ErrorKind, PgmigError, TableId
+from services.shared.pg.postdata import Item, TableItems
+
+A, B = TableId("public", "a"), TableId("public", "b")
+
+
+def item(name: str, *, late: bool = False) -> Item:
+    return Item(name, name.encode(), late=late)
+
+
+def tasks(table: TableId, *, late: bool = False) -> list[Task]:
+    builds = (item(f"{table.name}1"), item(f"{table.name}2", late=late))
+    return table_tasks(TableItems(table, builds, (item(f"{table.name} adopt"),)), item(f"{table.name} stat"))
+
+
+def begun(schedule: Schedule) -> list[Task]:
+    found = []
+    while (task := schedule.take()) is not None:
+        found.append(task)
+    return found
+
+
+def names(found: list[Task]) -> list[str]:
+    return [one.label for task in found for one in task.items]
+
+
+def test_nothing_begins_before_its_tables_rows_are_there() -> None:
+    schedule = Schedule([*tasks(A), *tasks(B)])
+    assert schedule.take() is None
+    schedule.tables_are({B}, all_of_them=False)
+    assert names(begun(schedule)) == ["b1", "b2"]
+    assert not schedule.over
+
+
+def test_builds_run_side_by_side_and_the_rest_of_the_table_after_the_last() -> None:
+    schedule = Schedule(tasks(A))
+    schedule.tables_are({A}, all_of_them=True)
+    first, second = begun(schedule)
+    schedule.finished(second)
+    assert schedule.take() is None
+    schedule.finished(first)
+    (finish,) = begun(schedule)
+    assert names([finish]) == ["a adopt"]
+    schedule.finished(finish)
+    (analysis,) = begun(schedule)
+    schedule.finished(analysis)
+    assert names([analysis]) == ["a stat"]
+    assert schedule.over
+
+
+def test_what_may_look_at_other_tables_waits_for_all() -> None:
+    schedule = Schedule(tasks(A, late=True))
+    schedule.tables_are({A}, all_of_them=False)
+    assert names(begun(schedule)) == ["a1"]
+    schedule.tables_are({A}, all_of_them=True)
+    assert names(begun(schedule)) == ["a2"]
+
+
+def test_a_table_that_is_emptied_again_waits_again() -> None:
+    schedule = Schedule(tasks(A))
+    schedule.tables_are({A}, all_of_them=False)
+    schedule.tables_are((), all_of_them=False)
+    assert schedule.take() is None
+    schedule.tables_are({A}, all_of_them=False)
+    assert names(begun(schedule)) == ["a1", "a2"]
+
+
+def test_the_largest_table_comes_first() -> None:
+    schedule = Schedule([*tasks(A), *tasks(B)], {A: 1, B: 2})
+    schedule.tables_are({A, B}, all_of_them=True)
+    assert names(begun(schedule)) == ["b1", "b2", "a1", "a2"]
+
+
+def test_failure_takes_along_what_comes_after_and_nothing_else() -> None:
+    schedule = Schedule([*tasks(A), *tasks(B)])
+    schedule.tables_are({A, B}, all_of_them=True)
+    first, *others = begun(schedule)
+    schedule.failed(first)
+    for task in others:
+        schedule.finished(task)
+    ended = names(others)
+    while more := begun(schedule):
+        ended += names(more)
+        for task in more:
+            schedule.finished(task)
+    assert ended == ["a2", "b1", "b2", "b adopt", "b stat"]
+    assert schedule.over
+
+
+@asynccontextmanager
+async def session() -> AsyncIterator[None]:
+    yield
+
+
+async def test_a_crew_does_all_that_does_not_depend_on_what_failed_and_then_says_so() -> None:
+    schedule = Schedule([*tasks(A), *tasks(B)])
+    schedule.tables_are({A, B}, all_of_them=True)
+    done = []
+
+    async def run(_: None, one: Item) -> None:
+        if one.label == "a1":
+            raise PgmigError(ErrorKind.SCHEMA_FAILED, "no")
+        done.append(one.label)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await Crew(schedule, session, run).work_off(2)
+    assert [str(exc) for exc in caught.value.exceptions] == ["no"]
+    assert sorted(done) == ["a2", "b adopt", "b stat", "b1", "b2"]
+
+
+async def test_a_crew_begins_nothing_more_after_what_a_retry_may_cure() -> None:
+    schedule = Schedule([*tasks(A), *tasks(B)])
+    schedule.tables_are({A, B}, all_of_them=True)
+
+    async def run(_: None, one: Item) -> None:
+        raise PgmigError(ErrorKind.UNREACHABLE, one.label)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await Crew(schedule, session, run).work_off(1)
+    assert [str(exc) for exc in caught.value.exceptions] == ["a1"]
+
+
+async def test_a_crew_waits_for_tables_and_never_works_at_more_than_it_may() -> None:
+    schedule = Schedule([*tasks(A), *tasks(B)])
+    busy, most, done = 0, 0, 0
+
+    async def run(_: None, one: Item) -> None:
+        nonlocal busy, most, done
+        busy += 1
+        most = max(most, busy)
+        await asyncio.sleep(0)
+        busy -= 1
+        done += 1
+
+    crew = Crew(schedule, session, run)
+    working = asyncio.create_task(crew.work_off(2))
+    for complete in ({A}, {A, B}):
+        schedule.tables_are(complete, all_of_them=complete == {A, B})
+        crew.wake()
+        await asyncio.sleep(0)
+    await working
+    assert (most, done) == (2, 8)
