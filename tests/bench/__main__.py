@@ -6,7 +6,7 @@ import argparse
 
 from tests.bench import cdc, clone
 
-BENCHES = {"cdc": cdc.main, "clone": clone.main}
+BENCHES = ("cdc", "clone")
 
 
 def main() -> None:
@@ -17,11 +17,17 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=3, help="how often each is repeated, in alternate order"
     )
+    parser.add_argument(
+        "--peers", default="", help="clone: only these besides pgmig, by parts of their names, with commas"
+    )
     given = parser.parse_args()
     for name in given.benches or BENCHES:
         if name not in BENCHES:
             parser.error(f"no bench {name}: there are {', '.join(BENCHES)}")
-        BENCHES[name](given.scale, given.only, given.rounds)
+        if name == "clone":
+            clone.main(given.scale, given.only, given.rounds, given.peers)
+        else:
+            cdc.main(given.scale, given.only, given.rounds)
 
 
 if __name__ == "__main__":

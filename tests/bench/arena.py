@@ -10,6 +10,7 @@ import psycopg
 
 from tests.lab.installs import newest, oldest
 from tests.lab.postgres import PostgresServer
+from tests.lab.process import tail
 
 _SETTINGS = {
     "max_wal_size": "8GB",
@@ -37,7 +38,12 @@ def arena(**settings: str) -> Iterator[Arena]:
         PostgresServer(oldest(), settings=given) as source,
         PostgresServer(newest(), settings=there) as destination,
     ):
-        yield Arena(source, destination)
+        try:
+            yield Arena(source, destination)
+        except psycopg.OperationalError as exc:
+            for name, server in (("source", source), ("destination", destination)):
+                exc.add_note(f"the {name}'s log ends with:\n{tail(server.log_path)}")
+            raise
 
 
 def run_sql(uri: str, *statements: str) -> None:

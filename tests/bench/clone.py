@@ -96,8 +96,7 @@ def contest(found: Arena, shape: Shape, names: Sequence[str], rounds: int) -> di
                     raise
                 print(f"  {name} does not count: {exc}", flush=True)
                 left.remove(name)
-            finally:
-                found.destination.drop_database("copy")
+            found.destination.drop_database("copy")
     found.source.drop_database("original")
     return results
 
@@ -128,16 +127,18 @@ def show(shape: Shape, results: Mapping[str, Sequence[Result]]) -> None:
     print(flush=True)
 
 
-def _contestants() -> list[str]:
+def _contestants(peers: str) -> list[str]:
     found = version()
     print(f"pgcopydb {found}" if found else "pgcopydb: not installed")
-    return [name for name in CLONERS if found or name != "pgcopydb"]
+    there = [name for name in CLONERS if found or name != "pgcopydb"]
+    return [name for name in there if name == OURS or any(part in name for part in peers.split(","))]
 
 
-def main(scale: float, only: str, rounds: int) -> None:
+def main(scale: float, only: str, rounds: int, peers: str = "") -> None:
+    """peers: parts of names, with commas; "" is everyone."""
     with arena(**EXTRA_LOCKS) as found:
         print(f"clone, PostgreSQL {found.source.install.major} to {found.destination.install.major}")
-        names = _contestants()
+        names = _contestants(peers)
         for small, full in zip(shapes(scale / SMALLER), shapes(scale), strict=True):
             if only in full.name:
                 first = contest(found, small, names, rounds)
