@@ -28,7 +28,7 @@ PROTOS := $(shell find protos -mindepth 1)  # folders too: their time tells of f
 PURE_UNIT := $(addprefix tests/unit/,test_pgoutput.py test_pgoutput_properties.py test_batches.py test_compact.py)
 PURE_SERVERS := $(addprefix tests/integration/,test_pipeline.py test_values.py)
 
-.PHONY: help setup check test demo bench protos up down compose-test lock clean
+.PHONY: help setup check test demo bench bench-cdc bench-clone protos up down compose-test lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,8 +51,14 @@ test: setup ## every test but compose-test, on real PostgreSQL and nats-server p
 demo: setup ## migrates a live database from one local server to another, and proves it
 	$(PY) -m tests.e2e.demo
 
-bench: setup ## ratios against native logical replication and pg_dump, in one run
-	$(PY) -m tests.bench
+bench: setup ## both of these: ratios against peers, in one run
+	$(PY) -m tests.bench $(BENCH)
+
+bench-cdc: setup ## change capture and its latency (`make bench-cdc BENCH='--scale 0.1 --rounds 1'`)
+	$(PY) -m tests.bench cdc $(BENCH)
+
+bench-clone: setup ## copying a database
+	$(PY) -m tests.bench clone $(BENCH)
 
 protos: $(READY) ## gen/pgmig/v1 from protos/ (the other targets do so when a .proto has changed)
 	$(PY) hatch_build.py

@@ -1,4 +1,8 @@
-"""A decoder or an applier as a process of its own, without a coordinator: `worker ROLE JSON`."""
+"""A decoder or an applier as a process of its own, without a coordinator: `worker ROLE JSON`.
+
+It says `ready` on standard output when it could begin, and begins when a line comes in: so the
+imports of both are over when the clock starts, and neither has a lead.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,23 @@ import asyncio
 import json
 import sys
 
+from nats.js.errors import NotFoundError
+
 from services.applier.loop import Applying
 from services.decoder.loop import Decoding
-from services.shared.bus.connection import bus
-from services.shared.model import ApplierWork, Assignment, DecoderWork, Lsn, TableId, WorkerReport
+from services.shared.bus.connection import Client, bus
+from services.shared.model import (
+    ApplierWork,
+    Assignment,
+    DecoderWork,
+    Lsn,
+    MigrationId,
+    TableId,
+    WorkerReport,
+)
 from services.shared.runtime.lifecycle import calm_collector
+
+MAX_STREAM_BYTES = 16 << 30
 
 
 async def run(role: str, given: dict[str, str]) -> None:
@@ -20,15 +36,29 @@ async def run(role: str, given: dict[str, str]) -> None:
         """Nobody listens: the parent looks at the destination."""
 
     async with bus(given["nats"], role) as client:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
         if role == "decoder":
             tables = tuple(TableId("public", name) for name in given["tables"].split())
             work = DecoderWork(
                 given["uri"], follow=True, may_create=not start, tables=tables, start_lsn=start
             )
-            await Decoding(Assignment("d", given["id"], work), client, report, 4 << 30).run()
+            await Decoding(Assignment("d", given["id"], work), client, report, MAX_STREAM_BYTES).run()
         else:
+            await _stream_made(client, MigrationId.parse(given["id"]).change_stream)
             applier = ApplierWork(given["uri"], start)
             await Applying(Assignment("a", given["id"], applier), client, report).run()
+
+
+async def _stream_made(client: Client, stream: str) -> None:
+    """A coordinator staffs the applier when the decoder has its stream; here nobody tells."""
+    while True:
+        try:
+            await client.jetstream().stream_info(stream)
+        except NotFoundError:
+            await asyncio.sleep(0.002)
+        else:
+            return
 
 
 if __name__ == "__main__":

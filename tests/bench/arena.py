@@ -1,0 +1,95 @@
+"""The servers of one run, which all contestants share, and what is asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+
+from tests.lab.installs import newest, oldest
+from tests.lab.postgres import PostgresServer
+from tests.lab.process import tail
+
+_SETTINGS = {
+    "max_wal_size": "8GB",
+    "shared_buffers": "512MB",
+    "max_replication_slots": "60",
+    "max_wal_senders": "60",
+    # Left on, it works on what one contestant has written while the next is timed.
+    "autovacuum": "off",
+}
+_ORIGINS = {"max_active_replication_origins": "60"}  # from 18 on; max_replication_slots before
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    source: PostgresServer
+    destination: PostgresServer
+
+
+@contextmanager
+def arena(**settings: str) -> Iterator[Arena]:
+    """A source and a destination of the oldest and the newest major version at hand."""
+    given = {**_SETTINGS, **settings}
+    there = {**given, **(_ORIGINS if newest().major >= 18 else {})}
+    with (
+        PostgresServer(oldest(), settings=given) as source,
+        PostgresServer(newest(), settings=there) as destination,
+    ):
+        try:
+            yield Arena(source, destination)
+        except psycopg.OperationalError as exc:
+            for name, server in (("source", source), ("destination", destination)):
+                exc.add_note(f"the {name}'s log ends with:\n{tail(server.log_path)}")
+            raise
+
+
+def run_sql(uri: str, *statements: str) -> None:
+    """One after the other, each a transaction of its own."""
+    with psycopg.connect(uri, autocommit=True) as conn:
+        for statement in statements:
+            conn.execute(statement.encode())
+
+
+def value(uri: str, query: str) -> str:
+    """The first column of the first row, as text."""
+    with psycopg.connect(uri, autocommit=True) as conn:
+        row = conn.execute(query.encode()).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+_TABLES = """
+    SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgmig', 'pgcopydb')
+    ORDER BY 1"""
+
+
+def fingerprint(uri: str) -> dict[str, tuple[int, str]]:
+    """Of every table: rows, and a sum of the rows' hashes that does not depend on their order."""
+    with psycopg.connect(uri, autocommit=True) as conn:
+        names = [str(row[0]) for row in conn.execute(_TABLES.encode())]
+        found = {}
+        for name in names:
+            query = f"SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM {name} t"
+            row = conn.execute(query.encode()).fetchone()
+            assert row is not None
+            found[name] = (int(row[0]), str(row[1]))
+    return found
+
+
+def definitions(uri: str) -> tuple[int, int, int]:
+    """How many valid indexes, constraints and foreign keys the user's tables have."""
+    user = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgmig', 'pgcopydb')"
+    counts = (
+        f"SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid"
+        f" JOIN pg_namespace n ON n.oid = c.relnamespace WHERE i.indisvalid AND {user}",
+        f"SELECT count(*) FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace"
+        f" WHERE k.contype IN ('p', 'u', 'f', 'c') AND k.convalidated AND {user}",
+        f"SELECT count(*) FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace"
+        f" WHERE k.contype = 'f' AND {user}",
+    )
+    indexes, constraints, keys = (int(value(uri, query)) for query in counts)
+    return indexes, constraints, keys
