@@ -57,6 +57,8 @@ class Uris:
 
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_SIZE_UNITS = ("", "k", "m", "g", "t")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -74,6 +76,16 @@ def duration(text: str) -> float:
     if match is None:
         raise click.BadParameter(f"{text!r} is not a duration like 30s, 500ms or 2m")
     return float(match[1]) * _UNIT_S[match[2] or "s"]
+
+
+def size(text: str) -> int:
+    """Bytes, from "512MB", "1.5GB", "64kB" or a bare number; units are powers of 1024, as in
+    PostgreSQL's settings."""
+    match = _SIZE.fullmatch(text.strip())
+    value = round(float(match[1]) * 1024 ** _SIZE_UNITS.index((match[2] or "").lower())) if match else 0
+    if not 1 <= value < 1 << 63:
+        raise click.BadParameter(f"{text!r} is not a size like 512MB, 1GB or 64kB")
+    return value
 
 
 def position(text: str) -> Lsn:

@@ -27,6 +27,7 @@ from tests.lab.process import free_port
 from tests.standins.thread import ServedControl, served_control
 
 NO_KEY = ("--no-key-tables", "insert-only", "--strict-boundaries")
+COPYING = ("--split-tables-larger-than", "1.5 MB", "--max-rate", "64kB")
 URIS = ("--source-uri", "postgresql://a:hush@h/s", "--dest-uri", "postgresql://b:hush@h/d")
 
 
@@ -156,7 +157,7 @@ def test_refusals_become_error_hint_and_exit_code(served: ServedControl, kind: E
 
 def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
     served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
-    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3", *NO_KEY)
+    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3", *NO_KEY, *COPYING)
     assert result.exit_code == 0
     assert result.stdout.startswith("complete  migration x")
     assert "phase complete" in result.stderr
@@ -167,6 +168,8 @@ def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
         index_workers=2,
         no_key_tables=NoKeyTables.INSERT_ONLY,
         strict_boundaries=True,
+        split_tables_larger_than=3 << 19,
+        max_rate=64 << 10,
     )
     assert ("start", "x", URIS[1], URIS[3], options) in served.control.calls
 
@@ -248,6 +251,8 @@ def test_missing_connection_strings_are_a_usage_error_that_names_them() -> None:
         (("status", "--output", "xml"), "xml"),
         (("clone", "--copy-workers", "0"), "0"),
         (("clone", "--no-key-tables", "ignore"), "ignore"),
+        (("clone", "--max-rate", "fast"), "not a size"),
+        (("clone", "--split-tables-larger-than", "0GB"), "not a size"),
     ],
 )
 def test_invalid_options_are_usage_errors(arguments: tuple[str, ...], told: str) -> None:

@@ -10,7 +10,7 @@ import click
 
 from clients.cli.following import follow_to_end, print_summary, resumed, say_how_to_continue, stopped
 from clients.cli.localstate import MigrationDir
-from clients.cli.options import Invocation, Uris, common_options, uri_options
+from clients.cli.options import Invocation, Uris, common_options, size, uri_options
 from clients.cli.output import print_json, say
 from clients.cli.progress import Progress, progress_of
 from clients.cli.running import Interrupted, run
@@ -62,6 +62,20 @@ _DEFAULTS = MigrationOptions()
     is_flag=True,
     help="Never let source transactions share one on the destination, even when behind. Slower.",
 )
+@click.option(
+    "--split-tables-larger-than",
+    type=size,
+    metavar="SIZE",
+    default="1GB",
+    show_default=True,
+    help="Copy tables with more data than this in several parts at the same time.",
+)
+@click.option(
+    "--max-rate",
+    type=size,
+    metavar="SIZE",
+    help="Copy no more than this each second, by each copier.",
+)
 def clone(
     invocation: Invocation,
     *,
@@ -72,6 +86,8 @@ def clone(
     index_workers: int,
     no_key_tables: str,
     strict_boundaries: bool,
+    split_tables_larger_than: int,
+    max_rate: int | None,
 ) -> None:
     """Copy a database, and with --follow keep the copy in step.
 
@@ -80,7 +96,13 @@ def clone(
     """
     uris.require("clone needs both databases")
     options = MigrationOptions(
-        follow, copy_workers, index_workers, NoKeyTables(no_key_tables), strict_boundaries
+        follow,
+        copy_workers,
+        index_workers,
+        NoKeyTables(no_key_tables),
+        strict_boundaries,
+        split_tables_larger_than=split_tables_larger_than,
+        max_rate=max_rate or 0,
     )
     migration_id = new_id(invocation)
     _staying(invocation, migration_id, _clone(invocation, migration_id, uris, options, resume=resume))

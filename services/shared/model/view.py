@@ -31,13 +31,17 @@ class NoKeyTables(StrEnum):
 class MigrationOptions:
     """follow: keep applying changes until switchover. copy_workers: parts copied at the same
     time by each copier. index_workers: indexes built at the same time. strict_boundaries: source
-    transactions never share one on the destination."""
+    transactions never share one on the destination. split_tables_larger_than: bytes of heap and
+    TOAST beyond which a table is copied in several parts. max_rate: bytes of COPY data a second
+    for each copier; 0: as fast as it goes."""
 
     follow: bool = False
     copy_workers: int = 2
     index_workers: int = 2
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE
     strict_boundaries: bool = False
+    split_tables_larger_than: int = 1 << 30
+    max_rate: int = 0
 
 
 @dataclass(frozen=True, slots=True)

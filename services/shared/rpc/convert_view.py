@@ -79,6 +79,8 @@ def options_to_pb(options: MigrationOptions) -> pb.MigrationOptions:
         index_workers=options.index_workers,
         no_key_tables=_NO_KEY_TO_PB[options.no_key_tables],
         strict_boundaries=options.strict_boundaries,
+        split_tables_larger_than=options.split_tables_larger_than,
+        max_rate=options.max_rate,
     )
 
 
@@ -97,6 +99,8 @@ def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
         message.index_workers or default.index_workers,
         _NO_KEY_FROM_PB.get(message.no_key_tables, default.no_key_tables),
         message.strict_boundaries,
+        message.split_tables_larger_than or default.split_tables_larger_than,
+        message.max_rate,
     )
 
 
