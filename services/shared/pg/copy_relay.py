@@ -32,7 +32,7 @@ from services.shared.pg.copy_errors import server_error
 from services.shared.pg.copy_frames import HEADER, Frames, FramingError, Message
 from services.shared.pg.copy_stream import socket_ready
 
-BUFFER = 512 * 1024
+BUFFER = 256 * 1024
 SHORT = 64 * 1024
 PAUSE_S = 0.001
 _ANSWERS = 8 * 1024
