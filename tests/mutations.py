@@ -104,6 +104,13 @@ MUTATIONS = (
         f"{PIPELINE}::test_changes_below_a_tables_floor_are_in_its_copy",
     ),
     Mutation(
+        "9 parts of a plan that was given up",
+        "services/shared/pg/copy.py",
+        "        await check_epoch(destination, self._migration, part, hold=True)\n",
+        "",
+        "tests/integration/test_copy_parts.py::test_a_part_whose_plan_is_given_up_meanwhile_cannot_commit",
+    ),
+    Mutation(
         "10 values are bytes",
         "services/shared/pg/target.py",
         "value is not UNCHANGED and not self.columns",

@@ -59,6 +59,8 @@ class Uris:
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB)", re.IGNORECASE)
 _UNIT_KB = {"KB": 1, "MB": 1 << 10, "GB": 1 << 20}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_SIZE_UNITS = ("", "k", "m", "g", "t")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -85,6 +87,16 @@ def memory(text: str) -> int:
     if not 1024 <= size < 1 << 31:
         raise click.BadParameter(f"{text!r} is not a size like 512MB or 2GB, of at least 1MB")
     return size
+
+
+def size(text: str) -> int:
+    """Bytes, from "512MB", "1.5GB", "64kB" or a bare number; units are powers of 1024, as in
+    PostgreSQL's settings."""
+    match = _SIZE.fullmatch(text.strip())
+    value = round(float(match[1]) * 1024 ** _SIZE_UNITS.index((match[2] or "").lower())) if match else 0
+    if not 1 <= value < 1 << 63:
+        raise click.BadParameter(f"{text!r} is not a size like 512MB, 1GB or 64kB")
+    return value
 
 
 def position(text: str) -> Lsn:

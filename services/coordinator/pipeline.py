@@ -217,10 +217,12 @@ class Pipeline:
         )
 
     def _copier_work(self) -> CopierWork:
+        options = self.migration.record.options
         return CopierWork(
             self._credentials.source_uri,
             self._credentials.destination_uri,
-            self.migration.record.options.copy_workers,
+            options.copy_workers,
+            options.max_rate,
         )
 
     def _applier_work(self) -> ApplierWork:

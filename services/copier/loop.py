@@ -7,7 +7,8 @@ ledger says that it is done, and it is reported once more.
 
 A part that cannot be copied fails alone: it is reported and given back for later, since the
 operator may cure the cause. One whose snapshot is gone leaves the queue: only a new part, under
-a new snapshot, can take its place.
+a new snapshot, can take its place. One whose plan is not in force any more leaves it without a
+word: its place is taken already.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from services.copier.progress import Throttle
+from services.copier.rate import RateLimit
 from services.shared.bus.connection import Client
 from services.shared.bus.queue import ACK_WAIT_S, Lease, PartQueue
 from services.shared.model import (
@@ -44,6 +46,8 @@ QUEUE_LONGEST_WAIT_S = 2.0
 BUSY_RETRY_S = 15.0
 """Another session copies the part (its lease had run out, or it has not noticed yet)."""
 FAILED_RETRY_S = 30.0
+NEVER_AGAIN = frozenset({ErrorKind.SNAPSHOT_LOST, ErrorKind.FENCED})
+"""Kinds that a retry may cure, but never that of the same part."""
 
 Report = Callable[[WorkerReport], None]
 
@@ -61,6 +65,7 @@ class Copying:
         self._client = client
         self._report = report
         self._ack_wait_s = ack_wait_s
+        self._rate = RateLimit(assignment.work.max_rate)
 
     async def run(self) -> None:
         """Copy parts until cancelled. Raises what no retry cures and concerns no single part."""
@@ -75,6 +80,7 @@ class Copying:
             PartQueue(self._client, self._migration, ack_wait_s=self._ack_wait_s),
             PartCopier(self._work.source_uri, self._work.destination_uri, self._migration),
             self._report,
+            rate=self._rate,
         )
 
 
@@ -88,12 +94,15 @@ class PartLoop:
         queue: PartQueue,
         copier: PartCopier,
         report: Report,
+        *,
+        rate: RateLimit,
     ) -> None:
         self._assignment_id = assignment_id
         self._migration = migration
         self._queue = queue
         self._copier = copier
         self._report = report
+        self._rate = rate
 
     async def run(self) -> None:
         try:
@@ -118,9 +127,10 @@ class PartLoop:
                 copied = await self._copy(part)
         except PgmigError as exc:
             log.error("part %s failed: %s", part.part_id, exc)
-            self._report(failed(self._assignment_id, exc, part.part_id))
+            if exc.kind is not ErrorKind.FENCED:
+                self._report(failed(self._assignment_id, exc, part.part_id))
             with _lease_may_be_lost(lease):
-                await (lease.drop() if exc.kind is ErrorKind.SNAPSHOT_LOST else lease.retry(FAILED_RETRY_S))
+                await (lease.drop() if exc.kind in NEVER_AGAIN else lease.retry(FAILED_RETRY_S))
         except BaseException:
             with _lease_may_be_lost(lease):
                 await lease.retry()
@@ -139,19 +149,19 @@ class PartLoop:
             await lease.done()
 
     async def _copy(self, part: CopyPart) -> Copied | None:
-        """Copy with retries; raises what they do not cure, a lost snapshot among it."""
+        """Copy with retries; raises what they do not cure, NEVER_AGAIN among it."""
 
         async def attempt() -> Copied | PgmigError | None:
             try:
                 with span(SpanName.COPY_PART, migration=str(self._migration), table=str(part.table)):
-                    return await self._copier.copy(part, Throttle(report_bytes))
+                    return await self._copier.copy(part, Throttle(report_progress), self._rate)
             except PgmigError as exc:
-                if exc.kind is ErrorKind.SNAPSHOT_LOST:
+                if exc.kind in NEVER_AGAIN:
                     return exc  # curable, but not by doing the same again
                 raise
 
-        def report_bytes(size: int) -> None:
-            self._report(PartProgress(self._assignment_id, part.part_id, 0, size))
+        def report_progress(rows: int, size: int) -> None:
+            self._report(PartProgress(self._assignment_id, part.part_id, rows, size))
 
         outcome = await retrying(f"copying part {part.part_id}", attempt)
         if isinstance(outcome, PgmigError):

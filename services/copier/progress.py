@@ -9,11 +9,11 @@ INTERVAL_S = 0.5
 
 
 class Throttle:
-    """Passes on the first number at once, then the newest at most every `interval_s`."""
+    """Passes on the first rows and bytes at once, then the newest at most every `interval_s`."""
 
     def __init__(
         self,
-        pass_on: Callable[[int], None],
+        pass_on: Callable[[int, int], None],
         interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -22,8 +22,8 @@ class Throttle:
         self._clock = clock
         self._next = 0.0
 
-    def __call__(self, number: int) -> None:
+    def __call__(self, rows: int, size: int) -> None:
         now = self._clock()
         if now >= self._next:
             self._next = now + self._interval_s
-            self._pass_on(number)
+            self._pass_on(rows, size)

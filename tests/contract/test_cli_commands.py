@@ -28,6 +28,7 @@ from tests.standins.thread import ServedControl, served_control
 
 NO_KEY = ("--no-key-tables", "insert-only", "--strict-boundaries")
 MEMORY = ("--maintenance-work-mem", "1.5GB")
+COPYING = ("--split-tables-larger-than", "1.5 MB", "--max-rate", "64kB")
 URIS = ("--source-uri", "postgresql://a:hush@h/s", "--dest-uri", "postgresql://b:hush@h/d")
 
 
@@ -158,6 +159,7 @@ def test_refusals_become_error_hint_and_exit_code(served: ServedControl, kind: E
 def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
     served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
     result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3", *NO_KEY, *MEMORY)
+    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3", *NO_KEY, *COPYING)
     assert result.exit_code == 0
     assert result.stdout.startswith("complete  migration x")
     assert "phase complete" in result.stderr
@@ -169,6 +171,8 @@ def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
         no_key_tables=NoKeyTables.INSERT_ONLY,
         strict_boundaries=True,
         maintenance_work_mem_kb=3 << 19,
+        split_tables_larger_than=3 << 19,
+        max_rate=64 << 10,
     )
     assert ("start", "x", URIS[1], URIS[3], options) in served.control.calls
 
@@ -257,6 +261,8 @@ def test_missing_connection_strings_are_a_usage_error_that_names_them() -> None:
         (("status", "--output", "xml"), "xml"),
         (("clone", "--copy-workers", "0"), "0"),
         (("clone", "--no-key-tables", "ignore"), "ignore"),
+        (("clone", "--max-rate", "fast"), "not a size"),
+        (("clone", "--split-tables-larger-than", "0GB"), "not a size"),
     ],
 )
 def test_invalid_options_are_usage_errors(arguments: tuple[str, ...], told: str) -> None:

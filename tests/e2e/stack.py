@@ -98,6 +98,13 @@ class Stack:
         for name in names:
             self._processes.pop(name).wait()
 
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: it keeps its connections and hears nothing, like one that is cut off."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        self._processes[name].send_signal(signal.SIGCONT)
+
     def restart(self, *names: str) -> None:
         """Kill -9 and start again."""
         self.kill9(*names)

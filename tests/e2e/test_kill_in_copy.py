@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import LiteralString
 
 import psycopg
 import pytest
 
-from services.shared.model import Lsn, MigrationOptions, Phase
-from tests.e2e.live import HELD, Live, all_but_held_copied, held_up
+from services.shared.bus.connection import bus
+from services.shared.bus.queue import delete_queue
+from services.shared.model import Lsn, MigrationId, MigrationOptions, Phase
+from tests.e2e.live import HELD, Live, all_but_held_copied, eventually, held_up
 from tests.e2e.stack import Stack
 from tests.e2e.verdict import left_on_destination, left_on_source
+from tests.integration.copier_stand import Gate, closed_gate, make_gate
+from tests.integration.copy_bed import execute, scalar
 from tests.lab.compare import compare_databases
 from tests.lab.nats import NatsServer
 from tests.lab.workload import Writer
@@ -101,6 +106,98 @@ async def test_killed_decoder_costs_a_plain_clone_all_its_copies(
         await live.until_phase(Phase.COMPLETE)
         assert compare_databases(shop, dest_db) == []
         assert left_on_source(shop) == []
+
+
+CUT = MigrationOptions(follow=True, split_tables_larger_than=32 << 10)
+_PARTS_LEFT: LiteralString = """
+    SELECT (split::json ->> 'parts')::int - (
+        SELECT count(*) FROM pgmig.copy_part AS p
+        WHERE p.epoch = t.epoch AND p.part_id LIKE '"shop"."orders" %'
+    )
+    FROM pgmig.copy_table AS t WHERE table_name = 'orders'"""
+
+
+def all_but_one_part_copied(dest: str) -> bool:
+    with psycopg.connect(dest) as conn:
+        return conn.execute(_PARTS_LEFT).fetchone() == (1,)
+
+
+def plan(dest: str) -> str:
+    return str(scalar(dest, "SELECT epoch FROM pgmig.copy_table WHERE table_name = 'orders'"))
+
+
+@contextmanager
+def one_part_held_up(dest: str) -> Iterator[Gate]:
+    """Whoever copies the first rows of table HELD waits for the end of the block."""
+    make_gate(dest)
+    execute(dest, "ALTER TABLE shop.orders ADD CONSTRAINT gated CHECK (id <> 1 OR public.gate())")
+    with closed_gate(dest) as gate:
+        yield gate
+        gate.open()
+    execute(dest, "ALTER TABLE shop.orders DROP CONSTRAINT gated", "DROP FUNCTION public.gate()")
+
+
+@pytest.mark.parametrize("cut_off", [False, True], ids=["copiers hear of it", "a copier is cut off"])
+async def test_a_table_that_is_cut_begins_anew_under_a_new_snapshot(
+    cut_off: bool, shop: str, dest_db: str, stack: Stack, writer: Writer
+) -> None:
+    async with stack.session() as session:
+        live = Live(session, MIGRATION, shop, dest_db)
+        await live.start(CUT)
+        await live.until_phase(Phase.COPY)
+        with one_part_held_up(dest_db) as gate:
+            stack.start("copier-1")
+            await gate.waiting()
+            await live.until(all_but_held_copied)
+            eventually(lambda: all_but_one_part_copied(dest_db), "all but one part")
+            before, given_up = files(dest_db), plan(dest_db)
+            if cut_off:
+                stack.freeze("copier-1")
+            stack.kill9("decoder")
+            writer.wait_for_commits(40)
+            stack.start("decoder", "copier-2")
+            await live.until_event("the snapshot was lost")
+            eventually(lambda: plan(dest_db) != given_up, "a new plan")
+        if cut_off:
+            stack.thaw("copier-1")
+        await live.until_phase(Phase.STREAMING)
+        assert files(dest_db) == before
+        assert floors(stack) == {HELD}
+        await live.finish(writer)
+
+
+async def test_a_table_that_was_rewritten_while_it_was_copied_begins_anew(
+    shop: str, dest_db: str, stack: Stack, writer: Writer
+) -> None:
+    async with stack.session() as session:
+        live = Live(session, MIGRATION, shop, dest_db)
+        await live.start(CUT)
+        await live.until_event("no copier is attached")
+        execute(shop, "VACUUM FULL shop.orders")
+        stack.start("copier-1")
+        await live.until_event("rewrote or truncated shop.orders")
+        await live.until_phase(Phase.STREAMING)
+        await live.finish(writer)
+
+
+async def test_a_queue_that_is_lost_keeps_the_parts_that_are_copied(
+    shop: str, dest_db: str, stack: Stack, nats_server: NatsServer, writer: Writer
+) -> None:
+    async with stack.session() as session:
+        live = Live(session, MIGRATION, shop, dest_db)
+        await live.start(CUT)
+        await live.until_phase(Phase.COPY)
+        with one_part_held_up(dest_db) as gate:
+            stack.start("copier-1")
+            await gate.waiting()
+            eventually(lambda: all_but_one_part_copied(dest_db), "all but one part")
+            async with bus(nats_server.url, "test") as client:
+                await delete_queue(client, MigrationId(MIGRATION))
+            await live.until_event("parts are missing from the copy queue")
+            assert all_but_one_part_copied(dest_db)
+        await live.until_phase(Phase.STREAMING)
+        assert floors(stack) == set()
+        await live.finish(writer)
 
 
 def floors(stack: Stack) -> set[str]:

@@ -24,6 +24,7 @@ from tests.integration.copy_bed import (
     keep_books,
     part,
     parts_of,
+    scalar,
 )
 from tests.lab.compare import compare_databases
 from tests.lab.nats import NatsServer
@@ -295,7 +296,8 @@ async def test_memory_does_not_grow_with_the_table(stand: Stand) -> None:
     assert before + grown < 150 * MIB
 
 
-async def test_a_value_of_100_megabytes_takes_its_size_twice_and_no_more(stand: Stand) -> None:
+@pytest.mark.parametrize("binary", [True, False])
+async def test_memory_does_not_grow_with_the_row(stand: Stand, binary: bool) -> None:
     size = 100_000_000
     execute(
         stand.source,
@@ -306,10 +308,27 @@ async def test_a_value_of_100_megabytes_takes_its_size_twice_and_no_more(stand: 
     execute(stand.dest, "CREATE TABLE t (a text)")
     with exported_snapshot(stand.source) as snapshot:
         await stand.start("c1")
-        before = stand.peak_memory("c1")
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot, binary=binary)])
         stand.assign("c1", MIGRATION)
         await finished(stand, 1)
-        grown = stand.peak_memory("c1") - before
+        peak = stand.peak_memory("c1")
     assert stand.coordinator.done()[0].rows == 2
-    assert grown < 2.2 * size + 20 * MIB
+    lengths = "SELECT string_agg(length(a) || left(a, 1), ' ' ORDER BY a) FROM t"
+    assert scalar(stand.dest, lengths) == scalar(stand.source, lengths)
+    assert peak < 150 * MIB
+
+
+async def test_progress_tells_rows_and_bytes(stand: Stand) -> None:
+    make_table(stand, "t", gated=True)
+    with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
+        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await stand.start("c1")
+        stand.assign("c1", MIGRATION)
+        await gate.waiting()
+        await stand.coordinator.until(lambda: bool(copying(stand)))
+        gate.open()
+        await finished(stand, 1)
+    (done,) = stand.coordinator.done()
+    seen = [report for _, report in stand.coordinator.reports if isinstance(report, PartProgress)]
+    assert 0 < seen[0].rows <= done.rows == ROWS
+    assert 0 < seen[0].bytes <= done.bytes

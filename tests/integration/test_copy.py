@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from services.shared.model import CopyPart, ErrorKind, MigrationId, PgmigError
-from services.shared.pg.bookkeeping import copied_parts
 from services.shared.pg.connection import connection
 from services.shared.pg.copy import Copied, PartCopier
+from services.shared.pg.copy_ledger import read_ledger
 from tests.integration.copy_bed import (
     SNAPSHOT_LSN,
     copy_schema,
@@ -43,7 +43,7 @@ class Bed:
     async def copy(self, given: CopyPart) -> Copied | None:
         copier = PartCopier(self.source, self.dest, MIGRATION)
         try:
-            return await copier.copy(given, lambda _size: None)
+            return await copier.copy(given, lambda _rows, _size: None)
         finally:
             await copier.close()
 
@@ -58,9 +58,9 @@ class Bed:
 
     async def ledger(self) -> dict[str, tuple[int, int]]:
         async with connection(self.dest, "destination") as conn:
-            entries = await copied_parts(conn, str(MIGRATION))
-        assert {entry[0] for entry in entries.values()} <= {SNAPSHOT_LSN}
-        return {key: (rows, size) for key, (_, rows, size) in entries.items()}
+            entries = (await read_ledger(conn, str(MIGRATION))).parts
+        assert {entry.snapshot_lsn for entry in entries.values()} <= {SNAPSHOT_LSN}
+        return {key: (entry.rows, entry.bytes) for key, entry in entries.items()}
 
 
 @pytest.fixture
@@ -81,7 +81,9 @@ async def test_every_type_arrives_byte_for_byte(
         parts = await parts_of(source_db, snapshot)
         assert {given.binary for given in parts} == {True, False}
         for given in parts:
-            copied = await copier.copy(replace(given, binary=given.binary and binary), lambda _size: None)
+            copied = await copier.copy(
+                replace(given, binary=given.binary and binary), lambda _rows, _size: None
+            )
             assert copied is not None
             assert not copied.already
     await copier.close()
@@ -212,13 +214,13 @@ async def test_a_refused_row_is_told_before_the_rest_is_sent(bed: Bed) -> None:
     execute(bed.dest, "CREATE TABLE t (a int)")
     seen = 0
 
-    def on_bytes(size: int) -> None:
+    def on_progress(_rows: int, size: int) -> None:
         nonlocal seen
         seen = size
 
     copier = PartCopier(bed.source, bed.dest, MIGRATION)
     with exported_snapshot(bed.source) as snapshot, pytest.raises(PgmigError) as caught:
-        await copier.copy(part("t", "a", snapshot=snapshot), on_bytes)
+        await copier.copy(part("t", "a", snapshot=snapshot), on_progress)
     assert caught.value.kind is ErrorKind.COPY_FAILED
     assert "invalid input syntax" in caught.value.message
     assert seen < 100_000_000
@@ -268,7 +270,7 @@ async def test_a_terminated_destination_session_is_transient_and_leaves_nothing(
     bed.both("CREATE TABLE t (a text)")
     execute(bed.source, "INSERT INTO t SELECT repeat('x', 1000000) FROM generate_series(1, 50)")
 
-    def terminate(_size: int) -> None:
+    def terminate(_rows: int, _size: int) -> None:
         execute(
             bed.dest,
             """SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
@@ -281,7 +283,7 @@ async def test_a_terminated_destination_session_is_transient_and_leaves_nothing(
         with pytest.raises(PgmigError) as caught:
             await copier.copy(given, terminate)
         assert caught.value.policy.retry
-        copied = await copier.copy(given, lambda _size: None)
+        copied = await copier.copy(given, lambda _rows, _size: None)
     await copier.close()
     assert copied is not None
     assert copied.rows == count(bed.dest, "t") == 50
@@ -294,7 +296,7 @@ async def test_a_cancelled_copy_leaves_nothing_and_can_be_repeated(bed: Bed) -> 
     copier = PartCopier(bed.source, bed.dest, MIGRATION)
     with exported_snapshot(bed.source) as snapshot:
         given = part("t", "a", snapshot=snapshot)
-        task = asyncio.create_task(copier.copy(given, lambda _size: begun.set()))
+        task = asyncio.create_task(copier.copy(given, lambda _rows, _size: begun.set()))
         await begun.wait()
         task.cancel()
         await asyncio.wait({task})
@@ -302,7 +304,7 @@ async def test_a_cancelled_copy_leaves_nothing_and_can_be_repeated(bed: Bed) -> 
         assert await bed.ledger() == {}
         async with asyncio.timeout(30):
             # None while the cancelled session's backend still holds the part.
-            while (copied := await copier.copy(given, lambda _size: None)) is None:
+            while (copied := await copier.copy(given, lambda _rows, _size: None)) is None:
                 await asyncio.sleep(0.1)
     await copier.close()
     assert copied.rows == count(bed.dest, "t") == 50
@@ -315,7 +317,7 @@ async def test_two_sessions_never_copy_the_same_part_at_once(bed: Bed) -> None:
     first = PartCopier(bed.source, bed.dest, MIGRATION)
     with exported_snapshot(bed.source) as snapshot:
         given = part("t", "a", snapshot=snapshot)
-        task = asyncio.create_task(first.copy(given, lambda _size: begun.set()))
+        task = asyncio.create_task(first.copy(given, lambda _rows, _size: begun.set()))
         await begun.wait()
         assert await bed.copy(given) is None
         copied = await task

@@ -8,20 +8,19 @@ from collections.abc import AsyncIterator
 import pytest
 from psycopg import AsyncConnection
 
-from services.shared.model import CopyPart, Lsn, TableId
+from services.shared.model import CopiedPart, CopyPart, Lsn, TableId
 from services.shared.pg.bookkeeping import (
-    copied_part,
-    copied_parts,
     drop_bookkeeping,
     ensure_bookkeeping,
-    mark_part,
     mark_step,
     steps_done,
 )
 from services.shared.pg.connection import connection
+from services.shared.pg.copy_ledger import CopyLedger, copied_part, mark_part, read_ledger
 from tests.integration.copy_bed import execute, scalar
 
 PART = CopyPart("p1", TableId("public", "t"), ("a",), "1-1-1", Lsn.parse("1A/FF"), False)
+COPIED = CopiedPart(Lsn.parse("1A/FF"), 5, 50)
 SCHEMA_EXISTS = "SELECT to_regnamespace('pgmig') IS NOT NULL"
 
 
@@ -32,7 +31,7 @@ async def conn(dest_db: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def test_before_there_are_books_nothing_is_done(conn: AsyncConnection) -> None:
-    assert await copied_parts(conn, "m1") == {}
+    assert await read_ledger(conn, "m1") == CopyLedger()
     assert await steps_done(conn, "m1") == set()
     await drop_bookkeeping(conn, "m1")
 
@@ -49,8 +48,8 @@ async def test_parts_and_steps_belong_to_their_migration(conn: AsyncConnection) 
     await mark_part(conn, "m1", PART, 5, 50)
     await mark_step(conn, "m1", "pre-data")
     await mark_step(conn, "m1", "pre-data")
-    assert await copied_parts(conn, "m1") == {"p1": (Lsn.parse("1A/FF"), 5, 50)}
-    assert await copied_part(conn, "m1", "p1") == (Lsn.parse("1A/FF"), 5, 50)
+    assert (await read_ledger(conn, "m1")).parts == {"p1": COPIED}
+    assert await copied_part(conn, "m1", "p1") == COPIED
     assert await copied_part(conn, "m1", "p2") is None
     assert await copied_part(conn, "m2", "p1") is None
     assert await steps_done(conn, "m1") == {"pre-data"}
@@ -79,7 +78,7 @@ async def test_the_schema_stays_while_another_migration_needs_it(
         case _:
             execute(dest_db, "INSERT INTO pgmig.progress VALUES ('m2', '0/1')")
     await drop_bookkeeping(conn, "m1")
-    assert await copied_parts(conn, "m1") == {}
+    assert await read_ledger(conn, "m1") == CopyLedger()
     assert scalar(dest_db, SCHEMA_EXISTS)
     await drop_bookkeeping(conn, "m2")
     assert not scalar(dest_db, SCHEMA_EXISTS)

@@ -15,6 +15,7 @@ import pytest
 
 from services.coordinator.parts import gathered, plan_parts
 from services.shared.model import (
+    CopyPlan,
     ErrorKind,
     Lsn,
     MigrationId,
@@ -22,6 +23,7 @@ from services.shared.model import (
     Phase,
     Route,
     SnapshotReady,
+    Split,
     TableId,
 )
 from services.shared.pg.catalog import list_tables, publication_tables
@@ -90,8 +92,10 @@ async def copy(source: str, destination: str) -> None:
         versions = here.info.server_version, there.info.server_version
     copier = PartCopier(source, destination, MigrationId("pipe"))
     with exported_snapshot(source) as (name, xids):
-        for part in plan_parts(tables, (), SnapshotReady("d", name, Lsn(1), xids), versions):
-            await copier.copy(part, lambda _size: None)
+        snapshot = SnapshotReady("d", name, Lsn(1), xids)
+        plans = {one.table: CopyPlan(one.table, "", snapshot.identity, Split()) for one in tables}
+        for part in plan_parts(tables, plans, (), snapshot, versions):
+            await copier.copy(part, lambda _rows, _size: None)
     await copier.close()
 
 

@@ -104,7 +104,7 @@ async def copy_all(bed: ValuesBed, *, binary: bool) -> None:
         with exported_snapshot(bed.source) as snapshot:
             for part in await parts_of(bed.source, snapshot):
                 copied = await copier.copy(
-                    part if binary else replace(part, binary=False), lambda _bytes: None
+                    part if binary else replace(part, binary=False), lambda _rows, _bytes: None
                 )
                 assert copied is not None
     finally:

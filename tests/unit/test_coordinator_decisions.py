@@ -3,94 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from services.coordinator.copying import CopyProgress
 from services.coordinator.credentials import Credentials, of_assignment, of_environment
 from services.coordinator.following import FollowProgress
 from services.coordinator.lag import FAR_BYTES, NEAR_BYTES, LagClock, follow_phase, lag_bytes
-from services.coordinator.parts import part_id, plan_parts
 from services.coordinator.rates import RateMeter, Totals
-from services.coordinator.record import TableRecord
 from services.shared.model import (
     ApplierProgress,
     Assignment,
-    Column,
     CopierWork,
     Endpoint,
     Lsn,
-    PartDone,
-    PartProgress,
     Phase,
-    ReplicaIdentity,
-    SnapshotReady,
-    SourceTable,
-    TableId,
-    TableState,
 )
-
-TEXT, REGCLASS, USER_TYPE = 25, 2205, 16_500
-SNAPSHOT = SnapshotReady("d", "snap", Lsn(7), "5:9:")
-VERSIONS = (170004, 180000)
-
-
-def table(name: str, size: int = 0, *types: int) -> SourceTable:
-    columns = tuple(Column(f"c{n}", oid) for n, oid in enumerate(types or (TEXT,)))
-    return SourceTable(TableId("s", name), 1, columns, ReplicaIdentity.DEFAULT, True, 10, size)
-
-
-def test_parts_come_largest_first_without_what_is_copied() -> None:
-    tables = [table("small", 1), table("done", 9), table("large", 5)]
-    parts = plan_parts(tables, {part_id(TableId("s", "done"))}, SNAPSHOT, VERSIONS)
-    assert [part.table.name for part in parts] == ["large", "small"]
-    assert {(part.snapshot_name, part.snapshot_lsn, part.snapshot_xids) for part in parts} == {
-        ("snap", Lsn(7), "5:9:")
-    }
-
-
-@pytest.mark.parametrize(
-    ("types", "binary"), [((TEXT, 23), True), ((TEXT, REGCLASS), False), ((USER_TYPE,), False)]
-)
-def test_binary_copy_only_for_types_that_mean_the_same_everywhere(
-    types: tuple[int, ...], binary: bool
-) -> None:
-    assert plan_parts([table("t", 0, *types)], (), SNAPSHOT, VERSIONS)[0].binary is binary
-
-
-def test_generated_columns_are_neither_copied_nor_looked_at() -> None:
-    columns = (Column("a", TEXT), Column("g", USER_TYPE, generated=True))
-    source = SourceTable(TableId("s", "t"), 1, columns, ReplicaIdentity.DEFAULT, True, 0, 0)
-    part = plan_parts([source], (), SNAPSHOT, VERSIONS)[0]
-    assert (part.columns, part.binary) == (("a",), True)
-
-
-names = st.text(alphabet='a."', min_size=1, max_size=5)
-
-
-@given(names, names, names, names)
-def test_part_ids_tell_tables_apart(a: str, b: str, c: str, d: str) -> None:
-    assert (part_id(TableId(a, b)) == part_id(TableId(c, d))) == ((a, b) == (c, d))
-
-
-def test_ledger_settles_what_is_copied_and_which_tables_have_a_floor() -> None:
-    progress = CopyProgress([TableRecord(TableId("s", name)) for name in ("early", "late", "missing")])
-    progress.report(PartDone("x", '"s"."missing"', 5, 50))
-    progress.settle({'"s"."early"': (Lsn(10), 1, 2), '"s"."late"': (Lsn(20), 3, 4)}, Lsn(10))
-    assert progress.missing() == (TableId("s", "missing"),)
-    assert progress.floors() == ((TableId("s", "late"), Lsn(20)),)
-    assert progress.totals() == Totals(4, 6)
-
-
-def test_progress_of_a_part_shows_until_it_is_done() -> None:
-    progress = CopyProgress([TableRecord(TableId("s", "t"))])
-    progress.report(PartProgress("x", '"s"."t"', 0, 70))
-    assert (progress.tables()[0].state, progress.tables()[0].bytes_copied) == (TableState.COPYING, 70)
-    progress.report(PartDone("x", '"s"."t"', 9, 100))
-    progress.report(PartProgress("x", '"s"."t"', 0, 80))  # a late one
-    done = progress.tables()[0]
-    assert (done.state, done.rows_copied, done.bytes_copied) == (TableState.COPIED, 9, 100)
-    assert progress.complete
 
 
 def test_lag_in_seconds_is_the_age_of_the_oldest_position_not_applied() -> None:

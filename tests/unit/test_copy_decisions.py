@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from services.copier.progress import Throttle
+from services.copier.rate import BURST_S, RateLimit
 from services.shared.model import ErrorKind, TableId
 from services.shared.pg.copy import binary_safe
 from services.shared.pg.copy_errors import copy_failure, without_values
@@ -96,9 +97,33 @@ def test_a_full_disk_says_so() -> None:
 
 def test_progress_is_passed_on_at_once_and_then_twice_a_second() -> None:
     now = 100.0
-    seen: list[int] = []
-    throttle = Throttle(seen.append, clock=lambda: now)
+    seen: list[tuple[int, int]] = []
+    throttle = Throttle(lambda rows, size: seen.append((rows, size)), clock=lambda: now)
     for tick in range(20):
         now = 100.0 + tick / 10
-        throttle(tick)
-    assert seen == [0, 5, 10, 15]
+        throttle(tick, 10 * tick)
+    assert seen == [(0, 0), (5, 50), (10, 100), (15, 150)]
+
+
+async def test_a_rate_holds_on_average_and_allows_no_burst_after_a_pause() -> None:
+    now = 100.0
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += seconds
+
+    rate = RateLimit(1000, clock=lambda: now, sleep=sleep)
+    for _ in range(10):
+        await rate(500)
+    assert now == pytest.approx(105 - BURST_S)
+    now += 60
+    begun = now
+    for _ in range(10):
+        await rate(500)
+    assert now - begun == pytest.approx(5 - BURST_S)
+    slept.clear()
+    unlimited = RateLimit(0, clock=lambda: now, sleep=sleep)
+    await unlimited(1 << 40)
+    assert slept == []

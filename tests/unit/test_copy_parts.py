@@ -7,10 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pgmig.v1 import bus_pb2
 
-from services.shared.model import CopyPart, ErrorKind, Lsn, PgmigError, TableId
+from services.shared.model import CopyPart, CtidRange, ErrorKind, KeyRange, Lsn, PgmigError, TableId
 from services.shared.wire.parts import decode_part, encode_part
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=63)
+LIMITS = st.none() | st.integers(-(2**63), 2**63 - 1)
+RANGES = st.builds(CtidRange, st.integers(0, 2**32), st.none() | st.integers(0, 2**32)) | st.builds(
+    KeyRange, NAMES, LIMITS, LIMITS
+)
 PARTS = st.builds(
     CopyPart,
     part_id=NAMES,
@@ -20,6 +24,9 @@ PARTS = st.builds(
     snapshot_lsn=st.integers(0, 2**64 - 1).map(Lsn),
     binary=st.booleans(),
     snapshot_xids=st.text("0123456789:,"),
+    epoch=st.text(max_size=5),
+    rows=st.none() | RANGES,
+    filenode=st.integers(0, 2**63 - 1),
 )
 
 

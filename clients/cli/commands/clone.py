@@ -10,7 +10,7 @@ import click
 
 from clients.cli.following import follow_to_end, print_summary, resumed, say_how_to_continue, stopped
 from clients.cli.localstate import MigrationDir
-from clients.cli.options import Invocation, Uris, common_options, memory, uri_options
+from clients.cli.options import Invocation, Uris, common_options, memory, size, uri_options
 from clients.cli.output import print_json, say
 from clients.cli.progress import Progress, progress_of
 from clients.cli.running import Interrupted, run
@@ -70,6 +70,20 @@ _DEFAULTS = MigrationOptions()
     help="Memory of each index build, like 512MB; in all --index-workers times as much. "
     "Default: the destination's own setting.",
 )
+@click.option(
+    "--split-tables-larger-than",
+    type=size,
+    metavar="SIZE",
+    default="1GB",
+    show_default=True,
+    help="Copy tables with more data than this in several parts at the same time.",
+)
+@click.option(
+    "--max-rate",
+    type=size,
+    metavar="SIZE",
+    help="Copy no more than this each second, by each copier.",
+)
 def clone(
     invocation: Invocation,
     *,
@@ -81,6 +95,8 @@ def clone(
     no_key_tables: str,
     strict_boundaries: bool,
     maintenance_work_mem: int | None,
+    split_tables_larger_than: int,
+    max_rate: int | None,
 ) -> None:
     """Copy a database, and with --follow keep the copy in step.
 
@@ -95,6 +111,8 @@ def clone(
         NoKeyTables(no_key_tables),
         strict_boundaries,
         maintenance_work_mem_kb=maintenance_work_mem or 0,
+        split_tables_larger_than=split_tables_larger_than,
+        max_rate=max_rate or 0,
     )
     migration_id = new_id(invocation)
     _staying(invocation, migration_id, _clone(invocation, migration_id, uris, options, resume=resume))

@@ -1,27 +1,47 @@
 """Phase copy: parts go through the queue to the copiers, until the ledger has them all.
 
-The ledger on the destination says which parts are copied; queue and reports only speed things
-up. So whatever is lost (queue, reports, a copier, ourselves) costs a look at the ledger.
+The ledger on the destination says how each table is cut and which parts are copied; queue and reports
+only speed things up. So whatever is lost (queue, reports, a copier, ourselves) costs a look at the
+ledger.
 
-The parts in the queue name an exported snapshot. When it is lost with the decoder's session,
-the parts that are left are published again under a new one, and their tables get a floor: the
-applier skips what the later snapshot already holds. A clone that does not follow has no applier
-to bring tables of two snapshots into step: there all parts are copied again.
+The parts in the queue name an exported snapshot. When it is lost with the decoder's session, the
+tables that are incomplete get new plans under a new one, and a floor: the applier skips what the
+later snapshot already holds. A clone that does not follow has no applier to bring tables of two
+snapshots into step: there all tables are copied again.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 
 from services.coordinator.building import begin
-from services.coordinator.parts import gathered, plan_parts
+from services.coordinator.parts import (
+    choose_split,
+    copied_by_table,
+    gathered,
+    plan_parts,
+    renew_plans,
+    wants_key,
+)
 from services.coordinator.pipeline import Pipeline
 from services.shared.bus.queue import delete_queue, ensure_queue, publish_parts, purge, queued
-from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role, SnapshotReady
-from services.shared.pg.bookkeeping import copied_parts, forget_parts
-from services.shared.pg.catalog import list_tables_under
-from services.shared.pg.connection import connection
+from services.shared.model import (
+    ErrorKind,
+    Lsn,
+    PgmigError,
+    Phase,
+    Role,
+    SnapshotReady,
+    SourceTable,
+    Split,
+    TableId,
+)
+from services.shared.pg.catalog import key_bounds, list_tables_under
+from services.shared.pg.connection import connection, translated
+from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
+from services.shared.pg.copy_table import empty_for_parts
 
 CHECK_EVERY_S = 5.0
 
@@ -48,7 +68,12 @@ async def _settled(pipeline: Pipeline) -> bool:
     """Read the ledger; whether every table is copied."""
     uris, migration = await pipeline.credentials(), pipeline.migration
     async with connection(uris.destination_uri, "destination") as conn:
-        ledger = await copied_parts(conn, migration.record.migration_id)
+        ledger = await read_ledger(conn, migration.record.migration_id)
+    return await _settle(pipeline, ledger)
+
+
+async def _settle(pipeline: Pipeline, ledger: CopyLedger) -> bool:
+    migration = pipeline.migration
     slot = migration.record.slot
     migration.copying.settle(ledger, slot.consistent_lsn if slot else Lsn(0))
     if migration.copying.records() != migration.record.tables:
@@ -60,42 +85,88 @@ async def _settled(pipeline: Pipeline) -> bool:
 
 async def _publish(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
     """Queue what the ledger lacks, under this snapshot."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    migration = pipeline.migration
     follow = migration.record.options.follow
     if migration.record.snapshot_id:
         which = "incomplete tables" if follow else "all tables"
         migration.event("warning", f"the snapshot was lost: {which} are copied under a new one")
     if migration.record.snapshot_id or not follow:
-        await pipeline.staff(Role.DECODER)  # copiers that hold parts of the old one stop first
+        # Copiers that hold parts of the old one stop first. One that does not hear it works in vain.
+        await pipeline.staff(Role.DECODER)
         await purge(pipeline.bus, migration.id)
-        if not follow:
-            async with connection(uris.destination_uri, "destination") as conn:
-                await forget_parts(conn, migration.record.migration_id)
-        if await _settled(pipeline):
+        pipeline.part_errors = [e for e in pipeline.part_errors if e.kind is not ErrorKind.SNAPSHOT_LOST]
+        if follow and await _settled(pipeline):
             return
+    tables, splits = await _tables(pipeline, snapshot)
+    ledger = await _renewed(pipeline, snapshot, tables, splits)
+    if not await _settle(pipeline, ledger):
+        missing = set(migration.copying.missing())
+        versions = (
+            migration.record.source.server_version_num,
+            migration.record.destination.server_version_num,
+        )
+        copied = {part for parts in copied_by_table(ledger).values() for part in parts}
+        wanted = [table for table in tables if table.table in missing]
+        parts = plan_parts(wanted, ledger.plans, copied, snapshot, versions)
+        await ensure_queue(pipeline.bus, migration.id)
+        await publish_parts(pipeline.bus, migration.id, parts)
+    migration.update(snapshot_id=snapshot.identity)
+    await pipeline.journal.save()
+    await pipeline.staff(Role.DECODER, Role.COPIER)
+
+
+async def _tables(
+    pipeline: Pipeline, snapshot: SnapshotReady
+) -> tuple[Sequence[SourceTable], dict[TableId, Split]]:
+    """The tables to be copied under the snapshot, and how each would be cut."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    version = migration.record.source.server_version_num
+    larger_than = migration.record.options.split_tables_larger_than
     await pipeline.look_for_routes()
     async with connection(uris.source_uri, "source") as conn:
         listed = gathered(await list_tables_under(conn, snapshot.snapshot_name), pipeline.routes)
-    tables = {table.table: table for table in listed}
+        found = {table.table: table for table in listed}
+        by_key = [table for table in found.values() if wants_key(table, larger_than, version)]
+        bounds = await key_bounds(conn, by_key, snapshot.snapshot_name) if by_key else {}
     if pipeline.routes:  # roots stand in the list in place of their partitions
         planned = {table.table for table in migration.record.tables} | {r.root for r in pipeline.routes}
         migration.copying.plan(table for table in listed if table.table in planned)
         migration.update(tables=migration.copying.records())
-    missing = migration.copying.missing()
-    gone = [str(table) for table in missing if table not in tables]
+    follow = migration.record.options.follow
+    copying = migration.copying
+    wanted = copying.missing() if follow else tuple(record.table for record in copying.records())
+    gone = [str(table) for table in wanted if table not in found]
     if gone:
         raise PgmigError(
             ErrorKind.SCHEMA_DRIFT,
             f"tables were dropped on the source before they were copied: {', '.join(gone[:5])}",
             "clean up and start the migration again; do not change the schema meanwhile",
         )
-    versions = migration.record.source.server_version_num, migration.record.destination.server_version_num
-    parts = plan_parts([tables[table] for table in missing], (), snapshot, versions)
-    await ensure_queue(pipeline.bus, migration.id)
-    await publish_parts(pipeline.bus, migration.id, parts)
-    migration.update(snapshot_id=snapshot.identity)
-    await pipeline.journal.save()
-    await pipeline.staff(Role.DECODER, Role.COPIER)
+    tables = [found[table] for table in wanted]
+    return tables, {t.table: choose_split(t, larger_than, version, bounds.get(t.table)) for t in tables}
+
+
+async def _renewed(
+    pipeline: Pipeline,
+    snapshot: SnapshotReady,
+    tables: Sequence[SourceTable],
+    splits: dict[TableId, Split],
+) -> CopyLedger:
+    """The ledger with the plans that the snapshot asks for. One transaction gives a table its new
+    plan, forgets its parts and, if it is cut, empties it: no part does, since others are beside it."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    key = migration.record.migration_id
+    async with connection(uris.destination_uri, "destination") as conn:
+        with translated("making the tables of the destination ready for their copy"):
+            async with conn.transaction():
+                ledger = await read_ledger_alone(conn, key)
+                new, void = renew_plans(
+                    tables, splits, ledger, snapshot, follow=migration.record.options.follow
+                )
+                await conn.execute("SET LOCAL lock_timeout = '60s'")
+                await empty_for_parts(conn, [plan.table for plan in new if plan.split.parts > 1])
+                await replace_plans(conn, key, new, void)
+        return await read_ledger(conn, key)
 
 
 async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
@@ -113,9 +184,9 @@ async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
                 break
         left = await queued(pipeline.bus, migration.id)
         # Read after the queue: what has left the queue was in the ledger before.
-        if await _settled(pipeline) or (left or 0) < len(migration.copying.missing()):
+        if await _settled(pipeline) or (left or 0) < migration.copying.missing_parts():
             if not migration.copying.complete:
-                migration.event("warning", "the copy queue lost parts: they are queued again")
+                migration.event("warning", "parts are missing from the copy queue: they are queued again")
                 migration.update(snapshot_id="")
             return
     errors, pipeline.part_errors = pipeline.part_errors, []
@@ -123,4 +194,6 @@ async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
         if error.kind is not ErrorKind.SNAPSHOT_LOST:
             raise error
         if pipeline.snapshot is snapshot:
-            pipeline.snapshot = None
+            migration.event("warning", str(error))
+            # It may live, where a table was rewritten: then it shows less than it did.
+            pipeline.close_snapshot()

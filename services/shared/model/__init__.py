@@ -3,6 +3,15 @@
 from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import BOOKKEEPING_SCHEMA, MESSAGE_PREFIX, STATE_BUCKET, MigrationId
+from services.shared.model.parts import (
+    CopiedPart,
+    CopyPart,
+    CopyPlan,
+    CtidRange,
+    KeyRange,
+    PartRange,
+    Split,
+)
 from services.shared.model.phase import Phase, check_move, may_move
 from services.shared.model.tables import (
     Column,
@@ -39,7 +48,6 @@ from services.shared.model.work import (
     AssignmentStopped,
     CloseSnapshot,
     CopierWork,
-    CopyPart,
     DecoderProgress,
     DecoderWork,
     OpenSnapshot,
@@ -68,8 +76,11 @@ __all__ = [
     "AssignmentStopped",
     "CloseSnapshot",
     "Column",
+    "CopiedPart",
     "CopierWork",
     "CopyPart",
+    "CopyPlan",
+    "CtidRange",
     "DecoderProgress",
     "DecoderWork",
     "Endpoint",
@@ -79,6 +90,7 @@ __all__ = [
     "Failure",
     "IdentityBefore",
     "IndexProgress",
+    "KeyRange",
     "Lsn",
     "MigrationId",
     "MigrationOptions",
@@ -87,6 +99,7 @@ __all__ = [
     "OpenSnapshot",
     "PartDone",
     "PartProgress",
+    "PartRange",
     "PgmigError",
     "Phase",
     "Policy",
@@ -101,6 +114,7 @@ __all__ = [
     "SlotReady",
     "SnapshotReady",
     "SourceTable",
+    "Split",
     "SwitchoverResult",
     "SwitchoverStep",
     "TableFile",

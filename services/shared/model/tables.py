@@ -66,6 +66,8 @@ class SourceTable:
     """An ordinary table or partition leaf that is copied, as found under the snapshot.
 
     rows_estimated: pg_class.reltuples, 0 when never analysed. bytes_estimated: heap and TOAST.
+    pages: blocks of its heap; 0 for another access method. filenode: pg_relation_filenode().
+    integer_key: the first column of its primary key, where that is an integer.
     """
 
     table: TableId
@@ -76,3 +78,6 @@ class SourceTable:
     rows_estimated: int
     bytes_estimated: int
     logged: bool = True
+    pages: int = 0
+    filenode: int = 0
+    integer_key: str = ""

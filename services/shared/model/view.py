@@ -32,7 +32,9 @@ class MigrationOptions:
     """follow: keep applying changes until switchover. copy_workers: parts copied at the same
     time by each copier. index_workers: indexes built at the same time. strict_boundaries: source
     transactions never share one on the destination. maintenance_work_mem_kb: of each session that
-    builds indexes; 0: what the destination is set to."""
+    builds indexes; 0: what the destination is set to. split_tables_larger_than: bytes of heap and
+    TOAST beyond which a table is copied in several parts. max_rate: bytes of COPY data a second
+    for each copier; 0: as fast as it goes."""
 
     follow: bool = False
     copy_workers: int = 2
@@ -40,6 +42,8 @@ class MigrationOptions:
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE
     strict_boundaries: bool = False
     maintenance_work_mem_kb: int = 0
+    split_tables_larger_than: int = 1 << 30
+    max_rate: int = 0
 
 
 @dataclass(frozen=True, slots=True)

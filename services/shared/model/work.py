@@ -44,11 +44,13 @@ class DecoderWork:
 
 @dataclass(frozen=True, slots=True)
 class CopierWork:
-    """workers: parts copied at the same time by this copier process."""
+    """workers: parts copied at the same time by this copier process. max_rate: bytes of COPY data
+    a second, all its workers together; 0: as fast as it goes."""
 
     source_uri: str = field(repr=False)
     destination_uri: str = field(repr=False)
     workers: int = 2
+    max_rate: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,25 +89,6 @@ class Assignment:
                 return Role.COPIER
             case ApplierWork():
                 return Role.APPLIER
-
-
-@dataclass(frozen=True, slots=True)
-class CopyPart:
-    """One unit of copying: a whole table, under one exported snapshot.
-
-    columns: those copied, in this order (no generated ones). snapshot_lsn: commits before it
-    are in the snapshot. binary: COPY ... (FORMAT binary) is safe for every column.
-    snapshot_xids: its txid_current_snapshot(), "" when not known. A restarted server may give
-    another snapshot the same name; the copier refuses one that sees other transactions.
-    """
-
-    part_id: str
-    table: TableId
-    columns: tuple[str, ...]
-    snapshot_name: str
-    snapshot_lsn: Lsn
-    binary: bool
-    snapshot_xids: str = ""
 
 
 # Commands, coordinator to worker.
@@ -189,7 +172,7 @@ class DecoderProgress:
 
 @dataclass(frozen=True, slots=True)
 class PartProgress:
-    """rows is 0 until PartDone where COPY does not tell; bytes is of COPY data."""
+    """bytes is of COPY data."""
 
     assignment_id: str
     part_id: str

@@ -3,6 +3,7 @@
 Each row is written in the transaction whose effect it records, so that the two live or die
 together:
 
+copy_table the plan by which a table is copied; `services.shared.pg.copy_ledger` uses it and copy_part
 copy_part  the ledger of the copy: this part's rows are all here, as of `snapshot_lsn`
 progress   where replication origins are denied: everything that ends at or before `lsn` is here
 step       the coordinator's schema steps
@@ -18,16 +19,26 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import BOOKKEEPING_SCHEMA, CopyPart, Lsn
+from services.shared.model import BOOKKEEPING_SCHEMA
 from services.shared.pg.connection import translated
 
 _TABLES = {
+    "copy_table": """
+        migration_id pg_catalog.text NOT NULL,
+        schema_name pg_catalog.text NOT NULL,
+        table_name pg_catalog.text NOT NULL,
+        epoch pg_catalog.text NOT NULL,
+        snapshot pg_catalog.text NOT NULL,
+        filenode pg_catalog.int8 NOT NULL,
+        split pg_catalog.text NOT NULL,
+        PRIMARY KEY (migration_id, schema_name, table_name)""",
     "copy_part": """
         migration_id pg_catalog.text NOT NULL,
         part_id pg_catalog.text NOT NULL,
         snapshot_lsn pg_catalog.pg_lsn NOT NULL,
         rows pg_catalog.int8 NOT NULL,
         bytes pg_catalog.int8 NOT NULL,
+        epoch pg_catalog.text NOT NULL,
         PRIMARY KEY (migration_id, part_id)""",
     "progress": """
         migration_id pg_catalog.text PRIMARY KEY,
@@ -39,22 +50,24 @@ _TABLES = {
 }
 # "pgmig" in ASCII. Serialises creation and removal, which race within IF (NOT) EXISTS.
 _LOCK_KEY = 0x70676D6967
-_DOING = f"keeping the books in schema {BOOKKEEPING_SCHEMA} of the destination"
+KEEPING_BOOKS = f"keeping the books in schema {BOOKKEEPING_SCHEMA} of the destination"
 
 
-def _name(table: str) -> sql.Identifier:
+def book(table: str) -> sql.Identifier:
+    """The name of one of the tables above."""
     return sql.Identifier(BOOKKEEPING_SCHEMA, table)
 
 
 @asynccontextmanager
 async def _alone(conn: AsyncConnection) -> AsyncIterator[None]:
-    with translated(_DOING):
+    with translated(KEEPING_BOOKS):
         async with conn.transaction():
             await conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_LOCK_KEY])
             yield
 
 
-async def _exists(conn: AsyncConnection) -> bool:
+async def books_exist(conn: AsyncConnection) -> bool:
+    """Whether the schema and its tables have been made."""
     name = f"{BOOKKEEPING_SCHEMA}.copy_part"
     row = await (await conn.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", [name])).fetchone()
     return row is not None and bool(row[0])
@@ -70,7 +83,7 @@ async def ensure_bookkeeping(conn: AsyncConnection) -> None:
             await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(BOOKKEEPING_SCHEMA)))
         for table, columns in _TABLES.items():
             await conn.execute(
-                sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(_name(table), sql.SQL(columns))
+                sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(book(table), sql.SQL(columns))
             )
 
 
@@ -78,16 +91,16 @@ async def drop_bookkeeping(conn: AsyncConnection, migration_id: str) -> None:
     """Delete the migration's rows; drop the tables with the last row of any migration, and the
     schema unless it holds something that is not ours. Nothing happens when it is missing."""
     async with _alone(conn):
-        if not await _exists(conn):
+        if not await books_exist(conn):
             return
         for table in _TABLES:
             await conn.execute(
-                sql.SQL("DELETE FROM {} WHERE migration_id = %s").format(_name(table)), [migration_id]
+                sql.SQL("DELETE FROM {} WHERE migration_id = %s").format(book(table)), [migration_id]
             )
         if await _in_use(conn):
             return
         for table in _TABLES:
-            await conn.execute(sql.SQL("DROP TABLE {}").format(_name(table)))
+            await conn.execute(sql.SQL("DROP TABLE {}").format(book(table)))
         try:
             async with conn.transaction():
                 await conn.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(BOOKKEEPING_SCHEMA)))
@@ -96,66 +109,28 @@ async def drop_bookkeeping(conn: AsyncConnection, migration_id: str) -> None:
 
 
 async def _in_use(conn: AsyncConnection) -> bool:
-    exist = sql.SQL(" OR ").join(sql.SQL("EXISTS (SELECT FROM {})").format(_name(table)) for table in _TABLES)
+    exist = sql.SQL(" OR ").join(sql.SQL("EXISTS (SELECT FROM {})").format(book(table)) for table in _TABLES)
     row = await (await conn.execute(sql.SQL("SELECT {}").format(exist))).fetchone()
     return row is not None and bool(row[0])
 
 
-async def copied_parts(conn: AsyncConnection, migration_id: str) -> dict[str, tuple[Lsn, int, int]]:
-    """Parts that are complete, by part id: snapshot LSN, rows, bytes of COPY data."""
-    query = sql.SQL("SELECT part_id, snapshot_lsn::text, rows, bytes FROM {} WHERE migration_id = %s")
-    with translated(_DOING):
-        if not await _exists(conn):
-            return {}
-        cursor = await conn.execute(query.format(_name("copy_part")), [migration_id])
-        return {part: (Lsn.parse(lsn), rows, size) for part, lsn, rows, size in await cursor.fetchall()}
-
-
-async def copied_part(conn: AsyncConnection, migration_id: str, part_id: str) -> tuple[Lsn, int, int] | None:
-    """Like `copied_parts`, for one; None while it is not complete."""
-    query = sql.SQL("SELECT snapshot_lsn::text, rows, bytes FROM {} WHERE migration_id = %s AND part_id = %s")
-    cursor = await conn.execute(query.format(_name("copy_part")), [migration_id, part_id])
-    row = await cursor.fetchone()
-    return (Lsn.parse(row[0]), row[1], row[2]) if row else None
-
-
-async def mark_part(conn: AsyncConnection, migration_id: str, part: CopyPart, rows: int, size: int) -> None:
-    """Enter a part in the ledger, within the transaction that copied it."""
-    await conn.execute(
-        sql.SQL(
-            "INSERT INTO {} (migration_id, part_id, snapshot_lsn, rows, bytes)"
-            " VALUES (%s, %s, %s::pg_catalog.pg_lsn, %s, %s)"
-        ).format(_name("copy_part")),
-        [migration_id, part.part_id, str(part.snapshot_lsn), rows, size],
-    )
-
-
-async def forget_parts(conn: AsyncConnection, migration_id: str) -> None:
-    """Have every part copied again."""
-    with translated(_DOING):
-        if await _exists(conn):
-            await conn.execute(
-                sql.SQL("DELETE FROM {} WHERE migration_id = %s").format(_name("copy_part")), [migration_id]
-            )
-
-
 async def steps_done(conn: AsyncConnection, migration_id: str) -> set[str]:
     """The steps marked so far; empty also while there is no bookkeeping."""
-    with translated(_DOING):
-        if not await _exists(conn):
+    with translated(KEEPING_BOOKS):
+        if not await books_exist(conn):
             return set()
         cursor = await conn.execute(
-            sql.SQL("SELECT step FROM {} WHERE migration_id = %s").format(_name("step")), [migration_id]
+            sql.SQL("SELECT step FROM {} WHERE migration_id = %s").format(book("step")), [migration_id]
         )
         return {row[0] for row in await cursor.fetchall()}
 
 
 async def mark_step(conn: AsyncConnection, migration_id: str, step: str) -> None:
     """Mark a step, within the caller's transaction where there is one. Again: nothing happens."""
-    with translated(_DOING):
+    with translated(KEEPING_BOOKS):
         await conn.execute(
             sql.SQL("INSERT INTO {} (migration_id, step) VALUES (%s, %s) ON CONFLICT DO NOTHING").format(
-                _name("step")
+                book("step")
             ),
             [migration_id, step],
         )

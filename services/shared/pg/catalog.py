@@ -8,6 +8,7 @@ the leaves' changes under the leaves' names; before, the leaves are listed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any, LiteralString
 
@@ -40,7 +41,7 @@ _NO_SNAPSHOT = (psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterV
 
 async def list_tables(conn: AsyncConnection) -> tuple[SourceTable, ...]:
     """Tables to copy, by schema and name, as the connection's current snapshot shows them.
-    Takes no locks, so sizes are not told: bytes_estimated is 0."""
+    Takes no locks, so sizes and files are not told: bytes_estimated, pages and filenode are 0."""
     with translated("reading the catalog"):
         return await _list(conn, sizes=False)
 
@@ -51,7 +52,7 @@ async def _list(conn: AsyncConnection, *, sizes: bool) -> tuple[SourceTable, ...
 
 
 def _table(row: tuple[Any, ...]) -> SourceTable:
-    schema, name, oid, identity, has_key, rows, size, logged, columns = row
+    schema, name, oid, identity, has_key, rows, size, logged, pages, filenode, key, columns = row
     return SourceTable(
         table=TableId(schema, name),
         oid=oid,
@@ -61,6 +62,9 @@ def _table(row: tuple[Any, ...]) -> SourceTable:
         rows_estimated=rows,
         bytes_estimated=size,
         logged=logged,
+        pages=pages,
+        filenode=filenode,
+        integer_key=key,
     )
 
 
@@ -72,21 +76,45 @@ async def list_tables_under(conn: AsyncConnection, snapshot: str) -> tuple[Sourc
     """
     with translated("reading the source's catalog under the snapshot"):
         async with conn.transaction():
-            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            await conn.execute("SET LOCAL lock_timeout = '10s'")
+            await _under(conn, snapshot)
             try:
-                await conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
                 return await _list(conn, sizes=True)
-            except _NO_SNAPSHOT as exc:
-                raise PgmigError(
-                    ErrorKind.SNAPSHOT_LOST, f"snapshot {snapshot} of the source is gone"
-                ) from exc
             except psycopg.errors.LockNotAvailable as exc:
                 raise PgmigError(
                     ErrorKind.TRANSIENT,
                     "a table of the source is locked by a session that alters, truncates or drops it",
                     "wait until that has ended (pg_locks, pg_stat_activity)",
                 ) from exc
+
+
+async def _under(conn: AsyncConnection, snapshot: str) -> None:
+    """Set the transaction that has just begun to an exported snapshot. Raises SNAPSHOT_LOST."""
+    await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    await conn.execute("SET LOCAL lock_timeout = '10s'")
+    try:
+        await conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+    except _NO_SNAPSHOT as exc:
+        raise PgmigError(ErrorKind.SNAPSHOT_LOST, f"snapshot {snapshot} of the source is gone") from exc
+
+
+async def key_bounds(
+    conn: AsyncConnection, tables: Iterable[SourceTable], snapshot: str
+) -> dict[TableId, tuple[int, int]]:
+    """The least and the greatest value of the tables' integer keys under an exported snapshot;
+    tables without rows are left out. Raises like `list_tables_under`."""
+    bounds = {}
+    with translated("reading keys of the source's tables"):
+        async with conn.transaction():
+            await _under(conn, snapshot)
+            for table in tables:
+                query = sql.SQL("SELECT min({key}), max({key}) FROM ONLY {table}").format(
+                    key=sql.Identifier(table.integer_key),
+                    table=sql.Identifier(table.table.schema, table.table.name),
+                )
+                row = await (await conn.execute(query)).fetchone()
+                if row is not None and row[0] is not None:
+                    bounds[table.table] = (int(row[0]), int(row[1]))
+    return bounds
 
 
 async def publication_tables(conn: AsyncConnection) -> tuple[TableId, ...]:

@@ -12,6 +12,15 @@ SELECT n.nspname,
        greatest(c.reltuples, 0)::bigint,
        CASE WHEN %(sizes)s THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END,
        c.relpersistence = 'p',
+       CASE WHEN %(sizes)s AND m.amname = 'heap'
+            THEN pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int
+            ELSE 0 END,
+       CASE WHEN %(sizes)s THEN pg_catalog.pg_relation_filenode(c.oid)::bigint ELSE 0 END,
+       coalesce((SELECT a.attname::text
+                   FROM pg_catalog.pg_index i
+                   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+                  WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid
+                    AND a.atttypid IN (20, 21, 23)), ''),  -- int8, int2, int4
        coalesce((SELECT json_agg(json_build_object('name', a.attname,
                                                    'type', a.atttypid::bigint,
                                                    'generated', coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') <> '', -- from 12 on
@@ -21,6 +30,7 @@ SELECT n.nspname,
                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]')
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
  WHERE c.relkind = 'r'
    AND c.relpersistence <> 't'
    AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', %(bookkeeping)s)

@@ -1,34 +1,40 @@
-"""Copying one part: a table's rows, under an exported snapshot, in one destination transaction.
+"""Copying one part: a table's rows, or a range of them, under an exported snapshot, in one
+destination transaction.
 
-Theory of operation. The destination transaction looks into the ledger, empties the table, takes
-the rows, enters the part in the ledger, commits. So a part is on the destination wholly or not
-at all, a repetition after any failure starts clean, and one that is in the ledger is never
-touched again. An advisory lock keeps two copiers off one part, whose lease may have passed to
-the second while the first still lives.
+Theory of operation. The destination transaction looks into the ledger, empties the table unless the
+part is a range of it, takes the rows, enters the part in the ledger, commits. So a part is on the
+destination wholly or not at all, a repetition after any failure starts clean, and one that is in
+the ledger is never touched again. An advisory lock keeps two copiers off one part, whose lease may
+have passed to the second while the first still lives.
 
 COPY FREEZE writes rows that need no later vacuum; it wants the table emptied in its own
-transaction. Plain `COPY t` takes the table's own rows alone, which is right for a partition
-leaf and for an inheritance parent alike. A part may also be a whole partitioned table, where the
-destination lacks its partitions; and a plain one may be partitioned there, which FREEZE refuses.
+transaction, and not partitioned. Plain `COPY t` takes the table's own rows alone, which is right for
+a partition leaf and for an inheritance parent alike; a range of them is `SELECT ... FROM ONLY t`.
+A part may also be a whole partitioned table, where the destination lacks its partitions.
+
+A range of the heap means the same rows as long as the table keeps its file. VACUUM FULL, CLUSTER,
+TRUNCATE and some forms of ALTER TABLE give it another; so the file is looked at, under a lock
+that keeps them out until the part is done.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import CopyPart, ErrorKind, MigrationId, PgmigError, TableId
-from services.shared.pg.bookkeeping import copied_part, mark_part
+from services.shared.model import CopyPart, CtidRange, ErrorKind, MigrationId, PartRange, PgmigError
 from services.shared.pg.connection import connect, translated
-from services.shared.pg.copy_errors import SNAPSHOT_GONE, copy_failure, snapshot_lost
+from services.shared.pg.copy_errors import SNAPSHOT_GONE, copy_failure, snapshot_lost, table_rewritten
 from services.shared.pg.copy_format import binary_safe
+from services.shared.pg.copy_ledger import check_epoch, copied_part, mark_part
+from services.shared.pg.copy_relay import Pace, Progress, may_relay, relay
 from services.shared.pg.copy_stream import CopyIn, CopyOut
+from services.shared.pg.copy_table import empty, is_partitioned, table_name
 
 __all__ = ["Copied", "PartCopier", "binary_safe"]
 
@@ -48,6 +54,7 @@ _WELCOME = {
     "session_replication_role": "replica",  # no triggers; reserved to superusers unless granted
     "client_connection_check_interval": "5s",  # from 14 on, not on every platform
 }
+_FILE = "SELECT pg_catalog.pg_relation_filenode(%s::pg_catalog.regclass)::pg_catalog.int8"
 _COLUMN_TYPES = """
     SELECT a.attname, a.atttypid
     FROM pg_catalog.pg_attribute AS a
@@ -65,6 +72,10 @@ class Copied:
     already: bool = False
 
 
+async def unhurried(_size: int) -> None:
+    """A pace that sets no limit."""
+
+
 class PartCopier:
     """Copies parts of one migration, one at a time, on two connections that it keeps open."""
 
@@ -74,19 +85,21 @@ class PartCopier:
         self._migration = str(migration)
         self._source: AsyncConnection | None = None
         self._destination: AsyncConnection | None = None
+        self._relaying = False
 
-    async def copy(self, part: CopyPart, on_bytes: Callable[[int], None]) -> Copied | None:
+    async def copy(self, part: CopyPart, on_progress: Progress, pace: Pace = unhurried) -> Copied | None:
         """Copy `part` unless the ledger has it; None when another session is at it just now.
 
-        on_bytes: told the bytes of COPY data so far, often. Cancelled or failed, both
-        connections are closed, and the destination rolls back. Raises SNAPSHOT_LOST,
-        COPY_FAILED, or what `connect` and `translate` raise.
+        on_progress: told rows and bytes so far, often. Cancelled or failed, both connections
+        are closed, and the destination rolls back. Raises SNAPSHOT_LOST (also where the table was
+        rewritten meanwhile), FENCED for a part whose plan is not in force, COPY_FAILED, or what
+        `connect` and `translate` raise.
         """
         bulky = True
         try:
             source, destination = await self._connections()
             try:
-                copied, bulky = await self._transaction(source, destination, part, on_bytes)
+                copied, bulky = await self._transaction(source, destination, part, on_progress, pace)
             except psycopg.Error as exc:
                 raise copy_failure(part.table, exc) from exc
         finally:
@@ -109,6 +122,7 @@ class PartCopier:
             self._destination = await connect(self._destination_uri, "destination")
             with translated("setting up the session on the destination"):
                 await _configure(self._destination)
+                self._relaying = await may_relay(self._source) and await may_relay(self._destination)
         return self._source, self._destination
 
     async def _transaction(
@@ -116,27 +130,34 @@ class PartCopier:
         source: AsyncConnection,
         destination: AsyncConnection,
         part: CopyPart,
-        on_bytes: Callable[[int], None],
+        on_progress: Progress,
+        pace: Pace,
     ) -> tuple[Copied | None, bool]:
         """The outcome, and whether the connections are to be closed."""
-        await destination.execute("BEGIN")
+        await destination.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         if not await _locked(destination, f"{self._migration}/{part.part_id}"):
             await destination.execute("ROLLBACK")
             return None, False
         earlier = await copied_part(destination, self._migration, part.part_id)
-        if earlier is not None:
+        if earlier is not None and earlier.epoch == part.epoch:
             await destination.execute("ROLLBACK")
-            return Copied(earlier[1], earlier[2], already=True), False
+            return Copied(earlier.rows, earlier.bytes, already=True), False
+        await check_epoch(destination, self._migration, part)  # again at the end: this saves the work
         await _begin_under_snapshot(source, part)
-        binary = part.binary and await _same_types(source, destination, part)
-        divided = await _partitioned(source, part.table), await _partitioned(destination, part.table)
-        truncate = sql.SQL("TRUNCATE {}" if divided[1] else "TRUNCATE ONLY {}")
-        await destination.execute(truncate.format(_name(part.table)))
-        rows, size, largest = await _relay(source, destination, part, binary, on_bytes, divided=divided)
-        await mark_part(destination, self._migration, part, rows, size)
+        statements = await _prepare(source, destination, part)
+        transfer = relay if self._relaying else _through_libpq
+        sent, stored, size, largest = await transfer(source, destination, statements, on_progress, pace)
+        if sent != stored:
+            raise PgmigError(
+                ErrorKind.COPY_FAILED,
+                f"copying {part.table}: the source sent {sent} rows, the destination stored {stored}",
+                "look for a trigger or rule on the destination's table that drops rows",
+            )
+        await check_epoch(destination, self._migration, part, hold=True)
+        await mark_part(destination, self._migration, part, stored, size)
         await destination.execute("COMMIT")
         await source.execute("COMMIT")
-        return Copied(rows, size), largest > BULKY
+        return Copied(stored, size), largest > BULKY
 
 
 async def _configure(conn: AsyncConnection) -> None:
@@ -169,6 +190,26 @@ async def _begin_under_snapshot(source: AsyncConnection, part: CopyPart) -> None
     row = await (await source.execute("SELECT pg_catalog.txid_current_snapshot()::text")).fetchone()
     if part.snapshot_xids and (row is None or row[0] != part.snapshot_xids):
         raise snapshot_lost(part.table)
+    if part.filenode:
+        name = table_name(part.table)
+        await source.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(name))
+        row = await (await source.execute(_FILE, [name.as_string(source)])).fetchone()
+        if row is None or row[0] != part.filenode:
+            raise table_rewritten(part.table)
+
+
+async def _prepare(
+    source: AsyncConnection, destination: AsyncConnection, part: CopyPart
+) -> tuple[sql.Composed, sql.Composed]:
+    """Empty the table where that is the part's to do; the statements for source and destination."""
+    binary = ["FORMAT binary"] if part.binary and await _same_types(source, destination, part) else []
+    freeze = []
+    if part.rows is None:
+        partitioned = await is_partitioned(destination, part.table)
+        await empty(destination, part.table, partitioned=partitioned)
+        freeze = [] if partitioned else ["FREEZE"]
+    divided = await is_partitioned(source, part.table)
+    return copy_out(part, binary, divided=divided), copy_in(part, [*freeze, *binary])
 
 
 async def _same_types(source: AsyncConnection, destination: AsyncConnection, part: CopyPart) -> bool:
@@ -185,56 +226,73 @@ async def _types(conn: AsyncConnection, part: CopyPart) -> dict[str, int]:
     return {name: oid for name, oid in await cursor.fetchall() if name in part.columns}
 
 
-async def _partitioned(conn: AsyncConnection, table: TableId) -> bool:
-    query = "SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(%s)"
-    row = await (await conn.execute(query, [_name(table).as_string(conn)])).fetchone()
-    return row is not None and bool(row[0])
-
-
-async def _relay(
+async def _through_libpq(
     source: AsyncConnection,
     destination: AsyncConnection,
-    part: CopyPart,
-    binary: bool,
-    on_bytes: Callable[[int], None],
-    *,
-    divided: tuple[bool, bool],
-) -> tuple[int, int, int]:
-    """(rows, bytes, bytes of the largest chunk), sent and stored. divided: whether the table is
-    partitioned on the source, and on the destination."""
+    statements: tuple[sql.Composed, sql.Composed],
+    on_progress: Progress,
+    pace: Pace,
+) -> tuple[int, int, int, int]:
+    """Like `relay`, where libpq encrypts a connection."""
     reader, writer = CopyOut(source), CopyIn(destination)
-    form, frozen = ["FORMAT binary"] if binary else [], [] if divided[1] else ["FREEZE"]
-    await reader.start(_statement(part, "TO STDOUT", form, query=divided[0]))
-    await writer.start(_statement(part, "FROM STDIN", [*frozen, *form]))
+    await reader.start(statements[0])
+    await writer.start(statements[1])
     size = 0
     while data := await reader.read():
         size += len(data)
         await writer.write(data)
-        on_bytes(size)
+        on_progress(reader.rows, size)
+        await pace(len(data))
         del data  # or it would lie beside the next, and a large row be in memory three times
         await asyncio.sleep(0)  # neither side need have waited: let the lease be kept
-    stored = await writer.finish()
-    if stored != reader.rows:
-        raise PgmigError(
-            ErrorKind.COPY_FAILED,
-            f"copying {part.table}: the source sent {reader.rows} rows, the destination stored {stored}",
-            "look for a trigger or rule on the destination's table that drops rows",
-        )
-    return stored, size, reader.largest
+    return reader.rows, await writer.finish(), size, reader.largest
 
 
-def _name(table: TableId) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.name)
-
-
-def _statement(part: CopyPart, direction: str, options: list[str], *, query: bool = False) -> sql.Composed:
-    """COPY table (columns) ...; no list for a table without columns, where it would be empty.
-    query: COPY (SELECT columns FROM table) ..., as a partitioned table has no rows of its own."""
+def copy_out(part: CopyPart, options: list[str], *, divided: bool = False) -> sql.Composed:
+    """The part's rows, from the source. divided: it is partitioned there, and its partitions' rows
+    come along. A list of no columns would be a syntax error in COPY t ()."""
     columns = sql.SQL(", ").join(map(sql.Identifier, part.columns))
-    listed = sql.SQL("({})").format(columns) if part.columns else sql.SQL("")
-    what = sql.SQL("({})").format(sql.SQL("SELECT {} FROM {}").format(columns, _name(part.table)))
-    return sql.SQL("COPY {} {} {}").format(
-        what if query else sql.SQL("{} {}").format(_name(part.table), listed),
-        sql.SQL(direction),
-        sql.SQL("WITH ({})").format(sql.SQL(", ").join(map(sql.SQL, options))) if options else sql.SQL(""),
+    if divided:
+        rows = sql.SQL("(SELECT {} FROM {})").format(columns, table_name(part.table))
+    elif part.rows is None:
+        rows = sql.SQL("{} {}").format(
+            table_name(part.table), sql.SQL("({})").format(columns) if part.columns else sql.SQL("")
+        )
+    else:
+        rows = sql.SQL("(SELECT {} FROM ONLY {} WHERE {})").format(
+            columns, table_name(part.table), _within(part.rows)
+        )
+    return sql.SQL("COPY {} TO STDOUT {}").format(rows, _with(options))
+
+
+def copy_in(part: CopyPart, options: list[str]) -> sql.Composed:
+    """The part's rows, into the destination."""
+    columns = sql.SQL(", ").join(map(sql.Identifier, part.columns))
+    return sql.SQL("COPY {} {} FROM STDIN {}").format(
+        table_name(part.table),
+        sql.SQL("({})").format(columns) if part.columns else sql.SQL(""),
+        _with(options),
     )
+
+
+def _with(options: list[str]) -> sql.Composable:
+    return sql.SQL("WITH ({})").format(sql.SQL(", ").join(map(sql.SQL, options))) if options else sql.SQL("")
+
+
+def _within(rows: PartRange) -> sql.Composable:
+    """The condition of a range; ctid and integer keys have operators in pg_catalog alone."""
+    if isinstance(rows, CtidRange):
+        column: sql.Composable = sql.SQL("ctid")
+        low: sql.Composable | None = _tid(rows.first)
+        end = None if rows.end is None else _tid(rows.end)
+    else:
+        column = sql.Identifier(rows.column)
+        low = None if rows.low is None else sql.Literal(rows.low)
+        end = None if rows.end is None else sql.Literal(rows.end)
+    limits = [sql.SQL("{} >= {}").format(column, low)] if low is not None else []
+    limits += [sql.SQL("{} < {}").format(column, end)] if end is not None else []
+    return sql.SQL(" AND ").join(limits) if limits else sql.SQL("true")
+
+
+def _tid(block: int) -> sql.Composable:
+    return sql.SQL("{}::pg_catalog.tid").format(sql.Literal(f"({block},0)"))

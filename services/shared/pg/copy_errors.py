@@ -36,11 +36,30 @@ def without_values(sqlstate: str, message: str) -> str:
     return message
 
 
+def server_error(sqlstate: str, primary: str) -> psycopg.Error:
+    """The server's error, with nothing in it that quotes a row (detail and context do)."""
+    message = without_values(sqlstate, primary or "no reason given")
+    try:
+        kind: type[psycopg.Error] = psycopg.errors.lookup(sqlstate)
+    except KeyError:
+        return psycopg.DatabaseError(f"{message} (SQLSTATE {sqlstate or 'none'})")
+    return kind(message)
+
+
 def snapshot_lost(table: TableId) -> PgmigError:
     return PgmigError(
         ErrorKind.SNAPSHOT_LOST,
         f"the snapshot to copy {table} under no longer exists on the source",
         "the session that held it has ended: the table is copied under a new one",
+    )
+
+
+def table_rewritten(table: TableId) -> PgmigError:
+    return PgmigError(
+        ErrorKind.SNAPSHOT_LOST,
+        f"the source rewrote or truncated {table} while it was being copied in parts",
+        "VACUUM FULL, CLUSTER, TRUNCATE and some ALTER TABLE do that: the table is copied again"
+        " under a new snapshot",
     )
 
 

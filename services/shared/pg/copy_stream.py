@@ -1,10 +1,10 @@
-"""COPY data out of one server and into another, as bytes, on psycopg's raw libpq connections.
+"""COPY data out of one server and into another through libpq, where it encrypts the connection.
 
-Theory of operation. No row is parsed, and none becomes a Python object of its own for longer
-than a moment: libpq hands over one row at a time, and rows are joined to about CHUNK bytes for
-each message to the other server, which cares about no boundaries. libpq must hold a whole row,
-so memory is bounded by CHUNK and twice the largest row. (psycopg's own iteration over rows
-costs about twice the CPU time.)
+Theory of operation. Where nothing is encrypted, `copy_relay` does better. No row is parsed, and
+none becomes a Python object of its own for longer than a moment: libpq hands over one row at a
+time, and rows are joined to about CHUNK bytes for each message to the other server, which cares
+about no boundaries. libpq must hold a whole row, so memory is bounded by CHUNK and twice the
+largest row. (psycopg's own iteration over rows costs about twice the CPU time.)
 
 The connections are non-blocking. A socket is registered with the event loop only while nothing
 can be read or written, and a destination that does not take more stops the reading: that is
@@ -25,7 +25,7 @@ import psycopg
 from psycopg import AsyncConnection, pq, sql
 from psycopg.pq import DiagnosticField, ExecStatus
 
-from services.shared.pg.copy_errors import without_values
+from services.shared.pg.copy_errors import server_error
 
 CHUNK = 128 * 1024
 LOOK_AGAIN_S = 1.0
@@ -34,7 +34,7 @@ LOOK_AGAIN_S = 1.0
 Data = bytes | memoryview
 
 
-async def _ready(fd: int, *, write: bool = False) -> None:
+async def socket_ready(fd: int, *, write: bool = False) -> None:
     """Wait until the socket can be read (or, with `write`, read or written)."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
@@ -57,17 +57,10 @@ async def _ready(fd: int, *, write: bool = False) -> None:
 
 
 def _error(result: pq.abc.PGresult) -> psycopg.Error:
-    """The server's error, with nothing in it that quotes a row (detail and context do)."""
-    state = (result.error_field(DiagnosticField.SQLSTATE) or b"").decode()
-    primary = (result.error_field(DiagnosticField.MESSAGE_PRIMARY) or b"no reason given").decode(
-        errors="replace"
+    return server_error(
+        (result.error_field(DiagnosticField.SQLSTATE) or b"").decode(),
+        (result.error_field(DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace"),
     )
-    message = without_values(state, primary)
-    try:
-        kind: type[psycopg.Error] = psycopg.errors.lookup(state)
-    except KeyError:
-        return psycopg.DatabaseError(f"{message} (SQLSTATE {state or 'none'})")
-    return kind(message)
 
 
 class _Copy:
@@ -87,12 +80,12 @@ class _Copy:
 
     async def _flush(self) -> None:
         while self._pgconn.flush():
-            await _ready(self._pgconn.socket, write=True)
+            await socket_ready(self._pgconn.socket, write=True)
             self._pgconn.consume_input()
 
     async def _result(self) -> pq.abc.PGresult | None:
         while self._pgconn.is_busy():
-            await _ready(self._pgconn.socket)
+            await socket_ready(self._pgconn.socket)
             self._pgconn.consume_input()
         return self._pgconn.get_result()
 
@@ -112,7 +105,7 @@ class _Copy:
 
 
 class CopyOut(_Copy):
-    """Reads what COPY ... TO STDOUT sends; `rows` is known at the end."""
+    """Reads what COPY ... TO STDOUT sends. rows: so far; in binary one too many, until the end."""
 
     def __init__(self, conn: AsyncConnection) -> None:
         super().__init__(conn)
@@ -135,6 +128,7 @@ class CopyOut(_Copy):
             if count > 0:
                 pieces.append(row)
                 size += count
+                self.rows += 1
                 looked = False
             elif count < 0:
                 self._ended = True
@@ -145,7 +139,7 @@ class CopyOut(_Copy):
             elif pieces:
                 break
             else:
-                await _ready(self._pgconn.socket)
+                await socket_ready(self._pgconn.socket)
                 looked = False
         self.largest = max(self.largest, size)
         # One large row is passed on as it is: a copy of it would be felt.
@@ -178,7 +172,7 @@ class CopyIn(_Copy):
 
     async def _send(self) -> None:
         while self._pgconn.flush():
-            await _ready(self._pgconn.socket, write=True)
+            await socket_ready(self._pgconn.socket, write=True)
             await self._listen()
         await self._listen()
 
@@ -195,7 +189,7 @@ class CopyIn(_Copy):
         """End the data (`abort`: and let the COPY fail); the number of rows stored."""
         self._conn.remove_notice_handler(self._on_notice)
         while not self._pgconn.put_copy_end(abort):
-            await _ready(self._pgconn.socket, write=True)
+            await socket_ready(self._pgconn.socket, write=True)
             self._pgconn.flush()
         await self._flush()
         return await self._rows()

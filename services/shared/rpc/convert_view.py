@@ -80,6 +80,8 @@ def options_to_pb(options: MigrationOptions) -> pb.MigrationOptions:
         no_key_tables=_NO_KEY_TO_PB[options.no_key_tables],
         strict_boundaries=options.strict_boundaries,
         maintenance_work_mem_kb=options.maintenance_work_mem_kb,
+        split_tables_larger_than=options.split_tables_larger_than,
+        max_rate=options.max_rate,
     )
 
 
@@ -99,6 +101,8 @@ def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
         _NO_KEY_FROM_PB.get(message.no_key_tables, default.no_key_tables),
         message.strict_boundaries,
         maintenance_work_mem_kb=message.maintenance_work_mem_kb,
+        split_tables_larger_than=message.split_tables_larger_than or default.split_tables_larger_than,
+        max_rate=message.max_rate,
     )
 
 

@@ -103,9 +103,14 @@ def assignment_to_pb(assignment: Assignment) -> pb.Assign:
     match assignment.work:
         case DecoderWork() as work:
             message.decoder.CopyFrom(_decoder_to_pb(work))
-        case CopierWork(source_uri, destination_uri, workers):
+        case CopierWork() as work:
             message.copier.CopyFrom(
-                pb.CopierWork(source_uri=source_uri, destination_uri=destination_uri, workers=workers)
+                pb.CopierWork(
+                    source_uri=work.source_uri,
+                    destination_uri=work.destination_uri,
+                    workers=work.workers,
+                    max_rate=work.max_rate,
+                )
             )
         case ApplierWork() as work:
             message.applier.CopyFrom(_applier_to_pb(work))
@@ -118,7 +123,7 @@ def _work_from_pb(message: pb.Assign) -> Work:
             return _decoder_from_pb(message.decoder)
         case "copier":
             copier = message.copier
-            return CopierWork(copier.source_uri, copier.destination_uri, copier.workers)
+            return CopierWork(copier.source_uri, copier.destination_uri, copier.workers, copier.max_rate)
         case "applier":
             return _applier_from_pb(message.applier)
         case _:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 from pgmig.v1 import bus_pb2
 
-from services.shared.model import CopyPart, ErrorKind, Lsn, PgmigError, TableId
+from services.shared.model import (
+    CopyPart,
+    CtidRange,
+    ErrorKind,
+    KeyRange,
+    Lsn,
+    PartRange,
+    PgmigError,
+    TableId,
+)
 
 
 def encode_part(part: CopyPart) -> bytes:
@@ -18,7 +27,19 @@ def encode_part(part: CopyPart) -> bytes:
         snapshot_lsn=part.snapshot_lsn.value,
         binary=part.binary,
         snapshot_xids=part.snapshot_xids,
+        epoch=part.epoch,
+        filenode=part.filenode,
+        ctid=_ctid_to_pb(part.rows) if isinstance(part.rows, CtidRange) else None,
+        key=_key_to_pb(part.rows) if isinstance(part.rows, KeyRange) else None,
     ).SerializeToString()
+
+
+def _ctid_to_pb(rows: CtidRange) -> bus_pb2.CtidRange:
+    return bus_pb2.CtidRange(first=rows.first, end=rows.end)
+
+
+def _key_to_pb(rows: KeyRange) -> bus_pb2.KeyRange:
+    return bus_pb2.KeyRange(column=rows.column, low=rows.low, end=rows.end)
 
 
 def decode_part(data: bytes) -> CopyPart:
@@ -48,7 +69,25 @@ def decode_part(data: bytes) -> CopyPart:
         Lsn(message.snapshot_lsn),
         message.binary,
         message.snapshot_xids,
+        message.epoch,
+        _rows(message),
+        message.filenode,
     )
+
+
+def _rows(message: bus_pb2.CopyPart) -> PartRange | None:
+    match message.WhichOneof("rows"):
+        case "ctid":
+            ctid = message.ctid
+            return CtidRange(ctid.first, ctid.end if ctid.HasField("end") else None)
+        case "key":
+            key = message.key
+            if not key.column:
+                raise _corrupt("the key of its range has no name")
+            low, end = key.low if key.HasField("low") else None, key.end if key.HasField("end") else None
+            return KeyRange(key.column, low, end)
+        case _:
+            return None
 
 
 def _corrupt(reason: str) -> PgmigError:
