@@ -22,7 +22,7 @@ PYTHON ?= $(shell for how in 'import venv, ensurepip' pass; do \
 
 PROTOS := $(shell find protos -mindepth 1)  # folders too: their time tells of files that are gone
 
-.PHONY: help setup check test demo bench protos up down compose-test lock clean
+.PHONY: help setup check test test-matrix demo bench protos up down compose-test lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ check: setup ## the daily loop: format, lint, types, import contracts, unit test
 
 test: setup ## every test but compose-test, on real PostgreSQL and nats-server processes
 	$(PY) -m pytest tests
+
+test-matrix: setup ## a live database of each PostgreSQL from 10 on, migrated to the newest
+	PGMIG_TEST_SOURCES=all PGMIG_TEST_SOURCES_REQUIRED=1 $(PY) -m pytest tests/e2e/test_source_versions.py
 
 demo: setup ## migrates a live database from one local server to another, and proves it
 	$(PY) -m tests.e2e.demo
@@ -68,8 +71,8 @@ COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 -
 	--no-emit-index-url --no-header
 SUBSET = --constraints requirements.lock --no-annotate
 
-clean: ## removes .venv, gen/ and the tools' caches
-	rm -rf $(VENV) gen dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean: ## removes .venv, .servers, gen/ and the tools' caches
+	rm -rf $(VENV) .servers gen dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Debian packs venv's other half, ensurepip, apart: then uv, or a pip outside the venv, will do.
