@@ -28,7 +28,7 @@ PROTOS := $(shell find protos -mindepth 1)  # folders too: their time tells of f
 PURE_UNIT := $(addprefix tests/unit/,test_pgoutput.py test_pgoutput_properties.py test_batches.py test_compact.py)
 PURE_SERVERS := $(addprefix tests/integration/,test_pipeline.py test_values.py)
 
-.PHONY: help setup check test demo bench bench-cdc bench-clone protos up down compose-test lock clean
+.PHONY: help setup check test test-matrix demo bench bench-cdc bench-clone protos up down compose-test lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ check: setup ## the daily loop: format, lint, types, import contracts, unit test
 test: setup ## every test but compose-test, on real PostgreSQL and nats-server processes
 	PGMIG_PURE_PYTHON=1 $(PY) -m pytest -q $(PURE_UNIT) $(PURE_SERVERS)
 	$(PY) -m pytest tests
+
+test-matrix: setup ## a live database of each PostgreSQL from 10 on, migrated to the newest
+	PGMIG_TEST_SOURCES=all PGMIG_TEST_SOURCES_REQUIRED=1 $(PY) -m pytest tests/e2e/test_source_versions.py
 
 demo: setup ## migrates a live database from one local server to another, and proves it
 	$(PY) -m tests.e2e.demo
@@ -82,8 +85,8 @@ COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 -
 	--no-emit-index-url --no-header
 SUBSET = --constraints requirements.lock --no-annotate
 
-clean: ## removes .venv, gen/ and the tools' caches
-	rm -rf $(VENV) gen dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean: ## removes .venv, .servers, gen/ and the tools' caches
+	rm -rf $(VENV) .servers gen dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find services -name '_*.so' -delete
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -28,6 +28,8 @@ SOURCES_VARIABLE = "PGMIG_TEST_SOURCES"
 REQUIRED_VARIABLE = "PGMIG_TEST_SOURCES_REQUIRED"
 FEW = (10, 13, 14)
 """Without messages, roots and TRUNCATE; with roots; with messages. All other tests have the newest two."""
+OLDEST = (10,)
+"""Where what the source lacks is made up for."""
 COMMITS = 40
 LAST_COMMIT = "INSERT INTO shop.scratch (value) VALUES ('committed before the freeze')"
 PARTED = "CREATE TABLE parted (id int NOT NULL) PARTITION BY RANGE (id)"
@@ -36,15 +38,20 @@ SECOND_PART = "CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (100) T
 SECOND_KEY = "ALTER TABLE parted_2 ADD PRIMARY KEY (id)"
 
 
-def sources() -> tuple[int, ...]:
-    """The major versions to be tested."""
+def sources(few: tuple[int, ...]) -> tuple[int, ...]:
+    """The major versions to be tested. few: by default."""
     given = os.environ.get(SOURCES_VARIABLE, "")
     if given == "all":
         return MAJORS
-    return tuple(int(major) for major in given.split(",")) if given else FEW
+    return tuple(int(major) for major in given.split(",")) if given else few
 
 
-@pytest.fixture(scope="module", params=sources(), ids=lambda major: f"from-{major}")
+def of_sources(few: tuple[int, ...]) -> pytest.MarkDecorator:
+    majors = sources(few)
+    return pytest.mark.parametrize("source", majors, ids=[f"from-{m}" for m in majors], indirect=True)
+
+
+@pytest.fixture(scope="module")
 def source(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """A server of each version in turn."""
     try:
@@ -57,6 +64,7 @@ def source(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
         yield server
 
 
+@of_sources(FEW)
 async def test_live_database_moves_whole(
     source: PostgresServer, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
@@ -74,6 +82,7 @@ async def test_live_database_moves_whole(
         assert left_on_destination(dest_db) == []
 
 
+@of_sources(OLDEST)
 async def test_switchover_waits_for_what_was_committed_before_the_freeze(
     source: PostgresServer, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
@@ -108,6 +117,7 @@ def make_wal(server: PostgresServer, uri: str) -> None:
         conn.execute("SELECT pg_switch_wal()")
 
 
+@of_sources(OLDEST)
 async def test_truncate_is_followed_or_stops_the_switchover(
     source: PostgresServer, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
@@ -135,6 +145,7 @@ async def test_truncate_is_followed_or_stops_the_switchover(
         assert compare_databases(shop, dest_db) == []
 
 
+@of_sources(OLDEST)
 async def test_partition_made_meanwhile_is_followed_or_stops_the_switchover(
     source: PostgresServer, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
