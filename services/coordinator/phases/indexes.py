@@ -17,8 +17,9 @@ from services.coordinator.pipeline import Pipeline
 from services.shared.model import IndexProgress, Lsn, Phase, Role
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.connection import connection
-from services.shared.pg.dump import dump_schema, section_script
+from services.shared.pg.dump import dump_schema, list_of, section_script
 from services.shared.pg.postdata import analyze, restore_post_data
+from services.shared.pg.selecting import choose
 from services.shared.pg.sequences import read_sequences, set_sequences
 
 POST_DATA = "post-data"
@@ -34,16 +35,18 @@ async def run(pipeline: Pipeline) -> Phase:
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         done = await steps_done(conn, migration.record.migration_id)
-    if POST_DATA not in done:
+    if POST_DATA not in done and not migration.record.options.data_only:
         await _build(pipeline, done)
     pipeline.archive.unlink(missing_ok=True)
+    list_of(pipeline.archive).unlink(missing_ok=True)
     if ANALYZE not in done:
         await analyze(uris.destination_uri, migration.record.options.index_workers)
         async with connection(uris.destination_uri, "destination") as conn:
             await mark_step(conn, migration.record.migration_id, ANALYZE)
     if follow:
         return Phase.CATCHUP
-    await _copy_sequences(pipeline)
+    if not migration.record.options.schema_only:
+        await _copy_sequences(pipeline)
     return Phase.COMPLETE
 
 
@@ -52,7 +55,10 @@ async def _build(pipeline: Pipeline, done: set[str]) -> None:
     tools = await schema_tools(pipeline)
     if not pipeline.archive.exists():
         pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
-        await dump_schema(tools, uris.source_uri, None, pipeline.archive)
+        async with connection(uris.source_uri, "source") as conn:
+            chosen = await choose(conn, migration.record.options)
+        rows = not migration.record.options.schema_only
+        await dump_schema(tools, uris.source_uri, None, pipeline.archive, chosen, rows=rows)
     script = await section_script(tools, pipeline.archive, POST_DATA, owners=migration.record.keep_owners)
 
     def progress(finished: int, total: int) -> None:
@@ -90,4 +96,5 @@ async def _copy_sequences(pipeline: Pipeline) -> None:
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
     ):
-        await set_sequences(destination, await read_sequences(source, "source"))
+        chosen = await choose(source, pipeline.migration.record.options)
+        await set_sequences(destination, await read_sequences(source, "source", chosen))

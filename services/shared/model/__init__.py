@@ -1,9 +1,11 @@
 """Pure values: no I/O, no clock, nothing but the standard library."""
 
+from services.shared.model.combinations import check_options
 from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import BOOKKEEPING_SCHEMA, MESSAGE_PREFIX, STATE_BUCKET, MigrationId
 from services.shared.model.phase import Phase, check_move, may_move
+from services.shared.model.selection import Pattern, Selection
 from services.shared.model.tables import Column, IdentityBefore, ReplicaIdentity, SourceTable, TableId
 from services.shared.model.view import (
     Endpoint,
@@ -11,6 +13,7 @@ from services.shared.model.view import (
     Failure,
     IndexProgress,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     NoKeyTables,
     Positions,
@@ -74,11 +77,13 @@ __all__ = [
     "Lsn",
     "MigrationId",
     "MigrationOptions",
+    "MigrationPlan",
     "MigrationView",
     "NoKeyTables",
     "OpenSnapshot",
     "PartDone",
     "PartProgress",
+    "Pattern",
     "PgmigError",
     "Phase",
     "Policy",
@@ -87,6 +92,7 @@ __all__ = [
     "Register",
     "ReplicaIdentity",
     "Role",
+    "Selection",
     "SentinelApplied",
     "SkippedTransaction",
     "SlotReady",
@@ -103,6 +109,7 @@ __all__ = [
     "WorkerReport",
     "WorkerView",
     "check_move",
+    "check_options",
     "located",
     "may_move",
 ]

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from services.shared.model.lsn import Lsn
 from services.shared.model.phase import Phase
+from services.shared.model.selection import Selection
 from services.shared.model.tables import TableId
 
 
@@ -31,13 +32,33 @@ class NoKeyTables(StrEnum):
 class MigrationOptions:
     """follow: keep applying changes until switchover. copy_workers: parts copied at the same
     time by each copier. index_workers: indexes built at the same time. strict_boundaries: source
-    transactions never share one on the destination."""
+    transactions never share one on the destination.
+
+    selection: what is migrated of the database. schema_only: no rows and no sequence values.
+    data_only: rows go into tables that the destination has. drop_if_exists: what the clone makes
+    is dropped on the destination before. confirmed: the `MigrationPlan.token` of what the operator
+    agreed to lose on the destination, "" for nothing."""
 
     follow: bool = False
     copy_workers: int = 2
     index_workers: int = 2
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE
     strict_boundaries: bool = False
+    selection: Selection = field(default_factory=Selection)
+    schema_only: bool = False
+    data_only: bool = False
+    drop_if_exists: bool = False
+    confirmed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationPlan:
+    """What a migration would take from the destination first. token: names exactly this; "" when
+    nothing is lost."""
+
+    drops: tuple[str, ...] = ()
+    empties: tuple[str, ...] = ()
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

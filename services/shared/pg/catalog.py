@@ -8,6 +8,8 @@ the leaves' changes under the leaves' names; before, the leaves are listed.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, LiteralString
 
@@ -23,6 +25,7 @@ from services.shared.model import (
     SourceTable,
     TableId,
 )
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
 
 
@@ -32,15 +35,16 @@ def load_sql(name: str) -> LiteralString:
 
 
 _TABLES = load_sql("catalog_tables.sql")
-_ROOTS_SINCE = 130000
+ROOTS_SINCE = 130000
+"""Servers from this on publish partitioned roots."""
 _NO_SNAPSHOT = (psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue)
 
 
-async def list_tables(conn: AsyncConnection) -> tuple[SourceTable, ...]:
+async def list_tables(conn: AsyncConnection, chosen: Chosen = EVERYTHING) -> tuple[SourceTable, ...]:
     """Tables to copy, by schema and name, as the connection's current snapshot shows them.
     Takes no locks, so sizes are not told: bytes_estimated is 0."""
     with translated("reading the catalog"):
-        return await _list(conn, sizes=False)
+        return tuple(t for t in await _list(conn, sizes=False) if chosen.fills(t.table))
 
 
 async def _list(conn: AsyncConnection, *, sizes: bool) -> tuple[SourceTable, ...]:
@@ -62,19 +66,28 @@ def _table(row: tuple[Any, ...]) -> SourceTable:
     )
 
 
-async def list_tables_under(conn: AsyncConnection, snapshot: str) -> tuple[SourceTable, ...]:
+async def list_tables_under(
+    conn: AsyncConnection, snapshot: str, chosen: Chosen = EVERYTHING
+) -> tuple[SourceTable, ...]:
     """Tables as of an exported snapshot, with sizes.
 
     Raises SNAPSHOT_LOST when it is gone, and TRANSIENT when somebody alters a table for long:
     its size cannot be told then.
     """
+    async with under_snapshot(conn, snapshot):
+        return tuple(t for t in await _list(conn, sizes=True) if chosen.fills(t.table))
+
+
+@asynccontextmanager
+async def under_snapshot(conn: AsyncConnection, snapshot: str) -> AsyncIterator[None]:
+    """A transaction that reads the source as of an exported snapshot. Raises as `list_tables_under`."""
     with translated("reading the source's catalog under the snapshot"):
         async with conn.transaction():
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             await conn.execute("SET LOCAL lock_timeout = '10s'")
             try:
                 await conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
-                return await _list(conn, sizes=True)
+                yield
             except _NO_SNAPSHOT as exc:
                 raise PgmigError(
                     ErrorKind.SNAPSHOT_LOST, f"snapshot {snapshot} of the source is gone"
@@ -87,13 +100,21 @@ async def list_tables_under(conn: AsyncConnection, snapshot: str) -> tuple[Sourc
                 ) from exc
 
 
-async def publication_tables(conn: AsyncConnection) -> tuple[TableId, ...]:
-    """What the publication carries: permanent tables, partitioned roots instead of leaves."""
-    roots = conn.info.server_version >= _ROOTS_SINCE
-    query = load_sql("catalog_publication.sql")
+async def publication_tables(conn: AsyncConnection, chosen: Chosen = EVERYTHING) -> tuple[TableId, ...]:
+    """What the publication carries: permanent tables, partitioned roots instead of leaves, except
+    where a root is not taken with all of its leaves."""
+    roots = conn.info.server_version >= ROOTS_SINCE
     with translated("reading the source's catalog"):
-        cursor = await conn.execute(query, {"bookkeeping": BOOKKEEPING_SCHEMA, "roots": roots})
-        return tuple([TableId(schema, name) async for schema, name in cursor])
+        if chosen.everything:
+            return tuple(await _publication_tables(conn, roots=roots))
+        found = {*await _publication_tables(conn, roots=roots), *await _publication_tables(conn, roots=False)}
+    return tuple(sorted(table for table in found if chosen.publishes(table)))
+
+
+async def _publication_tables(conn: AsyncConnection, *, roots: bool) -> list[TableId]:
+    query = load_sql("catalog_publication.sql")
+    cursor = await conn.execute(query, {"bookkeeping": BOOKKEEPING_SCHEMA, "roots": roots})
+    return [TableId(schema, name) async for schema, name in cursor]
 
 
 def lacking_identity(tables: tuple[SourceTable, ...]) -> tuple[TableId, ...]:

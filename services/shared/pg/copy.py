@@ -54,6 +54,13 @@ _COLUMN_TYPES = """
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped"""
 
+_REFERENCED = """
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
+                   JOIN pg_catalog.pg_class AS c ON c.oid = k.confrelid
+                   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                   WHERE k.contype = 'f' AND k.conrelid <> k.confrelid
+                     AND n.nspname = %s AND c.relname = %s)"""
+
 
 @dataclass(frozen=True, slots=True)
 class Copied:
@@ -128,12 +135,23 @@ class PartCopier:
             return Copied(earlier[1], earlier[2], already=True), False
         await _begin_under_snapshot(source, part)
         binary = part.binary and await _same_types(source, destination, part)
-        await destination.execute(sql.SQL("TRUNCATE ONLY {}").format(_name(part.table)))
-        rows, size, largest = await _relay(source, destination, part, binary, on_bytes)
+        emptied = await _empty(destination, part.table)
+        rows, size, largest = await _relay(source, destination, part, binary, on_bytes, freeze=emptied)
         await mark_part(destination, self._migration, part, rows, size)
         await destination.execute("COMMIT")
         await source.execute("COMMIT")
         return Copied(rows, size), largest > BULKY
+
+
+async def _empty(conn: AsyncConnection, table: TableId) -> bool:
+    """Remove all rows; whether by TRUNCATE, which is denied to a table that a foreign key refers
+    to. Our tables have none yet; those of a destination that brought its own schema may."""
+    row = await (await conn.execute(_REFERENCED, [table.schema, table.name])).fetchone()
+    if row is not None and row[0]:
+        await conn.execute(sql.SQL("DELETE FROM ONLY {}").format(_name(table)))
+        return False
+    await conn.execute(sql.SQL("TRUNCATE ONLY {}").format(_name(table)))
+    return True
 
 
 async def _configure(conn: AsyncConnection) -> None:
@@ -188,11 +206,14 @@ async def _relay(
     part: CopyPart,
     binary: bool,
     on_bytes: Callable[[int], None],
+    *,
+    freeze: bool,
 ) -> tuple[int, int, int]:
     """(rows, bytes, bytes of the largest chunk), sent and stored."""
     reader, writer = CopyOut(source), CopyIn(destination)
+    options = [*(["FREEZE"] if freeze else []), *(["FORMAT binary"] if binary else [])]
     await reader.start(_statement(part, "TO STDOUT", ["FORMAT binary"] if binary else []))
-    await writer.start(_statement(part, "FROM STDIN", ["FREEZE", *(["FORMAT binary"] if binary else [])]))
+    await writer.start(_statement(part, "FROM STDIN", options))
     size = 0
     while data := await reader.read():
         size += len(data)

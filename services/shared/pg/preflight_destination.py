@@ -6,8 +6,9 @@ import psycopg
 from psycopg import AsyncConnection
 
 from services.shared.model import ErrorKind, MigrationId, PgmigError
-from services.shared.pg.catalog import load_sql
+from services.shared.pg.bookkeeping import copied_parts, steps_done
 from services.shared.pg.connection import translated
+from services.shared.pg.objects import list_objects
 from services.shared.pg.preflight_server import ServerFacts, listing
 from services.shared.pg.roles import missing_roles
 
@@ -21,6 +22,8 @@ _ORIGIN_FUNCTIONS = (
     "pg_replication_origin_progress(text,boolean)",
 )
 _ORIGIN_LIMIT_SINCE = 180000
+OBJECTS_NAMED = 20
+"""Of those in a destination that should be empty."""
 
 
 async def check(
@@ -38,20 +41,31 @@ async def check(
             f"role {facts.role} may not create schemas in database {facts.dbname} of the destination",
             f"GRANT CREATE ON DATABASE {facts.dbname} TO {facts.role}",
         )
-    await _check_empty(conn, facts)
     await _check_replica_role(conn, facts)
     if follow:
         await _check_origin(conn, migration, facts)
     return []
 
 
-async def _check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
-    with translated("looking at what the destination holds"):
-        rows = await (await conn.execute(load_sql("preflight_objects.sql"))).fetchall()
-    if rows:
+async def check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
+    """Raises DESTINATION_NOT_READY with a list in which every kind of object comes first once."""
+    found = await list_objects(conn, "destination")
+    if found:
         raise _not_ready(
-            f"destination database {facts.dbname} is not empty: {listing([row[0] for row in rows])}",
-            "give an empty database; what an earlier migration left goes with its cleanup",
+            f"destination database {facts.dbname} is not empty: {listing(found, OBJECTS_NAMED)}",
+            "give an empty database, or see --drop-if-exists and --data-only; what an earlier migration "
+            "left goes with its cleanup",
+        )
+
+
+async def check_unknown(conn: AsyncConnection, migration: MigrationId) -> None:
+    """The books of an earlier migration of this id would be taken for this one's."""
+    key = str(migration)
+    if await steps_done(conn, key) or await copied_parts(conn, key):
+        raise PgmigError(
+            ErrorKind.ALREADY_EXISTS,
+            f"the destination knows a migration {key} already",
+            "clean up the earlier migration of this id, or choose another one with --id",
         )
 
 

@@ -19,12 +19,14 @@ from services.shared.model import (
     IndexProgress,
     Lsn,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     NoKeyTables,
     PgmigError,
     Phase,
     Positions,
     Rates,
+    Selection,
     SkippedTransaction,
     SwitchoverResult,
     SwitchoverStep,
@@ -79,6 +81,11 @@ def options_to_pb(options: MigrationOptions) -> pb.MigrationOptions:
         index_workers=options.index_workers,
         no_key_tables=_NO_KEY_TO_PB[options.no_key_tables],
         strict_boundaries=options.strict_boundaries,
+        selection=_selection_to_pb(options.selection),
+        schema_only=options.schema_only,
+        data_only=options.data_only,
+        drop_if_exists=options.drop_if_exists,
+        confirmed=options.confirmed,
     )
 
 
@@ -97,7 +104,42 @@ def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
         message.index_workers or default.index_workers,
         _NO_KEY_FROM_PB.get(message.no_key_tables, default.no_key_tables),
         message.strict_boundaries,
+        selection=_selection_from_pb(message.selection),
+        schema_only=message.schema_only,
+        data_only=message.data_only,
+        drop_if_exists=message.drop_if_exists,
+        confirmed=message.confirmed,
     )
+
+
+def _selection_to_pb(value: Selection) -> pb.Selection:
+    return pb.Selection(
+        include_tables=value.include_tables,
+        exclude_tables=value.exclude_tables,
+        exclude_table_data=value.exclude_table_data,
+        include_schemas=value.include_schemas,
+        exclude_schemas=value.exclude_schemas,
+        search_path=value.search_path,
+    )
+
+
+def _selection_from_pb(message: pb.Selection) -> Selection:
+    return Selection(
+        tuple(message.include_tables),
+        tuple(message.exclude_tables),
+        tuple(message.exclude_table_data),
+        tuple(message.include_schemas),
+        tuple(message.exclude_schemas),
+        tuple(message.search_path),
+    )
+
+
+def plan_to_pb(plan: MigrationPlan) -> pb.MigrationPlan:
+    return pb.MigrationPlan(drops=plan.drops, empties=plan.empties, token=plan.token)
+
+
+def plan_from_pb(message: pb.MigrationPlan) -> MigrationPlan:
+    return MigrationPlan(tuple(message.drops), tuple(message.empties), message.token)
 
 
 def _endpoint_to_pb(value: Endpoint) -> pb.Endpoint:
