@@ -25,7 +25,8 @@ pytestmark = pytest.mark.timeout(180)
 
 RELATIONS = """
     SELECT relnamespace::regnamespace::text || '.' || relname FROM pg_class
-    WHERE relkind IN ('r', 'p', 'v', 'm', 'S') AND relnamespace::regnamespace::text !~ '^pg_|information_schema|pgmig'
+    WHERE relkind IN ('r', 'p', 'v', 'm', 'S')
+      AND relnamespace::regnamespace::text !~ '^pg_|information_schema|pgmig'
     ORDER BY 1"""
 KEYS = "SELECT conname FROM pg_constraint WHERE contype = 'f' AND conparentid = 0 ORDER BY 1"
 PUBLISHED = "SELECT prrelid::regclass::text FROM pg_publication_rel ORDER BY 1"
@@ -62,7 +63,8 @@ def source(source_db: str) -> str:
         "CREATE TABLE app.audit_new PARTITION OF app.audit FOR VALUES FROM ('2021-01-01') TO ('2022-01-01')",
         'CREATE TABLE "Odd Name"."T$1" (id int PRIMARY KEY)',
         "CREATE TABLE public.t1 (id int PRIMARY KEY)",
-        "INSERT INTO app.customers SELECT n, 'ok', ROW(n, 'sad'::types.mood)::types.pair FROM generate_series(1, 9) n",
+        "INSERT INTO app.customers SELECT n, 'ok', ROW(n, 'sad'::types.mood)::types.pair"
+        " FROM generate_series(1, 9) n",
         "SELECT setval('app.customers_id_seq', 41)",
         "INSERT INTO app.orders (customer, half) SELECT n, n FROM generate_series(1, 9) n",
         "INSERT INTO app.lines SELECT n, n FROM generate_series(1, 9) n",
@@ -188,14 +190,10 @@ async def test_tables_without_their_rows_are_neither_copied_nor_published(
         assert rows(dest_db, "SELECT count(*) FROM app.audit") == [(6,)]
         assert rows(dest_db, "SELECT count(*) FROM app.orders") == [(10,)]
         assert listed(dest_db, KEYS) == ["lines_order"]
-        run(
-            source,
-            "CREATE TABLE public.outside (id int PRIMARY KEY)",
-            "CREATE TABLE public.t2 (id int PRIMARY KEY)",
-        )
+        run(source, "CREATE TABLE public.t2 (id int PRIMARY KEY)")
         with pytest.raises(PgmigError, match=r"public\.t2"):
             await switched(session)
-        run(source, "DROP TABLE public.outside, public.t2")
+        run(source, "DROP TABLE public.t2")
         await switched(session)
         assert rows(dest_db, "SELECT last_value FROM app.customers_id_seq") == [(41,)]
         await session.cleanup("m")

@@ -163,13 +163,14 @@ class _Graph:
 
 def fallout(edges: Iterable[Edge], dropped: Iterable[Node]) -> tuple[set[Node], set[Node]]:
     """What goes with dropped objects since it belongs to them, they included; and what else needs
-    any of it, and so would stand in the way."""
+    any of it, and so would stand in the way (a view rather than its rule)."""
     owned, users = defaultdict(set), defaultdict(set)
+    views: dict[Node, Node] = {}
     for edge in edges:
         if edge.kind in "aiS":
             owned[edge.needed].add(edge.dependent)
             if edge.kind == "i" and edge.dependent[0] == RULE:
-                owned[edge.dependent].add(edge.needed)
+                views[edge.dependent] = edge.needed
         users[edge.needed].add(edge.dependent)
     gone = set(dropped)
     new = list(gone)
@@ -177,4 +178,4 @@ def fallout(edges: Iterable[Edge], dropped: Iterable[Node]) -> tuple[set[Node], 
         for node in owned[new.pop()] - gone:
             gone.add(node)
             new.append(node)
-    return gone, {user for node in gone for user in users[node]} - gone
+    return gone, {views.get(user, user) for node in gone for user in users[node]} - gone
