@@ -27,10 +27,20 @@ async def agreed(
     *,
     yes: bool,
 ) -> MigrationOptions:
-    """The options, with what was agreed to. Raises CONFIRMATION_NEEDED for what was not."""
+    """The options, with what was agreed to. Raises CONFIRMATION_NEEDED for what was not, and
+    DESTINATION_NOT_READY where nothing can be agreed to."""
     if not (options.drop_if_exists or options.data_only):
         return options
     plan = await session.plan(migration_id.value, uris.source, uris.destination, options)
+    if plan.misfits:
+        for line in plan.misfits:
+            say(f"  {line}")
+        raise PgmigError(
+            ErrorKind.DESTINATION_NOT_READY,
+            f"the destination does not fit the rows in {len(plan.misfits)} places (see the list)",
+            "change it there, leave tables out with --exclude-table or --exclude-table-data, or clone "
+            "without --data-only",
+        )
     if not plan.token:
         return options
     with progress.asking():

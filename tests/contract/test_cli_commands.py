@@ -110,6 +110,15 @@ def test_what_would_be_lost_is_listed_and_needs_a_yes(served: ServedControl, opt
     assert call[4].confirmed == "token"
 
 
+def test_everything_that_does_not_fit_is_listed(served: ServedControl) -> None:
+    misfits = tuple(f"table app.t{number} is not there" for number in range(300))
+    served.control.planned = MigrationPlan(misfits=misfits)
+    refused = at(served, "clone", *URIS, "--data-only", "--yes")
+    assert refused.exit_code == 3
+    assert all(f"  {line}\n" in refused.stderr for line in misfits)
+    assert all(call[0] != "start" for call in served.control.calls)
+
+
 def test_status_and_list_as_json_are_one_document_that_reads_back(served: ServedControl) -> None:
     view = put(served)
     told = document(at(served, "status", "-o", "json"))

@@ -56,7 +56,7 @@ class NoWorkers:
         raise AssertionError("no worker is expected")
 
 
-PLAN = MigrationPlan(("table a.b", "view c"), ("d.e",), "token")
+PLAN = MigrationPlan(("table a.b", "view c"), ("d.e",), "token", ("f",))
 
 
 @dataclass

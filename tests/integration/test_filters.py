@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from clients.session import Session
@@ -213,7 +214,10 @@ async def test_a_table_outside_the_filter_does_not_hold_up_the_switchover(
         await until_phase(session, "m", Phase.STREAMING)
         assert listed(source, PUBLISHED) == ["t1"]
         run(source, "CREATE TABLE app.late (id int PRIMARY KEY)", "INSERT INTO t1 VALUES (2)")
-        await switched(session)
+        with psycopg.connect(source) as other:  # its lock is none of ours; the freeze ends it
+            other.execute("INSERT INTO app.customers VALUES (100)")
+            await switched(session)
+            other.close()
     assert rows(dest_db, "SELECT count(*) FROM t1") == [(2,)]
     assert listed(dest_db, RELATIONS) == ["public.t1"]
 

@@ -53,12 +53,13 @@ class MigrationOptions:
 
 @dataclass(frozen=True, slots=True)
 class MigrationPlan:
-    """What a migration would take from the destination first. token: names exactly this; "" when
-    nothing is lost."""
+    """What a migration would take from the destination first. misfits: why it cannot begin at all.
+    token: names exactly what is lost; "" when nothing is."""
 
     drops: tuple[str, ...] = ()
     empties: tuple[str, ...] = ()
     token: str = ""
+    misfits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

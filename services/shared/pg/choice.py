@@ -43,10 +43,10 @@ class Matches:
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """Of pg_constraint. partial: it came to a partition with its root's."""
+    """Of pg_constraint. label: its name and tables. partial: it came to a partition with its root's."""
 
     oid: int
-    name: str
+    label: str
     table: int
     references: int
     partial: bool = False
@@ -160,20 +160,26 @@ def cut_keys(
     family: Family, keys: Iterable[ForeignKey], made: Collection[int], filled: Collection[int], *, rows: bool
 ) -> tuple[list[ForeignKey], list[ForeignKey]]:
     """Foreign keys of tables that are made which cannot be, since rows that they refer to are not
-    taken (rows: any are); and those of tables that are not made, which refer to one that is."""
+    taken (rows: any are); and those of tables that are not made, which refer to one that is. What
+    an extension brings is none of the family, and as it is."""
     lost, gone = [], []
     for key in keys:
         table, referenced = family.relations.get(key.table), family.relations.get(key.references)
-        if table is None or key.table not in made:
+        if table is None:
+            continue
+        if key.table not in made:
             if key.references in made and not key.partial:
                 gone.append(key)
         elif key.partial:
             if not any(above.oid in made for above in family.lineage(table)[1:]):
                 lost.append(key)  # pg_dump writes it with the root, which is not made
-        elif (
-            referenced is None
-            or key.references not in made
-            or (rows and not _whole(family, referenced, filled))
-        ):
+        elif referenced is not None and not _holds(family, referenced, made, filled, rows=rows):
             lost.append(key)
     return lost, gone
+
+
+def _holds(
+    family: Family, referenced: Relation, made: Collection[int], filled: Collection[int], *, rows: bool
+) -> bool:
+    """Whether a foreign key to it can stand."""
+    return referenced.oid in made and (not rows or _whole(family, referenced, filled))

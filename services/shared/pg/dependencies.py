@@ -18,7 +18,7 @@ Node = tuple[int, int]
 
 # OIDs of catalogs, which are the same in every release (catalog/pg_*.h).
 CLASS, TYPE, CONSTRAINT, ATTRDEF, STATISTICS = 1259, 1247, 2606, 2604, 3381
-TRIGGER, POLICY, RULE, NAMESPACE = 2620, 3256, 2618, 2615
+TRIGGER, POLICY, RULE, NAMESPACE, EXTENSION = 2620, 3256, 2618, 2615, 3079
 
 _NEEDS = frozenset("nie")
 """pg_depend.deptype of what an object cannot be made without. `a` says what an object belongs to:

@@ -48,7 +48,15 @@ def plan_of(drops: Iterable[object] = (), empties: Iterable[object] = ()) -> Mig
 
 
 def check_confirmed(plan: MigrationPlan, token: str) -> None:
-    """Raises CONFIRMATION_NEEDED unless the operator agreed to exactly this plan."""
+    """Raises DESTINATION_NOT_READY for misfits, and CONFIRMATION_NEEDED unless the operator agreed
+    to exactly this plan."""
+    if plan.misfits:
+        raise PgmigError(
+            ErrorKind.DESTINATION_NOT_READY,
+            f"the destination does not fit the rows: {'; '.join(plan.misfits)}",
+            "change it there, leave them out with --exclude-table or --exclude-table-data, or migrate "
+            "without --data-only",
+        )
     if plan.token == token or not plan.token:
         return
     told = [f"{what} {listing(names)}" for what, names in _told(plan) if names]
@@ -143,8 +151,8 @@ async def _check_fallout(conn: AsyncConnection, drops: Sequence[DatabaseObject])
 async def check_agreed(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen, token: str
 ) -> None:
-    """Raises CONFIRMATION_NEEDED when tables hold rows by now that the plan of this token spares."""
-    check_confirmed(plan_of(empties=await tables_to_empty(source, destination, chosen)), token)
+    """Raises CONFIRMATION_NEEDED when other tables hold rows by now than the plan of this token has."""
+    check_confirmed(await plan_to_fill(source, destination, chosen), token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +163,11 @@ class _Shape:
     columns: dict[str, tuple[str, bool]]
 
 
-async def tables_to_empty(
+async def plan_to_fill(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen
-) -> tuple[TableId, ...]:
-    """Tables of the destination that get rows and hold some. Raises DESTINATION_NOT_READY with all
-    tables and sequences that do not fit."""
+) -> MigrationPlan:
+    """Tables of the destination that get rows and hold some; or all tables and sequences that do not
+    fit."""
     tables = [table.table for table in await list_tables(source, chosen)]
     here, there = await _shapes(source, tables), await _shapes(destination, tables)
     misfits = [fault for table in tables if (fault := _misfit(table, here[table], there.get(table)))]
@@ -170,13 +178,8 @@ async def tables_to_empty(
         if name not in sequences
     ]
     if misfits:
-        raise PgmigError(
-            ErrorKind.DESTINATION_NOT_READY,
-            f"the destination does not fit the rows: {'; '.join(misfits)}",
-            "change it there, leave them out with --exclude-table or --exclude-table-data, or migrate "
-            "without --data-only",
-        )
-    return await _holding_rows(destination, tables)
+        return MigrationPlan(misfits=tuple(misfits))
+    return plan_of(empties=await _holding_rows(destination, tables))
 
 
 async def _shapes(conn: AsyncConnection, tables: Sequence[TableId]) -> dict[TableId, _Shape]:

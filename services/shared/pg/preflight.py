@@ -25,7 +25,7 @@ from services.shared.model import (
 from services.shared.pg import preflight_destination, preflight_source
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection, endpoint
-from services.shared.pg.existing import objects_to_drop, plan_of, tables_to_empty
+from services.shared.pg.existing import objects_to_drop, plan_of, plan_to_fill
 from services.shared.pg.preflight_server import ServerFacts, read_server
 from services.shared.pg.selecting import choose, default_search_path
 from services.shared.pg.tools import DumpTools, find_tools
@@ -81,7 +81,7 @@ async def check_migration(
         else:
             await preflight_destination.check_empty(destination, facts[1])
         if not options.data_only:
-            warnings += await preflight_destination.check_extensions(source, destination)
+            warnings += await preflight_destination.check_extensions(source, destination, chosen)
         warnings += _differences(*facts)
     return Preflight(
         endpoint(source_uri, facts[0].version_num),
@@ -106,7 +106,7 @@ async def _plan(
 ) -> MigrationPlan:
     """What is lost of what the destination holds."""
     if options.data_only:
-        return plan_of(empties=await tables_to_empty(source, destination, chosen))
+        return await plan_to_fill(source, destination, chosen)
     return plan_of(drops=await objects_to_drop(source, destination, chosen))
 
 

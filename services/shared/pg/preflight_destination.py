@@ -7,7 +7,9 @@ from psycopg import AsyncConnection
 
 from services.shared.model import ErrorKind, MigrationId, PgmigError
 from services.shared.pg.bookkeeping import copied_parts, steps_done
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
+from services.shared.pg.dependencies import EXTENSION
 from services.shared.pg.objects import list_objects
 from services.shared.pg.preflight_server import ServerFacts, listing
 from services.shared.pg.roles import missing_roles
@@ -132,17 +134,19 @@ async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:
         )
 
 
-async def check_extensions(source: AsyncConnection, destination: AsyncConnection) -> list[str]:
+async def check_extensions(
+    source: AsyncConnection, destination: AsyncConnection, chosen: Chosen = EVERYTHING
+) -> list[str]:
     """Extensions and policies' roles must be there; other missing roles are a warning."""
     with translated("comparing extensions"):
         wanted = await (
-            await source.execute("SELECT extname::text FROM pg_catalog.pg_extension ORDER BY 1")
+            await source.execute("SELECT extname::text, oid::bigint FROM pg_catalog.pg_extension ORDER BY 1")
         ).fetchall()
         lacking = await (
             await destination.execute(
                 "SELECT e FROM unnest(%s::text[]) e"
                 " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_available_extensions a WHERE a.name = e)",
-                [[row[0] for row in wanted]],
+                [[name for name, oid in wanted if (EXTENSION, oid) not in chosen.dropped]],
             )
         ).fetchall()
     if lacking:

@@ -190,7 +190,8 @@ async def _choose(
     nodes, edges = await _graph(conn)
     wanted = _wanted(family, schemas, matches, made, keys)
     outcome = await asyncio.to_thread(decide, nodes, edges, wanted)  # may be hundreds of thousands
-    _check_lacking(family, outcome)
+    if not options.data_only:
+        _check_lacking(family, outcome)
     made = {oid for catalog, oid in outcome.kept if catalog == CLASS and oid in family.relations}
     filled = {
         oid
@@ -203,6 +204,7 @@ async def _choose(
     if options.schema_only:
         filled = set()
     roots = conn.info.server_version >= ROOTS_SINCE
+    warnings = (*_told_keys(lost, gone), *await _told_cut(conn, outcome), *_told_alone(family, made))
     return Chosen(
         everything=False,
         relations=_names(family, made),
@@ -215,11 +217,7 @@ async def _choose(
             one.oid for one in family.relations.values() if one.kind == MATERIALIZED and one.oid not in filled
         ),
         schemas_dropped=tuple(name for oid, name in schemas.items() if (NAMESPACE, oid) in dropped),
-        warnings=(
-            *_told_keys(family, lost, gone),
-            *await _told_cut(conn, outcome),
-            *_told_alone(family, made),
-        ),
+        warnings=() if options.data_only else warnings,  # it makes nothing
     )
 
 
@@ -291,19 +289,12 @@ def _names(family: Family, oids: Collection[int]) -> frozenset[TableId]:
     return frozenset(family.relations[oid].table for oid in oids)
 
 
-def _told_keys(family: Family, lost: Sequence[ForeignKey], gone: Sequence[ForeignKey]) -> list[str]:
-    def told(keys: Sequence[ForeignKey]) -> str:
-        return ", ".join(
-            f"{key.name} ({family.relations[key.table].table} to {family.relations[key.references].table})"
-            for key in keys
-        )
-
-    found = []
-    if lost:
-        found.append(f"foreign keys are not created, since they refer to rows left out: {told(lost)}")
-    if gone:
-        found.append(f"foreign keys are left out with their tables: {told(gone)}")
-    return found
+def _told_keys(lost: Sequence[ForeignKey], gone: Sequence[ForeignKey]) -> list[str]:
+    told = {
+        "foreign keys are not created, since they refer to rows left out": lost,
+        "foreign keys are left out with their tables": gone,
+    }
+    return [f"{what}: {', '.join(key.label for key in keys)}" for what, keys in told.items() if keys]
 
 
 async def _told_cut(conn: AsyncConnection, outcome: Outcome) -> list[str]:

@@ -135,11 +135,11 @@ def _selection_from_pb(message: pb.Selection) -> Selection:
 
 
 def plan_to_pb(plan: MigrationPlan) -> pb.MigrationPlan:
-    return pb.MigrationPlan(drops=plan.drops, empties=plan.empties, token=plan.token)
+    return pb.MigrationPlan(drops=plan.drops, empties=plan.empties, token=plan.token, misfits=plan.misfits)
 
 
 def plan_from_pb(message: pb.MigrationPlan) -> MigrationPlan:
-    return MigrationPlan(tuple(message.drops), tuple(message.empties), message.token)
+    return MigrationPlan(tuple(message.drops), tuple(message.empties), message.token, tuple(message.misfits))
 
 
 def _endpoint_to_pb(value: Endpoint) -> pb.Endpoint:
