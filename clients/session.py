@@ -20,6 +20,7 @@ from services.shared.model import (
     ErrorKind,
     Lsn,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     PgmigError,
     SwitchoverStep,
@@ -74,6 +75,12 @@ class Session:
     ) -> MigrationView:
         """Check both databases, then start; refused checks leave nothing behind."""
         return await self._client.start(migration_id, source_uri, destination_uri, options)
+
+    async def plan(
+        self, migration_id: str, source_uri: str, destination_uri: str, options: MigrationOptions
+    ) -> MigrationPlan:
+        """Check as `start` does; what it would take from the destination."""
+        return await self._client.plan(migration_id, source_uri, destination_uri, options)
 
     async def get(self, migration_id: str) -> MigrationView:
         return await self._client.get(migration_id)

@@ -95,3 +95,6 @@ class StderrTalk:
 
     def warn(self, text: str) -> None:
         warn(text)
+
+    def asking(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()

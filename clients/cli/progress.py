@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -41,6 +41,9 @@ class Progress(Protocol):
 
     def warn(self, text: str) -> None:
         """Something went wrong beside the migration, like the death of a service."""
+
+    def asking(self) -> AbstractContextManager[None]:
+        """For a block that has the terminal to itself."""
 
 
 @contextmanager
@@ -133,6 +136,14 @@ class LiveDisplay:
 
     def warn(self, text: str) -> None:
         self._print(Text(f"warning: {redact(text)}", "yellow"))
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        self._display.stop()
+        try:
+            yield
+        finally:
+            self._display.start(refresh=True)
 
     def _print(self, text: Text) -> None:
         with contextlib.suppress(OSError):  # the terminal has gone; see `output.talk`

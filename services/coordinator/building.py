@@ -31,6 +31,7 @@ from services.shared.pg.postdata import (
     plan,
     relations,
 )
+from services.shared.pg.selecting import choose
 from services.shared.runtime.assignments import cause
 
 POST_DATA = "post-data"
@@ -127,17 +128,28 @@ def _complete(copying: CopyProgress) -> set[TableId]:
 async def load(pipeline: Pipeline) -> Building:
     """From the schema's archive, which is made again when it is lost, and the destination."""
     uris, migration = await pipeline.credentials(), pipeline.migration
-    tools = await schema_tools(pipeline)
-    if not pipeline.archive.exists():
-        pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
-        await dump_schema(tools, uris.source_uri, None, pipeline.archive)
-    script = await section_script(tools, pipeline.archive, POST_DATA, owners=migration.record.keep_owners)
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         kinds = await relations(conn)
         done = await steps_done(conn, migration.record.migration_id)
-    whole = plan(script, kinds, migration.record.destination.server_version_num)
+    if migration.record.options.data_only:
+        whole = Plan(b"", (), (), (), (), ())  # the destination brought its own
+    else:
+        whole = plan(await _script(pipeline), kinds, migration.record.destination.server_version_num)
     return Building(pipeline, uris.destination_uri, whole, kinds, done)
+
+
+async def _script(pipeline: Pipeline) -> bytes:
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    options = migration.record.options
+    tools = await schema_tools(pipeline)
+    if not pipeline.archive.exists():
+        pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
+        async with connection(uris.source_uri, "source") as conn:
+            chosen = await choose(conn, options)
+        rows = not options.schema_only
+        await dump_schema(tools, uris.source_uri, None, pipeline.archive, chosen, rows=rows)
+    return await section_script(tools, pipeline.archive, POST_DATA, owners=migration.record.keep_owners)
 
 
 def begin(pipeline: Pipeline) -> asyncio.Task[None]:

@@ -17,6 +17,7 @@ from services.shared.model import (
     Lsn,
     MigrationId,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     Register,
     SwitchoverStep,
@@ -50,6 +51,15 @@ class ControlApiHandler:
         credentials = Credentials(source_uri, destination_uri)
         driver = await self._coordinator.start(migration_id, credentials, options)
         return driver.migration.view()
+
+    async def plan(
+        self,
+        migration_id: MigrationId,
+        source_uri: str,
+        destination_uri: str,
+        options: MigrationOptions,
+    ) -> MigrationPlan:
+        return await self._coordinator.plan(migration_id, Credentials(source_uri, destination_uri), options)
 
     async def get(self, migration_id: MigrationId) -> MigrationView:
         return self._coordinator.driver(migration_id).migration.view()

@@ -16,8 +16,9 @@ from services.coordinator.pipeline import Pipeline, Surroundings
 from services.coordinator.record import Record, unpack
 from services.coordinator.state_file import read_states
 from services.shared.bus.store import StateStore
-from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Phase
-from services.shared.pg.preflight import check_migration
+from services.shared.model import ErrorKind, MigrationId, MigrationOptions, MigrationPlan, PgmigError, Phase
+from services.shared.pg.existing import check_confirmed
+from services.shared.pg.preflight import Preflight, check_migration
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,19 @@ def newest(records: Iterator[Record]) -> dict[str, Record]:
         if known is None or record.revision > known.revision:
             found[record.migration_id] = record
     return found
+
+
+async def _checked(
+    migration_id: MigrationId, credentials: Credentials, options: MigrationOptions
+) -> Preflight:
+    return await check_migration(
+        migration_id,
+        credentials.source_uri,
+        credentials.destination_uri,
+        follow=options.follow,
+        no_key_tables=options.no_key_tables,
+        options=options,
+    )
 
 
 class Coordinator:
@@ -70,6 +84,12 @@ class Coordinator:
         driver = self._drivers[key] = Driver(pipeline)
         return driver
 
+    async def plan(
+        self, migration_id: MigrationId, credentials: Credentials, options: MigrationOptions
+    ) -> MigrationPlan:
+        """What `start` would take from the destination; raises as it does for the checks."""
+        return (await _checked(migration_id, credentials, options)).plan
+
     async def start(
         self, migration_id: MigrationId, credentials: Credentials, options: MigrationOptions
     ) -> Driver:
@@ -90,19 +110,14 @@ class Coordinator:
     async def _start(
         self, key: str, migration_id: MigrationId, credentials: Credentials, options: MigrationOptions
     ) -> Driver:
-        checked = await check_migration(
-            migration_id,
-            credentials.source_uri,
-            credentials.destination_uri,
-            follow=options.follow,
-            no_key_tables=options.no_key_tables,
-        )
+        checked = await _checked(migration_id, credentials, options)
+        check_confirmed(checked.plan, options.confirmed)
         now = time.time()
         record = Record(
             migration_id=key,
             revision=1,
             phase=Phase.CREATED,
-            options=options,
+            options=checked.options,
             source=checked.source,
             destination=checked.destination,
             created_at=now,

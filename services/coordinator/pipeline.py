@@ -46,6 +46,7 @@ from services.shared.model import (
 )
 from services.shared.pg.connection import connection
 from services.shared.pg.partitions import find_routes
+from services.shared.pg.selecting import choose
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +245,8 @@ class Pipeline:
             connection(uris.source_uri, "source") as source,
             connection(uris.destination_uri, "destination") as destination,
         ):
-            self.routes = await find_routes(source, destination)
+            chosen = await choose(source, self.migration.record.options)
+            self.routes = await find_routes(source, destination, chosen)
         roots = sorted({route.root for route in self.routes})
         if roots and self.routes != before:
             self.migration.event(

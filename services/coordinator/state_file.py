@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 NAME = "state.json"
 ARCHIVE = "schema.dump"
+ARCHIVE_LIST = "schema.list"
 
 
 def folder(state_dir: Path, migration_id: str) -> Path:
@@ -43,7 +44,7 @@ def remove_state(state_dir: Path, migration_id: str) -> list[str]:
     """Remove what pgmig wrote for the migration; files of others, like logs, stay."""
     place = folder(state_dir, migration_id)
     removed = []
-    for name in (NAME, ARCHIVE):
+    for name in (NAME, ARCHIVE, ARCHIVE_LIST):
         path = place / name
         if path.exists():
             path.unlink()

@@ -35,6 +35,7 @@ from services.shared.model import (
     check_move,
 )
 from services.shared.pg.catalog import list_tables, publication_tables
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import connection
 from services.shared.pg.freeze import (
     Before,
@@ -44,6 +45,7 @@ from services.shared.pg.freeze import (
     thaw,
     writable_connection,
 )
+from services.shared.pg.selecting import choose
 from services.shared.pg.sequences import read_sequences, set_sequences, verify_sequences
 from services.shared.pg.stream_options import MESSAGES_SINCE
 from services.shared.pg.truncation import check_truncated
@@ -60,7 +62,7 @@ APPLIER_WAIT_S = 10.0
 
 @dataclass(slots=True)
 class _Run:
-    """One attempt. deadline: time.monotonic()."""
+    """One attempt. deadline: time.monotonic(). chosen: what the migration takes, as last seen."""
 
     pipeline: Pipeline
     feed: StepFeed
@@ -70,6 +72,7 @@ class _Run:
     sentinel: Lsn = Lsn(0)
     token: str = ""
     sequences: int = 0
+    chosen: Chosen = EVERYTHING
 
 
 def check_ready(pipeline: Pipeline, timeout_s: float) -> None:
@@ -220,8 +223,9 @@ async def _check_tables(run: _Run) -> None:
     be there; a new table of any other kind was never copied.
     """
     async with connection(run.uris.source_uri, "source") as conn:
-        published = set(await publication_tables(conn))
-        present = {table.table for table in await list_tables(conn)}
+        run.chosen = await choose(conn, run.pipeline.migration.record.options)
+        published = set(await publication_tables(conn, run.chosen))
+        present = {table.table for table in await list_tables(conn, run.chosen)}
     async with connection(run.uris.destination_uri, "destination") as conn:
         arrived = {table.table for table in await list_tables(conn)}
     record = run.pipeline.migration.record
@@ -236,7 +240,7 @@ async def _check_tables(run: _Run) -> None:
 
 
 async def _freeze(run: _Run, freeze: Freeze) -> None:
-    tables = [table.table for table in await list_tables(freeze.session)]
+    tables = [table.table for table in await list_tables(freeze.session, run.chosen)]
     run.feed.blocked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
     run.froze_at = await freeze.forbid_writes()
     ended = await freeze.end_writers(run.froze_at)
@@ -271,7 +275,7 @@ async def _drain(run: _Run, freeze: Freeze) -> None:
 
 
 async def _set_sequences(run: _Run, freeze: Freeze) -> None:
-    values = await read_sequences(freeze.session, "source")
+    values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
         await set_sequences(conn, values)
     run.sequences = len(values)
@@ -282,7 +286,7 @@ async def _verify(run: _Run, freeze: Freeze) -> None:
     tables are those that were copied, no sequence has moved, and no TRUNCATE was missed."""
     await freeze.end_writers(run.froze_at)
     await _check_tables(run)
-    values = await read_sequences(freeze.session, "source")
+    values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
         await verify_sequences(conn, values)
         await check_truncated(freeze.session, conn, run.pipeline.migration.record.files)

@@ -17,10 +17,12 @@ from services.shared.model import (
     Failure,
     Lsn,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     NoKeyTables,
     PgmigError,
     Phase,
+    Selection,
 )
 from services.shared.model.jsonview import view_from_json, view_to_json
 from tests.lab.process import free_port
@@ -60,6 +62,63 @@ def at(served: ServedControl, *arguments: str) -> Result:
 def document(result: Result) -> Any:
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
+
+
+def test_clone_hands_over_what_is_to_be_copied(served: ServedControl) -> None:
+    served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
+    patterns = ("--exclude-table", "a", "--exclude-table", '"B".c', "--exclude-table-data", "d")
+    result = at(served, "clone", *URIS, *patterns, "--include-schema", "e", "--exclude-schema", "f*")
+    assert result.exit_code == 0, result.stderr
+    (call,) = [call for call in served.control.calls if call[0] == "start"]
+    assert call[4].selection == Selection((), ("a", '"B".c'), ("d",), ("e",), ("f*",))
+    assert all(call[0] != "plan" for call in served.control.calls)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--schema-only", "--follow"),
+        ("--schema-only", "--data-only"),
+        ("--data-only", "--drop-if-exists"),
+        ("--include-table", "a", "--include-schema", "b"),
+        ("--include-table", "a.b.c"),
+        ("--exclude-schema", '"a'),
+    ],
+)
+def test_options_that_make_no_sense_are_wrong_usage(
+    served: ServedControl, arguments: tuple[str, ...]
+) -> None:
+    result = at(served, "clone", *URIS, *arguments)
+    assert result.exit_code == 2
+    assert arguments[0] in result.stderr
+    assert served.control.calls == []
+
+
+@pytest.mark.parametrize("option", ["--data-only", "--drop-if-exists"])
+def test_what_would_be_lost_is_listed_and_needs_a_yes(served: ServedControl, option: str) -> None:
+    served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
+    names = tuple(f"app.t{number}" for number in range(300))
+    served.control.planned = MigrationPlan(("view app.v",), names, "token")
+    refused = at(served, "clone", *URIS, option)
+    assert refused.exit_code == 3
+    assert "--yes" in refused.stderr
+    assert all(call[0] != "start" for call in served.control.calls)
+    agreed = at(served, "clone", *URIS, option, "--yes")
+    assert agreed.exit_code == 0, agreed.stderr
+    for result in (refused, agreed):
+        assert "  view app.v\n" in result.stderr
+        assert all(f"  table {name}\n" in result.stderr for name in names)
+    (call,) = [call for call in served.control.calls if call[0] == "start"]
+    assert call[4].confirmed == "token"
+
+
+def test_everything_that_does_not_fit_is_listed(served: ServedControl) -> None:
+    misfits = tuple(f"table app.t{number} is not there" for number in range(300))
+    served.control.planned = MigrationPlan(misfits=misfits)
+    refused = at(served, "clone", *URIS, "--data-only", "--yes")
+    assert refused.exit_code == 3
+    assert all(f"  {line}\n" in refused.stderr for line in misfits)
+    assert all(call[0] != "start" for call in served.control.calls)
 
 
 def test_status_and_list_as_json_are_one_document_that_reads_back(served: ServedControl) -> None:
@@ -158,8 +217,7 @@ def test_refusals_become_error_hint_and_exit_code(served: ServedControl, kind: E
 
 def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
     served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
-    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3", *NO_KEY, *MEMORY)
-    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3", *NO_KEY, *COPYING)
+    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3", *NO_KEY, *MEMORY, *COPYING)
     assert result.exit_code == 0
     assert result.stdout.startswith("complete  migration x")
     assert "phase complete" in result.stderr

@@ -21,6 +21,7 @@ from services.shared.model import (
     Lsn,
     MigrationId,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     PgmigError,
     Phase,
@@ -53,6 +54,9 @@ class NoWorkers:
 
     def disconnected(self, worker_id: str) -> None:
         raise AssertionError("no worker is expected")
+
+
+PLAN = MigrationPlan(("table a.b", "view c"), ("d.e",), "token", ("f",))
 
 
 @dataclass
@@ -113,6 +117,12 @@ class FakeControl:
         finally:
             self.steps_closed.set()
 
+    async def plan(
+        self, migration_id: MigrationId, source_uri: str, destination_uri: str, options: MigrationOptions
+    ) -> MigrationPlan:
+        self.note("plan", migration_id, source_uri, destination_uri, options)
+        return PLAN
+
     async def abort(self, migration_id: MigrationId) -> MigrationView:
         return self.note("abort", migration_id)
 
@@ -139,6 +149,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
     m1 = MigrationId("m1")
     async with serving(control) as (_server, client):
         assert await client.start(m1, "postgresql://a", "postgresql://b", options) == VIEW
+        assert await client.plan(m1, "postgresql://a", "postgresql://b", options) == PLAN
         assert await client.get("m1") == VIEW
         assert await client.list_all() == (VIEW, replace(VIEW, migration_id="m2"))
         assert await client.pause(m1) == VIEW
@@ -150,6 +161,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.cleanup(m1, force=True) == ("slot pgmig_m1", "publication pgmig_m1")
     assert control.calls == [
         ("start", m1, "postgresql://a", "postgresql://b", options),
+        ("plan", m1, "postgresql://a", "postgresql://b", options),
         ("get", m1),
         ("list_all",),
         ("pause", m1),

@@ -12,8 +12,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from services.shared.model import ErrorKind, MigrationId, PgmigError
+from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Selection, TableId
+from services.shared.pg.connection import connection
 from services.shared.pg.preflight import Preflight, check_migration
+from services.shared.pg.selecting import choose
 from tests.lab.postgres import PostgresServer
 from tests.lab.process import free_port
 
@@ -124,6 +126,85 @@ async def test_unreadable_tables_are_listed(
     error = await refusal(as_role(source_server, source_db, role), dest_db, follow=False)
     assert error.kind is ErrorKind.PERMISSION
     assert "public.hidden" in error.message
+    assert ("hidden",) not in traces(dest_db)
+
+
+async def test_only_tables_that_are_chosen_must_be_readable(
+    source_server: PostgresServer, source_db: str, dest_db: str, role: str
+) -> None:
+    run_sql(
+        source_db,
+        "CREATE TABLE hidden (id int PRIMARY KEY)",
+        "CREATE TABLE seen (id int PRIMARY KEY)",
+        "GRANT SELECT ON seen TO plain",
+    )
+    reader = as_role(source_server, source_db, role)
+    try:
+        for selection in (Selection(exclude_tables=("hidden",)), Selection(include_tables=("seen",))):
+            options = MigrationOptions(selection=selection)
+            await check_migration(ID, reader, dest_db, follow=False, options=options)
+        with pytest.raises(PgmigError, match=r"public\.hidden"):
+            options = MigrationOptions(selection=Selection(exclude_table_data=("hidden",)))
+            await check_migration(ID, reader, dest_db, follow=False, options=options)
+    finally:
+        run_sql(source_db, "DROP TABLE seen")
+
+
+async def test_only_tables_that_are_chosen_need_an_identity(source_db: str, dest_db: str) -> None:
+    run_sql(source_db, "CREATE TABLE keyless (a int)", "CREATE TABLE keyed (a int PRIMARY KEY)")
+    for selection in (Selection(exclude_tables=("keyless",)), Selection(exclude_table_data=("keyless",))):
+        await check_migration(
+            ID, source_db, dest_db, follow=True, options=MigrationOptions(selection=selection)
+        )
+
+
+async def test_patterns_that_match_nothing_are_named(source_db: str, dest_db: str) -> None:
+    run_sql(
+        source_db,
+        'CREATE TABLE "Mixed" (id int PRIMARY KEY)',
+        "CREATE SCHEMA app",
+        "CREATE TABLE app.t (id int PRIMARY KEY)",
+    )
+    selection = Selection(exclude_tables=("mixed", '"Mixed"', "t", "app.t"), exclude_schemas=("ap",))
+    with pytest.raises(PgmigError) as caught:
+        await check_migration(
+            ID, source_db, dest_db, follow=False, options=MigrationOptions(selection=selection)
+        )
+    assert caught.value.kind is ErrorKind.INVALID_ARGUMENT
+    assert caught.value.message.endswith(
+        "--exclude-table 'mixed', --exclude-table 't', --exclude-schema 'ap'"
+    )
+
+
+async def test_a_name_without_a_schema_is_the_one_that_the_search_path_shows(
+    source_db: str, dest_db: str
+) -> None:
+    run_sql(
+        source_db,
+        "CREATE SCHEMA app",
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "CREATE TABLE app.t (id int PRIMARY KEY)",
+    )
+    options = MigrationOptions(selection=Selection(include_tables=("t",)))
+    for path, seen in (("app,public", "app"), ("public,app", "public")):
+        source = f"{source_db}?options=-csearch_path%3D{path}"
+        found = await check_migration(ID, source, dest_db, follow=False, options=options)
+        assert found.options.selection.search_path == tuple(path.split(","))
+        async with connection(source, "source") as conn:
+            chosen = await choose(conn, found.options)
+        assert chosen.relations == {TableId(seen, "t")}
+
+
+async def test_a_pattern_that_is_no_regular_expression_is_named(source_db: str, dest_db: str) -> None:
+    with pytest.raises(PgmigError, match=r"'\(t'") as caught:
+        await check_migration(
+            ID,
+            source_db,
+            dest_db,
+            follow=False,
+            options=MigrationOptions(selection=Selection(exclude_tables=("(t",))),
+        )
+    assert caught.value.kind is ErrorKind.INVALID_ARGUMENT
 
 
 async def test_rows_hidden_by_policies_are_refused(
@@ -199,6 +280,36 @@ async def test_destination_must_be_empty_but_for_extensions(source_db: str, dest
         assert error.kind is ErrorKind.DESTINATION_NOT_READY
         assert named in error.message
         run_sql(dest_db, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public", "DROP SCHEMA IF EXISTS app")
+
+
+async def test_a_destination_that_is_not_empty_is_told_with_every_kind(source_db: str, dest_db: str) -> None:
+    run_sql(
+        dest_db,
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TYPE e AS ENUM ('a')",
+        "CREATE VIEW v AS SELECT 1 AS one",
+        "CREATE MATERIALIZED VIEW m AS SELECT 1 AS one",
+        "CREATE SEQUENCE s",
+        "CREATE SCHEMA app",
+        "CREATE PROCEDURE app.p() LANGUAGE sql AS 'SELECT 1'",
+        'CREATE COLLATION app."C" FROM "C"',
+    )
+    for number in range(30):
+        run_sql(dest_db, sql.SQL("CREATE TABLE {} ()").format(sql.Identifier(f"t{number:02}")))
+    message = (await refusal(source_db, dest_db)).message
+    for told in (
+        "function public.f()",
+        "type public.e",
+        "view public.v",
+        "materialized view public.m",
+        "sequence public.s",
+        "schema app",
+        "procedure app.p()",
+        'collation app."C"',
+        "table public.t00",
+        " and 18 more",
+    ):
+        assert told in message
 
 
 async def test_destination_role_must_be_able_to_replicate(

@@ -17,6 +17,7 @@ from services.shared.model import (
     Lsn,
     MigrationId,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     PgmigError,
     Phase,
@@ -55,6 +56,7 @@ class StandInControl:
         self.views: dict[str, MigrationView] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.errors: dict[str, PgmigError] = {}
+        self.planned = MigrationPlan()
         self.started: Callable[[MigrationView], object] = lambda _view: None
         self._state_dir = state_dir
         self._changed = asyncio.Event()
@@ -102,6 +104,12 @@ class StandInControl:
         if migration_id.value not in self.views:
             raise PgmigError(ErrorKind.NOT_FOUND, f"there is no migration {migration_id}")
         return self.views[migration_id.value]
+
+    async def plan(
+        self, migration_id: MigrationId, source_uri: str, destination_uri: str, options: MigrationOptions
+    ) -> MigrationPlan:
+        self._called("plan", migration_id.value, source_uri, destination_uri, options)
+        return self.planned
 
     async def start(
         self, migration_id: MigrationId, source_uri: str, destination_uri: str, options: MigrationOptions

@@ -19,6 +19,7 @@ from services.shared.model import (
     ErrorKind,
     Lsn,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     PgmigError,
     Phase,
@@ -32,6 +33,8 @@ from services.shared.rpc.convert_report import report_from_pb, report_to_pb
 from services.shared.rpc.convert_view import (
     options_from_pb,
     options_to_pb,
+    plan_from_pb,
+    plan_to_pb,
     step_from_pb,
     step_to_pb,
     view_from_pb,
@@ -94,6 +97,11 @@ def test_options_round_trip(value: MigrationOptions) -> None:
     assert options_from_pb(options_to_pb(value)) == value
 
 
+@given(_values(MigrationPlan))
+def test_plans_round_trip(value: MigrationPlan) -> None:
+    assert plan_from_pb(plan_to_pb(value)) == value
+
+
 @given(_values(WorkerCommand))
 def test_commands_round_trip(value: WorkerCommand) -> None:
     message = worker_pb2.WorkerCommand.FromString(command_to_pb(value).SerializeToString())
@@ -118,7 +126,7 @@ def _reached(hint: Any, seen: set[str]) -> None:
 
 def test_the_round_trips_reach_every_dataclass_of_the_model() -> None:
     reached: set[str] = set()
-    for root in (MigrationView, SwitchoverStep, MigrationOptions, WorkerCommand, WorkerReport):
+    for root in (MigrationView, MigrationPlan, SwitchoverStep, MigrationOptions, WorkerCommand, WorkerReport):
         _reached(root, reached)
     declared = {
         name

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import click
 
+from clients.cli.agreement import agreed
 from clients.cli.following import follow_to_end, print_summary, resumed, say_how_to_continue, stopped
 from clients.cli.localstate import MigrationDir
 from clients.cli.options import Invocation, Uris, common_options, memory, size, uri_options
 from clients.cli.output import print_json, say
 from clients.cli.progress import Progress, progress_of
 from clients.cli.running import Interrupted, run
+from clients.cli.selecting import selection_options
 from clients.cli.target import connected, local_directory, new_id, own_stack
 from clients.session import Session
 from services.shared.model import (
@@ -24,6 +27,7 @@ from services.shared.model import (
     NoKeyTables,
     PgmigError,
     Phase,
+    check_options,
 )
 from services.shared.model.jsonview import view_to_json
 
@@ -84,6 +88,7 @@ _DEFAULTS = MigrationOptions()
     metavar="SIZE",
     help="Copy no more than this each second, by each copier.",
 )
+@selection_options
 def clone(
     invocation: Invocation,
     *,
@@ -97,34 +102,49 @@ def clone(
     maintenance_work_mem: int | None,
     split_tables_larger_than: int,
     max_rate: int | None,
+    taking: MigrationOptions,
+    yes: bool,
 ) -> None:
-    """Copy a database, and with --follow keep the copy in step.
+    """Copy a database, or a part of it, and with --follow keep the copy in step.
+
+    PATTERN is a pattern of psql and pg_dump: `shop.*`, `log_20??`, `"Mixed Case"`.
 
     Without --coordinator everything runs here, as child processes of this command, which other
     terminals find by themselves (`status`, `switchover`, `pause`).
     """
     uris.require("clone needs both databases")
-    options = MigrationOptions(
-        follow,
-        copy_workers,
-        index_workers,
-        NoKeyTables(no_key_tables),
-        strict_boundaries,
+    options = replace(
+        taking,
+        follow=follow,
+        copy_workers=copy_workers,
+        index_workers=index_workers,
+        no_key_tables=NoKeyTables(no_key_tables),
+        strict_boundaries=strict_boundaries,
         maintenance_work_mem_kb=maintenance_work_mem or 0,
         split_tables_larger_than=split_tables_larger_than,
         max_rate=max_rate or 0,
     )
+    check_options(options)
     migration_id = new_id(invocation)
-    _staying(invocation, migration_id, _clone(invocation, migration_id, uris, options, resume=resume))
+    main = _clone(invocation, migration_id, uris, options, resume=resume, yes=yes)
+    _staying(invocation, migration_id, main)
 
 
 async def _clone(
-    invocation: Invocation, migration_id: MigrationId, uris: Uris, options: MigrationOptions, *, resume: bool
+    invocation: Invocation,
+    migration_id: MigrationId,
+    uris: Uris,
+    options: MigrationOptions,
+    *,
+    resume: bool,
+    yes: bool,
 ) -> MigrationView:
     _refuse_existing(invocation, migration_id, resume=resume)
     with progress_of(invocation) as progress:
         async with _coordinator(invocation, migration_id, uris, progress) as session:
-            await _begin(session, migration_id, uris, options, resume=resume)
+            if not (resume and await _resumed(session, migration_id, uris)):
+                options = await agreed(session, migration_id, uris, options, progress, yes=yes)
+                await session.start(migration_id.value, uris.source, uris.destination, options)
             return await follow_to_end(session, migration_id, progress, uris)
 
 
@@ -147,19 +167,16 @@ def _refuse_existing(invocation: Invocation, migration_id: MigrationId, *, resum
     )
 
 
-async def _begin(
-    session: Session, migration_id: MigrationId, uris: Uris, options: MigrationOptions, *, resume: bool
-) -> None:
-    if resume:
-        try:
-            view = await session.get(migration_id.value)
-        except PgmigError as exc:
-            if exc.kind is not ErrorKind.NOT_FOUND:
-                raise
-        else:
-            await resumed(session, view, uris)
-            return
-    await session.start(migration_id.value, uris.source, uris.destination, options)
+async def _resumed(session: Session, migration_id: MigrationId, uris: Uris) -> bool:
+    """Whether there was a migration to go on with."""
+    try:
+        view = await session.get(migration_id.value)
+    except PgmigError as exc:
+        if exc.kind is not ErrorKind.NOT_FOUND:
+            raise
+        return False
+    await resumed(session, view, uris)
+    return True
 
 
 @click.command()

@@ -42,6 +42,7 @@ from services.shared.pg.catalog import key_bounds, list_tables_under
 from services.shared.pg.connection import connection, translated
 from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
 from services.shared.pg.copy_table import empty_for_parts
+from services.shared.pg.selecting import choose_under
 
 CHECK_EVERY_S = 5.0
 
@@ -124,7 +125,9 @@ async def _tables(
     larger_than = migration.record.options.split_tables_larger_than
     await pipeline.look_for_routes()
     async with connection(uris.source_uri, "source") as conn:
-        listed = gathered(await list_tables_under(conn, snapshot.snapshot_name), pipeline.routes)
+        chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
+        under = await list_tables_under(conn, snapshot.snapshot_name, chosen)
+        listed = gathered(under, pipeline.routes)
         found = {table.table: table for table in listed}
         by_key = [table for table in found.values() if wants_key(table, larger_than, version)]
         bounds = await key_bounds(conn, by_key, snapshot.snapshot_name) if by_key else {}

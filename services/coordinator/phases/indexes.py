@@ -24,8 +24,10 @@ from services.coordinator.schedule import Task
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.connection import connection
+from services.shared.pg.dump import list_of
 from services.shared.pg.position import wal_position
 from services.shared.pg.postdata import Item, analysis, together
+from services.shared.pg.selecting import choose
 from services.shared.pg.sequences import read_sequences, set_sequences
 from services.shared.runtime.assignments import cause
 
@@ -51,9 +53,11 @@ async def run(pipeline: Pipeline) -> Phase:
         async with connection(uris.destination_uri, "destination") as conn:
             await mark_step(conn, migration.record.migration_id, ANALYZE)
     pipeline.archive.unlink(missing_ok=True)
+    list_of(pipeline.archive).unlink(missing_ok=True)
     if follow:
         return Phase.CATCHUP
-    await _copy_sequences(pipeline)
+    if not migration.record.options.schema_only:
+        await _copy_sequences(pipeline)
     return Phase.COMPLETE
 
 
@@ -62,6 +66,8 @@ async def _build(pipeline: Pipeline) -> None:
     tables = begin(pipeline)
     await asyncio.wait({tables})  # to await it would cancel it with us; whoever pauses stops it anyway
     tables.result()
+    if pipeline.migration.record.options.data_only:
+        return  # the destination has its indexes and constraints
     building = await load(pipeline)
     building.count(building.plan.of_tables())
     await _across_tables(pipeline, building)
@@ -135,4 +141,5 @@ async def _copy_sequences(pipeline: Pipeline) -> None:
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
     ):
-        await set_sequences(destination, await read_sequences(source, "source"))
+        chosen = await choose(source, pipeline.migration.record.options)
+        await set_sequences(destination, await read_sequences(source, "source", chosen))

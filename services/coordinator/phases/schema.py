@@ -6,14 +6,21 @@ together with that note.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from services.coordinator.pipeline import Pipeline
+from services.coordinator.record import Record
 from services.shared.model import Phase, Role, SnapshotReady
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog import list_tables_under, publication_tables
+from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection
 from services.shared.pg.dump import dump_schema, run_script, section_script
+from services.shared.pg.existing import check_agreed, drop_agreed
 from services.shared.pg.identity import choose_published, put_back, set_full
+from services.shared.pg.objects import list_schemas
 from services.shared.pg.roles import missing_roles
+from services.shared.pg.selecting import choose, choose_under
 from services.shared.pg.tools import DumpTools, find_tools
 from services.shared.pg.truncation import TRUNCATE_SINCE, table_files
 
@@ -36,9 +43,15 @@ async def run(pipeline: Pipeline) -> Phase:
     if PRE_DATA in done and migration.record.tables:
         return Phase.COPY
     snapshot = await pipeline.open_snapshot()
-    await _list_tables(pipeline, snapshot)
-    if PRE_DATA not in done:
-        await _restore(pipeline, snapshot)
+    async with connection(uris.source_uri, "source") as conn:
+        chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
+    await _list_tables(pipeline, snapshot, chosen)
+    if PRE_DATA in done:
+        return Phase.COPY
+    if migration.record.options.data_only:
+        await _take_tables(pipeline, chosen)
+    else:
+        await _restore(pipeline, snapshot, chosen)
     return Phase.COPY
 
 
@@ -51,10 +64,11 @@ async def _choose_published(pipeline: Pipeline) -> None:
     migration = pipeline.migration
     uris = await pipeline.credentials()
     async with connection(uris.source_uri, "source") as conn:
+        taken = await choose(conn, migration.record.options)
         if not migration.record.options.follow:
-            migration.update(published=await publication_tables(conn))
+            migration.update(published=await publication_tables(conn, taken))
         elif not (migration.record.published or migration.record.inserts_only):
-            chosen = await choose_published(conn, migration.record.options.no_key_tables)
+            chosen = await choose_published(conn, migration.record.options.no_key_tables, taken)
             if migration.record.source.server_version_num < TRUNCATE_SINCE:
                 migration.update(files=await table_files(conn, chosen.whole))
             migration.update(
@@ -69,28 +83,63 @@ async def _choose_published(pipeline: Pipeline) -> None:
         await set_full(conn, [one.table for one in migration.record.altered])
 
 
-async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
+async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen) -> None:
     uris, migration = await pipeline.credentials(), pipeline.migration
     async with connection(uris.source_uri, "source") as conn:
-        migration.copying.plan(await list_tables_under(conn, snapshot.snapshot_name))
+        tables = await list_tables_under(conn, snapshot.snapshot_name, chosen)
+    migration.copying.plan(() if migration.record.options.schema_only else tables)
     migration.update(tables=migration.copying.records())
     await pipeline.journal.save()
 
 
-async def _restore(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
+async def _take_tables(pipeline: Pipeline, chosen: Chosen) -> None:
+    """The destination has its schema: only note that rows may go into it. Each table is emptied in
+    the transaction that fills it."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    async with (
+        connection(uris.source_uri, "source") as source,
+        connection(uris.destination_uri, "destination") as conn,
+    ):
+        await check_agreed(source, conn, chosen, migration.record.options.confirmed)
+        await ensure_bookkeeping(conn)
+        await mark_step(conn, migration.record.migration_id, PRE_DATA)
+    migration.event("info", f"{len(migration.record.tables)} tables of the destination are to be filled")
+
+
+async def _restore(pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen) -> None:
     uris, migration = await pipeline.credentials(), pipeline.migration
     tools = await schema_tools(pipeline)
     await _choose_owners(pipeline)
     pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
-    await dump_schema(tools, uris.source_uri, snapshot.snapshot_name, pipeline.archive)
+    options = migration.record.options
+    async with connection(uris.destination_uri, "destination") as conn:
+        there = await list_schemas(conn) if options.drop_if_exists else ()
+    await dump_schema(
+        tools,
+        uris.source_uri,
+        snapshot.snapshot_name,
+        pipeline.archive,
+        replace(chosen, schemas_there=there),
+        rows=not options.schema_only,
+    )
     script = await section_script(tools, pipeline.archive, PRE_DATA, owners=migration.record.keep_owners)
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
     async with connection(uris.destination_uri, "destination") as conn, conn.transaction():
+        if options.drop_if_exists:
+            async with connection(uris.source_uri, "source") as source:
+                dropped = await drop_agreed(source, conn, chosen, options.confirmed)
+            migration.event("info", f"{dropped} objects of the destination are dropped")
         await run_script(conn, script, PRE_DATA)
         await put_back(conn, migration.record.altered)  # the destination gets what the source had
         await mark_step(conn, migration.record.migration_id, PRE_DATA)
-    migration.event("info", f"schema of {len(migration.record.tables)} tables is on the destination")
+    migration.event("info", f"{_described(migration.record)} is on the destination")
+
+
+def _described(record: Record) -> str:
+    if record.options.schema_only:
+        return "the schema"
+    return f"schema of {len(record.tables)} tables"
 
 
 async def schema_tools(pipeline: Pipeline) -> DumpTools:

@@ -1,5 +1,6 @@
 """Pure values: no I/O, no clock, nothing but the standard library."""
 
+from services.shared.model.combinations import check_options
 from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import BOOKKEEPING_SCHEMA, MESSAGE_PREFIX, STATE_BUCKET, MigrationId
@@ -13,6 +14,7 @@ from services.shared.model.parts import (
     Split,
 )
 from services.shared.model.phase import Phase, check_move, may_move
+from services.shared.model.selection import Pattern, Selection
 from services.shared.model.tables import (
     Column,
     IdentityBefore,
@@ -28,6 +30,7 @@ from services.shared.model.view import (
     Failure,
     IndexProgress,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     NoKeyTables,
     Positions,
@@ -94,12 +97,14 @@ __all__ = [
     "Lsn",
     "MigrationId",
     "MigrationOptions",
+    "MigrationPlan",
     "MigrationView",
     "NoKeyTables",
     "OpenSnapshot",
     "PartDone",
     "PartProgress",
     "PartRange",
+    "Pattern",
     "PgmigError",
     "Phase",
     "Policy",
@@ -109,6 +114,7 @@ __all__ = [
     "ReplicaIdentity",
     "Role",
     "Route",
+    "Selection",
     "SentinelApplied",
     "SkippedTransaction",
     "SlotReady",
@@ -127,6 +133,7 @@ __all__ = [
     "WorkerReport",
     "WorkerView",
     "check_move",
+    "check_options",
     "located",
     "may_move",
 ]

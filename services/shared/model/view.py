@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from services.shared.model.lsn import Lsn
 from services.shared.model.phase import Phase
+from services.shared.model.selection import Selection
 from services.shared.model.tables import TableId
 
 
@@ -34,7 +35,12 @@ class MigrationOptions:
     transactions never share one on the destination. maintenance_work_mem_kb: of each session that
     builds indexes; 0: what the destination is set to. split_tables_larger_than: bytes of heap and
     TOAST beyond which a table is copied in several parts. max_rate: bytes of COPY data a second
-    for each copier; 0: as fast as it goes."""
+    for each copier; 0: as fast as it goes.
+
+    selection: what is migrated of the database. schema_only: no rows and no sequence values.
+    data_only: rows go into tables that the destination has. drop_if_exists: what the clone makes
+    is dropped on the destination before. confirmed: the `MigrationPlan.token` of what the operator
+    agreed to lose on the destination, "" for nothing."""
 
     follow: bool = False
     copy_workers: int = 2
@@ -44,6 +50,22 @@ class MigrationOptions:
     maintenance_work_mem_kb: int = 0
     split_tables_larger_than: int = 1 << 30
     max_rate: int = 0
+    selection: Selection = field(default_factory=Selection)
+    schema_only: bool = False
+    data_only: bool = False
+    drop_if_exists: bool = False
+    confirmed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationPlan:
+    """What a migration would take from the destination first. misfits: why it cannot begin at all.
+    token: names exactly what is lost; "" when nothing is."""
+
+    drops: tuple[str, ...] = ()
+    empties: tuple[str, ...] = ()
+    token: str = ""
+    misfits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

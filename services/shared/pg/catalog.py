@@ -8,7 +8,8 @@ the leaves' changes under the leaves' names; before, the leaves are listed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, LiteralString
 
@@ -24,6 +25,7 @@ from services.shared.model import (
     SourceTable,
     TableId,
 )
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
 
 
@@ -39,11 +41,11 @@ ROOTS_SINCE = 130000
 _NO_SNAPSHOT = (psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue)
 
 
-async def list_tables(conn: AsyncConnection) -> tuple[SourceTable, ...]:
+async def list_tables(conn: AsyncConnection, chosen: Chosen = EVERYTHING) -> tuple[SourceTable, ...]:
     """Tables to copy, by schema and name, as the connection's current snapshot shows them.
     Takes no locks, so sizes and files are not told: bytes_estimated, pages and filenode are 0."""
     with translated("reading the catalog"):
-        return await _list(conn, sizes=False)
+        return tuple(t for t in await _list(conn, sizes=False) if chosen.fills(t.table))
 
 
 async def _list(conn: AsyncConnection, *, sizes: bool) -> tuple[SourceTable, ...]:
@@ -68,17 +70,26 @@ def _table(row: tuple[Any, ...]) -> SourceTable:
     )
 
 
-async def list_tables_under(conn: AsyncConnection, snapshot: str) -> tuple[SourceTable, ...]:
+async def list_tables_under(
+    conn: AsyncConnection, snapshot: str, chosen: Chosen = EVERYTHING
+) -> tuple[SourceTable, ...]:
     """Tables as of an exported snapshot, with sizes.
 
     Raises SNAPSHOT_LOST when it is gone, and TRANSIENT when somebody alters a table for long:
     its size cannot be told then.
     """
+    async with under_snapshot(conn, snapshot):
+        return tuple(t for t in await _list(conn, sizes=True) if chosen.fills(t.table))
+
+
+@asynccontextmanager
+async def under_snapshot(conn: AsyncConnection, snapshot: str) -> AsyncIterator[None]:
+    """A transaction that reads the source as of an exported snapshot. Raises as `list_tables_under`."""
     with translated("reading the source's catalog under the snapshot"):
         async with conn.transaction():
-            await _under(conn, snapshot)
             try:
-                return await _list(conn, sizes=True)
+                await _under(conn, snapshot)
+                yield
             except psycopg.errors.LockNotAvailable as exc:
                 raise PgmigError(
                     ErrorKind.TRANSIENT,
@@ -117,13 +128,21 @@ async def key_bounds(
     return bounds
 
 
-async def publication_tables(conn: AsyncConnection) -> tuple[TableId, ...]:
-    """What the publication carries: permanent tables, partitioned roots instead of leaves."""
+async def publication_tables(conn: AsyncConnection, chosen: Chosen = EVERYTHING) -> tuple[TableId, ...]:
+    """What the publication carries: permanent tables, partitioned roots instead of leaves, except
+    where a root is not taken with all of its leaves."""
     roots = conn.info.server_version >= ROOTS_SINCE
-    query = load_sql("catalog_publication.sql")
     with translated("reading the source's catalog"):
-        cursor = await conn.execute(query, {"bookkeeping": BOOKKEEPING_SCHEMA, "roots": roots})
-        return tuple([TableId(schema, name) async for schema, name in cursor])
+        if chosen.everything:
+            return tuple(await _publication_tables(conn, roots=roots))
+        found = {*await _publication_tables(conn, roots=roots), *await _publication_tables(conn, roots=False)}
+    return tuple(sorted(table for table in found if chosen.publishes(table)))
+
+
+async def _publication_tables(conn: AsyncConnection, *, roots: bool) -> list[TableId]:
+    query = load_sql("catalog_publication.sql")
+    cursor = await conn.execute(query, {"bookkeeping": BOOKKEEPING_SCHEMA, "roots": roots})
+    return [TableId(schema, name) async for schema, name in cursor]
 
 
 def lacking_identity(tables: tuple[SourceTable, ...]) -> tuple[TableId, ...]:

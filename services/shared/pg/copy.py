@@ -206,8 +206,8 @@ async def _prepare(
     freeze = []
     if part.rows is None:
         partitioned = await is_partitioned(destination, part.table)
-        await empty(destination, part.table, partitioned=partitioned)
-        freeze = [] if partitioned else ["FREEZE"]
+        truncated = await empty(destination, part.table, partitioned=partitioned)
+        freeze = ["FREEZE"] if truncated and not partitioned else []
     divided = await is_partitioned(source, part.table)
     return copy_out(part, binary, divided=divided), copy_in(part, [*freeze, *binary])
 

@@ -23,6 +23,8 @@ import psycopg
 from psycopg import AsyncConnection, conninfo
 
 from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError
+from services.shared.pg.archive_list import exclusions, filtered
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import complete_conninfo, redact, translate
 from services.shared.pg.tools import DumpTools
 
@@ -45,8 +47,24 @@ class Ownership:
     missing: tuple[str, ...] = ()
 
 
-async def dump_schema(tools: DumpTools, source_uri: str, snapshot: str | None, target: Path) -> None:
-    """Write the archive to `target` (mode 0600, replaced whole). snapshot=None: as of now."""
+def list_of(archive: Path) -> Path:
+    """Beside an archive of which only a part is restored: the list of that part."""
+    return archive.with_suffix(".list")
+
+
+async def dump_schema(
+    tools: DumpTools,
+    source_uri: str,
+    snapshot: str | None,
+    target: Path,
+    chosen: Chosen = EVERYTHING,
+    *,
+    rows: bool = True,
+) -> None:
+    """Write the archive to `target` (mode 0600, replaced whole). snapshot=None: as of now.
+
+    rows=False: nothing is to be filled with rows, materialized views neither.
+    """
     partial = target.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     os.close(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
@@ -63,19 +81,30 @@ async def dump_schema(tools: DumpTools, source_uri: str, snapshot: str | None, t
         "--no-password",
         f"--file={partial}",
         *([f"--snapshot={snapshot}"] if snapshot is not None else []),
+        *(f"--exclude-table={pattern}" for pattern in exclusions(chosen.missing)),
     ]
     try:
         async with _service(source_uri) as env:
             await _run(tools.pg_dump, [*arguments, f"--dbname=service={_SERVICE}"], env)
+        list_of(target).unlink(missing_ok=True)
+        if not (chosen.everything and rows and not chosen.schemas_there):
+            listed = await archive_list(tools, partial)
+            list_of(target).write_text(filtered(listed, chosen, rows=rows), encoding="utf-8")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 
 
+async def archive_list(tools: DumpTools, archive: Path) -> str:
+    """What the archive holds, as `pg_restore --use-list` takes it."""
+    return (await _run(tools.pg_restore, ["--list", str(archive)], os.environ)).decode()
+
+
 async def section_script(tools: DumpTools, archive: Path, section: str, *, owners: bool) -> bytes:
     """The SQL of one section ("pre-data" or "post-data"), without psql's meta-commands."""
     keep = [] if owners else ["--no-owner", "--no-privileges"]
-    arguments = [f"--section={section}", "--no-tablespaces", *keep, "--file=-", str(archive)]
+    part = [f"--use-list={list_of(archive)}"] if list_of(archive).exists() else []
+    arguments = [f"--section={section}", "--no-tablespaces", *keep, *part, "--file=-", str(archive)]
     return plain_script(await _run(tools.pg_restore, arguments, os.environ))
 
 

@@ -23,6 +23,7 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.pg.catalog import ROOTS_SINCE, lacking_identity, list_tables, publication_tables
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.preflight_server import listing
 
@@ -51,11 +52,13 @@ class Published:
         return tuple(f"{what}: {listing(tables)}" for what, tables in told.items() if tables)
 
 
-async def choose_published(conn: AsyncConnection, option: NoKeyTables) -> Published:
+async def choose_published(
+    conn: AsyncConnection, option: NoKeyTables, chosen: Chosen = EVERYTHING
+) -> Published:
     """Divide the source's tables. Raises NO_REPLICA_IDENTITY with the list where that is refused."""
-    tables = await list_tables(conn)
+    tables = await list_tables(conn, chosen)
     lacking = lacking_identity(tables)
-    published = await publication_tables(conn)
+    published = await publication_tables(conn, chosen)
     if not lacking:
         return Published(published)
     if option is NoKeyTables.REFUSE:

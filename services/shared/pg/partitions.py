@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from psycopg import AsyncConnection
 
 from services.shared.model import Route, TableId
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
 
 # One line for each table below a root, itself included: what divides it, and its own bounds.
@@ -53,11 +54,14 @@ Tree = frozenset[tuple[TableId, str, str]]
 """Tables below one root, itself included: name, pg_class.relkind, and how each is divided and bound."""
 
 
-async def find_routes(source: AsyncConnection, destination: AsyncConnection) -> tuple[Route, ...]:
+async def find_routes(
+    source: AsyncConnection, destination: AsyncConnection, chosen: Chosen = EVERYTHING
+) -> tuple[Route, ...]:
     """The partitions of the source whose rows go to their root on the destination: all those of
-    a root that is on the destination and not divided there in the same way, down to the bounds."""
+    a root that is on the destination and not divided there in the same way, down to the bounds.
+    A root that is not taken with all of its partitions is left alone: it would bring the others' rows."""
     with translated("reading the source's partitions"):
-        here = await _trees(source)
+        here = {root: tree for root, tree in (await _trees(source)).items() if _whole(tree, chosen)}
     with translated("reading the destination's partitions"):
         there = await _trees(destination)
         differing = [root for root, tree in here.items() if there.get(root) != tree]
@@ -69,6 +73,10 @@ async def find_routes(source: AsyncConnection, destination: AsyncConnection) -> 
         for leaf, kind, _ in sorted(here[root])
         if kind == "r"
     )
+
+
+def _whole(tree: Tree, chosen: Chosen) -> bool:
+    return all(chosen.fills(table) for table, kind, _ in tree if kind in ("r", "p"))
 
 
 async def _trees(conn: AsyncConnection) -> dict[TableId, Tree]:

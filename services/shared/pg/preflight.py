@@ -8,25 +8,42 @@ merely deserves the operator's attention comes back as warnings.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from psycopg import AsyncConnection, conninfo
 
-from services.shared.model import Endpoint, ErrorKind, MigrationId, NoKeyTables, PgmigError
+from services.shared.model import (
+    Endpoint,
+    ErrorKind,
+    MigrationId,
+    MigrationOptions,
+    MigrationPlan,
+    NoKeyTables,
+    PgmigError,
+    check_options,
+)
 from services.shared.pg import preflight_destination, preflight_source
+from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection, endpoint
+from services.shared.pg.existing import objects_to_drop, plan_of, plan_to_fill
 from services.shared.pg.preflight_server import ServerFacts, read_server
+from services.shared.pg.selecting import choose, default_search_path
 from services.shared.pg.tools import DumpTools, find_tools
+
+_DEFAULTS = MigrationOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What a passed check found out. warnings: sentences for the timeline."""
+    """What a passed check found out. warnings: sentences for the timeline. options: as given, with
+    the search path of the source. plan: what is lost on the destination."""
 
     source: Endpoint
     destination: Endpoint
     tools: DumpTools
     warnings: tuple[str, ...] = ()
+    options: MigrationOptions = field(default_factory=MigrationOptions)
+    plan: MigrationPlan = field(default_factory=MigrationPlan)
 
 
 async def check_migration(
@@ -36,8 +53,13 @@ async def check_migration(
     *,
     follow: bool,
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE,
+    options: MigrationOptions = _DEFAULTS,
 ) -> Preflight:
-    """Check both databases and the programs. Raises PgmigError for the first thing that is wrong."""
+    """Check both databases and the programs. Raises PgmigError for the first thing that is wrong.
+
+    options: of these, what is taken and what becomes of what the destination holds.
+    """
+    check_options(options)
     async with (
         connection(source_uri, "source") as source,
         connection(destination_uri, "destination") as destination,
@@ -45,18 +67,47 @@ async def check_migration(
         facts = await read_server(source, "source"), await read_server(destination, "destination")
         _check_pair(*facts)
         tools = await find_tools(facts[0].major, facts[1].major)
-        warnings = await preflight_source.check(
-            source, migration, facts[0], follow=follow, no_key_tables=no_key_tables
+        options = await _with_search_path(source_uri, options)
+        chosen = await choose(source, options, strict=True)
+        warnings = list(chosen.warnings)
+        warnings += await preflight_source.check(
+            source, migration, facts[0], follow=follow, no_key_tables=no_key_tables, chosen=chosen
         )
         warnings += await preflight_destination.check(destination, migration, facts[1], follow=follow)
-        warnings += await preflight_destination.check_extensions(source, destination)
+        plan = MigrationPlan()
+        if options.drop_if_exists or options.data_only:
+            await preflight_destination.check_unknown(destination, migration)
+            plan = await _plan(source, destination, options, chosen)
+        else:
+            await preflight_destination.check_empty(destination, facts[1])
+        if not options.data_only:
+            warnings += await preflight_destination.check_extensions(source, destination, chosen)
         warnings += _differences(*facts)
     return Preflight(
         endpoint(source_uri, facts[0].version_num),
         endpoint(destination_uri, facts[1].version_num),
         tools,
         tuple(warnings),
+        options,
+        plan,
     )
+
+
+async def _with_search_path(source_uri: str, options: MigrationOptions) -> MigrationOptions:
+    """Found once, so that patterns without a schema go on meaning what they mean now."""
+    if options.selection.everything or options.selection.search_path:
+        return options
+    path = await default_search_path(source_uri)
+    return replace(options, selection=replace(options.selection, search_path=path))
+
+
+async def _plan(
+    source: AsyncConnection, destination: AsyncConnection, options: MigrationOptions, chosen: Chosen
+) -> MigrationPlan:
+    """What is lost of what the destination holds."""
+    if options.data_only:
+        return await plan_to_fill(source, destination, chosen)
+    return plan_of(drops=await objects_to_drop(source, destination, chosen))
 
 
 def passwordless_uri(where: Endpoint) -> str:

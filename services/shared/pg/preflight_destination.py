@@ -6,13 +6,19 @@ import psycopg
 from psycopg import AsyncConnection
 
 from services.shared.model import ErrorKind, MigrationId, PgmigError
-from services.shared.pg.catalog import load_sql
+from services.shared.pg.bookkeeping import steps_done
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
+from services.shared.pg.copy_ledger import read_ledger
+from services.shared.pg.dependencies import EXTENSION
+from services.shared.pg.objects import list_objects
 from services.shared.pg.preflight_server import ServerFacts, listing
 from services.shared.pg.progress import ORIGIN_FUNCTIONS
 from services.shared.pg.roles import missing_roles
 
 _ORIGIN_LIMIT_SINCE = 180000
+OBJECTS_NAMED = 20
+"""Of those in a destination that should be empty."""
 
 
 async def check(
@@ -30,18 +36,29 @@ async def check(
             f"role {facts.role} may not create schemas in database {facts.dbname} of the destination",
             f"GRANT CREATE ON DATABASE {facts.dbname} TO {facts.role}",
         )
-    await _check_empty(conn, facts)
     await _check_replica_role(conn, facts)
     return await _check_progress(conn, migration, facts) if follow else []
 
 
-async def _check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
-    with translated("looking at what the destination holds"):
-        rows = await (await conn.execute(load_sql("preflight_objects.sql"))).fetchall()
-    if rows:
+async def check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
+    """Raises DESTINATION_NOT_READY with a list in which every kind of object comes first once."""
+    found = await list_objects(conn, "destination")
+    if found:
         raise _not_ready(
-            f"destination database {facts.dbname} is not empty: {listing([row[0] for row in rows])}",
-            "give an empty database; what an earlier migration left goes with its cleanup",
+            f"destination database {facts.dbname} is not empty: {listing(found, OBJECTS_NAMED)}",
+            "give an empty database, or see --drop-if-exists and --data-only; what an earlier migration "
+            "left goes with its cleanup",
+        )
+
+
+async def check_unknown(conn: AsyncConnection, migration: MigrationId) -> None:
+    """The books of an earlier migration of this id would be taken for this one's."""
+    key = str(migration)
+    if await steps_done(conn, key) or (await read_ledger(conn, key)).plans:
+        raise PgmigError(
+            ErrorKind.ALREADY_EXISTS,
+            f"the destination knows a migration {key} already",
+            "clean up the earlier migration of this id, or choose another one with --id",
         )
 
 
@@ -110,17 +127,19 @@ async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:
         )
 
 
-async def check_extensions(source: AsyncConnection, destination: AsyncConnection) -> list[str]:
+async def check_extensions(
+    source: AsyncConnection, destination: AsyncConnection, chosen: Chosen = EVERYTHING
+) -> list[str]:
     """Extensions and policies' roles must be there; other missing roles are a warning."""
     with translated("comparing extensions"):
         wanted = await (
-            await source.execute("SELECT extname::text FROM pg_catalog.pg_extension ORDER BY 1")
+            await source.execute("SELECT extname::text, oid::bigint FROM pg_catalog.pg_extension ORDER BY 1")
         ).fetchall()
         lacking = await (
             await destination.execute(
                 "SELECT e FROM unnest(%s::text[]) e"
                 " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_available_extensions a WHERE a.name = e)",
-                [[row[0] for row in wanted]],
+                [[name for name, oid in wanted if (EXTENSION, oid) not in chosen.dropped]],
             )
         ).fetchall()
     if lacking:

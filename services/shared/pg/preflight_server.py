@@ -54,8 +54,8 @@ async def read_server(conn: AsyncConnection, side: str) -> ServerFacts:
     return facts
 
 
-def listing(names: Sequence[object]) -> str:
+def listing(names: Sequence[object], at_most: int = NAMED_AT_MOST) -> str:
     """The first few, and how many more."""
-    shown = ", ".join(str(name) for name in names[:NAMED_AT_MOST])
-    more = len(names) - NAMED_AT_MOST
+    shown = ", ".join(str(name) for name in names[:at_most])
+    more = len(names) - at_most
     return f"{shown} and {more} more" if more > 0 else shown

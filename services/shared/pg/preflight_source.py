@@ -15,6 +15,7 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.pg.catalog import list_tables, load_sql
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.identity import choose_published
 from services.shared.pg.preflight_server import ServerFacts, listing
@@ -31,8 +32,9 @@ async def check(
     *,
     follow: bool,
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE,
+    chosen: Chosen = EVERYTHING,
 ) -> list[str]:
-    """Warnings; raises what makes a migration from here impossible or lossy."""
+    """Warnings; raises what makes a migration of what is chosen impossible or lossy."""
     if facts.major < OLDEST_MAJOR:
         raise _not_ready(
             f"the source runs PostgreSQL {facts.major}", f"PostgreSQL {OLDEST_MAJOR} or newer can be migrated"
@@ -41,12 +43,12 @@ async def check(
         await _check_wal(conn)
         _check_rights(facts)
         await _check_slot(conn, migration, inserts=no_key_tables is NoKeyTables.INSERT_ONLY)
-    await _check_readable(conn)
+    await _check_readable(conn, chosen)
     await _check_large_objects(conn)
     if not follow:
         return []
-    await _check_publishable(conn, facts, no_key_tables)
-    return await _unfollowed(conn, facts)
+    await _check_publishable(conn, facts, no_key_tables, chosen)
+    return await _unfollowed(conn, facts, chosen)
 
 
 async def _check_wal(conn: AsyncConnection) -> None:
@@ -133,8 +135,9 @@ async def _check_slot(conn: AsyncConnection, migration: MigrationId, *, inserts:
         )
 
 
-async def _check_readable(conn: AsyncConnection) -> None:
-    tables = await list_tables(conn)
+async def _check_readable(conn: AsyncConnection, chosen: Chosen) -> None:
+    """Those made without rows too: pg_dump locks what it describes, which takes the same right."""
+    tables = [table for table in await list_tables(conn) if chosen.makes(table.table)]
     oids = [table.oid for table in tables]
     names = {table.oid: table.table for table in tables}
     denied = await _oids(
@@ -181,11 +184,13 @@ async def _check_large_objects(conn: AsyncConnection) -> None:
         )
 
 
-async def _check_publishable(conn: AsyncConnection, facts: ServerFacts, no_key_tables: NoKeyTables) -> None:
-    chosen = await choose_published(conn, no_key_tables)
+async def _check_publishable(
+    conn: AsyncConnection, facts: ServerFacts, no_key_tables: NoKeyTables, chosen: Chosen
+) -> None:
+    divided = await choose_published(conn, no_key_tables, chosen)
     if facts.superuser:
         return
-    published = {*chosen.whole, *chosen.inserts_only, *(one.table for one in chosen.altered)}
+    published = {*divided.whole, *divided.inserts_only, *(one.table for one in divided.altered)}
     with translated("checking the ownership of the source's tables"):
         rows = await (
             await conn.execute(
@@ -205,7 +210,7 @@ async def _check_publishable(conn: AsyncConnection, facts: ServerFacts, no_key_t
         )
 
 
-async def _unfollowed(conn: AsyncConnection, facts: ServerFacts) -> list[str]:
+async def _unfollowed(conn: AsyncConnection, facts: ServerFacts, chosen: Chosen) -> list[str]:
     """What the change stream does not carry or what acts by itself on the destination."""
     warnings = []
     if facts.version_num < TRUNCATE_SINCE:
@@ -213,14 +218,14 @@ async def _unfollowed(conn: AsyncConnection, facts: ServerFacts) -> list[str]:
             f"PostgreSQL {facts.major} does not replicate TRUNCATE: use DELETE until the switchover, "
             "which is refused where a truncation was missed"
         )
-    unlogged = [table.table for table in await list_tables(conn) if not table.logged]
+    unlogged = [table.table for table in await list_tables(conn, chosen) if not table.logged]
     if unlogged:
         warnings.append(f"unlogged tables are copied once, their later changes are not: {listing(unlogged)}")
     with translated("looking at the source's triggers"):
         query = load_sql("preflight_triggers.sql")
         rows = await (await conn.execute(query, {"bookkeeping": BOOKKEEPING_SCHEMA})).fetchall()
-    if rows:
-        names = [TableId(*row) for row in rows]
+    names = [table for row in rows if chosen.fills(table := TableId(*row))]
+    if names:
         warnings.append(f"ALWAYS and REPLICA triggers will fire on the destination too: {listing(names)}")
     return warnings
 

@@ -13,6 +13,7 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, TableId
 from services.shared.pg.catalog import load_sql
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
 
 _BATCH = 200
@@ -28,15 +29,24 @@ class SequenceValue:
     called: bool
 
 
-async def read_sequences(conn: AsyncConnection, side: str) -> tuple[SequenceValue, ...]:
-    """Every sequence of the database, identity columns' among them, by schema and name."""
+async def read_sequences(
+    conn: AsyncConnection, side: str, chosen: Chosen = EVERYTHING
+) -> tuple[SequenceValue, ...]:
+    """Every sequence that is taken, identity columns' among them, by schema and name."""
+    names = await list_sequences(conn, side, chosen)
     with translated(f"reading the {side}'s sequences"):
-        cursor = await conn.execute(load_sql("sequences.sql"), {"bookkeeping": BOOKKEEPING_SCHEMA})
-        names = [TableId(schema, name) async for schema, name in cursor]
         values: list[SequenceValue] = []
         for start in range(0, len(names), _BATCH):
             values += await _read(conn, names[start : start + _BATCH])
     return tuple(values)
+
+
+async def list_sequences(conn: AsyncConnection, side: str, chosen: Chosen = EVERYTHING) -> list[TableId]:
+    """Their names, sorted."""
+    with translated(f"listing the {side}'s sequences"):
+        cursor = await conn.execute(load_sql("sequences.sql"), {"bookkeeping": BOOKKEEPING_SCHEMA})
+        listed = [TableId(schema, name) async for schema, name in cursor]
+    return [name for name in listed if chosen.fills(name)]
 
 
 async def _read(conn: AsyncConnection, names: Sequence[TableId]) -> list[SequenceValue]:

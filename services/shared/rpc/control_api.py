@@ -24,11 +24,12 @@ from services.shared.model import (
     Lsn,
     MigrationId,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     PgmigError,
     SwitchoverStep,
 )
-from services.shared.rpc.convert_view import options_from_pb, step_to_pb, view_to_pb
+from services.shared.rpc.convert_view import options_from_pb, plan_to_pb, step_to_pb, view_to_pb
 from services.shared.rpc.status import abort_with
 from services.shared.rpc.streams import closing, until
 
@@ -50,6 +51,15 @@ class ControlHandler(Protocol):
         destination_uri: str,
         options: MigrationOptions,
     ) -> MigrationView: ...
+
+    async def plan(
+        self,
+        migration_id: MigrationId,
+        source_uri: str,
+        destination_uri: str,
+        options: MigrationOptions,
+    ) -> MigrationPlan:
+        """Check as `start` does, and tell what it would take from the destination."""
 
     async def get(self, migration_id: MigrationId) -> MigrationView: ...
 
@@ -102,6 +112,13 @@ def shutting_down() -> PgmigError:
     return PgmigError(ErrorKind.UNREACHABLE, "the coordinator is shutting down", "try again when it is back")
 
 
+def _start_arguments(request: pb.StartMigrationRequest) -> tuple[MigrationId, str, str, MigrationOptions]:
+    migration = MigrationId.parse(request.migration_id)
+    if not (request.source_uri and request.destination_uri):
+        raise PgmigError(ErrorKind.INVALID_ARGUMENT, "both source_uri and destination_uri must be given")
+    return migration, request.source_uri, request.destination_uri, options_from_pb(request.options)
+
+
 class ControlApi(ControlServicer):
     """stopping: set when the server shuts down; ends the watches."""
 
@@ -111,14 +128,11 @@ class ControlApi(ControlServicer):
 
     async def StartMigration(self, request: pb.StartMigrationRequest, context: Context) -> pb.Migration:
         async with answering(context, "StartMigration"):
-            migration = MigrationId.parse(request.migration_id)
-            if not (request.source_uri and request.destination_uri):
-                raise PgmigError(
-                    ErrorKind.INVALID_ARGUMENT, "both source_uri and destination_uri must be given"
-                )
-            options = options_from_pb(request.options)
-            view = await self._handler.start(migration, request.source_uri, request.destination_uri, options)
-            return view_to_pb(view)
+            return view_to_pb(await self._handler.start(*_start_arguments(request)))
+
+    async def PlanMigration(self, request: pb.StartMigrationRequest, context: Context) -> pb.MigrationPlan:
+        async with answering(context, "PlanMigration"):
+            return plan_to_pb(await self._handler.plan(*_start_arguments(request)))
 
     async def GetMigration(self, request: pb.GetMigrationRequest, context: Context) -> pb.Migration:
         async with answering(context, "GetMigration"):

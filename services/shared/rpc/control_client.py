@@ -19,12 +19,13 @@ from services.shared.model import (
     Lsn,
     MigrationId,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     PgmigError,
     SwitchoverStep,
 )
 from services.shared.rpc.channel import open_channel
-from services.shared.rpc.convert_view import options_to_pb, step_from_pb, view_from_pb
+from services.shared.rpc.convert_view import options_to_pb, plan_from_pb, step_from_pb, view_from_pb
 from services.shared.rpc.status import error_from_rpc
 
 DEADLINE_S = 10.0
@@ -33,6 +34,17 @@ LONG_DEADLINE_S = 60.0
 SWITCHOVER_MARGIN_S = 60.0
 
 Answer = TypeVar("Answer")
+
+
+def _start_request(
+    migration_id: MigrationId | str, source_uri: str, destination_uri: str, options: MigrationOptions
+) -> pb.StartMigrationRequest:
+    return pb.StartMigrationRequest(
+        migration_id=str(migration_id),
+        source_uri=source_uri,
+        destination_uri=destination_uri,
+        options=options_to_pb(options),
+    )
 
 
 class ControlClient:
@@ -61,14 +73,20 @@ class ControlClient:
         destination_uri: str,
         options: MigrationOptions,
     ) -> MigrationView:
-        request = pb.StartMigrationRequest(
-            migration_id=str(migration_id),
-            source_uri=source_uri,
-            destination_uri=destination_uri,
-            options=options_to_pb(options),
-        )
+        request = _start_request(migration_id, source_uri, destination_uri, options)
         call = self._stub.StartMigration(request, timeout=LONG_DEADLINE_S)
         return view_from_pb(await self._answer(call, f"starting {migration_id}"))
+
+    async def plan(
+        self,
+        migration_id: MigrationId | str,
+        source_uri: str,
+        destination_uri: str,
+        options: MigrationOptions,
+    ) -> MigrationPlan:
+        request = _start_request(migration_id, source_uri, destination_uri, options)
+        call = self._stub.PlanMigration(request, timeout=LONG_DEADLINE_S)
+        return plan_from_pb(await self._answer(call, f"planning {migration_id}"))
 
     async def get(self, migration_id: MigrationId | str) -> MigrationView:
         request = pb.GetMigrationRequest(migration_id=str(migration_id))

@@ -19,12 +19,14 @@ from services.shared.model import (
     IndexProgress,
     Lsn,
     MigrationOptions,
+    MigrationPlan,
     MigrationView,
     NoKeyTables,
     PgmigError,
     Phase,
     Positions,
     Rates,
+    Selection,
     SkippedTransaction,
     SwitchoverResult,
     SwitchoverStep,
@@ -82,6 +84,11 @@ def options_to_pb(options: MigrationOptions) -> pb.MigrationOptions:
         maintenance_work_mem_kb=options.maintenance_work_mem_kb,
         split_tables_larger_than=options.split_tables_larger_than,
         max_rate=options.max_rate,
+        selection=_selection_to_pb(options.selection),
+        schema_only=options.schema_only,
+        data_only=options.data_only,
+        drop_if_exists=options.drop_if_exists,
+        confirmed=options.confirmed,
     )
 
 
@@ -103,7 +110,42 @@ def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
         maintenance_work_mem_kb=message.maintenance_work_mem_kb,
         split_tables_larger_than=message.split_tables_larger_than or default.split_tables_larger_than,
         max_rate=message.max_rate,
+        selection=_selection_from_pb(message.selection),
+        schema_only=message.schema_only,
+        data_only=message.data_only,
+        drop_if_exists=message.drop_if_exists,
+        confirmed=message.confirmed,
     )
+
+
+def _selection_to_pb(value: Selection) -> pb.Selection:
+    return pb.Selection(
+        include_tables=value.include_tables,
+        exclude_tables=value.exclude_tables,
+        exclude_table_data=value.exclude_table_data,
+        include_schemas=value.include_schemas,
+        exclude_schemas=value.exclude_schemas,
+        search_path=value.search_path,
+    )
+
+
+def _selection_from_pb(message: pb.Selection) -> Selection:
+    return Selection(
+        tuple(message.include_tables),
+        tuple(message.exclude_tables),
+        tuple(message.exclude_table_data),
+        tuple(message.include_schemas),
+        tuple(message.exclude_schemas),
+        tuple(message.search_path),
+    )
+
+
+def plan_to_pb(plan: MigrationPlan) -> pb.MigrationPlan:
+    return pb.MigrationPlan(drops=plan.drops, empties=plan.empties, token=plan.token, misfits=plan.misfits)
+
+
+def plan_from_pb(message: pb.MigrationPlan) -> MigrationPlan:
+    return MigrationPlan(tuple(message.drops), tuple(message.empties), message.token, tuple(message.misfits))
 
 
 def _endpoint_to_pb(value: Endpoint) -> pb.Endpoint:

@@ -1,0 +1,84 @@
+"""Having the operator agree to what a migration would take from the destination first.
+
+The whole list goes to stderr, whether or not anybody is asked. `--yes` agrees to it in advance, a
+person at a terminal is asked, and a script without `--yes` is refused. What was agreed to is named
+by the plan's token: the coordinator carries out that plan or none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import replace
+
+from clients.cli.options import Uris
+from clients.cli.output import say
+from clients.cli.progress import Progress
+from clients.session import Session
+from services.shared.model import ErrorKind, MigrationId, MigrationOptions, MigrationPlan, PgmigError
+
+
+async def agreed(
+    session: Session,
+    migration_id: MigrationId,
+    uris: Uris,
+    options: MigrationOptions,
+    progress: Progress,
+    *,
+    yes: bool,
+) -> MigrationOptions:
+    """The options, with what was agreed to. Raises CONFIRMATION_NEEDED for what was not, and
+    DESTINATION_NOT_READY where nothing can be agreed to."""
+    if not (options.drop_if_exists or options.data_only):
+        return options
+    plan = await session.plan(migration_id.value, uris.source, uris.destination, options)
+    if plan.misfits:
+        for line in plan.misfits:
+            say(f"  {line}")
+        raise PgmigError(
+            ErrorKind.DESTINATION_NOT_READY,
+            f"the destination does not fit the rows in {len(plan.misfits)} places (see the list)",
+            "change it there, leave tables out with --exclude-table or --exclude-table-data, or clone "
+            "without --data-only",
+        )
+    if not plan.token:
+        return options
+    with progress.asking():
+        for line in lines(plan):
+            say(line)
+        if not yes and not await _confirmed():
+            raise PgmigError(
+                ErrorKind.CONFIRMATION_NEEDED,
+                "the destination holds what would be lost (see the list); nothing was changed",
+                "repeat the command with --yes to agree to the list",
+            )
+    return replace(options, confirmed=plan.token)
+
+
+def lines(plan: MigrationPlan) -> list[str]:
+    """One for each thing that is lost, below a heading."""
+    found = []
+    if plan.drops:
+        found += ["on the destination these are dropped and made anew:", *(f"  {one}" for one in plan.drops)]
+    if plan.empties:
+        found += ["on the destination these tables are emptied:", *(f"  table {one}" for one in plan.empties)]
+    return found
+
+
+async def _confirmed() -> bool:
+    """Whether a person says so; a script does not. A signal ends the question."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    say("Go on? [y/N]")
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+
+    def on_line() -> None:
+        if not answer.done():
+            answer.set_result(sys.stdin.readline())
+
+    loop.add_reader(sys.stdin, on_line)
+    try:
+        return (await answer).strip().lower() in {"y", "yes"}
+    finally:
+        loop.remove_reader(sys.stdin)

@@ -1,0 +1,8 @@
+-- Dependencies among what users made; objects that initdb made have lower OIDs, save for public.
+SELECT DISTINCT d.classid::bigint, d.objid::bigint, d.refclassid::bigint, d.refobjid::bigint, d.deptype::text
+  FROM pg_catalog.pg_depend d
+ WHERE d.objid >= 16384
+   AND d.deptype IN ('n', 'a', 'i', 'e', 'S')
+   AND (d.refobjid >= 16384
+        OR d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+           AND d.refobjid = pg_catalog.to_regnamespace('public'))

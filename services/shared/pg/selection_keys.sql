@@ -1,0 +1,12 @@
+-- Foreign keys; of those that partitions have from their roots the ones on the referencing side.
+SELECT k.oid::bigint,
+       k.conname || ' (' || k.conrelid::pg_catalog.regclass::text || ' to '
+                 || k.confrelid::pg_catalog.regclass::text || ')',
+       k.conrelid::bigint, k.confrelid::bigint, k.parent <> 0
+  FROM (SELECT c.oid, c.conname, c.conrelid, c.confrelid,
+               coalesce((pg_catalog.to_jsonb(c) ->> 'conparentid')::oid, 0::oid) AS parent  -- from 11 on
+          FROM pg_catalog.pg_constraint c
+         WHERE c.contype = 'f') k
+  LEFT JOIN pg_catalog.pg_constraint p ON p.oid = k.parent
+ WHERE p.conrelid IS DISTINCT FROM k.conrelid
+ ORDER BY k.conname, k.oid

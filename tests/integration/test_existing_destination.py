@@ -1,0 +1,197 @@
+"""A destination that holds something: what is lost of it is told first, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.shared.model import (
+    ErrorKind,
+    Lsn,
+    MigrationOptions,
+    PgmigError,
+    Phase,
+    Selection,
+)
+from tests.integration.coordinator_bed import Services, until, until_phase
+from tests.lab.nats import NatsServer
+from tests.lab.pipeline import rows, run
+
+pytestmark = pytest.mark.timeout(180)
+
+PARENTS = "CREATE TABLE parents (id int PRIMARY KEY, note text NOT NULL)"
+CHILDREN = "CREATE TABLE children (id serial PRIMARY KEY, parent int CONSTRAINT of_parent REFERENCES parents)"
+MINE = "CREATE TABLE mine (id int PRIMARY KEY)"
+FILL = "INSERT INTO mine VALUES (7)"
+DATA_ONLY = MigrationOptions(data_only=True)
+DROP = MigrationOptions(drop_if_exists=True)
+
+
+@pytest.fixture
+def source(source_db: str) -> str:
+    run(
+        source_db,
+        PARENTS,
+        CHILDREN,
+        "CREATE SCHEMA app",
+        "CREATE TYPE app.mood AS ENUM ('ok')",
+        "CREATE DOMAIN app.small AS int CHECK (VALUE < 10)",
+        "CREATE FUNCTION app.f(app.small) RETURNS app.mood LANGUAGE sql AS 'SELECT NULL::app.mood'",
+        "CREATE TABLE app.t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, m app.mood)",
+        "CREATE VIEW app.v AS SELECT * FROM app.t",
+        "INSERT INTO parents SELECT n, 'new' FROM generate_series(1, 5) n",
+        "INSERT INTO children (parent) SELECT n FROM generate_series(1, 5) n",
+        "INSERT INTO app.t (m) VALUES ('ok')",
+    )
+    return source_db
+
+
+@pytest.fixture
+def services(nats_server: NatsServer, tmp_path: Path) -> Iterator[Services]:
+    with Services(nats_server, tmp_path) as running:
+        yield running
+
+
+async def test_rows_go_into_tables_that_are_there_and_changes_follow(
+    services: Services, source: str, dest_db: str
+) -> None:
+    run(
+        dest_db,
+        PARENTS,
+        CHILDREN,
+        MINE,
+        FILL,
+        "INSERT INTO parents VALUES (77, 'old')",
+        "INSERT INTO children VALUES (77, 77)",
+        "CREATE INDEX of_theirs ON parents (note)",
+    )
+    options = replace(DATA_ONLY, follow=True, selection=Selection(exclude_schemas=("app",)))
+    async with services.session() as session:
+        with pytest.raises(PgmigError) as caught:
+            await session.start("m", source, dest_db, options)
+        assert caught.value.kind is ErrorKind.CONFIRMATION_NEEDED
+        assert "public.children, public.parents" in caught.value.message
+        plan = await session.plan("m", source, dest_db, options)
+        assert (plan.drops, plan.empties) == ((), ("public.children", "public.parents"))
+        assert rows(dest_db, "SELECT count(*) FROM parents") == [(1,)], "nothing was changed"
+        await session.start("m", source, dest_db, replace(options, confirmed=plan.token))
+        await until_phase(session, "m", Phase.STREAMING)
+        assert rows(dest_db, "SELECT note, count(*) FROM parents GROUP BY 1") == [("new", 5)]
+        assert rows(dest_db, "SELECT count(*) FROM children WHERE id = 77") == [(0,)]
+        run(source, "INSERT INTO parents VALUES (6, 'late')", "INSERT INTO children (parent) VALUES (6)")
+        written = Lsn.parse(str(rows(source, "SELECT pg_current_wal_lsn()::text")[0][0]))
+        await until(session, "m", lambda view: view.positions.flushed_lsn >= written)
+        async for _ in session.switchover("m", 20.0):
+            pass
+    assert rows(dest_db, "SELECT count(*) FROM children") == [(6,)]
+    assert rows(dest_db, "SELECT last_value FROM children_id_seq") == [(6,)]
+    assert rows(dest_db, "SELECT id FROM mine") == [(7,)]
+    assert rows(dest_db, "SELECT conname FROM pg_constraint WHERE contype = 'f'") == [("of_parent",)]
+
+
+async def test_everything_that_does_not_fit_the_rows_is_named_at_once(
+    services: Services, source: str, dest_db: str
+) -> None:
+    run(
+        dest_db,
+        "CREATE TABLE parents (id bigint PRIMARY KEY, more int)",
+        "CREATE VIEW children AS SELECT 1 AS id",
+    )
+    async with services.session() as session:
+        with pytest.raises(PgmigError) as caught:
+            await session.start("m", source, dest_db, DATA_ONLY)
+    assert caught.value.kind is ErrorKind.DESTINATION_NOT_READY
+    for told in (
+        "table app.t is not there",
+        "public.children is not an ordinary table",
+        "no column note",
+        "a column more more",
+        "column id is bigint instead of integer",
+        "sequence app.t_id_seq is not there",
+        "sequence public.children_id_seq is not there",
+    ):
+        assert told in caught.value.message
+
+
+async def test_what_is_made_is_dropped_before_and_everything_else_stays(
+    services: Services, source: str, dest_db: str
+) -> None:
+    run(
+        dest_db,
+        "CREATE SCHEMA app",
+        "CREATE TYPE app.mood AS ENUM ('old')",
+        "CREATE DOMAIN app.small AS int",
+        "CREATE FUNCTION app.f(app.small) RETURNS app.mood LANGUAGE sql AS 'SELECT NULL::app.mood'",
+        "CREATE FUNCTION app.f(text) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TABLE app.t (id int GENERATED ALWAYS AS IDENTITY, other text DEFAULT app.f(1))",
+        "CREATE VIEW app.v AS SELECT * FROM app.t",
+        "CREATE TABLE parents (id text PRIMARY KEY)",
+        MINE,
+        FILL,
+    )
+    async with services.session() as session:
+        plan = await session.plan("m", source, dest_db, DROP)
+        assert set(plan.drops) == {
+            "function app.f(app.small)",
+            "sequence app.t_id_seq",
+            "table app.t",
+            "table public.parents",
+            "type app.mood",
+            "type app.small",
+            "view app.v",
+        }
+        with pytest.raises(PgmigError) as caught:
+            await session.start("m", source, dest_db, replace(DROP, confirmed="another plan's"))
+        assert caught.value.kind is ErrorKind.CONFIRMATION_NEEDED
+        assert rows(dest_db, "SELECT count(*) FROM app.v") == [(0,)]
+        await session.start("m", source, dest_db, replace(DROP, confirmed=plan.token))
+        await until_phase(session, "m", Phase.COMPLETE)
+    assert rows(dest_db, "SELECT count(*) FROM parents") == [(5,)]
+    assert rows(dest_db, "SELECT m::text FROM app.v") == [("ok",)]
+    assert rows(dest_db, "SELECT app.f('text')") == [(1,)], "nobody asked for this one to go"
+    assert rows(dest_db, "SELECT id FROM mine") == [(7,)]
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ((PARENTS, "CREATE VIEW theirs AS SELECT id FROM parents"), r"view public\.theirs"),
+        ((PARENTS, "CREATE TABLE theirs (id int CONSTRAINT k REFERENCES parents)"), "constraint k on table"),
+        (
+            (
+                "CREATE TABLE parents (id int) PARTITION BY RANGE (id)",
+                "CREATE TABLE theirs PARTITION OF parents DEFAULT",
+            ),
+            "theirs",
+        ),
+        (("CREATE VIEW parents AS SELECT 1 AS id",), "view public.parents, where table public.parents"),
+    ],
+)
+async def test_what_others_on_the_destination_need_is_not_dropped(
+    there: tuple[str, ...], told: str, services: Services, source: str, dest_db: str
+) -> None:
+    run(dest_db, *there)
+    async with services.session() as session:
+        with pytest.raises(PgmigError, match=told) as caught:
+            await session.plan("m", source, dest_db, DROP)
+    assert caught.value.kind is ErrorKind.DESTINATION_NOT_READY
+
+
+async def test_the_books_of_an_earlier_migration_are_not_taken_for_this_ones(
+    services: Services, source: str, dest_db: str
+) -> None:
+    run(
+        dest_db,
+        "CREATE SCHEMA pgmig",
+        "CREATE TABLE pgmig.step (migration_id text, step text)",
+        "CREATE TABLE pgmig.copy_part"
+        " (migration_id text, part_id text, snapshot_lsn pg_lsn, rows int8, bytes int8)",
+        "INSERT INTO pgmig.step VALUES ('m', 'pre-data')",
+    )
+    async with services.session() as session:
+        with pytest.raises(PgmigError) as caught:
+            await session.start("m", source, dest_db, DROP)
+    assert caught.value.kind is ErrorKind.ALREADY_EXISTS
