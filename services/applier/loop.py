@@ -120,7 +120,8 @@ class Applying:
                     assembler.feed(batch), size=len(batch.payload), sequence=stored.sequence, trace=trace
                 )
             )
-            if covered < batch.end_lsn <= session.flushed:
+            # Not inside a transaction, whose beginning would go.
+            if covered < batch.end_lsn <= session.flushed and not batch.continues_transaction:
                 covered, self._covered = batch.end_lsn, stored.sequence
 
     def _sentinel(self, token: str, end: Lsn) -> None:

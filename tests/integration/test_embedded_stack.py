@@ -67,7 +67,10 @@ def own_children() -> dict[str, psutil.Process]:
     """By what they run: nats-server, coordinator, worker."""
     found = {}
     for process in psutil.Process().children(recursive=True):
-        command = " ".join(process.cmdline())
+        try:
+            command = " ".join(process.cmdline())
+        except psutil.NoSuchProcess:
+            continue  # it has ended meanwhile
         for name in ("nats-server", "standins.coordinator", "standins.worker"):
             if name in command:
                 found[f"{name}-{process.pid}" if name in found else name] = process
