@@ -184,7 +184,9 @@ def main(rules: list[str]) -> int:
     survivors = 0
     with tempfile.TemporaryDirectory(prefix="pgmig-mutations-") as folder:
         tree = Path(folder) / "tree"
-        ignore = shutil.ignore_patterns(".git", ".venv", ".servers", "gen", "__pycache__", ".*_cache", ".hypothesis")
+        ignore = shutil.ignore_patterns(
+            ".git", ".venv", ".servers", "gen", "__pycache__", ".*_cache", ".hypothesis"
+        )
         shutil.copytree(ROOT, tree, ignore=ignore)
         for mutation in MUTATIONS:
             if rules and mutation.rule.split()[0] not in rules:

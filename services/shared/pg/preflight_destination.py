@@ -21,6 +21,8 @@ _ORIGIN_FUNCTIONS = (
     "pg_replication_origin_progress(text,boolean)",
 )
 _ORIGIN_LIMIT_SINCE = 180000
+OLDEST_MAJOR = 12
+"""The oldest destination: apply sessions set plan_cache_mode, which came with it."""
 
 
 async def check(
