@@ -88,6 +88,12 @@ def _check_pair(source: ServerFacts, destination: ServerFacts) -> None:
             f"the destination runs PostgreSQL {destination.major}, older than the source's {source.major}",
             f"migrate to PostgreSQL {source.major} or newer",
         )
+    if destination.major < preflight_destination.OLDEST_MAJOR:
+        raise PgmigError(
+            ErrorKind.DESTINATION_NOT_READY,
+            f"the destination runs PostgreSQL {destination.major}",
+            f"migrate to PostgreSQL {preflight_destination.OLDEST_MAJOR} or newer",
+        )
     if destination.encoding != source.encoding:
         raise PgmigError(
             ErrorKind.DESTINATION_NOT_READY,

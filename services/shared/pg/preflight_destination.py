@@ -13,6 +13,8 @@ from services.shared.pg.progress import ORIGIN_FUNCTIONS
 from services.shared.pg.roles import missing_roles
 
 _ORIGIN_LIMIT_SINCE = 180000
+OLDEST_MAJOR = 12
+"""The oldest destination: apply sessions set plan_cache_mode, which came with it."""
 
 
 async def check(
