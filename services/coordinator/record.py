@@ -65,9 +65,8 @@ class Record:
 
     published: what the publication carries. inserts_only: what the second one carries, for INSERT
     and TRUNCATE. copied_only: what no publication carries. altered: tables that have, or may have,
-    got REPLICA IDENTITY FULL from us on the source. keep_owners: owners and privileges are restored.
-    snapshot_id: under which the parts in the copy queue were published. flushed_lsn: the
-    destination's progress as last heard.
+    got REPLICA IDENTITY FULL from us on the source. snapshot_id: under which the parts in the copy
+    queue were published. flushed_lsn: the destination's progress as last heard.
     """
 
     migration_id: str
@@ -86,7 +85,6 @@ class Record:
     copied_only: tuple[TableId, ...] = ()
     altered: tuple[IdentityBefore, ...] = ()
     tables: tuple[TableRecord, ...] = ()
-    keep_owners: bool = False
     snapshot_id: str = ""
     flushed_lsn: Lsn = Lsn(0)
     freeze: FreezeRecord | None = None

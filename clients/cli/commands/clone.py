@@ -18,6 +18,7 @@ from clients.cli.target import connected, local_directory, new_id, own_stack
 from clients.session import Session
 from services.shared.model import (
     ErrorKind,
+    LargeObjects,
     MigrationId,
     MigrationOptions,
     MigrationView,
@@ -62,6 +63,16 @@ _DEFAULTS = MigrationOptions()
     is_flag=True,
     help="Never let source transactions share one on the destination, even when behind. Slower.",
 )
+@click.option("--no-owner", is_flag=True, help="All that is created belongs to the destination's role.")
+@click.option("--no-acl", is_flag=True, help="Do not restore privileges (GRANT, REVOKE).")
+@click.option(
+    "--large-objects",
+    type=click.Choice([choice.value for choice in LargeObjects]),
+    default=_DEFAULTS.large_objects.value,
+    show_default=True,
+    help="Large objects: copy them, and with --follow compare them again while the switchover blocks "
+    "writes; copy them once; or leave them alone.",
+)
 def clone(
     invocation: Invocation,
     *,
@@ -72,6 +83,9 @@ def clone(
     index_workers: int,
     no_key_tables: str,
     strict_boundaries: bool,
+    no_owner: bool,
+    no_acl: bool,
+    large_objects: str,
 ) -> None:
     """Copy a database, and with --follow keep the copy in step.
 
@@ -80,7 +94,14 @@ def clone(
     """
     uris.require("clone needs both databases")
     options = MigrationOptions(
-        follow, copy_workers, index_workers, NoKeyTables(no_key_tables), strict_boundaries
+        follow,
+        copy_workers,
+        index_workers,
+        NoKeyTables(no_key_tables),
+        strict_boundaries,
+        no_owner=no_owner,
+        no_acl=no_acl,
+        large_objects=LargeObjects(large_objects),
     )
     migration_id = new_id(invocation)
     _staying(invocation, migration_id, _clone(invocation, migration_id, uris, options, resume=resume))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from services.coordinator import unfollowed
 from services.coordinator.parts import plan_parts
 from services.coordinator.pipeline import Pipeline
 from services.shared.bus.queue import delete_queue, ensure_queue, publish_parts, purge, queued
@@ -30,7 +31,7 @@ async def run(pipeline: Pipeline) -> Phase:
     # After a restart of ours the copiers may still be at it: they are not disturbed.
     published = bool(pipeline.migration.record.snapshot_id)
     await pipeline.staff(Role.DECODER, *([Role.COPIER] if published else []))
-    while not await _settled(pipeline):
+    while not (await _settled(pipeline) and await unfollowed.copied(pipeline)):
         snapshot = await pipeline.open_snapshot()
         if snapshot.identity != pipeline.migration.record.snapshot_id:
             await _publish(pipeline, snapshot)

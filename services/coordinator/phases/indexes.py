@@ -17,12 +17,14 @@ from services.coordinator.pipeline import Pipeline
 from services.shared.model import IndexProgress, Lsn, Phase, Role
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.connection import connection
+from services.shared.pg.database_settings import read_database_settings, write_database_settings
 from services.shared.pg.dump import dump_schema, section_script
 from services.shared.pg.postdata import analyze, restore_post_data
 from services.shared.pg.sequences import read_sequences, set_sequences
 
 POST_DATA = "post-data"
 ANALYZE = "analyze"
+DATABASE = "database"
 
 
 async def run(pipeline: Pipeline) -> Phase:
@@ -41,10 +43,11 @@ async def run(pipeline: Pipeline) -> Phase:
         await analyze(uris.destination_uri, migration.record.options.index_workers)
         async with connection(uris.destination_uri, "destination") as conn:
             await mark_step(conn, migration.record.migration_id, ANALYZE)
-    if follow:
-        return Phase.CATCHUP
-    await _copy_sequences(pipeline)
-    return Phase.COMPLETE
+    if not follow:
+        await _copy_sequences(pipeline)
+    if DATABASE not in done:
+        await _set_up_database(pipeline)
+    return Phase.CATCHUP if follow else Phase.COMPLETE
 
 
 async def _build(pipeline: Pipeline, done: set[str]) -> None:
@@ -53,7 +56,10 @@ async def _build(pipeline: Pipeline, done: set[str]) -> None:
     if not pipeline.archive.exists():
         pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
         await dump_schema(tools, uris.source_uri, None, pipeline.archive)
-    script = await section_script(tools, pipeline.archive, POST_DATA, owners=migration.record.keep_owners)
+    options = migration.record.options
+    script = await section_script(
+        tools, pipeline.archive, POST_DATA, no_owner=options.no_owner, no_acl=options.no_acl
+    )
 
     def progress(finished: int, total: int) -> None:
         migration.indexes = IndexProgress(total, finished)
@@ -81,6 +87,19 @@ async def _past_floors(pipeline: Pipeline) -> None:
         await pipeline.staff(Role.DECODER, Role.APPLIER)
         await pipeline.until(lambda: migration.following.applied >= latest)
         await pipeline.staff(Role.DECODER)
+
+
+async def _set_up_database(pipeline: Pipeline) -> None:
+    """Settings, privileges and comment of the database itself."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    async with connection(uris.source_uri, "source") as conn:
+        wanted = await read_database_settings(conn)
+    options = migration.record.options
+    told = await write_database_settings(uris.destination_uri, wanted, privileges=not options.no_acl)
+    for warning in told:
+        migration.event("warning", warning)
+    async with connection(uris.destination_uri, "destination") as conn:
+        await mark_step(conn, migration.record.migration_id, DATABASE)
 
 
 async def _copy_sequences(pipeline: Pipeline) -> None:

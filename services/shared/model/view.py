@@ -27,17 +27,33 @@ class NoKeyTables(StrEnum):
     INSERT_ONLY = "insert-only"
 
 
+class LargeObjects(StrEnum):
+    """What becomes of large objects, whose changes no publication carries.
+
+    copy: copied, and where changes are followed compared and brought in step by the switchover
+    while writes are blocked. copy-once: copied, later changes are not followed. skip: left alone.
+    """
+
+    COPY = "copy"
+    COPY_ONCE = "copy-once"
+    SKIP = "skip"
+
+
 @dataclass(frozen=True, slots=True)
 class MigrationOptions:
     """follow: keep applying changes until switchover. copy_workers: parts copied at the same
     time by each copier. index_workers: indexes built at the same time. strict_boundaries: source
-    transactions never share one on the destination."""
+    transactions never share one on the destination. no_owner: what is made belongs to the
+    destination's role. no_acl: privileges are not restored."""
 
     follow: bool = False
     copy_workers: int = 2
     index_workers: int = 2
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE
     strict_boundaries: bool = False
+    no_owner: bool = False
+    no_acl: bool = False
+    large_objects: LargeObjects = LargeObjects.COPY
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import BOOKKEEPING_SCHEMA, CopyPart, Lsn
 from services.shared.pg.connection import translated
+from services.shared.pg.event_triggers import silence
 
 _TABLES = {
     "copy_part": """
@@ -48,6 +49,7 @@ def _name(table: str) -> sql.Identifier:
 
 @asynccontextmanager
 async def _alone(conn: AsyncConnection) -> AsyncIterator[None]:
+    await silence(conn)
     with translated(_DOING):
         async with conn.transaction():
             await conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_LOCK_KEY])

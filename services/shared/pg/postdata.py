@@ -24,6 +24,7 @@ from services.shared.pg.bookkeeping import mark_step
 from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import connection, translated
 from services.shared.pg.dump import run_script
+from services.shared.pg.event_triggers import silence
 
 _HEADER = re.compile(rb"^--\n-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: .*; Owner: .*\n--\n", re.MULTILINE)
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
@@ -31,6 +32,9 @@ _TABLE = re.compile(
     rb"^(?:CREATE (?:UNIQUE )?INDEX " + _NAME + rb" ON|ALTER TABLE) (?P<only>ONLY )?"
     rb"(?P<table>" + _NAME + rb"\." + _NAME + rb")\s",
     re.MULTILINE,
+)
+_EVENT_TRIGGER = re.compile(
+    rb"^-- Name: (?:.*; Type: EVENT TRIGGER|EVENT TRIGGER .*; Type: COMMENT);", re.MULTILINE
 )
 _COUNTED = {b"INDEX", b"CONSTRAINT", b"FK CONSTRAINT"}
 
@@ -81,6 +85,16 @@ def by_table(entries: Iterable[Entry]) -> dict[bytes, list[Entry]]:
     return {table: own for table, own in found.items() if table not in parents}
 
 
+def event_triggers_last(entries: Iterable[Entry]) -> list[Entry]:
+    """pg_restore refreshes materialized views after it has made event triggers, which may be about
+    that and may be ENABLE ALWAYS. So they come at the very end, with what is said about them."""
+    early: list[Entry] = []
+    late: list[Entry] = []
+    for entry in entries:
+        (late if _EVENT_TRIGGER.search(entry.text) else early).append(entry)
+    return early + late
+
+
 async def _nothing() -> None:
     """All rows are of one moment."""
 
@@ -117,6 +131,7 @@ async def restore_post_data(
 
     async def work() -> None:
         async with connection(uri, "destination") as conn:
+            await silence(conn)
             while not tables.empty():
                 for entry in tables.get_nowait():
                     if entry.step not in done:
@@ -131,7 +146,8 @@ async def restore_post_data(
     await tables_in_step()
     early = {entry.step for own in ahead.values() for entry in own}
     async with connection(uri, "destination") as conn, conn.transaction():
-        for entry in entries:
+        await silence(conn)
+        for entry in event_triggers_last(entries):
             if entry.step not in early:
                 await run_script(conn, entry.text, step)
                 count(entry)
