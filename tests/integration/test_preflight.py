@@ -259,7 +259,7 @@ async def test_large_objects_are_told_of_and_must_be_readable(
     error = await refusal(as_role(source_server, source_db, role), dest_db, follow=False)
     assert error.kind is ErrorKind.PERMISSION
     assert "may not read 1 of the source's 2 large objects" in error.message
-    run_sql(source_db, "SELECT lo_unlink(7)")
+    run_sql(source_db, "REVOKE ALL ON LARGE OBJECT 7 FROM plain")
     run_sql(dest_db, "SELECT lo_create(9)")
     assert "large object 9" in (await refusal(source_db, dest_db)).message
 

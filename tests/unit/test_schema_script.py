@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.shared.pg.dump import plain_script
-from services.shared.pg.postdata import by_table, split_entries
+from services.shared.pg.postdata import by_table, event_triggers_last, split_entries
 from services.shared.pg.tools import DumpTools, choose_tools
 
 HEAD = b"--\n-- PostgreSQL database dump\n--\n\n"
@@ -52,6 +52,18 @@ def test_only_entries_that_need_nothing_but_their_table_go_ahead() -> None:
         + entry("t f", "FK CONSTRAINT", "ALTER TABLE ONLY public.t\n    ADD CONSTRAINT f FOREIGN KEY (a)")
     )
     assert sorted(by_table(split_entries(script))) == [b'public."O ""x"""', b"public.p1", b"public.t"]
+
+
+def test_event_triggers_come_after_what_they_might_be_about() -> None:
+    script = (
+        HEAD
+        + entry("EVENT TRIGGER a", "COMMENT", "COMMENT ON EVENT TRIGGER a IS 'x'")
+        + entry("a", "EVENT TRIGGER", "CREATE EVENT TRIGGER a ON ddl_command_start")
+        + entry("v", "MATERIALIZED VIEW DATA", "REFRESH MATERIALIZED VIEW public.v")
+        + entry("TRIGGER t ON public.t", "COMMENT", "COMMENT ON TRIGGER t ON public.t IS 'EVENT TRIGGER'")
+    )
+    kinds = [one.kind for one in event_triggers_last(split_entries(script))]
+    assert kinds == [b"", b"MATERIALIZED VIEW DATA", b"COMMENT", b"COMMENT", b"EVENT TRIGGER"]
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def described(
         held = sorted({grantee for grantee, _, _ in found.grants if grantee is not None})
         losing = [*map(_role, held), sql.Identifier(owner)]
         statements += [sql.SQL("REVOKE ALL ON {} FROM {}").format(name, role) for role in losing]
-        for who, privilege, grantable in sorted(wanted.grants, key=str):
+        for who, privilege, grantable in sorted(wanted.grants, key=_owner_first):
             statements.append(
                 sql.SQL("GRANT {} ON {} TO {}{}").format(
                     sql.SQL("SELECT" if privilege == "SELECT" else "UPDATE"),
@@ -232,6 +232,10 @@ def described(
     if wanted.comment != found.comment:
         statements.append(sql.SQL("COMMENT ON {} IS {}").format(name, sql.Literal(wanted.comment)))
     return statements
+
+
+def _owner_first(grant: Grant) -> tuple[bool, str, str]:
+    return grant[0] is not None, grant[0] or "", grant[1]
 
 
 def _role(name: str) -> sql.Composable:

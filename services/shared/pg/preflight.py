@@ -54,6 +54,7 @@ async def check_migration(
         )
         warnings += await preflight_destination.check(destination, migration, facts[1], follow=follow)
         warnings += await preflight_destination.check_extensions(source, destination)
+        warnings += await preflight_apart.check(source, facts[0], follow=follow, large_objects=large_objects)
         await check_roles(
             source,
             destination,
@@ -62,7 +63,6 @@ async def check_migration(
             no_acl=no_acl,
             large_objects=large_objects is not LargeObjects.SKIP,
         )
-        warnings += await preflight_apart.check(source, facts[0], follow=follow, large_objects=large_objects)
         warnings += _differences(*facts)
     return Preflight(
         endpoint(source_uri, facts[0].version_num),
