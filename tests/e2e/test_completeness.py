@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import unified_diff
+from itertools import count
 from pathlib import Path
 from typing import LiteralString
 
@@ -133,15 +136,34 @@ def test_everything_arrives_while_an_application_writes(pair: Pair, tmp_path: Pa
         assert rows(pair.dest, MATERIALIZED) == rows(pair.source, MATERIALIZED)
         change_everything(pair.source)
         writer.wait_for_commits(20)
+        unfollowed = write_until_cut_off(pair.source)
         done = cli.run("switchover")
         assert done.returncode == ExitCode.OK, done.stderr
         report = writer.wait_until_cut_off()
+        unfollowed.join()
         assert clone.wait() == ExitCode.OK
     assert problems(checks(pair.source, pair.dest, report)) == []
     assert cli.run("cleanup").returncode == ExitCode.OK
     check_equal(pair)
     assert left_on_source(pair.source) == []
     assert left_on_destination(pair.dest) == []
+
+
+def write_until_cut_off(source: str) -> threading.Thread:
+    """Writes where no change stream looks, up to the freeze; returns when the first ones are done."""
+    begun = threading.Event()
+
+    def write() -> None:
+        with suppress(psycopg.Error), psycopg.connect(source, autocommit=True) as conn:
+            for number in count():
+                conn.execute("SELECT lo_put(70007, 10, %s::text::bytea)", [str(number)])
+                conn.execute("UPDATE public.lab_settings SET value = %s WHERE mine", [str(number)])
+                begun.set()
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    assert begun.wait(STREAMING_S)
+    return thread
 
 
 def change_everything(source: str) -> None:
