@@ -131,7 +131,10 @@ async def load(pipeline: Pipeline) -> Building:
     if not pipeline.archive.exists():
         pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
         await dump_schema(tools, uris.source_uri, None, pipeline.archive)
-    script = await section_script(tools, pipeline.archive, POST_DATA, owners=migration.record.keep_owners)
+    options = migration.record.options
+    script = await section_script(
+        tools, pipeline.archive, POST_DATA, no_owner=options.no_owner, no_acl=options.no_acl
+    )
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         kinds = await relations(conn)

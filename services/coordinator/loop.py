@@ -96,6 +96,9 @@ class Coordinator:
             credentials.destination_uri,
             follow=options.follow,
             no_key_tables=options.no_key_tables,
+            no_owner=options.no_owner,
+            no_acl=options.no_acl,
+            large_objects=options.large_objects,
         )
         now = time.time()
         record = Record(

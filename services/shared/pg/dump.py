@@ -16,7 +16,6 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -37,14 +36,6 @@ _TRANSACTION_TIMEOUT_SINCE = 170000
 _ERROR_LINES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Ownership:
-    """Whether owners and privileges are restored. missing: roles that the destination lacks."""
-
-    keep: bool
-    missing: tuple[str, ...] = ()
-
-
 async def dump_schema(tools: DumpTools, source_uri: str, snapshot: str | None, target: Path) -> None:
     """Write the archive to `target` (mode 0600, replaced whole). snapshot=None: as of now."""
     partial = target.with_suffix(".partial")
@@ -57,6 +48,7 @@ async def dump_schema(tools: DumpTools, source_uri: str, snapshot: str | None, t
         "--encoding=UTF8",
         "--no-publications",
         "--no-subscriptions",
+        "--no-blobs",  # versions differ in the section that these are in: see large_objects.py
         "--no-tablespaces",
         f"--exclude-schema={BOOKKEEPING_SCHEMA}",
         f"--lock-wait-timeout={LOCK_WAIT_MS}",
@@ -72,10 +64,12 @@ async def dump_schema(tools: DumpTools, source_uri: str, snapshot: str | None, t
         partial.unlink(missing_ok=True)
 
 
-async def section_script(tools: DumpTools, archive: Path, section: str, *, owners: bool) -> bytes:
+async def section_script(
+    tools: DumpTools, archive: Path, section: str, *, no_owner: bool = False, no_acl: bool = False
+) -> bytes:
     """The SQL of one section ("pre-data" or "post-data"), without psql's meta-commands."""
-    keep = [] if owners else ["--no-owner", "--no-privileges"]
-    arguments = [f"--section={section}", "--no-tablespaces", *keep, "--file=-", str(archive)]
+    leave = [*(["--no-owner"] if no_owner else []), *(["--no-privileges"] if no_acl else [])]
+    arguments = [f"--section={section}", "--no-tablespaces", *leave, "--file=-", str(archive)]
     return plain_script(await _run(tools.pg_restore, arguments, os.environ))
 
 

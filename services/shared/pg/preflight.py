@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection, conninfo
 
-from services.shared.model import Endpoint, ErrorKind, MigrationId, NoKeyTables, PgmigError
-from services.shared.pg import preflight_destination, preflight_source
+from services.shared.model import Endpoint, ErrorKind, LargeObjects, MigrationId, NoKeyTables, PgmigError
+from services.shared.pg import preflight_apart, preflight_destination, preflight_source
 from services.shared.pg.connection import connection, endpoint
 from services.shared.pg.preflight_server import ServerFacts, read_server
+from services.shared.pg.roles import check_roles
 from services.shared.pg.tools import DumpTools, find_tools
 
 
@@ -36,6 +37,9 @@ async def check_migration(
     *,
     follow: bool,
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE,
+    no_owner: bool = False,
+    no_acl: bool = False,
+    large_objects: LargeObjects = LargeObjects.COPY,
 ) -> Preflight:
     """Check both databases and the programs. Raises PgmigError for the first thing that is wrong."""
     async with (
@@ -50,6 +54,15 @@ async def check_migration(
         )
         warnings += await preflight_destination.check(destination, migration, facts[1], follow=follow)
         warnings += await preflight_destination.check_extensions(source, destination)
+        warnings += await preflight_apart.check(source, facts[0], follow=follow, large_objects=large_objects)
+        await check_roles(
+            source,
+            destination,
+            facts[1].role,
+            no_owner=no_owner,
+            no_acl=no_acl,
+            large_objects=large_objects is not LargeObjects.SKIP,
+        )
         warnings += _differences(*facts)
     return Preflight(
         endpoint(source_uri, facts[0].version_num),

@@ -1,4 +1,4 @@
--- What a user made in this database: schemas, relations, types, functions, event triggers.
+-- What a user made in this database: schemas, relations, types, functions, large objects.
 -- Members of extensions and what every new database has do not count.
 WITH made AS (
     SELECT 'pg_catalog.pg_namespace'::pg_catalog.regclass AS class, n.oid, 'schema ' || n.nspname AS label
@@ -25,6 +25,9 @@ WITH made AS (
       FROM pg_catalog.pg_proc p
       JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
      WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    UNION ALL
+    SELECT 'pg_catalog.pg_largeobject'::pg_catalog.regclass, l.oid, 'large object ' || l.oid
+      FROM pg_catalog.pg_largeobject_metadata l
 )
 SELECT label
   FROM made

@@ -29,7 +29,8 @@ class SequenceValue:
 
 
 async def read_sequences(conn: AsyncConnection, side: str) -> tuple[SequenceValue, ...]:
-    """Every sequence of the database, identity columns' among them, by schema and name."""
+    """Every sequence of the database by schema and name: identity columns' among them, and those of
+    extensions that are part of their configuration."""
     with translated(f"reading the {side}'s sequences"):
         cursor = await conn.execute(load_sql("sequences.sql"), {"bookkeeping": BOOKKEEPING_SCHEMA})
         names = [TableId(schema, name) async for schema, name in cursor]
