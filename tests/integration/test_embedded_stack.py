@@ -105,7 +105,8 @@ async def test_secrets_are_in_no_command_line_and_files_are_private(state_dir: P
                 if line.startswith("authorization")
             ).removeprefix(" token:")
         )
-        for process in own_children().values():
+        children = own_children()
+        for process in children.values():
             command = " ".join(process.cmdline())
             assert token not in command
             assert "hush" not in command
