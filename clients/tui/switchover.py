@@ -33,7 +33,10 @@ _STEPS = {
     "verify": "check that nothing is missing",
     "commit": "end replication: the destination leads",
     "rollback": "let the source take writes again",
+    "unfollowed": "compare large objects and extensions' tables",
 }
+_ALWAYS = tuple(_STEPS)[:6]
+"""Steps of every switchover that succeeds."""
 _MARKS = {"started": ("◐", "bold $accent"), "done": ("✔", "$success"), "failed": ("✘", "bold $error")}
 
 Part = str | tuple[str, str]
@@ -181,7 +184,7 @@ def question(view: MigrationView, timeout_s: int) -> list[Part]:
         parts.append(
             (f"Not now: the migration is in phase {view.phase}, not streaming.\n\n", "bold $warning")
         )
-    for number, name in enumerate(name for name in _STEPS if name != "rollback"):
+    for number, name in enumerate(_ALWAYS):
         parts += [(f" {number + 1} ", "$muted"), (show.fit(name, 11), "bold"), f"{_STEPS[name]}\n"]
     parts.append(
         f"\nWrites on the source wait from 1 on. If the limit passes before 6 is done, all is undone: "

@@ -106,7 +106,6 @@ class Applying:
         self, reader: ChangeReader, session: ApplySession, planner: Planner, queue: ChunkQueue
     ) -> None:
         assembler = Assembler(session.progress)
-        covered = Lsn(0)
         while True:
             stored = await retrying("reading the change stream", reader.next, longest_wait_s=2.0)
             if stored is None:
@@ -120,8 +119,9 @@ class Applying:
                     assembler.feed(batch), size=len(batch.payload), sequence=stored.sequence, trace=trace
                 )
             )
-            if covered < batch.end_lsn <= session.flushed:
-                covered, self._covered = batch.end_lsn, stored.sequence
+            # Where nothing ended, a transaction goes on whose beginning must stay.
+            if batch.previous_lsn < batch.end_lsn <= session.flushed:
+                self._covered = stored.sequence
 
     def _sentinel(self, token: str, end: Lsn) -> None:
         log.info("sentinel applied and flushed at %s", end)

@@ -149,7 +149,10 @@ async def _script(pipeline: Pipeline) -> bytes:
             chosen = await choose(conn, options)
         rows = not options.schema_only
         await dump_schema(tools, uris.source_uri, None, pipeline.archive, chosen, rows=rows)
-    return await section_script(tools, pipeline.archive, POST_DATA, owners=migration.record.keep_owners)
+    options = migration.record.options
+    return await section_script(
+        tools, pipeline.archive, POST_DATA, no_owner=options.no_owner, no_acl=options.no_acl
+    )
 
 
 def begin(pipeline: Pipeline) -> asyncio.Task[None]:

@@ -121,7 +121,10 @@ def gathered(tables: Iterable[SourceTable], routes: Iterable[Route]) -> tuple[So
     roots = {route.leaf: route.root for route in routes}
     found: dict[TableId, SourceTable] = {}
     for table in tables:
-        name = roots.get(table.table, table.table)
+        name = roots.get(table.table)
+        if name is None:
+            found[table.table] = table
+            continue
         before = found.get(name)
         found[name] = replace(
             table,

@@ -67,9 +67,8 @@ class Record:
     published: what the publication carries. inserts_only: what the second one carries, for INSERT
     and TRUNCATE. copied_only: what no publication carries. altered: tables that have, or may have,
     got REPLICA IDENTITY FULL from us on the source. files: of the published tables before the slot was
-    made, where the source does not replicate TRUNCATE. keep_owners: owners and privileges are restored.
-    snapshot_id: under which the parts in the copy queue were published. flushed_lsn: the
-    destination's progress as last heard.
+    made, where the source does not replicate TRUNCATE. snapshot_id: under which the
+    parts in the copy queue were published. flushed_lsn: the destination's progress as last heard.
     """
 
     migration_id: str
@@ -89,7 +88,6 @@ class Record:
     altered: tuple[IdentityBefore, ...] = ()
     files: tuple[TableFile, ...] = ()
     tables: tuple[TableRecord, ...] = ()
-    keep_owners: bool = False
     snapshot_id: str = ""
     flushed_lsn: Lsn = Lsn(0)
     freeze: FreezeRecord | None = None

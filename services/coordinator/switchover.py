@@ -1,6 +1,7 @@
 """The switchover: freeze the source, prove that the destination has everything, decide.
 
-Steps: freeze, sentinel, drain, sequences, verify, commit. Until the commit is stored any
+Steps: freeze, sentinel, drain, sequences, unfollowed (where there is anything of that kind),
+verify, commit. Until the commit is stored any
 failure, and the end of the time allowed, rolls back: writers go on, the phase is streaming
 again, and the failure is kept with the migration. Storing the record in phase switched-over
 *is* the commit; only then the locks are let go, so no writer gets in between. The source's
@@ -20,6 +21,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+from services.coordinator import unfollowed
 from services.coordinator.credentials import Credentials
 from services.coordinator.migration import failure_of
 from services.coordinator.pipeline import Pipeline
@@ -37,6 +39,7 @@ from services.shared.model import (
 from services.shared.pg.catalog import list_tables, publication_tables
 from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import connection
+from services.shared.pg.extension_tables import list_extension_tables
 from services.shared.pg.freeze import (
     Before,
     Freeze,
@@ -73,6 +76,7 @@ class _Run:
     token: str = ""
     sequences: int = 0
     chosen: Chosen = EVERYTHING
+    unfollowed: bool = False
 
 
 def check_ready(pipeline: Pipeline, timeout_s: float) -> None:
@@ -163,6 +167,7 @@ def _interrupted(pipeline: Pipeline, exc: BaseException) -> PgmigError:
 async def _attempt(run: _Run) -> None:
     await _await_applier(run)
     await _check_tables(run)
+    await _unfollowed_ahead(run)
     freeze = await Freeze.open(run.uris.source_uri)
     try:
         before = await before_freeze(freeze.session)
@@ -173,6 +178,15 @@ async def _attempt(run: _Run) -> None:
         await _while_frozen(run, freeze)
     finally:
         await freeze.close()
+
+
+async def _unfollowed_ahead(run: _Run) -> None:
+    """Before anything is blocked, and on nobody's time, so that little is left for the freeze."""
+    began = time.monotonic()
+    run.unfollowed = await unfollowed.any_to_compare(run.pipeline)
+    if run.unfollowed:
+        await unfollowed.bring_in_step(run.pipeline)
+        run.deadline += time.monotonic() - began
 
 
 async def _while_frozen(run: _Run, freeze: Freeze) -> None:
@@ -187,6 +201,9 @@ async def _while_frozen(run: _Run, freeze: Freeze) -> None:
         await _drain(run, freeze)
     async with _step(run, "sequences"):
         await _set_sequences(run, freeze)
+    if run.unfollowed:
+        async with _step(run, "unfollowed"):
+            await unfollowed.bring_in_step(run.pipeline, freeze)
     async with _step(run, "verify"):
         await _verify(run, freeze)
     async with _step(run, "commit", tell_end=False):  # told when the locks are let go
@@ -241,6 +258,7 @@ async def _check_tables(run: _Run) -> None:
 
 async def _freeze(run: _Run, freeze: Freeze) -> None:
     tables = [table.table for table in await list_tables(freeze.session, run.chosen)]
+    tables += [table.table for table in await list_extension_tables(freeze.session) if table.lockable]
     run.feed.blocked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
     run.froze_at = await freeze.forbid_writes()
     ended = await freeze.end_writers(run.froze_at)

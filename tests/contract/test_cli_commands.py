@@ -217,7 +217,8 @@ def test_refusals_become_error_hint_and_exit_code(served: ServedControl, kind: E
 
 def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
     served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
-    result = at(served, "clone", *URIS, "--id", "x", "--copy-workers", "3", *NO_KEY, *MEMORY, *COPYING)
+    given = ("--copy-workers", "3", *NO_KEY, *MEMORY, *COPYING)
+    result = at(served, "clone", *URIS, "--id", "x", *given)
     assert result.exit_code == 0
     assert result.stdout.startswith("complete  migration x")
     assert "phase complete" in result.stderr

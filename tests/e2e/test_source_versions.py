@@ -13,7 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.shared.model import ErrorKind, PgmigError, Phase
+from services.shared.model import ErrorKind, MigrationId, PgmigError, Phase
+from services.shared.pg.preflight import check_migration
 from tests.e2e.conftest import ROWS
 from tests.e2e.live import Live, application
 from tests.e2e.stack import Stack
@@ -143,6 +144,19 @@ async def test_truncate_is_followed_or_stops_the_switchover(
                 await live.switch_over()
                 await live.until_phase(Phase.SWITCHED_OVER)
         assert compare_databases(shop, dest_db) == []
+
+
+@of_sources(OLDEST)
+async def test_destination_before_12_is_refused(source: PostgresServer) -> None:
+    with source.fresh_database("old") as old, source.fresh_database("new") as new:
+        checking = check_migration(MigrationId.parse("backwards"), old, new, follow=True)
+        if source.install.major < 12:
+            with pytest.raises(PgmigError) as caught:
+                await checking
+            assert caught.value.kind is ErrorKind.DESTINATION_NOT_READY
+            assert "12 or newer" in caught.value.hint
+        else:
+            await checking
 
 
 @of_sources(OLDEST)

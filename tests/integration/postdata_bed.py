@@ -103,9 +103,7 @@ async def scripts(tools: DumpTools, source: str, folder: Path) -> tuple[bytes, b
     """Pre-data and post-data."""
     archive = folder / "schema.dump"
     await dump_schema(tools, source, None, archive)
-    pre, post = [
-        await section_script(tools, archive, section, owners=True) for section in ("pre-data", "post-data")
-    ]
+    pre, post = [await section_script(tools, archive, section) for section in ("pre-data", "post-data")]
     return pre, post
 
 

@@ -143,7 +143,8 @@ async def test_decoder_killed_during_the_copy_costs_a_new_snapshot(
     with Services(nats_server, tmp_path, workers=("decoder", "applier")) as services:
         async with services.session() as session:
             await session.start("m", source, dest_db, FOLLOW)
-            await until_phase(session, "m", Phase.COPY)
+            # Told when parts are queued under the first snapshot.
+            await until(session, "m", lambda view: any("no copier" in e.text for e in view.events))
             services.restart("decoder")
             writer.wait_for_commits(20)
             services.start("copier")

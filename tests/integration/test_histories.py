@@ -49,8 +49,8 @@ GROUPS = range(0, COUNT, GROUP)
 
 @pytest.fixture(scope="module")
 def source_server() -> Iterator[PostgresServer]:
-    """With prepared transactions, and so little memory for decoding that large ones are spilled."""
-    settings = {"max_prepared_transactions": "30", "logical_decoding_work_mem": "64kB", "autovacuum": "off"}
+    """With prepared transactions."""
+    settings = {"max_prepared_transactions": "30", "autovacuum": "off"}
     with PostgresServer(oldest(), settings=settings, fsync=False) as server:
         yield server
 

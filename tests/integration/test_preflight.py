@@ -12,7 +12,15 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Selection, TableId
+from services.shared.model import (
+    ErrorKind,
+    LargeObjects,
+    MigrationId,
+    MigrationOptions,
+    PgmigError,
+    Selection,
+    TableId,
+)
 from services.shared.pg.connection import connection
 from services.shared.pg.preflight import Preflight, check_migration
 from services.shared.pg.selecting import choose
@@ -352,9 +360,64 @@ async def test_encoding_must_be_equal(dest_server: PostgresServer, source_db: st
     assert "LATIN1" in error.message
 
 
-async def test_large_objects_would_be_lost(source_db: str, dest_db: str) -> None:
-    run_sql(source_db, "SELECT lo_create(0)")
-    assert "large objects" in (await refusal(source_db, dest_db, follow=False)).message
+async def test_large_objects_are_told_of_and_must_be_readable(
+    source_server: PostgresServer, source_db: str, dest_db: str, role: str
+) -> None:
+    run_sql(source_db, "SELECT lo_create(7), lo_create(8)")
+
+    async def told(follow: bool, choice: LargeObjects) -> str:
+        found = await check_migration(
+            ID, source_db, dest_db, follow=follow, options=MigrationOptions(large_objects=choice)
+        )
+        return " ".join(found.warnings)
+
+    assert await told(False, LargeObjects.COPY) == ""
+    assert "2 large objects" in await told(True, LargeObjects.COPY)
+    assert "copied once" in await told(True, LargeObjects.COPY_ONCE)
+    assert "left alone" in await told(False, LargeObjects.SKIP)
+    run_sql(source_db, "GRANT SELECT ON LARGE OBJECT 7 TO plain")
+    error = await refusal(as_role(source_server, source_db, role), dest_db, follow=False)
+    assert error.kind is ErrorKind.PERMISSION
+    assert "may not read 1 of the source's 2 large objects" in error.message
+    run_sql(source_db, "REVOKE ALL ON LARGE OBJECT 7 FROM plain")
+    run_sql(dest_db, "SELECT lo_create(9)")
+    assert "large object 9" in (await refusal(source_db, dest_db)).message
+
+
+async def test_roles_that_the_destination_lacks_are_named_with_the_remedy(
+    source_server: PostgresServer, source_db: str, dest_db: str, role: str
+) -> None:
+    run_sql(
+        source_db,
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "GRANT SELECT ON t TO plain",
+    )
+
+    async def lacks(*, no_owner: bool = False, no_acl: bool = False) -> str:
+        options = MigrationOptions(no_owner=no_owner, no_acl=no_acl)
+        with pytest.raises(PgmigError) as caught:
+            await check_migration(ID, source_db, dest_db, follow=True, options=options)
+        assert caught.value.kind is ErrorKind.DESTINATION_NOT_READY
+        assert caught.value.message == "roles of the source are missing on the destination: plain"
+        return caught.value.hint
+
+    assert (await lacks()).endswith(": --no-acl")
+    await check_migration(ID, source_db, dest_db, follow=True, options=MigrationOptions(no_acl=True))
+    run_sql(source_db, "REVOKE ALL ON t FROM plain", "ALTER FUNCTION f() OWNER TO plain")
+    assert (await lacks()).endswith(": --no-owner")
+    await check_migration(ID, source_db, dest_db, follow=True, options=MigrationOptions(no_owner=True))
+    run_sql(source_db, "REVOKE EXECUTE ON FUNCTION f() FROM plain")
+    assert (await lacks(no_owner=True)).endswith(": --no-acl"), "the REVOKE names its owner"
+    run_sql(
+        source_db,
+        "DROP FUNCTION f()",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE plain GRANT SELECT ON TABLES TO PUBLIC",
+    )
+    assert (await lacks(no_owner=True)).endswith(": --no-acl")
+    run_sql(source_db, "DROP OWNED BY plain", "CREATE POLICY p ON t TO plain USING (true)")
+    assert "policies" in await lacks(no_owner=True, no_acl=True)
+    run_sql(source_db, "DROP TABLE t")
 
 
 async def test_pg_dump_older_than_the_source_is_named(

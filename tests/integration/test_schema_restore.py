@@ -51,15 +51,15 @@ async def test_both_sections_give_the_same_definitions(source_db: str, dest_db: 
     create_schema(source_db)
     tools, archive = await dumped(source_db, tmp_path)
     assert stat.S_IMODE(archive.stat().st_mode) == 0o600
-    await restore(dest_db, await section_script(tools, archive, "pre-data", owners=True))
-    await post_data(dest_db, await section_script(tools, archive, "post-data", owners=True))
+    await restore(dest_db, await section_script(tools, archive, "pre-data"))
+    await post_data(dest_db, await section_script(tools, archive, "post-data"))
     assert compare_databases(source_db, dest_db, sequences=False) == []
 
 
 async def test_section_that_fails_leaves_nothing(source_db: str, dest_db: str, tmp_path: Path) -> None:
     create_schema(source_db)
     tools, archive = await dumped(source_db, tmp_path)
-    script = await section_script(tools, archive, "pre-data", owners=True)
+    script = await section_script(tools, archive, "pre-data")
     with pytest.raises(PgmigError) as caught:
         await restore(dest_db, script + b"\nCREATE TABLE public.broken (a no_such_type);\n")
     assert caught.value.kind is ErrorKind.SCHEMA_FAILED

@@ -146,10 +146,14 @@ LARGE_CONN = 31
 def large_transaction(uri: str, serial: int) -> None:
     """One that takes many batches and more than one part, by a connection of its own."""
     with psycopg.connect(uri) as conn:
-        _mark(conn, LARGE_CONN, serial, 30_000, "large " * 15)
-        conn.execute("UPDATE accounts SET balance = balance + 5 WHERE id = 1")
-        _mark(conn, LARGE_CONN, serial, 500)
-        conn.execute("UPDATE accounts SET balance = balance - 5 WHERE id = 2")
+        while True:
+            _mark(conn, LARGE_CONN, serial, 30_000, "large " * 15)
+            first = conn.execute("UPDATE accounts SET balance = balance + 5 WHERE id = 1")
+            _mark(conn, LARGE_CONN, serial, 500)
+            second = conn.execute("UPDATE accounts SET balance = balance - 5 WHERE id = 2")
+            if first.rowcount and second.rowcount:
+                break
+            conn.rollback()  # an account was deleted and opened again since this transaction looked
         conn.execute("UPDATE counters SET serial = %s, copies = 30500 WHERE conn = %s", [serial, LARGE_CONN])
 
 

@@ -102,12 +102,25 @@ async def test_a_half_published_transaction_is_rolled_back() -> None:
 
 async def test_a_full_queue_makes_the_reader_wait() -> None:
     queue = ChunkQueue(capacity=2000)
-    await queue.put(Chunk(1, bytes=100_000))
-    waiting = asyncio.create_task(queue.put(Chunk(2, bytes=10)))
+    await queue.put(Chunk(1, bytes=1000))
+    waiting = asyncio.create_task(queue.put(Chunk(2, bytes=1000)))
     for _ in range(5):
         await asyncio.sleep(0)
-    assert not waiting.done(), "one chunk always fits, a second must wait"
+    assert not waiting.done(), "a second does not fit"
     assert [chunk.commit_lsn for chunk in await queue.get()] == [1]
     await waiting
     assert [chunk.commit_lsn for chunk in await queue.get()] == [2]
+
+
+async def test_nothing_is_read_behind_a_chunk_larger_than_the_queue_until_it_is_written() -> None:
+    queue = ChunkQueue(capacity=2000)
+    waiting = asyncio.create_task(queue.put(Chunk(1, bytes=100_000)))
+    assert [chunk.commit_lsn for chunk in await queue.get()] == [1]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done(), "it is taken, but not written"
+    asking = asyncio.create_task(queue.get())
+    await waiting
+    await queue.put(Chunk(2, bytes=10))
+    assert [chunk.commit_lsn for chunk in await asking] == [2]
     assert await queue.get(timeout=0.01) == []

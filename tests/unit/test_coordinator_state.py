@@ -55,7 +55,6 @@ RECORD = Record(
     copied_only=(TableId("s", "scratch"),),
     altered=(IdentityBefore(TableId("s", "t"), ReplicaIdentity.NOTHING),),
     tables=(TableRecord(TableId("s", 'o"dd'), 1, 2, True, 3, 4, Lsn(9)),),
-    keep_owners=True,
     snapshot_id="snap 1:2:",
     flushed_lsn=Lsn(12),
     freeze=FreezeRecord("on", 3.25),

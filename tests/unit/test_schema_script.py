@@ -8,7 +8,7 @@ import pytest
 
 from services.shared.model import TableId
 from services.shared.pg.dump import plain_script
-from services.shared.pg.postdata import Plan, plan, split_entries, statements
+from services.shared.pg.postdata import Plan, event_triggers_last, plan, split_entries, statements
 from services.shared.pg.tools import DumpTools, choose_tools
 
 HEAD = b"--\n-- PostgreSQL database dump\n--\n\n"
@@ -155,13 +155,23 @@ def test_quoted_semicolons_end_no_statement() -> None:
     assert statements(text) == [b"CREATE x 'a;''b' \";\" $q$;$q$ E'\\';';", b"ALTER y;"]
 
 
+def test_event_triggers_come_after_what_they_might_be_about() -> None:
+    script = (
+        HEAD
+        + entry("EVENT TRIGGER a", "COMMENT", "COMMENT ON EVENT TRIGGER a IS 'x'")
+        + entry("a", "EVENT TRIGGER", "CREATE EVENT TRIGGER a ON ddl_command_start")
+        + entry("v", "MATERIALIZED VIEW DATA", "REFRESH MATERIALIZED VIEW public.v")
+        + entry("TRIGGER t ON public.t", "COMMENT", "COMMENT ON TRIGGER t ON public.t IS 'EVENT TRIGGER'")
+    )
+    kinds = [one.kind for one in event_triggers_last(split_entries(script))]
+    assert kinds == [b"", b"MATERIALIZED VIEW DATA", b"COMMENT", b"COMMENT", b"EVENT TRIGGER"]
+
+
 @pytest.mark.parametrize(
     ("found", "chosen"),
-    [([15, 16], None), ([16, 17, 18], 18), ([17, 19], 17), ([19, 20], 19), ([], None)],
+    [([15, 16], None), ([16, 17, 18], 18), ([17], None), ([17, 19], 19), ([20, 19], 19), ([], None)],
 )
-def test_pg_dump_is_never_older_than_the_source_and_suits_the_destination(
-    found: list[int], chosen: int | None
-) -> None:
+def test_pg_dump_is_never_older_than_source_or_destination(found: list[int], chosen: int | None) -> None:
     tools = [DumpTools(Path(f"/{major}"), major) for major in found]
     picked = choose_tools(tools, 17, 18)
     assert (picked.major if picked else None) == chosen

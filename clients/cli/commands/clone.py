@@ -21,6 +21,7 @@ from clients.cli.target import connected, local_directory, new_id, own_stack
 from clients.session import Session
 from services.shared.model import (
     ErrorKind,
+    LargeObjects,
     MigrationId,
     MigrationOptions,
     MigrationView,
@@ -88,6 +89,16 @@ _DEFAULTS = MigrationOptions()
     metavar="SIZE",
     help="Copy no more than this each second, by each copier.",
 )
+@click.option("--no-owner", is_flag=True, help="All that is created belongs to the destination's role.")
+@click.option("--no-acl", is_flag=True, help="Do not restore privileges (GRANT, REVOKE).")
+@click.option(
+    "--large-objects",
+    type=click.Choice([choice.value for choice in LargeObjects]),
+    default=_DEFAULTS.large_objects.value,
+    show_default=True,
+    help="Large objects: copy them, and with --follow compare them again while the switchover blocks "
+    "writes; copy them once; or leave them alone.",
+)
 @selection_options
 def clone(
     invocation: Invocation,
@@ -102,6 +113,9 @@ def clone(
     maintenance_work_mem: int | None,
     split_tables_larger_than: int,
     max_rate: int | None,
+    no_owner: bool,
+    no_acl: bool,
+    large_objects: str,
     taking: MigrationOptions,
     yes: bool,
 ) -> None:
@@ -123,6 +137,9 @@ def clone(
         maintenance_work_mem_kb=maintenance_work_mem or 0,
         split_tables_larger_than=split_tables_larger_than,
         max_rate=max_rate or 0,
+        no_owner=no_owner,
+        no_acl=no_acl,
+        large_objects=LargeObjects(large_objects),
     )
     check_options(options)
     migration_id = new_id(invocation)

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
+from services.coordinator import unfollowed
 from services.coordinator.building import begin
 from services.coordinator.parts import (
     choose_split,
@@ -53,7 +54,7 @@ async def run(pipeline: Pipeline) -> Phase:
     # After a restart of ours the copiers may still be at it: they are not disturbed.
     published = bool(pipeline.migration.record.snapshot_id)
     await pipeline.staff(Role.DECODER, *([Role.COPIER] if published else []))
-    while not await _settled(pipeline):
+    while not (await _settled(pipeline) and await unfollowed.copied(pipeline)):
         snapshot = await pipeline.open_snapshot()
         if snapshot.identity != pipeline.migration.record.snapshot_id:
             await _publish(pipeline, snapshot)

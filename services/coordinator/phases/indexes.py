@@ -24,6 +24,7 @@ from services.coordinator.schedule import Task
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.connection import connection
+from services.shared.pg.database_settings import read_database_settings, write_database_settings
 from services.shared.pg.dump import list_of
 from services.shared.pg.position import wal_position
 from services.shared.pg.postdata import Item, analysis, together
@@ -33,6 +34,7 @@ from services.shared.runtime.assignments import cause
 
 ANALYZE = "analyze"
 KEYS = "foreign keys"
+DATABASE = "database"
 
 
 async def run(pipeline: Pipeline) -> Phase:
@@ -54,11 +56,11 @@ async def run(pipeline: Pipeline) -> Phase:
             await mark_step(conn, migration.record.migration_id, ANALYZE)
     pipeline.archive.unlink(missing_ok=True)
     list_of(pipeline.archive).unlink(missing_ok=True)
-    if follow:
-        return Phase.CATCHUP
-    if not migration.record.options.schema_only:
+    if not follow and not migration.record.options.schema_only:
         await _copy_sequences(pipeline)
-    return Phase.COMPLETE
+    if DATABASE not in done and not migration.record.options.data_only:
+        await _set_up_database(pipeline)
+    return Phase.CATCHUP if follow else Phase.COMPLETE
 
 
 async def _build(pipeline: Pipeline) -> None:
@@ -132,6 +134,19 @@ async def _analyze_the_others(pipeline: Pipeline, building: Building) -> None:
     copied = {record.table for record in pipeline.migration.copying.records()}
     others = [analysis(table, kind, version) for table, kind in building.kinds.items() if table not in copied]
     await building.work_off([Task(item.step, (item,)) for item in others])
+
+
+async def _set_up_database(pipeline: Pipeline) -> None:
+    """Settings, privileges and comment of the database itself."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    async with connection(uris.source_uri, "source") as conn:
+        wanted = await read_database_settings(conn)
+    options = migration.record.options
+    told = await write_database_settings(uris.destination_uri, wanted, privileges=not options.no_acl)
+    for warning in told:
+        migration.event("warning", warning)
+    async with connection(uris.destination_uri, "destination") as conn:
+        await mark_step(conn, migration.record.migration_id, DATABASE)
 
 
 async def _copy_sequences(pipeline: Pipeline) -> None:

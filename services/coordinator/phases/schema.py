@@ -16,10 +16,10 @@ from services.shared.pg.catalog import list_tables_under, publication_tables
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection
 from services.shared.pg.dump import dump_schema, run_script, section_script
+from services.shared.pg.event_triggers import silence
 from services.shared.pg.existing import check_agreed, drop_agreed
 from services.shared.pg.identity import choose_published, put_back, set_full
 from services.shared.pg.objects import list_schemas
-from services.shared.pg.roles import missing_roles
 from services.shared.pg.selecting import choose, choose_under
 from services.shared.pg.tools import DumpTools, find_tools
 from services.shared.pg.truncation import TRUNCATE_SINCE, table_files
@@ -109,7 +109,6 @@ async def _take_tables(pipeline: Pipeline, chosen: Chosen) -> None:
 async def _restore(pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen) -> None:
     uris, migration = await pipeline.credentials(), pipeline.migration
     tools = await schema_tools(pipeline)
-    await _choose_owners(pipeline)
     pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
     options = migration.record.options
     async with connection(uris.destination_uri, "destination") as conn:
@@ -122,10 +121,13 @@ async def _restore(pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen) 
         replace(chosen, schemas_there=there),
         rows=not options.schema_only,
     )
-    script = await section_script(tools, pipeline.archive, PRE_DATA, owners=migration.record.keep_owners)
+    script = await section_script(
+        tools, pipeline.archive, PRE_DATA, no_owner=options.no_owner, no_acl=options.no_acl
+    )
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
     async with connection(uris.destination_uri, "destination") as conn, conn.transaction():
+        await silence(conn)
         if options.drop_if_exists:
             async with connection(uris.source_uri, "source") as source:
                 dropped = await drop_agreed(source, conn, chosen, options.confirmed)
@@ -147,20 +149,3 @@ async def schema_tools(pipeline: Pipeline) -> DumpTools:
     return await find_tools(
         record.source.server_version_num // 10000, record.destination.server_version_num // 10000
     )
-
-
-async def _choose_owners(pipeline: Pipeline) -> None:
-    """Owners and privileges are kept where the destination knows every role."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
-    async with (
-        connection(uris.source_uri, "source") as source,
-        connection(uris.destination_uri, "destination") as destination,
-    ):
-        missing = (await missing_roles(source, destination)).as_owner_or_grantee
-    if missing:
-        named = ", ".join(missing[:5])
-        migration.event(
-            "warning", f"owners and privileges are not restored: roles missing on the destination: {named}"
-        )
-    migration.update(keep_owners=not missing)
-    await pipeline.journal.save()

@@ -28,6 +28,18 @@ class NoKeyTables(StrEnum):
     INSERT_ONLY = "insert-only"
 
 
+class LargeObjects(StrEnum):
+    """What becomes of large objects, whose changes no publication carries.
+
+    copy: copied, and where changes are followed compared and brought in step by the switchover
+    while writes are blocked. copy-once: copied, later changes are not followed. skip: left alone.
+    """
+
+    COPY = "copy"
+    COPY_ONCE = "copy-once"
+    SKIP = "skip"
+
+
 @dataclass(frozen=True, slots=True)
 class MigrationOptions:
     """follow: keep applying changes until switchover. copy_workers: parts copied at the same
@@ -35,7 +47,8 @@ class MigrationOptions:
     transactions never share one on the destination. maintenance_work_mem_kb: of each session that
     builds indexes; 0: what the destination is set to. split_tables_larger_than: bytes of heap and
     TOAST beyond which a table is copied in several parts. max_rate: bytes of COPY data a second
-    for each copier; 0: as fast as it goes.
+    for each copier; 0: as fast as it goes. no_owner: what is made belongs to
+    the destination's role. no_acl: privileges are not restored.
 
     selection: what is migrated of the database. schema_only: no rows and no sequence values.
     data_only: rows go into tables that the destination has. drop_if_exists: what the clone makes
@@ -50,6 +63,9 @@ class MigrationOptions:
     maintenance_work_mem_kb: int = 0
     split_tables_larger_than: int = 1 << 30
     max_rate: int = 0
+    no_owner: bool = False
+    no_acl: bool = False
+    large_objects: LargeObjects = LargeObjects.COPY
     selection: Selection = field(default_factory=Selection)
     schema_only: bool = False
     data_only: bool = False

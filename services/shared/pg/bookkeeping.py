@@ -21,6 +21,7 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import BOOKKEEPING_SCHEMA
 from services.shared.pg.connection import translated
+from services.shared.pg.event_triggers import silence
 
 _TABLES = {
     "copy_table": """
@@ -60,6 +61,7 @@ def book(table: str) -> sql.Identifier:
 
 @asynccontextmanager
 async def _alone(conn: AsyncConnection) -> AsyncIterator[None]:
+    await silence(conn)
     with translated(KEEPING_BOOKS):
         async with conn.transaction():
             await conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_LOCK_KEY])

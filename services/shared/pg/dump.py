@@ -16,7 +16,6 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -37,14 +36,6 @@ _UNRESTRICT = re.compile(rb"\\unrestrict \S+")
 _TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;"
 _TRANSACTION_TIMEOUT_SINCE = 170000
 _ERROR_LINES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Ownership:
-    """Whether owners and privileges are restored. missing: roles that the destination lacks."""
-
-    keep: bool
-    missing: tuple[str, ...] = ()
 
 
 def list_of(archive: Path) -> Path:
@@ -75,6 +66,7 @@ async def dump_schema(
         "--encoding=UTF8",
         "--no-publications",
         "--no-subscriptions",
+        "--no-blobs",  # versions differ in the section that these are in: see large_objects.py
         "--no-tablespaces",
         f"--exclude-schema={BOOKKEEPING_SCHEMA}",
         f"--lock-wait-timeout={LOCK_WAIT_MS}",
@@ -100,11 +92,13 @@ async def archive_list(tools: DumpTools, archive: Path) -> str:
     return (await _run(tools.pg_restore, ["--list", str(archive)], os.environ)).decode()
 
 
-async def section_script(tools: DumpTools, archive: Path, section: str, *, owners: bool) -> bytes:
+async def section_script(
+    tools: DumpTools, archive: Path, section: str, *, no_owner: bool = False, no_acl: bool = False
+) -> bytes:
     """The SQL of one section ("pre-data" or "post-data"), without psql's meta-commands."""
-    keep = [] if owners else ["--no-owner", "--no-privileges"]
+    leave = [*(["--no-owner"] if no_owner else []), *(["--no-privileges"] if no_acl else [])]
     part = [f"--use-list={list_of(archive)}"] if list_of(archive).exists() else []
-    arguments = [f"--section={section}", "--no-tablespaces", *keep, *part, "--file=-", str(archive)]
+    arguments = [f"--section={section}", "--no-tablespaces", *leave, *part, "--file=-", str(archive)]
     return plain_script(await _run(tools.pg_restore, arguments, os.environ))
 
 

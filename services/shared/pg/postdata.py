@@ -35,6 +35,7 @@ from services.shared.pg.bookkeeping import mark_step
 from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import connection, translated
 from services.shared.pg.dump import run_script
+from services.shared.pg.event_triggers import silence
 
 KEYS_OF_PARTITIONED_SINCE = 180000
 """server_version_num from which a foreign key of or to a partitioned table may be NOT VALID."""
@@ -71,6 +72,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _CALL = re.compile(_TABLE + rb"\(")
+_EVENT_TRIGGER = re.compile(
+    rb"^-- Name: (?:.*; Type: EVENT TRIGGER|EVENT TRIGGER .*; Type: COMMENT);", re.MULTILINE
+)
 _COUNTED = {b"INDEX", b"CONSTRAINT", b"FK CONSTRAINT"}
 
 
@@ -203,7 +207,7 @@ def plan(script: bytes, relations: Mapping[TableId, str], version: int) -> Plan:
     parents: list[Item] = []
     foreign: list[Entry] = []
     rest: list[Item] = []
-    for entry in entries:
+    for entry in event_triggers_last(entries):
         whole = Item(entry.label, entry.text, int(entry.counted))
         own = _table_items(entry, relations)
         if entry.kind == b"FK CONSTRAINT":
@@ -242,6 +246,16 @@ def _table_items(entry: Entry, relations: Mapping[TableId, str]) -> TableItems |
             table_id(constraint["table"]), finish=(Item(entry.label, entry.text, counted=1, late=late),)
         )
     return None
+
+
+def event_triggers_last(entries: Iterable[Entry]) -> list[Entry]:
+    """pg_restore refreshes materialized views after it has made event triggers, which may be about
+    that and may be ENABLE ALWAYS. So they come at the very end, with what is said about them."""
+    early: list[Entry] = []
+    late: list[Entry] = []
+    for entry in entries:
+        (late if _EVENT_TRIGGER.search(entry.text) else early).append(entry)
+    return early + late
 
 
 def _keeps_inherited(key: re.Match[bytes], relations: Mapping[TableId, str]) -> bool:
@@ -346,6 +360,7 @@ async def building_session(
     """maintenance_work_mem_kb: 0 keeps the destination's setting."""
     statement = "SELECT pg_catalog.set_config(%s, %s, false)"
     async with connection(uri, "destination") as conn:
+        await silence(conn)
         with translated("setting up a session that builds indexes"):
             if maintenance_work_mem_kb:
                 await conn.execute(statement, ["maintenance_work_mem", f"{maintenance_work_mem_kb}kB"])

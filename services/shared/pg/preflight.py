@@ -15,6 +15,7 @@ from psycopg import AsyncConnection, conninfo
 from services.shared.model import (
     Endpoint,
     ErrorKind,
+    LargeObjects,
     MigrationId,
     MigrationOptions,
     MigrationPlan,
@@ -22,11 +23,12 @@ from services.shared.model import (
     PgmigError,
     check_options,
 )
-from services.shared.pg import preflight_destination, preflight_source
+from services.shared.pg import preflight_apart, preflight_destination, preflight_source
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection, endpoint
 from services.shared.pg.existing import objects_to_drop, plan_of, plan_to_fill
 from services.shared.pg.preflight_server import ServerFacts, read_server
+from services.shared.pg.roles import check_roles
 from services.shared.pg.selecting import choose, default_search_path
 from services.shared.pg.tools import DumpTools, find_tools
 
@@ -82,6 +84,17 @@ async def check_migration(
             await preflight_destination.check_empty(destination, facts[1])
         if not options.data_only:
             warnings += await preflight_destination.check_extensions(source, destination, chosen)
+        apart = options.large_objects if not options.data_only else LargeObjects.SKIP
+        warnings += await preflight_apart.check(source, facts[0], follow=follow, large_objects=apart)
+        if not options.data_only:
+            await check_roles(
+                source,
+                destination,
+                facts[1].role,
+                no_owner=options.no_owner,
+                no_acl=options.no_acl,
+                large_objects=options.large_objects is not LargeObjects.SKIP,
+            )
         warnings += _differences(*facts)
     return Preflight(
         endpoint(source_uri, facts[0].version_num),
@@ -138,6 +151,12 @@ def _check_pair(source: ServerFacts, destination: ServerFacts) -> None:
             ErrorKind.DESTINATION_NOT_READY,
             f"the destination runs PostgreSQL {destination.major}, older than the source's {source.major}",
             f"migrate to PostgreSQL {source.major} or newer",
+        )
+    if destination.major < preflight_destination.OLDEST_MAJOR:
+        raise PgmigError(
+            ErrorKind.DESTINATION_NOT_READY,
+            f"the destination runs PostgreSQL {destination.major}",
+            f"migrate to PostgreSQL {preflight_destination.OLDEST_MAJOR} or newer",
         )
     if destination.encoding != source.encoding:
         raise PgmigError(

@@ -11,14 +11,16 @@ from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.copy_ledger import read_ledger
 from services.shared.pg.dependencies import EXTENSION
+from services.shared.pg.event_triggers import unsilenced
 from services.shared.pg.objects import list_objects
 from services.shared.pg.preflight_server import ServerFacts, listing
 from services.shared.pg.progress import ORIGIN_FUNCTIONS
-from services.shared.pg.roles import missing_roles
 
 _ORIGIN_LIMIT_SINCE = 180000
 OBJECTS_NAMED = 20
 """Of those in a destination that should be empty."""
+OLDEST_MAJOR = 12
+"""The oldest destination: apply sessions set plan_cache_mode, which came with it."""
 
 
 async def check(
@@ -37,7 +39,11 @@ async def check(
             f"GRANT CREATE ON DATABASE {facts.dbname} TO {facts.role}",
         )
     await _check_replica_role(conn, facts)
-    return await _check_progress(conn, migration, facts) if follow else []
+    warnings = await _check_progress(conn, migration, facts) if follow else []
+    firing = await unsilenced(conn)
+    if firing:
+        warnings.append(f"event triggers of the destination fire during the load: {listing(firing)}")
+    return warnings
 
 
 async def check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
@@ -130,7 +136,7 @@ async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:
 async def check_extensions(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen = EVERYTHING
 ) -> list[str]:
-    """Extensions and policies' roles must be there; other missing roles are a warning."""
+    """Extensions of the source must be there to be created."""
     with translated("comparing extensions"):
         wanted = await (
             await source.execute("SELECT extname::text, oid::bigint FROM pg_catalog.pg_extension ORDER BY 1")
@@ -146,12 +152,6 @@ async def check_extensions(
         raise _not_ready(
             f"the destination server lacks extensions of the source: {listing([r[0] for r in lacking])}",
             "install their packages on the destination's host, or drop them on the source",
-        )
-    roles = await missing_roles(source, destination)
-    if roles.in_policies:
-        raise _not_ready(
-            f"row-level security names roles missing on the destination: {listing(roles.in_policies)}",
-            "create these roles on the destination",
         )
     return []
 

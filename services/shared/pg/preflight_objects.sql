@@ -55,6 +55,9 @@ WITH made AS (
     UNION ALL
     SELECT 'pg_catalog.pg_event_trigger'::pg_catalog.regclass, e.oid, NULL, NULL
       FROM pg_catalog.pg_event_trigger e
+    UNION ALL
+    SELECT 'pg_catalog.pg_largeobject'::pg_catalog.regclass, l.oid, NULL, NULL
+      FROM pg_catalog.pg_largeobject_metadata l
 )
 SELECT made.class::bigint, made.oid::bigint, made.schema, made.name, i.type, i.identity
   FROM made, LATERAL pg_catalog.pg_identify_object(made.class, made.oid, 0) i

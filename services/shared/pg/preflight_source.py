@@ -44,7 +44,6 @@ async def check(
         _check_rights(facts)
         await _check_slot(conn, migration, inserts=no_key_tables is NoKeyTables.INSERT_ONLY)
     await _check_readable(conn, chosen)
-    await _check_large_objects(conn)
     if not follow:
         return []
     await _check_publishable(conn, facts, no_key_tables, chosen)
@@ -172,16 +171,6 @@ async def _check_readable(conn: AsyncConnection, chosen: Chosen) -> None:
 async def _oids(conn: AsyncConnection, query: LiteralString, oids: list[int]) -> list[int]:
     with translated("checking privileges on the source's tables"):
         return [row[0] for row in await (await conn.execute(query, [oids])).fetchall()]
-
-
-async def _check_large_objects(conn: AsyncConnection) -> None:
-    with translated("looking for large objects"):
-        row = await (await conn.execute("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata")).fetchone()
-    if row is not None and row[0]:
-        raise _not_ready(
-            f"the source holds {row[0]} large objects, which would be lost",
-            "move them into bytea columns, or remove them (vacuumlo, lo_unlink), before the migration",
-        )
 
 
 async def _check_publishable(

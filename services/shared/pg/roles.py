@@ -1,50 +1,116 @@
-"""Which roles the source's objects name, and whether the destination has them."""
+"""Which roles the source's definitions name, and whether the destination can do with them.
+
+A role may own something, be granted privileges, set its own default privileges ("grantor"), or
+be part of a definition: a row security policy's or a user mapping's, which no option leaves out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from psycopg import AsyncConnection
 
-from services.shared.model import BOOKKEEPING_SCHEMA
+from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError
 from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import translated
+from services.shared.pg.preflight_server import listing
 
 
 @dataclass(frozen=True, slots=True)
-class MissingRoles:
-    """Roles of the source that the destination lacks, or whose objects its role may not give away.
+class LackingRoles:
+    """Roles that the destination has not got (missing), or whose objects its role may not give
+    away (foreign), by the option without which they are needed; definition: needed in any case."""
 
-    in_policies: named by row-level security policies, which cannot be restored without them.
-    """
+    owner: frozenset[str] = frozenset()
+    acl: frozenset[str] = frozenset()
+    definition: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
 
-    as_owner_or_grantee: tuple[str, ...]
-    in_policies: tuple[str, ...]
+
+def lacking(
+    named: Iterable[tuple[str, str]],
+    existing: Collection[str],
+    usable: Collection[str],
+    *,
+    no_owner: bool,
+    no_acl: bool,
+) -> LackingRoles:
+    """named: (role, use) as roles.sql has them. existing, usable: the destination's roles, and
+    those that its role is a member of."""
+    uses: dict[str, set[str]] = {}
+    for role, use in named:
+        if not (use == "owner" and no_owner) and not (use in {"grantee", "grantor"} and no_acl):
+            uses.setdefault(use, set()).add(role)
+    owners = uses.get("owner", set())
+    granted = uses.get("grantee", set()) | uses.get("grantor", set())
+    missing = {role for roles in uses.values() for role in roles if role not in existing}
+    given = owners | uses.get("grantor", set())
+    return LackingRoles(
+        owner=frozenset(owners & missing),
+        acl=frozenset(granted & missing),
+        definition=frozenset(uses.get("definition", set()) & missing),
+        foreign=frozenset(role for role in given if role in existing and role not in usable),
+    )
 
 
-async def missing_roles(source: AsyncConnection, destination: AsyncConnection) -> MissingRoles:
-    """Compare both servers."""
+def refusal(roles: LackingRoles, me: str) -> PgmigError | None:
+    """What to tell the operator; None when nothing is lacking. me: the destination's role."""
+    missing = sorted(roles.owner | roles.acl | roles.definition)
+    if missing:
+        instead = [
+            option
+            for option, needing in (("--no-owner", roles.owner), ("--no-acl", roles.acl))
+            if needing and not roles.definition
+        ]
+        return PgmigError(
+            ErrorKind.DESTINATION_NOT_READY,
+            f"roles of the source are missing on the destination: {listing(missing)}",
+            "create these roles on the destination"
+            + (f", or do without owners or privileges: {' '.join(instead)}" if instead else "")
+            + (
+                f" (policies or user mappings name {listing(sorted(roles.definition))})"
+                if roles.definition
+                else ""
+            ),
+        )
+    if roles.foreign:
+        return PgmigError(
+            ErrorKind.PERMISSION,
+            f"role {me} of the destination may not make others the owner of what it creates: "
+            f"{listing(sorted(roles.foreign))}",
+            "grant it membership in these roles, use a superuser, or give --no-owner "
+            "(and --no-acl for default privileges)",
+        )
+    return None
+
+
+async def check_roles(
+    source: AsyncConnection,
+    destination: AsyncConnection,
+    me: str,
+    *,
+    no_owner: bool,
+    no_acl: bool,
+    large_objects: bool,
+) -> None:
+    """Raises DESTINATION_NOT_READY or PERMISSION where definitions could not be restored."""
     with translated("comparing roles"):
-        cursor = await source.execute(load_sql("roles.sql"), {"bookkeeping": BOOKKEEPING_SCHEMA})
-        named = await cursor.fetchall()
-        # A member of a role, or a superuser, may make it the owner of an object.
-        usable = {
-            row[0]
-            for row in await (
-                await destination.execute(
-                    "SELECT rolname::text FROM pg_catalog.pg_roles"
-                    " WHERE rolname = ANY(%s) AND pg_catalog.pg_has_role(oid, 'MEMBER')",
-                    [[row[0] for row in named]],
-                )
-            ).fetchall()
-        }
-        existing = {
-            row[0]
-            for row in await (
-                await destination.execute("SELECT rolname::text FROM pg_catalog.pg_roles")
-            ).fetchall()
-        }
-    owners = {role for role, use in named if use == "owner" and role not in usable}
-    grantees = {role for role, use in named if use == "grantee" and role not in existing}
-    policies = {role for role, use in named if use == "policy" and role not in existing}
-    return MissingRoles(tuple(sorted(owners | grantees)), tuple(sorted(policies)))
+        cursor = await source.execute(
+            load_sql("roles.sql"), {"bookkeeping": BOOKKEEPING_SCHEMA, "large_objects": large_objects}
+        )
+        named = [(role, use) async for role, use in cursor]
+        cursor = await destination.execute(
+            "SELECT rolname::text, pg_catalog.pg_has_role(oid, 'MEMBER') FROM pg_catalog.pg_roles"
+        )
+        roles = await cursor.fetchall()
+    found = lacking(
+        named,
+        {role for role, _ in roles},
+        {role for role, member in roles if member},
+        no_owner=no_owner,
+        no_acl=no_acl,
+    )
+    error = refusal(found, me)
+    if error is not None:
+        raise error

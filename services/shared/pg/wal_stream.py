@@ -34,6 +34,7 @@ LIBPQ_DRAIN = 1 << 20
 """Bytes after which a drain through libpq ends; one message may be longer."""
 _KEEPALIVE = struct.Struct(">cqqc")
 _HEADER = struct.Struct(">BI").unpack_from
+_HEADER_SIZE = 5
 _LIBPQ_HEADER = 25  # bytes before a pgoutput message: type, start, end, clock
 _OTHER_LIMIT = 64 << 10
 _IGNORED = frozenset(b"ANS")  # notifications, notices, parameter changes
@@ -159,7 +160,7 @@ class SocketStream:
                 continue
             messages, self._start = _split(self._buffer, self._start, self._end)
             items += messages
-            if self._end - self._start < OVERHEAD:
+            if self._end - self._start <= _HEADER_SIZE:
                 return
             kind, length = _HEADER(self._buffer, self._start)
             if kind == COPY_DATA and self._buffer[self._start + 5] == XLOG_DATA:
@@ -182,7 +183,7 @@ class SocketStream:
 
     def _other(self) -> tuple[int, bytes] | None:
         """The message at the front, which is no WAL data: type and body. None: it is not whole."""
-        if self._end - self._start < 5:
+        if self._end - self._start < _HEADER_SIZE:
             return None
         kind, length = _HEADER(self._buffer, self._start)
         if length < 4 or length > _OTHER_LIMIT:

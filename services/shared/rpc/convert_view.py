@@ -17,6 +17,7 @@ from services.shared.model import (
     Event,
     Failure,
     IndexProgress,
+    LargeObjects,
     Lsn,
     MigrationOptions,
     MigrationPlan,
@@ -42,6 +43,10 @@ _PHASE_TO_PB = {phase: pb.Phase.Value(f"PHASE_{phase.name}") for phase in Phase}
 _PHASE_FROM_PB = {int(value): phase for phase, value in _PHASE_TO_PB.items()}
 _NO_KEY_TO_PB = {choice: pb.NoKeyTables.Value(f"NO_KEY_TABLES_{choice.name}") for choice in NoKeyTables}
 _NO_KEY_FROM_PB = {int(value): choice for choice, value in _NO_KEY_TO_PB.items()}
+_LARGE_OBJECTS_TO_PB = {
+    choice: pb.LargeObjects.Value(f"LARGE_OBJECTS_{choice.name}") for choice in LargeObjects
+}
+_LARGE_OBJECTS_FROM_PB = {int(value): choice for choice, value in _LARGE_OBJECTS_TO_PB.items()}
 _STATE_TO_PB = {state: pb.TableState.Value(f"TABLE_STATE_{state.name}") for state in TableState}
 _STATE_FROM_PB = {int(value): state for state, value in _STATE_TO_PB.items()}
 
@@ -84,6 +89,9 @@ def options_to_pb(options: MigrationOptions) -> pb.MigrationOptions:
         maintenance_work_mem_kb=options.maintenance_work_mem_kb,
         split_tables_larger_than=options.split_tables_larger_than,
         max_rate=options.max_rate,
+        no_owner=options.no_owner,
+        no_acl=options.no_acl,
+        large_objects=_LARGE_OBJECTS_TO_PB[options.large_objects],
         selection=_selection_to_pb(options.selection),
         schema_only=options.schema_only,
         data_only=options.data_only,
@@ -96,11 +104,9 @@ def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
     """0 stands for the default. Raises INVALID_ARGUMENT for a choice that is none."""
     default = MigrationOptions()
     if message.no_key_tables and message.no_key_tables not in _NO_KEY_FROM_PB:
-        raise PgmigError(
-            ErrorKind.INVALID_ARGUMENT,
-            f"no_key_tables {message.no_key_tables} is not a choice that this version knows",
-            "use the same version of pgmig everywhere",
-        )
+        raise _no_choice("no_key_tables", message.no_key_tables)
+    if message.large_objects and message.large_objects not in _LARGE_OBJECTS_FROM_PB:
+        raise _no_choice("large_objects", message.large_objects)
     return MigrationOptions(
         message.follow,
         message.copy_workers or default.copy_workers,
@@ -115,6 +121,17 @@ def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
         data_only=message.data_only,
         drop_if_exists=message.drop_if_exists,
         confirmed=message.confirmed,
+        no_owner=message.no_owner,
+        no_acl=message.no_acl,
+        large_objects=_LARGE_OBJECTS_FROM_PB.get(message.large_objects, default.large_objects),
+    )
+
+
+def _no_choice(option: str, value: int) -> PgmigError:
+    return PgmigError(
+        ErrorKind.INVALID_ARGUMENT,
+        f"{option} {value} is not a choice that this version knows",
+        "use the same version of pgmig everywhere",
     )
 
 

@@ -1,0 +1,94 @@
+"""Large objects and extensions' configuration tables on their way: see services.shared.pg.unfollowed.
+
+They are copied under the snapshot of the tables. Nobody tells of their changes afterwards; so a
+migration that follows brings them in step once more in the switchover: before the source is frozen,
+which takes as long as it takes, and then within the freeze, where only the rest is left to send.
+They go through the coordinator's own sessions, in pieces of bounded size.
+"""
+
+from __future__ import annotations
+
+from services.coordinator.pipeline import Pipeline
+from services.shared.model import LargeObjects, Phase
+from services.shared.pg.bookkeeping import mark_step, steps_done
+from services.shared.pg.connection import connection
+from services.shared.pg.freeze import Freeze
+from services.shared.pg.snapshot import one_snapshot, under_snapshot
+from services.shared.pg.unfollowed import Brought, Wanted, any_unfollowed, bring, silent_destination
+
+UNFOLLOWED = "unfollowed"
+
+
+async def copied(pipeline: Pipeline) -> bool:
+    """Copy them, unless that is done. False: everything has to be copied again, since the snapshot
+    of the tables is gone and nothing would bring the two moments into step."""
+    uris, record = await pipeline.credentials(), pipeline.migration.record
+    if _left_alone(pipeline):
+        return True
+    async with silent_destination(uris.destination_uri) as destination:
+        if UNFOLLOWED in await steps_done(destination, record.migration_id):
+            return True
+        snapshot = await pipeline.open_snapshot()
+        if not record.options.follow and record.snapshot_id not in {"", snapshot.identity}:
+            return False  # a new snapshot gives every table a new plan
+        async with (
+            connection(uris.source_uri, "source") as source,
+            under_snapshot(source, snapshot.snapshot_name, snapshot.xids),
+        ):
+            _tell(pipeline, await bring(source, destination, _wanted(pipeline)))
+        await mark_step(destination, record.migration_id, UNFOLLOWED)
+    return True
+
+
+async def any_to_compare(pipeline: Pipeline) -> bool:
+    """Whether the switchover has to look at them: there are some on one of the servers."""
+    uris, wanted = await pipeline.credentials(), _wanted(pipeline)
+    if _left_alone(pipeline):
+        return False
+    async with (
+        connection(uris.source_uri, "source") as source,
+        connection(uris.destination_uri, "destination") as destination,
+    ):
+        return await any_unfollowed(source, destination, large_objects=wanted.large_objects)
+
+
+async def bring_in_step(pipeline: Pipeline, freeze: Freeze | None = None) -> None:
+    """Send what has changed. freeze: of the source; None while that is not frozen yet."""
+    uris, wanted = await pipeline.credentials(), _wanted(pipeline)
+    async with silent_destination(uris.destination_uri) as destination:
+        if freeze is not None:
+            brought = await bring(freeze.session, destination, wanted)
+        else:
+            async with connection(uris.source_uri, "source") as source, one_snapshot(source):
+                brought = await bring(source, destination, wanted)
+    _tell(pipeline, brought)
+
+
+def _left_alone(pipeline: Pipeline) -> bool:
+    """Whether they are none of this migration's: it takes no rows, or those of tables alone."""
+    options = pipeline.migration.record.options
+    return options.schema_only or options.data_only
+
+
+def _wanted(pipeline: Pipeline) -> Wanted:
+    options = pipeline.migration.record.options
+    left = {LargeObjects.SKIP}
+    if pipeline.migration.phase is not Phase.COPY:
+        left.add(LargeObjects.COPY_ONCE)
+    return Wanted(options.large_objects not in left, not options.no_owner, not options.no_acl)
+
+
+def _tell(pipeline: Pipeline, brought: Brought) -> None:
+    migration = pipeline.migration
+    if brought.lacking:
+        named = ", ".join(map(str, brought.lacking))
+        migration.event("warning", f"extensions of the destination lack configuration tables: {named}")
+    if brought.tables:
+        migration.event("info", f"{brought.rows} rows of extensions' configuration tables are copied")
+    outcome = brought.large_objects
+    if outcome is not None:
+        removed = f", {outcome.removed} removed" if outcome.removed else ""
+        migration.event(
+            "info",
+            f"{outcome.seen} large objects: {outcome.written} sent ({outcome.bytes} bytes){removed}",
+        )
