@@ -149,7 +149,7 @@ async def test_only_tables_that_are_chosen_must_be_readable(
     reader = as_role(source_server, source_db, role)
     try:
         for selection in (Selection(exclude_tables=("hidden",)), Selection(include_tables=("seen",))):
-            options = MigrationOptions(selection=selection)
+            options = MigrationOptions(selection=selection, no_acl=True)
             await check_migration(ID, reader, dest_db, follow=False, options=options)
         with pytest.raises(PgmigError, match=r"public\.hidden"):
             options = MigrationOptions(selection=Selection(exclude_table_data=("hidden",)))
