@@ -124,7 +124,7 @@ async def test_a_whole_migration_without_origins(
     run(source_db, "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'copied')")
     with Services(nats_server, tmp_path) as services:
         async with services.session() as session:
-            await session.start("m", source_db, weak_db, MigrationOptions(follow=True))
+            await session.start("m", source_db, weak_db, MigrationOptions(follow=True, no_owner=True))
             view = await until_phase(session, "m", Phase.STREAMING)
             assert any("pgmig.progress" in event.text for event in view.events)
             run(source_db, "INSERT INTO t VALUES (2, 'followed')")
