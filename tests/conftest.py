@@ -6,6 +6,7 @@ reconfigures a server starts one of its own from tests.lab.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 from tests.lab.installs import newest, oldest
 from tests.lab.nats import NatsServer
 from tests.lab.postgres import PostgresServer
+
+# Under nohup, SIGHUP is ignored, and pgmig-cli would take over that wish.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
