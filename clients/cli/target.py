@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from clients.cli.embedded.stack import StackPlan, Talk, embedded_stack
+from clients.cli.embedded.stack import COPYING, FOLLOWING, StackPlan, Talk, embedded_stack
 from clients.cli.localstate import MigrationDir, known_migrations
 from clients.cli.options import DEFAULT_ID, Invocation, Uris
 from clients.cli.output import StderrTalk
@@ -97,7 +97,7 @@ async def coordinated(
         directory = local_directory(invocation)
         if directory.running_stack() is None:
             uris.require(f"nothing runs for migration {directory.migration_id}, so to {doing} it needs both")
-            async with own_stack(directory, uris, StderrTalk(), workers=False) as session:
+            async with own_stack(directory, uris, StderrTalk(), ()) as session:
                 yield session, directory.migration_id
             return
     async with connected(invocation, doing) as found:
@@ -106,12 +106,21 @@ async def coordinated(
 
 @asynccontextmanager
 async def own_stack(
-    directory: MigrationDir, uris: Uris, talk: Talk, *, workers: bool = True
+    directory: MigrationDir, uris: Uris, talk: Talk, workers: tuple[str, ...] = FOLLOWING
 ) -> AsyncIterator[Session]:
     """A session with an embedded stack that lives as long as the block.
 
-    workers=False: broker and coordinator only, for putting things away.
+    workers: their roles; none for putting things away.
     """
     plan = StackPlan(directory, uris.source, uris.destination, workers)
     async with embedded_stack(plan, talk) as address, Session(address) as session:
         yield session
+
+
+def workers_for(directory: MigrationDir, *, follow: bool) -> tuple[str, ...]:
+    """The workers that a migration needs. follow: as a new one is asked to; one that is there already
+    is the one that goes on."""
+    offline = directory.offline_view()
+    if offline is not None:
+        follow = offline.view.options.follow
+    return FOLLOWING if follow else COPYING

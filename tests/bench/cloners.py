@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
+from clients.cli.embedded.stack import default_copiers
 from services.shared.model.jsonview import view_from_json
 from tests.bench.arena import run_sql, value
 from tests.bench.processes import Tally, Usage, sampled
@@ -84,7 +85,8 @@ def pgmig(job: Job) -> Told:
     log = job.folder / "clone.log"
     began = time.time()
     with log.open("wb") as output:
-        command = [*program(), "clone", "--copy-workers", "1", "--index-workers", str(JOBS)]
+        workers = max(1, JOBS // default_copiers())
+        command = [*program(), "clone", "--copy-workers", str(workers), "--index-workers", str(JOBS)]
         process = psutil.Popen(command, env=environment, stdin=-3, stdout=output, stderr=output)
         with sampled(lambda: _tree(process)) as tally:
             code = process.wait()

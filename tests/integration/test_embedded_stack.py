@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from clients.cli.embedded.child import Child, Program, last_line, lifeline
-from clients.cli.embedded.stack import StackPlan, embedded_stack
+from clients.cli.embedded.stack import FOLLOWING, StackPlan, embedded_stack
 from clients.cli.localstate import MigrationDir
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Phase
@@ -31,7 +31,9 @@ def directory(state_dir: Path, name: str = "m") -> MigrationDir:
 
 
 def plan(
-    state_dir: Path, command: Callable[[str], tuple[str, ...]] = standin_command, *, workers: bool = True
+    state_dir: Path,
+    command: Callable[[str], tuple[str, ...]] = standin_command,
+    workers: tuple[str, ...] = FOLLOWING,
 ) -> StackPlan:
     return StackPlan(directory(state_dir), SECRET, SECRET, workers, 1, command)
 
@@ -158,7 +160,7 @@ async def test_second_stack_of_one_migration_is_refused(state_dir: Path) -> None
 async def test_stacks_of_one_state_directory_do_not_see_each_others_migrations(state_dir: Path) -> None:
     async with running(state_dir) as address, Session(address) as session:
         await session.start("m", SECRET, SECRET, MigrationOptions(follow=True))
-        other = StackPlan(directory(state_dir, "other"), SECRET, SECRET, False, 1, standin_command)
+        other = StackPlan(directory(state_dir, "other"), SECRET, SECRET, (), 1, standin_command)
         async with embedded_stack(other, Notes()) as second, Session(second) as beside:
             assert await beside.list_all() == ()
     assert (state_dir / "m" / "state.json").is_file()
@@ -181,7 +183,7 @@ async def test_service_that_does_not_start_is_an_error_with_its_last_words(state
 
 
 async def test_stack_without_workers_has_broker_and_coordinator_only(state_dir: Path) -> None:
-    async with embedded_stack(plan(state_dir, workers=False), Notes()):
+    async with embedded_stack(plan(state_dir, workers=()), Notes()):
         assert sorted(own_children()) == ["nats-server", "standins.coordinator"]
 
 
@@ -203,12 +205,12 @@ async def test_cancelled_twice_the_stack_is_killed_at_once(state_dir: Path) -> N
     others = set(psutil.Process().children(recursive=True))
     task = asyncio.create_task(stay())
     await started.wait()
-    log = state_dir / "m" / "log" / "copier-1.log"
-    await eventually(lambda: last_line(log) == "deaf")
+    logs = [state_dir / "m" / "log" / f"{name}.log" for name in ("decoder", "copier-1", "applier")]
+    await eventually(lambda: all(last_line(log) == "deaf" for log in logs))
     children = [child for child in psutil.Process().children(recursive=True) if child not in others]
     task.cancel()
     stack_log = state_dir / "m" / "log" / "stack.log"
-    await eventually(lambda: "stopping copier-1" in stack_log.read_text())
+    await eventually(lambda: "stopping decoder, copier-1, applier" in stack_log.read_text())
     task.cancel()
     async with asyncio.timeout(5):
         with pytest.raises(asyncio.CancelledError):

@@ -17,7 +17,7 @@ from clients.cli.output import print_json, say
 from clients.cli.progress import Progress, progress_of
 from clients.cli.running import Interrupted, run
 from clients.cli.selecting import selection_options
-from clients.cli.target import connected, local_directory, new_id, own_stack
+from clients.cli.target import connected, local_directory, new_id, own_stack, workers_for
 from clients.session import Session
 from services.shared.model import (
     ErrorKind,
@@ -158,7 +158,7 @@ async def _clone(
 ) -> MigrationView:
     _refuse_existing(invocation, migration_id, resume=resume)
     with progress_of(invocation) as progress:
-        async with _coordinator(invocation, migration_id, uris, progress) as session:
+        async with _coordinator(invocation, migration_id, uris, progress, follow=options.follow) as session:
             if not (resume and await _resumed(session, migration_id, uris)):
                 options = await agreed(session, migration_id, uris, options, progress, yes=yes)
                 await session.start(migration_id.value, uris.source, uris.destination, options)
@@ -243,7 +243,8 @@ async def _join(invocation: Invocation, uris: Uris) -> MigrationView:
 
 async def _continue(invocation: Invocation, directory: MigrationDir, uris: Uris) -> MigrationView:
     with progress_of(invocation) as progress:
-        async with own_stack(directory, uris, progress) as session:
+        workers = workers_for(directory, follow=True)
+        async with own_stack(directory, uris, progress, workers) as session:
             view = await session.get(directory.migration_id.value)
             await resumed(session, view, uris)
             return await follow_to_end(session, directory.migration_id, progress, uris)
@@ -251,14 +252,15 @@ async def _continue(invocation: Invocation, directory: MigrationDir, uris: Uris)
 
 @asynccontextmanager
 async def _coordinator(
-    invocation: Invocation, migration_id: MigrationId, uris: Uris, progress: Progress
+    invocation: Invocation, migration_id: MigrationId, uris: Uris, progress: Progress, *, follow: bool
 ) -> AsyncIterator[Session]:
     if invocation.coordinator:
         async with Session(invocation.coordinator) as session:
             yield session
         return
     directory = MigrationDir(invocation.state_dir, migration_id)
-    async with own_stack(directory, uris, progress) as session:
+    workers = workers_for(directory, follow=follow)
+    async with own_stack(directory, uris, progress, workers) as session:
         yield session
 
 

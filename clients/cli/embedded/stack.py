@@ -18,11 +18,15 @@ from clients.cli.embedded.broker import BrokerFiles, find_nats_server
 from clients.cli.embedded.child import Program, lifeline
 from clients.cli.embedded.lock import only_stack
 from clients.cli.embedded.ports import free_port
-from clients.cli.embedded.supervisor import Supervisor
+from clients.cli.embedded.supervisor import Launch, Supervisor
 from clients.cli.localstate import MigrationDir
 
-BROKER, COORDINATOR, APPLIER, DECODER, COPIER = range(5)
-"""Tiers in the order of start; they stop in the reverse order."""
+BROKER, COORDINATOR, WORKER = range(3)
+"""Tiers: the highest stops first."""
+
+COPYING = ("decoder", "copier")
+FOLLOWING = ("decoder", "copier", "applier")
+"""The workers that a migration needs, without and with --follow."""
 
 MOST_COPIERS = 2
 BROKER_GRACE_S = 5.0
@@ -30,6 +34,11 @@ SERVICE_GRACE_S = 15.0
 """More than a service's own bounds for draining and cancelling (services.shared.runtime)."""
 
 ServiceCommand = Callable[[str], tuple[str, ...]]
+
+
+def default_copiers() -> int:
+    """The servers that they copy between may need cores of this machine, too."""
+    return max(1, min(MOST_COPIERS, (os.cpu_count() or 1) // 2))
 
 
 class Talk(Protocol):
@@ -48,14 +57,14 @@ def module_command(role: str) -> tuple[str, ...]:
 @dataclass(frozen=True, slots=True)
 class StackPlan:
     """What to run for one migration. The URIs (with credentials, "" when not given) go to the
-    coordinator alone, so that it can continue after a restart. workers=False: only broker and
-    coordinator, to put things away without moving data."""
+    coordinator alone, so that it can continue after a restart. workers: none to put things away
+    without moving data."""
 
     directory: MigrationDir
     source_uri: str = field(default="", repr=False)
     destination_uri: str = field(default="", repr=False)
-    workers: bool = True
-    copiers: int = min(MOST_COPIERS, os.cpu_count() or 1)
+    workers: tuple[str, ...] = FOLLOWING
+    copiers: int = field(default_factory=default_copiers)
     command: ServiceCommand = module_command
 
 
@@ -74,9 +83,7 @@ async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[str]:
             supervisor = Supervisor(directory.log_dir, ties, talk.warn)
             try:
                 nats_url = await _start_broker(supervisor, plan, binary)
-                address = await _start_coordinator(supervisor, plan, nats_url)
-                if plan.workers:
-                    await _start_workers(supervisor, plan, nats_url, address)
+                address = await _start_services(supervisor, plan, nats_url)
                 directory.write_stack(address)
                 yield address
             except asyncio.CancelledError:
@@ -104,12 +111,12 @@ async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -
     files.prepare()
     command = (str(binary), "-c", str(files.config_file))
     program = Program("nats-server", command, dict(os.environ), BROKER_GRACE_S)
-    await supervisor.start(program, BROKER, lambda child: files.ready(child.pid))
+    await supervisor.start(Launch(program, BROKER, lambda child: files.ready(child.pid)))
     return files.url
 
 
-async def _start_coordinator(supervisor: Supervisor, plan: StackPlan, nats_url: str) -> str:
-    """Gives the address."""
+async def _start_services(supervisor: Supervisor, plan: StackPlan, nats_url: str) -> str:
+    """All at once: workers wait for the coordinator by themselves. Gives its address."""
     address = f"127.0.0.1:{free_port()}"
     port_file = plan.directory.path / "coordinator.port"
     port_file.unlink(missing_ok=True)
@@ -119,16 +126,17 @@ async def _start_coordinator(supervisor: Supervisor, plan: StackPlan, nats_url: 
         "PGMIG_PORT_FILE": str(port_file),
         **{name: uri for name, uri in uris.items() if uri},
     }
-    program = _service(plan, "coordinator", "coordinator", nats_url, env)
-    await supervisor.start(program, COORDINATOR, lambda _child: port_file.exists())
+    coordinator = _service(plan, "coordinator", "coordinator", nats_url, env)
+    workers = [
+        _service(plan, name, role, nats_url, {"PGMIG_COORDINATOR": address})
+        for role in plan.workers
+        for name in ([f"copier-{n}" for n in range(1, plan.copiers + 1)] if role == "copier" else [role])
+    ]
+    await supervisor.start(
+        Launch(coordinator, COORDINATOR, lambda _child: port_file.exists()),
+        *(Launch(program, WORKER) for program in workers),
+    )
     return address
-
-
-async def _start_workers(supervisor: Supervisor, plan: StackPlan, nats_url: str, coordinator: str) -> None:
-    copiers = [(f"copier-{number}", "copier", COPIER) for number in range(1, plan.copiers + 1)]
-    for name, role, tier in [("applier", "applier", APPLIER), ("decoder", "decoder", DECODER), *copiers]:
-        program = _service(plan, name, role, nats_url, {"PGMIG_COORDINATOR": coordinator})
-        await supervisor.start(program, tier)
 
 
 def _service(plan: StackPlan, name: str, role: str, nats_url: str, own: dict[str, str]) -> Program:

@@ -46,10 +46,18 @@ def describe_exit(status: int) -> str:
         return f"signal {-status}"
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """tier: those of one stop together, the highest first. ready: whether the child has started up;
+    None: not watched."""
+
+    program: Program
+    tier: int
+    ready: Ready | None = None
+
+
 @dataclass(slots=True)
 class _Kept:
-    """tier: stopped together, the highest first."""
-
     program: Program
     tier: int
     child: Child
@@ -72,20 +80,24 @@ class Supervisor:
         """Name to process id of what runs now."""
         return {kept.program.name: kept.child.pid for kept in self._kept if kept.child.running}
 
-    async def start(
-        self, program: Program, tier: int, ready: Ready | None = None, ready_within_s: float = 30.0
-    ) -> None:
-        """Start a program, wait until `ready` says so, and keep it from then on.
+    async def start(self, *launches: Launch, ready_within_s: float = 30.0) -> None:
+        """Start programs side by side, wait until they are ready, and keep them from then on.
 
-        Raises PgmigError(INTERNAL) when the program exits first or is not ready in time.
+        Raises PgmigError(INTERNAL) when one exits before it is ready, or is not in time.
         """
-        child = await Child.start(program, self.log_file(program.name), self._ties)
-        log.info("%s started, pid %d", program.name, child.pid)
-        kept = _Kept(program, tier, child)
+        started = [await self._launch(launch) for launch in launches]
+        for launch, kept in zip(launches, started, strict=True):
+            if launch.ready is not None:
+                await self._await_ready(kept.child, launch.ready, ready_within_s)
+        for kept in started:
+            kept.task = asyncio.create_task(self._keep(kept), name=f"keep-{kept.program.name}")
+
+    async def _launch(self, launch: Launch) -> _Kept:
+        child = await Child.start(launch.program, self.log_file(launch.program.name), self._ties)
+        log.info("%s started, pid %d", launch.program.name, child.pid)
+        kept = _Kept(launch.program, launch.tier, child)
         self._kept.append(kept)
-        if ready is not None:
-            await self._await_ready(child, ready, ready_within_s)
-        kept.task = asyncio.create_task(self._keep(kept), name=f"keep-{program.name}")
+        return kept
 
     async def stop(self) -> None:
         """Stop everything, highest tier first; each program within its grace. When this is
