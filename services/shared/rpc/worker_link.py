@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 2.0
-WORTH_TELLING = 3
-"""Failures in a row before a warning: a worker may have started before its coordinator."""
 FAREWELL_S = 2.0
 """How long `run` waits, once stopped, for its last reports to be acknowledged."""
 
@@ -185,8 +183,8 @@ class WorkerLink:
             return
 
     async def _pause(self, error: PgmigError, stop: asyncio.Event) -> None:
-        """Wait before the next attempt; an outage is logged once, unless it ends at once."""
-        if self._failures == WORTH_TELLING:
+        """Wait before the next attempt; an outage is logged once, when it begins."""
+        if self._failures == 0:
             log.warning("no coordinator, trying again until there is one: %s", error)
         wait_s = min(LONGEST_WAIT_S, math.ldexp(FIRST_WAIT_S, min(self._failures, 10)))
         self._failures += 1
