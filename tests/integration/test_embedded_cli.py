@@ -55,6 +55,10 @@ class Terminal:
     def directory(self, name: str = "default") -> MigrationDir:
         return MigrationDir(self.state_dir, MigrationId.parse(name))
 
+    def logs(self) -> set[str]:
+        """Which programs have been started."""
+        return {path.stem for path in self.directory().log_dir.glob("*.log")}
+
     def phase(self) -> Phase | None:
         offline = self.directory().offline_view()
         return offline.view.phase if offline else None
@@ -97,6 +101,7 @@ def test_clone_ends_by_itself_with_a_summary(terminal: Terminal) -> None:
     assert stdout.startswith("complete")
     assert "phase copy" in stderr
     assert terminal.directory().running_stack() is None
+    assert terminal.logs() == {"coordinator", "decoder", "copier-1", "nats-server", "stack"}
 
 
 def test_clone_as_json_is_one_view_a_line(terminal: Terminal) -> None:
@@ -144,9 +149,19 @@ def test_signal_stops_everything_and_follow_continues(
 
     following = terminal.start("follow")
     eventually(lambda: terminal.directory().running_stack() is not None)
+    assert len(psutil.Process(following.pid).children()) == 5
     assert terminal.run("switchover")[0] == 0
     following.communicate(timeout=60)
     assert following.returncode == 0
+
+
+def test_clone_that_resumes_has_an_applier_if_it_is_to_follow(terminal: Terminal) -> None:
+    clone = terminal.streaming()
+    clone.terminate()
+    clone.communicate(timeout=60)
+    resumed = terminal.start("clone", "--resume")  # --follow is the migration's own already
+    eventually(lambda: terminal.directory().running_stack() is not None)
+    assert len(psutil.Process(resumed.pid).children()) == 5
 
 
 def test_killed_cli_leaves_no_orphan_and_a_stale_file_that_nobody_believes(terminal: Terminal) -> None:

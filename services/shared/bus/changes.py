@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -420,24 +419,3 @@ class ChangeReader:
             found, _, last = await _stream_state(self._client, self._stream)
             if found == created and last >= first_kept:
                 await self._js.purge_stream(self._stream, seq=first_kept)
-
-
-class FlushChannel:
-    """Flush reports from applier to decoder: a plain subject, repeated, so a lost one is harmless."""
-
-    def __init__(self, client: Client, migration: MigrationId) -> None:
-        self._client = client
-        self._subject = migration.flush_subject
-
-    async def send(self, data: bytes) -> None:
-        with translated("reporting the flush position"):
-            await self._client.publish(self._subject, data)
-
-    async def subscribe(self, receive: Callable[[bytes], None]) -> Subscription:
-        """Call `receive(data: bytes)` for every report until the subscription is dropped."""
-
-        async def on_message(message: Msg) -> None:
-            receive(message.data)
-
-        with translated("listening for flush reports"):
-            return await self._client.subscribe(self._subject, cb=on_message)
