@@ -8,8 +8,10 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import LiteralString
 
@@ -144,6 +146,37 @@ def test_fresh_database_leaves_neither_slot_nor_origin(source_server: PostgresSe
     with source_server.connect() as connection:
         assert connection.execute("SELECT FROM pg_replication_slots").rowcount == 0
         assert connection.execute("SELECT FROM pg_replication_origin").rowcount == 0
+
+
+def test_database_goes_though_its_slot_is_taken_again(source_server: PostgresServer) -> None:
+    """As by the last request of a client that was killed while an earlier session held the slot."""
+    taken = threading.Event()
+
+    def take(uri: str) -> None:
+        with closing(psycopg.connect(f"{uri}?replication=database", autocommit=True)) as connection:
+            begin = "START_REPLICATION SLOT again LOGICAL 0/0 (proto_version '1', publication_names 'p')"
+            while connection.pgconn.exec_(begin.encode()).status != psycopg.pq.ExecStatus.COPY_BOTH:
+                if connection.broken:
+                    return
+                time.sleep(0.001)  # the session before has not let it go yet
+            taken.set()
+            connection.pgconn.get_copy_data(0)  # until the session is ended
+
+    def client(uri: str) -> None:
+        with suppress(psycopg.Error):
+            take(uri)
+
+    with source_server.fresh_database() as uri:
+        change(uri, "SELECT pg_create_logical_replication_slot('again', 'pgoutput')")
+        clients = [threading.Thread(target=client, args=(uri,)) for _ in range(4)]
+        for one in clients:
+            one.start()
+        assert taken.wait(10)
+    with source_server.connect() as connection:
+        assert connection.execute("SELECT FROM pg_replication_slots").rowcount == 0
+    for one in clients:
+        one.join(10)
+        assert not one.is_alive()
 
 
 async def test_nats_server_keeps_its_port_and_its_streams_unless_wiped(nats_server: NatsServer) -> None:

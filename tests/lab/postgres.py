@@ -185,10 +185,10 @@ class PostgresServer:
     def drop_database(self, name: str) -> None:
         """Drop it with its connections and replication slots; nothing happens when it is not there."""
         with self.connect() as connection:
-            for slot, active_pid in connection.execute(
-                "SELECT slot_name, active_pid FROM pg_replication_slots WHERE database = %s", [name]
+            for (slot,) in connection.execute(
+                "SELECT slot_name FROM pg_replication_slots WHERE database = %s", [name]
             ).fetchall():
-                _drop_slot(connection, slot, active_pid)
+                _drop_slot(connection, slot)
             _drop_database(connection, name)
 
     @contextmanager
@@ -273,11 +273,23 @@ def _drop_database(connection: psycopg.Connection, name: str) -> None:
             return
 
 
-def _drop_slot(connection: psycopg.Connection, slot: str, active_pid: int | None) -> None:
-    if active_pid is not None:
-        connection.execute("SELECT pg_terminate_backend(%s)", [active_pid])
-        while connection.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [active_pid]).fetchone():
-            time.sleep(_POLL_S)
-    connection.execute(  # a temporary slot went with its session
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
-    )
+def _drop_slot(connection: psycopg.Connection, slot: str) -> None:
+    """With the session that holds it: a killed client's last request may be carried out after it."""
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while True:
+        connection.execute(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
+            " WHERE slot_name = %s AND active_pid IS NOT NULL",
+            [slot],
+        )
+        try:
+            connection.execute(  # a temporary slot went with its session
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+                [slot],
+            )
+        except (psycopg.errors.ObjectInUse, psycopg.errors.UndefinedObject):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)  # a session that ends tells nobody
+        else:
+            return
