@@ -16,8 +16,9 @@ from tests.lab.installs import newest, oldest
 from tests.lab.nats import NatsServer
 from tests.lab.postgres import PostgresServer
 
-# Under nohup, SIGHUP is ignored, and pgmig-cli would take over that wish.
+# Whoever starts us with nohup or in the background has these ignored, and pgmig-cli takes that over.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
