@@ -200,6 +200,12 @@ class Pipeline:
         """Stop the roles' work; whether all of it is known to have stopped."""
         return await self._around.workforce.release(self.migration.record.migration_id, roles)
 
+    @property
+    def copy_workers(self) -> int:
+        """Parts that are copied at the same time, by the copiers that there are."""
+        copiers = self._around.workforce.attached(Role.COPIER)
+        return self.migration.record.options.copy_workers * max(1, copiers)
+
     def assignment(self, role: Role) -> Assignment | None:
         return self._around.workforce.current(self.migration.record.migration_id, role)
 

@@ -14,12 +14,14 @@ from tests.lab.process import tail
 
 _SETTINGS = {
     "max_wal_size": "8GB",
+    "min_wal_size": "4GB",
     "shared_buffers": "512MB",
     "max_replication_slots": "60",
     "max_wal_senders": "60",
     # Left on, it works on what one contestant has written while the next is timed.
     "autovacuum": "off",
 }
+WAL_MB = 3000
 _ORIGINS = {"max_active_replication_origins": "60"}  # from 18 on; max_replication_slots before
 
 
@@ -38,12 +40,21 @@ def arena(**settings: str) -> Iterator[Arena]:
         PostgresServer(oldest(), settings=given) as source,
         PostgresServer(newest(), settings=there) as destination,
     ):
+        _make_wal_files(destination.uri())
         try:
             yield Arena(source, destination)
         except psycopg.OperationalError as exc:
             for name, server in (("source", source), ("destination", destination)):
                 exc.add_note(f"the {name}'s log ends with:\n{tail(server.log_path)}")
             raise
+
+
+def _make_wal_files(uri: str) -> None:
+    """WAL files are zeroed and synced when they are first made, and used again after a checkpoint.
+    Without this the first contestant would make them for all that come after it."""
+    message = "pg_logical_emit_message(false, 'bench', repeat('x', 1 << 20))"
+    run_sql(uri, f"SELECT count({message}) FROM generate_series(1, {WAL_MB})", "SELECT pg_switch_wal()")
+    run_sql(uri, "CHECKPOINT")
 
 
 def run_sql(uri: str, *statements: str) -> None:

@@ -79,9 +79,9 @@ _DEFAULTS = MigrationOptions()
     "--split-tables-larger-than",
     type=size,
     metavar="SIZE",
-    default="1GB",
-    show_default=True,
-    help="Copy tables with more data than this in several parts at the same time.",
+    default=None,
+    help="Copy tables with more data than this in several parts at the same time. "
+    "[default: an even share for each copy worker, at most 1GB]",
 )
 @click.option(
     "--max-rate",
@@ -111,7 +111,7 @@ def clone(
     no_key_tables: str,
     strict_boundaries: bool,
     maintenance_work_mem: int | None,
-    split_tables_larger_than: int,
+    split_tables_larger_than: int | None,
     max_rate: int | None,
     no_owner: bool,
     no_acl: bool,
@@ -135,7 +135,7 @@ def clone(
         no_key_tables=NoKeyTables(no_key_tables),
         strict_boundaries=strict_boundaries,
         maintenance_work_mem_kb=maintenance_work_mem or 0,
-        split_tables_larger_than=split_tables_larger_than,
+        split_tables_larger_than=split_tables_larger_than or 0,
         max_rate=max_rate or 0,
         no_owner=no_owner,
         no_acl=no_acl,
