@@ -18,10 +18,12 @@ from services.shared.pgoutput import (
     Insert,
     Message,
     Relation,
+    Transaction,
     Truncate,
     Update,
     parse,
     read_changes,
+    read_transactions,
 )
 from services.shared.wire.changes import ChangeBatch, FrameReader, corrupt
 
@@ -29,6 +31,23 @@ _BEGIN, _COMMIT, _RELATION, _ORIGIN = b"BCRO"
 
 Changes = list[Insert | Update | Delete]
 """Consecutive row changes of one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Consecutive transactions that hold row changes and nothing else."""
+
+    changes: Changes
+    transactions: list[Transaction]
+
+    def apart(self) -> Iterator[Begin | Changes | Commit]:
+        """The same, one thing after the other."""
+        start = 0
+        for one in self.transactions:
+            yield Begin(one.commit_lsn, one.commit_time, one.xid)
+            yield self.changes[start : one.stop]
+            yield Commit(0, one.commit_lsn, one.end_lsn, one.commit_time)
+            start = one.stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +62,7 @@ class Heartbeat:
     lsn: Lsn
 
 
-Item = Begin | Changes | Truncate | Message | Relation | Commit | Discard | Heartbeat
+Item = Whole | Begin | Changes | Truncate | Message | Relation | Commit | Discard | Heartbeat
 
 
 class Assembler:
@@ -91,7 +110,12 @@ class Assembler:
             return
         messages, at = self._frames.feed(batch), 0
         while at < len(messages):
-            changes, at = read_changes(messages, at)  # the hot path: nearly all messages
+            if not self._open:  # the hot path: nearly all transactions
+                changes, whole, at = read_transactions(messages, at, self._relations, self._progress)
+                if whole:
+                    self._progress = whole[-1].end_lsn
+                    yield Whole(changes, whole)
+            changes, at = read_changes(messages, at)
             if changes:
                 if not self._open:
                     raise corrupt("a change outside a transaction", self._position)

@@ -15,38 +15,31 @@ from typing import NamedTuple
 
 from opentelemetry.context import Context
 
-from services.applier.assembler import Changes, Discard, Heartbeat, Item
+from services.applier.assembler import Changes, Discard, Heartbeat, Item, Whole
 from services.applier.compact import Step, Truncation
 from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, MigrationId, PgmigError, Route, TableId
 from services.shared.pg.target import TargetTable
-from services.shared.pgoutput import Begin, Commit, Message, Relation, Truncate
+from services.shared.pgoutput import Begin, Commit, Message, Relation, Transaction, Truncate
 
 log = logging.getLogger(__name__)
 
 PART_STEPS = 5000
 PART_BYTES = 2 << 20
 
-_new = tuple.__new__
-
 Describe = Callable[[Relation, Lsn], Awaitable[TargetTable]]
 
 
-class Transaction(NamedTuple):
-    """Where a transaction ends. stop: how many steps of its chunk lie before that. commit_time:
-    Unix microseconds, 0 for a heartbeat, which is progress without a transaction. xid: on the
-    source."""
+class Sentinel(NamedTuple):
+    """token: of the message that the transaction of `commit_lsn` carried."""
 
     commit_lsn: int
-    end_lsn: int
-    commit_time: int
-    stop: int
-    sentinels: tuple[str, ...] = ()
-    xid: int = 0
+    token: str
 
 
 @dataclass(slots=True)
 class Chunk:
-    """transactions: empty for a part of one that goes on. commit_lsn, xid: of the last one. continues:
+    """transactions: each with where its steps end; none for a part of one that goes on. heartbeats:
+    how many of them are progress without a transaction. commit_lsn, xid: of the last one. continues:
     it ends a transaction whose parts came before. discard: void those parts. error: the plan
     cannot go on; raised when everything before has been applied. sequence: of the stream message
     that was read last.
@@ -62,6 +55,8 @@ class Chunk:
     error: PgmigError | None = None
     trace: Context | None = None
     xid: int = 0
+    sentinels: list[Sentinel] = field(default_factory=list)
+    heartbeats: int = 0
 
 
 class Planner:
@@ -95,7 +90,7 @@ class Planner:
         self._steps: list[Step] = []  # of the transaction under way
         self._bytes = 0  # of them, roughly
         self._commit_lsn = 0  # of the transaction under way
-        self._sentinels: tuple[str, ...] = ()
+        self._sentinels: list[Sentinel] = []
         self._parted = False  # parts of it have left already
 
     async def plan(
@@ -121,7 +116,9 @@ class Planner:
 
     async def _take_all(self, items: Iterable[Item]) -> None:
         for item in items:
-            if isinstance(item, list):
+            if isinstance(item, Whole):
+                await self._take_whole(item)
+            elif isinstance(item, list):
                 if not self._given_up:
                     await self._take_changes(item)
             elif isinstance(item, Begin):
@@ -132,6 +129,21 @@ class Planner:
                 await self._truncate(item)
             else:
                 self._other(item)
+
+    async def _take_whole(self, whole: Whole) -> None:
+        """Many transactions at once, unless one of them needs a closer look."""
+        targets = self._targets
+        try:
+            if self._floors or self._skip:
+                raise KeyError
+            steps: list[Step] = [(targets[change[0]], change) for change in whole.changes]
+        except KeyError:
+            await self._take_all(whole.apart())
+            return
+        self._end_whole()
+        last = whole.transactions[-1]
+        self._whole = Chunk(last.commit_lsn, steps, whole.transactions, bytes=self._bytes, xid=last.xid)
+        self._bytes = 0
 
     async def _take_changes(self, changes: Changes) -> None:
         for start in range(0, len(changes), PART_STEPS):
@@ -150,7 +162,7 @@ class Planner:
                 self._part()
 
     def _begin(self, commit_lsn: int, xid: int) -> None:
-        self._steps, self._bytes, self._sentinels, self._parted = [], 0, (), False
+        self._steps, self._bytes, self._sentinels, self._parted = [], 0, [], False
         self._commit_lsn, self._xid = commit_lsn, xid
         self._given_up = commit_lsn in self._skip
         if self._given_up:
@@ -164,18 +176,9 @@ class Planner:
         chunk.bytes += self._bytes
         chunk.commit_lsn, chunk.xid = self._commit_lsn, self._xid
         chunk.transactions.append(
-            _new(
-                Transaction,
-                (
-                    self._commit_lsn,
-                    commit.end_lsn,
-                    commit.commit_time,
-                    len(chunk.steps),
-                    self._sentinels,
-                    self._xid,
-                ),
-            )
+            Transaction(self._commit_lsn, commit.end_lsn, commit.commit_time, len(chunk.steps), self._xid)
         )
+        chunk.sentinels += self._sentinels
         if self._parted:
             chunk.continues = True
             self._end_whole()
@@ -213,6 +216,7 @@ class Planner:
             case Heartbeat(lsn):
                 self._whole.commit_lsn = lsn.value
                 self._whole.transactions.append(Transaction(lsn.value, lsn.value, 0, len(self._whole.steps)))
+                self._whole.heartbeats += 1
 
     def _in_copy(self, table: TableId) -> bool:
         """Whether the table was copied under a snapshot that has this transaction already."""
@@ -282,4 +286,5 @@ class Planner:
     def _message(self, message: Message) -> None:
         content = message.content.decode(errors="replace")
         if message.prefix == MESSAGE_PREFIX and content.startswith(self._sentinel_prefix):
-            self._sentinels += (content.removeprefix(self._sentinel_prefix),)
+            token = content.removeprefix(self._sentinel_prefix)
+            self._sentinels.append(Sentinel(self._commit_lsn, token))

@@ -21,9 +21,10 @@ from opentelemetry.context import Context
 
 from services.applier.chunks import ChunkQueue
 from services.applier.compact import compact, row_by_row
-from services.applier.planner import Chunk, Transaction
+from services.applier.planner import Chunk
 from services.shared.model import Lsn, PgmigError, TableId
 from services.shared.pg.apply import ApplySession, CommitFailedError, RefusedError
+from services.shared.pgoutput import Transaction
 from services.shared.runtime.telemetry import SpanName, span, tracer
 
 log = logging.getLogger(__name__)
@@ -253,7 +254,7 @@ class Writer:
         self._totals.rows += steps
         for chunk in group:
             self._totals.bytes += chunk.bytes
-            self._totals.transactions += sum(1 for one in chunk.transactions if one.commit_time)
+            self._totals.transactions += len(chunk.transactions) - chunk.heartbeats
             if chunk.trace is not None:
                 self._unflushed.append((end, chunk.trace, time.time_ns()))
         if last.commit_time:
@@ -285,11 +286,13 @@ def _apart(chunk: Chunk) -> Iterator[Chunk]:
             sequence=chunk.sequence,
             trace=chunk.trace,
             xid=transaction.xid,
+            sentinels=[one for one in chunk.sentinels if one.commit_lsn == transaction.commit_lsn],
+            heartbeats=int(not transaction.commit_time),
         )
 
 
 def _sentinels(chunks: list[Chunk]) -> list[str]:
-    return [token for chunk in chunks for one in chunk.transactions for token in one.sentinels]
+    return [sentinel.token for chunk in chunks for sentinel in chunk.sentinels]
 
 
 class _Located:

@@ -5,9 +5,27 @@ from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcmp
 
 
-def absorb(list messages not None, Py_ssize_t start, set known not None, list chunks not None, Py_ssize_t room):
+cdef inline unsigned long long _u64(const unsigned char *at) noexcept:
+    cdef unsigned long long value = 0
+    cdef int i
+    for i in range(8):
+        value = (value << 8) | at[i]
+    return value
+
+
+def absorb(
+    list messages not None,
+    Py_ssize_t start,
+    set known not None,
+    list chunks not None,
+    Py_ssize_t room,
+    *,
+    unsigned long long floor,
+    bint inside,
+):
     """See `absorbing.absorb`."""
     cdef Py_ssize_t size = 0, at = start, count = len(messages), length
+    cdef unsigned long long ended = 0
     cdef object message
     cdef const unsigned char *data
     cdef unsigned char last[4]
@@ -19,13 +37,27 @@ def absorb(list messages not None, Py_ssize_t start, set known not None, list ch
             break
         data = <bytes>message
         length = PyBytes_GET_SIZE(message)
-        if length < 5 or (data[0] != b"I" and data[0] != b"U" and data[0] != b"D"):
+        if length < 5:
             break
-        if not have_last or memcmp(last, data + 1, 4) != 0:
-            if PyBytes_FromStringAndSize(<const char *>data + 1, 4) not in known:
+        if data[0] == b"I" or data[0] == b"U" or data[0] == b"D":
+            if not inside:
                 break
-            last[0], last[1], last[2], last[3] = data[1], data[2], data[3], data[4]
-            have_last = True
+            if not have_last or memcmp(last, data + 1, 4) != 0:
+                if PyBytes_FromStringAndSize(<const char *>data + 1, 4) not in known:
+                    break
+                last[0], last[1], last[2], last[3] = data[1], data[2], data[3], data[4]
+                have_last = True
+        elif data[0] == b"B":
+            if inside or length != 21 or _u64(data + 1) < floor:
+                break
+            inside = True
+        elif data[0] == b"C":
+            if not inside or length != 26:
+                break
+            inside = False
+            ended = _u64(data + 10)
+        else:
+            break
         header[0], header[1], header[2], header[3] = (
             (length >> 24) & 255, (length >> 16) & 255, (length >> 8) & 255, length & 255
         )
@@ -33,4 +65,4 @@ def absorb(list messages not None, Py_ssize_t start, set known not None, list ch
         chunks.append(message)
         size += length + 4
         at += 1
-    return at, size
+    return at, size, inside, ended

@@ -1,4 +1,4 @@
-"""Taking runs of row changes into a batch: the hot path of the decoder."""
+"""Taking runs of transactions and row changes into a batch: the hot path of the decoder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import struct
 from collections.abc import Container, Sequence
 
 _LENGTH = struct.Struct(">I")
+_LSN = struct.Struct(">Q")
+_BEGIN, _COMMIT = b"BC"
+_BEGIN_SIZE, _COMMIT_SIZE = 21, 26
 _ROW_CHANGES = frozenset(b"IUD")
 
 
@@ -15,18 +18,38 @@ def absorb(
     known: Container[bytes],
     chunks: list[bytes | memoryview],
     room: int,
-) -> tuple[int, int]:
-    """Append the frames of row changes from `start` on to `chunks`, until `room` bytes are filled or
-    something else comes: another message, or a change of a relation that is not `known`. Returns the
-    position of the first message not taken, and the bytes that were added."""
-    size, at = 0, start
+    *,
+    floor: int,
+    inside: bool,
+) -> tuple[int, int, bool, int]:
+    """Append the frames of messages from `start` on to `chunks`, until `room` bytes are filled or
+    something else comes than Begin, Commit and changes of `known` relations.
+
+    floor: an LSN before which no transaction commits that is taken. inside: whether a transaction is
+    under way. Returns the position of the first message not taken, the bytes that were added, whether
+    a transaction is under way then, and where the last one ended (0: none did).
+    """
+    size, at, ended = 0, start, 0
     while at < len(messages) and size < room:
         message = messages[at]
         if type(message) is not bytes or len(message) < 5:
             break
-        if message[0] not in _ROW_CHANGES or message[1:5] not in known:
+        kind = message[0]
+        if kind in _ROW_CHANGES:
+            if not inside or message[1:5] not in known:
+                break
+        elif kind == _BEGIN:
+            if inside or len(message) != _BEGIN_SIZE or _LSN.unpack_from(message, 1)[0] < floor:
+                break
+            inside = True
+        elif kind == _COMMIT:
+            if not inside or len(message) != _COMMIT_SIZE:
+                break
+            inside = False
+            (ended,) = _LSN.unpack_from(message, 10)
+        else:
             break
         chunks += (_LENGTH.pack(len(message)), message)
         size += len(message) + 4
         at += 1
-    return at, size
+    return at, size, inside, ended

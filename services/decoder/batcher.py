@@ -27,9 +27,7 @@ _U64 = struct.Struct(">Q")
 _BEGIN, _COMMIT, _ORIGIN, _RELATION, _TYPE, _INSERT, _UPDATE, _DELETE, _TRUNCATE, _MESSAGE = b"BCORYIUDTM"
 _OUR_MESSAGE = MESSAGE_PREFIX.encode() + b"\0"
 
-_absorb: Callable[[Sequence[object], int, set[bytes], list[bytes | memoryview], int], tuple[int, int]] = (
-    twin_of(absorbing).absorb
-)
+_absorb: Callable[..., tuple[int, int, bool, int]] = twin_of(absorbing).absorb
 
 
 class Batcher:
@@ -62,12 +60,17 @@ class Batcher:
         return self._size >= self._target
 
     def absorb(self, messages: Sequence[object], start: int) -> int:
-        """Take row changes from `start` on, until the batch is full; the position of the first message
-        that `feed` must see. The hot path: nearly all messages."""
-        if not self.in_transaction or self._skipping or self._missing:
+        """Take what needs no closer look from `start` on, until the batch is full; the position of the
+        first message that `feed` must see. The hot path: nearly all messages."""
+        if self._skipping or self._missing:
             return start
-        at, size = _absorb(messages, start, self._known, self._chunks, self._target - self._size)
+        room, chunks = self._target - self._size, self._chunks
+        at, size, self.in_transaction, ended = _absorb(
+            messages, start, self._known, chunks, room, floor=self._resume, inside=self.in_transaction
+        )
         self._size += size
+        if ended:
+            self.position = Lsn(ended)
         return at
 
     def feed(self, message: bytes) -> None:

@@ -8,11 +8,12 @@ from contextlib import suppress
 from typing import cast
 
 from services.applier.chunks import ChunkQueue
-from services.applier.planner import Chunk, Transaction
+from services.applier.planner import Chunk, Sentinel
 from services.applier.writer import Totals, Writer
 from services.shared.model import Lsn
 from services.shared.pg.apply import ApplySession
 from services.shared.pg.target import Operation
+from services.shared.pgoutput import Transaction
 
 
 class RecordingSession:
@@ -64,12 +65,12 @@ async def written(*chunks: Chunk) -> list[str]:
     return session.done
 
 
-def transaction(number: int, *sentinels: str) -> Transaction:
-    return Transaction(number * 16, number * 16 + 8, 1, 0, sentinels)
+def transaction(number: int) -> Transaction:
+    return Transaction(number * 16, number * 16 + 8, 1, 0)
 
 
 async def test_a_sentinel_counts_when_its_transaction_is_on_disk() -> None:
-    done = await written(Chunk(16, transactions=[transaction(1, "s")]))
+    done = await written(Chunk(16, transactions=[transaction(1)], sentinels=[Sentinel(16, "s")]))
     assert done == ["execute durably", "commit 0/18", "settle", "flushed", "s at 0/18"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.applier.assembler import Assembler, Discard, Heartbeat
+from services.applier.assembler import Assembler, Discard, Heartbeat, Item, Whole
 from services.decoder.batcher import Batcher
 from services.decoder.stream import BUSY_PAUSE_S, COALESCE_S, FAST_PAUSE_S, FULL, pause_after
 from services.shared.model import ErrorKind, Lsn, PgmigError
@@ -86,13 +86,21 @@ def batched(batcher: Batcher, messages: Iterable[bytes], long: int = LONG) -> li
     return through_the_wire(batch for batch in found if batch is not None)
 
 
+def items_of(assembler: Assembler, batch: ChangeBatch) -> list[Item]:
+    """One after the other, those of whole transactions too."""
+    found: list[Item] = []
+    for item in assembler.feed(batch):
+        found += item.apart() if isinstance(item, Whole) else [item]
+    return found
+
+
 def transactions(assembler: Assembler, batches: Iterable[ChangeBatch]) -> list[Transaction]:
     """Whole transactions that come out, discarded ones left out."""
     found: list[Transaction] = []
     values: list[bytes] = []
     final = 0
     for batch in batches:
-        for item in assembler.feed(batch):
+        for item in items_of(assembler, batch):
             match item:
                 case Begin():
                     values, final = [], item.final_lsn
@@ -161,6 +169,19 @@ def test_transactions_are_keyed_by_commit_and_not_by_begin() -> None:
     assert [t.final for t in transactions(Assembler(START), batched(Batcher(START), messages))] == [
         1900,
         2000,
+    ]
+
+
+def test_only_what_needs_a_closer_look_comes_one_by_one() -> None:
+    one, two, three = (Transaction(START.value + 16 * n, (b"a", b"b")) for n in range(3))
+    messages = [relation(), *one.messages(), *two.messages(), *three.messages()]
+    (batch,) = batched(Batcher(START), messages)
+    items = list(Assembler(START).feed(batch))
+    assert [type(item) for item in items] == [Begin, Relation, list, Commit, Whole]
+    assert isinstance(items[-1], Whole)
+    assert [(t.commit_lsn, t.end_lsn, t.stop) for t in items[-1].transactions] == [
+        (two.final, two.end, 2),
+        (three.final, three.end, 4),
     ]
 
 

@@ -13,14 +13,27 @@ from hypothesis import strategies as st
 
 from services.applier import pending
 from services.decoder import absorbing
+from services.shared.model import ReplicaIdentity
 from services.shared.model.compiled import twin_of
 from services.shared.pg import arrays, wal_frames
-from services.shared.pgoutput import UNCHANGED, Delete, Insert, PgOutputError, Update, rows
+from services.shared.pgoutput import (
+    UNCHANGED,
+    Begin,
+    Commit,
+    Delete,
+    Insert,
+    PgOutputError,
+    Relation,
+    RelationColumn,
+    Update,
+    rows,
+)
 from services.shared.pgoutput.messages import Values
 from services.shared.wire import frames
 from tests.unit.pgoutput_builder import build
 from tests.unit.pgoutput_strategies import inserts, messages
 
+RELATION = build(Relation(7, "s", "t", ReplicaIdentity.DEFAULT, (RelationColumn("c", 25, -1, True),)))
 MODULES = (rows, frames, absorbing, pending, arrays, wal_frames)
 
 
@@ -76,6 +89,33 @@ def test_rows_are_read_alike(history: list[bytes], start: int) -> None:
     assert outcome(twin.read_changes, views, start) == outcome(rows.read_changes, views, start)
 
 
+_plain = st.sampled_from(
+    [build(Begin(final, 7, 5)) for final in (90, 110, 130)]
+    + [build(Commit(0, 1, end, 7)) for end in (100, 120)]
+    + [
+        build(Insert(7, (b"a", None))),
+        build(Update(7, "K", (b"a",), (UNCHANGED,))),
+        build(Delete(7, "O", (b"b",))),
+    ]
+    + [
+        RELATION,
+        RELATION.replace(b"c", b"d"),
+        b"",
+        build(Begin(140, 7, 5))[:-1],
+        build(Commit(0, 1, 150, 7))[:-1],
+    ]
+)
+
+
+@given(history=st.lists(_plain | damaged(), max_size=14), start=st.integers(0, 2), floor=st.integers(80, 140))
+def test_whole_transactions_are_read_alike(history: list[bytes], start: int, floor: int) -> None:
+    twin, known = compiled(rows), {RELATION[1:5]: RELATION}
+    for found in (history, [memoryview(message) for message in history]):
+        assert outcome(twin.read_transactions, found, start, known, floor) == outcome(
+            rows.read_transactions, found, start, known, floor
+        )
+
+
 @given(message=damaged())
 def test_begin_and_commit_are_read_alike(message: bytes) -> None:
     twin = compiled(rows)
@@ -101,16 +141,20 @@ def test_payloads_are_cut_alike(parts: list[bytes], cut: int, at: int) -> None:
 
 
 @given(
-    found=st.lists(inserts.map(build) | messages.map(build) | st.just(None), max_size=10),
+    found=st.lists(inserts.map(build) | messages.map(build) | _plain | st.just(None), max_size=12),
     room=st.integers(1, 400),
+    floor=st.integers(80, 140),
     every=st.booleans(),
+    inside=st.booleans(),
 )
-def test_runs_are_absorbed_alike(found: list[bytes | None], room: int, every: bool) -> None:
+def test_runs_are_absorbed_alike(
+    found: list[bytes | None], room: int, floor: int, every: bool, inside: bool
+) -> None:
     known = {m[1:5] for n, m in enumerate(found) if m and (every or n % 3)}
     results = []
     for module in (absorbing, compiled(absorbing)):
         chunks: list[bytes] = []
-        results.append((module.absorb(found, 0, known, chunks, room), chunks))
+        results.append((module.absorb(found, 0, known, chunks, room, floor=floor, inside=inside), chunks))
     assert results[0] == results[1]
 
 

@@ -22,6 +22,7 @@ from services.shared.pgoutput.messages import (
     StreamCommit,
     StreamStart,
     StreamStop,
+    Transaction,
     Truncate,
     Type,
     Unchanged,
@@ -29,7 +30,7 @@ from services.shared.pgoutput.messages import (
     Value,
     Values,
 )
-from services.shared.pgoutput.parser import parse, read_changes
+from services.shared.pgoutput.parser import parse, read_changes, read_transactions
 from services.shared.pgoutput.peek import kind, relation_oid_of, truncate_oids
 from services.shared.pgoutput.rows import POSTGRES_EPOCH_US
 
@@ -56,6 +57,7 @@ __all__ = [
     "StreamCommit",
     "StreamStart",
     "StreamStop",
+    "Transaction",
     "Truncate",
     "Type",
     "Unchanged",
@@ -66,6 +68,7 @@ __all__ = [
     "kind",
     "parse",
     "read_changes",
+    "read_transactions",
     "relation_oid_of",
     "truncate_oids",
 ]

@@ -6,7 +6,7 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport uint32_t
 
-from services.shared.pgoutput.errors import corrupt
+from services.shared.pgoutput.errors import PgOutputError, corrupt
 from services.shared.pgoutput.fields import known_flags
 from services.shared.pgoutput.messages import (
     UNCHANGED,
@@ -18,15 +18,19 @@ from services.shared.pgoutput.messages import (
     LargeDelete,
     LargeInsert,
     LargeUpdate,
+    Transaction,
     Update,
 )
 from services.shared.pgoutput.rows import POSTGRES_EPOCH_US, SHORT
 
 cdef extern from *:
     """
+    /* The cyclic collector need not look at what holds values alone: they are most of its work. */
+    #define pgmig_no_cycles(one) PyObject_GC_UnTrack(one)
     #define pgmig_new_tuple(cls, count) (((PyTypeObject *)(cls))->tp_alloc((PyTypeObject *)(cls), (count)))
     """
     object pgmig_new_tuple(object cls, Py_ssize_t count)
+    void pgmig_no_cycles(object one)
 
 cdef object _UNCHANGED = UNCHANGED
 cdef object _BINARY_CLASS = Binary
@@ -38,6 +42,7 @@ cdef object _LARGE_UPDATE = LargeUpdate
 cdef object _LARGE_DELETE = LargeDelete
 cdef object _BEGIN = Begin
 cdef object _COMMIT = Commit
+cdef object _TRANSACTION = Transaction
 cdef object _EPOCH = POSTGRES_EPOCH_US
 cdef object _ZERO = 0
 cdef object _K = "K"
@@ -58,6 +63,7 @@ cdef inline object _message(object cls, tuple fields):
         item = <object>fields[i]
         Py_INCREF(item)
         PyTuple_SET_ITEM(made, i, item)
+    pgmig_no_cycles(made)
     return made
 
 
@@ -116,6 +122,7 @@ cdef class _Row:
                 raise corrupt(self.data, f"column {i + 1} has the unknown format {kind:#04x}")
             Py_INCREF(value)
             PyTuple_SET_ITEM(values, i, value)
+        pgmig_no_cycles(values)
         return values
 
     cdef int done(self) except -1:
@@ -225,3 +232,69 @@ def read_changes(list messages, Py_ssize_t start):
         changes.append(row.change(_ZERO))
         at += 1
     return changes, at
+
+
+def read_transactions(list messages not None, Py_ssize_t start, dict known not None, floor):
+    """See `rows.read_transactions`."""
+    cdef list changes = [], transactions = []
+    cdef unsigned long long least = floor
+    cdef Py_ssize_t at = start, stop = 0, found
+    cdef object ended
+    while True:
+        try:
+            ended = _read_transaction(messages, at, known, least, changes)
+        except PgOutputError:
+            ended = None
+        if ended is None:
+            del changes[stop:]
+            return changes, transactions, at
+        at += 1 + <Py_ssize_t>ended[5]
+        transactions.append(_message(_TRANSACTION, ended[:5]))
+        least = ended[1]
+        stop = len(changes)
+
+
+cdef object _read_transaction(
+    list messages, Py_ssize_t at, dict known, unsigned long long least, list changes
+):
+    """The fields of the one that begins at `at`, and how many messages follow its first; None where
+    none does."""
+    cdef Py_ssize_t count = len(messages), position
+    cdef unsigned char kind
+    cdef _Row row
+    cdef object data
+    cdef const unsigned char *here
+    if at >= count:
+        return None
+    row = _row(messages[at], 1)
+    if row.size == 0 or row.bytes[0] != b"B":
+        return None
+    row.need(20)
+    here = row.bytes + 1
+    row.at += 20
+    row.done()
+    cdef unsigned long long final = _u64(here)
+    cdef uint32_t xid = _u32(here + 16)
+    if final < least:
+        return None
+    for position in range(at + 1, count):
+        data = messages[position]
+        row = _row(data, 1)
+        if row.size == 0:
+            return None
+        kind = row.bytes[0]
+        if kind == b"I" or kind == b"U" or kind == b"D":
+            changes.append(row.change(_ZERO))
+        elif kind == b"C":
+            row.need(25)
+            here = row.bytes + 1
+            row.at += 25
+            row.done()
+            known_flags(data, here[0], 0)
+            return (
+                final, _u64(here + 9), <object><long long>_u64(here + 17) + _EPOCH, len(changes), xid,
+                position - at,
+            )
+        elif kind != b"R" or known.get(bytes(data[1:5])) != data:
+            return None
+    return None

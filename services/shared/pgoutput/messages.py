@@ -96,6 +96,17 @@ class Commit(NamedTuple):
     commit_time: int
 
 
+class Transaction(NamedTuple):
+    """A whole transaction among others, whose changes lie in one list. commit_lsn, end_lsn,
+    commit_time: as in Commit. stop: how many changes of the list lie before its end."""
+
+    commit_lsn: int
+    end_lsn: int
+    commit_time: int
+    stop: int
+    xid: int = 0
+
+
 class Origin(NamedTuple):
     """The transaction was replicated to this server. commit_lsn: on the server it came from."""
 

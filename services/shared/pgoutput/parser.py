@@ -34,6 +34,7 @@ from services.shared.pgoutput.messages import (
     StreamCommit,
     StreamStart,
     StreamStop,
+    Transaction,
     Truncate,
     Type,
 )
@@ -47,6 +48,9 @@ _read_begin: _Reader = _compiled.read_begin
 _read_commit: _Reader = _compiled.read_commit
 _read_change: _Reader = _compiled.read_change
 read_changes: Callable[[list[rows.Data], int], tuple[list[rows.Change], int]] = _compiled.read_changes
+read_transactions: Callable[
+    [list[rows.Data], int, dict[bytes, bytes], int], tuple[list[rows.Change], list[Transaction], int]
+] = _compiled.read_transactions
 
 _u16 = struct.Struct(">H").unpack_from
 _u32 = struct.Struct(">I").unpack_from

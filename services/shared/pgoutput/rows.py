@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import TypeVar
 
-from services.shared.pgoutput.errors import corrupt
+from services.shared.pgoutput.errors import PgOutputError, corrupt
 from services.shared.pgoutput.fields import end, known_flags
 from services.shared.pgoutput.messages import (
     UNCHANGED,
@@ -28,6 +29,7 @@ from services.shared.pgoutput.messages import (
     LargeInsert,
     LargeUpdate,
     OldKind,
+    Transaction,
     Update,
     Value,
     Values,
@@ -46,6 +48,7 @@ SHORT = 64 << 10
 """Bytes; a value up to this is copied out of a large row."""
 
 _NULL, _TOAST, _TEXT, _BINARY = b"nutb"
+_COMMIT, _RELATION = b"CR"
 _NEW = ord("N")
 _OLD: dict[int, OldKind] = {ord("K"): "K", ord("O"): "O"}
 
@@ -54,6 +57,7 @@ _new = tuple.__new__
 
 Data = bytes | memoryview
 Change = Insert | Update | Delete
+_Frame = TypeVar("_Frame", Begin, Commit)
 
 
 def _read_columns(data: Data, at: int, count: int) -> tuple[Values, int]:
@@ -163,3 +167,58 @@ def read_changes(messages: list[Data], start: int) -> tuple[list[Change], int]:
             return changes, at
         changes.append(read_change(message, 1, 0))
     return changes, len(messages)
+
+
+def read_transactions(
+    messages: list[Data], start: int, known: dict[bytes, bytes], floor: int
+) -> tuple[list[Change], list[Transaction], int]:
+    """The whole transactions from `start` on that hold row changes and nothing else: their changes,
+    where each ends among them, and the position of the first message of none.
+
+    known: Relation messages by OID, which may be repeated. floor: an LSN before which no transaction
+    may commit. What is damaged ends the run like anything else that is not expected.
+    """
+    changes: list[Change] = []
+    transactions: list[Transaction] = []
+    at = start
+    while True:
+        try:
+            found = _read_transaction(messages, at, known, floor, changes)
+        except PgOutputError:
+            found = None
+        if found is None:
+            del changes[transactions[-1].stop if transactions else 0 :]
+            return changes, transactions, at
+        transaction, at = found
+        transactions.append(transaction)
+        floor = transaction.end_lsn
+
+
+def _read_transaction(
+    messages: list[Data], at: int, known: dict[bytes, bytes], floor: int, changes: list[Change]
+) -> tuple[Transaction, int] | None:
+    """The one that begins at `at`, and the position behind it; its changes are appended."""
+    if at >= len(messages) or messages[at][:1] != b"B":
+        return None
+    begin = _framed(read_begin, messages[at])
+    if begin.final_lsn < floor:
+        return None
+    for position in range(at + 1, len(messages)):
+        message = messages[position]
+        kind = message[0] if message else 0
+        if kind in _READERS:
+            changes.append(read_change(message, 1, 0))
+        elif kind == _COMMIT:
+            commit = _framed(read_commit, message)
+            ended = (begin.final_lsn, commit.end_lsn, commit.commit_time, len(changes), begin.xid)
+            return _new(Transaction, ended), position + 1
+        elif kind != _RELATION or known.get(bytes(message[1:5])) != message:
+            return None
+    return None
+
+
+def _framed(read: Callable[[bytes, int, int], _Frame], message: Data) -> _Frame:
+    try:
+        return read(bytes(message), 1, 0)
+    except struct.error as exc:
+        raise corrupt(message, "it ends too early") from exc

@@ -75,7 +75,7 @@ def calm_collector() -> None:
     """Make the cyclic collector look less often. Changes under way are many small tuples without
     cycles; looking through them again and again cost the applier two fifths of its time."""
     gc.freeze()
-    gc.set_threshold(20_000, 50, 1000)
+    gc.set_threshold(50_000, 50, 1000)
 
 
 async def _serve(main: Callable[[S, asyncio.Event], Awaitable[None]], settings: S) -> ExitCode:
