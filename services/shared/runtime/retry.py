@@ -48,9 +48,14 @@ class _Attempts:
     def begin(self) -> None:
         self._began = time.monotonic()
 
+    @property
+    def lasted_s(self) -> float:
+        """How long ago the attempt began."""
+        return time.monotonic() - self._began
+
     def wait_s(self, _state: tenacity.RetryCallState) -> float:
         """Seconds until the next attempt: between half and all of the doubled wait."""
-        if time.monotonic() - self._began >= STEADY_S:
+        if self.lasted_s >= STEADY_S:
             self._failures = 0
         doubled = math.ldexp(self._first_wait_s, min(self._failures, 30))
         self._failures += 1
@@ -82,7 +87,13 @@ async def retrying(
     is begun after that many seconds; None: never. Raises the last error.
     """
     attempts = _Attempts(doing, first_wait_s, longest_wait_s)
-    stop = tenacity.stop_never if give_up_after_s is None else tenacity.stop_before_delay(give_up_after_s)
+    attempts.begin()
+    try:  # what succeeds at once, as most does, is spared the machinery of trying again
+        return await operation()
+    except PgmigError as exc:
+        failures = [exc]
+    left = None if give_up_after_s is None else max(0.0, give_up_after_s - attempts.lasted_s)
+    stop = tenacity.stop_never if left is None else tenacity.stop_before_delay(left)
     async for attempt in tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(curable),
         wait=attempts.wait_s,
@@ -92,6 +103,8 @@ async def retrying(
         reraise=True,
     ):
         with attempt:
+            if failures:
+                raise failures.pop()
             attempts.begin()
             return await operation()
     raise AssertionError("AsyncRetrying ends by returning or raising")

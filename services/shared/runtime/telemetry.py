@@ -92,11 +92,18 @@ def tracer() -> trace.Tracer:
     return trace.get_tracer("pgmig")
 
 
+def _recording() -> bool:
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 @contextmanager
 def span(
     name: SpanName, parent: Context | None = None, **attributes: str | int | float | bool
 ) -> Iterator[trace.Span]:
     """A span around the block, child of `parent` or else of the current span."""
+    if parent is None and not _recording():
+        yield trace.INVALID_SPAN
+        return
     with tracer().start_as_current_span(name.value, context=parent, attributes=attributes) as current:
         yield current
 
