@@ -69,11 +69,19 @@ MUTATIONS = (
         f"{PIPELINE}::test_another_source_under_the_same_address_is_refused",
     ),
     Mutation(
+        "3 exactly once, where transactions come in runs",
+        "services/shared/pgoutput/rows.py",
+        "    if begin.final_lsn < floor:",
+        "    if False:",
+        f"{BATCHES}::test_a_run_begins_behind_what_is_covered",
+    ),
+    Mutation(
         "5 whole transactions",
         "services/applier/writer.py",
-        "            else:\n                self._totals.rows += len(chunk.steps)",
-        "            else:\n                self._session.commit(self._session.progress, 0)\n"
-        "                self._totals.rows += len(chunk.steps)",
+        "        if not group[-1].transactions:\n            return\n        last",
+        "        if not group[-1].transactions:\n"
+        "            self._session.commit(self._session.progress, 0)\n"
+        "            return\n        last",
         f"{PIPELINE}::test_a_large_transaction_is_atomic_and_complete",
     ),
     Mutation(
@@ -112,6 +120,13 @@ MUTATIONS = (
         "tests/integration/test_copy_parts.py::test_a_part_whose_plan_is_given_up_meanwhile_cannot_commit",
     ),
     Mutation(
+        "9 floors, where transactions come in runs",
+        "services/applier/planner.py",
+        "            if self._floors or self._skip:",
+        "            if self._skip:",
+        f"{PIPELINE}::test_changes_below_a_tables_floor_are_in_its_copy",
+    ),
+    Mutation(
         "10 values are bytes",
         "services/shared/pg/target.py",
         "value is not UNCHANGED and not self.columns",
@@ -128,12 +143,19 @@ MUTATIONS = (
     Mutation(
         "12 stop, never skip",
         "services/applier/writer.py",
-        "                await self._session.execute(row_by_row(one.steps), durable=bool(_sentinels([one])))",
-        "                try:\n"
-        "                    await self._session.execute(row_by_row(one.steps))\n"
-        "                except PgmigError:\n"
-        "                    await self._session.rollback()\n"
-        "                    continue",
+        "            await self._execute([one], row_by_row(one.steps))\n",
+        "            try:\n"
+        "                await self._execute([one], row_by_row(one.steps))\n"
+        "            except PgmigError:\n"
+        "                await self._session.rollback()\n"
+        "                continue\n",
+        f"{PIPELINE}::test_a_refused_change_stops_the_pipeline_at_its_transaction",
+    ),
+    Mutation(
+        "12 what was refused is not committed",
+        "services/applier/writer.py",
+        "            self._under_way = None\n            await self._write_again(group, exc)\n",
+        "            self._under_way = None\n",
         f"{PIPELINE}::test_a_refused_change_stops_the_pipeline_at_its_transaction",
     ),
     Mutation(

@@ -5,10 +5,14 @@ the applier keeps up there is one each. A transaction larger than a chunk has a 
 transaction of its own. `strict_until` forbids grouping up to an LSN: after a group has failed,
 its transactions are applied one by one, so that everything before the culprit is kept and the
 error names it. `boundaries` forbids it for good; sets within a transaction and pipelining stay.
+
+While the destination works on one group, the next is prepared; it is sent when the one before is
+known to be right (a row that an UPDATE missed is seen here alone), together with its commit.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -24,7 +28,7 @@ from services.applier.compact import compact, row_by_row
 from services.applier.planner import Chunk
 from services.shared.model import Lsn, PgmigError, TableId
 from services.shared.pg.apply import ApplySession, CommitFailedError, RefusedError
-from services.shared.pgoutput import Transaction
+from services.shared.pg.target import Operation
 from services.shared.runtime.telemetry import SpanName, span, tracer
 
 log = logging.getLogger(__name__)
@@ -96,6 +100,7 @@ class Writer:
         self._group: list[Chunk] = []
         self._group_steps = self._group_bytes = 0
         self._care = Care()
+        self._under_way: tuple[list[Chunk], asyncio.Task[None]] | None = None
         self._large = False
         self._latest = 0  # commit LSN of the last transaction taken
         self._sequences: deque[tuple[Lsn, int]] = deque()
@@ -103,27 +108,31 @@ class Writer:
 
     async def run(self, queue: ChunkQueue) -> None:
         """Apply until an error; every error leaves the destination at its last commit."""
-        while True:
-            try:
+        try:
+            while True:
                 await self._step(queue)
-            except CommitFailedError as exc:  # whose transactions are no longer at hand
-                if exc.error.policy.retry:
-                    raise exc.error from exc
-                raise GroupFailedError(self._latest, exc.error) from exc
-            except PgmigError as exc:
-                if exc.policy.retry or self._latest <= self._strict_until:
-                    raise
-                raise GroupFailedError(self._latest, exc) from exc
+        except CommitFailedError as exc:  # whose transactions are no longer at hand
+            if exc.error.policy.retry:
+                raise exc.error from exc
+            raise GroupFailedError(self._latest, exc.error) from exc
+        except PgmigError as exc:
+            if exc.policy.retry or self._latest <= self._strict_until:
+                raise
+            raise GroupFailedError(self._latest, exc) from exc
+        finally:
+            await self._abandon()
 
     async def _step(self, queue: ChunkQueue) -> None:
         if queue.empty:
             await self._finish_group()
+            await self._conclude()
             await self._session.settle()
             await self._session.poll_flush()
             self._end_flush_spans()
         for chunk in await queue.get(None if self._idle else FLUSH_POLL_S):
             if chunk.error is not None:
                 await self._finish_group()
+                await self._conclude()
                 await self._session.settle()
                 self._strict_until = self._latest  # the plan failed, not what was applied
                 raise chunk.error
@@ -144,6 +153,7 @@ class Writer:
     async def _take(self, chunk: Chunk) -> None:
         if chunk.discard:
             if self._large:
+                await self._conclude()
                 await self._session.rollback()
                 self._large = False
             return
@@ -152,6 +162,7 @@ class Writer:
             await self._go_on(chunk)
         elif self._strict(chunk):
             await self._finish_group()
+            await self._conclude()
             await self._replay(chunk)
         elif self._boundaries:
             for one in _apart(chunk):
@@ -159,7 +170,7 @@ class Writer:
                 await self._finish_group()
         else:
             self._add(chunk)
-            if self._full() or _sentinels([chunk]):
+            if self._full() or chunk.sentinels:
                 await self._finish_group()
 
     def _add(self, chunk: Chunk) -> None:
@@ -179,64 +190,96 @@ class Writer:
         """Part of a transaction that has a destination transaction of its own."""
         if not self._large:
             await self._finish_group()
+            await self._conclude()
             self._large = True
         strict = self._strict(chunk)
         operations = row_by_row(chunk.steps) if strict else compact(chunk.steps, self._care.of_group())
-        with _Located(chunk.commit_lsn, chunk.xid), _spans([chunk]):
-            await self._session.execute(operations, durable=bool(_sentinels([chunk])))
-            if chunk.transactions:
-                self._large = False
-                await self._commit([chunk], chunk.transactions[-1], len(chunk.steps))
-                if strict:
-                    await self._see_through()
-            else:
-                self._totals.rows += len(chunk.steps)
-                self._totals.bytes += chunk.bytes
+        await self._send([chunk], operations)
+        if chunk.transactions:
+            await self._conclude()
+            self._large = False
+            if strict:
+                await self._see_through()
 
     async def _finish_group(self) -> None:
-        if not self._group:
-            return
+        """Have the group written."""
         group, self._group = self._group, []
         self._group_steps = self._group_bytes = 0
-        if await self._written(group):
+        if group:
+            await self._send(group, self._compacted(group))
+
+    def _compacted(self, group: list[Chunk]) -> list[Operation]:
+        return compact(list(chain.from_iterable(chunk.steps for chunk in group)), self._care.of_group())
+
+    async def _send(self, group: list[Chunk], operations: list[Operation]) -> None:
+        """Let the destination begin with the group, once it is through with the one before. What
+        comes next is read and compacted meanwhile, unless the group is a large piece of memory."""
+        await self._conclude()
+        task = asyncio.create_task(self._execute(group, operations), name="write-group")
+        self._under_way = group, task
+        await asyncio.sleep(0)
+        if sum(chunk.bytes for chunk in group) >= GROUP_BYTES:
+            await self._conclude()
+
+    async def _execute(self, group: list[Chunk], operations: list[Operation]) -> None:
+        with _located(group), _spans(group):
+            await self._session.execute(operations, durable=bool(_sentinels(group)))
+
+    async def _conclude(self) -> None:
+        """See the group through that is under way, and commit it."""
+        if self._under_way is None:
             return
+        group, task = self._under_way
+        try:
+            await task
+        except RefusedError as exc:
+            if self._large:
+                raise
+            self._under_way = None
+            await self._write_again(group, exc)
+        else:
+            self._under_way = None
+            await self._commit(group)
+
+    async def _abandon(self) -> None:
+        """An error ends the session, or somebody else does: nothing goes on behind our back."""
+        if self._under_way is not None:
+            _, task = self._under_way
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # which is known, or matters no more
+            self._under_way = None
+
+    async def _write_again(self, group: list[Chunk], exc: RefusedError) -> None:
+        """Write a group that was refused with ever more care, at last one transaction by one."""
+        refused: set[TableId | None] = {None}
+        while True:
+            await self._session.rollback()
+            log.info("a set of changes was refused: %s", exc)
+            if exc.table in refused:
+                break
+            refused.add(exc.table)
+            self._care.take(exc.table)
+            try:
+                await self._execute(group, self._compacted(group))
+            except RefusedError as again:
+                exc = again
+            else:
+                await self._commit(group)
+                return
         log.info("replaying the transactions of the set one by one")
         self._strict_until = self._latest
         for chunk in group:
             await self._replay(chunk)
 
-    async def _written(self, group: list[Chunk]) -> bool:
-        """Write the group, with ever more care; False when that does not help."""
-        refused: set[TableId | None] = {None}
-        while True:
-            try:
-                await self._write(group)
-            except RefusedError as exc:
-                await self._session.rollback()
-                log.info("a set of changes was refused: %s", exc)
-                if exc.table in refused:
-                    return False
-                refused.add(exc.table)
-                self._care.take(exc.table)
-            else:
-                return True
-
-    async def _write(self, group: list[Chunk]) -> None:
-        """All transactions of the group in one of the destination."""
-        with _Located(group[0].transactions[0].commit_lsn), _spans(group):
-            operations = compact(
-                list(chain.from_iterable(chunk.steps for chunk in group)), self._care.of_group()
-            )
-            await self._session.execute(operations, durable=bool(_sentinels(group)))
-            await self._commit(group, group[-1].transactions[-1], sum(len(chunk.steps) for chunk in group))
-
     async def _replay(self, chunk: Chunk) -> None:
         """Each transaction by itself, each change as it happened, each commit seen through: what
         fails here is to blame, and everything before it is kept."""
         for one in _apart(chunk):
-            with _Located(one.commit_lsn, one.xid), _spans([one]):
-                await self._session.execute(row_by_row(one.steps), durable=bool(_sentinels([one])))
-                await self._commit([one], one.transactions[0], len(one.steps))
+            await self._execute([one], row_by_row(one.steps))
+            with _located([one]):
+                await self._commit([one])
                 await self._see_through()
 
     async def _see_through(self) -> None:
@@ -246,14 +289,19 @@ class Writer:
         except CommitFailedError as exc:
             raise exc.error from exc
 
-    async def _commit(self, group: list[Chunk], last: Transaction, steps: int) -> None:
-        """Commit what was executed; the end of `last` is the destination's progress."""
+    async def _commit(self, group: list[Chunk]) -> None:
+        """Commit what was executed, unless it is part of a transaction that goes on; the end of the
+        last transaction is the destination's progress."""
+        for chunk in group:
+            self._totals.rows += len(chunk.steps)
+            self._totals.bytes += chunk.bytes
+        if not group[-1].transactions:
+            return
+        last = group[-1].transactions[-1]
         end = Lsn(last.end_lsn)
         self._session.commit(end, last.commit_time)
         self._sequences.append((end, group[-1].sequence))
-        self._totals.rows += steps
         for chunk in group:
-            self._totals.bytes += chunk.bytes
             self._totals.transactions += len(chunk.transactions) - chunk.heartbeats
             if chunk.trace is not None:
                 self._unflushed.append((end, chunk.trace, time.time_ns()))
@@ -310,6 +358,14 @@ class _Located:
         if isinstance(exc, PgmigError) and exc.lsn is None:
             exc.lsn = Lsn(self._lsn)
             exc.xid = self._xid
+
+
+def _located(group: list[Chunk]) -> _Located:
+    """One transaction, or part of one, is to blame by itself; of several only the first is known."""
+    first = group[0]
+    if len(group) == 1 and len(first.transactions) <= 1:
+        return _Located(first.commit_lsn, first.xid)
+    return _Located(first.transactions[0].commit_lsn)
 
 
 def _spans(chunks: list[Chunk]) -> ExitStack:

@@ -460,8 +460,9 @@ async def test_changes_below_a_tables_floor_are_in_its_copy(
     async with pipeline(source_db, dest_db, nats_server, ddl, "t", "u") as p:
         await p.start_decoder()
         run(source_db, "INSERT INTO t VALUES ('copied')", "INSERT INTO u VALUES ('streamed')")
+        run(source_db, "INSERT INTO t VALUES ('copied too')", "INSERT INTO u VALUES ('streamed too')")
         floor = Lsn.parse(str(rows(source_db, "SELECT pg_current_wal_insert_lsn()::text")[0][0]))
-        run(dest_db, "INSERT INTO t VALUES ('copied')")
+        run(dest_db, "INSERT INTO t VALUES ('copied'), ('copied too')")
         p.start_applier(floors=((TableId("public", "t"), floor),))
         run(source_db, "INSERT INTO t VALUES ('later')")
         await p.drain("one")

@@ -23,6 +23,7 @@ class RecordingSession:
         self.done: list[str] = []
         self.flushed = Lsn(0)
         self.all_flushed = True
+        self.rests = asyncio.Event()
 
     async def execute(self, _operations: Sequence[Operation], *, durable: bool = False) -> None:
         self.done.append("execute durably" if durable else "execute")
@@ -34,6 +35,7 @@ class RecordingSession:
         self.done.append("settle")
 
     async def poll_flush(self) -> Lsn:
+        self.rests.set()
         return self.flushed
 
     async def await_flush(self) -> None:
@@ -54,9 +56,7 @@ async def written(*chunks: Chunk) -> list[str]:
     )
     task = asyncio.create_task(writer.run(queue))
     async with asyncio.timeout(10):
-        while not queue.empty:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await session.rests.wait()
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

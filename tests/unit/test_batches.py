@@ -185,6 +185,14 @@ def test_only_what_needs_a_closer_look_comes_one_by_one() -> None:
     ]
 
 
+def test_a_run_begins_behind_what_is_covered() -> None:
+    one, two, three = history = [Transaction(START.value + 16 * n, (b"a",)) for n in range(3)]
+    messages = [relation(), *(message for each in history for message in each.messages())]
+    (batch,) = batched(Batcher(START), messages)
+    assert transactions(Assembler(Lsn(one.end)), [batch]) == [two, three]
+    assert transactions(Assembler(Lsn(two.end)), [batch]) == [three]
+
+
 def test_every_batch_describes_the_relations_that_it_uses() -> None:
     one, two = Transaction(1000, (b"a",)), Transaction(1016, (b"b",))
     batcher = Batcher(START)
