@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from services.coordinator.copying import CopyProgress
 from services.coordinator.crew import Crew
 from services.coordinator.phases.schema import schema_tools
 from services.coordinator.pipeline import Pipeline
@@ -50,6 +49,7 @@ class Building:
         self.done = done
         self._pipeline = pipeline
         self._uri = uri
+        self._total = whole.total
         self._finished = 0
         self._schedule = Schedule(())
 
@@ -83,19 +83,15 @@ class Building:
 
     async def _feed(self, crew: Crew[BuildingSession]) -> None:
         """Tell the schedule which tables are complete, until all are."""
-        copying = self._pipeline.migration.copying
-        told: set[TableId] = set()
-
-        def news() -> bool:
-            return copying.complete or _complete(copying) != told
-
-        while True:
-            told = _complete(copying)
-            self._schedule.tables_are(told, all_of_them=copying.complete)
+        copying, told = self._pipeline.migration.copying, 0
+        while not copying.complete:
+            for table in copying.turned[told:]:
+                self._schedule.table_is(table, complete=table in copying.copied)
+            told = len(copying.turned)
             crew.wake()
-            if copying.complete:
-                return
-            await self._pipeline.until(news)
+            await self._pipeline.until(lambda: copying.complete or len(copying.turned) > told)
+        self._schedule.all_are_complete()
+        crew.wake()
 
     def count(self, items: Iterable[Item]) -> None:
         """They were done before this began."""
@@ -117,12 +113,8 @@ class Building:
 
     def _tell(self) -> None:
         labels = tuple(task.items[0].label for task in self._schedule.running)
-        self._pipeline.migration.indexes = IndexProgress(self.plan.total, self._finished, labels)
+        self._pipeline.migration.indexes = IndexProgress(self._total, self._finished, labels)
         self._pipeline.migration.touch()
-
-
-def _complete(copying: CopyProgress) -> set[TableId]:
-    return {record.table for record in copying.records() if record.copied}
 
 
 async def load(pipeline: Pipeline) -> Building:

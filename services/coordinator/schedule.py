@@ -7,7 +7,7 @@ comes after it; everything else goes on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -46,7 +46,7 @@ class Schedule:
 
     def __init__(self, tasks: Sequence[Task], sizes: Mapping[TableId, int] | None = None) -> None:
         self._sizes = dict(sizes or {})
-        self._complete: frozenset[TableId] = frozenset()
+        self._complete: set[TableId | None] = set()
         self._all_complete = False
         self._closed = False
         self._running: dict[str, Task] = {}
@@ -61,13 +61,23 @@ class Schedule:
             if not task.after:
                 self._rowless.setdefault(task.table, []).append(task)
 
-    def tables_are(self, complete: Collection[TableId], *, all_of_them: bool) -> None:
-        """The tables whose rows are there. all_of_them: and there are no others."""
-        self._complete, self._all_complete = frozenset(complete), all_of_them
-        there = list(self._rowless) if all_of_them else [t for t in self._complete if t in self._rowless]
-        for table in there:
-            for task in self._rowless.pop(table):
-                self._queue(task)
+    def table_is(self, table: TableId, *, complete: bool) -> None:
+        """Whether the table's rows are there."""
+        if complete:
+            self._complete.add(table)
+            self._begin_with(table)
+        else:
+            self._complete.discard(table)
+
+    def all_are_complete(self) -> None:
+        """The rows of all tables are there, and stay."""
+        self._all_complete = True
+        for table in list(self._rowless):
+            self._begin_with(table)
+
+    def _begin_with(self, table: TableId | None) -> None:
+        for task in self._rowless.pop(table, ()):
+            self._queue(task)
 
     def _queue(self, task: Task) -> None:
         size = self._sizes.get(task.table, 0) if task.table else 0

@@ -131,7 +131,7 @@ async def work_off(dest: str, whole: Plan, tasks: list[Task], workers: int = 2) 
         return building_session(dest, "m", whole.settings, 8192)
 
     schedule = Schedule(tasks)
-    schedule.tables_are((), all_of_them=True)
+    schedule.all_are_complete()
     await Crew(schedule, session, run).work_off(workers)
 
 

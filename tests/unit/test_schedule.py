@@ -39,14 +39,14 @@ def names(found: list[Task]) -> list[str]:
 def test_nothing_begins_before_its_tables_rows_are_there() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
     assert schedule.take() is None
-    schedule.tables_are({B}, all_of_them=False)
+    schedule.table_is(B, complete=True)
     assert names(begun(schedule)) == ["b1", "b2"]
     assert not schedule.over
 
 
 def test_builds_run_side_by_side_and_the_rest_of_the_table_after_the_last() -> None:
     schedule = Schedule(tasks(A))
-    schedule.tables_are({A}, all_of_them=True)
+    schedule.all_are_complete()
     first, second = begun(schedule)
     schedule.finished(second)
     assert schedule.take() is None
@@ -62,30 +62,30 @@ def test_builds_run_side_by_side_and_the_rest_of_the_table_after_the_last() -> N
 
 def test_what_may_look_at_other_tables_waits_for_all() -> None:
     schedule = Schedule(tasks(A, late=True))
-    schedule.tables_are({A}, all_of_them=False)
+    schedule.table_is(A, complete=True)
     assert names(begun(schedule)) == ["a1"]
-    schedule.tables_are({A}, all_of_them=True)
+    schedule.all_are_complete()
     assert names(begun(schedule)) == ["a2"]
 
 
 def test_a_table_that_is_emptied_again_waits_again() -> None:
     schedule = Schedule(tasks(A))
-    schedule.tables_are({A}, all_of_them=False)
-    schedule.tables_are((), all_of_them=False)
+    schedule.table_is(A, complete=True)
+    schedule.table_is(A, complete=False)
     assert schedule.take() is None
-    schedule.tables_are({A}, all_of_them=False)
+    schedule.table_is(A, complete=True)
     assert names(begun(schedule)) == ["a1", "a2"]
 
 
 def test_the_largest_table_comes_first() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)], {A: 1, B: 2})
-    schedule.tables_are({A, B}, all_of_them=True)
+    schedule.all_are_complete()
     assert names(begun(schedule)) == ["b1", "b2", "a1", "a2"]
 
 
 def test_failure_takes_along_what_comes_after_and_nothing_else() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
-    schedule.tables_are({A, B}, all_of_them=True)
+    schedule.all_are_complete()
     first, *others = begun(schedule)
     schedule.failed(first)
     for task in others:
@@ -106,7 +106,7 @@ async def session() -> AsyncIterator[None]:
 
 async def test_a_crew_does_all_that_does_not_depend_on_what_failed_and_then_says_so() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
-    schedule.tables_are({A, B}, all_of_them=True)
+    schedule.all_are_complete()
     done = []
 
     async def run(_: None, one: Item) -> None:
@@ -122,7 +122,7 @@ async def test_a_crew_does_all_that_does_not_depend_on_what_failed_and_then_says
 
 async def test_a_crew_begins_nothing_more_after_what_a_retry_may_cure() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
-    schedule.tables_are({A, B}, all_of_them=True)
+    schedule.all_are_complete()
 
     async def run(_: None, one: Item) -> None:
         raise PgmigError(ErrorKind.UNREACHABLE, one.label)
@@ -146,9 +146,11 @@ async def test_a_crew_waits_for_tables_and_never_works_at_more_than_it_may() -> 
 
     crew = Crew(schedule, session, run)
     working = asyncio.create_task(crew.work_off(2))
-    for complete in ({A}, {A, B}):
-        schedule.tables_are(complete, all_of_them=complete == {A, B})
+    for table in (A, B):
+        schedule.table_is(table, complete=True)
         crew.wake()
         await asyncio.sleep(0)
+    schedule.all_are_complete()
+    crew.wake()
     await working
     assert (most, done) == (2, 8)
