@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from services.coordinator.crew import Crew
 from services.coordinator.phases.schema import schema_tools
@@ -36,6 +37,8 @@ from services.shared.runtime.assignments import cause
 POST_DATA = "post-data"
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 15.0
+SMALL = 16 << 20
+"""Bytes up to which sessions are better busy with a table each than side by side with one."""
 
 
 class Building:
@@ -58,11 +61,14 @@ class Building:
         copying = self._pipeline.migration.copying
         with_items = {items.table: items for items in self.plan.tables}
         copied = {record.table for record in copying.records()}
+        small = {record.table for record in copying.records() if record.bytes_estimated <= SMALL}
         tasks = [
             task
             for table in sorted(copied | with_items.keys())
             for task in table_tasks(
-                with_items.get(table, TableItems(table)), analysis(table, self.kinds.get(table, "r"))
+                with_items.get(table, TableItems(table)),
+                analysis(table, self.kinds.get(table, "r")),
+                at_once=table in small,
             )
         ]
         await self.work_off(tasks)
@@ -89,9 +95,13 @@ class Building:
                 self._schedule.table_is(table, complete=table in copying.copied)
             told = len(copying.turned)
             crew.wake()
-            await self._pipeline.until(lambda: copying.complete or len(copying.turned) > told)
+            await self._pipeline.until(partial(self._news, told))
         self._schedule.all_are_complete()
         crew.wake()
+
+    def _news(self, told: int) -> bool:
+        copying = self._pipeline.migration.copying
+        return copying.complete or len(copying.turned) > told
 
     def count(self, items: Iterable[Item]) -> None:
         """They were done before this began."""
@@ -103,16 +113,15 @@ class Building:
         memory = record.options.maintenance_work_mem_kb
         return building_session(self._uri, record.migration_id, self.plan.settings, memory)
 
-    async def run(self, session: BuildingSession, item: Item, step: str = "") -> None:
-        """Do it unless it is done."""
-        if (step or item.step) not in self.done:
-            await session.run(item, step)
-            self.done.add(step or item.step)
-        self._finished += item.counted
-        self._tell()
+    async def run(self, session: BuildingSession, items: Sequence[Item], step: str = "") -> None:
+        """Do what is not done, in one transaction. step: noted instead of the items' own."""
+        left = [item for item in items if (step or item.step) not in self.done]
+        await session.run(left, step)
+        self.done.update(step or item.step for item in left)
+        self.count(items)
 
     def _tell(self) -> None:
-        labels = tuple(task.items[0].label for task in self._schedule.running)
+        labels = tuple(task.label for task in self._schedule.running)
         self._pipeline.migration.indexes = IndexProgress(self._total, self._finished, labels)
         self._pipeline.migration.touch()
 

@@ -33,7 +33,7 @@ def begun(schedule: Schedule) -> list[Task]:
 
 
 def names(found: list[Task]) -> list[str]:
-    return [one.label for task in found for one in task.items]
+    return [one.label for task in found for items in task.transactions for one in items]
 
 
 def test_nothing_begins_before_its_tables_rows_are_there() -> None:
@@ -58,6 +58,20 @@ def test_builds_run_side_by_side_and_the_rest_of_the_table_after_the_last() -> N
     schedule.finished(analysis)
     assert names([analysis]) == ["a stat"]
     assert schedule.over
+
+
+def test_a_table_at_once_is_one_transaction_as_far_as_it_needs_no_other_table() -> None:
+    indexes, adopt, statistics = (item("a1"), item("a2")), (item("adopt"),), item("statistics")
+    (task,) = table_tasks(TableItems(A, indexes, adopt), statistics, at_once=True)
+    assert (task.table, task.transactions) == (A, ((*indexes, *adopt, statistics),))
+    late = item("statistics", late=True)
+    own, after = table_tasks(TableItems(A, indexes, adopt), late, at_once=True)
+    assert (own.table, own.transactions) == (A, ((*indexes, *adopt),))
+    assert after.transactions == ((late,),)
+    assert (after.table, set(after.after)) == (None, {own.key})
+    assert tasks(A, late=True) == table_tasks(
+        TableItems(A, (item("a1"), item("a2", late=True)), (item("a adopt"),)), item("a stat"), at_once=True
+    )
 
 
 def test_what_may_look_at_other_tables_waits_for_all() -> None:
@@ -109,7 +123,8 @@ async def test_a_crew_does_all_that_does_not_depend_on_what_failed_and_then_says
     schedule.all_are_complete()
     done = []
 
-    async def run(_: None, one: Item) -> None:
+    async def run(_: None, items: tuple[Item, ...]) -> None:
+        (one,) = items
         if one.label == "a1":
             raise PgmigError(ErrorKind.SCHEMA_FAILED, "no")
         done.append(one.label)
@@ -124,7 +139,8 @@ async def test_a_crew_begins_nothing_more_after_what_a_retry_may_cure() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
     schedule.all_are_complete()
 
-    async def run(_: None, one: Item) -> None:
+    async def run(_: None, items: tuple[Item, ...]) -> None:
+        (one,) = items
         raise PgmigError(ErrorKind.UNREACHABLE, one.label)
 
     with pytest.raises(ExceptionGroup) as caught:
@@ -136,7 +152,7 @@ async def test_a_crew_waits_for_tables_and_never_works_at_more_than_it_may() -> 
     schedule = Schedule([*tasks(A), *tasks(B)])
     busy, most, done = 0, 0, 0
 
-    async def run(_: None, one: Item) -> None:
+    async def run(_: None, _items: tuple[Item, ...]) -> None:
         nonlocal busy, most, done
         busy += 1
         most = max(most, busy)

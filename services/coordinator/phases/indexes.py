@@ -20,7 +20,7 @@ import asyncio
 
 from services.coordinator.building import POST_DATA, Building, begin, load
 from services.coordinator.pipeline import Pipeline
-from services.coordinator.schedule import Task
+from services.coordinator.schedule import one_by_one
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.connection import connection
@@ -83,7 +83,7 @@ async def _across_tables(pipeline: Pipeline, building: Building) -> None:
     unchecked = any(item.step not in building.done for chain in building.plan.checks for item in chain)
     await _of_one_moment(pipeline, again=unchecked and KEYS in building.done)
     await _at_once(building, keys, KEYS)
-    checks = [Task(f"check {number}", chain) for number, chain in enumerate(building.plan.checks)]
+    checks = [one_by_one(f"check {number}", chain) for number, chain in enumerate(building.plan.checks)]
     try:
         await building.work_off(checks)
     except ExceptionGroup as exc:
@@ -93,7 +93,7 @@ async def _across_tables(pipeline: Pipeline, building: Building) -> None:
 
 async def _at_once(building: Building, item: Item, step: str) -> None:
     async with building.session() as session:
-        await building.run(session, item, step)
+        await building.run(session, [item], step)
 
 
 def _with_remedy(group: ExceptionGroup[Exception], *, follow: bool) -> Exception:
@@ -133,7 +133,7 @@ async def _analyze_the_others(pipeline: Pipeline, building: Building) -> None:
     version = pipeline.migration.record.destination.server_version_num
     copied = {record.table for record in pipeline.migration.copying.records()}
     others = [analysis(table, kind, version) for table, kind in building.kinds.items() if table not in copied]
-    await building.work_off([Task(item.step, (item,)) for item in others])
+    await building.work_off([one_by_one(item.step, [item]) for item in others])
 
 
 async def _set_up_database(pipeline: Pipeline) -> None:

@@ -42,7 +42,7 @@ def to_json(value: object) -> object:
     if isinstance(value, tuple):
         return [to_json(item) for item in value]
     if is_dataclass(value):
-        return {name: to_json(getattr(value, name)) for name in _names(type(value))}
+        return {name: to_json(getattr(value, name)) for name in _names(value.__class__)}
     raise TypeError(f"no JSON form for {type(value).__name__}")
 
 

@@ -25,6 +25,7 @@ _EXACT = {
     "IntervalStyle": "postgres",
     "extra_float_digits": "3",
     "bytea_output": "hex",
+    "standard_conforming_strings": "on",
     "array_nulls": "on",
     "xmloption": "content",
     "lc_monetary": "C",

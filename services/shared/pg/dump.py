@@ -120,14 +120,14 @@ def plain_script(script: bytes) -> bytes:
 
 
 async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None:
-    """Run a section inside the caller's transaction. Raises SCHEMA_FAILED, or what a retry cures.
+    """Run a section, or a part of it, as one query: inside the caller's transaction or, where there is
+    none, as one. Raises SCHEMA_FAILED, or what a retry cures.
 
     It changes the session's settings: use a connection of its own.
     """
     if conn.info.server_version < _TRANSACTION_TIMEOUT_SINCE:
         script = script.replace(_TRANSACTION_TIMEOUT, b"", 1)
     try:
-        await conn.execute("SET LOCAL standard_conforming_strings = on")
         await conn.execute(script)
     except psycopg.Error as exc:
         error = translate(exc, f"restoring the {section} schema on the destination")
