@@ -149,6 +149,37 @@ async def test_session_has_the_memory_that_was_asked_for(dest_db: str) -> None:
         assert reader.execute("SELECT x FROM shown").fetchall() == [("12345kB",)]
 
 
+async def test_of_items_that_fail_together_the_error_names_the_one_and_keeps_those_before(
+    dest_db: str,
+) -> None:
+    async with connection(dest_db, "destination") as conn:
+        await ensure_bookkeeping(conn)
+        await conn.execute("CREATE TABLE public.pairs (a int, b int)")
+        await conn.execute("INSERT INTO public.pairs VALUES (1, 7), (2, 7)")
+    fits, refused, after = (
+        Item(f"index {column}", f"CREATE UNIQUE INDEX {column}_key ON public.pairs ({column});".encode())
+        for column in ("a", "b", "ctid")
+    )
+    async with building_session(dest_db, "m", b"", 0) as session:
+        with pytest.raises(PgmigError, match=r"index b\).*b_key"):
+            await session.run([fits, refused, after])
+        assert await done_steps(dest_db) == {fits.step}
+        await session.run([Item("rows", b"DELETE FROM public.pairs;")])
+        await session.run([refused])
+    assert {fits.step, refused.step} <= await done_steps(dest_db)
+
+
+async def test_what_cannot_be_noted_is_not_done(dest_db: str) -> None:
+    async with connection(dest_db, "destination") as conn:
+        await ensure_bookkeeping(conn)
+        await conn.execute("ALTER TABLE pgmig.step RENAME TO mislaid")
+        async with building_session(dest_db, "m", b"", 0) as session:
+            with pytest.raises(PgmigError, match="step"):
+                await session.run([Item("made", b"CREATE TABLE public.made ();")])
+        cursor = await conn.execute("SELECT to_regclass('public.made')")
+        assert await cursor.fetchone() == (None,)
+
+
 def labels(whole: Plan) -> set[str]:
     return {item.label for items in whole.tables for item in items.builds if item.late}
 
