@@ -99,6 +99,12 @@ class Building:
         self._schedule.all_are_complete()
         crew.wake()
 
+    async def look_again(self) -> None:
+        """At what the destination has noted; counting begins anew."""
+        async with connection(self._uri, "destination") as conn:
+            self.done = await steps_done(conn, self._pipeline.migration.record.migration_id)
+        self._finished = 0
+
     def _news(self, told: int) -> bool:
         copying = self._pipeline.migration.copying
         return copying.complete or len(copying.turned) > told
@@ -156,8 +162,8 @@ async def _script(pipeline: Pipeline) -> bytes:
     )
 
 
-def begin(pipeline: Pipeline) -> asyncio.Task[None]:
-    """Have `table_work` done beside the phases; again when it failed."""
+def begin(pipeline: Pipeline) -> asyncio.Task[Building]:
+    """Have `table_work` done beside the phases; again when it failed. It ends with what it worked by."""
     task = pipeline.building
     if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
         task = asyncio.create_task(_table_work(pipeline), name=f"building-{pipeline.migration.id}")
@@ -165,11 +171,12 @@ def begin(pipeline: Pipeline) -> asyncio.Task[None]:
     return task
 
 
-async def _table_work(pipeline: Pipeline) -> None:
+async def _table_work(pipeline: Pipeline) -> Building:
     wait = FIRST_RETRY_S
     while True:
         try:
-            return await (await load(pipeline)).table_work()
+            building = await load(pipeline)
+            await building.table_work()
         except (PgmigError, ExceptionGroup) as exc:
             error = cause(exc)
             if error is None:
@@ -178,5 +185,7 @@ async def _table_work(pipeline: Pipeline) -> None:
                 pipeline.migration.event("warning", f"not built yet: {error}")
                 raise error from exc
             pipeline.migration.event("warning", f"building indexes is tried again: {error}")
+        else:
+            return building
         await asyncio.sleep(wait)
         wait = min(LONGEST_RETRY_S, 2 * wait)

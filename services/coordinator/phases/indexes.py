@@ -46,14 +46,14 @@ async def run(pipeline: Pipeline) -> Phase:
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         done = await steps_done(conn, migration.record.migration_id)
-    if POST_DATA not in done:
-        await _build(pipeline)
     if ANALYZE not in done:
-        building = await load(pipeline)
+        building = await _build(pipeline) if POST_DATA not in done else await load(pipeline)
+        await building.look_again()
         building.count(building.plan.items())
         await _analyze_the_others(pipeline, building)
         async with connection(uris.destination_uri, "destination") as conn:
             await mark_step(conn, migration.record.migration_id, ANALYZE)
+    await pipeline.stop_building()
     pipeline.archive.unlink(missing_ok=True)
     list_of(pipeline.archive).unlink(missing_ok=True)
     if not follow and not migration.record.options.schema_only:
@@ -63,17 +63,18 @@ async def run(pipeline: Pipeline) -> Phase:
     return Phase.CATCHUP if follow else Phase.COMPLETE
 
 
-async def _build(pipeline: Pipeline) -> None:
+async def _build(pipeline: Pipeline) -> Building:
     """The rest of the section; what of it is done already need not be known."""
     tables = begin(pipeline)
     await asyncio.wait({tables})  # to await it would cancel it with us; whoever pauses stops it anyway
-    tables.result()
+    building = tables.result()
     if pipeline.migration.record.options.data_only:
-        return  # the destination has its indexes and constraints
-    building = await load(pipeline)
+        return building  # the destination has its indexes and constraints
+    await building.look_again()
     building.count(building.plan.of_tables())
     await _across_tables(pipeline, building)
     pipeline.migration.event("info", f"{building.plan.total} indexes and constraints are built")
+    return building
 
 
 async def _across_tables(pipeline: Pipeline, building: Building) -> None:
