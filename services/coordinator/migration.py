@@ -110,8 +110,8 @@ class Migration:
         await self._next_change.wait()
 
     async def watch(self) -> AsyncIterator[MigrationView]:
-        """The view at once, then after changes: of the phase at once, others together, at most four
-        times a second and, with many tables, less often. Ends when removed."""
+        """The view at once, then after changes: those of a while together, at most four times a second
+        and, with many tables, less often. When it ends or stops, at once. Ends when removed."""
         while not self.removed:
             revision, phase, began = self.record.revision, self.phase, time.monotonic()
             yield self.view()
@@ -121,10 +121,10 @@ class Migration:
                 await self.changed()
 
     async def _rest(self, seconds: float, phase: Phase) -> None:
-        """Wait, but not beyond the end of the phase."""
+        """Wait, but no longer than it runs on."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.phase is phase and not self.removed:
+                while (self.phase is phase or self.phase.running) and not self.removed:
                     await self.changed()
 
     def sample(self, now: float) -> None:
