@@ -114,8 +114,8 @@ MUTATIONS = (
     ),
     Mutation(
         "9 parts of a plan that was given up",
-        "services/shared/pg/copy.py",
-        "        await check_epoch(destination, self._migration, part, hold=True)\n",
+        "services/shared/pg/copy_ledger.py",
+        "    WHERE coalesce(({plan} FOR SHARE), '') = {epoch}",
         "",
         "tests/integration/test_copy_parts.py::test_a_part_whose_plan_is_given_up_meanwhile_cannot_commit",
     ),

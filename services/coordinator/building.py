@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
-from services.coordinator.copying import CopyProgress
 from services.coordinator.crew import Crew
 from services.coordinator.phases.schema import schema_tools
 from services.coordinator.pipeline import Pipeline
@@ -37,6 +37,8 @@ from services.shared.runtime.assignments import cause
 POST_DATA = "post-data"
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 15.0
+SMALL = 16 << 20
+"""Bytes up to which sessions are better busy with a table each than side by side with one."""
 
 
 class Building:
@@ -50,6 +52,7 @@ class Building:
         self.done = done
         self._pipeline = pipeline
         self._uri = uri
+        self._total = whole.total
         self._finished = 0
         self._schedule = Schedule(())
 
@@ -58,11 +61,14 @@ class Building:
         copying = self._pipeline.migration.copying
         with_items = {items.table: items for items in self.plan.tables}
         copied = {record.table for record in copying.records()}
+        small = {record.table for record in copying.records() if record.bytes_estimated <= SMALL}
         tasks = [
             task
             for table in sorted(copied | with_items.keys())
             for task in table_tasks(
-                with_items.get(table, TableItems(table)), analysis(table, self.kinds.get(table, "r"))
+                with_items.get(table, TableItems(table)),
+                analysis(table, self.kinds.get(table, "r")),
+                at_once=table in small,
             )
         ]
         await self.work_off(tasks)
@@ -83,19 +89,25 @@ class Building:
 
     async def _feed(self, crew: Crew[BuildingSession]) -> None:
         """Tell the schedule which tables are complete, until all are."""
-        copying = self._pipeline.migration.copying
-        told: set[TableId] = set()
-
-        def news() -> bool:
-            return copying.complete or _complete(copying) != told
-
-        while True:
-            told = _complete(copying)
-            self._schedule.tables_are(told, all_of_them=copying.complete)
+        copying, told = self._pipeline.migration.copying, 0
+        while not copying.complete:
+            for table in copying.turned[told:]:
+                self._schedule.table_is(table, complete=table in copying.copied)
+            told = len(copying.turned)
             crew.wake()
-            if copying.complete:
-                return
-            await self._pipeline.until(news)
+            await self._pipeline.until(partial(self._news, told))
+        self._schedule.all_are_complete()
+        crew.wake()
+
+    async def look_again(self) -> None:
+        """At what the destination has noted; counting begins anew."""
+        async with connection(self._uri, "destination") as conn:
+            self.done = await steps_done(conn, self._pipeline.migration.record.migration_id)
+        self._finished = 0
+
+    def _news(self, told: int) -> bool:
+        copying = self._pipeline.migration.copying
+        return copying.complete or len(copying.turned) > told
 
     def count(self, items: Iterable[Item]) -> None:
         """They were done before this began."""
@@ -107,22 +119,17 @@ class Building:
         memory = record.options.maintenance_work_mem_kb
         return building_session(self._uri, record.migration_id, self.plan.settings, memory)
 
-    async def run(self, session: BuildingSession, item: Item, step: str = "") -> None:
-        """Do it unless it is done."""
-        if (step or item.step) not in self.done:
-            await session.run(item, step)
-            self.done.add(step or item.step)
-        self._finished += item.counted
-        self._tell()
+    async def run(self, session: BuildingSession, items: Sequence[Item], step: str = "") -> None:
+        """Do what is not done, in one transaction. step: noted instead of the items' own."""
+        left = [item for item in items if (step or item.step) not in self.done]
+        await session.run(left, step)
+        self.done.update(step or item.step for item in left)
+        self.count(items)
 
     def _tell(self) -> None:
-        labels = tuple(task.items[0].label for task in self._schedule.running)
-        self._pipeline.migration.indexes = IndexProgress(self.plan.total, self._finished, labels)
+        labels = tuple(task.label for task in self._schedule.running)
+        self._pipeline.migration.indexes = IndexProgress(self._total, self._finished, labels)
         self._pipeline.migration.touch()
-
-
-def _complete(copying: CopyProgress) -> set[TableId]:
-    return {record.table for record in copying.records() if record.copied}
 
 
 async def load(pipeline: Pipeline) -> Building:
@@ -155,8 +162,8 @@ async def _script(pipeline: Pipeline) -> bytes:
     )
 
 
-def begin(pipeline: Pipeline) -> asyncio.Task[None]:
-    """Have `table_work` done beside the phases; again when it failed."""
+def begin(pipeline: Pipeline) -> asyncio.Task[Building]:
+    """Have `table_work` done beside the phases; again when it failed. It ends with what it worked by."""
     task = pipeline.building
     if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
         task = asyncio.create_task(_table_work(pipeline), name=f"building-{pipeline.migration.id}")
@@ -164,11 +171,12 @@ def begin(pipeline: Pipeline) -> asyncio.Task[None]:
     return task
 
 
-async def _table_work(pipeline: Pipeline) -> None:
+async def _table_work(pipeline: Pipeline) -> Building:
     wait = FIRST_RETRY_S
     while True:
         try:
-            return await (await load(pipeline)).table_work()
+            building = await load(pipeline)
+            await building.table_work()
         except (PgmigError, ExceptionGroup) as exc:
             error = cause(exc)
             if error is None:
@@ -177,5 +185,7 @@ async def _table_work(pipeline: Pipeline) -> None:
                 pipeline.migration.event("warning", f"not built yet: {error}")
                 raise error from exc
             pipeline.migration.event("warning", f"building indexes is tried again: {error}")
+        else:
+            return building
         await asyncio.sleep(wait)
         wait = min(LONGEST_RETRY_S, 2 * wait)

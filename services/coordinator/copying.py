@@ -30,14 +30,31 @@ class _Parts:
     running: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def totals(self) -> tuple[int, int]:
+        if not (self.done or self.running):
+            return 0, 0
         both = (*self.done.values(), *self.running.values())
         return sum(rows for rows, _ in both), sum(size for _, size in both)
 
 
 class CopyProgress:
+    """turned: the tables that became complete, or are so no more (`copied` says which), in order."""
+
     def __init__(self, tables: Iterable[TableRecord]) -> None:
-        self._tables = {part_id(table.table): table for table in tables}
-        self._parts = {key: _Parts() for key in self._tables}
+        self.copied: set[TableId] = set()
+        self.turned: list[TableId] = []
+        self._tables: dict[str, TableRecord] = {}
+        self._parts: dict[str, _Parts] = {}
+        for table in tables:
+            self._put(part_id(table.table), table, _Parts())
+
+    def _put(self, key: str, record: TableRecord, parts: _Parts) -> None:
+        self._tables[key], self._parts[key] = record, parts
+        self._turn(record.table, copied=record.copied)
+
+    def _turn(self, table: TableId, *, copied: bool) -> None:
+        if copied != (table in self.copied):
+            (self.copied.add if copied else self.copied.remove)(table)
+            self.turned.append(table)
 
     def records(self) -> tuple[TableRecord, ...]:
         return tuple(self._tables.values())
@@ -48,11 +65,13 @@ class CopyProgress:
         self._tables, self._parts = {}, {}
         for table in tables:
             key = part_id(table.table)
-            record = known.get(key, TableRecord(table.table))
-            self._tables[key] = replace(
+            record = known.pop(key, TableRecord(table.table))
+            estimated = replace(
                 record, rows_estimated=table.rows_estimated, bytes_estimated=table.bytes_estimated
             )
-            self._parts[key] = parts.get(key, _Parts())
+            self._put(key, estimated, parts.get(key, _Parts()))
+        for record in known.values():  # not in the list any more
+            self._turn(record.table, copied=False)
 
     def cut(self, plans: Iterable[CopyPlan]) -> None:
         """Take plans that have just begun."""
@@ -63,19 +82,20 @@ class CopyProgress:
         """Make it what the ledger says. slot_lsn: a later snapshot leaves a floor."""
         self.cut(ledger.plans.values())
         copied = copied_by_table(ledger)
-        for key, record in self._tables.items():
+        for key, record in list(self._tables.items()):
             entries, parts = copied.get(key, {}), self._parts[key]
             parts.running.clear()
             parts.done = {part: (entry.rows, entry.bytes) for part, entry in entries.items()}
             lsn = max((entry.snapshot_lsn for entry in entries.values()), default=Lsn(0))
-            self._tables[key] = self._summed(record, lsn if lsn > slot_lsn else Lsn(0))
+            self._sum_up(key, record, lsn if lsn > slot_lsn else Lsn(0))
 
-    def _summed(self, record: TableRecord, floor: Lsn) -> TableRecord:
-        parts = self._parts[part_id(record.table)]
+    def _sum_up(self, key: str, record: TableRecord, floor: Lsn) -> None:
+        parts = self._parts[key]
         copied = len(parts.done) >= parts.of
         rows = sum(rows for rows, _ in parts.done.values())
         size = sum(size for _, size in parts.done.values())
-        return replace(record, copied=copied, rows=rows, bytes=size, floor=floor if copied else Lsn(0))
+        floor = floor if copied else Lsn(0)
+        self._put(key, replace(record, copied=copied, rows=rows, bytes=size, floor=floor), parts)
 
     def report(self, report: PartProgress | PartDone) -> None:
         key = table_key(report.part_id)
@@ -89,11 +109,11 @@ class CopyProgress:
             return
         parts.running.pop(report.part_id, None)
         parts.done[report.part_id] = (report.rows, report.bytes)
-        self._tables[key] = self._summed(record, record.floor)
+        self._sum_up(key, record, record.floor)
 
     @property
     def complete(self) -> bool:
-        return all(table.copied for table in self._tables.values())
+        return len(self.copied) == len(self._tables)
 
     def missing(self) -> tuple[TableId, ...]:
         return tuple(table.table for table in self._tables.values() if not table.copied)
@@ -107,10 +127,11 @@ class CopyProgress:
         return tuple((table.table, table.floor) for table in self._tables.values() if table.floor)
 
     def totals(self) -> Totals:
-        progress = [self._progress(key, table) for key, table in self._tables.items()]
-        return Totals(
-            sum(table.rows_copied for table in progress), sum(table.bytes_copied for table in progress)
-        )
+        rows = size = 0
+        for key, table in self._tables.items():
+            more = (table.rows, table.bytes) if table.copied else self._parts[key].totals()
+            rows, size = rows + more[0], size + more[1]
+        return Totals(rows, size)
 
     def tables(self) -> tuple[TableProgress, ...]:
         return tuple(self._progress(key, table) for key, table in self._tables.items())

@@ -21,14 +21,14 @@ S = TypeVar("S")
 
 
 class Crew(Generic[S]):
-    """session: opens one. run: works one item off in it. on_change: called when a task begins or
+    """session: opens one. run: works one transaction off in it. on_change: called when a task begins or
     ends."""
 
     def __init__(
         self,
         schedule: Schedule,
         session: Callable[[], AbstractAsyncContextManager[S]],
-        run: Callable[[S, Item], Awaitable[None]],
+        run: Callable[[S, tuple[Item, ...]], Awaitable[None]],
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._schedule = schedule
@@ -63,8 +63,8 @@ class Crew(Generic[S]):
                 try:
                     if session is None:
                         session = await stack.enter_async_context(self._session())
-                    for item in task.items:
-                        await self._run(session, item)
+                    for items in task.transactions:
+                        await self._run(session, items)
                 except PgmigError as exc:
                     self._failed(task, exc)
                     session = None

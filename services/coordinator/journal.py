@@ -4,18 +4,20 @@
 trying the store in the background when the broker is away; strict, it fails unless the store
 has it too. `decide` is for the one decision that must be found again wherever a coordinator
 starts: the store takes it, and then it is made.
-Progress is written to the file alone, a while after it changed.
+Progress is written to the file alone, a while after it changed, the later the longer that takes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from services.coordinator.migration import Migration
+from services.coordinator.pace import pause
 from services.coordinator.record import pack
 from services.coordinator.state_file import write_state
 from services.shared.bus.store import StateStore
@@ -119,11 +121,12 @@ class Journal:
             await self._dirty.wait()
             self._dirty.clear()
             async with self._lock:
+                began = time.monotonic()
                 try:
                     await self._write()
                 except PgmigError as exc:
                     log.error("%s", exc)
-            await asyncio.sleep(PROGRESS_EVERY_S)
+            await asyncio.sleep(pause(PROGRESS_EVERY_S, time.monotonic() - began))
 
     async def _catch_up_store(self) -> None:
         async def attempt() -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from services.coordinator.copying import CopyProgress
 from services.coordinator.following import FollowProgress
+from services.coordinator.pace import pause
 from services.coordinator.rates import RateMeter, Totals
 from services.coordinator.record import Record
 from services.shared.model import (
@@ -32,6 +34,8 @@ from services.shared.model import (
 
 EVENTS_KEPT = 200
 WATCH_EVERY_S = 0.25
+LONGEST_PAUSE_S = 5.0
+"""Between two views, however large they are or slowly taken."""
 REVISIONS_UNSAVED = 1000
 """Added to a revision read from disk: more than progress can have raised it unsaved."""
 
@@ -106,13 +110,22 @@ class Migration:
         await self._next_change.wait()
 
     async def watch(self) -> AsyncIterator[MigrationView]:
-        """The view at once, then after changes, at most four a second; ends when removed."""
+        """The view at once, then after changes: those of a while together, at most four times a second
+        and, with many tables, less often. When it ends or stops, at once. Ends when removed."""
         while not self.removed:
-            revision = self.record.revision
+            revision, phase, began = self.record.revision, self.phase, time.monotonic()
             yield self.view()
-            await asyncio.sleep(WATCH_EVERY_S)
+            took = time.monotonic() - began  # also its way to the client
+            await self._rest(min(LONGEST_PAUSE_S, pause(WATCH_EVERY_S, took)), phase)
             while self.record.revision == revision and not self.removed:
-                await self._next_change.wait()
+                await self.changed()
+
+    async def _rest(self, seconds: float, phase: Phase) -> None:
+        """Wait, but no longer than it runs on."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while (self.phase is phase or self.phase.running) and not self.removed:
+                    await self.changed()
 
     def sample(self, now: float) -> None:
         """Take one sample for the rates. now: a monotonic clock."""

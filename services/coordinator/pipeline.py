@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.coordinator.credentials import Credentials, of_assignment, of_environment, of_password_file
 from services.coordinator.journal import Journal
@@ -47,6 +48,9 @@ from services.shared.model import (
 from services.shared.pg.connection import connection
 from services.shared.pg.partitions import find_routes
 from services.shared.pg.selecting import choose
+
+if TYPE_CHECKING:
+    from services.coordinator.building import Building
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +88,9 @@ class Pipeline:
         self.part_errors: list[PgmigError] = []
         self.fatal: PgmigError | None = None
         self.routes: tuple[Route, ...] = ()
-        self.building: asyncio.Task[None] | None = None  # beside the phases: services.coordinator.building
+        self.building: asyncio.Task[Building] | None = (
+            None  # beside the phases: services.coordinator.building
+        )
         self._around = around
         self._credentials = Credentials()
         self._signal = asyncio.Event()

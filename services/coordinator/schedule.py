@@ -7,7 +7,7 @@ comes after it; everything else goes on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -18,27 +18,45 @@ from services.shared.pg.postdata import Item, TableItems
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Items for one session, in order. table: whose rows must be there; None: those of all
-    tables. after: keys of tasks."""
+    """For one session. transactions: the items of each, in order. table: whose rows must be there;
+    None: those of all tables. after: keys of tasks."""
 
     key: str
-    items: tuple[Item, ...]
+    transactions: tuple[tuple[Item, ...], ...]
     table: TableId | None = None
     after: frozenset[str] = frozenset()
 
-
-def table_tasks(items: TableItems, analysis: Item) -> list[Task]:
-    """Indexes side by side, then what locks the table, then its statistics."""
-    needed = [_task(item.step, (item,), items.table, ()) for item in items.builds]
-    if items.finish:
-        builds = [task.key for task in needed]
-        needed.append(_task(f"finish {items.table}", items.finish, items.table, builds))
-    return [*needed, _task(analysis.step, (analysis,), items.table, [task.key for task in needed])]
+    @property
+    def label(self) -> str:
+        return self.transactions[0][0].label
 
 
-def _task(key: str, items: tuple[Item, ...], table: TableId, after: Iterable[str]) -> Task:
-    late = any(item.late for item in items)
-    return Task(key, items, None if late else table, frozenset(after))
+def one_by_one(key: str, items: Iterable[Item]) -> Task:
+    """Each item in a transaction of its own, when the rows of all tables are there."""
+    return Task(key, tuple((item,) for item in items))
+
+
+def table_tasks(items: TableItems, analysis: Item, *, at_once: bool = False) -> list[Task]:
+    """Indexes side by side, then what locks the table, then its statistics. at_once: in one
+    transaction, as far as no item must wait for other tables."""
+    table, whole = items.table, (*items.builds, *items.finish)
+    if at_once and whole and not any(item.late for item in whole):
+        if not analysis.late:
+            return [_task(f"all of {table}", [(*whole, analysis)], table)]
+        needed = [_task(f"all of {table}", [whole], table)]
+    else:
+        needed = [_task(item.step, [(item,)], table) for item in items.builds]
+        if items.finish:
+            builds = [task.key for task in needed]
+            needed.append(_task(f"finish {table}", [(item,) for item in items.finish], table, builds))
+    return [*needed, _task(analysis.step, [(analysis,)], table, [task.key for task in needed])]
+
+
+def _task(
+    key: str, transactions: Sequence[tuple[Item, ...]], table: TableId, after: Iterable[str] = ()
+) -> Task:
+    late = any(item.late for items in transactions for item in items)
+    return Task(key, tuple(transactions), None if late else table, frozenset(after))
 
 
 class Schedule:
@@ -46,7 +64,7 @@ class Schedule:
 
     def __init__(self, tasks: Sequence[Task], sizes: Mapping[TableId, int] | None = None) -> None:
         self._sizes = dict(sizes or {})
-        self._complete: frozenset[TableId] = frozenset()
+        self._complete: set[TableId | None] = set()
         self._all_complete = False
         self._closed = False
         self._running: dict[str, Task] = {}
@@ -61,13 +79,23 @@ class Schedule:
             if not task.after:
                 self._rowless.setdefault(task.table, []).append(task)
 
-    def tables_are(self, complete: Collection[TableId], *, all_of_them: bool) -> None:
-        """The tables whose rows are there. all_of_them: and there are no others."""
-        self._complete, self._all_complete = frozenset(complete), all_of_them
-        there = list(self._rowless) if all_of_them else [t for t in self._complete if t in self._rowless]
-        for table in there:
-            for task in self._rowless.pop(table):
-                self._queue(task)
+    def table_is(self, table: TableId, *, complete: bool) -> None:
+        """Whether the table's rows are there."""
+        if complete:
+            self._complete.add(table)
+            self._begin_with(table)
+        else:
+            self._complete.discard(table)
+
+    def all_are_complete(self) -> None:
+        """The rows of all tables are there, and stay."""
+        self._all_complete = True
+        for table in list(self._rowless):
+            self._begin_with(table)
+
+    def _begin_with(self, table: TableId | None) -> None:
+        for task in self._rowless.pop(table, ()):
+            self._queue(task)
 
     def _queue(self, task: Task) -> None:
         size = self._sizes.get(task.table, 0) if task.table else 0

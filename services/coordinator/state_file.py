@@ -28,7 +28,7 @@ def folder(state_dir: Path, migration_id: str) -> Path:
 def write_state(state_dir: Path, record: Record, view: MigrationView) -> None:
     """Replace the file in one step, readable by its owner only. Raises OSError."""
     content = {"view": view_to_json(view), **record_to_json(record)}
-    replace_file(folder(state_dir, record.migration_id) / NAME, json.dumps(content, indent=1))
+    replace_file(folder(state_dir, record.migration_id) / NAME, json.dumps(content, separators=(",", ":")))
 
 
 def read_states(state_dir: Path) -> Iterator[Record]:

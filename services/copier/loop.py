@@ -153,8 +153,11 @@ class PartLoop:
 
         async def attempt() -> Copied | PgmigError | None:
             try:
-                with span(SpanName.COPY_PART, migration=str(self._migration), table=str(part.table)):
-                    return await self._copier.copy(part, Throttle(report_progress), self._rate)
+                with (
+                    span(SpanName.COPY_PART, migration=str(self._migration), table=str(part.table)),
+                    Throttle(report_progress) as progress,
+                ):
+                    return await self._copier.copy(part, progress, self._rate)
             except PgmigError as exc:
                 if exc.kind in NEVER_AGAIN:
                     return exc  # curable, but not by doing the same again

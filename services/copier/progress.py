@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 INTERVAL_S = 0.5
 
 
 class Throttle:
-    """Passes on the first rows and bytes at once, then the newest at most every `interval_s`."""
+    """Passes on the newest rows and bytes every `interval_s` while there are newer ones; nothing of a part
+    that is done within that time. A context manager, to be called within the block."""
 
-    def __init__(
-        self,
-        pass_on: Callable[[int, int], None],
-        interval_s: float = INTERVAL_S,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, pass_on: Callable[[int, int], None], interval_s: float = INTERVAL_S) -> None:
         self._pass_on = pass_on
         self._interval_s = interval_s
-        self._clock = clock
-        self._next = 0.0
+        self._newest = (0, 0)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def __call__(self, rows: int, size: int) -> None:
-        now = self._clock()
-        if now >= self._next:
-            self._next = now + self._interval_s
-            self._pass_on(rows, size)
+        self._newest = (rows, size)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self._pass_on(*self._newest)

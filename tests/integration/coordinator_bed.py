@@ -102,6 +102,9 @@ class Services:
         process.send_signal(signal.SIGTERM)
         return process.wait(STOP_TIMEOUT_S)
 
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
     def log(self, name: str) -> str:
         return (self._logs / f"{name}.log").read_text(errors="replace")
 

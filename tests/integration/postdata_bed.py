@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import psycopg
 
 from services.coordinator.crew import Crew
-from services.coordinator.schedule import Schedule, Task, table_tasks
+from services.coordinator.schedule import Schedule, Task, one_by_one, table_tasks
 from services.shared.model import TableId
 from services.shared.pg.bookkeeping import ensure_bookkeeping, steps_done
 from services.shared.pg.connection import connection
@@ -123,34 +124,33 @@ async def work_off(dest: str, whole: Plan, tasks: list[Task], workers: int = 2) 
     """What the bookkeeping does not have yet, all rows being there."""
     done = await done_steps(dest)
 
-    async def run(session: BuildingSession, item: Item) -> None:
-        if item.step not in done:
-            await session.run(item)
+    async def run(session: BuildingSession, items: Sequence[Item]) -> None:
+        await session.run([item for item in items if item.step not in done])
 
     def session() -> AbstractAsyncContextManager[BuildingSession]:
         return building_session(dest, "m", whole.settings, 8192)
 
     schedule = Schedule(tasks)
-    schedule.tables_are((), all_of_them=True)
+    schedule.all_are_complete()
     await Crew(schedule, session, run).work_off(workers)
 
 
-def tasks_of_tables(whole: Plan, kinds: dict[TableId, str]) -> list[Task]:
+def tasks_of_tables(whole: Plan, kinds: dict[TableId, str], *, at_once: bool = False) -> list[Task]:
     return [
         task
         for items in whole.tables
-        for task in table_tasks(items, analysis(items.table, kinds[items.table]))
+        for task in table_tasks(items, analysis(items.table, kinds[items.table]), at_once=at_once)
     ]
 
 
-async def post_data(dest: str, script: bytes) -> None:
+async def post_data(dest: str, script: bytes, *, at_once: bool = False) -> None:
     """The whole section, as phase indexes does it."""
     whole, kinds = await planned(dest, script)
-    await work_off(dest, whole, tasks_of_tables(whole, kinds))
-    await work_off(dest, whole, [Task("parents", (together("parents", whole.parents),))])
-    await work_off(dest, whole, [Task("keys", (together("keys", whole.keys),))])
-    await work_off(dest, whole, [Task(str(n), chain) for n, chain in enumerate(whole.checks)])
-    await work_off(dest, whole, [Task("rest", (together("rest", whole.rest),))])
+    await work_off(dest, whole, tasks_of_tables(whole, kinds, at_once=at_once))
+    await work_off(dest, whole, [one_by_one("parents", [together("parents", whole.parents)])])
+    await work_off(dest, whole, [one_by_one("keys", [together("keys", whole.keys)])])
+    await work_off(dest, whole, [one_by_one(str(n), chain) for n, chain in enumerate(whole.checks)])
+    await work_off(dest, whole, [one_by_one("rest", [together("rest", whole.rest)])])
 
 
 def dumped_schema(tools: DumpTools, uri: str) -> list[str]:

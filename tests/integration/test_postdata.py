@@ -92,31 +92,35 @@ async def assert_as_restored(dest: str, restored: str) -> None:
     assert compare_databases(restored, dest, sequences=False) == []
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 async def test_every_property_comes_out_as_pg_restore_makes_it(
-    source_db: str, dest: str, restored: str, tmp_path: Path
+    source_db: str, dest: str, restored: str, tmp_path: Path, at_once: bool
 ) -> None:
     pre, script = await prepared(source_db, dest, tmp_path)
     begin(source_db, restored, pre)
     with psycopg.connect(restored, autocommit=True) as conn:
         conn.execute(script)
-    await post_data(dest, script)
+    await post_data(dest, script, at_once=at_once)
     await assert_as_restored(dest, restored)
 
 
-async def test_what_is_noted_is_not_done_again(source_db: str, dest_db: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_what_is_noted_is_not_done_again(
+    source_db: str, dest_db: str, tmp_path: Path, at_once: bool
+) -> None:
     """A name that is taken stops one table; all else is built, and a second run builds what is left."""
     _, script = await prepared(source_db, dest_db, tmp_path)
     whole, kinds = await planned(dest_db, script)
     with psycopg.connect(dest_db, autocommit=True) as blocker:
         blocker.execute("CREATE TABLE odd.identified_by ()")
         with pytest.raises(ExceptionGroup) as caught:
-            await work_off(dest_db, whole, tasks_of_tables(whole, kinds))
+            await work_off(dest_db, whole, tasks_of_tables(whole, kinds, at_once=at_once))
         assert "identified_by" in str(cause(caught.value))
         blocker.execute("DROP TABLE odd.identified_by")
     done = await done_steps(dest_db)
     missing = [item.label for items in whole.tables for item in items.builds if item.step not in done]
     assert missing == ["constraint identified identified_by"]
-    await post_data(dest_db, script)
+    await post_data(dest_db, script, at_once=at_once)
     assert {item.step for items in whole.tables for item in items.finish} <= await done_steps(dest_db)
 
 
@@ -140,9 +144,40 @@ async def test_session_has_the_memory_that_was_asked_for(dest_db: str) -> None:
         "shown", b"CREATE TABLE shown AS SELECT pg_catalog.current_setting('maintenance_work_mem') x;"
     )
     async with building_session(dest_db, "m", b"SET search_path = public;", 12345) as session:
-        await session.run(shown)
+        await session.run([shown])
     with psycopg.connect(dest_db) as reader:
         assert reader.execute("SELECT x FROM shown").fetchall() == [("12345kB",)]
+
+
+async def test_of_items_that_fail_together_the_error_names_the_one_and_keeps_those_before(
+    dest_db: str,
+) -> None:
+    async with connection(dest_db, "destination") as conn:
+        await ensure_bookkeeping(conn)
+        await conn.execute("CREATE TABLE public.pairs (a int, b int)")
+        await conn.execute("INSERT INTO public.pairs VALUES (1, 7), (2, 7)")
+    fits, refused, after = (
+        Item(f"index {column}", f"CREATE UNIQUE INDEX {column}_key ON public.pairs ({column});".encode())
+        for column in ("a", "b", "ctid")
+    )
+    async with building_session(dest_db, "m", b"", 0) as session:
+        with pytest.raises(PgmigError, match=r"index b\).*b_key"):
+            await session.run([fits, refused, after])
+        assert await done_steps(dest_db) == {fits.step}
+        await session.run([Item("rows", b"DELETE FROM public.pairs;")])
+        await session.run([refused])
+    assert {fits.step, refused.step} <= await done_steps(dest_db)
+
+
+async def test_what_cannot_be_noted_is_not_done(dest_db: str) -> None:
+    async with connection(dest_db, "destination") as conn:
+        await ensure_bookkeeping(conn)
+        await conn.execute("ALTER TABLE pgmig.step RENAME TO mislaid")
+        async with building_session(dest_db, "m", b"", 0) as session:
+            with pytest.raises(PgmigError, match="step"):
+                await session.run([Item("made", b"CREATE TABLE public.made ();")])
+        cursor = await conn.execute("SELECT to_regclass('public.made')")
+        assert await cursor.fetchone() == (None,)
 
 
 def labels(whole: Plan) -> set[str]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.shared.bus.connection import Client, bus
-from services.shared.bus.store import StateStore, delete_stream
+from services.shared.bus.store import LONGEST, StateStore, delete_stream
 from services.shared.model import STATE_BUCKET, ErrorKind, PgmigError
 from tests.lab.nats import NatsServer
 
@@ -86,3 +86,53 @@ async def test_deleted_key_is_gone_and_can_be_written_again(client: Client) -> N
 
 async def test_deleting_a_stream_that_is_not_there_is_no_error(client: Client) -> None:
     assert not await delete_stream(client, "PGMIG_CHANGES_none")
+
+
+def large(seed: bytes, size: int = 3 * LONGEST + 7) -> bytes:
+    return (seed * (size // len(seed) + 1))[:size]
+
+
+async def keys(client: Client) -> list[str]:
+    bucket = await client.jetstream().key_value(STATE_BUCKET)
+    return sorted(await bucket.keys())
+
+
+async def test_a_value_larger_than_a_message_is_kept_in_pieces(client: Client) -> None:
+    store = StateStore(client)
+    for value in (large(b"first"), large(b"second"), large(b"second"), b"small", large(b"last")):
+        await store.save("a", value)
+        later = StateStore(client)
+        assert await later.load() == {"a": value}
+        pieces = len(await keys(client)) - 1
+        assert pieces == (0 if value == b"small" else 4)
+    await later.save("a", large(b"by another"))
+    assert len(await keys(client)) == 5
+    assert await later.delete("a")
+    assert await StateStore(client).load() == {}
+
+
+async def test_a_value_is_no_larger_than_the_brokers_default_takes() -> None:
+    value = bytes(range(256)) * 12_000
+    with NatsServer(max_payload=1024 * 1024) as server:
+        async with bus(server.url, "test") as client:
+            await StateStore(client).save("a", value)
+            assert await StateStore(client).load() == {"a": value}
+
+
+async def test_a_fenced_coordinator_takes_no_piece_of_the_other_away(client: Client) -> None:
+    first, second = StateStore(client), StateStore(client)
+    await first.save("a", large(b"1"))
+    await second.load()
+    await second.save("a", large(b"2"))
+    with pytest.raises(PgmigError) as caught:
+        await first.save("a", large(b"3"))
+    assert caught.value.kind is ErrorKind.FENCED
+    assert await StateStore(client).load() == {"a": large(b"2")}
+
+
+async def test_a_value_whose_pieces_are_lost_is_empty(client: Client) -> None:
+    store = StateStore(client)
+    await store.save("a", large(b"1"))
+    await store.save("b", b"2")
+    await client.jetstream().purge_stream(f"KV_{STATE_BUCKET}", subject=f"$KV.{STATE_BUCKET}.a.>")
+    assert await StateStore(client).load() == {"a": b"", "b": b"2"}

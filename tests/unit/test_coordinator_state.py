@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from dataclasses import replace
@@ -114,3 +115,30 @@ def test_impossible_move_is_refused() -> None:
     with pytest.raises(PgmigError):
         migration.move(Phase.COPY)
     assert migration.phase is Phase.ABORTED
+
+
+async def test_a_watch_gathers_changes_and_tells_at_once_of_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for bound in ("WATCH_EVERY_S", "LONGEST_PAUSE_S"):
+        monkeypatch.setattr(f"services.coordinator.migration.{bound}", 3600.0)
+    migration = Migration(replace(RECORD, phase=Phase.COPY), lambda: ())
+    views = migration.watch()
+    first = await anext(views)
+    following = asyncio.ensure_future(anext(views))
+    for _ in range(3):
+        migration.touch()
+        await asyncio.sleep(0)
+    assert not following.done()
+    migration.move(Phase.INDEXES)
+    await asyncio.sleep(0)
+    assert not following.done()
+    migration.move(Phase.COMPLETE)
+    second = await asyncio.wait_for(following, 10)
+    assert (second.phase, second.revision) == (Phase.COMPLETE, migration.record.revision)
+    assert second.revision > first.revision + 3
+    following = asyncio.ensure_future(anext(views))
+    await asyncio.sleep(0)
+    migration.remove()
+    with pytest.raises(StopAsyncIteration):
+        await following

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import psycopg
 import pytest
 
@@ -95,14 +97,25 @@ def test_a_full_disk_says_so() -> None:
     assert "free space" in error.hint
 
 
-def test_progress_is_passed_on_at_once_and_then_twice_a_second() -> None:
-    now = 100.0
+async def test_progress_is_passed_on_in_its_newest_form_until_the_part_ends() -> None:
     seen: list[tuple[int, int]] = []
-    throttle = Throttle(lambda rows, size: seen.append((rows, size)), clock=lambda: now)
-    for tick in range(20):
-        now = 100.0 + tick / 10
-        throttle(tick, 10 * tick)
-    assert seen == [(0, 0), (5, 50), (10, 100), (15, 150)]
+    told = asyncio.Event()
+
+    def pass_on(rows: int, size: int) -> None:
+        seen.append((rows, size))
+        told.set()
+
+    with Throttle(pass_on, interval_s=0.01) as progress:
+        for tick in range(20):
+            progress(tick, 10 * tick)
+        await told.wait()  # though nothing more comes
+        assert seen == [(19, 190)]
+        progress(20, 200)
+    with Throttle(pass_on, interval_s=0.0) as progress:
+        progress(1, 1)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert seen == [(19, 190)]
 
 
 async def test_a_rate_holds_on_average_and_allows_no_burst_after_a_pause() -> None:

@@ -33,20 +33,20 @@ def begun(schedule: Schedule) -> list[Task]:
 
 
 def names(found: list[Task]) -> list[str]:
-    return [one.label for task in found for one in task.items]
+    return [one.label for task in found for items in task.transactions for one in items]
 
 
 def test_nothing_begins_before_its_tables_rows_are_there() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
     assert schedule.take() is None
-    schedule.tables_are({B}, all_of_them=False)
+    schedule.table_is(B, complete=True)
     assert names(begun(schedule)) == ["b1", "b2"]
     assert not schedule.over
 
 
 def test_builds_run_side_by_side_and_the_rest_of_the_table_after_the_last() -> None:
     schedule = Schedule(tasks(A))
-    schedule.tables_are({A}, all_of_them=True)
+    schedule.all_are_complete()
     first, second = begun(schedule)
     schedule.finished(second)
     assert schedule.take() is None
@@ -60,32 +60,46 @@ def test_builds_run_side_by_side_and_the_rest_of_the_table_after_the_last() -> N
     assert schedule.over
 
 
+def test_a_table_at_once_is_one_transaction_as_far_as_it_needs_no_other_table() -> None:
+    indexes, adopt, statistics = (item("a1"), item("a2")), (item("adopt"),), item("statistics")
+    (task,) = table_tasks(TableItems(A, indexes, adopt), statistics, at_once=True)
+    assert (task.table, task.transactions) == (A, ((*indexes, *adopt, statistics),))
+    late = item("statistics", late=True)
+    own, after = table_tasks(TableItems(A, indexes, adopt), late, at_once=True)
+    assert (own.table, own.transactions) == (A, ((*indexes, *adopt),))
+    assert after.transactions == ((late,),)
+    assert (after.table, set(after.after)) == (None, {own.key})
+    assert tasks(A, late=True) == table_tasks(
+        TableItems(A, (item("a1"), item("a2", late=True)), (item("a adopt"),)), item("a stat"), at_once=True
+    )
+
+
 def test_what_may_look_at_other_tables_waits_for_all() -> None:
     schedule = Schedule(tasks(A, late=True))
-    schedule.tables_are({A}, all_of_them=False)
+    schedule.table_is(A, complete=True)
     assert names(begun(schedule)) == ["a1"]
-    schedule.tables_are({A}, all_of_them=True)
+    schedule.all_are_complete()
     assert names(begun(schedule)) == ["a2"]
 
 
 def test_a_table_that_is_emptied_again_waits_again() -> None:
     schedule = Schedule(tasks(A))
-    schedule.tables_are({A}, all_of_them=False)
-    schedule.tables_are((), all_of_them=False)
+    schedule.table_is(A, complete=True)
+    schedule.table_is(A, complete=False)
     assert schedule.take() is None
-    schedule.tables_are({A}, all_of_them=False)
+    schedule.table_is(A, complete=True)
     assert names(begun(schedule)) == ["a1", "a2"]
 
 
 def test_the_largest_table_comes_first() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)], {A: 1, B: 2})
-    schedule.tables_are({A, B}, all_of_them=True)
+    schedule.all_are_complete()
     assert names(begun(schedule)) == ["b1", "b2", "a1", "a2"]
 
 
 def test_failure_takes_along_what_comes_after_and_nothing_else() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
-    schedule.tables_are({A, B}, all_of_them=True)
+    schedule.all_are_complete()
     first, *others = begun(schedule)
     schedule.failed(first)
     for task in others:
@@ -106,10 +120,11 @@ async def session() -> AsyncIterator[None]:
 
 async def test_a_crew_does_all_that_does_not_depend_on_what_failed_and_then_says_so() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
-    schedule.tables_are({A, B}, all_of_them=True)
+    schedule.all_are_complete()
     done = []
 
-    async def run(_: None, one: Item) -> None:
+    async def run(_: None, items: tuple[Item, ...]) -> None:
+        (one,) = items
         if one.label == "a1":
             raise PgmigError(ErrorKind.SCHEMA_FAILED, "no")
         done.append(one.label)
@@ -122,9 +137,10 @@ async def test_a_crew_does_all_that_does_not_depend_on_what_failed_and_then_says
 
 async def test_a_crew_begins_nothing_more_after_what_a_retry_may_cure() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
-    schedule.tables_are({A, B}, all_of_them=True)
+    schedule.all_are_complete()
 
-    async def run(_: None, one: Item) -> None:
+    async def run(_: None, items: tuple[Item, ...]) -> None:
+        (one,) = items
         raise PgmigError(ErrorKind.UNREACHABLE, one.label)
 
     with pytest.raises(ExceptionGroup) as caught:
@@ -136,7 +152,7 @@ async def test_a_crew_waits_for_tables_and_never_works_at_more_than_it_may() -> 
     schedule = Schedule([*tasks(A), *tasks(B)])
     busy, most, done = 0, 0, 0
 
-    async def run(_: None, one: Item) -> None:
+    async def run(_: None, _items: tuple[Item, ...]) -> None:
         nonlocal busy, most, done
         busy += 1
         most = max(most, busy)
@@ -146,9 +162,11 @@ async def test_a_crew_waits_for_tables_and_never_works_at_more_than_it_may() -> 
 
     crew = Crew(schedule, session, run)
     working = asyncio.create_task(crew.work_off(2))
-    for complete in ({A}, {A, B}):
-        schedule.tables_are(complete, all_of_them=complete == {A, B})
+    for table in (A, B):
+        schedule.table_is(table, complete=True)
         crew.wake()
         await asyncio.sleep(0)
+    schedule.all_are_complete()
+    crew.wake()
     await working
     assert (most, done) == (2, 8)

@@ -189,7 +189,9 @@ async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
                 await pipeline.until(turn)
                 break
         left = await queued(pipeline.bus, migration.id)
-        # Read after the queue: what has left the queue was in the ledger before.
+        if (left or 0) >= migration.copying.missing_parts():
+            continue
+        # Parts have left the queue that nobody has reported. They were in the ledger before.
         if await _settled(pipeline) or (left or 0) < migration.copying.missing_parts():
             if not migration.copying.complete:
                 migration.event("warning", "parts are missing from the copy queue: they are queued again")

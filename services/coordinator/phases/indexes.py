@@ -20,7 +20,7 @@ import asyncio
 
 from services.coordinator.building import POST_DATA, Building, begin, load
 from services.coordinator.pipeline import Pipeline
-from services.coordinator.schedule import Task
+from services.coordinator.schedule import one_by_one
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.connection import connection
@@ -46,14 +46,14 @@ async def run(pipeline: Pipeline) -> Phase:
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         done = await steps_done(conn, migration.record.migration_id)
-    if POST_DATA not in done:
-        await _build(pipeline)
     if ANALYZE not in done:
-        building = await load(pipeline)
+        building = await _build(pipeline) if POST_DATA not in done else await load(pipeline)
+        await building.look_again()
         building.count(building.plan.items())
         await _analyze_the_others(pipeline, building)
         async with connection(uris.destination_uri, "destination") as conn:
             await mark_step(conn, migration.record.migration_id, ANALYZE)
+    await pipeline.stop_building()
     pipeline.archive.unlink(missing_ok=True)
     list_of(pipeline.archive).unlink(missing_ok=True)
     if not follow and not migration.record.options.schema_only:
@@ -63,17 +63,18 @@ async def run(pipeline: Pipeline) -> Phase:
     return Phase.CATCHUP if follow else Phase.COMPLETE
 
 
-async def _build(pipeline: Pipeline) -> None:
+async def _build(pipeline: Pipeline) -> Building:
     """The rest of the section; what of it is done already need not be known."""
     tables = begin(pipeline)
     await asyncio.wait({tables})  # to await it would cancel it with us; whoever pauses stops it anyway
-    tables.result()
+    building = tables.result()
     if pipeline.migration.record.options.data_only:
-        return  # the destination has its indexes and constraints
-    building = await load(pipeline)
+        return building  # the destination has its indexes and constraints
+    await building.look_again()
     building.count(building.plan.of_tables())
     await _across_tables(pipeline, building)
     pipeline.migration.event("info", f"{building.plan.total} indexes and constraints are built")
+    return building
 
 
 async def _across_tables(pipeline: Pipeline, building: Building) -> None:
@@ -83,7 +84,7 @@ async def _across_tables(pipeline: Pipeline, building: Building) -> None:
     unchecked = any(item.step not in building.done for chain in building.plan.checks for item in chain)
     await _of_one_moment(pipeline, again=unchecked and KEYS in building.done)
     await _at_once(building, keys, KEYS)
-    checks = [Task(f"check {number}", chain) for number, chain in enumerate(building.plan.checks)]
+    checks = [one_by_one(f"check {number}", chain) for number, chain in enumerate(building.plan.checks)]
     try:
         await building.work_off(checks)
     except ExceptionGroup as exc:
@@ -93,7 +94,7 @@ async def _across_tables(pipeline: Pipeline, building: Building) -> None:
 
 async def _at_once(building: Building, item: Item, step: str) -> None:
     async with building.session() as session:
-        await building.run(session, item, step)
+        await building.run(session, [item], step)
 
 
 def _with_remedy(group: ExceptionGroup[Exception], *, follow: bool) -> Exception:
@@ -133,7 +134,7 @@ async def _analyze_the_others(pipeline: Pipeline, building: Building) -> None:
     version = pipeline.migration.record.destination.server_version_num
     copied = {record.table for record in pipeline.migration.copying.records()}
     others = [analysis(table, kind, version) for table, kind in building.kinds.items() if table not in copied]
-    await building.work_off([Task(item.step, (item,)) for item in others])
+    await building.work_off([one_by_one(item.step, [item]) for item in others])
 
 
 async def _set_up_database(pipeline: Pipeline) -> None:

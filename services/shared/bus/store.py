@@ -2,7 +2,8 @@
 
 A second coordinator that writes the same key makes the first one's next write fail (FENCED)
 instead of overwriting it. A bucket that vanished (the store was deleted) is made again by the
-next write. A write whose outcome is unknown is recognised afterwards by its content.
+next write. A write whose outcome is unknown is recognised afterwards by its content. A value beyond
+LONGEST lies in pieces beside its key (`manifest`); to read and to write the key decides, as ever.
 """
 
 from __future__ import annotations
@@ -15,23 +16,30 @@ from nats.js import errors as js_errors
 from nats.js.kv import KeyValue
 
 from services.shared.bus.connection import translated
+from services.shared.bus.manifest import Manifest, divided
 from services.shared.model import STATE_BUCKET, ErrorKind, PgmigError
 
 _DOING = f"keeping state in the bucket {STATE_BUCKET}"
 _STREAM = f"KV_{STATE_BUCKET}"
 _WRITE_ATTEMPTS = 3
+_READ_ATTEMPTS = 3
+LONGEST = 512 * 1024
+"""Bytes of one message, or less where the broker takes less. Its default is 1 MiB."""
+_HEADERS = 4096
 
 
 class StateStore:
     """replicas: of the bucket's stream. Not safe for concurrent saves of one key."""
 
     def __init__(self, client: Client, *, replicas: int = 1) -> None:
+        self._client = client
         self._jetstream = client.jetstream()
         self._config = api.KeyValueConfig(
             bucket=STATE_BUCKET, history=1, storage=api.StorageType.FILE, replicas=replicas
         )
         self._revisions: dict[str, int] = {}
         self._attempted: dict[str, bytes] = {}
+        self._manifests: dict[str, Manifest | None] = {}
 
     async def load(self) -> dict[str, bytes]:
         """Every key's value; empty when there is no bucket. Later saves build on what was read."""
@@ -43,11 +51,28 @@ class StateStore:
                 return {}
             found: dict[str, bytes] = {}
             for key in keys:
+                if "." in key:
+                    continue  # a piece
                 with suppress(js_errors.KeyNotFoundError):
-                    found[key] = await self._read(bucket, key)
+                    found[key] = await self._whole(bucket, key)
         return found
 
+    async def _whole(self, bucket: KeyValue, key: str) -> bytes:
+        """The value, from its pieces where it has some. One whose pieces are lost is empty."""
+        for _ in range(_READ_ATTEMPTS):
+            head = await self._read(bucket, key)
+            manifest = self._manifests[key] = Manifest.of(head)
+            if manifest is None:
+                return head
+            with suppress(js_errors.KeyNotFoundError):  # replaced just now
+                entries = [await bucket.get(name) for name in manifest.keys(key)]
+                value = b"".join(entry.value or b"" for entry in entries)
+                if manifest.fits(value):
+                    return value
+        return b""
+
     async def _read(self, bucket: KeyValue, key: str) -> bytes:
+        """What lies under the key itself."""
         entry = await bucket.get(key)
         self._revisions[key] = entry.revision or 0
         return entry.value or b""
@@ -57,17 +82,38 @@ class StateStore:
         with translated(_DOING):
             bucket = await self._bucket()
             for _ in range(_WRITE_ATTEMPTS):
-                earlier, self._attempted[key] = self._attempted.get(key), value
                 try:
-                    self._revisions[key] = await bucket.update(key, value, last=self._revisions.get(key, 0))
+                    head = await self._store_pieces(bucket, key, value)
+                    earlier, self._attempted[key] = self._attempted.get(key), head
+                    self._revisions[key] = await bucket.update(key, head, last=self._revisions.get(key, 0))
                 except js_errors.KeyWrongLastSequenceError:
-                    await self._recognise(bucket, key, {earlier, value})
+                    await self._recognise(bucket, key, {earlier, head})
                 except js_errors.NoStreamResponseError:
                     self._revisions.clear()
                     bucket = await self._jetstream.create_key_value(self._config)
                 else:
-                    return
+                    return await self._forget_pieces(key, Manifest.of(head))
         raise PgmigError(ErrorKind.BROKER, f"{_DOING}: {key} could not be written")
+
+    async def _store_pieces(self, bucket: KeyValue, key: str, value: bytes) -> bytes:
+        """What is to lie under the key: the value, or the manifest of its pieces, which are stored."""
+        parts = divided(value, min(LONGEST, self._client.max_payload - _HEADERS))
+        if parts is None:
+            return value
+        manifest, pieces = parts
+        for name, piece in zip(manifest.keys(key), pieces, strict=True):
+            await bucket.put(name, piece)
+        return manifest.encode()
+
+    async def _forget_pieces(self, key: str, current: Manifest | None) -> None:
+        """Those of the value before. What is missed goes with the key."""
+        before, self._manifests[key] = self._manifests.get(key), current
+        if before is not None and before != current:
+            with suppress(TimeoutError, js_errors.Error):
+                await self._purge(f"{key}.{before.digest}.>")
+
+    async def _purge(self, keys: str) -> None:
+        await self._jetstream.purge_stream(_STREAM, subject=f"$KV.{STATE_BUCKET}.{keys}")
 
     async def _bucket(self) -> KeyValue:
         try:
@@ -94,11 +140,13 @@ class StateStore:
         """Forget a key; whether it was there. No marker stays, as KV's own deletion would leave."""
         self._attempted.pop(key, None)
         self._revisions.pop(key, None)
+        self._manifests.pop(key, None)
         with translated(_DOING):
             try:
                 bucket = await self._jetstream.key_value(STATE_BUCKET)
                 await bucket.get(key)
-                await self._jetstream.purge_stream(_STREAM, subject=f"$KV.{STATE_BUCKET}.{key}")
+                await self._purge(key)
+                await self._purge(f"{key}.>")
             except (js_errors.NotFoundError, js_errors.KeyNotFoundError, js_errors.NoStreamResponseError):
                 return False
         return True

@@ -42,8 +42,13 @@ def to_json(value: object) -> object:
     if isinstance(value, tuple):
         return [to_json(item) for item in value]
     if is_dataclass(value):
-        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+        return {name: to_json(getattr(value, name)) for name in _names(value.__class__)}
     raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(cls))
 
 
 def from_json(cls: type[T], obj: object, where: str = "value") -> T:

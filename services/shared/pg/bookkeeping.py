@@ -13,7 +13,7 @@ step       the coordinator's schema steps
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -130,9 +130,13 @@ async def steps_done(conn: AsyncConnection, migration_id: str) -> set[str]:
 async def mark_step(conn: AsyncConnection, migration_id: str, step: str) -> None:
     """Mark a step, within the caller's transaction where there is one. Again: nothing happens."""
     with translated(KEEPING_BOOKS):
-        await conn.execute(
-            sql.SQL("INSERT INTO {} (migration_id, step) VALUES (%s, %s) ON CONFLICT DO NOTHING").format(
-                book("step")
-            ),
-            [migration_id, step],
-        )
+        await conn.execute(step_note(conn, migration_id, [step]))
+
+
+def step_note(conn: AsyncConnection, migration_id: str, steps: Sequence[str]) -> bytes:
+    """The statement that marks steps, to go with those that take them. Again: nothing happens."""
+    rows = sql.SQL(", ").join(
+        sql.SQL("({}, {})").format(sql.Literal(migration_id), sql.Literal(step)) for step in steps
+    )
+    note = sql.SQL("INSERT INTO {} (migration_id, step) VALUES {} ON CONFLICT DO NOTHING;")
+    return note.format(book("step"), rows).as_bytes(conn)

@@ -18,6 +18,8 @@ from psycopg.abc import PQGen
 from services.shared.model import Endpoint, ErrorKind, PgmigError
 
 CONNECT_TIMEOUT_S = 10
+LOCKS_SETTING = "max_locks_per_transaction"
+RAISE_LOCKS = f"raise {LOCKS_SETTING} on that server and restart it, then resume"
 
 _EXACT = {
     "client_encoding": "UTF8",
@@ -25,6 +27,7 @@ _EXACT = {
     "IntervalStyle": "postgres",
     "extra_float_digits": "3",
     "bytea_output": "hex",
+    "standard_conforming_strings": "on",
     "array_nulls": "on",
     "xmloption": "content",
     "lc_monetary": "C",
@@ -116,9 +119,16 @@ def translate(exc: psycopg.Error, doing: str) -> PgmigError:
         return PgmigError(
             ErrorKind.UNREACHABLE, message, "check host, port and network, and that the server runs"
         )
+    if locks_are_full(exc):  # transient where another session's locks are to blame
+        return PgmigError(ErrorKind.TRANSIENT, f"{message}: its lock table is full", RAISE_LOCKS)
     if _TRANSIENT.fullmatch(state):
         return PgmigError(ErrorKind.TRANSIENT, message)
     return PgmigError(ErrorKind.INTERNAL, f"{message} (SQLSTATE {state or 'none'})")
+
+
+def locks_are_full(exc: psycopg.Error) -> bool:
+    """Whether the server has no room for another lock."""
+    return exc.sqlstate == "53200" and LOCKS_SETTING in (exc.diag.message_hint or "")
 
 
 @contextmanager

@@ -28,13 +28,14 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import CopyPart, CtidRange, ErrorKind, MigrationId, PartRange, PgmigError
+from services.shared.pg.answers import answers
 from services.shared.pg.connection import connect, translated
 from services.shared.pg.copy_errors import SNAPSHOT_GONE, copy_failure, snapshot_lost, table_rewritten
 from services.shared.pg.copy_format import binary_safe
-from services.shared.pg.copy_ledger import check_epoch, copied_part, mark_part
+from services.shared.pg.copy_ledger import already, enter_part, look
 from services.shared.pg.copy_relay import Pace, Progress, may_relay, relay
 from services.shared.pg.copy_stream import CopyIn, CopyOut
-from services.shared.pg.copy_table import empty, is_partitioned, table_name
+from services.shared.pg.copy_table import Described, describe, described, empty, table_name
 
 __all__ = ["Copied", "PartCopier", "binary_safe"]
 
@@ -54,13 +55,6 @@ _WELCOME = {
     "session_replication_role": "replica",  # no triggers; reserved to superusers unless granted
     "client_connection_check_interval": "5s",  # from 14 on, not on every platform
 }
-_FILE = "SELECT pg_catalog.pg_relation_filenode(%s::pg_catalog.regclass)::pg_catalog.int8"
-_COLUMN_TYPES = """
-    SELECT a.attname, a.atttypid
-    FROM pg_catalog.pg_attribute AS a
-    JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +128,21 @@ class PartCopier:
         pace: Pace,
     ) -> tuple[Copied | None, bool]:
         """The outcome, and whether the connections are to be closed."""
-        await destination.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-        if not await _locked(destination, f"{self._migration}/{part.part_id}"):
+        ((free,),), standing, here = await answers(
+            destination,
+            sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED"),
+            _lock(f"{self._migration}/{part.part_id}"),
+            look(self._migration, part),
+            describe(part.table),
+        )
+        # Whether its plan is in force is looked at again at the end: this saves the work.
+        earlier = already(standing, part) if free else None
+        if not free or earlier:
             await destination.execute("ROLLBACK")
-            return None, False
-        earlier = await copied_part(destination, self._migration, part.part_id)
-        if earlier is not None and earlier.epoch == part.epoch:
-            await destination.execute("ROLLBACK")
-            return Copied(earlier.rows, earlier.bytes, already=True), False
-        await check_epoch(destination, self._migration, part)  # again at the end: this saves the work
-        await _begin_under_snapshot(source, part)
-        statements = await _prepare(source, destination, part)
+            return (Copied(*earlier, already=True) if earlier else None), False
+        there = await _begin_under_snapshot(source, part)
+        binary = part.binary and _same_types(source, destination, part, there, described(here))
+        statements = await _prepare(destination, part, there, described(here), binary=binary)
         transfer = relay if self._relaying else _through_libpq
         sent, stored, size, largest = await transfer(source, destination, statements, on_progress, pace)
         if sent != stored:
@@ -153,8 +151,7 @@ class PartCopier:
                 f"copying {part.table}: the source sent {sent} rows, the destination stored {stored}",
                 "look for a trigger or rule on the destination's table that drops rows",
             )
-        await check_epoch(destination, self._migration, part, hold=True)
-        await mark_part(destination, self._migration, part, stored, size)
+        await enter_part(destination, self._migration, part, stored, size)
         await destination.execute("COMMIT")
         await source.execute("COMMIT")
         return Copied(stored, size), largest > BULKY
@@ -172,58 +169,63 @@ async def _configure(conn: AsyncConnection) -> None:
             await conn.execute(statement, [name, value])
 
 
-async def _locked(conn: AsyncConnection, part: str) -> bool:
+def _lock(part: str) -> sql.Composed:
     key = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), signed=True)
-    row = await (await conn.execute("SELECT pg_catalog.pg_try_advisory_xact_lock(%s)", [key])).fetchone()
-    return row is not None and bool(row[0])
+    return sql.SQL("SELECT pg_catalog.pg_try_advisory_xact_lock({})").format(sql.Literal(key))
 
 
-async def _begin_under_snapshot(source: AsyncConnection, part: CopyPart) -> None:
-    await source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+async def _begin_under_snapshot(source: AsyncConnection, part: CopyPart) -> Described:
+    """Begin the transaction; the table as it is now, which a snapshot does not change."""
+    name = table_name(part.table)
+    lock = sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(name)
+    file = sql.SQL("pg_catalog.pg_relation_filenode({}::pg_catalog.regclass)::pg_catalog.int8").format(
+        sql.Literal(name.as_string(source))
+    )
     try:
-        await source.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(part.snapshot_name)))
+        ((xids, filenode),), found = await answers(
+            source,
+            sql.SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(part.snapshot_name)),
+            *([lock] if part.filenode else []),
+            sql.SQL("SELECT pg_catalog.txid_current_snapshot()::pg_catalog.text, {}").format(
+                file if part.filenode else sql.SQL("0")
+            ),
+            describe(part.table),
+        )
     except psycopg.Error as exc:
         if exc.sqlstate in SNAPSHOT_GONE:
             raise snapshot_lost(part.table) from exc
         raise
     # Names begin again when the server restarts: another snapshot may bear this one.
-    row = await (await source.execute("SELECT pg_catalog.txid_current_snapshot()::text")).fetchone()
-    if part.snapshot_xids and (row is None or row[0] != part.snapshot_xids):
+    if part.snapshot_xids and xids != part.snapshot_xids:
         raise snapshot_lost(part.table)
-    if part.filenode:
-        name = table_name(part.table)
-        await source.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(name))
-        row = await (await source.execute(_FILE, [name.as_string(source)])).fetchone()
-        if row is None or row[0] != part.filenode:
-            raise table_rewritten(part.table)
+    if filenode != part.filenode:
+        raise table_rewritten(part.table)
+    return described(found)
 
 
 async def _prepare(
-    source: AsyncConnection, destination: AsyncConnection, part: CopyPart
+    destination: AsyncConnection, part: CopyPart, there: Described, here: Described, *, binary: bool
 ) -> tuple[sql.Composed, sql.Composed]:
     """Empty the table where that is the part's to do; the statements for source and destination."""
-    binary = ["FORMAT binary"] if part.binary and await _same_types(source, destination, part) else []
+    options = ["FORMAT binary"] if binary else []
     freeze = []
     if part.rows is None:
-        partitioned = await is_partitioned(destination, part.table)
-        truncated = await empty(destination, part.table, partitioned=partitioned)
-        freeze = ["FREEZE"] if truncated and not partitioned else []
-    divided = await is_partitioned(source, part.table)
-    return copy_out(part, binary, divided=divided), copy_in(part, [*freeze, *binary])
+        truncated = await empty(destination, part.table, here)
+        freeze = ["FREEZE"] if truncated and not here.partitioned else []
+    return copy_out(part, options, divided=there.partitioned), copy_in(part, [*freeze, *options])
 
 
-async def _same_types(source: AsyncConnection, destination: AsyncConnection, part: CopyPart) -> bool:
+def _same_types(
+    source: AsyncConnection, destination: AsyncConnection, part: CopyPart, there: Described, here: Described
+) -> bool:
     """Whether the part's columns have the same types on both ends, all fit for binary. A table
     made by hand may differ, and eight bytes of one type are as good as eight of another."""
-    here, there = await asyncio.gather(_types(source, part), _types(destination, part))
-    return here == there and binary_safe(
-        here.values(), source.info.server_version, destination.info.server_version
+    ends = [{name: end.types.get(name) for name in part.columns} for end in (there, here)]
+    types = [oid for oid in ends[0].values() if oid is not None]
+    return ends[0] == ends[1] and binary_safe(
+        types, source.info.server_version, destination.info.server_version
     )
-
-
-async def _types(conn: AsyncConnection, part: CopyPart) -> dict[str, int]:
-    cursor = await conn.execute(_COLUMN_TYPES, [part.table.schema, part.table.name])
-    return {name: oid for name, oid in await cursor.fetchall() if name in part.columns}
 
 
 async def _through_libpq(

@@ -22,7 +22,17 @@ from services.shared.pg.connection import translated
 
 _PLANS = "SELECT schema_name, table_name, epoch, snapshot, split, filenode FROM {} WHERE migration_id = %s"
 _PARTS = "SELECT part_id, snapshot_lsn::text, rows, bytes, epoch FROM {} WHERE migration_id = %s"
-_EPOCH = "SELECT epoch FROM {} WHERE migration_id = %s AND schema_name = %s AND table_name = %s"
+_PLAN = """
+    SELECT epoch FROM {plans}
+    WHERE migration_id = {migration} AND schema_name = {schema} AND table_name = {name}"""
+_LOOK = """
+    SELECT ({plan}), p.rows, p.bytes
+    FROM (SELECT) AS one
+    LEFT JOIN {parts} AS p ON p.migration_id = {migration} AND p.part_id = {part} AND p.epoch = {epoch}"""
+_ENTER = """
+    INSERT INTO {parts} (migration_id, part_id, snapshot_lsn, rows, bytes, epoch)
+    SELECT {migration}, {part}, {lsn}::pg_catalog.pg_lsn, {rows}, {bytes}, {epoch}
+    WHERE coalesce(({plan} FOR SHARE), '') = {epoch}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,32 +100,52 @@ def _row(migration_id: str, plan: CopyPlan) -> tuple[object, ...]:
     return (migration_id, table.schema, table.name, plan.epoch, plan.snapshot, split, plan.filenode)
 
 
-async def copied_part(conn: AsyncConnection, migration_id: str, part_id: str) -> CopiedPart | None:
-    """One part's entry; None while it is not complete."""
-    query = sql.SQL(_PARTS + " AND part_id = %s").format(book("copy_part"))
-    row = await (await conn.execute(query, [migration_id, part_id])).fetchone()
-    return CopiedPart(Lsn.parse(row[1]), row[2], row[3], row[4]) if row else None
+def look(migration_id: str, part: CopyPart) -> sql.Composed:
+    """The query for `already`."""
+    return sql.SQL(_LOOK).format(**_names(migration_id, part))
 
 
-async def check_epoch(
-    conn: AsyncConnection, migration_id: str, part: CopyPart, *, hold: bool = False
-) -> None:
-    """Raise FENCED when the part's plan is not in force (any more). hold: it stays in force until the
-    caller's transaction ends."""
-    query = sql.SQL(_EPOCH + (" FOR SHARE" if hold else "")).format(book("copy_table"))
-    row = await (await conn.execute(query, [migration_id, part.table.schema, part.table.name])).fetchone()
-    if (row[0] if row else "") != part.epoch:
-        raise PgmigError(
-            ErrorKind.FENCED, f"part {part.part_id} belongs to a copy of {part.table} that was given up"
-        )
+def already(found: Sequence[tuple[Any, ...]], part: CopyPart) -> tuple[int, int] | None:
+    """Rows and bytes of a part that is in the ledger; None while it is not. Raises FENCED when its
+    plan is not in force (any more)."""
+    ((epoch, rows, size),) = found
+    if rows is not None:
+        return rows, size
+    if (epoch or "") != part.epoch:
+        raise _given_up(part)
+    return None
 
 
-async def mark_part(conn: AsyncConnection, migration_id: str, part: CopyPart, rows: int, size: int) -> None:
-    """Enter a part in the ledger, within the transaction that copied it."""
-    await conn.execute(
-        sql.SQL(
-            "INSERT INTO {} (migration_id, part_id, snapshot_lsn, rows, bytes, epoch)"
-            " VALUES (%s, %s, %s::pg_catalog.pg_lsn, %s, %s, %s)"
-        ).format(book("copy_part")),
-        [migration_id, part.part_id, str(part.snapshot_lsn), rows, size, part.epoch],
+async def enter_part(conn: AsyncConnection, migration_id: str, part: CopyPart, rows: int, size: int) -> None:
+    """Enter a part in the ledger, within the transaction that copied it and while its plan is in
+    force, which it then is until that transaction ends. Raises FENCED."""
+    values = {
+        "lsn": sql.Literal(str(part.snapshot_lsn)),
+        "rows": sql.Literal(rows),
+        "bytes": sql.Literal(size),
+    }
+    cursor = await conn.execute(sql.SQL(_ENTER).format(**_names(migration_id, part), **values))
+    if cursor.rowcount != 1:
+        raise _given_up(part)
+
+
+def _names(migration_id: str, part: CopyPart) -> dict[str, sql.Composable]:
+    table = {
+        "plans": book("copy_table"),
+        "migration": sql.Literal(migration_id),
+        "schema": sql.Literal(part.table.schema),
+        "name": sql.Literal(part.table.name),
+    }
+    return {
+        "plan": sql.SQL(_PLAN).format(**table),
+        "migration": sql.Literal(migration_id),
+        "parts": book("copy_part"),
+        "part": sql.Literal(part.part_id),
+        "epoch": sql.Literal(part.epoch),
+    }
+
+
+def _given_up(part: CopyPart) -> PgmigError:
+    return PgmigError(
+        ErrorKind.FENCED, f"part {part.part_id} belongs to a copy of {part.table} that was given up"
     )

@@ -1,24 +1,28 @@
-"""The table that a copy fills, on the destination: its kind, and how it is emptied."""
+"""The table that is copied, on either side: what its copy must know, and how it is emptied."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import TableId
+from services.shared.pg.answers import answers
 
-_PARTITIONED = """
-    SELECT c.relkind = 'p'
+_DESCRIBE = """
+    SELECT c.relkind = 'p',
+           (c.relhastriggers OR c.relkind = 'p')  -- else, as TRUNCATE knows too, nothing refers to it
+           AND EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
+                       WHERE k.contype = 'f' AND k.conrelid <> k.confrelid AND k.confrelid = c.oid),
+           ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS a
+                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+           ARRAY(SELECT a.atttypid::pg_catalog.int8 FROM pg_catalog.pg_attribute AS a
+                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE n.nspname = %s AND c.relname = %s"""
-_REFERENCED = """
-    SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
-                   JOIN pg_catalog.pg_class AS c ON c.oid = k.confrelid
-                   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-                   WHERE k.contype = 'f' AND k.conrelid <> k.confrelid
-                     AND n.nspname = %s AND c.relname = %s)"""
+    WHERE n.nspname = {} AND c.relname = {}"""
 _END_SESSIONS = """
     SELECT pg_catalog.pg_terminate_backend(a.pid)
     FROM pg_catalog.pg_locks AS l
@@ -35,22 +39,37 @@ def table_name(table: TableId) -> sql.Identifier:
     return sql.Identifier(table.schema, table.name)
 
 
-async def is_partitioned(conn: AsyncConnection, table: TableId) -> bool:
-    row = await (await conn.execute(_PARTITIONED, [table.schema, table.name])).fetchone()
-    return row is not None and bool(row[0])
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A table of either side. referenced: by another's foreign key. types: OIDs by column."""
+
+    partitioned: bool = False
+    referenced: bool = False
+    types: Mapping[str, int] = field(default_factory=dict)
 
 
-async def empty(conn: AsyncConnection, table: TableId, *, partitioned: bool) -> bool:
+def describe(table: TableId) -> sql.Composed:
+    """The query for `described`."""
+    return sql.SQL(_DESCRIBE).format(sql.Literal(table.schema), sql.Literal(table.name))
+
+
+def described(found: Sequence[tuple[Any, ...]]) -> Described:
+    """Of a table that is not there: nothing. Whoever uses it next gets the server's error."""
+    if not found:
+        return Described()
+    ((partitioned, referenced, names, types),) = found
+    return Described(partitioned, referenced, dict(zip(names, types, strict=True)))
+
+
+async def empty(conn: AsyncConnection, table: TableId, kind: Described) -> bool:
     """Remove the table's rows within the caller's transaction; whether by TRUNCATE, which is denied
     to a table that a foreign key refers to. Ours have none yet; those of a destination that
     brought its own schema may. An inheritance parent loses its own rows alone; one that is
     partitioned here, and an ordinary table on the source, all that it holds."""
-    row = await (await conn.execute(_REFERENCED, [table.schema, table.name])).fetchone()
-    referenced = row is not None and bool(row[0])
-    form = "DELETE FROM {}{}" if referenced else "TRUNCATE {}{}"
-    only = sql.SQL("" if partitioned else "ONLY ")
+    form = "DELETE FROM {}{}" if kind.referenced else "TRUNCATE {}{}"
+    only = sql.SQL("" if kind.partitioned else "ONLY ")
     await conn.execute(sql.SQL(form).format(only, table_name(table)))
-    return not referenced
+    return not kind.referenced
 
 
 async def empty_for_parts(conn: AsyncConnection, tables: Iterable[TableId]) -> None:
@@ -59,4 +78,5 @@ async def empty_for_parts(conn: AsyncConnection, tables: Iterable[TableId]) -> N
     us up: its session is ended."""
     for table in tables:
         await conn.execute(_END_SESSIONS, [table.schema, table.name])
-        await empty(conn, table, partitioned=await is_partitioned(conn, table))
+        (found,) = await answers(conn, describe(table))
+        await empty(conn, table, described(found))

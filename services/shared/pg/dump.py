@@ -24,7 +24,14 @@ from psycopg import AsyncConnection, conninfo
 from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError
 from services.shared.pg.archive_list import exclusions, filtered
 from services.shared.pg.choice import EVERYTHING, Chosen
-from services.shared.pg.connection import complete_conninfo, redact, translate
+from services.shared.pg.connection import (
+    LOCKS_SETTING,
+    RAISE_LOCKS,
+    complete_conninfo,
+    locks_are_full,
+    redact,
+    translate,
+)
 from services.shared.pg.tools import DumpTools
 
 LOCK_WAIT_MS = 60_000
@@ -120,17 +127,19 @@ def plain_script(script: bytes) -> bytes:
 
 
 async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None:
-    """Run a section inside the caller's transaction. Raises SCHEMA_FAILED, or what a retry cures.
+    """Run a section, or a part of it, as one query: inside the caller's transaction or, where there is
+    none, as one. Raises SCHEMA_FAILED, or what a retry cures.
 
     It changes the session's settings: use a connection of its own.
     """
     if conn.info.server_version < _TRANSACTION_TIMEOUT_SINCE:
         script = script.replace(_TRANSACTION_TIMEOUT, b"", 1)
     try:
-        await conn.execute("SET LOCAL standard_conforming_strings = on")
         await conn.execute(script)
     except psycopg.Error as exc:
         error = translate(exc, f"restoring the {section} schema on the destination")
+        if locks_are_full(exc):  # by this very transaction
+            raise PgmigError(ErrorKind.SCHEMA_FAILED, error.message, error.hint) from exc
         if error.policy.retry or error.kind is ErrorKind.PERMISSION:
             raise error from exc
         raise PgmigError(
@@ -198,6 +207,8 @@ def _program_error(name: str, text: str, code: int | None) -> PgmigError:
         return PgmigError(ErrorKind.SNAPSHOT_LOST, message)
     if "connection to server" in text and "failed" in text:
         return PgmigError(ErrorKind.UNREACHABLE, message, "check that the source runs and can be reached")
+    if LOCKS_SETTING in text:
+        return PgmigError(ErrorKind.SCHEMA_FAILED, message, RAISE_LOCKS)
     if "lock timeout" in text:
         return PgmigError(ErrorKind.TRANSIENT, message, "another session alters a table of the source")
     return PgmigError(ErrorKind.SCHEMA_FAILED, message, "see the message of the program")

@@ -31,7 +31,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, PgmigError, TableId
-from services.shared.pg.bookkeeping import mark_step
+from services.shared.pg.bookkeeping import step_note
 from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import connection, translated
 from services.shared.pg.dump import run_script
@@ -118,7 +118,7 @@ class TableItems:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The groups in the order that the module's text gives. settings: run before every item.
+    """The groups in the order that the module's text gives. settings: a session's, before any item.
     checks: each inner sequence in order, by one session."""
 
     settings: bytes
@@ -333,22 +333,34 @@ async def relations(conn: AsyncConnection) -> dict[TableId, str]:
 
 
 class BuildingSession:
-    """A connection that runs items. settings: the plan's."""
+    """A connection in autocommit mode, with the plan's settings, that runs items."""
 
-    def __init__(self, conn: AsyncConnection, migration_id: str, settings: bytes) -> None:
+    def __init__(self, conn: AsyncConnection, migration_id: str) -> None:
         self._conn = conn
         self._migration_id = migration_id
-        self._settings = settings
 
-    async def run(self, item: Item, step: str = "") -> None:
-        """Run it, and note it as done, in one transaction. step: noted instead of its own.
+    async def run(self, items: Sequence[Item], step: str = "") -> None:
+        """Run them, and note them as done, in one transaction. step: noted instead of their own.
 
-        Raises SCHEMA_FAILED, ORPHAN_ROW, or what a retry cures.
+        What fails together is done one by one: all before the one that cannot be done is kept, and
+        the error is about that. Raises SCHEMA_FAILED, ORPHAN_ROW, or what a retry cures.
         """
+        steps = [step] if step else [item.step for item in items]
         try:
-            async with self._conn.transaction():
-                await run_script(self._conn, self._settings + item.text, f"post-data ({item.label})")
-                await mark_step(self._conn, self._migration_id, step or item.step)
+            if items:
+                await self._run(items, steps)
+        except PgmigError as exc:
+            if exc.policy.retry or len(items) == 1:
+                raise
+            for item in items:
+                await self._run([item], [item.step])
+
+    async def _run(self, items: Sequence[Item], steps: Sequence[str]) -> None:
+        """As one query: several statements are a transaction, and one round trip."""
+        note = step_note(self._conn, self._migration_id, steps)
+        script = b"\n".join([*(item.text for item in items), note])
+        try:
+            await run_script(self._conn, script, f"post-data ({items[0].label})")
         except PgmigError as exc:
             raise _explained(exc) from exc
 
@@ -357,7 +369,7 @@ class BuildingSession:
 async def building_session(
     uri: str, migration_id: str, settings: bytes, maintenance_work_mem_kb: int
 ) -> AsyncIterator[BuildingSession]:
-    """maintenance_work_mem_kb: 0 keeps the destination's setting."""
+    """settings: the plan's. maintenance_work_mem_kb: 0 keeps the destination's setting."""
     statement = "SELECT pg_catalog.set_config(%s, %s, false)"
     async with connection(uri, "destination") as conn:
         await silence(conn)
@@ -367,7 +379,8 @@ async def building_session(
             with suppress(psycopg.errors.UndefinedObject, psycopg.DataError):
                 # From 14 on, not on every platform: a build does not outlive us for long.
                 await conn.execute(statement, ["client_connection_check_interval", "5s"])
-        yield BuildingSession(conn, migration_id, settings)
+        await run_script(conn, settings, "post-data")
+        yield BuildingSession(conn, migration_id)
 
 
 def _explained(error: PgmigError) -> PgmigError:

@@ -1,6 +1,7 @@
 SELECT n.nspname, c.relname,
        CASE WHEN c.relkind = 'r' AND NOT c.relispartition
-                 AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE c.oid IN (i.inhparent, i.inhrelid))
+                 AND (EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
+                      OR EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid))
             THEN 'h' ELSE c.relkind::text END
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

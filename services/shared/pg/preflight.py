@@ -23,7 +23,7 @@ from services.shared.model import (
     PgmigError,
     check_options,
 )
-from services.shared.pg import preflight_apart, preflight_destination, preflight_source
+from services.shared.pg import preflight_apart, preflight_destination, preflight_locks, preflight_source
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection, endpoint
 from services.shared.pg.existing import objects_to_drop, plan_of, plan_to_fill
@@ -84,6 +84,7 @@ async def check_migration(
             await preflight_destination.check_empty(destination, facts[1])
         if not options.data_only:
             warnings += await preflight_destination.check_extensions(source, destination, chosen)
+            warnings += await preflight_locks.check(source, destination, chosen)
         apart = options.large_objects if not options.data_only else LargeObjects.SKIP
         warnings += await preflight_apart.check(source, facts[0], follow=follow, large_objects=apart)
         if not options.data_only:

@@ -1,0 +1,46 @@
+"""A value larger than one message of the broker may be: pieces, and the manifest that stands for it.
+
+The manifest lies under the value's key. The pieces have keys of their own, named after the whole
+value's digest: pieces of two values never mix, and the manifest is written when all are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+_FORM = re.compile(rb"pieces of a value: (?P<digest>[0-9a-f]{64}) (?P<count>\d{1,6})")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """digest: SHA-256 of the value, in hexadecimal. count: of its pieces."""
+
+    digest: str
+    count: int
+
+    @classmethod
+    def of(cls, head: bytes) -> Self | None:
+        """The manifest that lies under a key; None for a value itself."""
+        form = _FORM.fullmatch(head)
+        return cls(form["digest"].decode(), int(form["count"])) if form else None
+
+    def encode(self) -> bytes:
+        return f"pieces of a value: {self.digest} {self.count}".encode()
+
+    def keys(self, key: str) -> list[str]:
+        return [f"{key}.{self.digest}.{number}" for number in range(self.count)]
+
+    def fits(self, value: bytes) -> bool:
+        return hashlib.sha256(value).hexdigest() == self.digest
+
+
+def divided(value: bytes, at_most: int) -> tuple[Manifest, Sequence[bytes]] | None:
+    """Pieces of `at_most` bytes; None for a value that is small enough and cannot be mistaken."""
+    if len(value) <= at_most and Manifest.of(value) is None:
+        return None
+    pieces = [value[start : start + at_most] for start in range(0, len(value), at_most)]
+    return Manifest(hashlib.sha256(value).hexdigest(), len(pieces)), pieces
