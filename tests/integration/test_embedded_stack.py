@@ -15,12 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clients.cli.embedded.child import Child, Program, last_line, lifeline
+from clients.cli.embedded.child import Child, Program, lifeline
+from clients.cli.embedded.forking import can_fork
+from clients.cli.embedded.logfile import last_line
 from clients.cli.embedded.stack import FOLLOWING, StackPlan, embedded_stack
 from clients.cli.localstate import MigrationDir
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Phase
-from tests.standins.cli import standin_command
+from tests.standins.cli import standin_module
 
 PYTHON = sys.executable
 SECRET = "postgresql://app:hush@127.0.0.1:1/none"
@@ -32,10 +34,10 @@ def directory(state_dir: Path, name: str = "m") -> MigrationDir:
 
 def plan(
     state_dir: Path,
-    command: Callable[[str], tuple[str, ...]] = standin_command,
+    module: Callable[[str], str] = standin_module,
     workers: tuple[str, ...] = FOLLOWING,
 ) -> StackPlan:
-    return StackPlan(directory(state_dir), SECRET, SECRET, workers, 1, command)
+    return StackPlan(directory(state_dir), SECRET, SECRET, workers, 1, module)
 
 
 async def eventually(true: Callable[[], bool]) -> None:
@@ -113,8 +115,11 @@ async def test_secrets_are_in_no_command_line_and_files_are_private(state_dir: P
             command = " ".join(process.cmdline())
             assert token not in command
             assert "hush" not in command
-        assert "PGMIG_SOURCE_URI" in own_children()["standins.coordinator"].environ()
-        assert "PGMIG_SOURCE_URI" not in own_children()["standins.worker"].environ()
+            assert "hush" not in " ".join(process.environ().values()) or not can_fork()
+        logs = {name: state_dir / "m" / "log" / f"{name}.log" for name in ("coordinator", "decoder")}
+        await eventually(lambda: all("ready" in last_line(log) for log in logs.values()))
+        assert "PGMIG_SOURCE_URI" in last_line(logs["coordinator"])
+        assert "PGMIG_SOURCE_URI" not in last_line(logs["decoder"])
         for name in ("nats/nats.conf", "stack.json", "stack.lock", "log/coordinator.log", "log/stack.log"):
             assert stat.S_IMODE((state_dir / "m" / name).stat().st_mode) == 0o600, name
         assert stat.S_IMODE((state_dir / "m").stat().st_mode) == 0o700
@@ -160,7 +165,7 @@ async def test_second_stack_of_one_migration_is_refused(state_dir: Path) -> None
 async def test_stacks_of_one_state_directory_do_not_see_each_others_migrations(state_dir: Path) -> None:
     async with running(state_dir) as address, Session(address) as session:
         await session.start("m", SECRET, SECRET, MigrationOptions(follow=True))
-        other = StackPlan(directory(state_dir, "other"), SECRET, SECRET, (), 1, standin_command)
+        other = StackPlan(directory(state_dir, "other"), SECRET, SECRET, (), 1, standin_module)
         async with embedded_stack(other, Notes()) as second, Session(second) as beside:
             assert await beside.list_all() == ()
     assert (state_dir / "m" / "state.json").is_file()
@@ -169,14 +174,11 @@ async def test_stacks_of_one_state_directory_do_not_see_each_others_migrations(s
 
 
 async def test_service_that_does_not_start_is_an_error_with_its_last_words(state_dir: Path) -> None:
-    def broken(_role: str) -> tuple[str, ...]:
-        return (PYTHON, "-c", "import sys; sys.exit('no such module')")
-
     with pytest.raises(PgmigError) as caught:
-        async with embedded_stack(plan(state_dir, broken), Notes()):
+        async with embedded_stack(plan(state_dir, lambda _role: "tests.standins.broken"), Notes()):
             pass
     assert caught.value.kind is ErrorKind.INTERNAL
-    assert "coordinator did not start, exit code 1: no such module" in caught.value.message
+    assert "coordinator did not start, exit code 1: no such thing" in caught.value.message
     assert "coordinator.log" in caught.value.hint
     assert own_children() == {}
     assert not (state_dir / "m" / "nats").exists()
@@ -188,17 +190,13 @@ async def test_stack_without_workers_has_broker_and_coordinator_only(state_dir: 
 
 
 async def test_cancelled_twice_the_stack_is_killed_at_once(state_dir: Path) -> None:
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True);"
-
-    def command(role: str) -> tuple[str, ...]:
-        if role == "coordinator":
-            return standin_command(role)
-        return (PYTHON, "-c", f"{deaf} time.sleep(600)")
+    def module(role: str) -> str:
+        return standin_module(role) if role == "coordinator" else "tests.standins.deaf"
 
     started = asyncio.Event()
 
     async def stay() -> None:
-        async with embedded_stack(plan(state_dir, command), Notes()):
+        async with embedded_stack(plan(state_dir, module), Notes()):
             started.set()
             await asyncio.Event().wait()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 
 from clients.cli import target
@@ -10,11 +9,10 @@ from clients.cli.__main__ import main
 from clients.cli.embedded.stack import StackPlan
 
 
-def standin_command(role: str) -> tuple[str, ...]:
-    module = "coordinator" if role == "coordinator" else "worker"
-    return (sys.executable, "-P", "-m", f"tests.standins.{module}")
+def standin_module(role: str) -> str:
+    return f"tests.standins.{'coordinator' if role == 'coordinator' else 'worker'}"
 
 
 if __name__ == "__main__":
-    setattr(target, "StackPlan", partial(StackPlan, command=standin_command, copiers=1))  # noqa: B010
+    setattr(target, "StackPlan", partial(StackPlan, module=standin_module, copiers=1))  # noqa: B010
     main()

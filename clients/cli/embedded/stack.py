@@ -16,6 +16,7 @@ from typing import Protocol
 
 from clients.cli.embedded.broker import BrokerFiles, find_nats_server
 from clients.cli.embedded.child import Program, lifeline
+from clients.cli.embedded.forking import ForkServer, can_fork
 from clients.cli.embedded.lock import only_stack
 from clients.cli.embedded.ports import free_port
 from clients.cli.embedded.supervisor import Launch, Supervisor
@@ -33,7 +34,7 @@ BROKER_GRACE_S = 5.0
 SERVICE_GRACE_S = 15.0
 """More than a service's own bounds for draining and cancelling (services.shared.runtime)."""
 
-ServiceCommand = Callable[[str], tuple[str, ...]]
+ServiceModule = Callable[[str], str]
 
 
 def default_copiers() -> int:
@@ -49,9 +50,14 @@ class Talk(Protocol):
     def warn(self, text: str) -> None: ...
 
 
-def module_command(role: str) -> tuple[str, ...]:
-    """The service as a module of this very installation; -P: not of the current directory."""
-    return (sys.executable, "-P", "-m", f"services.{role}")
+def service_module(role: str) -> str:
+    """Which module's main() is the service."""
+    return f"services.{role}.__main__"
+
+
+def module_command(module: str) -> tuple[str, ...]:
+    """The module as a program of this very installation; -P: not of the current directory."""
+    return (sys.executable, "-P", "-m", module.removesuffix(".__main__"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,12 @@ class StackPlan:
     destination_uri: str = field(default="", repr=False)
     workers: tuple[str, ...] = FOLLOWING
     copiers: int = field(default_factory=default_copiers)
-    command: ServiceCommand = module_command
+    module: ServiceModule = service_module
+
+    @property
+    def modules(self) -> list[str]:
+        """Of the services, each once."""
+        return list(dict.fromkeys(self.module(role) for role in ("coordinator", *self.workers)))
 
 
 @asynccontextmanager
@@ -79,9 +90,13 @@ async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[str]:
     binary = find_nats_server()
     directory.create()
     async with only_stack(directory, talk.note) as lock:
-        with _logged_to(directory.log_dir / "stack.log"), lifeline(lock) as ties:
-            supervisor = Supervisor(directory.log_dir, ties, talk.warn)
+        log_file = directory.log_dir / "stack.log"
+        with _logged_to(log_file), lifeline(lock) as ties:
+            forks = ForkServer(plan.modules, _base_env(plan), log_file, ties) if can_fork() else None
+            supervisor = Supervisor(directory.log_dir, ties, talk.warn, forks)
             try:
+                if forks is not None:
+                    await forks.warm_up()
                 nats_url = await _start_broker(supervisor, plan, binary)
                 address = await _start_services(supervisor, plan, nats_url)
                 directory.write_stack(address)
@@ -94,6 +109,8 @@ async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[str]:
                 try:
                     await supervisor.stop()
                 finally:
+                    if forks is not None:
+                        await forks.close()
                     _put_away(directory)
 
 
@@ -141,7 +158,8 @@ async def _start_services(supervisor: Supervisor, plan: StackPlan, nats_url: str
 
 def _service(plan: StackPlan, name: str, role: str, nats_url: str, own: dict[str, str]) -> Program:
     env = {**_base_env(plan), "PGMIG_NATS_URL": nats_url, **own}
-    return Program(name, plan.command(role), env, SERVICE_GRACE_S)
+    module = plan.module(role)
+    return Program(name, module_command(module), env, SERVICE_GRACE_S, module)
 
 
 def _base_env(plan: StackPlan) -> dict[str, str]:

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.cli.embedded.child import Child, Program, Ties, last_line
+from clients.cli.embedded.child import Child, Program, Ties
+from clients.cli.embedded.forking import ForkServer
+from clients.cli.embedded.logfile import last_line
 from services.shared.model import ErrorKind, PgmigError
 
 log = logging.getLogger(__name__)
@@ -65,11 +67,15 @@ class _Kept:
 
 
 class Supervisor:
-    """Programs of one stack. `warn` tells the operator of crashes."""
+    """Programs of one stack. `warn` tells the operator of crashes. forks: starts those that are
+    modules; None: all are executed."""
 
-    def __init__(self, log_dir: Path, ties: Ties, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, log_dir: Path, ties: Ties, warn: Callable[[str], None], forks: ForkServer | None = None
+    ) -> None:
         self._log_dir = log_dir
         self._ties = ties
+        self._forks = forks
         self._warn = warn
         self._kept: list[_Kept] = []
 
@@ -93,11 +99,17 @@ class Supervisor:
             kept.task = asyncio.create_task(self._keep(kept), name=f"keep-{kept.program.name}")
 
     async def _launch(self, launch: Launch) -> _Kept:
-        child = await Child.start(launch.program, self.log_file(launch.program.name), self._ties)
+        child = await self._started(launch.program)
         log.info("%s started, pid %d", launch.program.name, child.pid)
         kept = _Kept(launch.program, launch.tier, child)
         self._kept.append(kept)
         return kept
+
+    async def _started(self, program: Program) -> Child:
+        file = self.log_file(program.name)
+        if self._forks is not None and program.module:
+            return await self._forks.start(program, file)
+        return await Child.start(program, file, self._ties)
 
     async def stop(self) -> None:
         """Stop everything, highest tier first; each program within its grace. When this is
@@ -160,7 +172,7 @@ class Supervisor:
         """A program that cannot be started counts as a crash: `wait` returns at once."""
         name = kept.program.name
         try:
-            kept.child = await Child.start(kept.program, self.log_file(name), self._ties)
+            kept.child = await self._started(kept.program)
         except (PgmigError, OSError) as exc:
             log.error("%s: %s", name, exc)
         else:

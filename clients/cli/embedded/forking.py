@@ -1,0 +1,180 @@
+"""Services as forks of one process that has imported them: our end of `forkserver`.
+
+The fork server is started when it is first needed, and again when it has died. Its death is that of
+the services that it has forked: their status is lost with it, and the kernel tells them to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clients.cli.embedded.child import Child, Program, Ties
+from clients.cli.embedded.logfile import last_line, open_log
+from services.shared.model import ErrorKind, PgmigError
+
+_COMMAND = (sys.executable, "-P", "-m", "clients.cli.embedded.forkserver")
+
+
+def can_fork() -> bool:
+    """Elsewhere than on Linux, the system's own libraries do not bear a fork without exec."""
+    return sys.platform == "linux"
+
+
+class Forked:
+    """A process that the fork server has started, and whose end it tells."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._ended = asyncio.Event()
+
+    def terminate(self) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    async def wait(self) -> int:
+        await self._ended.wait()
+        assert self.returncode is not None
+        return self.returncode
+
+    def ended(self, status: int) -> None:
+        self.returncode = status
+        self._ended.set()
+
+
+class ForkServer:
+    """modules: what the server imports, with the environment `env`. log_file: where it tells of
+    its own trouble."""
+
+    def __init__(self, modules: Sequence[str], env: Mapping[str, str], log_file: Path, ties: Ties) -> None:
+        self._modules = modules
+        self._env = env
+        self._log_file = log_file
+        self._ties = ties
+        self._server: _Server | None = None
+        self._starting = asyncio.Lock()
+
+    async def warm_up(self) -> None:
+        """Have a server that imports, while we do something else. Raises PgmigError(INTERNAL)."""
+        async with self._starting:
+            if self._server is None or not self._server.running:
+                self._server = await _Server.start(self._modules, self._env, self._log_file, self._ties)
+
+    async def start(self, program: Program, log_file: Path) -> Child:
+        """Start a program that is a module. Raises PgmigError(INTERNAL)."""
+        await self.warm_up()
+        assert self._server is not None
+        return Child(program, await self._server.fork(program, log_file))
+
+    async def close(self) -> None:
+        if self._server is not None:
+            await self._server.close()
+
+
+class _Server:
+    """One process of the fork server, from its start to its end."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log_file: Path) -> None:
+        self._process = process
+        self._log_file = log_file
+        self._asked: dict[str, asyncio.Future[Forked]] = {}
+        self._forked: dict[int, Forked] = {}
+        self._reading = asyncio.create_task(self._read(), name="fork-server")
+
+    @classmethod
+    async def start(
+        cls, modules: Sequence[str], env: Mapping[str, str], log_file: Path, ties: Ties
+    ) -> _Server:
+        log = open_log(log_file)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *_COMMAND,
+                str(ties.stdin),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=dict(env),
+                start_new_session=True,
+                pass_fds=(ties.stdin, *ties.kept),
+            )
+        except OSError as exc:
+            raise PgmigError(ErrorKind.INTERNAL, f"cannot start Python: {exc.strerror or exc}") from exc
+        finally:
+            os.close(log)
+        server = cls(process, log_file)
+        server._send({"import": list(modules)})
+        return server
+
+    @property
+    def running(self) -> bool:
+        return not self._reading.done()
+
+    async def fork(self, program: Program, log_file: Path) -> Forked:
+        asked = self._asked[program.name] = asyncio.get_running_loop().create_future()
+        self._send(
+            {
+                "name": program.name,
+                "module": program.module,
+                "env": dict(program.env),
+                "log": str(log_file),
+            }
+        )
+        return await asked
+
+    def _send(self, request: dict[str, Any]) -> None:
+        """Buffered: the server reads when it has imported. A server that is gone is `_read`'s matter."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            async for line in self._process.stdout:
+                self._answered(json.loads(line))
+        finally:
+            self._lost()
+
+    def _answered(self, answer: dict[str, Any]) -> None:
+        pid = answer["pid"]
+        if "status" in answer:
+            self._forked.pop(pid).ended(answer["status"])
+            return
+        forked = self._forked[pid] = Forked(pid)
+        asked = self._asked.pop(answer["name"])
+        if not asked.cancelled():
+            asked.set_result(forked)
+
+    def _lost(self) -> None:
+        """It has ended. Nobody would tell us of the end of what it has forked: it must be now."""
+        for pid, forked in self._forked.items():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            forked.ended(-signal.SIGKILL)
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_exception(self._did_not_start())
+
+    def _did_not_start(self) -> PgmigError:
+        return PgmigError(
+            ErrorKind.INTERNAL,
+            f"the services did not start: {last_line(self._log_file)}",
+            f"see {self._log_file}",
+        )
+
+    async def close(self) -> None:
+        """Its input ends, and so does it, even while it imports."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        if not self._forked:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await asyncio.wait({self._reading})
+        await self._process.wait()
