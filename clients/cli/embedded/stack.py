@@ -133,7 +133,7 @@ async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -
 
 
 async def _start_services(supervisor: Supervisor, plan: StackPlan, nats_url: str) -> str:
-    """All at once: workers wait for the coordinator by themselves. Gives its address."""
+    """The coordinator first: a worker that finds none waits before it looks again. Gives its address."""
     address = f"127.0.0.1:{free_port()}"
     port_file = plan.directory.path / "coordinator.port"
     port_file.unlink(missing_ok=True)
@@ -149,10 +149,8 @@ async def _start_services(supervisor: Supervisor, plan: StackPlan, nats_url: str
         for role in plan.workers
         for name in ([f"copier-{n}" for n in range(1, plan.copiers + 1)] if role == "copier" else [role])
     ]
-    await supervisor.start(
-        Launch(coordinator, COORDINATOR, lambda _child: port_file.exists()),
-        *(Launch(program, WORKER) for program in workers),
-    )
+    await supervisor.start(Launch(coordinator, COORDINATOR, lambda _child: port_file.exists()))
+    await supervisor.start(*(Launch(program, WORKER) for program in workers))
     return address
 
 

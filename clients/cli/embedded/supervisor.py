@@ -28,7 +28,7 @@ LONGEST_DELAY_S = 30.0
 STABLE_AFTER_S = 60.0
 """Up for this long, a program's earlier crashes are forgotten."""
 
-READY_POLL_S = 0.02
+READY_POLL_S = 0.005
 
 Ready = Callable[[Child], bool]
 
