@@ -27,7 +27,7 @@ from services.shared.pg.connection import connection
 from services.shared.pg.database_settings import read_database_settings, write_database_settings
 from services.shared.pg.dump import list_of
 from services.shared.pg.position import wal_position
-from services.shared.pg.postdata import Item, analysis, together
+from services.shared.pg.postdata import analysis, together
 from services.shared.pg.selecting import choose
 from services.shared.pg.sequences import read_sequences, set_sequences
 from services.shared.runtime.assignments import cause
@@ -46,11 +46,11 @@ async def run(pipeline: Pipeline) -> Phase:
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         done = await steps_done(conn, migration.record.migration_id)
-    if POST_DATA not in done:
-        await _build(pipeline)
+    building = await _build(pipeline) if POST_DATA not in done else None
     if ANALYZE not in done:
-        building = await load(pipeline)
-        building.count(building.plan.items())
+        if building is None:
+            building = await load(pipeline)
+            building.count(building.plan.items())
         await _analyze_the_others(pipeline, building)
         async with connection(uris.destination_uri, "destination") as conn:
             await mark_step(conn, migration.record.migration_id, ANALYZE)
@@ -63,37 +63,34 @@ async def run(pipeline: Pipeline) -> Phase:
     return Phase.CATCHUP if follow else Phase.COMPLETE
 
 
-async def _build(pipeline: Pipeline) -> None:
-    """The rest of the section; what of it is done already need not be known."""
+async def _build(pipeline: Pipeline) -> Building | None:
+    """The rest of the section; what of it is done already need not be known. None: it is empty."""
     tables = begin(pipeline)
     await asyncio.wait({tables})  # to await it would cancel it with us; whoever pauses stops it anyway
     tables.result()
     if pipeline.migration.record.options.data_only:
-        return  # the destination has its indexes and constraints
+        return None  # the destination has its indexes and constraints
     building = await load(pipeline)
     building.count(building.plan.of_tables())
     await _across_tables(pipeline, building)
     pipeline.migration.event("info", f"{building.plan.total} indexes and constraints are built")
+    return building
 
 
 async def _across_tables(pipeline: Pipeline, building: Building) -> None:
     parents = together("indexes of partitioned tables", building.plan.parents)
     keys = together("foreign keys", building.plan.keys)
-    await _at_once(building, parents, "post-data: partitioned tables")
-    unchecked = any(item.step not in building.done for chain in building.plan.checks for item in chain)
-    await _of_one_moment(pipeline, again=unchecked and KEYS in building.done)
-    await _at_once(building, keys, KEYS)
-    checks = [Task(f"check {number}", chain) for number, chain in enumerate(building.plan.checks)]
-    try:
-        await building.work_off(checks)
-    except ExceptionGroup as exc:
-        raise _with_remedy(exc, follow=pipeline.migration.record.options.follow) from exc
-    await _at_once(building, together("everything else", building.plan.rest), POST_DATA)
-
-
-async def _at_once(building: Building, item: Item, step: str) -> None:
     async with building.session() as session:
-        await building.run(session, item, step)
+        await building.run(session, parents, "post-data: partitioned tables")
+        unchecked = any(item.step not in building.done for chain in building.plan.checks for item in chain)
+        await _of_one_moment(pipeline, again=unchecked and KEYS in building.done)
+        await building.run(session, keys, KEYS)
+        checks = [Task(f"check {number}", chain) for number, chain in enumerate(building.plan.checks)]
+        try:
+            await building.work_off(checks)
+        except ExceptionGroup as exc:
+            raise _with_remedy(exc, follow=pipeline.migration.record.options.follow) from exc
+        await building.run(session, together("everything else", building.plan.rest), POST_DATA)
 
 
 def _with_remedy(group: ExceptionGroup[Exception], *, follow: bool) -> Exception:
