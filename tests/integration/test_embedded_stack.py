@@ -67,6 +67,12 @@ class Notes:
             await self._more.wait()
 
 
+def fork_server() -> psutil.Process:
+    """What the services are forked from."""
+    (found,) = (one for one in psutil.Process().children() if "forkserver" in " ".join(one.cmdline()))
+    return found
+
+
 def own_children() -> dict[str, psutil.Process]:
     """By what they run: nats-server, coordinator, worker."""
     found = {}
@@ -83,8 +89,8 @@ def own_children() -> dict[str, psutil.Process]:
 
 @asynccontextmanager
 async def running(state_dir: Path, notes: Notes | None = None) -> AsyncIterator[str]:
-    async with embedded_stack(plan(state_dir), notes or Notes()) as address:
-        yield address
+    async with embedded_stack(plan(state_dir), notes or Notes()) as stack:
+        yield await stack.serving()
 
 
 async def test_stack_can_be_found_while_it_runs_and_leaves_no_process(state_dir: Path) -> None:
@@ -152,6 +158,71 @@ def _listens(process: psutil.Process | None, ports: set[int]) -> bool:
     return ports <= open_ports
 
 
+@pytest.mark.skipif(not can_fork(), reason="the services are executed on this system")
+async def test_services_come_back_with_the_process_that_they_are_forked_from(state_dir: Path) -> None:
+    notes = Notes()
+    async with running(state_dir, notes) as address:
+        await eventually(lambda: len(own_children()) == 5)
+        before = [process for name, process in own_children().items() if "standins" in name]
+        server = fork_server()
+        server.kill()
+        await eventually(lambda: not any(process.is_running() for process in before))
+        for name in ("coordinator", "decoder", "copier-1", "applier"):
+            await notes.told(f"{name} ended (SIGKILL)")
+        await eventually(lambda: len(own_children()) == 5)
+        assert fork_server().pid != server.pid
+        async with Session(address) as session:
+            await eventually_answers(session)
+
+
+async def eventually_answers(session: Session) -> None:
+    """Its coordinator has just been started again."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await session.list_all()
+            except PgmigError as exc:
+                assert exc.policy.retry
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+@pytest.mark.skipif(not can_fork(), reason="the services are executed on this system")
+async def test_process_that_services_are_forked_from_has_one_thread_and_no_connection(
+    state_dir: Path,
+) -> None:
+    """All that a fork can carry over: with the real services' modules imported."""
+    module = "services.{}.__main__".format
+    async with embedded_stack(plan(state_dir, module), Notes()) as stack:
+        await stack.serving()
+        server = fork_server()
+        assert server.num_threads() == 1
+        assert server.net_connections() == []
+
+
+def open_files(pid: int) -> dict[int, str]:
+    """By file descriptor."""
+    return {
+        int(link.name): str(link.readlink())
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+        if link.is_symlink()
+    }
+
+
+@pytest.mark.skipif(not can_fork(), reason="the services are executed on this system")
+async def test_forked_service_has_the_streams_session_and_title_of_an_executed_one(state_dir: Path) -> None:
+    async with running(state_dir):
+        await eventually(lambda: "standins.worker" in own_children())
+        worker = own_children()["standins.worker"]
+        assert worker.cmdline() == [PYTHON, "-P", "-m", "tests.standins.worker"]
+        assert os.getsid(worker.pid) == worker.pid
+        files = open_files(worker.pid)
+        assert files[1] == files[2] == str(state_dir / "m" / "log" / "decoder.log")
+        assert files[0] in open_files(os.getpid()).values()
+        assert [number for number, target in files.items() if target.startswith("pipe:")] == [0]
+
+
 async def test_second_stack_of_one_migration_is_refused(state_dir: Path) -> None:
     async with running(state_dir):
         with pytest.raises(PgmigError) as caught:
@@ -166,7 +237,7 @@ async def test_stacks_of_one_state_directory_do_not_see_each_others_migrations(s
     async with running(state_dir) as address, Session(address) as session:
         await session.start("m", SECRET, SECRET, MigrationOptions(follow=True))
         other = StackPlan(directory(state_dir, "other"), SECRET, SECRET, (), 1, standin_module)
-        async with embedded_stack(other, Notes()) as second, Session(second) as beside:
+        async with embedded_stack(other, Notes()) as second, Session(await second.serving()) as beside:
             assert await beside.list_all() == ()
     assert (state_dir / "m" / "state.json").is_file()
     async with running(state_dir) as address, Session(address) as session:
@@ -175,8 +246,8 @@ async def test_stacks_of_one_state_directory_do_not_see_each_others_migrations(s
 
 async def test_service_that_does_not_start_is_an_error_with_its_last_words(state_dir: Path) -> None:
     with pytest.raises(PgmigError) as caught:
-        async with embedded_stack(plan(state_dir, lambda _role: "tests.standins.broken"), Notes()):
-            pass
+        async with embedded_stack(plan(state_dir, lambda _role: "tests.standins.broken"), Notes()) as stack:
+            await stack.serving()
     assert caught.value.kind is ErrorKind.INTERNAL
     assert "coordinator did not start, exit code 1: no such thing" in caught.value.message
     assert "coordinator.log" in caught.value.hint
@@ -185,7 +256,8 @@ async def test_service_that_does_not_start_is_an_error_with_its_last_words(state
 
 
 async def test_stack_without_workers_has_broker_and_coordinator_only(state_dir: Path) -> None:
-    async with embedded_stack(plan(state_dir, workers=()), Notes()):
+    async with embedded_stack(plan(state_dir, workers=()), Notes()) as stack:
+        await stack.serving()
         assert sorted(own_children()) == ["nats-server", "standins.coordinator"]
 
 
@@ -196,7 +268,8 @@ async def test_cancelled_twice_the_stack_is_killed_at_once(state_dir: Path) -> N
     started = asyncio.Event()
 
     async def stay() -> None:
-        async with embedded_stack(plan(state_dir, module), Notes()):
+        async with embedded_stack(plan(state_dir, module), Notes()) as stack:
+            await stack.serving()
             started.set()
             await asyncio.Event().wait()
 

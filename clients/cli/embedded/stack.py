@@ -80,11 +80,11 @@ class StackPlan:
 
 
 @asynccontextmanager
-async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[str]:
-    """Run the stack for a block; gives the coordinator's address.
+async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[Stack]:
+    """Run the stack for a block, which begins while its programs start.
 
-    Raises PgmigError: ALREADY_EXISTS when one runs for this migration, TOOL_MISSING, INTERNAL
-    when a program does not start. A second cancellation, while it stops, kills the rest.
+    Raises PgmigError: ALREADY_EXISTS when one runs for this migration, TOOL_MISSING. A second
+    cancellation, while it stops, kills the rest.
     """
     directory = plan.directory
     binary = find_nats_server()
@@ -97,10 +97,8 @@ async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[str]:
             try:
                 if forks is not None:
                     await forks.warm_up()
-                nats_url = await _start_broker(supervisor, plan, binary)
-                address = await _start_services(supervisor, plan, nats_url)
-                directory.write_stack(address)
-                yield address
+                broker = await _start_broker(supervisor, plan, binary)
+                yield Stack(plan, supervisor, broker)
             except asyncio.CancelledError:
                 talk.note("stopping the services; a second Ctrl-C kills them")
                 raise
@@ -120,38 +118,57 @@ def _put_away(directory: MigrationDir) -> None:
         shutil.rmtree(directory.nats_dir, ignore_errors=True)
 
 
-async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -> str:
-    """Gives the URL, which holds the token."""
+async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -> BrokerFiles:
+    """It is not ready yet: `Stack.serving` waits for that."""
     directory = plan.directory
     server_name = f"pgmig_{directory.migration_id}"
     files = BrokerFiles(directory.nats_dir, server_name, free_port(), secrets.token_urlsafe(24))
     files.prepare()
     command = (str(binary), "-c", str(files.config_file))
     program = Program("nats-server", command, dict(os.environ), BROKER_GRACE_S)
-    await supervisor.start(Launch(program, BROKER, lambda child: files.ready(child.pid)))
-    return files.url
+    await supervisor.launch(Launch(program, BROKER, lambda child: files.ready(child.pid)))
+    return files
 
 
-async def _start_services(supervisor: Supervisor, plan: StackPlan, nats_url: str) -> str:
-    """The coordinator first: a worker that finds none waits before it looks again. Gives its address."""
-    address = f"127.0.0.1:{free_port()}"
-    port_file = plan.directory.path / "coordinator.port"
-    port_file.unlink(missing_ok=True)
-    uris = {"PGMIG_SOURCE_URI": plan.source_uri, "PGMIG_DEST_URI": plan.destination_uri}
-    env = {
-        "PGMIG_LISTEN": address,
-        "PGMIG_PORT_FILE": str(port_file),
-        **{name: uri for name, uri in uris.items() if uri},
-    }
-    coordinator = _service(plan, "coordinator", "coordinator", nats_url, env)
-    workers = [
-        _service(plan, name, role, nats_url, {"PGMIG_COORDINATOR": address})
-        for role in plan.workers
-        for name in ([f"copier-{n}" for n in range(1, plan.copiers + 1)] if role == "copier" else [role])
-    ]
-    await supervisor.start(Launch(coordinator, COORDINATOR, lambda _child: port_file.exists()))
-    await supervisor.start(*(Launch(program, WORKER) for program in workers))
-    return address
+class Stack:
+    """A stack whose broker starts, and whose services are being imported."""
+
+    def __init__(self, plan: StackPlan, supervisor: Supervisor, broker: BrokerFiles) -> None:
+        self._plan = plan
+        self._supervisor = supervisor
+        self._broker = broker
+
+    async def serving(self) -> str:
+        """Start the services; the coordinator's address, once it serves there.
+
+        Raises PgmigError(INTERNAL) when a program does not start.
+        """
+        plan = self._plan
+        await self._supervisor.ready()
+        address = f"127.0.0.1:{free_port()}"
+        await self._start_coordinator(address)
+        plan.directory.write_stack(address)
+        # Now and not before: a worker that finds no coordinator waits before it looks again.
+        for role in plan.workers:
+            names = [f"copier-{n}" for n in range(1, plan.copiers + 1)] if role == "copier" else [role]
+            for name in names:
+                worker = _service(plan, name, role, self._broker.url, {"PGMIG_COORDINATOR": address})
+                await self._supervisor.launch(Launch(worker, WORKER))
+        await self._supervisor.ready()
+        return address
+
+    async def _start_coordinator(self, address: str) -> None:
+        port_file = self._plan.directory.path / "coordinator.port"
+        port_file.unlink(missing_ok=True)
+        uris = {"PGMIG_SOURCE_URI": self._plan.source_uri, "PGMIG_DEST_URI": self._plan.destination_uri}
+        env = {
+            "PGMIG_LISTEN": address,
+            "PGMIG_PORT_FILE": str(port_file),
+            **{name: uri for name, uri in uris.items() if uri},
+        }
+        program = _service(self._plan, "coordinator", "coordinator", self._broker.url, env)
+        await self._supervisor.launch(Launch(program, COORDINATOR, lambda _child: port_file.exists()))
+        await self._supervisor.ready()
 
 
 def _service(plan: StackPlan, name: str, role: str, nats_url: str, own: dict[str, str]) -> Program:

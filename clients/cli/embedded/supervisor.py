@@ -63,6 +63,7 @@ class _Kept:
     program: Program
     tier: int
     child: Child
+    ready: Ready | None
     task: asyncio.Task[None] | None = None
 
 
@@ -86,24 +87,23 @@ class Supervisor:
         """Name to process id of what runs now."""
         return {kept.program.name: kept.child.pid for kept in self._kept if kept.child.running}
 
-    async def start(self, *launches: Launch, ready_within_s: float = 30.0) -> None:
-        """Start programs side by side, wait until they are ready, and keep them from then on.
-
-        Raises PgmigError(INTERNAL) when one exits before it is ready, or is not in time.
-        """
-        started = [await self._launch(launch) for launch in launches]
-        for launch, kept in zip(launches, started, strict=True):
-            if launch.ready is not None:
-                await self._await_ready(kept.child, launch.ready, ready_within_s)
-        for kept in started:
-            kept.task = asyncio.create_task(self._keep(kept), name=f"keep-{kept.program.name}")
-
-    async def _launch(self, launch: Launch) -> _Kept:
+    async def launch(self, launch: Launch) -> None:
+        """Start a program. Raises PgmigError(INTERNAL)."""
         child = await self._started(launch.program)
         log.info("%s started, pid %d", launch.program.name, child.pid)
-        kept = _Kept(launch.program, launch.tier, child)
-        self._kept.append(kept)
-        return kept
+        self._kept.append(_Kept(launch.program, launch.tier, child, launch.ready))
+
+    async def ready(self, within_s: float = 30.0) -> None:
+        """Wait until all that was launched is ready, and keep it from then on.
+
+        Raises PgmigError(INTERNAL) when a program exits before it is ready, or is not in time.
+        """
+        for kept in self._kept:
+            if kept.task is not None:
+                continue
+            if kept.ready is not None:
+                await self._await_ready(kept.child, kept.ready, within_s)
+            kept.task = asyncio.create_task(self._keep(kept), name=f"keep-{kept.program.name}")
 
     async def _started(self, program: Program) -> Child:
         file = self.log_file(program.name)

@@ -11,10 +11,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+_OVERWRITTEN = b"."
+"""In place of the last argument's end, it says that a title ends where its own text does."""
+
 
 def show_as(arguments: Sequence[str]) -> None:
     """Cut off where our own arguments were shorter."""
     fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])
-    shown = b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
-    ctypes.memmove(start, shown[: end - start - 1].ljust(end - start, b"\0"), end - start)
+    room = end - start - len(_OVERWRITTEN)
+    title = os.fsencode(" ".join(arguments))[: room - 1].ljust(room, b"\0")
+    ctypes.memmove(start, title + _OVERWRITTEN, end - start)
