@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from clients.cli.following import MigrationStoppedError
 from clients.cli.output import print_error
 from clients.cli.running import Interrupted
 from services.shared.model import ErrorKind, PgmigError
@@ -53,12 +52,9 @@ class PgmigGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except MigrationStoppedError as exc:
-            print_error(exc)
-            ctx.exit(int(exc.exit_code))
         except PgmigError as exc:
             print_error(exc)
-            ctx.exit(int(exc.policy.exit_code))
+            ctx.exit(int(exc.exit_code))
         except Interrupted as exc:
             ctx.exit(exc.exit_code)
         except BrokenPipeError:
@@ -70,7 +66,7 @@ class PgmigGroup(click.Group):
             if os.environ.get("PGMIG_DEBUG"):
                 raise
             print_error(unexpected(exc))
-            ctx.exit(int(unexpected(exc).policy.exit_code))
+            ctx.exit(int(unexpected(exc).exit_code))
 
 
 def unexpected(exc: Exception) -> PgmigError:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class MigrationStoppedError(PgmigError):
     """The migration failed or was aborted, which is one exit code whatever the cause."""
 
-    exit_code = ExitCode.FAILED
+    @property
+    def exit_code(self) -> ExitCode:
+        return ExitCode.FAILED
 
 
 def stopped(view: MigrationView) -> MigrationStoppedError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +63,7 @@ class Migration:
         self._workers = workers
         self._clock = clock
         self._next_change = asyncio.Event()
+        self._next_phase = asyncio.Event()
 
     @property
     def phase(self) -> Phase:
@@ -69,8 +71,11 @@ class Migration:
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the record."""
+        before = self.phase
         self.record = replace(self.record, **changes, revision=self.record.revision + 1)
         self._announce()
+        if self.phase is not before:
+            self._announce_phase()
 
     def touch(self) -> None:
         """Something outside the record changed."""
@@ -81,10 +86,15 @@ class Migration:
         """It has been cleaned up: watches end."""
         self.removed = True
         self._announce()
+        self._announce_phase()
 
     def _announce(self) -> None:
         self.on_change()
         waiting, self._next_change = self._next_change, asyncio.Event()
+        waiting.set()
+
+    def _announce_phase(self) -> None:
+        waiting, self._next_phase = self._next_phase, asyncio.Event()
         waiting.set()
 
     def move(self, phase: Phase, text: str = "", **changes: Any) -> None:
@@ -106,11 +116,14 @@ class Migration:
         await self._next_change.wait()
 
     async def watch(self) -> AsyncIterator[MigrationView]:
-        """The view at once, then after changes, at most four a second; ends when removed."""
+        """The view at once, then after changes: of the phase at once, else at most four a second.
+        Ends when removed."""
         while not self.removed:
-            revision = self.record.revision
+            revision, phase = self.record.revision, self._next_phase
             yield self.view()
-            await asyncio.sleep(WATCH_EVERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_EVERY_S):
+                    await phase.wait()
             while self.record.revision == revision and not self.removed:
                 await self._next_change.wait()
 

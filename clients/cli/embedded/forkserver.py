@@ -4,7 +4,7 @@ It imports once what each of them would import for itself, which is most of what
 service costs; memory that nobody writes to is shared. Run as a program by `forking`, with which it
 exchanges JSON lines. Its arguments name the file descriptor that the services read as standard input.
 
-    stdin   {"import": [MODULE...]}                       first, once
+    stdin   {"import": [MODULE...]}                       first, once; the one asked for is imported first
             {"name", "module", "env", "log"}              call MODULE.main() in a process of its own
     stdout  {"name", "pid"}                               it runs
             {"pid", "status"}                             it has ended: exit code, or minus a signal
@@ -62,8 +62,10 @@ class _Pipes:
 
 def main() -> None:
     pipes, unread = _Pipes(), b""
+    modules: list[str] = []
+    gc.disable()  # there is no garbage in what is imported, and it need not be looked through later
     while True:
-        readable, _, _ = select.select([_STDIN, pipes.wake], [], [])
+        readable, _, _ = select.select([_STDIN, pipes.wake], [], [], 0 if modules else None)
         if pipes.wake in readable:
             os.read(pipes.wake, _READ_BYTES)
             _tell_of_the_ended(pipes)
@@ -73,27 +75,22 @@ def main() -> None:
                 return
             *lines, unread = (unread + received).split(b"\n")
             for line in lines:
-                _obey(json.loads(line), pipes)
+                _obey(json.loads(line), pipes, modules)
+        elif modules:
+            importlib.import_module(modules.pop(0))
+            gc.freeze()
 
 
-def _obey(request: dict[str, Any], pipes: _Pipes) -> None:
+def _obey(request: dict[str, Any], pipes: _Pipes, modules: list[str]) -> None:
     if "import" in request:
-        _preload(request["import"])
+        modules += request["import"]
         return
+    importlib.import_module(request["module"])
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
         _become(request, pipes, server)
     pipes.answer({"name": request["name"], "pid": pid})
-
-
-def _preload(modules: list[str]) -> None:
-    """Import without looking for garbage on the way; what is there then is never looked through."""
-    gc.disable()
-    for module in modules:
-        importlib.import_module(module)
-    gc.freeze()
-    gc.enable()
 
 
 def _tell_of_the_ended(pipes: _Pipes) -> None:
@@ -106,6 +103,7 @@ def _become(request: dict[str, Any], pipes: _Pipes, server: int) -> NoReturn:
     """The service, from here to its end. _exit: what exit handlers there are, are the server's."""
     code = 1
     try:
+        gc.enable()
         os.setsid()
         pipes.hand_over(request["log"])
         end_with_parent(server, signal.SIGTERM)
