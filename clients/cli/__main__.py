@@ -6,8 +6,16 @@ import gc
 import os
 import sys
 
+from clients.cli.embedded import early
+
 
 def main() -> None:
+    if early.likely(sys.argv[1:], os.environ):
+        early.begin([early.service_module(role) for role in ("coordinator", "decoder", "copier")])
+    run()
+
+
+def run() -> None:
     """Ends the process at once, without what the interpreter does for programs that leave something open.
 
     Imports make much, and nothing that could be given up: the collector need not look for it.
@@ -20,6 +28,7 @@ def main() -> None:
     except SystemExit as exc:
         if not isinstance(exc.code, int):
             raise
+        early.forget()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(exc.code)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clients.cli.embedded.forking import can_fork
+from clients.cli.embedded.early import can_fork
 from clients.cli.localstate import MigrationDir
 from services.shared.model import MigrationId, Phase
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from clients.cli.embedded.child import Child, Program, lifeline
-from clients.cli.embedded.forking import can_fork
+from clients.cli.embedded.early import can_fork
 from clients.cli.embedded.logfile import last_line
 from clients.cli.embedded.stack import FOLLOWING, StackPlan, embedded_stack
 from clients.cli.localstate import MigrationDir

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import partial
 
 from clients.cli import target
-from clients.cli.__main__ import main
+from clients.cli.__main__ import run
+from clients.cli.embedded import early
 from clients.cli.embedded.stack import StackPlan
 
 
@@ -15,4 +18,6 @@ def standin_module(role: str) -> str:
 
 if __name__ == "__main__":
     setattr(target, "StackPlan", partial(StackPlan, module=standin_module, copiers=1))  # noqa: B010
-    main()
+    if early.likely(sys.argv[1:], os.environ):
+        early.begin([standin_module("coordinator"), standin_module("worker")])
+    run()

@@ -11,21 +11,15 @@ import contextlib
 import json
 import os
 import signal
-import sys
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clients.cli.embedded import early
 from clients.cli.embedded.child import Child, Program, Ties
 from clients.cli.embedded.logfile import last_line, open_log
 from services.shared.model import ErrorKind, PgmigError
-
-_COMMAND = (sys.executable, "-P", "-m", "clients.cli.embedded.forkserver")
-
-
-def can_fork() -> bool:
-    """Elsewhere than on Linux, the system's own libraries do not bear a fork without exec."""
-    return sys.platform == "linux"
 
 
 class Forked:
@@ -51,12 +45,10 @@ class Forked:
 
 
 class ForkServer:
-    """modules: what the server imports, with the environment `env`. log_file: where it tells of
-    its own trouble."""
+    """modules: what the server imports. log_file: where it tells of its own trouble."""
 
-    def __init__(self, modules: Sequence[str], env: Mapping[str, str], log_file: Path, ties: Ties) -> None:
+    def __init__(self, modules: Sequence[str], log_file: Path, ties: Ties) -> None:
         self._modules = modules
-        self._env = env
         self._log_file = log_file
         self._ties = ties
         self._server: _Server | None = None
@@ -65,8 +57,10 @@ class ForkServer:
     async def warm_up(self) -> None:
         """Have a server that imports, while we do something else. Raises PgmigError(INTERNAL)."""
         async with self._starting:
-            if self._server is None or not self._server.running:
-                self._server = await _Server.start(self._modules, self._env, self._log_file, self._ties)
+            if self._server is not None and not self._server.running:
+                await self.close()
+            if self._server is None:
+                self._server = await _Server.start(self._modules, self._log_file, self._ties)
 
     async def start(self, program: Program, log_file: Path) -> Child:
         """Start a program that is a module. Raises PgmigError(INTERNAL)."""
@@ -75,43 +69,43 @@ class ForkServer:
         return Child(program, await self._server.fork(program, log_file))
 
     async def close(self) -> None:
-        if self._server is not None:
-            await self._server.close()
+        """End the server, and whatever it has forked that still runs."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.close()
 
 
 class _Server:
     """One process of the fork server, from its start to its end."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log_file: Path) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        answers: asyncio.StreamReader,
+        requests: asyncio.StreamWriter,
+        log_file: Path,
+    ) -> None:
         self._process = process
+        self._answers = answers
+        self._requests = requests
         self._log_file = log_file
         self._asked: dict[str, asyncio.Future[Forked]] = {}
         self._forked: dict[int, Forked] = {}
         self._reading = asyncio.create_task(self._read(), name="fork-server")
 
     @classmethod
-    async def start(
-        cls, modules: Sequence[str], env: Mapping[str, str], log_file: Path, ties: Ties
-    ) -> _Server:
+    async def start(cls, modules: Sequence[str], log_file: Path, ties: Ties) -> _Server:
+        """The one that was begun early, if nobody had it yet."""
         log = open_log(log_file)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *_COMMAND,
-                str(ties.stdin),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env=dict(env),
-                start_new_session=True,
-                pass_fds=(ties.stdin, *ties.kept),
-            )
+            spawned = early.take() or early.Spawned(modules)
+            spawned.hand_over(ties.stdin, log, *ties.kept)
         except OSError as exc:
             raise PgmigError(ErrorKind.INTERNAL, f"cannot start Python: {exc.strerror or exc}") from exc
         finally:
             os.close(log)
-        server = cls(process, log_file)
-        server._send({"import": list(modules)})
-        return server
+        answers, requests = await asyncio.open_unix_connection(sock=spawned.socket)
+        return cls(spawned.process, answers, requests, log_file)
 
     @property
     def running(self) -> bool:
@@ -131,15 +125,15 @@ class _Server:
         return await asked
 
     def _send(self, request: dict[str, Any]) -> None:
-        """Buffered: the server reads when it has imported. A server that is gone is `_read`'s matter."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        """Buffered: the server reads between two imports. One that is gone is `_read`'s matter."""
+        self._requests.write(json.dumps(request).encode() + b"\n")
 
     async def _read(self) -> None:
-        assert self._process.stdout is not None
         try:
-            async for line in self._process.stdout:
+            async for line in self._answers:
                 self._answered(json.loads(line))
+        except ConnectionError:
+            pass
         finally:
             self._lost()
 
@@ -171,11 +165,8 @@ class _Server:
         )
 
     async def close(self) -> None:
-        """Its input ends, and so does it, even while it imports."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        if not self._forked:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        """It has nothing to put away."""
+        self._process.kill()
         await asyncio.wait({self._reading})
-        await self._process.wait()
+        self._requests.close()
+        await asyncio.to_thread(self._process.wait)

@@ -1,17 +1,18 @@
 """The process that an embedded stack's services are forked from.
 
 It imports once what each of them would import for itself, which is most of what starting a Python
-service costs; memory that nobody writes to is shared. Run as a program by `forking`, with which it
-exchanges JSON lines. Its arguments name the file descriptor that the services read as standard input.
+service costs; memory that nobody writes to is shared. `early` begins it as a program, `forking`
+exchanges JSON lines with it over the socket that is its standard input:
 
-    stdin   {"import": [MODULE...]}                       first, once; the one asked for is imported first
-            {"name", "module", "env", "log"}              call MODULE.main() in a process of its own
-    stdout  {"name", "pid"}                               it runs
-            {"pid", "status"}                             it has ended: exit code, or minus a signal
+    to it   {"import": [MODULE...]}                one after the other, as long as nothing else is asked
+            an empty line, with file descriptors   see `_Link.take`
+            {"name", "module", "env", "log"}       call MODULE.main() in a process of its own
+    from it {"name", "pid"}                        it runs
+            {"pid", "status"}                      it has ended: exit code, or minus a signal
 
 A fork is safe because nothing has begun here: no thread, no connection, no event loop, and gRPC is
 imported but not initialised. A service finds the environment, standard streams, session and death
-signal that it would have been executed with. The server ends when its standard input does.
+signal that it would have been executed with. The server ends when the CLI closes the socket.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -33,79 +35,107 @@ from clients.cli.embedded.title import show_as
 
 _STDIN, _STDOUT, _STDERR = range(3)
 _READ_BYTES = 1 << 16
+_MOST_FILES = 8
 
 
-class _Pipes:
-    """Our ends, which a service must not have: the CLI sees in the answers' end that we are gone."""
+class _Link:
+    """Our ends, which a service must not have: the CLI sees in the socket's end that we are gone."""
 
     def __init__(self) -> None:
-        self.lifeline = int(sys.argv[1])
-        self.answers = os.dup(_STDOUT)
-        os.dup2(_STDERR, _STDOUT)  # whatever an import may print is no answer
+        self.socket = socket.socket(fileno=os.dup(_STDIN))
+        self.number = self.socket.fileno()
         self.wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._unread = b""
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # not ignored: that wakes nobody
         signal.set_wakeup_fd(self._waker)
 
-    def answer(self, answer: dict[str, Any]) -> None:
-        os.write(self.answers, json.dumps(answer).encode() + b"\n")
+    def requests(self) -> list[dict[str, Any]] | None:
+        """What has been asked since; None when nothing more will be."""
+        try:
+            received, files, _, _ = socket.recv_fds(self.socket, _READ_BYTES, _MOST_FILES)
+        except ConnectionError:
+            return None
+        if not received:
+            return None
+        if files:
+            self.take(*files)
+        *lines, self._unread = (self._unread + received).split(b"\n")
+        return [json.loads(line) for line in lines if line]
 
-    def hand_over(self, log_file: str) -> None:
-        """Become a service's: standard streams and nothing of ours."""
+    def take(self, lifeline: int, log: int, *_kept: int) -> None:
+        """The first is what services read as standard input, the second our log. All that we hold
+        open, the services do."""
+        for ours, theirs in ((lifeline, _STDIN), (log, _STDOUT), (log, _STDERR)):
+            os.dup2(ours, theirs)
+        os.close(lifeline)
+        os.close(log)
+
+    def answer(self, answer: dict[str, Any]) -> None:
+        self.socket.sendall(json.dumps(answer).encode() + b"\n")
+
+    def leave_to(self, log_file: str) -> None:
+        """Become a service's: nothing of ours is left, and its outputs go to its log."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.socket.close()
+        os.close(self.wake)
+        os.close(self._waker)
         log = open_log(log_file)
-        for ours, theirs in ((self.lifeline, _STDIN), (log, _STDOUT), (log, _STDERR)):
-            os.dup2(ours, theirs)
-        for ours in (self.lifeline, log, self.answers, self.wake, self._waker):
-            os.close(ours)
+        os.dup2(log, _STDOUT)
+        os.dup2(log, _STDERR)
+        os.close(log)
 
 
 def main() -> None:
-    pipes, unread = _Pipes(), b""
+    link = _Link()
     modules: list[str] = []
     gc.disable()  # there is no garbage in what is imported, and it need not be looked through later
     while True:
-        readable, _, _ = select.select([_STDIN, pipes.wake], [], [], 0 if modules else None)
-        if pipes.wake in readable:
-            os.read(pipes.wake, _READ_BYTES)
-            _tell_of_the_ended(pipes)
-        if _STDIN in readable:
-            received = os.read(_STDIN, _READ_BYTES)
-            if not received:
+        readable, _, _ = select.select([link.number, link.wake], [], [], 0 if modules else None)
+        if link.wake in readable:
+            os.read(link.wake, _READ_BYTES)
+            _tell_of_the_ended(link)
+        if link.number in readable:
+            requests = link.requests()
+            if requests is None:
                 return
-            *lines, unread = (unread + received).split(b"\n")
-            for line in lines:
-                _obey(json.loads(line), pipes, modules)
+            for request in requests:
+                modules += request.get("import", [])
+                if "module" in request:
+                    _fork(request, link)
         elif modules:
-            importlib.import_module(modules.pop(0))
-            gc.freeze()
+            _preload(modules.pop(0))
 
 
-def _obey(request: dict[str, Any], pipes: _Pipes, modules: list[str]) -> None:
-    if "import" in request:
-        modules += request["import"]
-        return
-    importlib.import_module(request["module"])
+def _preload(module: str) -> None:
+    """What cannot be imported is the service's own trouble: it tries again, and its log tells why."""
+    with contextlib.suppress(Exception):
+        importlib.import_module(module)
+    gc.freeze()
+
+
+def _fork(request: dict[str, Any], link: _Link) -> None:
+    _preload(request["module"])
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(request, pipes, server)
-    pipes.answer({"name": request["name"], "pid": pid})
+        _become(request, link, server)
+    link.answer({"name": request["name"], "pid": pid})
 
 
-def _tell_of_the_ended(pipes: _Pipes) -> None:
+def _tell_of_the_ended(link: _Link) -> None:
     with contextlib.suppress(ChildProcessError):  # there are none
         while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
-            pipes.answer({"pid": ended[0], "status": os.waitstatus_to_exitcode(ended[1])})
+            link.answer({"pid": ended[0], "status": os.waitstatus_to_exitcode(ended[1])})
 
 
-def _become(request: dict[str, Any], pipes: _Pipes, server: int) -> NoReturn:
+def _become(request: dict[str, Any], link: _Link, server: int) -> NoReturn:
     """The service, from here to its end. _exit: what exit handlers there are, are the server's."""
     code = 1
     try:
         gc.enable()
         os.setsid()
-        pipes.hand_over(request["log"])
+        link.leave_to(request["log"])
         end_with_parent(server, signal.SIGTERM)
         show_as([sys.executable, "-P", "-m", request["module"].removesuffix(".__main__")])
         os.environ.clear()

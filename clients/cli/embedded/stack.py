@@ -16,7 +16,8 @@ from typing import Protocol
 
 from clients.cli.embedded.broker import BrokerFiles, find_nats_server
 from clients.cli.embedded.child import Program, lifeline
-from clients.cli.embedded.forking import ForkServer, can_fork
+from clients.cli.embedded.early import can_fork, service_module
+from clients.cli.embedded.forking import ForkServer
 from clients.cli.embedded.lock import only_stack
 from clients.cli.embedded.ports import free_port
 from clients.cli.embedded.supervisor import Launch, Supervisor
@@ -48,11 +49,6 @@ class Talk(Protocol):
     def note(self, text: str) -> None: ...
 
     def warn(self, text: str) -> None: ...
-
-
-def service_module(role: str) -> str:
-    """Which module's main() is the service."""
-    return f"services.{role}.__main__"
 
 
 def module_command(module: str) -> tuple[str, ...]:
@@ -92,7 +88,7 @@ async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[Stack]:
     async with only_stack(directory, talk.note) as lock:
         log_file = directory.log_dir / "stack.log"
         with _logged_to(log_file), lifeline(lock) as ties:
-            forks = ForkServer(plan.modules, _base_env(plan), log_file, ties) if can_fork() else None
+            forks = ForkServer(plan.modules, log_file, ties) if can_fork() else None
             supervisor = Supervisor(directory.log_dir, ties, talk.warn, forks)
             try:
                 if forks is not None:
