@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ class Terminal:
         self.state_dir = state_dir
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PGMIG_")},
+            "TERMINAL": str(state_dir),
             "PGMIG_STATE_DIR": str(state_dir),
             "PGMIG_SOURCE_URI": URI,
             "PGMIG_DEST_URI": URI,
@@ -81,6 +83,16 @@ def eventually(true: Callable[[], bool], within_s: float = 30.0) -> None:
         time.sleep(0.02)
 
 
+def started_in(terminal: Terminal) -> list[psutil.Process]:
+    """Every process that runs now and that a command in the terminal has started, or is."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TERMINAL") == str(terminal.state_dir):
+                found.append(process)
+    return found
+
+
 def stack_of(command: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes of its embedded stack."""
     return psutil.Process(command.pid).children(recursive=True)
@@ -101,6 +113,7 @@ def terminal(state_dir: Path) -> Iterator[Terminal]:
         if process.poll() is None:
             process.terminate()
             process.communicate(timeout=60)
+    eventually(lambda: not started_in(terminal))
 
 
 def test_clone_ends_by_itself_with_a_summary(terminal: Terminal) -> None:
@@ -218,6 +231,12 @@ def test_clone_of_a_known_migration_conflicts_and_resume_continues_it(terminal: 
     code, stdout, _ = terminal.run("clone", "--resume")
     assert code == 0
     assert stdout.startswith("complete")
+
+
+def test_clone_that_is_refused_leaves_no_process(terminal: Terminal) -> None:
+    for arguments in (("clone", "--no-such-option"), ("clone", "--id", "Not An Id")):
+        assert terminal.run(*arguments)[0] == 2
+        assert started_in(terminal) == []
 
 
 def test_failed_migration_ends_the_clone_with_its_own_exit_code(terminal: Terminal) -> None:

@@ -220,7 +220,8 @@ async def test_forked_service_has_the_streams_session_and_title_of_an_executed_o
         files = open_files(worker.pid)
         assert files[1] == files[2] == str(state_dir / "m" / "log" / "decoder.log")
         assert files[0] in open_files(os.getpid()).values()
-        assert [number for number, target in files.items() if target.startswith("pipe:")] == [0]
+        shared = set(files.values()) & set(open_files(fork_server().pid).values())
+        assert {one for one in shared if one.startswith(("pipe:", "socket:"))} == {files[0]}
 
 
 async def test_second_stack_of_one_migration_is_refused(state_dir: Path) -> None:
@@ -244,12 +245,21 @@ async def test_stacks_of_one_state_directory_do_not_see_each_others_migrations(s
         assert [view.migration_id for view in await session.list_all()] == ["m"]
 
 
-async def test_service_that_does_not_start_is_an_error_with_its_last_words(state_dir: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("tests.standins.broken", "no such thing"),
+        ("tests.standins.absent", "ModuleNotFoundError: No module named 'tests.standins.absent'"),
+    ],
+)
+async def test_service_that_does_not_start_is_an_error_with_its_last_words(
+    state_dir: Path, module: str, words: str
+) -> None:
     with pytest.raises(PgmigError) as caught:
-        async with embedded_stack(plan(state_dir, lambda _role: "tests.standins.broken"), Notes()) as stack:
+        async with embedded_stack(plan(state_dir, lambda _role: module), Notes()) as stack:
             await stack.serving()
     assert caught.value.kind is ErrorKind.INTERNAL
-    assert "coordinator did not start, exit code 1: no such thing" in caught.value.message
+    assert f"coordinator did not start, exit code 1: {words}" in caught.value.message
     assert "coordinator.log" in caught.value.hint
     assert own_children() == {}
     assert not (state_dir / "m" / "nats").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from dataclasses import replace
@@ -114,3 +115,25 @@ def test_impossible_move_is_refused() -> None:
     with pytest.raises(PgmigError):
         migration.move(Phase.COPY)
     assert migration.phase is Phase.ABORTED
+
+
+async def test_watch_shows_another_phase_at_once_and_anything_else_when_its_time_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.coordinator.migration.WATCH_EVERY_S", 3600.0)
+    migration = Migration(replace(RECORD, phase=Phase.COPY), lambda: ())
+    views = migration.watch()
+    async with asyncio.timeout(20):
+        assert (await anext(views)).phase is Phase.COPY
+        waiting = asyncio.ensure_future(anext(views))
+        migration.touch()
+        for _ in range(20):  # turns of the event loop, none of which brings a view
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        migration.move(Phase.INDEXES)
+        assert (await waiting).phase is Phase.INDEXES
+        waiting = asyncio.ensure_future(anext(views))
+        await asyncio.sleep(0)
+        migration.remove()
+        with pytest.raises(StopAsyncIteration):
+            await waiting
