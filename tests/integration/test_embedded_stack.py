@@ -107,7 +107,10 @@ async def test_stack_can_be_found_while_it_runs_and_leaves_no_process(state_dir:
     assert not any(process.is_running() for process in children.values())
 
 
-async def test_secrets_are_in_no_command_line_and_files_are_private(state_dir: Path) -> None:
+async def test_secrets_are_in_no_command_line_and_files_are_private(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGMIG_SOURCE_URI", SECRET)
     async with running(state_dir):
         token = json.loads(
             next(

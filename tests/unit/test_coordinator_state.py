@@ -126,7 +126,7 @@ async def test_watch_shows_another_phase_at_once_and_anything_else_when_its_time
     async with asyncio.timeout(20):
         assert (await anext(views)).phase is Phase.COPY
         waiting = asyncio.ensure_future(anext(views))
-        migration.touch()
+        migration.event("info", "a table is copied")
         for _ in range(20):  # turns of the event loop, none of which brings a view
             await asyncio.sleep(0)
         assert not waiting.done()
