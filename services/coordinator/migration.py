@@ -63,7 +63,7 @@ class Migration:
         self._workers = workers
         self._clock = clock
         self._next_change = asyncio.Event()
-        self._next_phase = asyncio.Event()
+        self._next_end = asyncio.Event()
 
     @property
     def phase(self) -> Phase:
@@ -71,11 +71,11 @@ class Migration:
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the record."""
-        before = self.phase
+        ran = self.phase.running
         self.record = replace(self.record, **changes, revision=self.record.revision + 1)
         self._announce()
-        if self.phase is not before:
-            self._announce_phase()
+        if ran and not self.phase.running:
+            self._announce_end()
 
     def touch(self) -> None:
         """Something outside the record changed."""
@@ -86,15 +86,15 @@ class Migration:
         """It has been cleaned up: watches end."""
         self.removed = True
         self._announce()
-        self._announce_phase()
+        self._announce_end()
 
     def _announce(self) -> None:
         self.on_change()
         waiting, self._next_change = self._next_change, asyncio.Event()
         waiting.set()
 
-    def _announce_phase(self) -> None:
-        waiting, self._next_phase = self._next_phase, asyncio.Event()
+    def _announce_end(self) -> None:
+        waiting, self._next_end = self._next_end, asyncio.Event()
         waiting.set()
 
     def move(self, phase: Phase, text: str = "", **changes: Any) -> None:
@@ -116,14 +116,14 @@ class Migration:
         await self._next_change.wait()
 
     async def watch(self) -> AsyncIterator[MigrationView]:
-        """The view at once, then after changes: of the phase at once, else at most four a second.
-        Ends when removed."""
+        """The view at once, then after changes: at once when it runs no more, else at most four a
+        second. Ends when removed."""
         while not self.removed:
-            revision, phase = self.record.revision, self._next_phase
+            revision, end = self.record.revision, self._next_end
             yield self.view()
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_EVERY_S):
-                    await phase.wait()
+                    await end.wait()
             while self.record.revision == revision and not self.removed:
                 await self._next_change.wait()
 
