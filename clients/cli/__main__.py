@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from clients.cli.app import cli
+import gc
+import os
+import sys
+
+from clients.cli.embedded import early
 
 
 def main() -> None:
-    cli(prog_name="pgmig-cli")
+    if early.likely(sys.argv[1:], os.environ):
+        early.begin([early.service_module(role) for role in ("coordinator", "decoder", "copier")])
+    run()
+
+
+def run() -> None:
+    """Ends the process at once, without what the interpreter does for programs that leave something open.
+
+    Imports make much, and nothing that could be given up: the collector need not look for it.
+    """
+    gc.disable()
+    from clients.cli.app import cli
+
+    try:
+        cli(prog_name="pgmig-cli")
+    except SystemExit as exc:
+        if not isinstance(exc.code, int):
+            raise
+        early.forget()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(exc.code)
 
 
 if __name__ == "__main__":

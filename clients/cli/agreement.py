@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from clients.cli.options import Uris
 from clients.cli.output import say
 from clients.cli.progress import Progress
-from clients.session import Session
 from services.shared.model import ErrorKind, MigrationId, MigrationOptions, MigrationPlan, PgmigError
+
+if TYPE_CHECKING:
+    from clients.session import Session
 
 
 async def agreed(

@@ -5,16 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
-from clients.cli.commands.clone import clone, follow
-from clients.cli.commands.control import pause, resume, switchover
-from clients.cli.commands.ending import abort, cleanup
-from clients.cli.commands.skipping import skip_transaction
-from clients.cli.commands.status import list_command, status, tui, watch
-from clients.cli.following import MigrationStoppedError
 from clients.cli.output import print_error
 from clients.cli.running import Interrupted
 from services.shared.model import ErrorKind, PgmigError
@@ -24,18 +19,42 @@ _EPILOG = """Exit codes: 0 done, 1 internal error, 2 usage, 3 refused by a check
 8 conflict; 128 and the number of a signal: 130 Ctrl-C, 143 SIGTERM."""
 
 
+_COMMANDS = {
+    "clone": "clone:clone",
+    "follow": "clone:follow",
+    "status": "status:status",
+    "watch": "status:watch",
+    "tui": "status:tui",
+    "list": "status:list_command",
+    "pause": "control:pause",
+    "resume": "control:resume",
+    "skip-transaction": "skipping:skip_transaction",
+    "switchover": "control:switchover",
+    "abort": "ending:abort",
+    "cleanup": "ending:cleanup",
+}
+"""By name, where in clients.cli.commands; imported when it is asked for."""
+
+
 class PgmigGroup(click.Group):
     """Errors on stderr as `error:` and `hint:`, with the exit code of their kind."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module, _, name = _COMMANDS.get(cmd_name, "").partition(":")
+        if not module:
+            return None
+        command: click.Command = getattr(import_module(f"clients.cli.commands.{module}"), name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except MigrationStoppedError as exc:
-            print_error(exc)
-            ctx.exit(int(exc.exit_code))
         except PgmigError as exc:
             print_error(exc)
-            ctx.exit(int(exc.policy.exit_code))
+            ctx.exit(int(exc.exit_code))
         except Interrupted as exc:
             ctx.exit(exc.exit_code)
         except BrokenPipeError:
@@ -47,7 +66,7 @@ class PgmigGroup(click.Group):
             if os.environ.get("PGMIG_DEBUG"):
                 raise
             print_error(unexpected(exc))
-            ctx.exit(int(unexpected(exc).policy.exit_code))
+            ctx.exit(int(unexpected(exc).exit_code))
 
 
 def unexpected(exc: Exception) -> PgmigError:
@@ -78,20 +97,3 @@ def cli() -> None:
     pgmig-cli status                                        in another terminal
     pgmig-cli switchover --timeout 30s                      cut over
     """
-
-
-for command in (
-    clone,
-    follow,
-    status,
-    watch,
-    tui,
-    list_command,
-    pause,
-    resume,
-    skip_transaction,
-    switchover,
-    abort,
-    cleanup,
-):
-    cli.add_command(command)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from clients.cli.options import Invocation, Uris
 from clients.cli.output import print_table, say
 from clients.cli.pieces import applied_text, copied_text, fields, result_text
 from clients.cli.progress import Progress
-from clients.session import Session
 from clients.tui.format import duration
 from clients.tui.timeline import elapsed
 from services.shared.model import ErrorKind, ExitCode, MigrationId, MigrationView, PgmigError, Phase
+
+if TYPE_CHECKING:
+    from clients.session import Session
 
 
 class MigrationStoppedError(PgmigError):
     """The migration failed or was aborted, which is one exit code whatever the cause."""
 
-    exit_code = ExitCode.FAILED
+    @property
+    def exit_code(self) -> ExitCode:
+        return ExitCode.FAILED
 
 
 def stopped(view: MigrationView) -> MigrationStoppedError:

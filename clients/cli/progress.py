@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import RenderableType
 from rich.live import Live
@@ -20,10 +20,12 @@ from clients.cli.options import Invocation
 from clients.cli.output import StderrTalk, print_json, say, stderr_console, warn
 from clients.cli.pieces import event_text
 from clients.cli.screens import live, plain_progress
-from clients.session import Connection
 from services.shared.model import Event, MigrationView, PgmigError, Phase
 from services.shared.model.jsonview import view_to_json
 from services.shared.runtime.redaction import redact
+
+if TYPE_CHECKING:
+    from clients.session import Connection
 
 LINE_EVERY_S = 10.0
 """Seconds between progress lines of one phase, where there is no terminal."""

@@ -9,6 +9,7 @@ Ctrl-C, 143 for SIGTERM.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
     With OTEL_* variables set, its calls begin the traces that the services continue.
     """
+    gc.freeze()
+    gc.enable()
     shutdown_telemetry = setup_telemetry("cli")
     try:
         return asyncio.run(_interruptible(main))

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from clients.cli.embedded.stack import COPYING, FOLLOWING, StackPlan, Talk, embedded_stack
 from clients.cli.localstate import MigrationDir, known_migrations
 from clients.cli.options import DEFAULT_ID, Invocation, Uris
 from clients.cli.output import StderrTalk
-from clients.session import Session
 from services.shared.model import ErrorKind, MigrationId, PgmigError
+
+if TYPE_CHECKING:
+    from clients.session import Session
 
 
 def new_id(invocation: Invocation) -> MigrationId:
@@ -71,6 +74,8 @@ async def connected(invocation: Invocation, doing: str) -> AsyncIterator[tuple[S
 
     doing: what the command is about to do, for errors: "pause".
     """
+    from clients.session import Session
+
     if invocation.coordinator:
         async with Session(invocation.coordinator) as session:
             yield session, invocation.migration_id or await _only_remote(session)
@@ -113,8 +118,11 @@ async def own_stack(
     workers: their roles; none for putting things away.
     """
     plan = StackPlan(directory, uris.source, uris.destination, workers)
-    async with embedded_stack(plan, talk) as address, Session(address) as session:
-        yield session
+    async with embedded_stack(plan, talk) as stack:
+        from clients.session import Session  # while the services import what they need, too
+
+        async with Session(await stack.serving()) as session:
+            yield session
 
 
 def workers_for(directory: MigrationDir, *, follow: bool) -> tuple[str, ...]:

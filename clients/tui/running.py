@@ -24,7 +24,7 @@ async def show_session(
     if app.failure is not None:
         hint = f"\nhint: {app.failure.hint}" if app.failure.hint else ""
         sys.stderr.write(f"error: {app.failure}{hint}\n")
-        return int(app.failure.policy.exit_code)
+        return int(app.failure.exit_code)
     if app.return_code:
         return app.return_code
     sys.stderr.write(f"The dashboard is closed; migration {migration_id} is not affected by that.\n")

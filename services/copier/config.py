@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from dataclasses import dataclass
 
 from services.shared.bus.queue import ACK_WAIT_S
-from services.shared.runtime.config import ServiceSettings
+from services.shared.runtime.config import ServiceSettings, seconds, setting
 
 
+@dataclass(frozen=True, slots=True)
 class CopierSettings(ServiceSettings):
     """lease_s: seconds without a sign after which a part goes to another copier. The same for
     all copiers of a deployment: the last to start sets it."""
 
-    lease_s: float = Field(default=ACK_WAIT_S, ge=1.0)
+    lease_s: float = setting(seconds(1.0), default=ACK_WAIT_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,10 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clients.cli.embedded.early import can_fork
 from clients.cli.localstate import MigrationDir
 from services.shared.model import MigrationId, Phase
 
 PASSWORD = "hush-hush"
+WHOLE_STACK = 5 + can_fork()
+"""nats-server, coordinator, decoder, copier, applier; and what the services are forked from."""
 URI = f"postgresql://app:{PASSWORD}@127.0.0.1:1/none"
 
 
@@ -28,6 +32,7 @@ class Terminal:
         self.state_dir = state_dir
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PGMIG_")},
+            "TERMINAL": str(state_dir),
             "PGMIG_STATE_DIR": str(state_dir),
             "PGMIG_SOURCE_URI": URI,
             "PGMIG_DEST_URI": URI,
@@ -78,6 +83,21 @@ def eventually(true: Callable[[], bool], within_s: float = 30.0) -> None:
         time.sleep(0.02)
 
 
+def started_in(terminal: Terminal) -> list[psutil.Process]:
+    """Every process that runs now and that a command in the terminal has started, or is."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TERMINAL") == str(terminal.state_dir):
+                found.append(process)
+    return found
+
+
+def stack_of(command: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of its embedded stack."""
+    return psutil.Process(command.pid).children(recursive=True)
+
+
 def gone(process: psutil.Process) -> bool:
     try:
         return process.status() == psutil.STATUS_ZOMBIE
@@ -93,6 +113,7 @@ def terminal(state_dir: Path) -> Iterator[Terminal]:
         if process.poll() is None:
             process.terminate()
             process.communicate(timeout=60)
+    eventually(lambda: not started_in(terminal))
 
 
 def test_clone_ends_by_itself_with_a_summary(terminal: Terminal) -> None:
@@ -136,8 +157,8 @@ def test_signal_stops_everything_and_follow_continues(
     terminal: Terminal, number: signal.Signals, code: int
 ) -> None:
     clone = terminal.streaming()
-    children = psutil.Process(clone.pid).children(recursive=True)
-    assert len(children) == 5
+    children = stack_of(clone)
+    assert len(children) == WHOLE_STACK
     clone.send_signal(number)
     _, stderr = clone.communicate(timeout=60)
     assert clone.returncode == code
@@ -148,8 +169,7 @@ def test_signal_stops_everything_and_follow_continues(
     assert terminal.run("status")[1].splitlines()[0].endswith("default")
 
     following = terminal.start("follow")
-    eventually(lambda: terminal.directory().running_stack() is not None)
-    assert len(psutil.Process(following.pid).children()) == 5
+    eventually(lambda: len(stack_of(following)) == WHOLE_STACK)
     assert terminal.run("switchover")[0] == 0
     following.communicate(timeout=60)
     assert following.returncode == 0
@@ -160,13 +180,12 @@ def test_clone_that_resumes_has_an_applier_if_it_is_to_follow(terminal: Terminal
     clone.terminate()
     clone.communicate(timeout=60)
     resumed = terminal.start("clone", "--resume")  # --follow is the migration's own already
-    eventually(lambda: terminal.directory().running_stack() is not None)
-    assert len(psutil.Process(resumed.pid).children()) == 5
+    eventually(lambda: len(stack_of(resumed)) == WHOLE_STACK)
 
 
 def test_killed_cli_leaves_no_orphan_and_a_stale_file_that_nobody_believes(terminal: Terminal) -> None:
     clone = terminal.streaming()
-    children = psutil.Process(clone.pid).children(recursive=True)
+    children = stack_of(clone)
     clone.kill()
     clone.communicate(timeout=60)
     eventually(lambda: all(gone(child) for child in children))
@@ -212,6 +231,12 @@ def test_clone_of_a_known_migration_conflicts_and_resume_continues_it(terminal: 
     code, stdout, _ = terminal.run("clone", "--resume")
     assert code == 0
     assert stdout.startswith("complete")
+
+
+def test_clone_that_is_refused_leaves_no_process(terminal: Terminal) -> None:
+    for arguments in (("clone", "--no-such-option"), ("clone", "--id", "Not An Id")):
+        assert terminal.run(*arguments)[0] == 2
+        assert started_in(terminal) == []
 
 
 def test_failed_migration_ends_the_clone_with_its_own_exit_code(terminal: Terminal) -> None:

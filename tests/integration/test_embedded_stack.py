@@ -15,12 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clients.cli.embedded.child import Child, Program, last_line, lifeline
+from clients.cli.embedded.child import Child, Program, lifeline
+from clients.cli.embedded.early import can_fork
+from clients.cli.embedded.logfile import last_line
 from clients.cli.embedded.stack import FOLLOWING, StackPlan, embedded_stack
 from clients.cli.localstate import MigrationDir
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Phase
-from tests.standins.cli import standin_command
+from tests.standins.cli import standin_module
 
 PYTHON = sys.executable
 SECRET = "postgresql://app:hush@127.0.0.1:1/none"
@@ -32,10 +34,10 @@ def directory(state_dir: Path, name: str = "m") -> MigrationDir:
 
 def plan(
     state_dir: Path,
-    command: Callable[[str], tuple[str, ...]] = standin_command,
+    module: Callable[[str], str] = standin_module,
     workers: tuple[str, ...] = FOLLOWING,
 ) -> StackPlan:
-    return StackPlan(directory(state_dir), SECRET, SECRET, workers, 1, command)
+    return StackPlan(directory(state_dir), SECRET, SECRET, workers, 1, module)
 
 
 async def eventually(true: Callable[[], bool]) -> None:
@@ -65,6 +67,12 @@ class Notes:
             await self._more.wait()
 
 
+def fork_server() -> psutil.Process:
+    """What the services are forked from."""
+    (found,) = (one for one in psutil.Process().children() if "forkserver" in " ".join(one.cmdline()))
+    return found
+
+
 def own_children() -> dict[str, psutil.Process]:
     """By what they run: nats-server, coordinator, worker."""
     found = {}
@@ -81,8 +89,8 @@ def own_children() -> dict[str, psutil.Process]:
 
 @asynccontextmanager
 async def running(state_dir: Path, notes: Notes | None = None) -> AsyncIterator[str]:
-    async with embedded_stack(plan(state_dir), notes or Notes()) as address:
-        yield address
+    async with embedded_stack(plan(state_dir), notes or Notes()) as stack:
+        yield await stack.serving()
 
 
 async def test_stack_can_be_found_while_it_runs_and_leaves_no_process(state_dir: Path) -> None:
@@ -99,7 +107,10 @@ async def test_stack_can_be_found_while_it_runs_and_leaves_no_process(state_dir:
     assert not any(process.is_running() for process in children.values())
 
 
-async def test_secrets_are_in_no_command_line_and_files_are_private(state_dir: Path) -> None:
+async def test_secrets_are_in_no_command_line_and_files_are_private(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGMIG_SOURCE_URI", SECRET)
     async with running(state_dir):
         token = json.loads(
             next(
@@ -113,8 +124,11 @@ async def test_secrets_are_in_no_command_line_and_files_are_private(state_dir: P
             command = " ".join(process.cmdline())
             assert token not in command
             assert "hush" not in command
-        assert "PGMIG_SOURCE_URI" in own_children()["standins.coordinator"].environ()
-        assert "PGMIG_SOURCE_URI" not in own_children()["standins.worker"].environ()
+            assert "hush" not in " ".join(process.environ().values()) or not can_fork()
+        logs = {name: state_dir / "m" / "log" / f"{name}.log" for name in ("coordinator", "decoder")}
+        await eventually(lambda: all("ready" in last_line(log) for log in logs.values()))
+        assert "PGMIG_SOURCE_URI" in last_line(logs["coordinator"])
+        assert "PGMIG_SOURCE_URI" not in last_line(logs["decoder"])
         for name in ("nats/nats.conf", "stack.json", "stack.lock", "log/coordinator.log", "log/stack.log"):
             assert stat.S_IMODE((state_dir / "m" / name).stat().st_mode) == 0o600, name
         assert stat.S_IMODE((state_dir / "m").stat().st_mode) == 0o700
@@ -147,6 +161,72 @@ def _listens(process: psutil.Process | None, ports: set[int]) -> bool:
     return ports <= open_ports
 
 
+@pytest.mark.skipif(not can_fork(), reason="the services are executed on this system")
+async def test_services_come_back_with_the_process_that_they_are_forked_from(state_dir: Path) -> None:
+    notes = Notes()
+    async with running(state_dir, notes) as address:
+        await eventually(lambda: len(own_children()) == 5)
+        before = [process for name, process in own_children().items() if "standins" in name]
+        server = fork_server()
+        server.kill()
+        await eventually(lambda: not any(process.is_running() for process in before))
+        for name in ("coordinator", "decoder", "copier-1", "applier"):
+            await notes.told(f"{name} ended (SIGKILL)")
+        await eventually(lambda: len(own_children()) == 5)
+        assert fork_server().pid != server.pid
+        async with Session(address) as session:
+            await eventually_answers(session)
+
+
+async def eventually_answers(session: Session) -> None:
+    """Its coordinator has just been started again."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await session.list_all()
+            except PgmigError as exc:
+                assert exc.policy.retry
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+@pytest.mark.skipif(not can_fork(), reason="the services are executed on this system")
+async def test_process_that_services_are_forked_from_has_one_thread_and_no_connection(
+    state_dir: Path,
+) -> None:
+    """All that a fork can carry over: with the real services' modules imported."""
+    module = "services.{}.__main__".format
+    async with embedded_stack(plan(state_dir, module), Notes()) as stack:
+        await stack.serving()
+        server = fork_server()
+        assert server.num_threads() == 1
+        assert server.net_connections() == []
+
+
+def open_files(pid: int) -> dict[int, str]:
+    """By file descriptor."""
+    return {
+        int(link.name): str(link.readlink())
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+        if link.is_symlink()
+    }
+
+
+@pytest.mark.skipif(not can_fork(), reason="the services are executed on this system")
+async def test_forked_service_has_the_streams_session_and_title_of_an_executed_one(state_dir: Path) -> None:
+    async with running(state_dir):
+        await eventually(lambda: "standins.worker" in own_children())
+        worker = own_children()["standins.worker"]
+        assert worker.cmdline() == [PYTHON, "-P", "-m", "tests.standins.worker"]
+        assert os.getsid(worker.pid) == worker.pid
+        files = open_files(worker.pid)
+        assert files[1] == files[2] == str(state_dir / "m" / "log" / "decoder.log")
+        assert files[0] in open_files(os.getpid()).values()
+        shared = set(files.values()) & set(open_files(fork_server().pid).values())
+        assert {one for one in shared if one.startswith(("pipe:", "socket:"))} == {files[0]}
+
+
 async def test_second_stack_of_one_migration_is_refused(state_dir: Path) -> None:
     async with running(state_dir):
         with pytest.raises(PgmigError) as caught:
@@ -160,45 +240,49 @@ async def test_second_stack_of_one_migration_is_refused(state_dir: Path) -> None
 async def test_stacks_of_one_state_directory_do_not_see_each_others_migrations(state_dir: Path) -> None:
     async with running(state_dir) as address, Session(address) as session:
         await session.start("m", SECRET, SECRET, MigrationOptions(follow=True))
-        other = StackPlan(directory(state_dir, "other"), SECRET, SECRET, (), 1, standin_command)
-        async with embedded_stack(other, Notes()) as second, Session(second) as beside:
+        other = StackPlan(directory(state_dir, "other"), SECRET, SECRET, (), 1, standin_module)
+        async with embedded_stack(other, Notes()) as second, Session(await second.serving()) as beside:
             assert await beside.list_all() == ()
     assert (state_dir / "m" / "state.json").is_file()
     async with running(state_dir) as address, Session(address) as session:
         assert [view.migration_id for view in await session.list_all()] == ["m"]
 
 
-async def test_service_that_does_not_start_is_an_error_with_its_last_words(state_dir: Path) -> None:
-    def broken(_role: str) -> tuple[str, ...]:
-        return (PYTHON, "-c", "import sys; sys.exit('no such module')")
-
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("tests.standins.broken", "no such thing"),
+        ("tests.standins.absent", "ModuleNotFoundError: No module named 'tests.standins.absent'"),
+    ],
+)
+async def test_service_that_does_not_start_is_an_error_with_its_last_words(
+    state_dir: Path, module: str, words: str
+) -> None:
     with pytest.raises(PgmigError) as caught:
-        async with embedded_stack(plan(state_dir, broken), Notes()):
-            pass
+        async with embedded_stack(plan(state_dir, lambda _role: module), Notes()) as stack:
+            await stack.serving()
     assert caught.value.kind is ErrorKind.INTERNAL
-    assert "coordinator did not start, exit code 1: no such module" in caught.value.message
+    assert f"coordinator did not start, exit code 1: {words}" in caught.value.message
     assert "coordinator.log" in caught.value.hint
     assert own_children() == {}
     assert not (state_dir / "m" / "nats").exists()
 
 
 async def test_stack_without_workers_has_broker_and_coordinator_only(state_dir: Path) -> None:
-    async with embedded_stack(plan(state_dir, workers=()), Notes()):
+    async with embedded_stack(plan(state_dir, workers=()), Notes()) as stack:
+        await stack.serving()
         assert sorted(own_children()) == ["nats-server", "standins.coordinator"]
 
 
 async def test_cancelled_twice_the_stack_is_killed_at_once(state_dir: Path) -> None:
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True);"
-
-    def command(role: str) -> tuple[str, ...]:
-        if role == "coordinator":
-            return standin_command(role)
-        return (PYTHON, "-c", f"{deaf} time.sleep(600)")
+    def module(role: str) -> str:
+        return standin_module(role) if role == "coordinator" else "tests.standins.deaf"
 
     started = asyncio.Event()
 
     async def stay() -> None:
-        async with embedded_stack(plan(state_dir, command), Notes()):
+        async with embedded_stack(plan(state_dir, module), Notes()) as stack:
+            await stack.serving()
             started.set()
             await asyncio.Event().wait()
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 
 from clients.cli import target
-from clients.cli.__main__ import main
+from clients.cli.__main__ import run
+from clients.cli.embedded import early
 from clients.cli.embedded.stack import StackPlan
 
 
-def standin_command(role: str) -> tuple[str, ...]:
-    module = "coordinator" if role == "coordinator" else "worker"
-    return (sys.executable, "-P", "-m", f"tests.standins.{module}")
+def standin_module(role: str) -> str:
+    return f"tests.standins.{'coordinator' if role == 'coordinator' else 'worker'}"
 
 
 if __name__ == "__main__":
-    setattr(target, "StackPlan", partial(StackPlan, command=standin_command, copiers=1))  # noqa: B010
-    main()
+    setattr(target, "StackPlan", partial(StackPlan, module=standin_module, copiers=1))  # noqa: B010
+    if early.likely(sys.argv[1:], os.environ):
+        early.begin([standin_module("coordinator"), standin_module("worker")])
+    run()

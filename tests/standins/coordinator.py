@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 import sys
 
 from services.shared.model import MigrationView, Phase
@@ -13,6 +15,8 @@ from services.shared.runtime.config import ServiceSettings
 from services.shared.runtime.files import replace_file
 from services.shared.runtime.lifecycle import run_service
 from tests.standins.control import NoWorkers, StandInControl
+
+log = logging.getLogger(__name__)
 
 STEP_S = 0.01
 CLONE = (Phase.SCHEMA, Phase.COPY, Phase.INDEXES, Phase.COMPLETE)
@@ -43,9 +47,14 @@ async def serve(settings: ServiceSettings, stop: asyncio.Event) -> None:
     address = await server.start()
     if settings.port_file is not None:
         replace_file(settings.port_file, address)
+    log.info("ready, with %s", sorted(name for name in os.environ if name.endswith("_URI")))
     await stop.wait()
     await server.stop(1)
 
 
-if __name__ == "__main__":
+def main() -> None:
     sys.exit(run_service("coordinator", serve))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,6 @@ from clients.cli.progress import Progress, progress_of
 from clients.cli.running import Interrupted, run
 from clients.cli.selecting import selection_options
 from clients.cli.target import connected, local_directory, new_id, own_stack, workers_for
-from clients.session import Session
 from services.shared.model import (
     ErrorKind,
     LargeObjects,
@@ -31,6 +30,9 @@ from services.shared.model import (
     check_options,
 )
 from services.shared.model.jsonview import view_to_json
+
+if TYPE_CHECKING:
+    from clients.session import Session
 
 _DEFAULTS = MigrationOptions()
 
@@ -255,6 +257,8 @@ async def _coordinator(
     invocation: Invocation, migration_id: MigrationId, uris: Uris, progress: Progress, *, follow: bool
 ) -> AsyncIterator[Session]:
     if invocation.coordinator:
+        from clients.session import Session
+
         async with Session(invocation.coordinator) as session:
             yield session
         return

