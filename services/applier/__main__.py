@@ -17,7 +17,8 @@ from services.shared.runtime.lifecycle import run_service
 
 async def serve(settings: ServiceSettings, stop: asyncio.Event) -> None:
     """Attach to the coordinator and do what it assigns until `stop` is set."""
-    async with HealthServer(settings.health_listen), bus(settings.nats_url, settings.worker_id) as client:
+    nats_url = settings.nats_url.get_secret_value()
+    async with HealthServer(settings.health_listen), bus(nats_url, settings.worker_id) as client:
         link = WorkerLink(settings.coordinator, Role.APPLIER, settings.worker_id, socket.gethostname())
         runner = applier_runner(client, link.report)
         link_stop = asyncio.Event()

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import sys
 
+from pydantic import SecretStr
+
 from services.coordinator.config import CoordinatorSettings
 from services.coordinator.handler import ControlApiHandler, WorkersApiHandler
 from services.coordinator.loop import Coordinator
@@ -23,9 +25,11 @@ log = logging.getLogger(__name__)
 
 async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     """Serve both APIs until `stop` is set; migrations are taken up before the first call."""
-    async with bus(settings.nats_url, settings.worker_id) as client:
+    async with bus(settings.nats_url.get_secret_value(), settings.worker_id) as client:
         workforce = Workforce(settings.worker_grace_s)
-        around = Surroundings(client, workforce, settings.state_dir, settings.source_uri, settings.dest_uri)
+        around = Surroundings(
+            client, workforce, settings.state_dir, _plain(settings.source_uri), _plain(settings.dest_uri)
+        )
         store = StateStore(client, replicas=settings.state_replicas)
         coordinator = Coordinator(store, around)
         await retrying("reading the state of migrations", coordinator.load)
@@ -39,6 +43,10 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
         finally:
             await coordinator.stop()
             await server.stop()
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
 
 
 def main() -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic import Field
 
 from services.shared.bus.queue import ACK_WAIT_S
-from services.shared.runtime.config import ServiceSettings, seconds, setting
+from services.shared.runtime.config import ServiceSettings
 
 
-@dataclass(frozen=True, slots=True)
 class CopierSettings(ServiceSettings):
     """lease_s: seconds without a sign after which a part goes to another copier. The same for
     all copiers of a deployment: the last to start sets it."""
 
-    lease_s: float = setting(seconds(1.0), default=ACK_WAIT_S)
+    lease_s: float = Field(default=ACK_WAIT_S, ge=1.0)

@@ -17,7 +17,8 @@ from services.shared.runtime.lifecycle import run_service
 
 async def serve(settings: DecoderSettings, stop: asyncio.Event) -> None:
     """Attach to the coordinator and do what it assigns until `stop` is set."""
-    async with HealthServer(settings.health_listen), bus(settings.nats_url, settings.worker_id) as client:
+    nats_url = settings.nats_url.get_secret_value()
+    async with HealthServer(settings.health_listen), bus(nats_url, settings.worker_id) as client:
         link = WorkerLink(settings.coordinator, Role.DECODER, settings.worker_id, socket.gethostname())
         runner = DecoderHandler(client, link.report, settings.max_stream_bytes).runner
         link_stop = asyncio.Event()

@@ -1,21 +1,20 @@
 """Settings of a service: environment variables with the prefix PGMIG_, and nothing else.
 
-An empty variable counts as unset. Values that hold credentials show neither in a repr nor in an
-error. Read by hand: what would read them for us takes as long to import as all of PostgreSQL's driver.
+An empty variable counts as unset. Values that hold credentials are SecretStr, so that they
+show neither in a repr nor in an error.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from platformdirs import user_state_path
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.shared.model import ErrorKind, PgmigError
 
@@ -23,57 +22,23 @@ ENV_PREFIX = "PGMIG_"
 DEFAULT_COORDINATOR = "127.0.0.1:7432"
 
 
-def setting(parse: Callable[[str], Any], *, secret: bool = False, **default: Any) -> Any:
-    """A field of settings. parse: raises ValueError with the reason, which never holds the text.
-    default: `default` or `default_factory`, as of dataclasses.field."""
-    return field(repr=not secret, metadata={"parse": parse}, **default)
-
-
-def address(text: str) -> str:
-    """HOST:PORT, also [::1]:PORT."""
+def _check_address(text: str) -> str:
+    """HOST:PORT, also [::1]:PORT; raises ValueError."""
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise ValueError("not an address of the form HOST:PORT")
     return text
 
 
-def one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"not one of {', '.join(words)}")
-        return text
-
-    return parse
+Address = Annotated[str, AfterValidator(_check_address)]
+OptionalAddress = Annotated[str, AfterValidator(lambda text: _check_address(text) if text else "")]
 
 
-def whole_number(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-            raise ValueError(f"not a whole number from {least} to {most}")
-        return int(text)
-
-    return parse
+def _state_dir() -> Path:
+    return user_state_path("pgmig")
 
 
-def seconds(least: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value < math.inf:
-            raise ValueError(f"not a number of seconds, {least:g} or more")
-        return value
-
-    return parse
-
-
-def path(text: str) -> Path:
-    return Path(text).expanduser()
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceSettings:
+class ServiceSettings(BaseSettings):
     """What every service and client reads; services extend it with their own.
 
     coordinator: where workers and clients dial. listen: where the coordinator serves; port 0
@@ -83,17 +48,21 @@ class ServiceSettings:
     the standard gRPC health service; "" for not at all.
     """
 
-    coordinator: str = setting(address, default=DEFAULT_COORDINATOR)
-    listen: str = setting(address, default=DEFAULT_COORDINATOR)
-    nats_url: str = setting(str, secret=True, default="nats://127.0.0.1:4222")
-    state_dir: Path = setting(path, default_factory=lambda: user_state_path("pgmig"))
-    log_level: str = setting(one_of("debug", "info", "warning", "error"), default="info")
-    log_format: str = setting(one_of("text", "json"), default="text")
-    worker_id: str = setting(str, default="")
-    source_uri: str | None = setting(str, secret=True, default=None)
-    dest_uri: str | None = setting(str, secret=True, default=None)
-    port_file: Path | None = setting(path, default=None)
-    health_listen: str = setting(address, default="")
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    coordinator: Address = DEFAULT_COORDINATOR
+    listen: Address = DEFAULT_COORDINATOR
+    nats_url: SecretStr = SecretStr("nats://127.0.0.1:4222")
+    state_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default_factory=_state_dir)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    worker_id: str = ""
+    source_uri: SecretStr | None = None
+    dest_uri: SecretStr | None = None
+    port_file: Path | None = None
+    health_listen: OptionalAddress = ""
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
@@ -109,18 +78,22 @@ def load_settings(role: str, kind: type[SettingsT]) -> SettingsT:
 
     Raises PgmigError(INVALID_ARGUMENT) that names the first variable that is not valid.
     """
-    given = {}
-    for one in fields(kind):
-        variable = f"{ENV_PREFIX}{one.name.upper()}"
-        text = os.environ.get(variable)
-        if not text:
-            continue
-        try:
-            given[one.name] = one.metadata["parse"](text)
-        except ValueError as exc:
-            raise PgmigError(
-                ErrorKind.INVALID_ARGUMENT,
-                f"setting {variable} is not valid: {exc}",
-                "correct the environment variable, or unset it for the default",
-            ) from exc
-    return kind(**{"worker_id": new_worker_id(role), **given})
+    try:
+        settings = kind()
+    except ValidationError as exc:
+        # The cause may quote the value, which may be a secret: it is not chained.
+        raise _explain(exc) from None
+    if settings.worker_id:
+        return settings
+    return settings.model_copy(update={"worker_id": new_worker_id(role)})
+
+
+def _explain(exc: ValidationError) -> PgmigError:
+    first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else ""
+    reason = first["msg"].removeprefix("Value error, ")
+    return PgmigError(
+        ErrorKind.INVALID_ARGUMENT,
+        f"setting {ENV_PREFIX}{field.upper()} is not valid: {reason}",
+        "correct the environment variable, or unset it for the default",
+    )

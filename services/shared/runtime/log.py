@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import time
+from typing import Literal
 
 from opentelemetry import trace
 
@@ -70,7 +71,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields, ensure_ascii=False)
 
 
-def _formatter(service: str, style: str) -> logging.Formatter:
+def _formatter(service: str, style: Literal["text", "json"]) -> logging.Formatter:
     return JsonFormatter(service) if style == "json" else TextFormatter(service)
 
 
