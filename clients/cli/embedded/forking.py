@@ -112,7 +112,8 @@ class _Server:
         return not self._reading.done()
 
     async def fork(self, program: Program, log_file: Path) -> Forked:
-        asked = self._asked[program.name] = asyncio.get_running_loop().create_future()
+        asked: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
+        self._asked[program.name] = asked
         self._send(
             {
                 "name": program.name,

@@ -27,7 +27,7 @@ from services.shared.pg.connection import connection
 from services.shared.pg.database_settings import read_database_settings, write_database_settings
 from services.shared.pg.dump import list_of
 from services.shared.pg.position import wal_position
-from services.shared.pg.postdata import analysis, together
+from services.shared.pg.postdata import Item, analysis, together
 from services.shared.pg.selecting import choose
 from services.shared.pg.sequences import read_sequences, set_sequences
 from services.shared.runtime.assignments import cause

@@ -98,6 +98,8 @@ def tracer() -> trace.Tracer:
 
 
 def _recording() -> bool:
+    from opentelemetry import trace
+
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
@@ -107,6 +109,8 @@ def span(
 ) -> Iterator[trace.Span]:
     """A span around the block, child of `parent` or else of the current span."""
     if parent is None and not _recording():
+        from opentelemetry import trace
+
         yield trace.INVALID_SPAN
         return
     with tracer().start_as_current_span(name.value, context=parent, attributes=attributes) as current:
