@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from clients.cli.embedded.broker import BrokerFiles, find_nats_server
+from clients.cli.embedded.broker import ENVIRONMENT, BrokerFiles, find_nats_server
 from clients.cli.embedded.child import Program, lifeline
 from clients.cli.embedded.lock import only_stack
 from clients.cli.embedded.ports import free_port
@@ -110,7 +110,7 @@ async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -
     files = BrokerFiles(directory.nats_dir, server_name, free_port(), secrets.token_urlsafe(24))
     files.prepare()
     command = (str(binary), "-c", str(files.config_file))
-    program = Program("nats-server", command, dict(os.environ), BROKER_GRACE_S)
+    program = Program("nats-server", command, {**ENVIRONMENT, **os.environ}, BROKER_GRACE_S)
     await supervisor.start(Launch(program, BROKER, lambda child: files.ready(child.pid)))
     return files.url
 
