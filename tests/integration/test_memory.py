@@ -40,9 +40,7 @@ pytestmark = pytest.mark.timeout(2 * DRAIN_S)
 class Stage:
     """Two servers and a pipeline of processes between them."""
 
-    def __init__(
-        self, source: str, destination: str, nats: NatsServer, pipeline: PipelineProcesses
-    ) -> None:
+    def __init__(self, source: str, destination: str, nats: NatsServer, pipeline: PipelineProcesses) -> None:
         self.source = source
         self.destination = destination
         self.pipeline = pipeline
@@ -134,6 +132,7 @@ def test_a_bytea_of_a_hundred_megabytes(stage: Stage) -> None:
     )
     stage.pipeline.drain("done", DRAIN_S)
     stage.assert_small()
+    assert stage.peaks_mb()["applier"] < VALUE_MB
     stage.assert_equal()
 
 
@@ -147,6 +146,7 @@ def test_a_row_without_a_key_that_is_found_by_a_hundred_megabytes(stage: Stage) 
     )
     stage.pipeline.drain("done", DRAIN_S)
     stage.assert_small()
+    assert stage.peaks_mb()["applier"] < VALUE_MB
     stage.assert_equal()
 
 

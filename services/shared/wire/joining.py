@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import tempfile
+import weakref
 from typing import Protocol
 
 from services.shared.model import ErrorKind, PgmigError
@@ -55,9 +56,10 @@ class _InFile:
     def __init__(self, length: int) -> None:
         self.missing = self._length = length
         try:
-            self._file = tempfile.TemporaryFile(prefix="pgmig-", buffering=0)  # noqa: SIM115 - open until it is whole
+            self._file = tempfile.TemporaryFile(prefix="pgmig-", buffering=0)  # noqa: SIM115 - closed below
         except OSError as exc:
             raise _no_room(length, exc) from exc
+        self._close = weakref.finalize(self, self._file.close)  # also when it is given up half way
 
     def append(self, data: memoryview) -> None:
         self.missing -= len(data)
@@ -68,8 +70,9 @@ class _InFile:
             raise _no_room(self._length, exc) from exc
 
     def message(self) -> memoryview:
-        with self._file as file:
-            return memoryview(mmap.mmap(file.fileno(), self._length, access=mmap.ACCESS_READ))
+        view = memoryview(mmap.mmap(self._file.fileno(), self._length, access=mmap.ACCESS_READ))
+        self._close()
+        return view
 
 
 def _no_room(length: int, exc: OSError) -> PgmigError:
