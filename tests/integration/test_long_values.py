@@ -1,4 +1,4 @@
-"""Values that reach the destination in pieces: every byte of every type arrives, whatever happens to the row."""
+"""Values that reach the destination in pieces: every byte arrives, whatever becomes of the row."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Stage:
     def assert_equal(self) -> None:
         for table in TABLES:
             query = (
-                f"SELECT count(*), sum(('x' || left(md5(id || ':' || n || ':' || md5(v)), 15))::bit(60)::bigint)"
+                "SELECT count(*), sum(('x' || left(md5(id || ':' || n || md5(v)), 15))::bit(60)::bigint)"
                 f" FROM {table.name}"
             ).encode()
             found = []
