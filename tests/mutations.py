@@ -62,8 +62,8 @@ MUTATIONS = (
     Mutation(
         "3 progress in a row",
         "services/shared/pg/apply.py",
-        "            self._held.append(Operation(_PROGRESS_ROW, (str(self._migration).encode(), str(end).encode())))",
-        "            pass",
+        "self._held.append(Operation(_PROGRESS_ROW, (str(self._migration).encode(), str(end).encode())))",
+        "pass",
         f"{PROGRESS_ROW}::test_killed_sessions_neither_lose_nor_repeat",
     ),
     Mutation(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
 
-from tests.lab.installs import newest, oldest
+from tests.lab.installs import PostgresInstall, newest, oldest
 from tests.lab.postgres import PostgresServer
 from tests.lab.process import tail
 
@@ -30,12 +30,14 @@ class Arena:
 
 
 @contextmanager
-def arena(**settings: str) -> Iterator[Arena]:
-    """A source and a destination of the oldest and the newest major version at hand."""
-    given = {**_SETTINGS, **settings}
+def arena(
+    settings: Mapping[str, str] | None = None, install: PostgresInstall | None = None
+) -> Iterator[Arena]:
+    """A source and a destination of the oldest (or `install`) and the newest major version at hand."""
+    given = {**_SETTINGS, **(settings or {})}
     there = {**given, **(_ORIGINS if newest().major >= 18 else {})}
     with (
-        PostgresServer(oldest(), settings=given) as source,
+        PostgresServer(install or oldest(), settings=given) as source,
         PostgresServer(newest(), settings=there) as destination,
     ):
         try:
