@@ -9,6 +9,7 @@ line says so. Not part of `make test`: it tests the tests.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -315,9 +316,16 @@ def verdict(mutation: Mutation, tree: Path) -> str:
         raise SystemExit(f"{mutation.rule}: {mutation.file} holds it {text.count(mutation.old)} times")
     path.write_text(text.replace(mutation.old, mutation.new))
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutation.test]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}  # for services that tests start, too
     try:
         done = subprocess.run(
-            command, check=False, cwd=tree, capture_output=True, text=True, timeout=TIMEOUT_S
+            command,
+            check=False,
+            cwd=tree,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
         return "red, out of time"

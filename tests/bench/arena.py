@@ -63,6 +63,16 @@ def value(uri: str, query: str) -> str:
     return str(row[0])
 
 
+def drop_slot(uri: str, slot: str) -> None:
+    """A walsender may still be about to end."""
+    run_sql(
+        uri,
+        f"SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots"
+        f" WHERE slot_name = '{slot}' AND active_pid IS NOT NULL",
+        f"SELECT pg_drop_replication_slot('{slot}')",
+    )
+
+
 _TABLES = """
     SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgmig', 'pgcopydb')

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from services.shared.model import Lsn
 from services.shared.pg.replication import ReplicationConnection
 from tests.bench import latency, pgcopydb
-from tests.bench.arena import Arena, arena, fingerprint, run_sql, value
+from tests.bench.arena import Arena, arena, drop_slot, fingerprint, run_sql, value
 from tests.bench.followers import Follower, MakeFollower, Native, Pgmig
 from tests.bench.pgcopydb import PgCopyDb
 from tests.bench.processes import Usage
@@ -96,7 +96,7 @@ def contest(
     target = last_commit(source)
     run_sql(source, "CHECKPOINT")
     alone = asyncio.run(floor(source, f"floor{number}", start, target))
-    run_sql(source, f"SELECT pg_drop_replication_slot('floor{number}')")
+    drop_slot(source, f"floor{number}")
     expected = fingerprint(source)
     results: dict[str, list[Result]] = {}
     for follower in order:
@@ -108,7 +108,7 @@ def contest(
         except (RuntimeError, TimeoutError) as exc:
             if not isinstance(follower, PgCopyDb):
                 raise
-            print(f"{workload.name}: pgcopydb does not count: {exc} (it says: {follower.last_words()})")
+            print(f"{workload.name}: pgcopydb does not count: {exc} (it says: {follower.complaint()})")
         finally:
             follower.close()
     show(workload, results, alone)

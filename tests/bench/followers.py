@@ -16,7 +16,7 @@ import psutil
 import psycopg
 
 from services.shared.model import Lsn
-from tests.bench.arena import Arena, run_sql, value
+from tests.bench.arena import Arena, drop_slot, run_sql, value
 from tests.bench.processes import Tally, Usage
 from tests.bench.workloads import TABLES
 from tests.lab.nats import NatsServer
@@ -110,12 +110,7 @@ class Base:
         return Lsn.parse(row[0])
 
     def _drop(self) -> None:
-        run_sql(
-            self._arena.source.uri(),
-            f"SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots"
-            f" WHERE slot_name = '{self._slot}' AND active_pid IS NOT NULL",
-            f"SELECT pg_drop_replication_slot('{self._slot}')",
-        )
+        drop_slot(self._arena.source.uri(), self._slot)
         self._arena.destination.drop_database(self._database)
 
 

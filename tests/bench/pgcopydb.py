@@ -24,6 +24,7 @@ from tests.lab.process import unprivileged_account
 
 _PLUGINS = "*/lib/wal2json.so"
 _SERVERS = Path("/usr/lib/postgresql")
+SHOWN = 160
 _END = Lsn((1 << 64) - 1)
 
 
@@ -101,12 +102,14 @@ class PgCopyDb(Base):
     def progress(self) -> Lsn:
         ended = self._process.poll()
         if ended:
-            raise RuntimeError(f"pgcopydb follow ended with {ended}: {self.last_words()}")
+            raise RuntimeError(f"pgcopydb follow ended with {ended}: {self.complaint()}")
         return Lsn(0) if ended is None else _END
 
-    def last_words(self) -> str:
-        lines = (self._folder / "log").read_text(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "")
+    def complaint(self) -> str:
+        """Its first error; without one, what it said last."""
+        lines = (self._folder / "log").read_text(errors="replace").strip().splitlines()
+        said = next((line for line in lines if " ERROR " in line), lines[-1] if lines else "nothing")
+        return said[:SHOWN]
 
     def _found(self) -> dict[int, str]:
         return {**super()._found(), **dict.fromkeys(map(_pid, self._tree()), "pgcopydb")}
