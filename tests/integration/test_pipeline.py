@@ -188,6 +188,34 @@ async def test_a_lost_broker_store_loses_nothing(
         equal(p)
 
 
+async def test_time_outs_of_role_and_database_end_no_session(
+    source_db: str, dest_db: str, nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sessions are idle, and a transaction is open, for four times as long as each allows."""
+    for uri in (source_db, dest_db):
+        for setting in ("idle_session_timeout", "transaction_timeout", "idle_in_transaction_session_timeout"):
+            run(
+                uri,
+                f"DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET {setting} = 500', current_database());"
+                f" EXECUTE format('ALTER ROLE %I IN DATABASE %I SET {setting} = 500', current_user,"
+                " current_database()); END $$",
+            )
+    without = "-c idle_session_timeout=0 -c transaction_timeout=0 -c idle_in_transaction_session_timeout=0"
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(source_db, "INSERT INTO t VALUES (1)")
+        await p.drain("first")
+        async with await AsyncConnection.connect(dest_db, options=without) as conn:
+            await conn.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+            run(source_db, "INSERT INTO t VALUES (2)")
+            await conn.execute("SELECT pg_sleep(2)")
+            await conn.rollback()
+        await p.drain("second")
+        equal(p)
+    assert "trying again" not in caplog.text
+
+
 async def test_a_broker_store_put_back_to_an_earlier_state_loses_nothing(
     source_db: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
