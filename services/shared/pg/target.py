@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 from psycopg import AsyncConnection, sql
@@ -99,6 +98,8 @@ class TargetColumn:
 
 
 Key = bytes | tuple[bytes | None, ...] | None
+Shape = tuple[str, tuple[int, ...]]
+"""Of a single-row statement: its kind, and the columns that it sets where that may differ."""
 Given = Callable[[int, int], sql.Composable]
 """A statement's parameter as an expression, by its index and its column's."""
 
@@ -139,48 +140,56 @@ class TargetTable:
         if UNCHANGED in new:
             raise PgmigError(ErrorKind.CORRUPT, f"an inserted row of {self.table} lacks a value")
         every = range(len(self.columns))
-        return self._single(("I",), self._insert_sql, every, new, key=self._key_text(self.where, new))
+        return self._single(("I", ()), every, new, None, self._key_text(self.where, new))
 
     def update(self, old: Values | None, new: Values) -> Operation:
         """old: the replica identity as it was, when it changed or is FULL."""
         where = self._row_where()
-        build: Callable[[Given], sql.Composable]
         if self._identities and self._identity_may_change(old, new):
             touched = tuple(i for i, value in enumerate(new) if value is not UNCHANGED)
-            kind, build = "R", partial(self._replace_sql, touched, where)
+            kind = "R"
         else:
             touched = self._settable(new)
-            kind, build = "U", partial(self._update_sql, touched, where)
+            kind = "U"
         found_by = old if old is not None else new
         values = [new[i] for i in touched] + [found_by[i] for i in where]
         key = self._key_text(where, found_by)
-        return self._single((kind, touched), build, (*touched, *where), values, rows=1, key=key)
+        return self._single((kind, touched), (*touched, *where), values, 1, key)
 
     def delete(self, old: Values) -> Operation:
         where = self._row_where()
         values = [old[i] for i in where]
-        build = partial(self._delete_sql, where)
-        return self._single(("D",), build, where, values, rows=1, key=self._key_text(where, old))
+        return self._single(("D", ()), where, values, 1, self._key_text(where, old))
 
     def _single(
         self,
-        shape: tuple[object, ...],
-        build: Callable[[Given], sql.Composable],
+        shape: Shape,
         columns: Sequence[int],
         values: Sequence[Value],
-        *,
-        rows: int | None = None,
+        rows: int | None,
         key: str,
     ) -> Operation:
         """columns: indexes of those whose values are given."""
         long: tuple[LongValue, ...] = ()
+        found_by: tuple[object, ...] = shape
         if memoryview in map(type, values):
             long = long_values(values, [self.columns[i].element_sql for i in columns])
             stand_ins = {value.parameter: b"%d" % value.parameter for value in long}
             values = [stand_ins.get(n, value) for n, value in enumerate(values)]
-            shape = (*shape, *((value.parameter, value.bytea) for value in long))
-        statement = self._shapes.get(shape) or self._build(shape, build(self._given(long)))
+            found_by = (*shape, *((value.parameter, value.bytea) for value in long))
+        statement = self._shapes.get(found_by)
+        if statement is None:
+            statement = self._build(found_by, self._single_sql(shape, self._given(long)))
         return Operation(statement, _bytes(values), self.table, rows, key, long)
+
+    def _single_sql(self, shape: Shape, given: Given) -> sql.Composable:
+        kind, touched = shape
+        if kind == "I":
+            return self._insert_sql(given)
+        if kind == "D":
+            return self._delete_sql(self._row_where(), given)
+        build = self._update_sql if kind == "U" else self._replace_sql
+        return build(touched, self._row_where(), given)
 
     def _given(self, long: Sequence[LongValue]) -> Given:
         """How a statement sees its parameters, some of which stand for long values."""
