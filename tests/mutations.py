@@ -3,11 +3,13 @@
     python -m tests.mutations [RULE ...]
 
 Rules are those of docs/safety.md. Compiled twins are left out, so that the Python is what breaks.
-Not part of `make test`: it tests the tests.
+Servers of old versions are fetched where a test wants one; where that fails it proves nothing, and its
+line says so. Not part of `make test`: it tests the tests.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PIPELINE = "tests/integration/test_pipeline.py"
 BATCHES = "tests/unit/test_batches.py"
+FULL_STREAM = "tests/integration/test_full_stream.py"
+PARTITIONS = "tests/integration/test_partitions.py"
+PROGRESS_ROW = "tests/integration/test_progress_row.py"
+VERSIONS = "tests/e2e/test_source_versions.py"
 TIMEOUT_S = 180
 
 
@@ -53,6 +59,27 @@ MUTATIONS = (
         'self._held.append(Operation(_ORIGIN, (str(end).encode(), b"%d" % commit_time_us)))',
         "pass",
         f"{PIPELINE}::test_restarts_of_both_sides_neither_lose_nor_repeat",
+    ),
+    Mutation(
+        "3 progress in a row",
+        "services/shared/pg/apply.py",
+        "self._held.append(Operation(_PROGRESS_ROW, (str(self._migration).encode(), str(end).encode())))",
+        "pass",
+        f"{PROGRESS_ROW}::test_killed_sessions_neither_lose_nor_repeat",
+    ),
+    Mutation(
+        "3 a row of progress is one session's",
+        "services/shared/pg/apply.py",
+        "    if row is None or not row[0]:",
+        "    if False:",
+        f"{PROGRESS_ROW}::test_two_sessions_never_share_the_progress",
+    ),
+    Mutation(
+        "3 progress stays where it was begun",
+        "services/shared/pg/apply.py",
+        "    if await row_progress(conn, migration) is not None:",
+        "    if False:",
+        f"{PROGRESS_ROW}::test_progress_stays_where_it_was_begun",
     ),
     Mutation(
         "4 gaps are refused",
@@ -99,6 +126,20 @@ MUTATIONS = (
         "tests/unit/test_applier_writer.py::test_a_sentinel_counts_when_its_transaction_is_on_disk",
     ),
     Mutation(
+        "7 the sentinel's position, where no message comes",
+        "services/coordinator/switchover.py",
+        "return following.flushed >= run.sentinel",
+        "return True",
+        f"{VERSIONS}::test_switchover_waits_for_what_was_committed_before_the_freeze[from-10]",
+    ),
+    Mutation(
+        "7 messages, where the source knows them",
+        "services/shared/pg/stream_options.py",
+        "if server_version_num >= MESSAGES_SINCE:",
+        "if True:",
+        "tests/unit/test_stream_options.py::test_messages_are_asked_for_where_they_are_known",
+    ),
+    Mutation(
         "8 snapshot and slot",
         "services/decoder/slot.py",
         "await snapshots.adopt(exported, consistent)",
@@ -132,6 +173,13 @@ MUTATIONS = (
         "value is not UNCHANGED and not self.columns",
         "value is not None and value is not UNCHANGED and not self.columns",
         f"{PIPELINE}::test_null_and_empty_and_unchanged_are_three_things",
+    ),
+    Mutation(
+        "10 long values are cut between characters",
+        "services/shared/pg/long_values.py",
+        "    while end < len(data) and data[end] & 0xC0 == 0x80:",
+        "    while False:",
+        "tests/integration/test_long_values.py::test_long_values_of_every_kind_of_type_arrive",
     ),
     Mutation(
         "11 zero rows matched",
@@ -180,6 +228,48 @@ MUTATIONS = (
         "tests/unit/test_applier_writer.py::test_a_full_queue_makes_the_reader_wait",
     ),
     Mutation(
+        "14 a long value goes in pieces",
+        "services/shared/pg/long_values.py",
+        "LONG = 4 << 20",
+        "LONG = 4 << 40",
+        "tests/integration/test_memory.py::test_a_bytea_of_a_hundred_megabytes",
+    ),
+    Mutation(
+        "14 a large row waits in a file",
+        "services/shared/wire/joining.py",
+        "SPOOLED = 8 << 20",
+        "SPOOLED = 8 << 40",
+        "tests/integration/test_memory.py::test_a_bytea_of_a_hundred_megabytes",
+    ),
+    Mutation(
+        "14 a full stream drops nothing",
+        "services/shared/bus/changes.py",
+        "discard=api.DiscardPolicy.NEW,",
+        "discard=api.DiscardPolicy.OLD,",
+        f"{FULL_STREAM}::test_a_destination_stalled_beyond_the_sender_timeout_loses_nothing",
+    ),
+    Mutation(
+        "14 what was refused behind the first is sent again",
+        "services/shared/bus/changes.py",
+        "        for item in others:\n            await self._send(item.data, item.headers)",
+        "        del others",
+        f"{FULL_STREAM}::test_a_destination_stalled_beyond_the_sender_timeout_loses_nothing",
+    ),
+    Mutation(
+        "14 a transaction that never fits is told",
+        "services/decoder/stream.py",
+        "if in_vain(before, now):",
+        "if False:",
+        f"{FULL_STREAM}::test_a_transaction_larger_than_the_stream_fails_until_the_cap_is_raised",
+    ),
+    Mutation(
+        "14 space that the applier may still make is waited for",
+        "services/decoder/space.py",
+        "return self.first.end_lsn == self.last.end_lsn <= self.flushed",
+        "return True",
+        "tests/unit/test_stream_space.py::test_what_is_not_flushed_or_not_trimmed_yet_may_still_make_space",
+    ),
+    Mutation(
         "15 the bus is untrusted",
         "services/shared/wire/changes.py",
         "if crc32(wire.payload) != wire.crc32:",
@@ -201,47 +291,98 @@ MUTATIONS = (
         "tests/integration/test_indexes_during_copy.py"
         "::test_complete_tables_get_their_indexes_while_another_is_copied[decoder]",
     ),
+    Mutation(
+        "17 partitions are compared down to their bounds",
+        "services/shared/pg/partitions.py",
+        "if there.get(root) != tree]",
+        "if root not in there]",
+        f"{PARTITIONS}::test_partitions_are_compared_down_to_their_bounds",
+    ),
+    Mutation(
+        "17 a row that moves between partitions meets itself",
+        "services/applier/planner.py",
+        "            if oid in self._leaves\n            and other",
+        "            if False\n            and other",
+        f"{PARTITIONS}::test_rows_that_move_with_their_key_are_written_as_sets",
+    ),
+    Mutation(
+        "17 the truncation of one partition",
+        "services/applier/planner.py",
+        "        self._check_roots_whole(oids)\n",
+        "",
+        f"{PARTITIONS}::test_the_truncation_of_one_partition_is_not_passed_over",
+    ),
+    Mutation(
+        "18 TRUNCATE of a source that does not replicate it",
+        "services/coordinator/switchover.py",
+        "        await check_truncated(freeze.session, conn, run.pipeline.migration.record.files)\n",
+        "",
+        f"{VERSIONS}::test_truncate_is_followed_or_stops_the_switchover[from-10]",
+    ),
+    Mutation(
+        "18 files are noted before the slot",
+        "services/shared/pg/truncation.py",
+        "pg_catalog.pg_relation_filenode(c.oid)::bigint",
+        "c.oid::bigint",
+        f"{VERSIONS}::test_truncate_is_followed_or_stops_the_switchover[from-10]",
+    ),
 )
 
 
-def fails(mutation: Mutation, tree: Path) -> bool:
-    """Whether the test fails with the mutation in place; the file is restored."""
+def verdict(mutation: Mutation, tree: Path) -> str:
+    """What becomes of the test with the mutation in place: "red", "GREEN" when it passes all the same, or
+    "skipped". The file is restored."""
     path = tree / mutation.file
     text = path.read_text()
     if text.count(mutation.old) != 1:
         raise SystemExit(f"{mutation.rule}: {mutation.file} holds it {text.count(mutation.old)} times")
     path.write_text(text.replace(mutation.old, mutation.new))
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutation.test]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}  # for services that tests start, too
     try:
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutation.test]
         done = subprocess.run(
-            command, check=False, cwd=tree, capture_output=True, text=True, timeout=TIMEOUT_S
+            command,
+            check=False,
+            cwd=tree,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return True
+        return "red, out of time"
     finally:
         path.write_text(text)
     if done.returncode not in {0, 1}:
         raise SystemExit(f"{mutation.rule}: {mutation.test} could not be run\n{done.stdout[-2000:]}")
-    return done.returncode == 1
+    if done.returncode:
+        return "red"
+    return "GREEN" if " passed" in done.stdout else "skipped"
+
+
+def copied_tree(folder: str) -> Path:
+    """A copy of the checkout; servers that were fetched, or are now, are shared with it."""
+    tree = Path(folder) / "tree"
+    ignore = shutil.ignore_patterns(
+        ".git", ".venv", ".servers", "gen", "__pycache__", ".*_cache", ".hypothesis", "*.so"
+    )
+    shutil.copytree(ROOT, tree, ignore=ignore)
+    servers = ROOT / ".servers"
+    servers.mkdir(exist_ok=True)
+    (tree / ".servers").symlink_to(servers)
+    return tree
 
 
 def main(rules: list[str]) -> int:
     survivors = 0
     with tempfile.TemporaryDirectory(prefix="pgmig-mutations-") as folder:
-        tree = Path(folder) / "tree"
-        ignore = shutil.ignore_patterns(
-            ".git", ".venv", ".servers", "gen", "__pycache__", ".*_cache", ".hypothesis", "*.so"
-        )
-        shutil.copytree(ROOT, tree, ignore=ignore)
+        tree = copied_tree(folder)
         for mutation in MUTATIONS:
             if rules and mutation.rule.split()[0] not in rules:
                 continue
-            red = fails(mutation, tree)
-            survivors += not red
-            print(
-                f"{'red ' if red else 'GREEN'}  {mutation.rule}  ({mutation.test.split('::')[-1]})",
-                flush=True,
-            )
+            found = verdict(mutation, tree)
+            survivors += found == "GREEN"
+            print(f"{found:7} {mutation.rule}  ({mutation.test.split('::')[-1]})", flush=True)
     return 1 if survivors else 0
 
 

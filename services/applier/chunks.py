@@ -1,7 +1,7 @@
 """The queue between reading and writing: bounded by bytes, so a slow destination stops the reader.
 
-A chunk that alone exceeds the bound holds a row of many megabytes, which the destination's session
-holds once more while it is sent. So nothing is read behind it until it is written.
+A chunk that alone exceeds the bound holds a row of many megabytes, of which parts are held once more while
+they are sent. So nothing is read behind it until it is written.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
 
-from tests.lab.installs import newest, oldest
+from tests.lab.installs import PostgresInstall, newest, oldest
 from tests.lab.postgres import PostgresServer
 from tests.lab.process import tail
 
@@ -32,12 +32,14 @@ class Arena:
 
 
 @contextmanager
-def arena(**settings: str) -> Iterator[Arena]:
-    """A source and a destination of the oldest and the newest major version at hand."""
-    given = {**_SETTINGS, **settings}
+def arena(
+    settings: Mapping[str, str] | None = None, install: PostgresInstall | None = None
+) -> Iterator[Arena]:
+    """A source and a destination of the oldest (or `install`) and the newest major version at hand."""
+    given = {**_SETTINGS, **(settings or {})}
     there = {**given, **(_ORIGINS if newest().major >= 18 else {})}
     with (
-        PostgresServer(oldest(), settings=given) as source,
+        PostgresServer(install or oldest(), settings=given) as source,
         PostgresServer(newest(), settings=there) as destination,
     ):
         _make_wal_files(destination.uri())
@@ -70,6 +72,16 @@ def value(uri: str, query: str) -> str:
         row = conn.execute(query.encode()).fetchone()
     assert row is not None
     return str(row[0])
+
+
+def drop_slot(uri: str, slot: str) -> None:
+    """A walsender may still be about to end."""
+    run_sql(
+        uri,
+        f"SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots"
+        f" WHERE slot_name = '{slot}' AND active_pid IS NOT NULL",
+        f"SELECT pg_drop_replication_slot('{slot}')",
+    )
 
 
 _TABLES = """

@@ -136,7 +136,7 @@ def _contestants(peers: str) -> list[str]:
 
 def main(scale: float, only: str, rounds: int, peers: str = "") -> None:
     """peers: parts of names, with commas; "" is everyone."""
-    with arena(**EXTRA_LOCKS) as found:
+    with arena(EXTRA_LOCKS) as found:
         print(f"clone, PostgreSQL {found.source.install.major} to {found.destination.install.major}")
         names = _contestants(peers)
         for small, full in zip(shapes(scale / SMALLER), shapes(scale), strict=True):

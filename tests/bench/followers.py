@@ -16,7 +16,7 @@ import psutil
 import psycopg
 
 from services.shared.model import Lsn
-from tests.bench.arena import Arena, run_sql, value
+from tests.bench.arena import Arena, drop_slot, run_sql, value
 from tests.bench.processes import Tally, Usage
 from tests.bench.workloads import TABLES
 from tests.lab.nats import NatsServer
@@ -28,16 +28,20 @@ _SERVER_PROCESSES = (
 
 
 class Follower(Protocol):
+    """patience_s: how long it may take at most."""
+
     name: str
     source: str
     destination: str
+    patience_s: float
 
     def prepare(self) -> None: ...
 
     def warm(self) -> None:
         """Everything that a real migration has behind it when it begins to follow."""
 
-    def start(self) -> None: ...
+    def start(self, until: Lsn | None = None) -> None:
+        """until: where what it is to follow ends, if that is known."""
 
     def progress(self) -> Lsn:
         """How far the destination has committed."""
@@ -54,10 +58,11 @@ class Follower(Protocol):
 MakeFollower = Callable[[Arena, str, str, str, str], Follower]
 
 
-class _Base:
+class Base:
     """tag: part of the names of everything that is made. publication: of what native follows."""
 
     name = ""
+    patience_s = 300.0
 
     def __init__(self, arena: Arena, source: str, tag: str, template: str, publication: str) -> None:
         self.source = source
@@ -105,16 +110,11 @@ class _Base:
         return Lsn.parse(row[0])
 
     def _drop(self) -> None:
-        run_sql(
-            self._arena.source.uri(),
-            f"SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots"
-            f" WHERE slot_name = '{self._slot}' AND active_pid IS NOT NULL",
-            f"SELECT pg_drop_replication_slot('{self._slot}')",
-        )
+        drop_slot(self._arena.source.uri(), self._slot)
         self._arena.destination.drop_database(self._database)
 
 
-class Native(_Base):
+class Native(Base):
     """CREATE SUBSCRIPTION, with the server's defaults."""
 
     name = "native"
@@ -132,7 +132,7 @@ class Native(_Base):
         oid = value(self.destination, f"SELECT oid FROM pg_subscription WHERE subname = '{self._slot}'")
         self._origin = f"pg_{oid}"
 
-    def start(self) -> None:
+    def start(self, until: Lsn | None = None) -> None:
         run_sql(self.destination, f"ALTER SUBSCRIPTION {self._slot} ENABLE")
 
     def progress(self) -> Lsn:
@@ -149,7 +149,7 @@ class Native(_Base):
         self._drop()
 
 
-class Pgmig(_Base):
+class Pgmig(Base):
     """Decoder, nats-server and applier, each a process of its own."""
 
     name = "pgmig"
@@ -175,7 +175,7 @@ class Pgmig(_Base):
             assert worker.stdout.readline() == b"ready\n"
         self._tally.start(self._found())
 
-    def start(self) -> None:
+    def start(self, until: Lsn | None = None) -> None:
         for worker in self._workers.values():
             worker.stdin.write(b"go\n")
             worker.stdin.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from services.shared.model import TableId
@@ -84,6 +84,7 @@ class Table:
     constraints: list[str] = field(default_factory=list)
     partition_by: str = ""
     partitions: list[tuple[str, str]] = field(default_factory=list)  # name, bound
+    attached: list[str] = field(default_factory=list)  # the last partition's columns in their own order
     indexes: list[str] = field(default_factory=list)
     identity_index: str = ""
     refers: bool = False
@@ -131,7 +132,8 @@ def draw_schema(random: Random, number: int) -> Schema:
     bare = random.random() < 0.1
     for table in tables:
         source += _ddl(table)
-        destination += _ddl(table, bare=bare) if bare else _destination_ddl(random, table)
+        there = _divided_there(random, table)
+        destination += _ddl(there, bare=bare) if bare else _destination_ddl(random, there)
         destination += _destination_triggers(random, table)
     return Schema(schema, tables, source, destination)
 
@@ -156,10 +158,12 @@ def _draw_table(random: Random, schema: str, number: int, earlier: list[Table]) 
         _add_exclusion(table)
     if random.random() < 0.5:
         _add_reference(random, table, random.choice([*earlier, table]))
-    if random.random() < 0.15 and keys and identity in {"key", "full", "nothing"} and not table.refers:
+    if random.random() < 0.25 and keys and identity in {"key", "full", "nothing"} and not table.refers:
         _partition(random, table)
     random.shuffle(table.columns)
     _add_key(random, table)
+    if table.partitions and random.random() < 0.4 and not any(column.ddl for column in table.columns):
+        table.attached = random.sample([column.name for column in table.columns], len(table.columns))
     return table
 
 
@@ -258,16 +262,31 @@ def _partition(random: Random, table: Table) -> None:
     column = table.key[0]
     if column.kind is not INT or column.writable != "yes" or table.unique or table.constraints:
         return
+    _divide(random, table, column)
+
+
+def _divide(random: Random, table: Table, column: Column) -> None:
     shape = random.choice(("RANGE", "LIST", "HASH"))
     table.partition_by = f" PARTITION BY {shape} ({column.sql})"
+    low, high = sorted(random.sample(range(2, 14), 2))
     bounds = {
-        "RANGE": ["FROM (MINVALUE) TO (5)", "FROM (5) TO (10)", "FROM (10) TO (MAXVALUE)"],
-        "LIST": ["IN (1, 2, 3, 4)", "IN (5, 6)", "DEFAULT"],
+        "RANGE": [f"FROM (MINVALUE) TO ({low})", f"FROM ({low}) TO ({high})", f"FROM ({high}) TO (MAXVALUE)"],
+        "LIST": [f"IN ({low}, 1)", f"IN ({high})", "DEFAULT"],
         "HASH": ["WITH (MODULUS 2, REMAINDER 0)", "WITH (MODULUS 2, REMAINDER 1)"],
     }[shape]
-    for n, bound in enumerate(bounds):
-        clause = bound if bound == "DEFAULT" else f"FOR VALUES {bound}"
-        table.partitions.append((f"part {table.name[-1]}{n}", clause))
+    clauses = [bound if bound == "DEFAULT" else f"FOR VALUES {bound}" for bound in bounds]
+    table.partitions = [(f"part {table.name[-1]}{n}", clause) for n, clause in enumerate(clauses)]
+
+
+def _divided_there(random: Random, table: Table) -> Table:
+    """The table as the destination divides it: at times otherwise, under the same names, or not at all."""
+    draw = random.random()
+    if not table.partitions or draw < 0.3:
+        return table
+    there = replace(table, partition_by="", partitions=[], attached=[])
+    if draw < 0.65:
+        _divide(random, there, table.key[0])
+    return there
 
 
 def _ddl(table: Table, columns: list[str] | None = None, *, bare: bool = False) -> list[str]:
@@ -276,10 +295,11 @@ def _ddl(table: Table, columns: list[str] | None = None, *, bare: bool = False) 
     listed = ", ".join([*items, *([] if bare else table.constraints)])
     statements = [f"CREATE TABLE {table.sql} ({listed}){table.partition_by}"]
     leaves = [f"{name(table.schema)}.{name(leaf)}" for leaf, _ in table.partitions]
-    statements += [
-        f"CREATE TABLE {leaf} PARTITION OF {table.sql} {bound}"
-        for leaf, (_, bound) in zip(leaves, table.partitions, strict=True)
-    ]
+    for leaf, (_, bound) in zip(leaves, table.partitions, strict=True):
+        if leaf == leaves[-1] and table.attached:
+            statements += _attached(table, leaf, bound)
+        else:
+            statements.append(f"CREATE TABLE {leaf} PARTITION OF {table.sql} {bound}")
     stores = leaves or [table.sql]
     for column in table.columns:
         if column.kind.big:
@@ -298,6 +318,20 @@ def _ddl(table: Table, columns: list[str] | None = None, *, bare: bool = False) 
     return statements
 
 
+def _attached(table: Table, leaf: str, bound: str) -> list[str]:
+    """A partition of its own making, with one column that is gone."""
+    found = {column.name: column for column in table.columns}
+    items = [
+        f"{name(each)} {_type(table, found[each])}{' NOT NULL' if found[each] in table.key else ''}"
+        for each in table.attached
+    ]
+    return [
+        f"CREATE TABLE {leaf} (gone int, {', '.join(items)})",
+        f"ALTER TABLE {leaf} DROP gone",
+        f"ALTER TABLE {table.sql} ATTACH PARTITION {leaf} {bound}",
+    ]
+
+
 def _type(table: Table, column: Column) -> str:
     return column.kind.sql_type.format(schema=name(table.schema))
 
@@ -314,7 +348,7 @@ def _destination_ddl(random: Random, table: Table) -> list[str]:
         columns += random.sample(_EXTRA_COLUMNS, random.randint(1, 3))
     if random.random() < 0.7:
         random.shuffle(columns)
-    statements = _ddl(table, columns)
+    statements = _ddl(replace(table, attached=[]), columns)
     return _partitioned_there(statements, table) if random.random() < 0.3 else statements
 
 

@@ -91,6 +91,7 @@ async def test_a_store_put_back_is_read_anew(nats_server: NatsServer, tmp_path: 
         copytree(tmp_path / "store", nats_server.store_dir)
         await asyncio.to_thread(nats_server.start)
         await write_alone(b"2b", b"3", b"4b", b"5")
+        await reader.trim(old[-1][0])  # before the reader knows: it must not lose what nobody has read
         assert await retrying("reading", reader.next) is None
         again = await read(reader, 6)
         assert [data for _, data in again] == [b"1", b"2", b"2b", b"3", b"4b", b"5"]

@@ -12,7 +12,7 @@ import pytest
 from psycopg import AsyncConnection
 
 import services.applier.loop
-from services.shared.model import DecoderProgress, ErrorKind, MigrationOptions, Phase
+from services.shared.model import DecoderProgress, ErrorKind, Lsn, MigrationOptions, Phase
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.installs import oldest
 from tests.lab.nats import NatsServer
@@ -24,11 +24,12 @@ pytestmark = pytest.mark.timeout(120)
 CAP = 1 << 20
 DDL = "CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t ALTER v SET STORAGE EXTERNAL"
 SENDER_TIMEOUT_S = 2
+CONFIRMED = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots"
 
 
-def small(first: int) -> list[str]:
-    """100 transactions of 40 kB."""
-    return [f"INSERT INTO t VALUES ({i}, repeat('x', 40000))" for i in range(first, first + 100)]
+def small(first: int, count: int = 100) -> list[str]:
+    """Transactions of 40 kB."""
+    return [f"INSERT INTO t VALUES ({i}, repeat('x', 40000))" for i in range(first, first + count)]
 
 
 LARGE = "INSERT INTO t SELECT i, repeat('y', 40000) FROM generate_series(1001, 1100) i"
@@ -60,26 +61,31 @@ async def stored_bytes(p: Pipeline) -> int:
 async def test_a_destination_stalled_beyond_the_sender_timeout_loses_nothing(
     dest_db: str, nats_server: NatsServer
 ) -> None:
+    """Nor does the source send what nobody can hold: its slot keeps it until the destination has it."""
     settings = {"wal_sender_timeout": f"{SENDER_TIMEOUT_S}s"}
     with PostgresServer(oldest(), settings=settings, fsync=False) as server:
         source = server.create_database("stalled")
         async with pipeline(source, dest_db, nats_server, DDL, "t") as p:
-            p.max_stream_bytes = CAP
+            p.max_stream_bytes = 8 * CAP
             await p.start_decoder()
             p.start_applier()
             run(source, "INSERT INTO t VALUES (0, 'before')")
             await p.drain("before")
             async with locked(dest_db):
-                run(source, *small(1))
+                began = lsn(source, "SELECT pg_current_wal_lsn()::text")
+                run(source, *small(1, 1000))
                 await until_full(p)
                 before = sender(source)
                 while (now := sender(source))[1] - before[1] < 3 * SENDER_TIMEOUT_S:
                     await p.until_reported()
                     assert now[0] == before[0], "the walsender's session was dropped"
-                assert await stored_bytes(p) <= CAP
+                assert await stored_bytes(p) <= 8 * CAP
+                assert unsent_bytes(source) > 8 * CAP
+                assert lsn(source, CONFIRMED) <= began
             await p.drain("after")
             equal(source, dest_db)
             assert sender(source)[0] == before[0]
+            await p.until(lambda: unsent_bytes(source) == 0 and lsn(source, CONFIRMED) > began)
 
 
 def sender(source: str) -> tuple[int, float]:
@@ -87,6 +93,18 @@ def sender(source: str) -> tuple[int, float]:
     found = rows(source, "SELECT pid, extract(epoch FROM reply_time)::float8 FROM pg_stat_replication")
     assert len(found) == 1
     return found[0]  # type: ignore[return-value]
+
+
+def unsent_bytes(source: str) -> int:
+    query = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), sent_lsn)::bigint FROM pg_stat_replication"
+    ((size,),) = rows(source, query)
+    assert isinstance(size, int)
+    return size
+
+
+def lsn(uri: str, query: str) -> Lsn:
+    ((found,),) = rows(uri, query)
+    return Lsn.parse(str(found))
 
 
 async def test_a_transaction_larger_than_the_stream_fails_until_the_cap_is_raised(

@@ -27,6 +27,8 @@ import pytest
 
 from services.shared.bus.connection import bus
 from services.shared.model import PgmigError
+from services.shared.pg.connection import connection
+from services.shared.pg.partitions import find_routes
 from tests.histories.compare import OPTIONS, differences
 from tests.histories.play import History, connections
 from tests.lab.installs import oldest
@@ -101,6 +103,8 @@ async def streaming(
     tables = tuple(table.id for history in histories for table in history.schema.tables)
     async with bus(nats.url, "test") as client:
         pipeline = Pipeline(source, destination, client, tables)
+        async with connection(source, "source") as here, connection(destination, "destination") as there:
+            pipeline.routes = await find_routes(here, there)
         try:
             await pipeline.start_decoder()
             yield pipeline

@@ -152,7 +152,8 @@ async def test_rows_arrive_wherever_the_destination_keeps_them(
 async def test_rows_that_move_with_their_key_are_written_as_sets(
     source_db: str, dest_db: str, nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Gone from one partition and new in another is a net effect on one key of the plain table."""
+    """Gone from one partition and new in another is a net effect on one key of the plain table. All in
+    one transaction, so that it is one set."""
     caplog.set_level(logging.INFO)
     run(source_db, *BY_PLACE, BEFORE)
     run(dest_db, *PLAIN)
@@ -160,9 +161,9 @@ async def test_rows_that_move_with_their_key_are_written_as_sets(
     async with following(source_db, dest_db, nats_server) as p:
         run(
             source_db,
-            "INSERT INTO t VALUES (201, 'there')",
-            "UPDATE t SET place = 'there' WHERE id % 2 = 0",
-            "UPDATE t SET place = 'here', v = 'back' WHERE id % 4 = 0",
+            "DO $$ BEGIN INSERT INTO t VALUES (201, 'there');"
+            " UPDATE t SET place = 'there' WHERE id % 2 = 0;"
+            " UPDATE t SET place = 'here', v = 'back' WHERE id % 4 = 0; END $$",
         )
         p.start_applier()
         await p.drain("changes")

@@ -333,6 +333,10 @@ async def test_destination_role_must_be_able_to_replicate(
         run_sql(dest_db, "GRANT SET ON PARAMETER session_replication_role TO weak")
         passed = await check_migration(ID, source_db, weak, follow=True)
         assert any("pg_replication_origin_create" in warning for warning in passed.warnings)
+        assert not any("GRANT TEMPORARY" in warning for warning in passed.warnings)
+        run_sql(dest_db, sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
+        passed = await check_migration(ID, source_db, weak, follow=True)
+        assert any("GRANT TEMPORARY" in warning for warning in passed.warnings)
     finally:
         run_sql(
             dest_db,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from tests.lab.pipeline import MIGRATION, pipeline, rows, run
 from tests.lab.postgres import PostgresServer
 
 DDL = "CREATE TABLE t (v text)"
+TURNS = 6
 
 
 @pytest.fixture
@@ -77,17 +79,20 @@ async def test_killed_sessions_neither_lose_nor_repeat(
     async with pipeline(source_db, weak_db, nats_server, DDL, "t") as p:
         await p.start_decoder()
         p.start_applier()
-        killed = 0
-        for turn in range(6):
+        for turn in range(TURNS):
             run(source_db, *(f"INSERT INTO t VALUES ('{turn} {n}')" for n in range(40)))
-            killed += await asyncio.to_thread(kill_applier, dest_db)
+            await p.until(partial(is_there, dest_db, f"{turn} 39"))
             run(source_db, f"INSERT INTO t SELECT '{turn} large ' || i FROM generate_series(1, 20000) i")
+            assert await asyncio.to_thread(kill_applier, dest_db) == 1
         await p.drain("end")
-        assert killed > 0
         query = "SELECT v, count(*) FROM t GROUP BY v ORDER BY v"
         assert rows(weak_db, query) == rows(source_db, query)
         assert rows(dest_db, "SELECT count(*) FROM pgmig.progress") == [(1,)]
         assert rows(dest_db, "SELECT count(*) FROM pg_replication_origin") == [(0,)]
+
+
+def is_there(uri: str, value: str) -> bool:
+    return rows(uri, f"SELECT count(*) FROM t WHERE v = '{value}'") != [(0,)]
 
 
 async def test_two_sessions_never_share_the_progress(weak_db: str) -> None:

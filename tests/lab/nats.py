@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from clients.cli.embedded.broker import ENVIRONMENT
 from tests.lab.process import free_port, spawn, tail
 
 MAX_PAYLOAD = 8 * 1024 * 1024
@@ -87,7 +89,11 @@ class NatsServer:
         )
         with self.log_path.open("ab") as log:
             self._process = spawn(
-                [nats_server_path(), "-c", config], cwd=self.root, log=log, death_signal=signal.SIGTERM
+                [nats_server_path(), "-c", config],
+                env={**ENVIRONMENT, **os.environ},
+                cwd=self.root,
+                log=log,
+                death_signal=signal.SIGTERM,
             )
         self._wait_ready(self._process)
 

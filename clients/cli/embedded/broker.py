@@ -20,6 +20,8 @@ from services.shared.runtime.files import replace_file
 
 BINARY_VARIABLE = "PGMIG_NATS_SERVER"
 MAX_PAYLOAD = 8 * 1024 * 1024
+ENVIRONMENT = {"GOMEMLIMIT": "200MiB"}
+"""Of the server: its store keeps what it has just written or read, and Go's collector is in no hurry."""
 
 
 def find_nats_server() -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from clients.cli.embedded.broker import BrokerFiles, find_nats_server
+from clients.cli.embedded.broker import ENVIRONMENT, BrokerFiles, find_nats_server
 from clients.cli.embedded.child import Program, lifeline
 from clients.cli.embedded.early import can_fork, service_module
 from clients.cli.embedded.forking import ForkServer
@@ -121,7 +121,7 @@ async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -
     files = BrokerFiles(directory.nats_dir, server_name, free_port(), secrets.token_urlsafe(24))
     files.prepare()
     command = (str(binary), "-c", str(files.config_file))
-    program = Program("nats-server", command, _base_env(plan), BROKER_GRACE_S)
+    program = Program("nats-server", command, {**ENVIRONMENT, **_base_env(plan)}, BROKER_GRACE_S)
     await supervisor.launch(Launch(program, BROKER, lambda child: files.ready(child.pid)))
     return files
 

@@ -409,13 +409,13 @@ class ChangeReader:
     async def trim(self, sequence: int) -> None:
         """Remove every message before `sequence`; call it only behind the destination's flush.
 
-        Nothing happens when that message was of a stream that is no more: its successor holds
-        others under the same number, which nobody may have read.
+        Nothing happens when that message was of a stream that is no more, or of a store that was put
+        back to an earlier state: there are others now under the same number, which nobody may have read.
         """
         created, first_kept = self._created, sequence - self._base
         if first_kept <= 1:
             return
         with translated(f"trimming change stream {self._stream}"):
-            found, _, last = await _stream_state(self._client, self._stream)
-            if found == created and last >= first_kept:
+            found, first, last = await _stream_state(self._client, self._stream)
+            if found == created and last >= first_kept and await self._holds_what_was_read(first, last):
                 await self._js.purge_stream(self._stream, seq=first_kept)

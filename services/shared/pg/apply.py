@@ -27,6 +27,7 @@ from psycopg.abc import PipelineCommand, PQGen
 from psycopg.waiting import Ready, Wait
 
 from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, TableId
+from services.shared.pg import long_values
 from services.shared.pg.connection import connect, translate, translated
 from services.shared.pg.progress import ORIGIN_FUNCTIONS, row_progress
 from services.shared.pg.target import Operation, Statement
@@ -59,6 +60,9 @@ _PROGRESS_ROW = Statement(
     b"INSERT INTO pgmig.progress AS p (migration_id, lsn) VALUES ($1, $2::pg_catalog.pg_lsn)"
     b" ON CONFLICT (migration_id) DO UPDATE SET lsn = EXCLUDED.lsn"
 )
+_MAKE_PIECES = (Statement(long_values.MAKE_TABLE), Statement(long_values.UNCOMPRESSED))
+_EMPTY_PIECES = Statement(long_values.EMPTY_TABLE)
+_ADD_PIECE = {True: Statement(long_values.ADD_BYTEA), False: Statement(long_values.ADD_TEXT)}
 
 
 class CommitFailedError(Exception):
@@ -95,6 +99,7 @@ class ApplySession:
         self._unflushed: deque[tuple[int, Lsn]] = deque()
         self._in_transaction = False
         self._wrote = False
+        self._pieces_made = False  # the table that long values go through
         self._pgconn.enter_pipeline_mode()
         self.progress = Lsn(0)  # with the commit that is held
         self.applied = Lsn(0)
@@ -142,10 +147,30 @@ class ApplySession:
         if durable:
             head += [Operation(_DURABLE, ()), Operation(_WRITE_WAL, ())]
         self._wrote = self._wrote or durable or bool(operations)
-        counts = await self._run([*head, *operations], held)
+        counts = await self._run_apart([*head, *operations], held)
         for operation, count in zip(operations, counts[len(head) :], strict=True):
             if operation.rows is not None and count != operation.rows:
                 raise _missing(operation, count)
+
+    async def _run_apart(self, operations: list[Operation], held: int) -> list[int]:
+        """As `_run`; what is long is sent ahead of its operation, when those before have run."""
+        counts: list[int] = []
+        for at, operation in enumerate(operations):
+            if operation.long:
+                counts += await self._run(operations[len(counts) : at], held)
+                held = 0
+                await self._send_pieces(operation.long)
+        return counts + await self._run(operations[len(counts) :], held)
+
+    async def _send_pieces(self, values: Sequence[long_values.LongValue]) -> None:
+        if not self._pieces_made:
+            await self._run([Operation(statement, ()) for statement in _MAKE_PIECES])
+            self._pieces_made = True
+        await self._run([Operation(_EMPTY_PIECES, ())])
+        for value in values:
+            for number, piece in enumerate(long_values.pieces(value)):
+                given = (b"%d" % value.parameter, b"%d" % number, piece)
+                await self._run([Operation(_ADD_PIECE[value.bytea], given)])
 
     def commit(self, end: Lsn, commit_time_us: int) -> None:
         """End the open transaction with progress `end`. Takes effect with the next `execute`
@@ -190,7 +215,7 @@ class ApplySession:
         """Give up the open transaction."""
         self._held.clear()
         if self._in_transaction:
-            self._in_transaction = False
+            self._in_transaction = self._pieces_made = False
             await self._run([Operation(_ROLLBACK, ())])
 
     def _take_held(self) -> list[Operation]:

@@ -12,6 +12,7 @@ from services.shared.pg.connection import translated
 from services.shared.pg.copy_ledger import read_ledger
 from services.shared.pg.dependencies import EXTENSION
 from services.shared.pg.event_triggers import unsilenced
+from services.shared.pg.long_values import LONG
 from services.shared.pg.objects import list_objects
 from services.shared.pg.preflight_server import ServerFacts, listing
 from services.shared.pg.progress import ORIGIN_FUNCTIONS
@@ -39,7 +40,10 @@ async def check(
             f"GRANT CREATE ON DATABASE {facts.dbname} TO {facts.role}",
         )
     await _check_replica_role(conn, facts)
-    warnings = await _check_progress(conn, migration, facts) if follow else []
+    warnings: list[str] = []
+    if follow:
+        warnings += await _check_progress(conn, migration, facts)
+        warnings += await _check_long_values(conn, facts)
     firing = await unsilenced(conn)
     if firing:
         warnings.append(f"event triggers of the destination fire during the load: {listing(firing)}")
@@ -108,6 +112,20 @@ async def _check_progress(conn: AsyncConnection, migration: MigrationId, facts: 
         ]
     await _check_free_origin(conn, facts)
     return []
+
+
+async def _check_long_values(conn: AsyncConnection, facts: ServerFacts) -> list[str]:
+    """They come through a temporary table."""
+    query = "SELECT pg_catalog.has_database_privilege(current_database(), 'TEMPORARY')"
+    with translated("looking at the privileges on the destination"):
+        row = await (await conn.execute(query)).fetchone()
+    if row is not None and row[0]:
+        return []
+    return [
+        f"role {facts.role} may not create temporary tables in database {facts.dbname} of the destination, "
+        f"which changes with values beyond {LONG >> 20} MB need: "
+        f"GRANT TEMPORARY ON DATABASE {facts.dbname} TO {facts.role}"
+    ]
 
 
 async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:

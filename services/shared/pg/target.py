@@ -27,7 +27,8 @@ from services.shared.model.compiled import twin_of
 from services.shared.pg import arrays
 from services.shared.pg.connection import translated
 from services.shared.pg.drift import drift
-from services.shared.pgoutput import UNCHANGED, Relation, Values
+from services.shared.pg.long_values import LongValue, joined, long_values
+from services.shared.pgoutput import UNCHANGED, Relation, Value, Values
 
 _COLUMNS = """
 SELECT a.attname,
@@ -72,13 +73,14 @@ class Statement:
 
 class Operation(NamedTuple):
     """A statement with its parameters. rows: how many it must touch; None: any number.
-    key: names the row of a single-row statement, for an error."""
+    key: names the row of a single-row statement, for an error. long: what is sent ahead of it."""
 
     statement: Statement
     values: tuple[bytes | None, ...]
     table: TableId | None = None
     rows: int | None = None
     key: str = ""
+    long: tuple[LongValue, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,10 @@ class TargetColumn:
 
 
 Key = bytes | tuple[bytes | None, ...] | None
+Shape = tuple[str, tuple[int, ...]]
+"""Of a single-row statement: its kind, and the columns that it sets where that may differ."""
+Given = Callable[[int, int], sql.Composable]
+"""A statement's parameter as an expression, by its index and its column's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -131,31 +137,70 @@ class TargetTable:
     # One row at a time.
 
     def insert(self, new: Values) -> Operation:
-        statement = self._shapes.get(("I",)) or self._build(("I",), self._insert_sql())
         if UNCHANGED in new:
             raise PgmigError(ErrorKind.CORRUPT, f"an inserted row of {self.table} lacks a value")
-        return Operation(statement, _bytes(new), self.table, key=self._key_text(self.where, new))
+        every = range(len(self.columns))
+        return self._single(("I", ()), every, new, None, self._key_text(self.where, new))
 
     def update(self, old: Values | None, new: Values) -> Operation:
         """old: the replica identity as it was, when it changed or is FULL."""
         where = self._row_where()
         if self._identities and self._identity_may_change(old, new):
             touched = tuple(i for i, value in enumerate(new) if value is not UNCHANGED)
-            shape = ("R", touched)
-            statement = self._shapes.get(shape) or self._build(shape, self._replace_sql(touched, where))
+            kind = "R"
         else:
             touched = self._settable(new)
-            shape = ("U", touched)
-            statement = self._shapes.get(shape) or self._build(shape, self._update_sql(touched, where))
+            kind = "U"
         found_by = old if old is not None else new
         values = [new[i] for i in touched] + [found_by[i] for i in where]
-        return Operation(statement, _bytes(values), self.table, 1, self._key_text(where, found_by))
+        key = self._key_text(where, found_by)
+        return self._single((kind, touched), (*touched, *where), values, 1, key)
 
     def delete(self, old: Values) -> Operation:
         where = self._row_where()
-        statement = self._shapes.get(("D",)) or self._build(("D",), self._delete_sql(where))
-        values = _bytes([old[i] for i in where])
-        return Operation(statement, values, self.table, 1, self._key_text(where, old))
+        values = [old[i] for i in where]
+        return self._single(("D", ()), where, values, 1, self._key_text(where, old))
+
+    def _single(
+        self,
+        shape: Shape,
+        columns: Sequence[int],
+        values: Sequence[Value],
+        rows: int | None,
+        key: str,
+    ) -> Operation:
+        """columns: indexes of those whose values are given."""
+        long: tuple[LongValue, ...] = ()
+        found_by: tuple[object, ...] = shape
+        if memoryview in map(type, values):
+            long = long_values(values, [self.columns[i].element_sql for i in columns])
+            stand_ins = {value.parameter: b"%d" % value.parameter for value in long}
+            values = [stand_ins.get(n, value) for n, value in enumerate(values)]
+            found_by = (*shape, *((value.parameter, value.bytea) for value in long))
+        statement = self._shapes.get(found_by)
+        if statement is None:
+            statement = self._build(found_by, self._single_sql(shape, self._given(long)))
+        return Operation(statement, _bytes(values), self.table, rows, key, long)
+
+    def _single_sql(self, shape: Shape, given: Given) -> sql.Composable:
+        kind, touched = shape
+        if kind == "I":
+            return self._insert_sql(given)
+        if kind == "D":
+            return self._delete_sql(self._row_where(), given)
+        build = self._update_sql if kind == "U" else self._replace_sql
+        return build(touched, self._row_where(), given)
+
+    def _given(self, long: Sequence[LongValue]) -> Given:
+        """How a statement sees its parameters, some of which stand for long values."""
+        found = {value.parameter: value for value in long}
+
+        def given(n: int, i: int) -> sql.Composable:
+            if n not in found:
+                return _slot(n)
+            return joined(_slot(n), found[n], self.columns[i].element_sql or self.columns[i].type_sql)
+
+        return given
 
     # Many rows at once; every row has a key that no other of them has.
 
@@ -221,32 +266,32 @@ class TargetTable:
     def _column(self, i: int) -> sql.Identifier:
         return sql.Identifier(self.columns[i].name)
 
-    def _insert_sql(self) -> sql.Composable:
+    def _insert_sql(self, given: Given) -> sql.Composable:
         if not self.columns:
             return sql.SQL("INSERT INTO {} DEFAULT VALUES").format(self._name())
-        slots = _list(_slot(n) for n in range(len(self.columns)))
-        return sql.SQL("{} VALUES ({})").format(self._insert_head(), slots)
+        values = _list(given(i, i) for i in range(len(self.columns)))
+        return sql.SQL("{} VALUES ({})").format(self._insert_head(), values)
 
     def _insert_head(self) -> sql.Composable:
         names = _list(self._column(i) for i in range(len(self.columns)))
         return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE").format(self._name(), names)
 
-    def _update_sql(self, touched: tuple[int, ...], where: tuple[int, ...]) -> sql.Composable:
-        assignments = [sql.SQL("{} = {}").format(self._column(i), _slot(n)) for n, i in enumerate(touched)]
+    def _update_sql(self, touched: tuple[int, ...], where: tuple[int, ...], given: Given) -> sql.Composable:
+        assignments = [sql.SQL("{} = {}").format(self._column(i), given(n, i)) for n, i in enumerate(touched)]
         return sql.SQL("UPDATE {} t SET {} WHERE {}").format(
             self._rows_of(),
             _list(assignments or [self._no_change()]),
-            self._condition(where, len(touched)),
+            self._condition(where, len(touched), given),
         )
 
-    def _replace_sql(self, touched: tuple[int, ...], where: tuple[int, ...]) -> sql.Composable:
+    def _replace_sql(self, touched: tuple[int, ...], where: tuple[int, ...], given: Given) -> sql.Composable:
         """An UPDATE that sets GENERATED ALWAYS identities, which SQL allows an INSERT alone: the row
         is deleted and inserted again, with what was not sent as it was."""
         kept = [self.columns[i].name for i in range(len(self.columns)) if i not in touched]
         kept += self.further
         names = [self._column(i) for i in touched] + [sql.Identifier(name) for name in kept]
         values = [
-            sql.SQL("CAST({} AS {})").format(_slot(n), sql.SQL(self.columns[i].type_sql))
+            sql.SQL("CAST({} AS {})").format(given(n, i), sql.SQL(self.columns[i].type_sql))
             for n, i in enumerate(touched)
         ]
         values += [sql.SQL("gone.{}").format(sql.Identifier(name)) for name in kept]
@@ -255,27 +300,27 @@ class TargetTable:
             " INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone"
         ).format(
             self._rows_of(),
-            self._condition(where, len(touched)),
+            self._condition(where, len(touched), given),
             self._name(),
             _list(names),
             _list(values),
         )
 
-    def _delete_sql(self, where: tuple[int, ...]) -> sql.Composable:
-        return sql.SQL("DELETE FROM {} WHERE {}").format(self._rows_of(), self._condition(where, 0))
+    def _delete_sql(self, where: tuple[int, ...], given: Given) -> sql.Composable:
+        return sql.SQL("DELETE FROM {} WHERE {}").format(self._rows_of(), self._condition(where, 0, given))
 
-    def _condition(self, where: tuple[int, ...], first: int) -> sql.Composable:
+    def _condition(self, where: tuple[int, ...], first: int, given: Given) -> sql.Composable:
         if self.where:
             pairs = [
                 sql.SQL("{} {} CAST({} AS {})").format(
-                    self._column(i), self._equals(i), _slot(first + n), self._key_type(i)
+                    self._column(i), self._equals(i), given(first + n, i), self._key_type(i)
                 )
                 for n, i in enumerate(where)
             ]
             return sql.SQL(" AND ").join(pairs)
         same = sql.SQL(" AND ").join(
             sql.SQL("{}::text IS NOT DISTINCT FROM (CAST({} AS {}))::text").format(
-                self._column(i), _slot(first + n), sql.SQL(self.columns[i].type_sql)
+                self._column(i), given(first + n, i), sql.SQL(self.columns[i].type_sql)
             )
             for n, i in enumerate(where)
         )
@@ -365,9 +410,8 @@ def _list(parts: Iterable[sql.Composable]) -> sql.Composed:
 
 
 def _bytes(values: Sequence[object]) -> tuple[bytes | None, ...]:
-    for value in values:
-        if value is UNCHANGED:
-            raise PgmigError(ErrorKind.CORRUPT, "a key value was not sent")
+    if UNCHANGED in values:
+        raise PgmigError(ErrorKind.CORRUPT, "a key value was not sent")
     return tuple(values)  # type: ignore[arg-type]
 
 

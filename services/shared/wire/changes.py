@@ -19,12 +19,11 @@ from pgmig.v1 import bus_pb2
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.model.compiled import twin_of
 from services.shared.wire import frames
+from services.shared.wire.joining import Joining, joining
 
 FORMAT = 1
 _LENGTH = struct.Struct(">I")
 FRAME_HEADER = frames.HEADER
-LARGE = 1 << 20
-"""Bytes; a message beyond it is not copied again."""
 MAX_MESSAGE = 1 << 30
 """PostgreSQL's own limit for one protocol message (bytes)."""
 
@@ -107,17 +106,16 @@ def decode_batch(data: bytes) -> ChangeBatch:
 class FrameReader:
     """Payloads in, messages out. Holds the bytes of at most one unfinished message.
 
-    A message beyond LARGE comes as a view of the memory that it was assembled in, not as bytes.
+    A message beyond `joining.LARGE` comes as a view of what it was joined in, not as bytes.
     """
 
     def __init__(self) -> None:
         self._header = b""  # a length that is cut, or
-        self._started: bytearray | None = None  # a message that is cut, its whole length,
-        self._filled = 0  # and how much of it is there
+        self._started: Joining | None = None  # a message that is cut
 
     def reset(self) -> None:
         """Forget an unfinished message."""
-        self._header, self._started, self._filled = b"", None, 0
+        self._header, self._started = b"", None
 
     def feed(self, batch: ChangeBatch) -> list[bytes | memoryview]:
         """Messages that end in this batch. Raises PgmigError(CORRUPT)."""
@@ -126,9 +124,9 @@ class FrameReader:
         payload, at = batch.payload, 0
         messages: list[bytes | memoryview] = []
         if self._started is not None:
-            at = self._fill(payload, 0)
-            if self._filled == len(self._started):
-                messages.append(_message(self._started))
+            at = _fill(self._started, payload, 0)
+            if not self._started.missing:
+                messages.append(self._started.message())
                 self.reset()
         elif self._header:
             payload, self._header = self._header + payload, b""
@@ -148,19 +146,15 @@ class FrameReader:
         (length,) = _LENGTH.unpack_from(payload, at)
         if length > MAX_MESSAGE:
             raise corrupt("a message of impossible length", lsn)
-        self._started = bytearray(length)
-        self._fill(payload, at + FRAME_HEADER)
-
-    def _fill(self, payload: bytes, at: int) -> int:
-        assert self._started is not None
-        taken = min(len(self._started) - self._filled, len(payload) - at)
-        self._started[self._filled : self._filled + taken] = memoryview(payload)[at : at + taken]
-        self._filled += taken
-        return at + taken
+        self._started = joining(length)
+        _fill(self._started, payload, at + FRAME_HEADER)
 
 
-def _message(data: bytearray) -> bytes | memoryview:
-    return memoryview(data).toreadonly() if len(data) > LARGE else bytes(data)
+def _fill(started: Joining, payload: bytes, at: int) -> int:
+    """Append what of `payload` belongs to the message; where the next begins."""
+    end = min(at + started.missing, len(payload))
+    started.append(memoryview(payload)[at:end])
+    return end
 
 
 def encode_flush_report(flushed: Lsn) -> bytes:

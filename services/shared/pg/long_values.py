@@ -1,0 +1,83 @@
+"""Values too long for a parameter, which libpq would hold whole a second time.
+
+They go to the server in pieces, ahead of their statement, into a temporary table of the session; the
+statement puts the pieces together again. A bytea travels as hexadecimal digits, each piece a bytea
+by itself, so that the server never holds the text of it. Any other value is cut between characters, joined
+as text, and cast: without the type's length or precision, which the assignment to the column then
+checks as for any value.
+
+The table is made when it is first needed, which takes the privilege TEMPORARY on the database, and is
+emptied before the next statement that has long values, and by the commit.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from psycopg import sql
+
+LONG = 4 << 20
+"""Bytes; a longer value goes in pieces."""
+PIECE = 1 << 20
+
+_HEX = b"\\x"
+_BYTEA = "bytea"
+
+MAKE_TABLE = (
+    b"CREATE TEMPORARY TABLE IF NOT EXISTS pgmig_pieces"
+    b" (value int4, number int4, text text, bytea bytea) ON COMMIT DELETE ROWS"
+)
+# Compressing what is soon decompressed would cost more than all the rest.
+UNCOMPRESSED = (
+    b"ALTER TABLE pg_temp.pgmig_pieces ALTER text SET STORAGE EXTERNAL, ALTER bytea SET STORAGE EXTERNAL"
+)
+EMPTY_TABLE = b"TRUNCATE pg_temp.pgmig_pieces"
+ADD_TEXT = b"INSERT INTO pg_temp.pgmig_pieces (value, number, text) VALUES ($1, $2, $3)"
+ADD_BYTEA = b"INSERT INTO pg_temp.pgmig_pieces (value, number, bytea) VALUES ($1, $2, $3)"
+
+
+class LongValue(NamedTuple):
+    """parameter: index of the statement's parameter that stands for it, and holds that index."""
+
+    parameter: int
+    data: memoryview
+    bytea: bool
+
+
+def long_values(values: Sequence[object], types: Sequence[str | None]) -> tuple[LongValue, ...]:
+    """Those of a statement's parameters that are too long, whose types are (None: not an element's)."""
+    return tuple(
+        LongValue(n, value, type_sql == _BYTEA and value[: len(_HEX)] == _HEX)
+        for n, (value, type_sql) in enumerate(zip(values, types, strict=True))
+        if isinstance(value, memoryview) and len(value) > LONG
+    )
+
+
+def joined(slot: sql.Composable, value: LongValue, type_sql: str) -> sql.Composable:
+    """The value as an expression. slot: of the parameter that stands for it."""
+    kind = sql.SQL("bytea" if value.bytea else "text")
+    return sql.SQL(
+        "CAST((SELECT string_agg({0}, ''::{0} ORDER BY number) FROM pg_temp.pgmig_pieces"
+        " WHERE value = {1}::int4) AS {2})"
+    ).format(kind, slot, sql.SQL(type_sql))
+
+
+def pieces(value: LongValue) -> Iterator[bytes]:
+    """Parameters of ADD_BYTEA or ADD_TEXT. Memory that maps a file is given back behind each."""
+    data, at = value.data, len(_HEX) if value.bytea else 0
+    while at < len(data):
+        end = min(at + PIECE, len(data))
+        end = end - (end - at) % 2 if value.bytea else _between_characters(data, end)
+        yield (_HEX if value.bytea else b"") + data[at:end]
+        if isinstance(data.obj, mmap.mmap):
+            data.obj.madvise(mmap.MADV_DONTNEED)
+        at = end
+
+
+def _between_characters(data: memoryview, end: int) -> int:
+    """`end`, or where the UTF-8 character begins that lies across it."""
+    while end < len(data) and data[end] & 0xC0 == 0x80:
+        end -= 1
+    return end
