@@ -198,6 +198,8 @@ class Pipeline:
 
     async def release(self, roles: Collection[Role] = ALL_ROLES) -> bool:
         """Stop the roles' work; whether all of it is known to have stopped."""
+        if Role.DECODER in roles:
+            self.snapshot = None  # it ends with the session that exported it
         return await self._around.workforce.release(self.migration.record.migration_id, roles)
 
     def assignment(self, role: Role) -> Assignment | None:
