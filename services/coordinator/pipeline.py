@@ -27,6 +27,7 @@ from services.shared.model import (
     ApplierWork,
     Assignment,
     AssignmentFailed,
+    AssignmentRetrying,
     CloseSnapshot,
     CopierWork,
     DecoderProgress,
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 
 ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
 PASSWORD_FILE_EVERY_S = 5.0
+RETRIES_TOLD_EVERY_S = 300.0
 STREAM_FULL = (
     "the change stream is full: the decoder waits and the source keeps its WAL; see why the applier does "
     "not keep up (it starts after the copy), or raise PGMIG_MAX_STREAM_BYTES"
@@ -89,6 +91,7 @@ class Pipeline:
         self._credentials = Credentials()
         self._signal = asyncio.Event()
         self._unstaffed: set[Role] = set()
+        self._told: dict[tuple[Role, str], float] = {}  # kinds of errors, on the monotonic clock
         self._attachments = 0
         self._restored_at = time.monotonic() if restored else None
         around.workforce.listen(migration.record.migration_id, self)
@@ -338,9 +341,20 @@ class Pipeline:
                 migration.touch()
             case SentinelApplied():
                 self.sentinels[report.token] = report.lsn
+            case AssignmentRetrying():
+                self._tell_retry(now, role, report)
             case AssignmentFailed():
                 self.part_errors.append(error_of(report))
         self.notify()
+
+    def _tell_retry(self, now: float, role: Role, report: AssignmentRetrying) -> None:
+        """What keeps a worker from its work. It says so after each attempt, and we now and then."""
+        key = role, report.kind
+        if now - self._told.get(key, -RETRIES_TOLD_EVERY_S) < RETRIES_TOLD_EVERY_S:
+            return
+        self._told[key] = now
+        hint = f" ({report.hint})" if report.hint else ""
+        self.migration.event("warning", f"{role} tries again: {report.message}{hint}")
 
     def _slot_ready(self, report: SlotReady) -> None:
         if self.migration.record.slot is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -48,21 +48,27 @@ def occupied(shop: str, dest_db: str, dest_server: PostgresServer) -> str:
         stdout=subprocess.PIPE,
         check=True,
     )
-    subprocess.run(
-        [dest_server.bin_dir / "pg_restore", f"--dbname={dest_db}"], input=dump.stdout, check=True
-    )
+    subprocess.run([dest_server.bin_dir / "pg_restore", f"--dbname={dest_db}"], input=dump.stdout, check=True)
     with psycopg.connect(dest_db) as conn:
         for statement in OLD_ROWS:
             conn.execute(statement)
     return dest_db
 
 
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """Services without copiers, so that the copy waits at its beginning. source, dest: URIs."""
+
+    stack: Stack
+    source: str
+    dest: str
+
+
 @pytest.fixture
-def stack(shop: str, occupied: str, nats_server: NatsServer, tmp_path: Path) -> Iterator[Stack]:
-    """Without copiers, so that the copy waits at its beginning."""
+def bed(shop: str, occupied: str, nats_server: NatsServer, tmp_path: Path) -> Iterator[Bed]:
     uris = {"PGMIG_SOURCE_URI": shop, "PGMIG_DEST_URI": occupied}
     with Stack(nats_server, tmp_path, workers=("decoder", "applier"), settings=uris) as stack:
-        yield stack
+        yield Bed(stack, shop, occupied)
 
 
 @pytest.fixture(params=MODES)
@@ -96,25 +102,25 @@ async def begin(live: Live, options: MigrationOptions) -> None:
 
 @pytest.mark.parametrize("killed", ["copier-1", COORDINATOR, "decoder", "all of them"])
 async def test_killed_amid_the_copy_it_goes_on_without_being_asked(
-    killed: str, options: MigrationOptions, stack: Stack, shop: str, occupied: str, writer: Writer
+    killed: str, options: MigrationOptions, bed: Bed, writer: Writer
 ) -> None:
     victims = (COORDINATOR, "decoder", "applier", "copier-1") if killed == "all of them" else (killed,)
-    async with stack.session() as session:
-        live = Live(session, MIGRATION, shop, occupied)
+    async with bed.stack.session() as session:
+        live = Live(session, MIGRATION, bed.source, bed.dest)
         await begin(live, options)
-        with held_up(occupied):
-            stack.start("copier-1")
+        with held_up(bed.dest):
+            bed.stack.start("copier-1")
             await live.until(all_but_held_copied)
-            before = written(occupied)
-            stack.kill9(*victims)
+            before = written(bed.dest)
+            bed.stack.kill9(*victims)
             writer.wait_for_commits(40)
-            stack.start(*victims)
+            bed.stack.start(*victims)
             await live.until(lambda view: all_but_held_copied(view) and "copier" in roles(view))
-            assert written(occupied) == before
+            assert written(bed.dest) == before
         await live.finish(writer)
         await session.cleanup(MIGRATION)
-    assert left_on_source(shop) == []
-    assert left_on_destination(occupied) == []
+    assert left_on_source(bed.source) == []
+    assert left_on_destination(bed.dest) == []
 
 
 def roles(view: MigrationView) -> set[str]:
@@ -122,17 +128,17 @@ def roles(view: MigrationView) -> set[str]:
 
 
 async def test_a_row_that_was_refused_is_copied_when_the_cause_is_gone(
-    options: MigrationOptions, stack: Stack, shop: str, occupied: str, writer: Writer
+    options: MigrationOptions, bed: Bed, writer: Writer
 ) -> None:
-    async with stack.session() as session:
-        live = Live(session, MIGRATION, shop, occupied)
+    async with bed.stack.session() as session:
+        live = Live(session, MIGRATION, bed.source, bed.dest)
         await begin(live, options)
-        with psycopg.connect(occupied, autocommit=True) as conn:
+        with psycopg.connect(bed.dest, autocommit=True) as conn:
             conn.execute("ALTER TABLE shop.orders ADD CONSTRAINT refused CHECK (id <> 1) NOT VALID")
-            with held_up(occupied):
-                stack.start("copier-1")
+            with held_up(bed.dest):
+                bed.stack.start("copier-1")
                 await live.until(all_but_held_copied)
-                before = written(occupied)
+                before = written(bed.dest)
             async for view in session.follow(MIGRATION):
                 if view.phase is Phase.FAILED:
                     break
@@ -140,14 +146,14 @@ async def test_a_row_that_was_refused_is_copied_when_the_cause_is_gone(
             assert view.failure.kind == "COPY_FAILED"
             assert "shop.orders" in view.failure.message
             assert '"refused"' in view.failure.message
-            assert written(occupied) == before
+            assert written(bed.dest) == before
             conn.execute("ALTER TABLE shop.orders DROP CONSTRAINT refused")
-        with held_up(occupied):
-            await session.resume(MIGRATION, shop, occupied)
+        with held_up(bed.dest):
+            await session.resume(MIGRATION, bed.source, bed.dest)
             view = await live.until_event("the snapshot was lost")
             assert not any("no longer exists" in event.text for event in view.events), "nobody tried it"
             await live.until(lambda view: all_but_held_copied(view) and "copier" in roles(view))
-            assert written(occupied) == before
+            assert written(bed.dest) == before
         await live.finish(writer)
 
 
