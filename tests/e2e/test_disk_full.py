@@ -20,7 +20,7 @@ from tests.e2e.live import Live, application, eventually
 from tests.e2e.stack import Stack
 from tests.e2e.test_kill_in_copy import one_part_held_up
 from tests.lab.disk import CannotMountError, SaidToBeFull, SmallDisk
-from tests.lab.installs import oldest
+from tests.lab.installs import newest
 from tests.lab.nats import NatsServer
 from tests.lab.postgres import PostgresServer
 from tests.lab.schema import seed
@@ -139,8 +139,9 @@ def waits_for_lock(uri: str) -> bool:
 
 
 async def test_changes_wait_for_room_on_the_source(dest_db: str, stack: Stack) -> None:
-    """A transaction too large for the walsender's memory is spilled to the source's disk."""
-    with PostgresServer(oldest(), fsync=False, settings={"logical_decoding_work_mem": "64kB"}) as server:
+    """A transaction too large for the walsender's memory is spilled to the source's disk; here all are."""
+    spilling = {"debug_logical_replication_streaming": "immediate"}  # from 16 on
+    with PostgresServer(newest(), fsync=False, settings=spilling) as server:
         shop = server.create_database("shop")
         seed(shop, ROWS)
         with small_disk(server.root / "data" / "pg_replslot") as disk, application(shop) as writer:
