@@ -7,7 +7,7 @@ plan by its token, and a migration carries out that one alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import AsyncConnection, sql
@@ -31,11 +31,15 @@ from services.shared.pg.objects import (
     drop_objects,
     list_objects,
 )
+from services.shared.pg.partitions import find_routes
 from services.shared.pg.preflight_server import listing
 from services.shared.pg.sequences import list_sequences
 
 _BATCH = 200
 """Tables looked into by one statement."""
+
+_PARTITIONED = "p"
+_TAKING_ROWS = frozenset({"r", _PARTITIONED})
 
 
 def plan_of(drops: Iterable[object] = (), empties: Iterable[object] = ()) -> MigrationPlan:
@@ -167,8 +171,10 @@ async def plan_to_fill(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen
 ) -> MigrationPlan:
     """Tables of the destination that get rows and hold some; or all tables and sequences that do not
-    fit."""
-    tables = [table.table for table in await list_tables(source, chosen)]
+    fit. Partitions that it lacks, or bounds otherwise, send their rows to their root."""
+    roots = {route.leaf: route.root for route in await find_routes(source, destination, chosen)}
+    listed = [table.table for table in await list_tables(source, chosen)]
+    tables = list(dict.fromkeys(roots.get(table, table) for table in listed))
     here, there = await _shapes(source, tables), await _shapes(destination, tables)
     misfits = [fault for table in tables if (fault := _misfit(table, here[table], there.get(table)))]
     sequences = set(await list_sequences(destination, "destination"))
@@ -179,7 +185,7 @@ async def plan_to_fill(
     ]
     if misfits:
         return MigrationPlan(misfits=tuple(misfits))
-    return plan_of(empties=await _holding_rows(destination, tables))
+    return plan_of(empties=await _holding_rows(destination, there))
 
 
 async def _shapes(conn: AsyncConnection, tables: Sequence[TableId]) -> dict[TableId, _Shape]:
@@ -198,8 +204,8 @@ def _misfit(table: TableId, here: _Shape, there: _Shape | None) -> str:
     """What is wrong with a table of the destination; "" for one that fits."""
     if there is None:
         return f"table {table} is not there"
-    if there.kind != "r":
-        return f"{table} is not an ordinary table there"
+    if there.kind not in _TAKING_ROWS:
+        return f"{table} is not an ordinary or partitioned table there"
     faults = [f"no column {name}" for name in here.columns if name not in there.columns]
     faults += [f"a column {name} more" for name in there.columns if name not in here.columns]
     for name, (kind, generated) in here.columns.items():
@@ -213,15 +219,20 @@ def _misfit(table: TableId, here: _Shape, there: _Shape | None) -> str:
     return f"table {table} has {', '.join(faults)}" if faults else ""
 
 
-async def _holding_rows(conn: AsyncConnection, tables: Sequence[TableId]) -> tuple[TableId, ...]:
+async def _holding_rows(conn: AsyncConnection, tables: Mapping[TableId, _Shape]) -> tuple[TableId, ...]:
     found: list[TableId] = []
-    one = sql.SQL("SELECT {}::int WHERE EXISTS (SELECT FROM ONLY {})")
+    listed = list(tables.items())
+    one = sql.SQL("SELECT {}::int WHERE EXISTS (SELECT FROM {}{})")
     with translated("looking for rows on the destination"):
-        for start in range(0, len(tables), _BATCH):
-            part = tables[start : start + _BATCH]
+        for start in range(0, len(listed), _BATCH):
+            part = listed[start : start + _BATCH]
             query = sql.SQL(" UNION ALL ").join(
-                one.format(sql.Literal(index), sql.Identifier(table.schema, table.name))
-                for index, table in enumerate(part)
+                one.format(
+                    sql.Literal(index),
+                    sql.SQL("" if shape.kind == _PARTITIONED else "ONLY "),
+                    sql.Identifier(table.schema, table.name),
+                )
+                for index, (table, shape) in enumerate(part)
             )
-            found += [part[row[0]] for row in await (await conn.execute(query)).fetchall()]
+            found += [part[row[0]][0] for row in await (await conn.execute(query)).fetchall()]
     return tuple(sorted(found))
