@@ -420,6 +420,55 @@ async def test_roles_that_the_destination_lacks_are_named_with_the_remedy(
     run_sql(source_db, "DROP TABLE t")
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        "ALTER TABLE app.left_out OWNER TO plain",
+        "ALTER SEQUENCE app.free OWNER TO plain",
+        "ALTER SCHEMA other OWNER TO plain",
+        "ALTER FUNCTION other.f() OWNER TO plain",
+        "ALTER TYPE other.mood OWNER TO plain",
+        "GRANT SELECT (id) ON app.left_out TO plain",
+        "GRANT USAGE ON SCHEMA other TO plain",
+        "CREATE POLICY p ON app.left_out TO plain USING (true)",
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA other GRANT SELECT ON TABLES TO plain",
+        "CREATE USER MAPPING FOR plain SERVER far",
+    ],
+)
+async def test_only_roles_that_what_is_chosen_names_are_needed(
+    named: LiteralString, source_db: str, dest_db: str, role: str
+) -> None:
+    run_sql(
+        source_db,
+        "CREATE SCHEMA app",
+        "CREATE SCHEMA other",
+        "CREATE TABLE app.chosen (id int PRIMARY KEY)",
+        "CREATE TABLE app.left_out (id int PRIMARY KEY)",
+        "CREATE SEQUENCE app.free",
+        "CREATE FUNCTION other.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TYPE other.mood AS ENUM ('ok')",
+        "CREATE FOREIGN DATA WRAPPER nowhere",
+        "CREATE SERVER far FOREIGN DATA WRAPPER nowhere",
+        named,
+    )
+
+    async def check(*statements: LiteralString, **selection: tuple[str, ...]) -> None:
+        run_sql(source_db, *statements)
+        options = MigrationOptions(selection=Selection(**selection))
+        await check_migration(ID, source_db, dest_db, follow=False, options=options)
+
+    try:
+        with pytest.raises(PgmigError, match="missing on the destination: plain"):
+            await check()
+        await check(include_tables=("app.chosen",))
+        if "far" not in named:  # it lies in no schema
+            await check(exclude_tables=("app.left_out", "app.free"), exclude_schemas=("other",))
+        with pytest.raises(PgmigError, match="missing on the destination: plain"):
+            await check("GRANT SELECT ON app.chosen TO plain", include_tables=("app.chosen",))
+    finally:
+        run_sql(source_db, "DROP OWNED BY plain CASCADE")
+
+
 async def test_pg_dump_older_than_the_source_is_named(
     source_db: str, dest_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

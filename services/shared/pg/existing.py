@@ -88,7 +88,7 @@ async def objects_to_drop(
     made = {
         (one.kind, one.identity): one
         for one in await list_objects(source, "source")
-        if _is_made(one, chosen) and one.schema != BOOKKEEPING_SCHEMA
+        if chosen.restores(one.node, one.relation) and one.schema != BOOKKEEPING_SCHEMA
     }
     there = await list_objects(destination, "destination")
     _check_places({one.relation: one for one in made.values() if one.relation}, there)
@@ -107,12 +107,6 @@ async def drop_agreed(
     check_confirmed(plan_of(drops=objects), token)
     await drop_objects(destination, objects)
     return len(objects)
-
-
-def _is_made(one: DatabaseObject, chosen: Chosen) -> bool:
-    if one.relation is not None:
-        return chosen.makes(one.relation)
-    return one.node not in chosen.dropped
 
 
 def _check_places(made: dict[TableId, DatabaseObject], there: Sequence[DatabaseObject]) -> None:

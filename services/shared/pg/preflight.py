@@ -84,8 +84,11 @@ async def check_migration(
             await preflight_destination.check_empty(destination, facts[1])
         if not options.data_only:
             warnings += await preflight_destination.check_extensions(source, destination, chosen)
-        apart = options.large_objects if not options.data_only else LargeObjects.SKIP
-        warnings += await preflight_apart.check(source, facts[0], follow=follow, large_objects=apart)
+        whole = not (options.data_only or options.schema_only)
+        apart = options.large_objects if whole else LargeObjects.SKIP
+        warnings += await preflight_apart.check(
+            source, facts[0], follow=follow, large_objects=apart, chosen=chosen
+        )
         if not options.data_only:
             await check_roles(
                 source,
@@ -93,7 +96,8 @@ async def check_migration(
                 facts[1].role,
                 no_owner=options.no_owner,
                 no_acl=options.no_acl,
-                large_objects=options.large_objects is not LargeObjects.SKIP,
+                large_objects=apart is not LargeObjects.SKIP,
+                chosen=chosen,
             )
         warnings += _differences(*facts)
     return Preflight(

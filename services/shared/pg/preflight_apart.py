@@ -5,6 +5,7 @@ from __future__ import annotations
 from psycopg import AsyncConnection
 
 from services.shared.model import ErrorKind, LargeObjects, PgmigError, TableId
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.extension_tables import list_extension_tables
 from services.shared.pg.preflight_server import ServerFacts, listing
@@ -13,7 +14,12 @@ _LOGIN_TRIGGERS_SINCE = 170000
 
 
 async def check(
-    conn: AsyncConnection, facts: ServerFacts, *, follow: bool, large_objects: LargeObjects
+    conn: AsyncConnection,
+    facts: ServerFacts,
+    *,
+    follow: bool,
+    large_objects: LargeObjects,
+    chosen: Chosen = EVERYTHING,
 ) -> list[str]:
     """Warnings; raises PERMISSION for large objects of the source that may not be read."""
     warnings = await _large_objects(conn, facts, follow=follow, choice=large_objects)
@@ -22,7 +28,7 @@ async def check(
             "configuration tables of extensions are copied, and again while the switchover blocks writes: "
             f"{listing([table.table for table in tables])}"
         )
-    return warnings + await _foreign_tables(conn) + await _login_triggers(conn, facts)
+    return warnings + await _foreign_tables(conn, chosen) + await _login_triggers(conn, facts)
 
 
 async def _large_objects(
@@ -61,7 +67,7 @@ async def _large_objects(
     ]
 
 
-async def _foreign_tables(conn: AsyncConnection) -> list[str]:
+async def _foreign_tables(conn: AsyncConnection, chosen: Chosen) -> list[str]:
     with translated("looking for foreign tables"):
         rows = await (
             await conn.execute(
@@ -72,11 +78,11 @@ async def _foreign_tables(conn: AsyncConnection) -> list[str]:
                 " AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1, 2"
             )
         ).fetchall()
-    if not rows:
+    tables = [table for row in rows if chosen.makes(table := TableId(*row))]
+    if not tables:
         return []
     return [
-        "foreign tables are defined on the destination, their rows stay where they are: "
-        f"{listing([TableId(*row) for row in rows])}"
+        f"foreign tables are defined on the destination, their rows stay where they are: {listing(tables)}"
     ]
 
 
