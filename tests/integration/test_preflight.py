@@ -137,6 +137,59 @@ async def test_unreadable_tables_are_listed(
     assert ("hidden",) not in traces(dest_db)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        (("CREATE SEQUENCE s",), "public.s", Selection(exclude_tables=("s",))),
+        (("CREATE TABLE t (id serial)", "GRANT SELECT ON t TO plain"), "public.t_id_seq", None),
+        (
+            (
+                "CREATE TABLE t (id int) PARTITION BY LIST (id)",
+                "CREATE TABLE leaf PARTITION OF t DEFAULT",
+                "GRANT SELECT ON leaf TO plain",
+            ),
+            "public.t",
+            Selection(exclude_tables=("t",)),
+        ),
+        (
+            ("CREATE SCHEMA app", "CREATE TABLE app.t (id int)", "GRANT SELECT ON app.t TO plain"),
+            "app.t",
+            Selection(exclude_schemas=("app",)),
+        ),
+    ],
+    ids=["sequence", "sequence of a table", "partitioned table", "schema"],
+)
+async def test_all_that_is_read_must_be_readable(
+    case: tuple[tuple[LiteralString, ...], str, Selection | None],
+    source_server: PostgresServer,
+    source_db: str,
+    dest_db: str,
+    role: str,
+) -> None:
+    made, named, readable = case
+    run_sql(source_db, "CREATE TABLE seen (id int PRIMARY KEY)", "GRANT SELECT ON seen TO plain", *made)
+    reader = as_role(source_server, source_db, role)
+    try:
+        error = await refusal(reader, dest_db, follow=False)
+        assert error.kind is ErrorKind.PERMISSION
+        assert error.message == f"tables or sequences of the source may not be read: {named}"
+        if readable is not None:
+            options = MigrationOptions(selection=readable, no_acl=True)
+            await check_migration(ID, reader, dest_db, follow=False, options=options)
+        if "seq" in named:  # its value is not read
+            options = MigrationOptions(schema_only=True, no_acl=True)
+            await check_migration(ID, reader, dest_db, follow=False, options=options)
+    finally:
+        run_sql(source_db, "DROP OWNED BY plain")
+
+
+async def test_temporary_tables_are_told_of(source_db: str, dest_db: str) -> None:
+    with psycopg.connect(source_db, autocommit=True) as session:
+        session.execute("CREATE TEMPORARY TABLE mine (id int)")
+        found = await check_migration(ID, source_db, dest_db, follow=False)
+    assert found.warnings == ("temporary tables are left to their sessions: mine",)
+
+
 async def test_only_tables_that_are_chosen_must_be_readable(
     source_server: PostgresServer, source_db: str, dest_db: str, role: str
 ) -> None:

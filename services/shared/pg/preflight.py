@@ -73,7 +73,13 @@ async def check_migration(
         chosen = await choose(source, options, strict=True)
         warnings = list(chosen.warnings)
         warnings += await preflight_source.check(
-            source, migration, facts[0], follow=follow, no_key_tables=no_key_tables, chosen=chosen
+            source,
+            migration,
+            facts[0],
+            follow=follow,
+            no_key_tables=no_key_tables,
+            chosen=chosen,
+            rows=not options.schema_only,
         )
         warnings += await preflight_destination.check(destination, migration, facts[1], follow=follow)
         plan = MigrationPlan()
@@ -87,7 +93,7 @@ async def check_migration(
         whole = not (options.data_only or options.schema_only)
         apart = options.large_objects if whole else LargeObjects.SKIP
         warnings += await preflight_apart.check(
-            source, facts[0], follow=follow, large_objects=apart, chosen=chosen
+            source, facts[0], follow=follow, whole=whole, large_objects=apart, chosen=chosen
         )
         if not options.data_only:
             await check_roles(
