@@ -112,6 +112,21 @@ def all_copied(view: MigrationView) -> bool:
     return all(table.state is TableState.COPIED for table in view.tables)
 
 
+@pytest.mark.parametrize("wipe_store", [False, True], ids=["it keeps its store", "its store is lost"])
+async def test_a_broker_restarted_amid_the_copy(
+    wipe_store: bool, databases: Databases, stack: Stack, nats_server: NatsServer, writer: Writer
+) -> None:
+    async with stack.session() as session:
+        live = Live(session, MIGRATION, databases.source, databases.dest)
+        await live.start(replace(FOLLOW, max_rate=SLOWLY))
+        await live.until(amid_the_copy)
+        nats_server.kill9()
+        writer.wait_for_commits(20)
+        nats_server.restart(wipe_store=wipe_store)
+        await live.until_phase(Phase.STREAMING)
+        await live.compare_in_step(writer)
+
+
 def amid_the_copy(view: MigrationView) -> bool:
     states = {table.state for table in view.tables}
     return {TableState.COPIED, TableState.WAITING} <= states

@@ -131,6 +131,30 @@ async def test_rows_go_into_tables_that_are_partitioned_otherwise(
     assert rows(dest_db, "SELECT count(*) FROM t WHERE v = 'old'") == [(0,)]
 
 
+async def test_columns_may_stand_in_another_order(services: Services, source_db: str, dest_db: str) -> None:
+    run(
+        source_db,
+        "CREATE TABLE t (id int PRIMARY KEY, gone int, a text, b int,"
+        " twice int GENERATED ALWAYS AS (b * 2) STORED)",
+        "ALTER TABLE t DROP gone",
+        "INSERT INTO t SELECT i, 'a' || i, -i FROM generate_series(1, 100) i",
+    )
+    run(
+        dest_db,
+        "CREATE TABLE t (twice int GENERATED ALWAYS AS (b * 2) STORED, b int, gone text,"
+        " id int PRIMARY KEY, a text)",
+        "ALTER TABLE t DROP gone",
+    )
+    async with services.session() as session:
+        await session.start("m", source_db, dest_db, replace(DATA_ONLY, follow=True))
+        await until_phase(session, "m", Phase.STREAMING)
+        run(source_db, "UPDATE t SET b = 7 WHERE id < 10", "INSERT INTO t VALUES (1000, 'late', 1)")
+        async for _ in session.switchover("m", 20.0):
+            pass
+    rows_of = "SELECT id, a, b, twice FROM t ORDER BY id"
+    assert rows(dest_db, rows_of) == rows(source_db, rows_of)
+
+
 async def test_columns_of_tables_that_are_partitioned_otherwise_are_compared(
     services: Services, source_db: str, dest_db: str
 ) -> None:
