@@ -212,6 +212,8 @@ def test_everything_arrives_where_everything_is_already(mode: str, pair: Pair, t
     refused = cli.run("clone", mode)
     assert refused.returncode == ExitCode.REFUSED
     assert "every.main" in refused.stderr
+    for others in ("6 large objects", "cast (every.mood AS integer)", "public.lab_settings"):
+        assert (others in refused.stderr) is (mode == "--drop-if-exists")
     done = cli.run("clone", mode, "--yes")
     assert done.returncode == ExitCode.OK, done.stderr
     assert "\n".join(compare_databases(pair.source, pair.dest)) == ""

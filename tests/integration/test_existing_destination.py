@@ -10,6 +10,7 @@ import pytest
 
 from services.shared.model import (
     ErrorKind,
+    LargeObjects,
     Lsn,
     MigrationOptions,
     PgmigError,
@@ -228,6 +229,23 @@ async def test_what_is_made_is_dropped_before_and_everything_else_stays(
     assert rows(dest_db, "SELECT m::text FROM app.v") == [("ok",)]
     assert rows(dest_db, "SELECT app.f('text')") == [(1,)], "nobody asked for this one to go"
     assert rows(dest_db, "SELECT id FROM mine") == [(7,)]
+
+
+async def test_large_objects_of_the_destination_are_not_lost_without_a_word(
+    services: Services, source: str, dest_db: str
+) -> None:
+    run(source, "SELECT lo_from_bytea(7, 'new')")
+    run(dest_db, "SELECT lo_from_bytea(7, 'old'), lo_from_bytea(8, 'mine')")
+    async with services.session() as session:
+        left_alone = replace(DROP, large_objects=LargeObjects.SKIP)
+        assert (await session.plan("m", source, dest_db, left_alone)).drops == ()
+        plan = await session.plan("m", source, dest_db, DROP)
+        assert plan.drops == ("2 large objects",)
+        with pytest.raises(PgmigError, match="this would drop 2 large objects"):
+            await session.start("m", source, dest_db, DROP)
+        await session.start("m", source, dest_db, replace(DROP, confirmed=plan.token))
+        await until_phase(session, "m", Phase.COMPLETE)
+    assert rows(dest_db, "SELECT oid::int, lo_get(oid) FROM pg_largeobject_metadata") == [(7, b"new")]
 
 
 @pytest.mark.parametrize(

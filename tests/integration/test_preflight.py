@@ -343,6 +343,23 @@ async def test_destination_must_be_empty_but_for_extensions(source_db: str, dest
         run_sql(dest_db, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public", "DROP SCHEMA IF EXISTS app")
 
 
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        ("CREATE CAST (text AS inet) WITH INOUT", "cast (pg_catalog.text AS pg_catalog.inet)"),
+        ("CREATE FOREIGN DATA WRAPPER nowhere", "foreign-data wrapper nowhere"),
+        ("CREATE CONVERSION c FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8", "conversion public.c"),
+        ("CREATE TEXT SEARCH TEMPLATE t (LEXIZE = dsimple_lexize)", "text search template public.t"),
+        ("CREATE OPERATOR FAMILY f USING btree", "operator family public.f"),
+    ],
+)
+async def test_kinds_that_are_easily_overlooked_make_a_destination_not_empty(
+    made: LiteralString, named: str, source_db: str, dest_db: str
+) -> None:
+    run_sql(dest_db, made)
+    assert named in (await refusal(source_db, dest_db)).message
+
+
 async def test_a_destination_that_is_not_empty_is_told_with_every_kind(source_db: str, dest_db: str) -> None:
     run_sql(
         dest_db,

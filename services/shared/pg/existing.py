@@ -15,6 +15,8 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import (
     BOOKKEEPING_SCHEMA,
     ErrorKind,
+    LargeObjects,
+    MigrationOptions,
     MigrationPlan,
     PgmigError,
     TableId,
@@ -23,7 +25,10 @@ from services.shared.pg.catalog import list_tables, load_sql
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.dependencies import CLASS, fallout
+from services.shared.pg.extension_tables import list_extension_tables
+from services.shared.pg.large_objects import count_large_objects
 from services.shared.pg.objects import (
+    LARGE_OBJECT,
     SCHEMA,
     DatabaseObject,
     dependencies,
@@ -38,6 +43,7 @@ from services.shared.pg.sequences import list_sequences
 _BATCH = 200
 """Tables looked into by one statement."""
 
+_STAYING = frozenset({SCHEMA, LARGE_OBJECT})
 _PARTITIONED = "p"
 _TAKING_ROWS = frozenset({"r", _PARTITIONED})
 
@@ -78,7 +84,36 @@ def _told(plan: MigrationPlan) -> tuple[tuple[str, Sequence[str]], ...]:
 # --drop-if-exists
 
 
-async def objects_to_drop(
+async def plan_to_drop(
+    source: AsyncConnection, destination: AsyncConnection, chosen: Chosen, options: MigrationOptions
+) -> tuple[MigrationPlan, tuple[DatabaseObject, ...]]:
+    """What the migration makes anew; and of it, the objects that are dropped before. Large objects and
+    configuration tables of extensions become the source's later on."""
+    objects = await _objects_to_drop(source, destination, chosen)
+    drops: list[object] = [*objects]
+    if options.schema_only:
+        return plan_of(drops), objects
+    if options.large_objects is not LargeObjects.SKIP:
+        count = await count_large_objects(destination)
+        drops += [f"{count} large objects"] if count else []
+    return plan_of(drops, await _configured(source, destination)), objects
+
+
+async def _configured(source: AsyncConnection, destination: AsyncConnection) -> list[TableId]:
+    """Configuration tables of extensions that are on both sides, and hold rows on the destination."""
+    here = {one.table for one in await list_extension_tables(source)}
+    holding = []
+    for one in await list_extension_tables(destination):
+        name, condition = sql.Identifier(one.table.schema, one.table.name), sql.SQL(one.condition)
+        query = sql.SQL("SELECT EXISTS (SELECT FROM ONLY {} {})").format(name, condition)
+        with translated("looking for rows in configuration tables of the destination"):
+            row = await (await destination.execute(query)).fetchone()
+        if one.table in here and row is not None and row[0]:
+            holding.append(one.table)
+    return holding
+
+
+async def _objects_to_drop(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen
 ) -> tuple[DatabaseObject, ...]:
     """Objects of the destination that the migration makes anew. A schema that is there stays.
@@ -92,19 +127,19 @@ async def objects_to_drop(
     }
     there = await list_objects(destination, "destination")
     _check_places({one.relation: one for one in made.values() if one.relation}, there)
-    drops = tuple(one for one in there if (one.kind, one.identity) in made and one.kind != SCHEMA)
+    drops = tuple(one for one in there if (one.kind, one.identity) in made and one.kind not in _STAYING)
     await _check_fallout(destination, drops)
     # Tables first: the sequence of an identity column goes with its table only.
     return tuple(sorted(drops, key=lambda one: (one.kind != "table", str(one))))
 
 
 async def drop_agreed(
-    source: AsyncConnection, destination: AsyncConnection, chosen: Chosen, token: str
+    source: AsyncConnection, destination: AsyncConnection, chosen: Chosen, options: MigrationOptions
 ) -> int:
-    """Drop what the plan of this token names, within the caller's transaction on the destination;
+    """Drop what the plan that was agreed to names, within the caller's transaction on the destination;
     how many objects. Raises CONFIRMATION_NEEDED when something else is there by now."""
-    objects = await objects_to_drop(source, destination, chosen)
-    check_confirmed(plan_of(drops=objects), token)
+    plan, objects = await plan_to_drop(source, destination, chosen, options)
+    check_confirmed(plan, options.confirmed)
     await drop_objects(destination, objects)
     return len(objects)
 

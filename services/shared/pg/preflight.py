@@ -26,7 +26,7 @@ from services.shared.model import (
 from services.shared.pg import preflight_apart, preflight_destination, preflight_source
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection, endpoint
-from services.shared.pg.existing import objects_to_drop, plan_of, plan_to_fill
+from services.shared.pg.existing import plan_to_drop, plan_to_fill
 from services.shared.pg.preflight_server import ServerFacts, read_server
 from services.shared.pg.roles import check_roles
 from services.shared.pg.selecting import choose, default_search_path
@@ -130,7 +130,8 @@ async def _plan(
     """What is lost of what the destination holds."""
     if options.data_only:
         return await plan_to_fill(source, destination, chosen)
-    return plan_of(drops=await objects_to_drop(source, destination, chosen))
+    plan, _ = await plan_to_drop(source, destination, chosen, options)
+    return plan
 
 
 def passwordless_uri(where: Endpoint) -> str:
