@@ -102,7 +102,8 @@ async def test_a_destination_restarted_while_indexes_are_built(
         await live.until_phase(Phase.COPY)
         with closing(psycopg.connect(databases.dest)) as blocker:
             blocker.execute("LOCK TABLE pgmig.step IN SHARE MODE")  # whoever has built something waits
-            await live.until(lambda view: view.indexes.building != () and all_copied(view))
+            view = await live.until(lambda view: view.indexes.building != () and all_copied(view))
+            assert "applier" not in {worker.role for worker in view.workers}, "keys are not there yet"
             servers.dest.restart()
         await live.until_event("building indexes is tried again")
         await live.finish(writer)
