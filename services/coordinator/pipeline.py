@@ -368,6 +368,7 @@ class Pipeline:
         """Forget what the last run of a phase ended with."""
         self.fatal = None
         self.part_errors.clear()
+        self._told.clear()
 
     def unexpected(self, exc: BaseException) -> PgmigError:
         """An exception that is not ours, for the operator; the log has it in full."""
