@@ -13,7 +13,9 @@ class Proxy:
     def __init__(self, address: str) -> None:
         self._target = address.split(":")
         self._silent = False
+        self._closed = False
         self._writers: list[asyncio.StreamWriter] = []
+        self._cut: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -21,12 +23,18 @@ class Proxy:
         self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepting = asyncio.current_task()
+        assert accepting is not None
+        self._tasks.add(accepting)
+        self._writers.append(writer)
         try:
             back_reader, back_writer = await asyncio.open_connection(self._target[0], int(self._target[1]))
         except OSError:  # the server is down
             writer.close()
             return
-        self._writers += [writer, back_writer]
+        self._writers.append(back_writer)
+        if self._closed:
+            self.cut()
         for source, sink in ((reader, back_writer), (back_reader, writer)):
             self._tasks.add(asyncio.create_task(self._relay(source, sink)))
 
@@ -50,12 +58,18 @@ class Proxy:
     def cut(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
+        self._cut += self._writers
         self._writers.clear()
 
     async def close(self) -> None:
-        self.cut()
+        self._closed = True
         self._server.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.cut()
+        while running := [task for task in self._tasks if not task.done()]:
+            await asyncio.wait(running)
+        for writer in self._cut:
+            with suppress(OSError):
+                await writer.wait_closed()
 
 
 @asynccontextmanager
