@@ -32,7 +32,7 @@ from services.shared.model import (
 from services.shared.pg.apply import ApplySession
 from services.shared.pg.connection import connection
 from services.shared.pg.target import describe_target
-from services.shared.runtime.assignments import cause
+from services.shared.runtime.assignments import cause, retried
 from services.shared.runtime.retry import retrying
 from services.shared.runtime.telemetry import extract
 from services.shared.wire.changes import decode_batch, encode_flush_report
@@ -66,10 +66,15 @@ class Applying:
         """Apply until cancelled. Raises what no retry cures; nothing behind it was applied."""
         while True:
             try:
-                await retrying(f"applying migration {self._migration}", self._session)
+                await retrying(
+                    f"applying migration {self._migration}", self._session, on_failure=self._report_retry
+                )
             except GroupFailedError as exc:
                 log.warning("a group of transactions failed (%s): applying them one by one", exc)
                 self._strict_until = exc.until
+
+    def _report_retry(self, error: PgmigError) -> None:
+        self._report(retried(self._id, error))
 
     async def _session(self) -> None:
         session = await ApplySession.open(self._work.destination_uri, self._migration, self._work.start_lsn)

@@ -28,6 +28,7 @@ from services.shared.model import (
     ApplierWork,
     Assignment,
     AssignmentFailed,
+    AssignmentRetrying,
     CloseSnapshot,
     CopierWork,
     DecoderProgress,
@@ -56,6 +57,7 @@ log = logging.getLogger(__name__)
 
 ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
 PASSWORD_FILE_EVERY_S = 5.0
+RETRIES_TOLD_EVERY_S = 300.0
 STREAM_FULL = (
     "the change stream is full: the decoder waits and the source keeps its WAL; see why the applier does "
     "not keep up (it starts after the copy), or raise PGMIG_MAX_STREAM_BYTES"
@@ -95,6 +97,7 @@ class Pipeline:
         self._credentials = Credentials()
         self._signal = asyncio.Event()
         self._unstaffed: set[Role] = set()
+        self._told: dict[tuple[Role, str], float] = {}  # kinds of errors, on the monotonic clock
         self._attachments = 0
         self._restored_at = time.monotonic() if restored else None
         around.workforce.listen(migration.record.migration_id, self)
@@ -204,6 +207,8 @@ class Pipeline:
 
     async def release(self, roles: Collection[Role] = ALL_ROLES) -> bool:
         """Stop the roles' work; whether all of it is known to have stopped."""
+        if Role.DECODER in roles:
+            self.snapshot = None  # it ends with the session that exported it
         return await self._around.workforce.release(self.migration.record.migration_id, roles)
 
     @property
@@ -348,9 +353,20 @@ class Pipeline:
                 migration.touch()
             case SentinelApplied():
                 self.sentinels[report.token] = report.lsn
+            case AssignmentRetrying():
+                self._tell_retry(now, role, report)
             case AssignmentFailed():
                 self.part_errors.append(error_of(report))
         self.notify()
+
+    def _tell_retry(self, now: float, role: Role, report: AssignmentRetrying) -> None:
+        """What keeps a worker from its work. It says so after each attempt, and we now and then."""
+        key = role, report.kind
+        if now - self._told.get(key, -RETRIES_TOLD_EVERY_S) < RETRIES_TOLD_EVERY_S:
+            return
+        self._told[key] = now
+        hint = f" ({report.hint})" if report.hint else ""
+        self.migration.event("warning", f"{role} tries again: {report.message}{hint}")
 
     def _slot_ready(self, report: SlotReady) -> None:
         if self.migration.record.slot is not None:
@@ -364,6 +380,7 @@ class Pipeline:
         """Forget what the last run of a phase ended with."""
         self.fatal = None
         self.part_errors.clear()
+        self._told.clear()
 
     def unexpected(self, exc: BaseException) -> PgmigError:
         """An exception that is not ours, for the operator; the log has it in full."""

@@ -38,7 +38,7 @@ from services.shared.model import (
 )
 from services.shared.pg.catalog import list_tables, publication_tables
 from services.shared.pg.choice import EVERYTHING, Chosen
-from services.shared.pg.connection import connection
+from services.shared.pg.connection import connection, translated
 from services.shared.pg.extension_tables import list_extension_tables
 from services.shared.pg.freeze import (
     Before,
@@ -48,6 +48,7 @@ from services.shared.pg.freeze import (
     thaw,
     writable_connection,
 )
+from services.shared.pg.partitions import existing_tables
 from services.shared.pg.selecting import choose
 from services.shared.pg.sequences import read_sequences, set_sequences, verify_sequences
 from services.shared.pg.stream_options import MESSAGES_SINCE
@@ -237,17 +238,21 @@ async def _check_tables(run: _Run) -> None:
     """Refuse while the source has tables that the destination has not got all of.
 
     A new partition of a published table has been followed since it was made, so it only has to
-    be there; a new table of any other kind was never copied.
+    be there; a new table of any other kind was never copied. Where the destination is partitioned
+    otherwise, the root is what has to be there; a new partition has no route to it.
     """
+    roots = {route.leaf: route.root for route in run.pipeline.routes}
     async with connection(run.uris.source_uri, "source") as conn:
         run.chosen = await choose(conn, run.pipeline.migration.record.options)
         published = set(await publication_tables(conn, run.chosen))
         present = {table.table for table in await list_tables(conn, run.chosen)}
+    targets = {roots.get(table, table) for table in present}
     async with connection(run.uris.destination_uri, "destination") as conn:
-        arrived = {table.table for table in await list_tables(conn)}
+        with translated("looking for the tables of the destination"):
+            arrived = await existing_tables(conn, targets)
     record = run.pipeline.migration.record
     known = {*record.published, *record.inserts_only, *record.copied_only}
-    lacking = sorted((published - known) | (present - arrived))
+    lacking = sorted((published - known) | (targets - arrived))
     if lacking:
         raise PgmigError(
             ErrorKind.SCHEMA_DRIFT,

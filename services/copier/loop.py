@@ -34,7 +34,7 @@ from services.shared.model import (
     WorkerReport,
 )
 from services.shared.pg.copy import Copied, PartCopier
-from services.shared.runtime.assignments import failed
+from services.shared.runtime.assignments import failed, retried
 from services.shared.runtime.retry import retrying
 from services.shared.runtime.telemetry import SpanName, span
 
@@ -166,10 +166,13 @@ class PartLoop:
         def report_progress(rows: int, size: int) -> None:
             self._report(PartProgress(self._assignment_id, part.part_id, rows, size))
 
-        outcome = await retrying(f"copying part {part.part_id}", attempt)
+        outcome = await retrying(f"copying part {part.part_id}", attempt, on_failure=self._report_retry)
         if isinstance(outcome, PgmigError):
             raise outcome
         return outcome
+
+    def _report_retry(self, error: PgmigError) -> None:
+        self._report(retried(self._assignment_id, error))
 
 
 @asynccontextmanager

@@ -18,12 +18,13 @@ from services.shared.model import (
     Lsn,
     MigrationId,
     OpenSnapshot,
+    PgmigError,
     SlotReady,
     WorkerReport,
 )
 from services.shared.pg.publication import check_usable, read_slot
 from services.shared.pg.replication import ReplicationConnection
-from services.shared.runtime.assignments import cause
+from services.shared.runtime.assignments import cause, retried
 from services.shared.runtime.retry import retrying
 from services.shared.wire.changes import decode_batch, decode_flush_report
 
@@ -75,13 +76,19 @@ class Decoding:
         while True:
             await self._snapshot_wanted.wait()
             self._snapshot_wanted.clear()
-            self._report(await retrying("exporting a snapshot", self._snapshots.ready))
+            self._report(
+                await retrying("exporting a snapshot", self._snapshots.ready, on_failure=self._report_retry)
+            )
+
+    def _report_retry(self, error: PgmigError) -> None:
+        self._report(retried(self._id, error))
 
     async def _hold_source(self) -> None:
         if self._work.follow:
             ready = await retrying(
                 f"preparing slot {self._migration.slot}",
                 lambda: prepare(self._work, self._migration, self._snapshots),
+                on_failure=self._report_retry,
             )
             self._work = self._snapshots.work = recorded(self._work, ready)
         else:
@@ -94,7 +101,11 @@ class Decoding:
             "listening for flush reports", lambda: channel.subscribe(self._on_flush_report)
         )
         try:
-            await retrying(f"streaming from slot {self._migration.slot}", self._session)
+            await retrying(
+                f"streaming from slot {self._migration.slot}",
+                self._session,
+                on_failure=self._report_retry,
+            )
         finally:
             await subscription.unsubscribe()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -30,6 +30,7 @@ from services.shared.rpc.server import ControlServer
 from services.shared.rpc.worker_link import WorkerLink
 from services.shared.rpc.workers_api import Send
 from tests.contract.test_rpc_control import FakeControl
+from tests.lab.proxy import proxied
 
 ASSIGNMENT = Assignment("a1", "m1", ApplierWork("postgresql://u:secret@h/d", Lsn(5)))
 Happening = tuple[str, object]
@@ -101,63 +102,6 @@ async def working(address: str, worker: FakeWorker, worker_id: str = "w1") -> As
         stop.set()
         async with asyncio.timeout(5):
             await task
-
-
-class Proxy:
-    """TCP between worker and coordinator, cut off or silenced at will without a goodbye."""
-
-    def __init__(self, address: str) -> None:
-        self._target = address.split(":")
-        self._silent = False
-        self._writers: list[asyncio.StreamWriter] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back_reader, back_writer = await asyncio.open_connection(self._target[0], int(self._target[1]))
-        self._writers += [writer, back_writer]
-        for source, sink in ((reader, back_writer), (back_reader, writer)):
-            self._tasks.add(asyncio.create_task(self._relay(source, sink)))
-
-    async def _relay(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await source.read(65536):
-                if self._silent:
-                    continue
-                sink.write(data)
-                await sink.drain()
-        sink.close()
-
-    def silence(self) -> None:
-        """Keep the connections open, but carry nothing more, like a host that lost its power."""
-        self._silent = True
-
-    def speak(self) -> None:
-        """Carry what comes on new connections; the old ones have lost bytes."""
-        self._silent = False
-
-    def cut(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    async def close(self) -> None:
-        self.cut()
-        self._server.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-@asynccontextmanager
-async def proxied(address: str) -> AsyncIterator[Proxy]:
-    proxy = Proxy(address)
-    await proxy.start()
-    try:
-        yield proxy
-    finally:
-        await proxy.close()
 
 
 async def test_a_worker_registers_and_commands_reach_it_at_any_time() -> None:

@@ -197,6 +197,30 @@ def test_a_plain_clone_is_complete_too(pair: Pair, tmp_path: Path) -> None:
     assert compare_databases(pair.source, pair.dest) == [], "the cleanup fired no event trigger"
 
 
+@pytest.mark.parametrize("mode", ["--drop-if-exists", "--data-only"])
+def test_everything_arrives_where_everything_is_already(mode: str, pair: Pair, tmp_path: Path) -> None:
+    cli = Cli.on(pair.source, pair.dest, tmp_path / "state")
+    assert cli.run("clone").returncode == ExitCode.OK
+    assert cli.run("cleanup").returncode == ExitCode.OK
+    run(
+        pair.source,
+        "UPDATE every.main SET share = share / 2 WHERE id < 300",
+        "DELETE FROM every.child WHERE id > 5",
+        "SELECT nextval('every.free')",
+    )
+    run(pair.dest, "INSERT INTO every.parted VALUES (1000, 'a', 'to go')")
+    refused = cli.run("clone", mode)
+    assert refused.returncode == ExitCode.REFUSED
+    assert "every.main" in refused.stderr
+    for others in ("6 large objects", "cast (every.mood AS integer)", "public.lab_settings"):
+        assert (others in refused.stderr) is (mode == "--drop-if-exists")
+    done = cli.run("clone", mode, "--yes")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert "\n".join(compare_databases(pair.source, pair.dest)) == ""
+    assert cli.run("cleanup").returncode == ExitCode.OK
+    check_equal(pair)
+
+
 def test_without_owners_and_privileges_no_role_is_needed(pair: Pair, tmp_path: Path) -> None:
     run(
         pair.source,

@@ -21,7 +21,7 @@ from tests.integration.copier_stand import Gate, closed_gate, make_gate
 from tests.integration.copy_bed import execute, scalar
 from tests.lab.compare import compare_databases
 from tests.lab.nats import NatsServer
-from tests.lab.workload import Writer
+from tests.lab.workload import Writer, check_conserved_sum
 
 MIGRATION = "copying"
 _FILES: LiteralString = (
@@ -106,6 +106,29 @@ async def test_killed_decoder_costs_a_plain_clone_all_its_copies(
         await live.until_phase(Phase.COMPLETE)
         assert compare_databases(shop, dest_db) == []
         assert left_on_source(shop) == []
+
+
+async def test_a_plain_clone_of_a_live_database_is_of_one_moment(
+    shop: str, dest_db: str, stack: Stack, writer: Writer
+) -> None:
+    """Nothing is killed here: that moment is when the copy began, whenever a table's turn comes."""
+    async with stack.session() as session:
+        live = Live(session, MIGRATION, shop, dest_db)
+        await live.start(MigrationOptions(follow=False))
+        await live.until_event("no copier is attached")
+        last = scalar(shop, "SELECT max(id) FROM shop.orders")
+        writer.wait_for_commits(40)
+        stack.start("copier-1")
+        await live.until_phase(Phase.COMPLETE)
+    later = f"SELECT count(*) FROM shop.orders WHERE id > {last}"
+    assert scalar(shop, later) != 0
+    assert scalar(dest_db, later) == 0
+    assert check_conserved_sum(dest_db) == []
+    writer.stop()
+    differing = compare_databases(shop, dest_db, sequences=False)
+    assert [line for line in differing if not line.startswith("table ")] == [], "definitions are equal"
+    behind = "SELECT max(o.id) > max(s.last_value) FROM shop.orders o, shop.orders_id_seq s"
+    assert scalar(dest_db, behind) is False, "no sequence is behind the rows"
 
 
 CUT = MigrationOptions(follow=True, split_tables_larger_than=32 << 10)

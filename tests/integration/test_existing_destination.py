@@ -10,6 +10,7 @@ import pytest
 
 from services.shared.model import (
     ErrorKind,
+    LargeObjects,
     Lsn,
     MigrationOptions,
     PgmigError,
@@ -92,6 +93,81 @@ async def test_rows_go_into_tables_that_are_there_and_changes_follow(
     assert rows(dest_db, "SELECT conname FROM pg_constraint WHERE contype = 'f'") == [("of_parent",)]
 
 
+PLAIN = ("CREATE TABLE t (id int PRIMARY KEY, v text)",)
+DIVIDED = (
+    "CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)",
+    "CREATE TABLE low PARTITION OF t FOR VALUES FROM (MINVALUE) TO (100)",
+    "CREATE TABLE high PARTITION OF t FOR VALUES FROM (100) TO (MAXVALUE)",
+)
+OTHERWISE = tuple(line.replace("100", "60") for line in DIVIDED)
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [(PLAIN, DIVIDED), (DIVIDED, PLAIN), (DIVIDED, OTHERWISE), (DIVIDED, DIVIDED)],
+    ids=["plain to partitioned", "partitioned to plain", "other bounds", "alike"],
+)
+async def test_rows_go_into_tables_that_are_partitioned_otherwise(
+    here: tuple[str, ...], there: tuple[str, ...], services: Services, source_db: str, dest_db: str
+) -> None:
+    run(source_db, *here, "INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 200) i")
+    run(dest_db, *there, "INSERT INTO t VALUES (7, 'old'), (777, 'old')")
+    options = replace(DATA_ONLY, follow=True)
+    async with services.session() as session:
+        plan = await session.plan("m", source_db, dest_db, options)
+        assert plan.empties == (("public.high", "public.low") if here == there else ("public.t",))
+        await session.start("m", source_db, dest_db, replace(options, confirmed=plan.token))
+        run(source_db, "UPDATE t SET v = 'while it is copied' WHERE id % 10 = 0")
+        await until_phase(session, "m", Phase.STREAMING)
+        run(
+            source_db,
+            "INSERT INTO t VALUES (-1, NULL), (1000, '')",
+            "UPDATE t SET id = id + 1000 WHERE id BETWEEN 50 AND 110",
+            "DELETE FROM t WHERE id % 7 = 0",
+        )
+        async for _ in session.switchover("m", 20.0):
+            pass
+    rows_of = "SELECT id, v FROM t ORDER BY id"
+    assert rows(dest_db, rows_of) == rows(source_db, rows_of)
+    assert rows(dest_db, "SELECT count(*) FROM t WHERE v = 'old'") == [(0,)]
+
+
+async def test_columns_may_stand_in_another_order(services: Services, source_db: str, dest_db: str) -> None:
+    run(
+        source_db,
+        "CREATE TABLE t (id int PRIMARY KEY, gone int, a text, b int,"
+        " twice int GENERATED ALWAYS AS (b * 2) STORED)",
+        "ALTER TABLE t DROP gone",
+        "INSERT INTO t SELECT i, 'a' || i, -i FROM generate_series(1, 100) i",
+    )
+    run(
+        dest_db,
+        "CREATE TABLE t (twice int GENERATED ALWAYS AS (b * 2) STORED, b int, gone text,"
+        " id int PRIMARY KEY, a text)",
+        "ALTER TABLE t DROP gone",
+    )
+    async with services.session() as session:
+        await session.start("m", source_db, dest_db, replace(DATA_ONLY, follow=True))
+        await until_phase(session, "m", Phase.STREAMING)
+        run(source_db, "UPDATE t SET b = 7 WHERE id < 10", "INSERT INTO t VALUES (1000, 'late', 1)")
+        async for _ in session.switchover("m", 20.0):
+            pass
+    rows_of = "SELECT id, a, b, twice FROM t ORDER BY id"
+    assert rows(dest_db, rows_of) == rows(source_db, rows_of)
+
+
+async def test_columns_of_tables_that_are_partitioned_otherwise_are_compared(
+    services: Services, source_db: str, dest_db: str
+) -> None:
+    run(source_db, *DIVIDED)
+    run(dest_db, "CREATE TABLE t (id bigint PRIMARY KEY)")
+    async with services.session() as session:
+        with pytest.raises(PgmigError) as caught:
+            await session.start("m", source_db, dest_db, DATA_ONLY)
+    assert "public.t has no column v, column id is bigint instead of integer" in caught.value.message
+    assert "low" not in caught.value.message
+
+
 async def test_everything_that_does_not_fit_the_rows_is_named_at_once(
     services: Services, source: str, dest_db: str
 ) -> None:
@@ -106,7 +182,7 @@ async def test_everything_that_does_not_fit_the_rows_is_named_at_once(
     assert caught.value.kind is ErrorKind.DESTINATION_NOT_READY
     for told in (
         "table app.t is not there",
-        "public.children is not an ordinary table",
+        "public.children is not an ordinary or partitioned table there",
         "no column note",
         "a column more more",
         "column id is bigint instead of integer",
@@ -153,6 +229,23 @@ async def test_what_is_made_is_dropped_before_and_everything_else_stays(
     assert rows(dest_db, "SELECT m::text FROM app.v") == [("ok",)]
     assert rows(dest_db, "SELECT app.f('text')") == [(1,)], "nobody asked for this one to go"
     assert rows(dest_db, "SELECT id FROM mine") == [(7,)]
+
+
+async def test_large_objects_of_the_destination_are_not_lost_without_a_word(
+    services: Services, source: str, dest_db: str
+) -> None:
+    run(source, "SELECT lo_from_bytea(7, 'new')")
+    run(dest_db, "SELECT lo_from_bytea(7, 'old'), lo_from_bytea(8, 'mine')")
+    async with services.session() as session:
+        left_alone = replace(DROP, large_objects=LargeObjects.SKIP)
+        assert (await session.plan("m", source, dest_db, left_alone)).drops == ()
+        plan = await session.plan("m", source, dest_db, DROP)
+        assert plan.drops == ("2 large objects",)
+        with pytest.raises(PgmigError, match="this would drop 2 large objects"):
+            await session.start("m", source, dest_db, DROP)
+        await session.start("m", source, dest_db, replace(DROP, confirmed=plan.token))
+        await until_phase(session, "m", Phase.COMPLETE)
+    assert rows(dest_db, "SELECT oid::int, lo_get(oid) FROM pg_largeobject_metadata") == [(7, b"new")]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from services.shared.model import (
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import rows, run
+from tests.lab.postgres import PostgresServer
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -120,6 +121,29 @@ async def test_included_tables_come_with_what_they_need_and_nothing_else(
     assert "lines_order (app.lines to app.orders)" in warnings(view)
     indexes = "SELECT indexname FROM pg_indexes WHERE tablename = 'orders' ORDER BY 1"
     assert listed(dest_db, indexes) == ["orders_half", "orders_pkey"]
+
+
+async def test_roles_of_what_is_left_out_are_needed_nowhere(
+    services: Services, source: str, dest_db: str, source_server: PostgresServer
+) -> None:
+    source_server.execute("CREATE ROLE only_here")
+    try:
+        run(
+            source,
+            "ALTER TABLE app.customers OWNER TO only_here",
+            "ALTER TABLE app.lines ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY mine ON app.lines TO only_here USING (true)",
+            "GRANT SELECT ON app.audit TO only_here",
+            'ALTER SCHEMA "Odd Name" OWNER TO only_here',
+            'ALTER DEFAULT PRIVILEGES IN SCHEMA "Odd Name" GRANT SELECT ON TABLES TO only_here',
+        )
+        selection = Selection(include_tables=("app.orders", "t1"))
+        await cloned(services, source, dest_db, MigrationOptions(selection=selection))
+    finally:
+        run(source, "DROP OWNED BY only_here CASCADE")
+        source_server.execute("DROP ROLE only_here")
+    assert listed(dest_db, RELATIONS) == ["app.orders", "app.shared_ids", "public.t1"]
+    assert rows(dest_db, "SELECT count(*) FROM app.orders") == [(9,)]
 
 
 async def test_an_excluded_table_takes_along_what_cannot_be_without_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -109,9 +110,11 @@ async def test_complete_tables_get_their_indexes_while_another_is_copied(
                 await finish(session, source, dest_db, writer)
 
 
-async def test_orphan_of_the_source_stops_the_migration_until_it_is_mended_there(
-    source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
+@pytest.mark.parametrize("follow", [True, False])
+async def test_orphan_of_the_source_stops_the_migration_until_it_is_mended(
+    follow: bool, source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
+    """There alone, where changes are followed."""
     with psycopg.connect(source) as conn:
         conn.execute("SET session_replication_role = replica")
         conn.execute(
@@ -119,7 +122,7 @@ async def test_orphan_of_the_source_stops_the_migration_until_it_is_mended_there
         )
     with Services(nats_server, tmp_path) as services:
         async with services.session() as session:
-            await session.start("m", source, dest_db, FOLLOW)
+            await session.start("m", source, dest_db, replace(FOLLOW, follow=follow))
             async for view in session.follow("m"):
                 if view.phase is Phase.FAILED:
                     break
@@ -128,10 +131,15 @@ async def test_orphan_of_the_source_stops_the_migration_until_it_is_mended_there
             assert "orders_account_id_fkey of shop.orders" in view.failure.message
             assert "(account_id)=(987654)" in view.failure.message
             assert "resume" in view.failure.hint
-            with psycopg.connect(source) as conn:
-                conn.execute("DELETE FROM shop.orders WHERE number = 'orphan'")
+            for side in (source,) if follow else (source, dest_db):
+                assert ("on the source alone" in view.failure.hint) is follow
+                with psycopg.connect(side) as conn:
+                    conn.execute("DELETE FROM shop.orders WHERE number = 'orphan'")
             await session.resume("m", source, dest_db)
-            await until_phase(session, "m", Phase.STREAMING)
-            async for _ in session.switchover("m", 30.0):
-                pass
+            if follow:
+                await until_phase(session, "m", Phase.STREAMING)
+                async for _ in session.switchover("m", 30.0):
+                    pass
+            else:
+                await until_phase(session, "m", Phase.COMPLETE)
             assert compare_databases(source, dest_db) == []

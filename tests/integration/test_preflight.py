@@ -137,6 +137,59 @@ async def test_unreadable_tables_are_listed(
     assert ("hidden",) not in traces(dest_db)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        (("CREATE SEQUENCE s",), "public.s", Selection(exclude_tables=("s",))),
+        (("CREATE TABLE t (id serial)", "GRANT SELECT ON t TO plain"), "public.t_id_seq", None),
+        (
+            (
+                "CREATE TABLE t (id int) PARTITION BY LIST (id)",
+                "CREATE TABLE leaf PARTITION OF t DEFAULT",
+                "GRANT SELECT ON leaf TO plain",
+            ),
+            "public.t",
+            Selection(exclude_tables=("t",)),
+        ),
+        (
+            ("CREATE SCHEMA app", "CREATE TABLE app.t (id int)", "GRANT SELECT ON app.t TO plain"),
+            "app.t",
+            Selection(exclude_schemas=("app",)),
+        ),
+    ],
+    ids=["sequence", "sequence of a table", "partitioned table", "schema"],
+)
+async def test_all_that_is_read_must_be_readable(
+    case: tuple[tuple[LiteralString, ...], str, Selection | None],
+    source_server: PostgresServer,
+    source_db: str,
+    dest_db: str,
+    role: str,
+) -> None:
+    made, named, readable = case
+    run_sql(source_db, "CREATE TABLE seen (id int PRIMARY KEY)", "GRANT SELECT ON seen TO plain", *made)
+    reader = as_role(source_server, source_db, role)
+    try:
+        error = await refusal(reader, dest_db, follow=False)
+        assert error.kind is ErrorKind.PERMISSION
+        assert error.message == f"tables or sequences of the source may not be read: {named}"
+        if readable is not None:
+            options = MigrationOptions(selection=readable, no_acl=True)
+            await check_migration(ID, reader, dest_db, follow=False, options=options)
+        if "seq" in named:  # its value is not read
+            options = MigrationOptions(schema_only=True, no_acl=True)
+            await check_migration(ID, reader, dest_db, follow=False, options=options)
+    finally:
+        run_sql(source_db, "DROP OWNED BY plain")
+
+
+async def test_temporary_tables_are_told_of(source_db: str, dest_db: str) -> None:
+    with psycopg.connect(source_db, autocommit=True) as session:
+        session.execute("CREATE TEMPORARY TABLE mine (id int)")
+        found = await check_migration(ID, source_db, dest_db, follow=False)
+    assert found.warnings == ("temporary tables are left to their sessions: mine",)
+
+
 async def test_only_tables_that_are_chosen_must_be_readable(
     source_server: PostgresServer, source_db: str, dest_db: str, role: str
 ) -> None:
@@ -290,6 +343,23 @@ async def test_destination_must_be_empty_but_for_extensions(source_db: str, dest
         run_sql(dest_db, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public", "DROP SCHEMA IF EXISTS app")
 
 
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        ("CREATE CAST (text AS inet) WITH INOUT", "cast (pg_catalog.text AS pg_catalog.inet)"),
+        ("CREATE FOREIGN DATA WRAPPER nowhere", "foreign-data wrapper nowhere"),
+        ("CREATE CONVERSION c FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8", "conversion public.c"),
+        ("CREATE TEXT SEARCH TEMPLATE t (LEXIZE = dsimple_lexize)", "text search template public.t"),
+        ("CREATE OPERATOR FAMILY f USING btree", "operator family public.f"),
+    ],
+)
+async def test_kinds_that_are_easily_overlooked_make_a_destination_not_empty(
+    made: LiteralString, named: str, source_db: str, dest_db: str
+) -> None:
+    run_sql(dest_db, made)
+    assert named in (await refusal(source_db, dest_db)).message
+
+
 async def test_a_destination_that_is_not_empty_is_told_with_every_kind(source_db: str, dest_db: str) -> None:
     run_sql(
         dest_db,
@@ -422,6 +492,55 @@ async def test_roles_that_the_destination_lacks_are_named_with_the_remedy(
     run_sql(source_db, "DROP OWNED BY plain", "CREATE POLICY p ON t TO plain USING (true)")
     assert "policies" in await lacks(no_owner=True, no_acl=True)
     run_sql(source_db, "DROP TABLE t")
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "ALTER TABLE app.left_out OWNER TO plain",
+        "ALTER SEQUENCE app.free OWNER TO plain",
+        "ALTER SCHEMA other OWNER TO plain",
+        "ALTER FUNCTION other.f() OWNER TO plain",
+        "ALTER TYPE other.mood OWNER TO plain",
+        "GRANT SELECT (id) ON app.left_out TO plain",
+        "GRANT USAGE ON SCHEMA other TO plain",
+        "CREATE POLICY p ON app.left_out TO plain USING (true)",
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA other GRANT SELECT ON TABLES TO plain",
+        "CREATE USER MAPPING FOR plain SERVER far",
+    ],
+)
+async def test_only_roles_that_what_is_chosen_names_are_needed(
+    named: LiteralString, source_db: str, dest_db: str, role: str
+) -> None:
+    run_sql(
+        source_db,
+        "CREATE SCHEMA app",
+        "CREATE SCHEMA other",
+        "CREATE TABLE app.chosen (id int PRIMARY KEY)",
+        "CREATE TABLE app.left_out (id int PRIMARY KEY)",
+        "CREATE SEQUENCE app.free",
+        "CREATE FUNCTION other.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TYPE other.mood AS ENUM ('ok')",
+        "CREATE FOREIGN DATA WRAPPER nowhere",
+        "CREATE SERVER far FOREIGN DATA WRAPPER nowhere",
+        named,
+    )
+
+    async def check(*statements: LiteralString, **selection: tuple[str, ...]) -> None:
+        run_sql(source_db, *statements)
+        options = MigrationOptions(selection=Selection(**selection))
+        await check_migration(ID, source_db, dest_db, follow=False, options=options)
+
+    try:
+        with pytest.raises(PgmigError, match="missing on the destination: plain"):
+            await check()
+        await check(include_tables=("app.chosen",))
+        if "far" not in named:  # it lies in no schema
+            await check(exclude_tables=("app.left_out", "app.free"), exclude_schemas=("other",))
+        with pytest.raises(PgmigError, match="missing on the destination: plain"):
+            await check("GRANT SELECT ON app.chosen TO plain", include_tables=("app.chosen",))
+    finally:
+        run_sql(source_db, "DROP OWNED BY plain CASCADE")
 
 
 async def test_pg_dump_older_than_the_source_is_named(

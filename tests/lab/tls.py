@@ -4,6 +4,7 @@ that makes one."""
 from __future__ import annotations
 
 import os
+import re
 import time
 
 import psycopg
@@ -54,6 +55,22 @@ def turn_on_tls(server: PostgresServer) -> bool:
         else:
             return True
     raise RuntimeError(f"no TLS after a reload:\n{server.log_path.read_text()[-2000:]}")
+
+
+def insist_on_tls(server: PostgresServer) -> None:
+    """Have a server that offers TLS refuse every other connection over TCP."""
+    rules = server.root / "data" / "pg_hba.conf"
+    lines = rules.read_text().splitlines()
+    rules.write_text("\n".join(re.sub(r"^host\b", "hostssl", line) for line in lines) + "\n")
+    server.execute("SELECT pg_reload_conf()")
+    for _ in range(500):
+        try:
+            psycopg.connect(plain_uri(server.uri()), connect_timeout=5).close()
+        except psycopg.OperationalError as exc:
+            assert "no encryption" in str(exc)
+            return
+        time.sleep(0.02)  # the reload has no event to wait for
+    raise RuntimeError("the server still takes plain connections")
 
 
 def plain_uri(uri: str) -> str:

@@ -11,7 +11,7 @@ from services.copier.progress import Throttle
 from services.copier.rate import BURST_S, RateLimit
 from services.shared.model import ErrorKind, TableId
 from services.shared.pg.copy import binary_safe
-from services.shared.pg.copy_errors import copy_failure, without_values
+from services.shared.pg.copy_errors import ServerError, copy_failure, without_values
 
 TABLE = TableId("shop", "orders")
 INT4, TEXT_ARRAY, INTERVAL, XML, ENUM = 23, 1009, 1186, 142, 16385
@@ -77,7 +77,7 @@ def test_messages_lose_values_and_keep_names(state: str, message: str, shown: st
     [
         (psycopg.errors.UndefinedTable("x"), ErrorKind.COPY_FAILED),
         (psycopg.errors.NotNullViolation("x"), ErrorKind.COPY_FAILED),
-        (psycopg.errors.DiskFull("x"), ErrorKind.COPY_FAILED),
+        (psycopg.errors.DiskFull("x"), ErrorKind.DISK_FULL),
         (psycopg.errors.InsufficientPrivilege("x"), ErrorKind.PERMISSION),
         (psycopg.errors.DeadlockDetected("x"), ErrorKind.TRANSIENT),
         (psycopg.errors.LockNotAvailable("x"), ErrorKind.TRANSIENT),
@@ -91,10 +91,21 @@ def test_errors_of_a_copy_by_kind(error: psycopg.Error, kind: ErrorKind) -> None
     assert "shop.orders" in ours.message
 
 
-def test_a_full_disk_says_so() -> None:
-    error = copy_failure(TABLE, psycopg.errors.DiskFull('could not extend file "base/1/2"'))
-    assert "disk is full" in error.message
-    assert "free space" in error.hint
+@pytest.mark.parametrize(
+    ("error", "side"),
+    [
+        (psycopg.errors.DiskFull('could not extend file "base/1/2"'), "destination"),
+        (ServerError("53100", 'could not extend file "base/1/2"', "destination"), "destination"),
+        (ServerError("53100", 'could not extend file "base/1/2"', "source"), "source"),
+    ],
+)
+def test_a_full_disk_is_told_with_its_place_and_tried_again(error: psycopg.Error, side: str) -> None:
+    ours = copy_failure(TABLE, error)
+    assert ours.kind is ErrorKind.DISK_FULL
+    assert ours.policy.retry
+    assert f"copying shop.orders: the server's disk is full on the {side}: could not extend" in ours.message
+    assert 'file "base/1/2"' in ours.message
+    assert "make room" in ours.hint
 
 
 async def test_progress_is_passed_on_in_its_newest_form_until_the_part_ends() -> None:

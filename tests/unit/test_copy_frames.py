@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.shared.pg.copy_errors import server_error
+from services.shared.pg.copy_errors import ServerError
 from services.shared.pg.copy_frames import KEPT, Frames, FramingError, Message
 
 
@@ -65,7 +65,7 @@ def test_a_huge_error_is_kept_up_to_its_first_quotation() -> None:
     fields = Message(kind, bytearray(kept)).fields()
     assert len(kept) == KEPT
     assert fields == {"S": "ERROR", "C": "22P02", "M": 'invalid input syntax for type integer: "..."'}
-    assert server_error(fields["C"], fields["M"]).sqlstate == "22P02"
+    assert ServerError(fields["C"], fields["M"], "source").sqlstate == "22P02"
 
 
 def test_the_row_count_of_a_copy() -> None:

@@ -98,6 +98,17 @@ async def test_every_attempt_is_logged(waits: list[float], caplog: pytest.LogCap
     assert len(messages) == 2
 
 
+async def test_each_error_after_which_it_is_tried_again_is_told(waits: list[float]) -> None:
+    told: list[PgmigError] = []
+    await retrying("applying", failing(2, TRANSIENT), on_failure=told.append)
+    assert told == [TRANSIENT, TRANSIENT]
+    fatal = PgmigError(ErrorKind.APPLY_FAILED, "x")
+    with pytest.raises(PgmigError):
+        await retrying("applying", failing(1, fatal), on_failure=told.append)
+    assert fatal not in told
+    assert len(waits) == 2
+
+
 async def test_cancellation_ends_the_wait() -> None:
     failed = asyncio.Event()
 

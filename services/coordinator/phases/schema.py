@@ -133,7 +133,7 @@ async def _restore(pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen) 
             await silence(conn)
             if options.drop_if_exists:
                 async with connection(uris.source_uri, "source") as source:
-                    dropped = await drop_agreed(source, conn, chosen, options.confirmed)
+                    dropped = await drop_agreed(source, conn, chosen, options)
                 migration.event("info", f"{dropped} objects of the destination are dropped")
             await run_script(conn, script, PRE_DATA)
             await put_back(conn, migration.record.altered)  # the destination gets what the source had

@@ -46,6 +46,7 @@ class ErrorKind(StrEnum):
     TIMEOUT = "TIMEOUT"
     INTERNAL = "INTERNAL"
     ORPHAN_ROW = "ORPHAN_ROW"
+    DISK_FULL = "DISK_FULL"
 
 
 class ExitCode(IntEnum):
@@ -109,6 +110,7 @@ POLICIES: dict[ErrorKind, Policy] = {
     ErrorKind.TIMEOUT: Policy(False, "DEADLINE_EXCEEDED", ExitCode.TIMEOUT),
     ErrorKind.INTERNAL: Policy(False, "INTERNAL", ExitCode.INTERNAL),
     ErrorKind.ORPHAN_ROW: Policy(False, "FAILED_PRECONDITION", ExitCode.FAILED),
+    ErrorKind.DISK_FULL: Policy(True, "UNAVAILABLE", ExitCode.FAILED),
 }
 
 

@@ -226,6 +226,17 @@ class AssignmentFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class AssignmentRetrying:
+    """The assignment, or what of it runs just now, has failed and will be tried again by the worker
+    itself. kind is an ErrorKind."""
+
+    assignment_id: str
+    kind: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AssignmentStopped:
     """Unassign has been carried out; nothing of the assignment runs any more."""
 
@@ -242,5 +253,6 @@ WorkerReport = (
     | ApplierProgress
     | SentinelApplied
     | AssignmentFailed
+    | AssignmentRetrying
     | AssignmentStopped
 )

@@ -79,6 +79,10 @@ class Chosen:
     def makes(self, table: TableId) -> bool:
         return self.everything or table in self.relations
 
+    def restores(self, node: Node, relation: TableId | None) -> bool:
+        """Whether an object is made. relation: the name of a table, view or sequence."""
+        return self.makes(relation) if relation is not None else node not in self.dropped
+
     def fills(self, table: TableId) -> bool:
         return self.everything or table in self.filled
 

@@ -47,6 +47,7 @@ _TIMEOUTS_SINCE = {140000: b"SET idle_session_timeout = 0", 170000: b"SET transa
 _TRANSIENT = re.compile(r"08...|40...|53...|57P0[1235]|55P03|57014|25P0[234]")
 _AUTHENTICATION = re.compile(r"28...")
 _PERMISSION = "42501"
+_DISK_FULL = "53100"
 _PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@|(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
 
 
@@ -119,16 +120,32 @@ def translate(exc: psycopg.Error, doing: str) -> PgmigError:
         return PgmigError(
             ErrorKind.UNREACHABLE, message, "check host, port and network, and that the server runs"
         )
-    if locks_are_full(exc):  # transient where another session's locks are to blame
-        return PgmigError(ErrorKind.TRANSIENT, f"{message}: its lock table is full", RAISE_LOCKS)
     if _TRANSIENT.fullmatch(state):
-        return PgmigError(ErrorKind.TRANSIENT, message)
+        return _transient(exc, doing, text)
     return PgmigError(ErrorKind.INTERNAL, f"{message} (SQLSTATE {state or 'none'})")
+
+
+def _transient(exc: psycopg.Error, doing: str, text: str) -> PgmigError:
+    if exc.sqlstate == _DISK_FULL:
+        return disk_full(doing, "", text)
+    if locks_are_full(exc):  # and another session's locks may be to blame
+        return PgmigError(ErrorKind.TRANSIENT, f"{doing}: {text}: its lock table is full", RAISE_LOCKS)
+    return PgmigError(ErrorKind.TRANSIENT, f"{doing}: {text}")
 
 
 def locks_are_full(exc: psycopg.Error) -> bool:
     """Whether the server has no room for another lock."""
     return exc.sqlstate == "53200" and LOCKS_SETTING in (exc.diag.message_hint or "")
+
+
+def disk_full(doing: str, where: str, text: str) -> PgmigError:
+    """where: on which of the servers, if `doing` does not say it. text: the server's own words, which
+    name the file, and so the directory or tablespace."""
+    return PgmigError(
+        ErrorKind.DISK_FULL,
+        f"{doing}: the server's disk is full{where}: {text}",
+        "make room where that server keeps the file, or enlarge the disk: it is tried again until there is",
+    )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import re
 import psycopg
 
 from services.shared.model import ErrorKind, PgmigError, TableId
-from services.shared.pg.connection import translate
+from services.shared.pg.connection import disk_full, translate
 
 _DATA_EXCEPTION = re.compile(r"22(?!P04)...")  # 22P04 is about the format and names columns
 _SERVERS_OWN = re.compile("(08|0A|21|22|23|25|28|2B|3F|40|42|53|54|55|57|58|F0|XX)...")
@@ -36,14 +36,14 @@ def without_values(sqlstate: str, message: str) -> str:
     return message
 
 
-def server_error(sqlstate: str, primary: str) -> psycopg.Error:
-    """The server's error, with nothing in it that quotes a row (detail and context do)."""
-    message = without_values(sqlstate, primary or "no reason given")
-    try:
-        kind: type[psycopg.Error] = psycopg.errors.lookup(sqlstate)
-    except KeyError:
-        return psycopg.DatabaseError(f"{message} (SQLSTATE {sqlstate or 'none'})")
-    return kind(message)
+class ServerError(psycopg.Error):
+    """What a server said amid a COPY, with nothing in it that quotes a row (detail and context do).
+    side: source or destination."""
+
+    def __init__(self, sqlstate: str, primary: str, side: str) -> None:
+        super().__init__(without_values(sqlstate, primary or "no reason given"))
+        self.sqlstate = sqlstate or None
+        self.side = side
 
 
 def snapshot_lost(table: TableId) -> PgmigError:
@@ -67,13 +67,10 @@ def copy_failure(table: TableId, exc: psycopg.Error) -> PgmigError:
     """Any error of the copy of `table`: COPY_FAILED unless a retry or the operator's rights
     are what it takes."""
     error = translate(exc, f"copying {table}")
-    if exc.sqlstate == "53100":
-        # Transient by its class, but repeating the copy would only fill the disk again.
-        return PgmigError(
-            ErrorKind.COPY_FAILED,
-            f"copying {table}: the server's disk is full: {exc.diag.message_primary or exc}",
-            "free space where the destination keeps its data and WAL, then resume",
-        )
+    if error.kind is ErrorKind.DISK_FULL:
+        # Beside the COPY itself, only the destination is written to.
+        side = exc.side if isinstance(exc, ServerError) else "destination"
+        return disk_full(f"copying {table}", f" on the {side}", exc.diag.message_primary or str(exc))
     if error.kind is not ErrorKind.INTERNAL:
         return error
     return PgmigError(ErrorKind.COPY_FAILED, error.message, _hint(exc.sqlstate or ""), error.lsn)

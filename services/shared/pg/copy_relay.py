@@ -28,7 +28,7 @@ from typing import Self
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.pg.copy_errors import server_error
+from services.shared.pg.copy_errors import ServerError
 from services.shared.pg.copy_frames import HEADER, Frames, FramingError, Message
 from services.shared.pg.copy_stream import socket_ready
 
@@ -66,7 +66,10 @@ async def relay(
     """Run COPY TO STDOUT on the source and COPY FROM STDIN on the destination: rows sent, rows
     stored, bytes of COPY data, and of the largest piece that libpq had to hold (none). Raises
     psycopg.Error."""
-    with _Session(source, BUFFER) as reader, _Session(destination, _ANSWERS) as writer:
+    with (
+        _Session(source, "source", BUFFER) as reader,
+        _Session(destination, "destination", _ANSWERS) as writer,
+    ):
         await reader.begin(statements[0], "H")
         await writer.begin(statements[1], "G")
         size = 0
@@ -93,8 +96,9 @@ def _payload(size: int, frames: int) -> int:
 class _Session:
     """A server on the socket of an idle libpq connection, for the time of one COPY."""
 
-    def __init__(self, conn: AsyncConnection, buffer: int) -> None:
+    def __init__(self, conn: AsyncConnection, side: str, buffer: int) -> None:
         self._conn = conn
+        self._side = side
         self._frames = Frames()
         self._buffer = memoryview(bytearray(buffer))
         self._start = self._end = 0  # of what was received and is not handed out
@@ -167,11 +171,17 @@ class _Session:
             while True:
                 while (item := self._parsed()) is not None:
                     if isinstance(item, memoryview) or item.kind not in _NOT_ASKED_FOR:
-                        return _checked(item)
+                        return self._checked(item)
                 if not self._receive():
                     return None
         except FramingError as exc:
             raise psycopg.OperationalError(f"the server sent {exc}") from exc
+
+    def _checked(self, item: Message | memoryview) -> Message | memoryview:
+        if isinstance(item, Message) and item.kind == "E":
+            fields = item.fields()
+            raise ServerError(fields.get("C", ""), fields.get("M", ""), self._side)
+        return item
 
     def _parsed(self) -> Message | memoryview | None:
         window = self._buffer[self._start : self._end]
@@ -198,10 +208,3 @@ class _Session:
             raise psycopg.OperationalError("the server closed the connection")
         self._end += received
         return True
-
-
-def _checked(item: Message | memoryview) -> Message | memoryview:
-    if isinstance(item, Message) and item.kind == "E":
-        fields = item.fields()
-        raise server_error(fields.get("C", ""), fields.get("M", ""))
-    return item

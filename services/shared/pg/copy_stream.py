@@ -20,12 +20,13 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Iterator
+from typing import ClassVar
 
 import psycopg
 from psycopg import AsyncConnection, pq, sql
 from psycopg.pq import DiagnosticField, ExecStatus
 
-from services.shared.pg.copy_errors import server_error
+from services.shared.pg.copy_errors import ServerError
 
 CHUNK = 128 * 1024
 LOOK_AGAIN_S = 1.0
@@ -56,15 +57,10 @@ async def socket_ready(fd: int, *, write: bool = False) -> None:
             loop.remove_writer(fd)
 
 
-def _error(result: pq.abc.PGresult) -> psycopg.Error:
-    return server_error(
-        (result.error_field(DiagnosticField.SQLSTATE) or b"").decode(),
-        (result.error_field(DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace"),
-    )
-
-
 class _Copy:
     """What both directions share: a statement sent, and results awaited."""
+
+    side: ClassVar[str]
 
     def __init__(self, conn: AsyncConnection) -> None:
         self._conn = conn
@@ -76,7 +72,7 @@ class _Copy:
         result = await self._result()
         if result is None or result.status != expected:
             await self._drain()
-            raise psycopg.ProgrammingError("COPY did not begin") if result is None else _error(result)
+            raise psycopg.ProgrammingError("COPY did not begin") if result is None else self._error(result)
 
     async def _flush(self) -> None:
         while self._pgconn.flush():
@@ -100,12 +96,21 @@ class _Copy:
         if result is None:
             raise psycopg.OperationalError("COPY ended without a result")
         if result.status != ExecStatus.COMMAND_OK:
-            raise _error(result)
+            raise self._error(result)
         return result.command_tuples or 0
+
+    def _error(self, result: pq.abc.PGresult) -> psycopg.Error:
+        return ServerError(
+            (result.error_field(DiagnosticField.SQLSTATE) or b"").decode(),
+            (result.error_field(DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace"),
+            self.side,
+        )
 
 
 class CopyOut(_Copy):
     """Reads what COPY ... TO STDOUT sends. rows: so far; in binary one too many, until the end."""
+
+    side = "source"
 
     def __init__(self, conn: AsyncConnection) -> None:
         super().__init__(conn)
@@ -148,6 +153,8 @@ class CopyOut(_Copy):
 
 class CopyIn(_Copy):
     """Sends data to COPY ... FROM STDIN."""
+
+    side = "destination"
 
     def __init__(self, conn: AsyncConnection) -> None:
         super().__init__(conn)

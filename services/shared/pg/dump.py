@@ -209,6 +209,8 @@ def _program_error(name: str, text: str, code: int | None) -> PgmigError:
         return PgmigError(ErrorKind.UNREACHABLE, message, "check that the source runs and can be reached")
     if LOCKS_SETTING in text:
         return PgmigError(ErrorKind.SCHEMA_FAILED, message, RAISE_LOCKS)
+    if "No space left on device" in text:  # here, where the archive goes, or on the source
+        return PgmigError(ErrorKind.DISK_FULL, message, "make room there: it is tried again until there is")
     if "lock timeout" in text:
         return PgmigError(ErrorKind.TRANSIENT, message, "another session alters a table of the source")
     return PgmigError(ErrorKind.SCHEMA_FAILED, message, "see the message of the program")

@@ -7,7 +7,7 @@ plan by its token, and a migration carries out that one alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import AsyncConnection, sql
@@ -15,6 +15,8 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import (
     BOOKKEEPING_SCHEMA,
     ErrorKind,
+    LargeObjects,
+    MigrationOptions,
     MigrationPlan,
     PgmigError,
     TableId,
@@ -23,7 +25,10 @@ from services.shared.pg.catalog import list_tables, load_sql
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.dependencies import CLASS, fallout
+from services.shared.pg.extension_tables import list_extension_tables
+from services.shared.pg.large_objects import count_large_objects
 from services.shared.pg.objects import (
+    LARGE_OBJECT,
     SCHEMA,
     DatabaseObject,
     dependencies,
@@ -31,11 +36,16 @@ from services.shared.pg.objects import (
     drop_objects,
     list_objects,
 )
+from services.shared.pg.partitions import find_routes
 from services.shared.pg.preflight_server import listing
 from services.shared.pg.sequences import list_sequences
 
 _BATCH = 200
 """Tables looked into by one statement."""
+
+_STAYING = frozenset({SCHEMA, LARGE_OBJECT})
+_PARTITIONED = "p"
+_TAKING_ROWS = frozenset({"r", _PARTITIONED})
 
 
 def plan_of(drops: Iterable[object] = (), empties: Iterable[object] = ()) -> MigrationPlan:
@@ -74,7 +84,36 @@ def _told(plan: MigrationPlan) -> tuple[tuple[str, Sequence[str]], ...]:
 # --drop-if-exists
 
 
-async def objects_to_drop(
+async def plan_to_drop(
+    source: AsyncConnection, destination: AsyncConnection, chosen: Chosen, options: MigrationOptions
+) -> tuple[MigrationPlan, tuple[DatabaseObject, ...]]:
+    """What the migration makes anew; and of it, the objects that are dropped before. Large objects and
+    configuration tables of extensions become the source's later on."""
+    objects = await _objects_to_drop(source, destination, chosen)
+    drops: list[object] = [*objects]
+    if options.schema_only:
+        return plan_of(drops), objects
+    if options.large_objects is not LargeObjects.SKIP:
+        count = await count_large_objects(destination)
+        drops += [f"{count} large objects"] if count else []
+    return plan_of(drops, await _configured(source, destination)), objects
+
+
+async def _configured(source: AsyncConnection, destination: AsyncConnection) -> list[TableId]:
+    """Configuration tables of extensions that are on both sides, and hold rows on the destination."""
+    here = {one.table for one in await list_extension_tables(source)}
+    holding = []
+    for one in await list_extension_tables(destination):
+        name, condition = sql.Identifier(one.table.schema, one.table.name), sql.SQL(one.condition)
+        query = sql.SQL("SELECT EXISTS (SELECT FROM ONLY {} {})").format(name, condition)
+        with translated("looking for rows in configuration tables of the destination"):
+            row = await (await destination.execute(query)).fetchone()
+        if one.table in here and row is not None and row[0]:
+            holding.append(one.table)
+    return holding
+
+
+async def _objects_to_drop(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen
 ) -> tuple[DatabaseObject, ...]:
     """Objects of the destination that the migration makes anew. A schema that is there stays.
@@ -84,31 +123,25 @@ async def objects_to_drop(
     made = {
         (one.kind, one.identity): one
         for one in await list_objects(source, "source")
-        if _is_made(one, chosen) and one.schema != BOOKKEEPING_SCHEMA
+        if chosen.restores(one.node, one.relation) and one.schema != BOOKKEEPING_SCHEMA
     }
     there = await list_objects(destination, "destination")
     _check_places({one.relation: one for one in made.values() if one.relation}, there)
-    drops = tuple(one for one in there if (one.kind, one.identity) in made and one.kind != SCHEMA)
+    drops = tuple(one for one in there if (one.kind, one.identity) in made and one.kind not in _STAYING)
     await _check_fallout(destination, drops)
     # Tables first: the sequence of an identity column goes with its table only.
     return tuple(sorted(drops, key=lambda one: (one.kind != "table", str(one))))
 
 
 async def drop_agreed(
-    source: AsyncConnection, destination: AsyncConnection, chosen: Chosen, token: str
+    source: AsyncConnection, destination: AsyncConnection, chosen: Chosen, options: MigrationOptions
 ) -> int:
-    """Drop what the plan of this token names, within the caller's transaction on the destination;
+    """Drop what the plan that was agreed to names, within the caller's transaction on the destination;
     how many objects. Raises CONFIRMATION_NEEDED when something else is there by now."""
-    objects = await objects_to_drop(source, destination, chosen)
-    check_confirmed(plan_of(drops=objects), token)
+    plan, objects = await plan_to_drop(source, destination, chosen, options)
+    check_confirmed(plan, options.confirmed)
     await drop_objects(destination, objects)
     return len(objects)
-
-
-def _is_made(one: DatabaseObject, chosen: Chosen) -> bool:
-    if one.relation is not None:
-        return chosen.makes(one.relation)
-    return one.node not in chosen.dropped
 
 
 def _check_places(made: dict[TableId, DatabaseObject], there: Sequence[DatabaseObject]) -> None:
@@ -167,8 +200,10 @@ async def plan_to_fill(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen
 ) -> MigrationPlan:
     """Tables of the destination that get rows and hold some; or all tables and sequences that do not
-    fit."""
-    tables = [table.table for table in await list_tables(source, chosen)]
+    fit. Partitions that it lacks, or bounds otherwise, send their rows to their root."""
+    roots = {route.leaf: route.root for route in await find_routes(source, destination, chosen)}
+    listed = [table.table for table in await list_tables(source, chosen)]
+    tables = list(dict.fromkeys(roots.get(table, table) for table in listed))
     here, there = await _shapes(source, tables), await _shapes(destination, tables)
     misfits = [fault for table in tables if (fault := _misfit(table, here[table], there.get(table)))]
     sequences = set(await list_sequences(destination, "destination"))
@@ -179,7 +214,7 @@ async def plan_to_fill(
     ]
     if misfits:
         return MigrationPlan(misfits=tuple(misfits))
-    return plan_of(empties=await _holding_rows(destination, tables))
+    return plan_of(empties=await _holding_rows(destination, there))
 
 
 async def _shapes(conn: AsyncConnection, tables: Sequence[TableId]) -> dict[TableId, _Shape]:
@@ -198,8 +233,8 @@ def _misfit(table: TableId, here: _Shape, there: _Shape | None) -> str:
     """What is wrong with a table of the destination; "" for one that fits."""
     if there is None:
         return f"table {table} is not there"
-    if there.kind != "r":
-        return f"{table} is not an ordinary table there"
+    if there.kind not in _TAKING_ROWS:
+        return f"{table} is not an ordinary or partitioned table there"
     faults = [f"no column {name}" for name in here.columns if name not in there.columns]
     faults += [f"a column {name} more" for name in there.columns if name not in here.columns]
     for name, (kind, generated) in here.columns.items():
@@ -213,15 +248,20 @@ def _misfit(table: TableId, here: _Shape, there: _Shape | None) -> str:
     return f"table {table} has {', '.join(faults)}" if faults else ""
 
 
-async def _holding_rows(conn: AsyncConnection, tables: Sequence[TableId]) -> tuple[TableId, ...]:
+async def _holding_rows(conn: AsyncConnection, tables: Mapping[TableId, _Shape]) -> tuple[TableId, ...]:
     found: list[TableId] = []
-    one = sql.SQL("SELECT {}::int WHERE EXISTS (SELECT FROM ONLY {})")
+    listed = list(tables.items())
+    one = sql.SQL("SELECT {}::int WHERE EXISTS (SELECT FROM {}{})")
     with translated("looking for rows on the destination"):
-        for start in range(0, len(tables), _BATCH):
-            part = tables[start : start + _BATCH]
+        for start in range(0, len(listed), _BATCH):
+            part = listed[start : start + _BATCH]
             query = sql.SQL(" UNION ALL ").join(
-                one.format(sql.Literal(index), sql.Identifier(table.schema, table.name))
-                for index, table in enumerate(part)
+                one.format(
+                    sql.Literal(index),
+                    sql.SQL("" if shape.kind == _PARTITIONED else "ONLY "),
+                    sql.Identifier(table.schema, table.name),
+                )
+                for index, (table, shape) in enumerate(part)
             )
-            found += [part[row[0]] for row in await (await conn.execute(query)).fetchall()]
+            found += [part[row[0]][0] for row in await (await conn.execute(query)).fetchall()]
     return tuple(sorted(found))

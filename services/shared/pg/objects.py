@@ -13,6 +13,9 @@ from services.shared.pg.connection import translated
 from services.shared.pg.dependencies import Edge, Node
 
 SCHEMA = "schema"
+LARGE_OBJECT = "large object"
+_GO_ALONG = frozenset({"user mapping"})
+"""Kinds that go with another, a server, and know no CASCADE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,9 @@ async def drop_objects(conn: AsyncConnection, objects: Sequence[DatabaseObject])
     nothing else needs them has been looked at before."""
     with translated("dropping objects of the destination"):
         for one in objects:
+            if one.kind in _GO_ALONG:
+                continue
             # Both parts are the server's own words, the identity quoted by it.
-            statement = f"DROP {one.kind.upper()} IF EXISTS {one.identity} CASCADE"
+            kind = one.kind.upper().replace("-", " ")
+            statement = f"DROP {kind} IF EXISTS {one.identity} CASCADE"
             await conn.execute(statement.encode())

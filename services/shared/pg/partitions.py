@@ -12,7 +12,7 @@ replica identity although each was logged by its partition's. So names are repla
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from psycopg import AsyncConnection
 
@@ -65,7 +65,7 @@ async def find_routes(
     with translated("reading the destination's partitions"):
         there = await _trees(destination)
         differing = [root for root, tree in here.items() if there.get(root) != tree]
-        existing = await _existing(destination, differing)
+        existing = await existing_tables(destination, differing)
     return tuple(
         Route(leaf, root)
         for root in differing
@@ -87,7 +87,9 @@ async def _trees(conn: AsyncConnection) -> dict[TableId, Tree]:
     return {root: frozenset(tree) for root, tree in found.items()}
 
 
-async def _existing(conn: AsyncConnection, tables: Sequence[TableId]) -> set[TableId]:
-    names = [table.schema for table in tables], [table.name for table in tables]
+async def existing_tables(conn: AsyncConnection, tables: Iterable[TableId]) -> set[TableId]:
+    """Those of `tables` that are there, partitioned ones too."""
+    listed = list(tables)
+    names = [table.schema for table in listed], [table.name for table in listed]
     cursor = await conn.execute(_EXISTING, names)
     return {TableId(schema, name) async for schema, name in cursor}

@@ -26,7 +26,7 @@ from services.shared.model import (
 from services.shared.pg import preflight_apart, preflight_destination, preflight_locks, preflight_source
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection, endpoint
-from services.shared.pg.existing import objects_to_drop, plan_of, plan_to_fill
+from services.shared.pg.existing import plan_to_drop, plan_to_fill
 from services.shared.pg.preflight_server import ServerFacts, read_server
 from services.shared.pg.roles import check_roles
 from services.shared.pg.selecting import choose, default_search_path
@@ -73,7 +73,13 @@ async def check_migration(
         chosen = await choose(source, options, strict=True)
         warnings = list(chosen.warnings)
         warnings += await preflight_source.check(
-            source, migration, facts[0], follow=follow, no_key_tables=no_key_tables, chosen=chosen
+            source,
+            migration,
+            facts[0],
+            follow=follow,
+            no_key_tables=no_key_tables,
+            chosen=chosen,
+            rows=not options.schema_only,
         )
         warnings += await preflight_destination.check(destination, migration, facts[1], follow=follow)
         plan = MigrationPlan()
@@ -85,8 +91,11 @@ async def check_migration(
         if not options.data_only:
             warnings += await preflight_destination.check_extensions(source, destination, chosen)
             warnings += await preflight_locks.check(source, destination, chosen)
-        apart = options.large_objects if not options.data_only else LargeObjects.SKIP
-        warnings += await preflight_apart.check(source, facts[0], follow=follow, large_objects=apart)
+        whole = not (options.data_only or options.schema_only)
+        apart = options.large_objects if whole else LargeObjects.SKIP
+        warnings += await preflight_apart.check(
+            source, facts[0], follow=follow, whole=whole, large_objects=apart, chosen=chosen
+        )
         if not options.data_only:
             await check_roles(
                 source,
@@ -94,7 +103,8 @@ async def check_migration(
                 facts[1].role,
                 no_owner=options.no_owner,
                 no_acl=options.no_acl,
-                large_objects=options.large_objects is not LargeObjects.SKIP,
+                large_objects=apart is not LargeObjects.SKIP,
+                chosen=chosen,
             )
         warnings += _differences(*facts)
     return Preflight(
@@ -121,7 +131,8 @@ async def _plan(
     """What is lost of what the destination holds."""
     if options.data_only:
         return await plan_to_fill(source, destination, chosen)
-    return plan_of(drops=await objects_to_drop(source, destination, chosen))
+    plan, _ = await plan_to_drop(source, destination, chosen, options)
+    return plan
 
 
 def passwordless_uri(where: Endpoint) -> str:

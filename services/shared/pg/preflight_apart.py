@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import AsyncConnection
 
 from services.shared.model import ErrorKind, LargeObjects, PgmigError, TableId
+from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.extension_tables import list_extension_tables
 from services.shared.pg.preflight_server import ServerFacts, listing
@@ -13,16 +16,26 @@ _LOGIN_TRIGGERS_SINCE = 170000
 
 
 async def check(
-    conn: AsyncConnection, facts: ServerFacts, *, follow: bool, large_objects: LargeObjects
+    conn: AsyncConnection,
+    facts: ServerFacts,
+    *,
+    follow: bool,
+    whole: bool,
+    large_objects: LargeObjects,
+    chosen: Chosen,
 ) -> list[str]:
-    """Warnings; raises PERMISSION for large objects of the source that may not be read."""
+    """Warnings; raises PERMISSION for what of it may not be read on the source. whole: definitions and
+    rows are taken."""
     warnings = await _large_objects(conn, facts, follow=follow, choice=large_objects)
-    if follow and (tables := await list_extension_tables(conn)):
+    tables = await list_extension_tables(conn) if whole else ()
+    await _check_readable(conn, [table.table for table in tables])
+    if follow and tables:
         warnings.append(
             "configuration tables of extensions are copied, and again while the switchover blocks writes: "
             f"{listing([table.table for table in tables])}"
         )
-    return warnings + await _foreign_tables(conn) + await _login_triggers(conn, facts)
+    warnings += await _temporary_tables(conn)
+    return warnings + await _foreign_tables(conn, chosen) + await _login_triggers(conn, facts)
 
 
 async def _large_objects(
@@ -61,7 +74,33 @@ async def _large_objects(
     ]
 
 
-async def _foreign_tables(conn: AsyncConnection) -> list[str]:
+async def _check_readable(conn: AsyncConnection, tables: Sequence[TableId]) -> None:
+    with translated("checking privileges on configuration tables of extensions"):
+        cursor = await conn.execute(
+            "SELECT s, n FROM unnest(%s::text[], %s::text[]) t (s, n)"
+            " WHERE NOT pg_catalog.has_table_privilege(pg_catalog.format('%%I.%%I', s, n), 'SELECT')",
+            [[table.schema for table in tables], [table.name for table in tables]],
+        )
+        denied = [TableId(*row) for row in await cursor.fetchall()]
+    if denied:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"configuration tables of the source's extensions may not be read: {listing(denied)}",
+            "grant SELECT on them (or pg_read_all_data)",
+        )
+
+
+async def _temporary_tables(conn: AsyncConnection) -> list[str]:
+    with translated("looking for temporary tables"):
+        cursor = await conn.execute(
+            "SELECT DISTINCT c.relname::text FROM pg_catalog.pg_class c"
+            " WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 't' ORDER BY 1"
+        )
+        names = [row[0] for row in await cursor.fetchall()]
+    return [f"temporary tables are left to their sessions: {listing(names)}"] if names else []
+
+
+async def _foreign_tables(conn: AsyncConnection, chosen: Chosen) -> list[str]:
     with translated("looking for foreign tables"):
         rows = await (
             await conn.execute(
@@ -72,11 +111,11 @@ async def _foreign_tables(conn: AsyncConnection) -> list[str]:
                 " AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1, 2"
             )
         ).fetchall()
-    if not rows:
+    tables = [table for row in rows if chosen.makes(table := TableId(*row))]
+    if not tables:
         return []
     return [
-        "foreign tables are defined on the destination, their rows stay where they are: "
-        f"{listing([TableId(*row) for row in rows])}"
+        f"foreign tables are defined on the destination, their rows stay where they are: {listing(tables)}"
     ]
 
 

@@ -50,6 +50,54 @@ WITH made AS (
       JOIN pg_catalog.pg_namespace n ON n.oid = d.dictnamespace
      WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     UNION ALL
+    SELECT 'pg_catalog.pg_ts_parser'::pg_catalog.regclass, p.oid, n.nspname, NULL
+      FROM pg_catalog.pg_ts_parser p
+      JOIN pg_catalog.pg_namespace n ON n.oid = p.prsnamespace
+     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    UNION ALL
+    SELECT 'pg_catalog.pg_ts_template'::pg_catalog.regclass, t.oid, n.nspname, NULL
+      FROM pg_catalog.pg_ts_template t
+      JOIN pg_catalog.pg_namespace n ON n.oid = t.tmplnamespace
+     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    UNION ALL
+    SELECT 'pg_catalog.pg_conversion'::pg_catalog.regclass, c.oid, n.nspname, NULL
+      FROM pg_catalog.pg_conversion c
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    UNION ALL
+    SELECT 'pg_catalog.pg_opfamily'::pg_catalog.regclass, f.oid, n.nspname, NULL
+      FROM pg_catalog.pg_opfamily f
+      JOIN pg_catalog.pg_namespace n ON n.oid = f.opfnamespace
+     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    UNION ALL
+    SELECT 'pg_catalog.pg_opclass'::pg_catalog.regclass, c.oid, n.nspname, NULL
+      FROM pg_catalog.pg_opclass c
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.opcnamespace
+     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    UNION ALL
+    -- In no schema; those of every database have lower OIDs.
+    SELECT 'pg_catalog.pg_cast'::pg_catalog.regclass, c.oid, NULL, NULL
+      FROM pg_catalog.pg_cast c
+     WHERE c.oid >= 16384
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d  -- of a range to its multirange
+                        WHERE d.classid = 'pg_catalog.pg_cast'::pg_catalog.regclass
+                          AND d.objid = c.oid AND d.deptype = 'i')
+    UNION ALL
+    SELECT 'pg_catalog.pg_transform'::pg_catalog.regclass, t.oid, NULL, NULL
+      FROM pg_catalog.pg_transform t WHERE t.oid >= 16384
+    UNION ALL
+    SELECT 'pg_catalog.pg_language'::pg_catalog.regclass, l.oid, NULL, NULL
+      FROM pg_catalog.pg_language l WHERE l.oid >= 16384
+    UNION ALL
+    SELECT 'pg_catalog.pg_am'::pg_catalog.regclass, a.oid, NULL, NULL
+      FROM pg_catalog.pg_am a WHERE a.oid >= 16384
+    UNION ALL
+    SELECT 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass, w.oid, NULL, NULL
+      FROM pg_catalog.pg_foreign_data_wrapper w
+    UNION ALL
+    SELECT 'pg_catalog.pg_user_mapping'::pg_catalog.regclass, m.umid, NULL, NULL
+      FROM pg_catalog.pg_user_mappings m
+    UNION ALL
     SELECT 'pg_catalog.pg_foreign_server'::pg_catalog.regclass, s.oid, NULL, NULL
       FROM pg_catalog.pg_foreign_server s
     UNION ALL

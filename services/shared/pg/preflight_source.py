@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import LiteralString
-
 from psycopg import AsyncConnection
 
 from services.shared.model import (
@@ -15,7 +13,7 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.pg.catalog import list_tables, load_sql
-from services.shared.pg.choice import EVERYTHING, Chosen
+from services.shared.pg.choice import EVERYTHING, SEQUENCE, Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.identity import choose_published
 from services.shared.pg.preflight_server import ServerFacts, listing
@@ -33,8 +31,10 @@ async def check(
     follow: bool,
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE,
     chosen: Chosen = EVERYTHING,
+    rows: bool = True,
 ) -> list[str]:
-    """Warnings; raises what makes a migration of what is chosen impossible or lossy."""
+    """Warnings; raises what makes a migration of what is chosen, with its rows or without, impossible
+    or lossy."""
     if facts.major < OLDEST_MAJOR:
         raise _not_ready(
             f"the source runs PostgreSQL {facts.major}", f"PostgreSQL {OLDEST_MAJOR} or newer can be migrated"
@@ -43,7 +43,7 @@ async def check(
         await _check_wal(conn)
         _check_rights(facts)
         await _check_slot(conn, migration, inserts=no_key_tables is NoKeyTables.INSERT_ONLY)
-    await _check_readable(conn, chosen)
+    await _check_readable(conn, chosen, rows=rows)
     if not follow:
         return []
     await _check_publishable(conn, facts, no_key_tables, chosen)
@@ -134,43 +134,32 @@ async def _check_slot(conn: AsyncConnection, migration: MigrationId, *, inserts:
         )
 
 
-async def _check_readable(conn: AsyncConnection, chosen: Chosen) -> None:
-    """Those made without rows too: pg_dump locks what it describes, which takes the same right."""
-    tables = [table for table in await list_tables(conn) if chosen.makes(table.table)]
-    oids = [table.oid for table in tables]
-    names = {table.oid: table.table for table in tables}
-    denied = await _oids(
-        conn,
-        "SELECT o FROM unnest(%s::bigint[]) o JOIN pg_catalog.pg_class c ON c.oid = o"
-        " WHERE NOT (pg_catalog.has_table_privilege(c.oid, 'SELECT')"
-        " AND pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE'))",
-        oids,
-    )
-    if denied:
+async def _check_readable(conn: AsyncConnection, chosen: Chosen, *, rows: bool) -> None:
+    """Those made without rows too: pg_dump locks what it describes, which takes the same right.
+    rows: the values of sequences are read."""
+    with translated("checking privileges on the source's tables"):
+        cursor = await conn.execute(load_sql("preflight_readable.sql"), {"bookkeeping": BOOKKEEPING_SCHEMA})
+        found = [
+            (kind, TableId(schema, name), denied, hidden)
+            async for kind, schema, name, denied, hidden in cursor
+        ]
+    needed = [
+        (table, denied, hidden)
+        for kind, table, denied, hidden in found
+        if (rows and chosen.fills(table) if kind == SEQUENCE else chosen.makes(table))
+    ]
+    if unreadable := [table for table, denied, _ in needed if denied]:
         raise PgmigError(
             ErrorKind.PERMISSION,
-            f"tables of the source may not be read: {listing([names[oid] for oid in denied])}",
+            f"tables or sequences of the source may not be read: {listing(unreadable)}",
             "grant SELECT on them and USAGE on their schemas (or pg_read_all_data)",
         )
-    hidden = await _oids(
-        conn,
-        "SELECT c.oid::bigint FROM unnest(%s::bigint[]) o JOIN pg_catalog.pg_class c ON c.oid = o"
-        " WHERE c.relrowsecurity AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles"
-        " WHERE rolname = current_user AND (rolsuper OR rolbypassrls))"
-        " AND (c.relforcerowsecurity OR NOT pg_catalog.pg_has_role(c.relowner, 'USAGE'))",
-        oids,
-    )
-    if hidden:
+    if hiding := [table for table, _, hidden in needed if hidden]:
         raise PgmigError(
             ErrorKind.PERMISSION,
-            f"row-level security hides rows of tables: {listing([names[oid] for oid in hidden])}",
+            f"row-level security hides rows of tables: {listing(hiding)}",
             "use a role with BYPASSRLS",
         )
-
-
-async def _oids(conn: AsyncConnection, query: LiteralString, oids: list[int]) -> list[int]:
-    with translated("checking privileges on the source's tables"):
-        return [row[0] for row in await (await conn.execute(query, [oids])).fetchall()]
 
 
 async def _check_publishable(

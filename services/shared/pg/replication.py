@@ -23,7 +23,7 @@ from psycopg.abc import PQGen
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.pg.connection import complete_conninfo, connect, connect_failure, open_session, translate
 from services.shared.pg.stream_options import stream_options
-from services.shared.pg.wal_stream import Item, LibpqStream, SocketStream, WalStream, server_error
+from services.shared.pg.wal_stream import DOING, Item, LibpqStream, SocketStream, WalStream, server_error
 
 _STATUS = struct.Struct(">cQQQqc")
 _PG_EPOCH_US = 946_684_800_000_000
@@ -126,9 +126,7 @@ class ReplicationConnection:
         await self._command(_MORE_MEMORY, doing)
         if self._pgconn.ssl_in_use or self._gss:
             await self._command(command, doing)
-            self._stream = LibpqStream(
-                self._pgconn, lambda result: _result_error(self._conn, result, "streaming changes")
-            )
+            self._stream = LibpqStream(self._pgconn, lambda result: _result_error(self._conn, result, DOING))
         else:
             self._stream = stream = SocketStream(self._conn)
             await stream.begin(
@@ -150,7 +148,7 @@ class ReplicationConnection:
             socket = self._stream.fileno
             loop.add_reader(socket, ready.set)
         except psycopg.Error as exc:
-            raise translate(exc, "streaming changes") from exc
+            raise translate(exc, DOING) from exc
         try:
             async with asyncio.timeout(timeout):
                 await ready.wait()

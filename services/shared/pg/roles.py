@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection
 
-from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError
+from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, TableId
 from services.shared.pg.catalog import load_sql
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.preflight_server import listing
 
@@ -36,7 +37,7 @@ def lacking(
     no_owner: bool,
     no_acl: bool,
 ) -> LackingRoles:
-    """named: (role, use) as roles.sql has them. existing, usable: the destination's roles, and
+    """named: (role, use) as roles.sql has them, in any order. existing, usable: the destination's roles, and
     those that its role is a member of."""
     uses: dict[str, set[str]] = {}
     for role, use in named:
@@ -93,13 +94,19 @@ async def check_roles(
     no_owner: bool,
     no_acl: bool,
     large_objects: bool,
+    chosen: Chosen = EVERYTHING,
 ) -> None:
-    """Raises DESTINATION_NOT_READY or PERMISSION where definitions could not be restored."""
+    """Raises DESTINATION_NOT_READY or PERMISSION where definitions of what is chosen could not be
+    restored."""
     with translated("comparing roles"):
         cursor = await source.execute(
             load_sql("roles.sql"), {"bookkeeping": BOOKKEEPING_SCHEMA, "large_objects": large_objects}
         )
-        named = [(role, use) async for role, use in cursor]
+        named = {
+            (role, use)
+            async for role, use, catalog, oid, schema, name in cursor
+            if chosen.restores((catalog, oid), TableId(schema, name) if name else None)
+        }
         cursor = await destination.execute(
             "SELECT rolname::text, pg_catalog.pg_has_role(oid, 'MEMBER') FROM pg_catalog.pg_roles"
         )

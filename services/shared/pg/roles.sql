@@ -1,6 +1,7 @@
--- Roles by how the definitions that are restored name them. pg_shdepend knows all but the
--- bootstrap superuser's (10), whose dependencies are pinned: those are read where they stand.
--- What belongs to an extension comes with it, and has no owner of its own in a dump.
+-- Roles by how the definitions that are restored name them, and of which object: its catalog and OID,
+-- and of a relation the name. A user mapping goes with its server.
+-- pg_shdepend knows all but the bootstrap superuser's (10), whose dependencies are pinned: those are
+-- read where they stand. What belongs to an extension comes with it, and has no owner of its own in a dump.
 WITH made AS (
     SELECT 'pg_catalog.pg_namespace'::pg_catalog.regclass AS class, n.oid, n.nspowner AS owner, n.nspacl AS acl,
            'n'::"char" AS kind
@@ -43,8 +44,12 @@ WITH made AS (
            CASE WHEN d.deptype = 'r' OR d.classid = 'pg_catalog.pg_user_mapping'::pg_catalog.regclass THEN 'definition'
                 WHEN d.classid = 'pg_catalog.pg_default_acl'::pg_catalog.regclass AND d.deptype = 'o' THEN 'grantor'
                 WHEN d.deptype = 'o' THEN 'owner'
-                ELSE 'grantee' END AS use
+                ELSE 'grantee' END AS use,
+           CASE WHEN m.umid IS NULL THEN d.classid ELSE 'pg_catalog.pg_foreign_server'::pg_catalog.regclass END AS class,
+           coalesce(m.srvid, d.objid) AS object
       FROM pg_catalog.pg_shdepend d
+      LEFT JOIN pg_catalog.pg_user_mappings m
+           ON d.classid = 'pg_catalog.pg_user_mapping'::pg_catalog.regclass AND m.umid = d.objid
       LEFT JOIN pg_catalog.pg_class c ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = d.objid
       LEFT JOIN pg_catalog.pg_type t ON d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND t.oid = d.objid
       LEFT JOIN pg_catalog.pg_namespace n ON n.oid = coalesce(c.relnamespace, t.typnamespace)
@@ -60,27 +65,32 @@ WITH made AS (
                 AND EXISTS (SELECT FROM pg_catalog.pg_depend e
                              WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e'))
     UNION
-    SELECT 10, 'owner' FROM free WHERE free.owner = 10
+    SELECT 10, 'owner', free.class, free.oid FROM free WHERE free.owner = 10
     UNION
-    SELECT 10, 'grantee'
+    SELECT 10, 'grantee', free.class, free.oid
       FROM free, pg_catalog.aclexplode(free.acl) a
      WHERE free.owner <> 10 AND a.grantee = 10
     UNION
-    SELECT 10, 'definition' FROM pg_catalog.pg_policy WHERE 10 = ANY (polroles)
+    SELECT 10, 'definition', 'pg_catalog.pg_policy'::pg_catalog.regclass, oid
+      FROM pg_catalog.pg_policy WHERE 10 = ANY (polroles)
     UNION
-    SELECT 10, 'definition' FROM pg_catalog.pg_user_mappings WHERE umuser = 10
+    SELECT 10, 'definition', 'pg_catalog.pg_foreign_server'::pg_catalog.regclass, srvid
+      FROM pg_catalog.pg_user_mappings WHERE umuser = 10
     UNION
-    SELECT 10, 'grantor' FROM pg_catalog.pg_default_acl WHERE defaclrole = 10
+    SELECT 10, 'grantor', 'pg_catalog.pg_default_acl'::pg_catalog.regclass, oid
+      FROM pg_catalog.pg_default_acl WHERE defaclrole = 10
     UNION
     -- An owner who gave up a right of their own is named by the REVOKE that says so.
-    SELECT free.owner, 'grantee'
+    SELECT free.owner, 'grantee', free.class, free.oid
       FROM free, pg_catalog.aclexplode(pg_catalog.acldefault(free.kind, free.owner)) d
      WHERE free.acl IS NOT NULL AND d.grantee = free.owner
        AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(free.acl) a
                         WHERE a.grantee = free.owner AND a.privilege_type = d.privilege_type)
 )
-SELECT DISTINCT r.rolname::text, named.use
+SELECT r.rolname::text, named.use, named.class::oid::bigint, named.object::bigint, n.nspname::text, c.relname::text
   FROM named
   JOIN pg_catalog.pg_roles r ON r.oid = named.role
+  LEFT JOIN pg_catalog.pg_class c ON named.class = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = named.object
+  LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE NOT (r.oid < 16384 AND r.rolname ~ '^pg_')
- ORDER BY 1, 2
+ ORDER BY 1, 2, 3, 4

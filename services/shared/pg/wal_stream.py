@@ -38,7 +38,7 @@ _HEADER_SIZE = 5
 _LIBPQ_HEADER = 25  # bytes before a pgoutput message: type, start, end, clock
 _OTHER_LIMIT = 64 << 10
 _IGNORED = frozenset(b"ANS")  # notifications, notices, parameter changes
-DOING = "streaming changes"
+DOING = "streaming changes from the source"
 
 _split: Callable[[bytearray, int, int], tuple[list[bytes], int]] = twin_of(wal_frames).split
 

@@ -12,6 +12,7 @@ from pgmig.v1 import worker_pb2 as pb
 from services.shared.model import (
     ApplierProgress,
     AssignmentFailed,
+    AssignmentRetrying,
     AssignmentStopped,
     DecoderProgress,
     Lsn,
@@ -66,6 +67,9 @@ def _report_to_pb(report: WorkerReport) -> pb.WorkerReport:  # noqa: PLR0911 - o
             return pb.WorkerReport(sentinel_applied=sentinel)
         case AssignmentFailed():
             return pb.WorkerReport(failed=_failed_to_pb(report))
+        case AssignmentRetrying(key, kind, message, hint):
+            retrying = pb.AssignmentRetrying(assignment_id=key, kind=kind, message=message, hint=hint)
+            return pb.WorkerReport(retrying=retrying)
         case AssignmentStopped(key):
             return pb.WorkerReport(stopped=pb.AssignmentStopped(assignment_id=key))
 
@@ -169,6 +173,10 @@ def _sentinel_from_pb(message: pb.SentinelApplied) -> SentinelApplied:
     return SentinelApplied(message.assignment_id, message.token, Lsn(message.lsn))
 
 
+def _retrying_from_pb(message: pb.AssignmentRetrying) -> AssignmentRetrying:
+    return AssignmentRetrying(message.assignment_id, message.kind, message.message, message.hint)
+
+
 _DECODERS: dict[str, Callable[[pb.WorkerReport], WorkerReport]] = {
     "register": lambda message: register_from_pb(message.register),
     "slot_ready": lambda message: _slot_from_pb(message.slot_ready),
@@ -179,5 +187,6 @@ _DECODERS: dict[str, Callable[[pb.WorkerReport], WorkerReport]] = {
     "applier_progress": lambda message: _applier_from_pb(message.applier_progress),
     "sentinel_applied": lambda message: _sentinel_from_pb(message.sentinel_applied),
     "failed": lambda message: _failed_from_pb(message.failed),
+    "retrying": lambda message: _retrying_from_pb(message.retrying),
     "stopped": lambda message: AssignmentStopped(message.stopped.assignment_id),
 }

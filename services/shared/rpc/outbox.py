@@ -1,8 +1,8 @@
 """Reports on their way to the coordinator: what is kept, what is replaced, what is repeated.
 
-Progress (decoder, applier, copy part) is worth sending only in its newest form: a newer one
-takes the place of one not yet sent, and one lost with a stream is not repeated. Every other
-report must arrive: it gets a sequence number, is kept until acknowledged, and is sent again,
+Progress (decoder, applier, copy part, what is tried again) is worth sending only in its newest
+form: a newer one takes the place of one not yet sent, and one lost with a stream is not repeated.
+Every other report must arrive: it gets a sequence number, is kept until acknowledged, and is sent again,
 in order, on the next stream. Memory is therefore bounded by the number of parts and
 assignments, not by time. Reports are encoded when they are put, so that one which cannot be
 fails where it is made.
@@ -18,6 +18,7 @@ from pgmig.v1 import worker_pb2 as pb
 from services.shared.model import (
     ApplierProgress,
     AssignmentFailed,
+    AssignmentRetrying,
     AssignmentStopped,
     DecoderProgress,
     PartDone,
@@ -98,5 +99,7 @@ def _progress_key(report: WorkerReport) -> tuple[str, str, str] | None:
             return ("applier", assignment, "")
         case PartProgress(assignment, part):
             return ("part", assignment, part)
+        case AssignmentRetrying(assignment, kind):
+            return ("retrying", assignment, kind)
         case _:
             return None

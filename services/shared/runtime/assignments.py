@@ -24,6 +24,7 @@ from services.shared.model import (
     Assign,
     Assignment,
     AssignmentFailed,
+    AssignmentRetrying,
     AssignmentStopped,
     CloseSnapshot,
     ErrorKind,
@@ -80,6 +81,11 @@ def failed(assignment_id: str, exc: BaseException, part_id: str = "") -> Assignm
         part_id,
         error.xid,
     )
+
+
+def retried(assignment_id: str, error: PgmigError) -> AssignmentRetrying:
+    """The report of an error after which the worker tries again by itself."""
+    return AssignmentRetrying(assignment_id, error.kind.value, error.message, error.hint)
 
 
 @dataclass(slots=True)

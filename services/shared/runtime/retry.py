@@ -23,6 +23,7 @@ from services.shared.model import PgmigError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+OnFailure = Callable[[PgmigError], None]
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 15.0
@@ -38,8 +39,11 @@ def curable(exc: BaseException) -> bool:
 class _Attempts:
     """The failures in a row of one piece of work, and the wait that follows from them."""
 
-    def __init__(self, doing: str, first_wait_s: float, longest_wait_s: float) -> None:
+    def __init__(
+        self, doing: str, first_wait_s: float, longest_wait_s: float, on_failure: OnFailure | None
+    ) -> None:
         self._doing = doing
+        self._on_failure = on_failure
         self._first_wait_s = first_wait_s
         self._longest_wait_s = longest_wait_s
         self._failures = 0
@@ -61,7 +65,7 @@ class _Attempts:
         self._failures += 1
         return min(self._longest_wait_s, doubled) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
-    def log(self, state: tenacity.RetryCallState) -> None:
+    def tell(self, state: tenacity.RetryCallState) -> None:
         reason = state.outcome.exception() if state.outcome else None
         wait = state.next_action.sleep if state.next_action else 0.0
         log.warning(
@@ -71,6 +75,8 @@ class _Attempts:
             reason,
             wait,
         )
+        if self._on_failure is not None and isinstance(reason, PgmigError):
+            self._on_failure(reason)
 
 
 async def retrying(
@@ -80,13 +86,15 @@ async def retrying(
     first_wait_s: float = FIRST_WAIT_S,
     longest_wait_s: float = LONGEST_WAIT_S,
     give_up_after_s: float | None = None,
+    on_failure: OnFailure | None = None,
 ) -> T:
     """Await `operation()` until it succeeds or fails with what no retry cures.
 
     doing: names the work in the log: "reading the slot of m1". give_up_after_s: no new attempt
-    is begun after that many seconds; None: never. Raises the last error.
+    is begun after that many seconds; None: never. on_failure: told each error after which it is tried
+    again. Raises the last error.
     """
-    attempts = _Attempts(doing, first_wait_s, longest_wait_s)
+    attempts = _Attempts(doing, first_wait_s, longest_wait_s, on_failure)
     attempts.begin()
     try:  # what succeeds at once, as most does, is spared the machinery of trying again
         return await operation()
@@ -99,7 +107,7 @@ async def retrying(
         wait=attempts.wait_s,
         stop=stop,
         sleep=sleep,
-        before_sleep=attempts.log,
+        before_sleep=attempts.tell,
         reraise=True,
     ):
         with attempt:

@@ -1,0 +1,82 @@
+"""A TCP proxy whose connections can be cut or silenced at a test's word. It runs in the test's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class Proxy:
+    """TCP between a client and the server at `address`, cut off or silenced at will without a goodbye."""
+
+    def __init__(self, address: str) -> None:
+        self._target = address.split(":")
+        self._silent = False
+        self._closed = False
+        self._writers: list[asyncio.StreamWriter] = []
+        self._cut: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepting = asyncio.current_task()
+        assert accepting is not None
+        self._tasks.add(accepting)
+        self._writers.append(writer)
+        try:
+            back_reader, back_writer = await asyncio.open_connection(self._target[0], int(self._target[1]))
+        except OSError:  # the server is down
+            writer.close()
+            return
+        self._writers.append(back_writer)
+        if self._closed:
+            self.cut()
+        for source, sink in ((reader, back_writer), (back_reader, writer)):
+            self._tasks.add(asyncio.create_task(self._relay(source, sink)))
+
+    async def _relay(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65536):
+                if self._silent:
+                    continue
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+    def silence(self) -> None:
+        """Keep the connections open, but carry nothing more, like a host that lost its power."""
+        self._silent = True
+
+    def speak(self) -> None:
+        """Carry what comes on new connections; the old ones have lost bytes."""
+        self._silent = False
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._cut += self._writers
+        self._writers.clear()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._server.close()
+        self.cut()
+        while running := [task for task in self._tasks if not task.done()]:
+            await asyncio.wait(running)
+        for writer in self._cut:
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+@asynccontextmanager
+async def proxied(address: str) -> AsyncIterator[Proxy]:
+    proxy = Proxy(address)
+    await proxy.start()
+    try:
+        yield proxy
+    finally:
+        await proxy.close()
