@@ -25,9 +25,6 @@ TID_RANGE_SCAN_SINCE = 140000
 MOST_PARTS = 1000
 """Of one table: each costs a message, a ledger entry and a transaction."""
 
-LEAST_BYTES = 128 << 20
-MOST_BYTES = 1 << 30
-
 _NUMBERED = re.compile(r'(".*") \d+/\d+', re.DOTALL)
 
 
@@ -47,14 +44,6 @@ def table_key(part: str) -> str:
 def part_ids(plan: CopyPlan) -> tuple[str, ...]:
     of = len(plan.split.ranges())
     return tuple(part_id(plan.table, number, of) for number in range(1, of + 1))
-
-
-def even_share(tables: Iterable[SourceTable], workers: int) -> int:
-    """The bytes beyond which tables are split where nobody says so: no table keeps one of the copy
-    workers busy long after the others. Within bounds, since a table of one part can be frozen as it
-    is loaded, and a part that fails begins anew; with a quarter of grace for the same reason."""
-    whole = sum(table.bytes_estimated for table in tables)
-    return min(MOST_BYTES, max(LEAST_BYTES, 5 * whole // (4 * workers)))
 
 
 def wants_key(table: SourceTable, larger_than: int, source_version: int) -> bool:

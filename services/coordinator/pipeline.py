@@ -211,12 +211,6 @@ class Pipeline:
             self.snapshot = None  # it ends with the session that exported it
         return await self._around.workforce.release(self.migration.record.migration_id, roles)
 
-    @property
-    def copy_workers(self) -> int:
-        """Parts that are copied at the same time, by the copiers that there are."""
-        copiers = self._around.workforce.attached(Role.COPIER)
-        return self.migration.record.options.copy_workers * max(1, copiers)
-
     def assignment(self, role: Role) -> Assignment | None:
         return self._around.workforce.current(self.migration.record.migration_id, role)
 

@@ -171,10 +171,6 @@ class Workforce:
 
     # Workers.
 
-    def attached(self, role: Role) -> int:
-        """How many there are, busy or not."""
-        return sum(worker.attached and worker.role is role for worker in self._workers.values())
-
     def connected(self, register: Register, send: Send) -> None:
         earlier = self._workers.pop(register.worker_id, None)
         if earlier is not None and earlier.lost is not None:

@@ -12,7 +12,6 @@ from services.coordinator.copying import CopyProgress
 from services.coordinator.parts import (
     MOST_PARTS,
     choose_split,
-    even_share,
     part_id,
     part_ids,
     plan_parts,
@@ -121,17 +120,6 @@ def test_a_table_is_cut_by_its_pages_and_never_finer() -> None:
     assert choose_split(table("t", 9_999_999, pages=4), 1, 170000, None) == Split(4, pages=4)
     assert choose_split(table("t", 1 << 60, pages=1 << 31), 1, 170000, None).parts == MOST_PARTS
     assert choose_split(table("t", 1000, pages=0), 1, 170000, None) == WHOLE
-
-
-def test_unless_told_otherwise_no_table_is_much_more_than_a_workers_share() -> None:
-    mb = 1 << 20
-    alone = [table("t", 800 * mb)]
-    assert even_share(alone, 2) == 500 * mb
-    assert choose_split(table("t", 800 * mb, pages=9), even_share(alone, 2), 170000, None).parts == 2
-    equals = [table("a", 800 * mb), table("b", 790 * mb)]
-    assert even_share(equals, 2) > 800 * mb
-    assert even_share([table("t", 90 * mb)], 2) == 128 * mb
-    assert even_share([table("t", 1 << 50)], 64) == 1 << 30
 
 
 def test_before_14_a_table_is_cut_by_an_integer_key_or_not_at_all() -> None:

@@ -81,9 +81,9 @@ _DEFAULTS = MigrationOptions()
     "--split-tables-larger-than",
     type=size,
     metavar="SIZE",
-    default=None,
-    help="Copy tables with more data than this in several parts at the same time. "
-    "[default: an even share for each copy worker, at most 1GB]",
+    default="1GB",
+    show_default=True,
+    help="Copy tables with more data than this in several parts at the same time.",
 )
 @click.option(
     "--max-rate",
@@ -113,7 +113,7 @@ def clone(
     no_key_tables: str,
     strict_boundaries: bool,
     maintenance_work_mem: int | None,
-    split_tables_larger_than: int | None,
+    split_tables_larger_than: int,
     max_rate: int | None,
     no_owner: bool,
     no_acl: bool,
@@ -137,7 +137,7 @@ def clone(
         no_key_tables=NoKeyTables(no_key_tables),
         strict_boundaries=strict_boundaries,
         maintenance_work_mem_kb=maintenance_work_mem or 0,
-        split_tables_larger_than=split_tables_larger_than or 0,
+        split_tables_larger_than=split_tables_larger_than,
         max_rate=max_rate or 0,
         no_owner=no_owner,
         no_acl=no_acl,

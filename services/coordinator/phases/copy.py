@@ -21,7 +21,6 @@ from services.coordinator.building import begin
 from services.coordinator.parts import (
     choose_split,
     copied_by_table,
-    even_share,
     gathered,
     plan_parts,
     renew_plans,
@@ -124,13 +123,12 @@ async def _tables(
     """The tables to be copied under the snapshot, and how each would be cut."""
     uris, migration = await pipeline.credentials(), pipeline.migration
     version = migration.record.source.server_version_num
+    larger_than = migration.record.options.split_tables_larger_than
     await pipeline.look_for_routes()
     async with connection(uris.source_uri, "source") as conn:
         chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
         under = await list_tables_under(conn, snapshot.snapshot_name, chosen)
         listed = gathered(under, pipeline.routes)
-        larger_than = migration.record.options.split_tables_larger_than
-        larger_than = larger_than or even_share(listed, pipeline.copy_workers)
         found = {table.table: table for table in listed}
         by_key = [table for table in found.values() if wants_key(table, larger_than, version)]
         bounds = await key_bounds(conn, by_key, snapshot.snapshot_name) if by_key else {}

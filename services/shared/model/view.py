@@ -46,9 +46,9 @@ class MigrationOptions:
     time by each copier. index_workers: indexes built at the same time. strict_boundaries: source
     transactions never share one on the destination. maintenance_work_mem_kb: of each session that
     builds indexes; 0: what the destination is set to. split_tables_larger_than: bytes of heap and
-    TOAST beyond which a table is copied in several parts; 0: an even share of all. max_rate: bytes of
-    COPY data a second for each copier; 0: as fast as it goes. no_owner: what is made belongs to the
-    destination's role. no_acl: privileges are not restored.
+    TOAST beyond which a table is copied in several parts. max_rate: bytes of COPY data a second
+    for each copier; 0: as fast as it goes. no_owner: what is made belongs to
+    the destination's role. no_acl: privileges are not restored.
 
     selection: what is migrated of the database. schema_only: no rows and no sequence values.
     data_only: rows go into tables that the destination has. drop_if_exists: what the clone makes
@@ -61,7 +61,7 @@ class MigrationOptions:
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE
     strict_boundaries: bool = False
     maintenance_work_mem_kb: int = 0
-    split_tables_larger_than: int = 0
+    split_tables_larger_than: int = 1 << 30
     max_rate: int = 0
     no_owner: bool = False
     no_acl: bool = False

@@ -114,7 +114,7 @@ def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
         _NO_KEY_FROM_PB.get(message.no_key_tables, default.no_key_tables),
         message.strict_boundaries,
         maintenance_work_mem_kb=message.maintenance_work_mem_kb,
-        split_tables_larger_than=message.split_tables_larger_than,
+        split_tables_larger_than=message.split_tables_larger_than or default.split_tables_larger_than,
         max_rate=message.max_rate,
         selection=_selection_from_pb(message.selection),
         schema_only=message.schema_only,
