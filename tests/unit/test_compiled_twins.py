@@ -15,7 +15,7 @@ from services.applier import pending
 from services.decoder import absorbing
 from services.shared.model import ReplicaIdentity
 from services.shared.model.compiled import twin_of
-from services.shared.pg import arrays, wal_frames
+from services.shared.pg import arrays, copy_runs, wal_frames
 from services.shared.pgoutput import (
     UNCHANGED,
     Begin,
@@ -34,7 +34,7 @@ from tests.unit.pgoutput_builder import build
 from tests.unit.pgoutput_strategies import inserts, messages
 
 RELATION = build(Relation(7, "s", "t", ReplicaIdentity.DEFAULT, (RelationColumn("c", 25, -1, True),)))
-MODULES = (rows, frames, absorbing, pending, arrays, wal_frames)
+MODULES = (rows, frames, absorbing, pending, arrays, wal_frames, copy_runs)
 
 
 def compiled(module: ModuleType) -> Any:
@@ -169,6 +169,27 @@ def test_wal_data_is_taken_alike(sent: list[tuple[int, int, int]], cut: int) -> 
         stream += struct.pack(">BI", kind, len(body) + 4) + body
     stop = max(0, len(stream) - cut)
     assert compiled(wal_frames).split(stream, 0, stop) == wal_frames.split(stream, 0, stop)
+
+
+@given(
+    sent=st.lists(st.tuples(st.sampled_from(b"dddC"), st.binary(max_size=30), st.booleans()), max_size=8),
+    rest=st.integers(0, 20),
+    cut=st.integers(0, 40),
+)
+def test_copy_data_is_joined_alike(sent: list[tuple[int, bytes, bool]], rest: int, cut: int) -> None:
+    stream = bytearray(b"." * rest)
+    for kind, body, right in sent:
+        stream += struct.pack(">BI", kind, len(body) + 4 if right else 3) + body
+    window = stream[: max(0, len(stream) - cut)]
+    results: list[object] = []
+    for module in (copy_runs, compiled(copy_runs)):
+        mine = bytearray(window)
+        try:
+            found = module.join(memoryview(mine), rest)
+            results.append((found, mine[: found[1]]))
+        except copy_runs.FramingError:
+            results.append(("refused", None))
+    assert results[0] == results[1]
 
 
 @given(columns=st.lists(st.tuples(st.none() | st.binary(max_size=20), st.binary(max_size=5)), max_size=6))

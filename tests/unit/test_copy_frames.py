@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.shared.pg.copy_errors import ServerError
-from services.shared.pg.copy_frames import KEPT, Frames, FramingError, Message
+from services.shared.pg.copy_frames import KEPT, Frames, Message
+from services.shared.pg.copy_runs import FramingError
 
 
 def message(kind: bytes, body: bytes) -> bytes:
@@ -15,15 +16,17 @@ def message(kind: bytes, body: bytes) -> bytes:
 
 
 def taken_apart(stream: bytes, cuts: list[int]) -> tuple[bytes, int, list[tuple[str, bytes]]]:
-    """CopyData bytes, their messages, and the other messages, read in pieces that end at `cuts`."""
-    frames, data, others, buffer = Frames(), b"", [], b""
+    """The CopyData messages as they come out, how many went in, and the other messages; read in
+    pieces that end at `cuts`."""
+    frames, data, others, buffer = Frames(), b"", [], bytearray()
     for low, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        buffer += stream[low:end]
+        buffer = buffer + stream[low:end]
         while buffer:
             window = memoryview(buffer)
-            if length := frames.data(window):
+            taken, length = frames.data(window)
+            if taken:
                 data += buffer[:length]
-                buffer = buffer[length:]
+                buffer = buffer[taken:]
                 continue
             length, other = frames.message(window)
             buffer = buffer[length:]
@@ -45,16 +48,42 @@ def test_the_stream_is_the_same_however_it_is_cut(
 ) -> None:
     stream = b"".join(message(kind, body) for kind, body in messages)
     cuts = sorted(draw.draw(st.lists(st.integers(0, len(stream)), max_size=20)))
-    copied = [message(kind, body) for kind, body in messages if kind == b"d"]
-    others = [(kind.decode(), body) for kind, body in messages if kind != b"d"]
-    assert taken_apart(stream, cuts) == (b"".join(copied), len(copied), others)
+    copied = [body for kind, body in messages if kind == b"d"]
+    data, frames, found = taken_apart(stream, cuts)
+    assert found == [(kind.decode(), body) for kind, body in messages if kind != b"d"]
+    assert frames == len(copied)
+    assert b"".join(bodies_of(data)) == b"".join(copied)
+
+
+def bodies_of(stream: bytes) -> list[bytes]:
+    """Of CopyData messages, which there are nothing but."""
+    found, at = [], 0
+    while at < len(stream):
+        assert stream[at : at + 1] == b"d"
+        end = at + 1 + int.from_bytes(stream[at + 1 : at + 5], "big")
+        assert end <= len(stream)
+        found.append(stream[at + 5 : end])
+        at = end
+    return found
+
+
+def test_whole_messages_become_one_and_what_is_cut_keeps_its_header() -> None:
+    stream = bytearray(
+        message(b"d", b"one") + message(b"d", b"") + message(b"d", b"two") + message(b"d", b"three")
+    )
+    frames, window = Frames(), memoryview(stream)
+    taken, left = frames.data(window[:-3])
+    assert (taken, frames.frames, frames.size) == (len(stream) - 3, 4, 8)
+    assert bytes(window[:left]) == message(b"d", b"onetwo") + message(b"d", b"three")[:-3]
+    assert frames.data(window[taken:]) == (3, 3)
+    assert (frames.frames, frames.size) == (4, 11)
 
 
 @pytest.mark.parametrize("damaged", [b"\0\0\0\0\0", b"d\0\0\0\3", b"x\0\0\0\4", b"E\0\0\0\0"])
 def test_what_is_no_message_is_refused(damaged: bytes) -> None:
     frames = Frames()
     with pytest.raises(FramingError):
-        assert frames.data(memoryview(damaged)) == 0
+        assert frames.data(memoryview(bytearray(damaged))) == (0, 0)
         frames.message(memoryview(damaged))
 
 

@@ -2,28 +2,27 @@
 
 Sans-I/O. A message is a type byte, a big-endian length that counts itself but not the type, and a
 body ("Frontend/Backend Protocol", Message Formats). CopyData looks the same in both directions, so
-its bytes are never taken apart: they are measured, and passed on with their headers. A row may thus be
+its bytes are never taken apart, but for many messages made one (`copy_runs`). A row may thus be
 larger than any buffer. The bodies of other messages are kept up to KEPT bytes: an error may
 quote a whole row, and nobody wants to see it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from struct import Struct
 
+from services.shared.model.compiled import twin_of
+from services.shared.pg import copy_runs
+from services.shared.pg.copy_runs import HEADER, FramingError
+
 KEPT = 16 * 1024
 """Bytes of a message's body that are kept, except of CopyData, which is not kept at all."""
-HEADER = 5
-_COPY_DATA = ord("d")
 # Everything else that may come while a simple query runs a COPY, and nothing that may not: after a
 # byte lost or gained the next header is most likely none of these.
 _KINDS = frozenset(b"ACDEGHNSTZcn")
 _header = Struct(">BI").unpack_from
-
-
-class FramingError(Exception):
-    """The bytes are no messages of the protocol: reader and server are out of step."""
 
 
 @dataclass(slots=True)
@@ -48,34 +47,29 @@ class Message:
         return int(words[-1]) if len(words) == 2 and words[-1].isdigit() else 0
 
 
+_join: Callable[[memoryview, int], tuple[int, int, int, int]] = twin_of(copy_runs).join
+
+
 class Frames:
-    """Where the reader stands in the stream. frames: CopyData messages begun so far."""
+    """Where the reader stands in the stream. frames: CopyData messages begun so far. size: bytes of
+    COPY data in them so far."""
 
     def __init__(self) -> None:
         self.frames = 0
+        self.size = 0
         self._rest = 0  # of the CopyData message that is under way
         self._message: Message | None = None
         self._missing = 0  # of that message's body
 
-    def data(self, window: memoryview) -> int:
-        """How many bytes at the front of `window` are CopyData. 0: something else, or an
-        incomplete header, comes first."""
-        end = len(window)
+    def data(self, window: memoryview) -> tuple[int, int]:
+        """How many bytes at the front of `window` are CopyData, and how many are so now that messages
+        were joined. (0, 0): something else, or an incomplete header, comes first."""
         if self._message is not None:
-            return 0
-        position, frames, unpack = self._rest, 0, _header
-        last = end - HEADER
-        while position <= last:
-            kind, length = unpack(window, position)
-            if kind != _COPY_DATA:
-                break
-            if length < 4:
-                raise FramingError(f"a CopyData message of length {length}")
-            position += length + 1
-            frames += 1
+            return 0, 0
+        taken, left, frames, self._rest = _join(window, self._rest)
         self.frames += frames
-        self._rest = max(0, position - end)
-        return min(position, end)
+        self.size += taken - HEADER * frames
+        return taken, left
 
     def message(self, window: memoryview) -> tuple[int, Message | None]:
         """Take (a piece of) the message at the front of `window`, where `data` gave 0: how many

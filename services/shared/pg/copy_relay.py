@@ -29,7 +29,8 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.pg.copy_errors import ServerError
-from services.shared.pg.copy_frames import HEADER, Frames, FramingError, Message
+from services.shared.pg.copy_frames import Frames, Message
+from services.shared.pg.copy_runs import FramingError
 from services.shared.pg.copy_stream import socket_ready
 
 BUFFER = 256 * 1024
@@ -72,11 +73,9 @@ async def relay(
     ):
         await reader.begin(statements[0], "H")
         await writer.begin(statements[1], "G")
-        size = 0
         while isinstance(piece := await reader.next(), memoryview):
             await writer.write(piece)
-            size += len(piece)
-            on_progress(reader.frames, _payload(size, reader.frames))
+            on_progress(reader.frames.frames, reader.frames.size)
             await pace(len(piece))
             # Neither side need have waited: let the lease be kept.
             await asyncio.sleep(PAUSE_S if len(piece) < SHORT and not reader.has_more else 0)
@@ -86,11 +85,7 @@ async def relay(
         await writer.write(memoryview(_COPY_DONE), quiet=False)
         stored = (await writer.expect("C")).rows
         await writer.expect("Z")
-        return sent, stored, _payload(size, reader.frames), 0
-
-
-def _payload(size: int, frames: int) -> int:
-    return max(0, size - HEADER * frames)
+        return sent, stored, reader.frames.size, 0
 
 
 class _Session:
@@ -99,7 +94,7 @@ class _Session:
     def __init__(self, conn: AsyncConnection, side: str, buffer: int) -> None:
         self._conn = conn
         self._side = side
-        self._frames = Frames()
+        self.frames = Frames()  # one message for each row, and in binary one more at the end
         self._buffer = memoryview(bytearray(buffer))
         self._start = self._end = 0  # of what was received and is not handed out
         self._socket = socket.socket(fileno=os.dup(conn.pgconn.socket))
@@ -112,11 +107,6 @@ class _Session:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close()
-
-    @property
-    def frames(self) -> int:
-        """CopyData messages so far: one for each row, and in binary one more at the end."""
-        return self._frames.frames
 
     @property
     def has_more(self) -> bool:
@@ -185,11 +175,11 @@ class _Session:
 
     def _parsed(self) -> Message | memoryview | None:
         window = self._buffer[self._start : self._end]
-        length = self._frames.data(window)
-        if length:
-            self._start += length
+        taken, length = self.frames.data(window)
+        if taken:
+            self._start += taken
             return window[:length]
-        taken, message = self._frames.message(window)
+        taken, message = self.frames.message(window)
         self._start += taken
         return message
 
