@@ -31,7 +31,7 @@ from services.shared.model import (
 )
 from services.shared.pg.apply import ApplySession
 from services.shared.pg.connection import connection
-from services.shared.pg.target import describe_target
+from services.shared.pg.matching import describe_target
 from services.shared.runtime.assignments import cause, retried
 from services.shared.runtime.retry import retrying
 from services.shared.runtime.telemetry import extract

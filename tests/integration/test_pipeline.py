@@ -332,6 +332,31 @@ async def test_a_refused_change_stops_the_pipeline_at_its_transaction(
         equal(p)
 
 
+@pytest.mark.parametrize("narrower", ["varchar(3)[]", "short", "shorter"])
+async def test_a_value_too_long_for_the_destination_is_refused_and_not_cut(
+    source_db: str, dest_db: str, nats_server: NatsServer, narrower: str
+) -> None:
+    wide = "varchar(20)[]" if narrower.endswith("[]") else "text"
+    run(dest_db, "CREATE DOMAIN short AS varchar(3)", "CREATE DOMAIN shorter AS short CHECK (value <> '')")
+    async with pipeline(
+        source_db, dest_db, nats_server, f"CREATE TABLE t (id int PRIMARY KEY, v {wide})", "t"
+    ) as p:
+        await p.start_decoder()
+        run(dest_db, f"ALTER TABLE t ALTER v TYPE {narrower}")
+        short, long = ("'{abc}'", "'{abcdef}'") if narrower.endswith("[]") else ("'abc'", "'abcdef'")
+        run(source_db, f"INSERT INTO t SELECT n, {short} FROM generate_series(1, 9) n")
+        run(source_db, f"INSERT INTO t SELECT n, {long} FROM generate_series(10, 19) n")
+        p.start_applier()
+        error = await p.failure("applier")
+        assert error.kind is ErrorKind.APPLY_FAILED
+        assert "too long" in error.message
+        assert rows(dest_db, "SELECT count(*) FROM t") == [(9,)]
+        run(dest_db, f"ALTER TABLE t ALTER v TYPE {wide}")
+        p.start_applier()
+        await p.drain("one")
+        equal(p)
+
+
 async def test_a_skipped_transaction_is_left_out_whole_and_alone(
     source_db: str, dest_db: str, nats_server: NatsServer
 ) -> None:

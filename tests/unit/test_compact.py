@@ -150,8 +150,8 @@ def make(where: tuple[int, ...], identity: ReplicaIdentity, *, row_by_row: bool 
         (RelationColumn("id", 23, -1, 0 in where), RelationColumn("v", 1007, -1, False)),
     )
     columns = (
-        TargetColumn("id", "integer", "integer", False, 0 in where),
-        TargetColumn("v", "integer[]", None, False, False),
+        TargetColumn("id", "integer", "integer", "integer", False, 0 in where),
+        TargetColumn("v", "integer[]", "integer[]", None, False, False),
     )
     return TargetTable(relation, columns, where, row_by_row)
 

@@ -3,7 +3,7 @@
 Theory of operation. libpq holds each row whole, twice, and hands every one over by itself. CopyData
 messages are the same in both directions, so on connections that are not encrypted the bytes
 are read from one socket into a buffer of fixed size and written from there to the other, and only
-measured on the way (`copy_frames`). Memory does not depend on the size of a row.
+joined on the way, many messages to one (`copy_frames`). Memory does not depend on the size of a row.
 
 libpq lends its socket: it is idle, and has read all that the server said, up to ReadyForQuery. Servers
 say nothing by themselves then but that they end the session. After a COPY that ended well both

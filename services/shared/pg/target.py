@@ -20,44 +20,13 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 
-from services.shared.model import ErrorKind, Lsn, PgmigError, ReplicaIdentity, TableId
+from services.shared.model import ErrorKind, PgmigError, ReplicaIdentity, TableId
 from services.shared.model.compiled import twin_of
 from services.shared.pg import arrays
-from services.shared.pg.connection import translated
-from services.shared.pg.drift import drift
 from services.shared.pg.long_values import LongValue, joined, long_values
 from services.shared.pgoutput import UNCHANGED, Relation, Value, Values
-
-_COLUMNS = """
-SELECT a.attname,
-       pg_catalog.format_type(a.atttypid, a.atttypmod),
-       CASE WHEN t.typtype IN ('b', 'e', 'r', 'm') AND t.typcategory <> 'A' AND t.typarray <> 0
-                  AND t.typdelim = ','
-            THEN pg_catalog.format_type(a.atttypid, -1) END,
-       a.attidentity = 'a',
-       coalesce(a.attnum = ANY (i.indkey::int2[]), false),
-       coalesce((SELECT pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname)
-                   FROM pg_catalog.pg_opclass c
-                   JOIN pg_catalog.pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3
-                                            AND m.amoplefttype = c.opcintype
-                                            AND m.amoprighttype = c.opcintype
-                   JOIN pg_catalog.pg_operator o ON o.oid = m.amopopr
-                   JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
-                  WHERE c.opcmethod = 403 AND c.opcdefault AND n.nspname <> 'pg_catalog'
-                    AND c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid)), '='),
-       EXISTS (SELECT FROM pg_catalog.pg_trigger g
-                WHERE g.tgrelid = a.attrelid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
-       coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') = '',
-       (SELECT c.relkind = 'p' FROM pg_catalog.pg_class c WHERE c.oid = a.attrelid)
-  FROM pg_catalog.pg_attribute a
-  JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-  LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary AND i.indimmediate
- WHERE a.attrelid = pg_catalog.to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
- ORDER BY a.attnum
-"""
-
 
 _compiled = twin_of(arrays)
 array: Callable[[Sequence[bytes | None]], bytes] = _compiled.array
@@ -85,12 +54,15 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """type_sql: as declared. element_sql: the type as an array's element; None: send it as text.
+    """type_sql: as declared. plain_sql: without length and domain; what is cast to it and then assigned
+    is refused if it does not fit, where a cast to the declared type would cut it. element_sql: the
+    type as an array's element; None: send it as text.
     primary: part of the primary key, unless that is deferrable: rows may share such a key for a
     while. equals: the operator, with the schema of an extension's, which search_path leaves out."""
 
     name: str
     type_sql: str
+    plain_sql: str
     element_sql: str | None
     identity_always: bool
     primary: bool
@@ -198,7 +170,7 @@ class TargetTable:
         def given(n: int, i: int) -> sql.Composable:
             if n not in found:
                 return _slot(n)
-            return joined(_slot(n), found[n], self.columns[i].element_sql or self.columns[i].type_sql)
+            return joined(_slot(n), found[n], self.columns[i].element_sql or self.columns[i].plain_sql)
 
         return given
 
@@ -291,7 +263,7 @@ class TargetTable:
         kept += self.further
         names = [self._column(i) for i in touched] + [sql.Identifier(name) for name in kept]
         values = [
-            sql.SQL("CAST({} AS {})").format(given(n, i), sql.SQL(self.columns[i].type_sql))
+            sql.SQL("CAST({} AS {})").format(given(n, i), sql.SQL(self.columns[i].plain_sql))
             for n, i in enumerate(touched)
         ]
         values += [sql.SQL("gone.{}").format(sql.Identifier(name)) for name in kept]
@@ -376,7 +348,7 @@ class TargetTable:
         value = sql.SQL(f"s.v{n}")
         if self.columns[i].element_sql is not None:
             return value
-        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(self.columns[i].type_sql))
+        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(self.columns[i].plain_sql))
 
     def _join(self) -> sql.Composable:
         return sql.SQL(" AND ").join(
@@ -431,35 +403,3 @@ def truncate(
     restart = sql.SQL(" RESTART IDENTITY") if restart_identity else sql.SQL("")
     text = sql.SQL("TRUNCATE {}{}").format(listed, restart)
     return Operation(Statement(text.as_bytes(None)), (), tables[0])
-
-
-async def describe_target(conn: AsyncConnection, relation: Relation, lsn: Lsn) -> TargetTable:
-    """Match a Relation message with the destination. Raises PgmigError(SCHEMA_DRIFT) with both
-    column lists and the DDL that reconciles them when a published column has no place there."""
-    name = sql.Identifier(relation.schema, relation.name).as_string(conn)
-    with translated(f"reading the columns of {relation.table} on the destination"):
-        rows = await (await conn.execute(_COLUMNS, [name])).fetchall()
-    found = {row[0]: TargetColumn(*row[:6]) for row in rows}
-    unfit = await drift(conn, relation, {name: column.type_sql for name, column in found.items()}, lsn)
-    if unfit is not None:
-        raise unfit
-    wanted = [column.name for column in relation.columns]
-    columns = tuple(found[name] for name in wanted)
-    return TargetTable(
-        relation,
-        columns,
-        where=_find_by(relation, columns, found),
-        row_by_row=any(row[6] for row in rows),
-        further=tuple(row[0] for row in rows if row[7] and row[0] not in wanted),
-        partitioned=bool(rows) and bool(rows[0][8]),
-    )
-
-
-def _find_by(
-    relation: Relation, columns: tuple[TargetColumn, ...], found: dict[str, TargetColumn]
-) -> tuple[int, ...]:
-    """Indexes of the columns that find a row: the key that was sent; under FULL the primary key."""
-    if relation.replica_identity is not ReplicaIdentity.FULL:
-        return tuple(i for i, column in enumerate(relation.columns) if column.key)
-    primary = tuple(i for i, column in enumerate(columns) if column.primary)
-    return primary if len(primary) == sum(column.primary for column in found.values()) else ()
