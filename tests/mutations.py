@@ -191,12 +191,12 @@ MUTATIONS = (
     Mutation(
         "12 stop, never skip",
         "services/applier/writer.py",
-        "            await self._execute([one], row_by_row(one.steps))\n",
-        "            try:\n"
-        "                await self._execute([one], row_by_row(one.steps))\n"
-        "            except PgmigError:\n"
-        "                await self._session.rollback()\n"
-        "                continue\n",
+        "                await self._execute([one], row_by_row(one.steps))\n",
+        "                try:\n"
+        "                    await self._execute([one], row_by_row(one.steps))\n"
+        "                except PgmigError:\n"
+        "                    await self._session.rollback()\n"
+        "                    continue\n",
         f"{PIPELINE}::test_a_refused_change_stops_the_pipeline_at_its_transaction",
     ),
     Mutation(

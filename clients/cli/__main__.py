@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -10,9 +11,17 @@ from clients.cli.embedded import early
 
 
 def main() -> None:
+    _occupy_standard_streams()
     if early.likely(sys.argv[1:], os.environ):
         early.begin([early.service_module(role) for role in ("coordinator", "decoder", "copier")])
     run()
+
+
+def _occupy_standard_streams() -> None:
+    """What is opened next must not stand in for a standard stream that was closed."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 def run() -> None:
@@ -30,7 +39,9 @@ def run() -> None:
             raise
         early.forget()
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            if stream is not None:  # it was closed
+                with contextlib.suppress(OSError):
+                    stream.flush()
         os._exit(exc.code)
 
 

@@ -193,7 +193,8 @@ class Writer:
             await self._conclude()
             self._large = True
         strict = self._strict(chunk)
-        operations = row_by_row(chunk.steps) if strict else compact(chunk.steps, self._care.of_group())
+        with _located([chunk]):
+            operations = row_by_row(chunk.steps) if strict else self._compacted([chunk])
         await self._send([chunk], operations)
         if chunk.transactions:
             await self._conclude()
@@ -209,12 +210,17 @@ class Writer:
             await self._send(group, self._compacted(group))
 
     def _compacted(self, group: list[Chunk]) -> list[Operation]:
-        return compact(list(chain.from_iterable(chunk.steps for chunk in group)), self._care.of_group())
+        with _located(group):
+            return compact(list(chain.from_iterable(chunk.steps for chunk in group)), self._care.of_group())
 
     async def _send(self, group: list[Chunk], operations: list[Operation]) -> None:
         """Let the destination begin with the group, once it is through with the one before. What
         comes next is read and compacted meanwhile, unless the group is a large piece of memory."""
         await self._conclude()
+        if not self._large and self._strict(group[0]):  # since just now: the one before was to blame
+            for chunk in group:
+                await self._replay(chunk)
+            return
         task = asyncio.create_task(self._execute(group, operations), name="write-group")
         self._under_way = group, task
         await asyncio.sleep(0)
@@ -277,8 +283,8 @@ class Writer:
         """Each transaction by itself, each change as it happened, each commit seen through: what
         fails here is to blame, and everything before it is kept."""
         for one in _apart(chunk):
-            await self._execute([one], row_by_row(one.steps))
             with _located([one]):
+                await self._execute([one], row_by_row(one.steps))
                 await self._commit([one])
                 await self._see_through()
 

@@ -7,26 +7,32 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import cast
 
+import pytest
+
 from services.applier.chunks import ChunkQueue
 from services.applier.planner import Chunk, Sentinel
 from services.applier.writer import Totals, Writer
-from services.shared.model import Lsn
-from services.shared.pg.apply import ApplySession
+from services.shared.model import ErrorKind, Lsn, PgmigError
+from services.shared.pg.apply import ApplySession, RefusedError
 from services.shared.pg.target import Operation
 from services.shared.pgoutput import Transaction
 
 
 class RecordingSession:
-    """Remembers what it is asked to do, in order."""
+    """Remembers what it is asked to do, in order. outcomes: errors of the first executions; None: fine."""
 
-    def __init__(self) -> None:
+    def __init__(self, *outcomes: PgmigError | None) -> None:
         self.done: list[str] = []
+        self._outcomes = list(outcomes)
         self.flushed = Lsn(0)
         self.all_flushed = True
         self.rests = asyncio.Event()
 
     async def execute(self, _operations: Sequence[Operation], *, durable: bool = False) -> None:
         self.done.append("execute durably" if durable else "execute")
+        error = self._outcomes.pop(0) if self._outcomes else None
+        if error is not None:
+            raise error
 
     def commit(self, end: Lsn, _time: int) -> None:
         self.done.append(f"commit {end}")
@@ -99,6 +105,23 @@ async def test_a_large_transaction_commits_alone_and_once() -> None:
 async def test_a_half_published_transaction_is_rolled_back() -> None:
     done = await written(Chunk(32), Chunk(0, discard=True), Chunk(32, transactions=[transaction(2)]))
     assert done == ["execute", "rollback", "execute", "commit 0/28"]
+
+
+async def test_behind_a_group_that_was_refused_the_culprit_is_found_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next group was prepared before it was known that each transaction must stand by itself."""
+    monkeypatch.setattr("services.applier.writer.GROUP_STEPS", 0)
+    denied = PgmigError(ErrorKind.PERMISSION, "denied")
+    session = RecordingSession(RefusedError(ErrorKind.APPLY_FAILED, "refused"), None, None, denied)
+    queue = ChunkQueue()
+    await queue.put(Chunk(16, transactions=[transaction(1)]))
+    await queue.put(Chunk(48, transactions=[transaction(2), transaction(3)]))
+    writer = Writer(cast("ApplySession", session), Totals(), lambda _token, _end: None)
+    with pytest.raises(PgmigError) as raised:
+        await asyncio.wait_for(writer.run(queue), 10)
+    assert raised.value.lsn == Lsn(48)
+    assert [done for done in session.done if done.startswith("commit")] == ["commit 0/18", "commit 0/28"]
 
 
 async def test_a_full_queue_makes_the_reader_wait() -> None:

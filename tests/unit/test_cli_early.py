@@ -1,7 +1,8 @@
-"""Which commands begin the fork server before they have read their options."""
+"""Which commands begin the fork server before they have read their options, and what the program stands."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -34,3 +35,9 @@ def test_clone_without_a_coordinator_does(
 def test_none_does_where_a_fork_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not early.likely(["clone"], {})
+
+
+def test_closed_standard_streams_change_no_exit_code() -> None:
+    command = [sys.executable, "-m", "clients.cli", "list", "--help"]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=False, timeout=60)
+    assert closed.returncode == 0

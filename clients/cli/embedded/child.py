@@ -129,9 +129,11 @@ class Child:
         await self.wait()
 
     def kill(self) -> None:
-        """SIGKILL to a child that still runs, and to its group."""
+        """SIGKILL to a child that still runs, and to its group, which it may not lead yet."""
         if self.running:
             self._kill_group()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -51,6 +51,12 @@ class Spawned:
         """What it holds open from now on: its standard input, its log, and others."""
         socket.send_fds(self.socket, [b"\n"], files)
 
+    def end(self) -> None:
+        """It is not needed, or has died."""
+        self.process.kill()
+        self.process.wait()
+        self.socket.close()
+
 
 def _environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PGMIG_") or k == _IMPORTING}
@@ -82,6 +88,4 @@ def forget() -> None:
     """Nobody has taken it."""
     spawned = take()
     if spawned is not None:
-        spawned.process.kill()
-        spawned.process.wait()
-        spawned.socket.close()
+        spawned.end()

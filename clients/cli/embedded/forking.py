@@ -99,7 +99,12 @@ class _Server:
         log = open_log(log_file)
         try:
             spawned = early.take() or early.Spawned(modules)
-            spawned.hand_over(ties.stdin, log, *ties.kept)
+            try:
+                spawned.hand_over(ties.stdin, log, *ties.kept)
+            except OSError:  # the one that was begun early has died meanwhile
+                spawned.end()
+                spawned = early.Spawned(modules)
+                spawned.hand_over(ties.stdin, log, *ties.kept)
         except OSError as exc:
             raise PgmigError(ErrorKind.INTERNAL, f"cannot start Python: {exc.strerror or exc}") from exc
         finally:
@@ -138,6 +143,13 @@ class _Server:
             self._lost()
 
     def _answered(self, answer: dict[str, Any]) -> None:
+        if "error" in answer:
+            refused = self._asked.pop(answer["name"])
+            if not refused.done():
+                refused.set_exception(
+                    PgmigError(ErrorKind.INTERNAL, f"cannot start {answer['name']}: {answer['error']}")
+                )
+            return
         pid = answer["pid"]
         if "status" in answer:
             self._forked.pop(pid).ended(answer["status"])

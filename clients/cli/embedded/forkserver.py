@@ -8,6 +8,7 @@ exchanges JSON lines with it over the socket that is its standard input:
             an empty line, with file descriptors   see `_Link.take`
             {"name", "module", "env", "log"}       call MODULE.main() in a process of its own
     from it {"name", "pid"}                        it runs
+            {"name", "error"}                      it could not be begun
             {"pid", "status"}                      it has ended: exit code, or minus a signal
 
 A fork is safe because nothing has begun here: no thread, no connection, no event loop, and gRPC is
@@ -117,7 +118,11 @@ def _preload(module: str) -> None:
 def _fork(request: dict[str, Any], link: _Link) -> None:
     _preload(request["module"])
     server = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as exc:
+        link.answer({"name": request["name"], "error": exc.strerror or str(exc)})
+        return
     if pid == 0:
         _become(request, link, server)
     link.answer({"name": request["name"], "pid": pid})

@@ -22,6 +22,7 @@ LONG = 4 << 20
 """Bytes; a longer value goes in pieces."""
 PIECE = 1 << 20
 
+_LONGEST_CHARACTER = 4
 _HEX = b"\\x"
 _BYTEA = "bytea"
 
@@ -69,7 +70,8 @@ def pieces(value: LongValue) -> Iterator[bytes]:
     data, at = value.data, len(_HEX) if value.bytea else 0
     while at < len(data):
         end = min(at + PIECE, len(data))
-        end = end - (end - at) % 2 if value.bytea else _between_characters(data, end)
+        if end < len(data):  # what is wrong with the end of a value, the server says
+            end = end - (end - at) % 2 if value.bytea else _between_characters(data, end)
         yield (_HEX if value.bytea else b"") + data[at:end]
         if isinstance(data.obj, mmap.mmap):
             data.obj.madvise(mmap.MADV_DONTNEED)
@@ -77,7 +79,5 @@ def pieces(value: LongValue) -> Iterator[bytes]:
 
 
 def _between_characters(data: memoryview, end: int) -> int:
-    """`end`, or where the UTF-8 character begins that lies across it."""
-    while end < len(data) and data[end] & 0xC0 == 0x80:
-        end -= 1
-    return end
+    """`end`, or where the UTF-8 character begins that lies across it; what is none is cut anywhere."""
+    return next((at for at in range(end, end - _LONGEST_CHARACTER, -1) if data[at] & 0xC0 != 0x80), end)
