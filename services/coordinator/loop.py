@@ -142,9 +142,9 @@ class Coordinator:
         driver.pipeline.forget_files()
 
     def driver(self, migration_id: MigrationId) -> Driver:
-        """Raises NOT_FOUND."""
+        """Raises NOT_FOUND, also for one that is being forgotten: whoever watched it knows by now."""
         driver = self._drivers.get(str(migration_id))
-        if driver is None:
+        if driver is None or driver.migration.removed:
             raise PgmigError(
                 ErrorKind.NOT_FOUND,
                 f"there is no migration {migration_id}",
@@ -154,7 +154,8 @@ class Coordinator:
 
     def drivers(self) -> list[Driver]:
         """The oldest first."""
-        return sorted(self._drivers.values(), key=lambda driver: driver.migration.record.created_at)
+        found = (driver for driver in self._drivers.values() if not driver.migration.removed)
+        return sorted(found, key=lambda driver: driver.migration.record.created_at)
 
     def forget(self, driver: Driver) -> None:
         key = driver.migration.record.migration_id
@@ -164,4 +165,4 @@ class Coordinator:
 
     async def stop(self) -> None:
         """Leave every migration so that another coordinator can take it up; workers go on."""
-        await asyncio.gather(*(driver.stop() for driver in self.drivers()))
+        await asyncio.gather(*(driver.stop() for driver in list(self._drivers.values())))
