@@ -17,9 +17,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from services.coordinator import unfollowed
 from services.coordinator.credentials import Credentials
@@ -120,18 +121,29 @@ async def _await_applier(run: _Run) -> None:
 
 async def run(pipeline: Pipeline, feed: StepFeed, timeout_s: float) -> None:
     """The whole switchover or its roll-back. Its outcome is in the feed and in the record."""
-    migration = pipeline.migration
+    interrupted: BaseException | None = None
     try:
         uris = await pipeline.credentials()
-        attempt = _Run(pipeline, feed, time.monotonic() + timeout_s, uris)
-        await _attempt(attempt)
+        await _attempt(_Run(pipeline, feed, time.monotonic() + timeout_s, uris))
     except BaseException as exc:  # also when cancelled: the source must not stay frozen
-        if migration.phase is not Phase.SWITCHED_OVER:
-            await _fail(pipeline, feed, exc)
-        if not isinstance(exc, Exception):
-            raise
-    if migration.phase is Phase.SWITCHED_OVER:
-        await _finish(pipeline, feed)
+        interrupted = exc
+    if pipeline.migration.phase is Phase.SWITCHED_OVER:
+        await _to_its_end(_finish(pipeline, feed))
+    elif interrupted is not None:
+        await _fail(pipeline, feed, interrupted)
+    if interrupted is not None and not isinstance(interrupted, Exception):
+        raise interrupted
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, and be cancelled only then: whoever sees a migration at its end may stop the
+    coordinator at once, and whoever asked for the switchover still waits for its outcome."""
+    task = asyncio.create_task(work, name="outcome")
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
@@ -145,8 +157,9 @@ async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
         await pipeline.journal.save()
     except PgmigError as exc:  # the store has the decision
         log.error("after the switchover: %s", exc)
-    feed.tell("commit", "done", result=result)
-    feed.end()
+    finally:
+        feed.tell("commit", "done", result=result)
+        feed.end()
 
 
 async def _fail(pipeline: Pipeline, feed: StepFeed, exc: BaseException) -> None:

@@ -1,0 +1,80 @@
+"""A switchover that has been decided ends for whoever asked for it, even if the coordinator is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from services.coordinator import switchover
+from services.coordinator.credentials import Credentials
+from services.coordinator.migration import Migration
+from services.coordinator.pipeline import Pipeline
+from services.coordinator.record import Record
+from services.coordinator.steps import StepFeed
+from services.shared.model import Endpoint, Lsn, MigrationOptions, Phase, SwitchoverResult
+
+RECORD = Record(
+    migration_id="m",
+    revision=7,
+    phase=Phase.SWITCHOVER,
+    options=MigrationOptions(follow=True),
+    source=Endpoint("a", 1, "b", "c"),
+    destination=Endpoint("d", 2, "e", "f"),
+    created_at=1.5,
+    phase_since=2.5,
+)
+RESULT = SwitchoverResult(Lsn(4), 120, 6, 4.5)
+
+
+class Saving:
+    """A journal that has been asked to save, and takes its time."""
+
+    def __init__(self) -> None:
+        self.asked, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def save(self) -> None:
+        self.asked.set()
+        await self.may_end.wait()
+
+
+class Stand:
+    """What of a pipeline the end of a switchover needs."""
+
+    def __init__(self) -> None:
+        self.migration = Migration(RECORD, lambda: ())
+        self.journal = Saving()
+        self.decided, self.may_let_go = asyncio.Event(), asyncio.Event()
+
+    async def credentials(self) -> Credentials:
+        return Credentials()
+
+    async def attempt(self, _run: Any) -> None:
+        """Decides at once; letting go of the locks is what takes its time."""
+        self.migration.update(phase=Phase.SWITCHED_OVER, switchover=replace(RESULT, write_downtime_ms=0))
+        self.decided.set()
+        await self.may_let_go.wait()
+
+
+@pytest.mark.parametrize("stopped", ["while the locks are let go", "while the outcome is saved"])
+async def test_its_outcome_is_told_although_the_coordinator_is_stopped(
+    stopped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand, feed = Stand(), StepFeed()
+    monkeypatch.setattr(switchover, "_attempt", stand.attempt)
+    running = asyncio.create_task(switchover.run(cast(Pipeline, stand), feed, 30.0))
+    await stand.decided.wait()
+    if stopped == "while the outcome is saved":
+        stand.may_let_go.set()
+        await stand.journal.asked.wait()
+    running.cancel()
+    await stand.journal.asked.wait()
+    stand.journal.may_end.set()
+    await asyncio.wait({running})
+    assert running.cancelled()
+    told = [step async for step in feed.read()]
+    assert [(step.name, step.state) for step in told] == [("commit", "done")]
+    assert told[0].result is not None
+    assert told[0].result.sentinel_lsn == RESULT.sentinel_lsn
