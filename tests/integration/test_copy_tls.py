@@ -1,4 +1,4 @@
-"""Copies over TLS, through libpq, give what plain ones give, past it."""
+"""Copies over TLS, past libpq and through it, give what plain ones give."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from services.shared.bus.queue import publish_parts
 from services.shared.model import CopyPart, ErrorKind, MigrationId, PgmigError
+from services.shared.pg import copy_relay
 from services.shared.pg.connection import connection
 from services.shared.pg.copy import Copied, PartCopier
-from services.shared.pg.copy_relay import may_relay
+from tests.integration.copier_stand import copier_stand
 from tests.integration.copy_bed import (
     copy_schema,
     count,
@@ -19,9 +21,11 @@ from tests.integration.copy_bed import (
     keep_books,
     part,
     parts_of,
+    scalar,
 )
 from tests.lab.compare import compare_databases
 from tests.lab.installs import oldest
+from tests.lab.nats import NatsServer
 from tests.lab.postgres import PostgresServer
 from tests.lab.schema import seed
 from tests.lab.tls import plain_uri, tls_uri, turn_on_tls
@@ -57,12 +61,21 @@ async def copied(source: str, dest: str, *parts: CopyPart) -> list[Copied | None
         await copier.close()
 
 
-async def test_an_encrypted_connection_is_left_to_libpq(source: str) -> None:
-    for uri, plain in ((plain_uri(source), True), (tls_uri(source), False)):
+@pytest.fixture(params=["past libpq", "through libpq"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How encrypted connections are used."""
+    if request.param == "through libpq":
+        monkeypatch.setattr(copy_relay, "lends", lambda _conn: False)
+    return str(request.param)
+
+
+async def test_both_ways_are_taken(source: str, way: str) -> None:
+    for uri, past in ((plain_uri(source), True), (tls_uri(source), way == "past libpq")):
         async with connection(uri, "source") as conn:
-            assert await may_relay(conn) is plain
+            assert await copy_relay.may_relay(conn) is past
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("which", ["source", "destination", "both"])
 async def test_rows_are_the_same_whichever_side_is_encrypted(
     server: PostgresServer, source: str, dest: str, which: str
@@ -81,6 +94,7 @@ async def test_rows_are_the_same_whichever_side_is_encrypted(
     assert compare_databases(source, dest, sequences=False, definitions=False) == []
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("encrypted", [True, False])
 async def test_a_source_that_fails_in_the_middle_leaves_nothing_on_the_destination(
     source: str, dest: str, encrypted: bool
@@ -115,6 +129,7 @@ async def test_a_source_that_fails_in_the_middle_leaves_nothing_on_the_destinati
     assert outcome.rows == count(dest, "t") == 50
 
 
+@pytest.mark.usefixtures("way")
 async def test_a_row_that_the_destination_refuses_is_not_quoted(source: str, dest: str) -> None:
     execute(source, "CREATE TABLE t (a text)", "INSERT INTO t VALUES ('my \"secret\" word')")
     execute(dest, "CREATE TABLE t (a int)")
@@ -124,3 +139,58 @@ async def test_a_row_that_the_destination_refuses_is_not_quoted(source: str, des
     assert caught.value.kind is ErrorKind.COPY_FAILED
     assert "invalid input syntax" in caught.value.message
     assert "secret" not in f"{caught.value!r} {caught.value.message} {caught.value.__cause__!r}"
+
+
+@pytest.mark.usefixtures("way")
+async def test_a_connection_that_is_lost_amid_a_copy_is_a_curable_error(source: str, dest: str) -> None:
+    """The destination's, while it has no time for us: it is sending that finds out."""
+    for uri in (source, dest):
+        execute(uri, "CREATE TABLE t (a text)")
+    execute(source, "INSERT INTO t SELECT repeat('x', 1000000) FROM generate_series(1, 50)")
+    await keep_books(dest)
+    ended = asyncio.Event()
+
+    def end(_rows: int, _size: int) -> None:
+        if not ended.is_set():
+            ended.set()
+            execute(
+                dest,
+                """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE application_name = 'pgmig destination' AND datname = current_database()""",
+            )
+
+    copier = PartCopier(tls_uri(source), tls_uri(dest), MIGRATION)
+    with exported_snapshot(source) as snapshot:
+        given = part("t", "a", snapshot=snapshot)
+        with pytest.raises(PgmigError) as caught:
+            await copier.copy(given, end)
+        assert caught.value.policy.retry
+        assert count(dest, "t") == 0
+        outcome = await copier.copy(given, lambda _rows, _size: None)
+    await copier.close()
+    assert outcome is not None
+    assert outcome.rows == count(dest, "t") == 50
+
+
+@pytest.mark.parametrize("kind", ["text", "bytea"])
+async def test_memory_does_not_grow_with_the_row(
+    source: str, dest: str, kind: str, nats_server: NatsServer
+) -> None:
+    value = "convert_to(repeat('{}', 100000000), 'UTF8')" if kind == "bytea" else "repeat('{}', 100000000)"
+    execute(
+        source,
+        f"CREATE TABLE t (a {kind})",
+        *(f"INSERT INTO t SELECT {value.format(letter)}" for letter in "xy"),
+    )
+    execute(dest, f"CREATE TABLE t (a {kind})")
+    await keep_books(dest)
+    async with copier_stand(tls_uri(source), tls_uri(dest), nats_server, "m1") as stand:
+        with exported_snapshot(source) as snapshot:
+            await stand.start("c1")
+            await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+            stand.assign("c1", MIGRATION)
+            await stand.coordinator.until(lambda: len(stand.coordinator.done()) == 1)
+            peak = stand.peak_memory("c1")
+    digests = "SELECT string_agg(length(a) || md5(a), ' ' ORDER BY a) FROM t"
+    assert scalar(dest, digests) == scalar(source, digests)
+    assert peak < 150 << 20

@@ -17,6 +17,7 @@ from tests.lab.installs import newest, oldest
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline_processes import PipelineProcesses
 from tests.lab.postgres import PostgresServer
+from tests.lab.tls import tls_uri, turn_on_tls
 
 CAP_MB = 300
 ROWS = 2_000_000
@@ -74,7 +75,9 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """Parametrized with True: what can be spoken to by TLS is, the source in any case."""
+    encrypted = getattr(request, "param", False)
     with (
         PostgresServer(oldest(), settings={**SETTINGS, "wal_sender_timeout": "5s"}) as source,
         PostgresServer(newest(), settings=SETTINGS) as destination,
@@ -84,6 +87,10 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         for uri in uris:
             with psycopg.connect(uri, autocommit=True) as conn:
                 conn.execute(DDL)
+        if encrypted:
+            if not turn_on_tls(source):
+                pytest.skip(f"PostgreSQL {source.install.major} here was built without TLS")
+            uris = tls_uri(uris[0]), tls_uri(uris[1]) if turn_on_tls(destination) else uris[1]
         with PipelineProcesses(*uris, nats.url, TABLES, tmp_path) as pipeline:
             pipeline.start("decoder")
             pipeline.start("applier")
@@ -120,6 +127,7 @@ def test_values_of_a_hundred_megabytes(stage: Stage) -> None:
     stage.assert_equal()
 
 
+@pytest.mark.parametrize("stage", [False, True], ids=["plain", "tls"], indirect=True)
 def test_a_bytea_of_a_hundred_megabytes(stage: Stage) -> None:
     """Two hundred as the text that the source sends."""
     value = f"decode(repeat(md5('%s'), {VALUE_MB} << 16), 'hex')"

@@ -1,4 +1,4 @@
-"""Reading a walsender, by its socket and through TLS: the same changes, long messages among them."""
+"""Reading a walsender, plain, by TLS, and through libpq: the same changes, long messages among them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, Lsn, PgmigError
+from services.shared.pg import replication as replicating
 from services.shared.pg.replication import ReplicationConnection
-from services.shared.pg.wal_stream import LibpqStream, SocketStream
+from services.shared.pg.wal_stream import BorrowedStream, LibpqStream
 from services.shared.pgoutput.pieces import LONG, Piece
 from tests.lab.installs import oldest
 from tests.lab.postgres import PostgresServer
@@ -29,8 +30,15 @@ def tls_server() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture(params=["plain", "tls"])
-def source(tls_server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(params=["plain", "tls", "libpq"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "libpq":
+        monkeypatch.setattr(replicating, "lends", lambda _conn: False)
+    return str(request.param)
+
+
+@pytest.fixture
+def source(tls_server: PostgresServer, way: str) -> Iterator[str]:
     with (
         tls_server.fresh_database("wal") as uri,
         psycopg.connect(plain_uri(uri), autocommit=True) as conn,
@@ -40,7 +48,7 @@ def source(tls_server: PostgresServer, request: pytest.FixtureRequest) -> Iterat
         )
         conn.execute("CREATE PUBLICATION everything FOR ALL TABLES")
         conn.execute(f"SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")
-        yield plain_uri(uri) if request.param == "plain" else tls_uri(uri)
+        yield plain_uri(uri) if way == "plain" else tls_uri(uri)
         conn.execute(
             "DO $$ BEGIN WHILE EXISTS (SELECT FROM pg_replication_slots WHERE active) LOOP"
             " PERFORM pg_sleep(0.02); END LOOP; END $$"
@@ -80,10 +88,10 @@ async def messages(replication: ReplicationConnection, commits: int) -> list[byt
     return found
 
 
-async def test_short_and_long_messages_arrive_whole(source: str) -> None:
+async def test_short_and_long_messages_arrive_whole(source: str, way: str) -> None:
     sizes = [0, 1, 1000, LONG - 30, LONG - 1, LONG, LONG + 1, 1 << 20, (1 << 20) + 7, 5 << 20]
     async with streaming(source) as replication:
-        expected = LibpqStream if "require" in source else SocketStream
+        expected = LibpqStream if way == "libpq" else BorrowedStream
         assert type(replication._stream) is expected
         with psycopg.connect(source, autocommit=True) as conn:
             for number, size in enumerate(sizes):

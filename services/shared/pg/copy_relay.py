@@ -1,14 +1,14 @@
-"""COPY from one server into another by the bytes of their sockets, past libpq.
+"""COPY from one server into another by the bytes of their connections, past libpq.
 
 Theory of operation. libpq holds each row whole, twice, and hands every one over by itself. CopyData
-messages are the same in both directions, so on connections that are not encrypted the bytes
-are read from one socket into a buffer of fixed size and written from there to the other, and only
-joined on the way, many messages to one (`copy_frames`). Memory does not depend on the size of a row.
+messages are the same in both directions, so the bytes are read from one server into a buffer of
+fixed size and written from there to the other, and only joined on the way, many messages to one
+(`copy_frames`). Memory does not depend on the size of a row.
 
-libpq lends its socket: it is idle, and has read all that the server said, up to ReadyForQuery. Servers
-say nothing by themselves then but that they end the session. After a COPY that ended well both
-sessions are idle again and libpq goes on; after any error, or when cancelled, it cannot: the caller
-closes both connections.
+libpq lends its channel (`channel`): it is idle, and has read all that the server said, up to
+ReadyForQuery. Servers say nothing by themselves then but that they end the session. After a COPY that
+ended well both sessions are idle again and libpq goes on; after any error, or when cancelled, it
+cannot: the caller closes both connections.
 
 A source that is ahead of us sends in pieces of 8 KiB, and waking up for each would cost more than all
 the rest, so after a short read we pause for a moment. A destination that does not take more stops the
@@ -19,8 +19,6 @@ rest of the data away, so it is listened to after each write.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
@@ -28,10 +26,10 @@ from typing import Self
 import psycopg
 from psycopg import AsyncConnection, sql
 
+from services.shared.pg.channel import borrow, lends, socket_ready
 from services.shared.pg.copy_errors import ServerError
 from services.shared.pg.copy_frames import Frames, Message
 from services.shared.pg.copy_runs import FramingError
-from services.shared.pg.copy_stream import socket_ready
 
 BUFFER = 256 * 1024
 SHORT = 64 * 1024
@@ -47,9 +45,9 @@ Pace = Callable[[int], Awaitable[None]]
 
 
 async def may_relay(conn: AsyncConnection) -> bool:
-    """Whether what travels on the socket is the protocol itself, not encrypted by libpq."""
+    """Whether its channel can be borrowed."""
     if conn.pgconn.ssl_in_use:
-        return False
+        return lends(conn)
     if conn.info.server_version < 120000:
         return True  # knows no GSSAPI encryption
     query = "SELECT encrypted FROM pg_catalog.pg_stat_gssapi WHERE pid = pg_catalog.pg_backend_pid()"
@@ -89,7 +87,7 @@ async def relay(
 
 
 class _Session:
-    """A server on the socket of an idle libpq connection, for the time of one COPY."""
+    """A server at the other end of an idle libpq connection, for the time of one COPY."""
 
     def __init__(self, conn: AsyncConnection, side: str, buffer: int) -> None:
         self._conn = conn
@@ -97,8 +95,7 @@ class _Session:
         self.frames = Frames()  # one message for each row, and in binary one more at the end
         self._buffer = memoryview(bytearray(buffer))
         self._start = self._end = 0  # of what was received and is not handed out
-        self._socket = socket.socket(fileno=os.dup(conn.pgconn.socket))
-        self._socket.setblocking(False)
+        self._channel = borrow(conn)
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +103,7 @@ class _Session:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._socket.close()
+        self._channel.close()
 
     @property
     def has_more(self) -> bool:
@@ -133,7 +130,7 @@ class _Session:
         """The next message, or all CopyData at hand, to be used before the next call. Raises the
         server's error, and OperationalError when the connection is gone."""
         while (item := self._poll()) is None:
-            await socket_ready(self._socket.fileno())
+            await socket_ready(self._channel.fileno)
         return item
 
     async def write(self, data: memoryview, *, quiet: bool = True) -> None:
@@ -143,11 +140,11 @@ class _Session:
             if quiet and (item := self._poll()) is not None:
                 self.check(item, "nothing")
             if data:
-                await socket_ready(self._socket.fileno(), write=True)
+                await socket_ready(self._channel.fileno, write=True)
 
     def _send(self, data: memoryview) -> int:
         try:
-            return self._socket.send(data)
+            return self._channel.send(data)
         except BlockingIOError:
             return 0
         except OSError as exc:
@@ -189,7 +186,7 @@ class _Session:
         self._buffer[:left] = self._buffer[self._start : self._end]
         self._start, self._end = 0, left
         try:
-            received = self._socket.recv_into(self._buffer[left:])
+            received = self._channel.receive(self._buffer[left:])
         except BlockingIOError:
             return False
         except OSError as exc:

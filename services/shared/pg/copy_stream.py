@@ -1,6 +1,6 @@
-"""COPY data out of one server and into another through libpq, where it encrypts the connection.
+"""COPY data out of one server and into another through libpq, where it does not lend its channel.
 
-Theory of operation. Where nothing is encrypted, `copy_relay` does better. No row is parsed, and
+Theory of operation. Where it lends it, `copy_relay` does better. No row is parsed, and
 none becomes a Python object of its own for longer than a moment: libpq hands over one row at a
 time, and rows are joined to about CHUNK bytes for each message to the other server, which cares
 about no boundaries. libpq must hold a whole row, so memory is bounded by CHUNK and twice the
@@ -17,7 +17,6 @@ ends the sending.
 
 from __future__ import annotations
 
-import asyncio
 import select
 from collections.abc import Iterator
 from typing import ClassVar
@@ -26,35 +25,11 @@ import psycopg
 from psycopg import AsyncConnection, pq, sql
 from psycopg.pq import DiagnosticField, ExecStatus
 
+from services.shared.pg.channel import socket_ready
 from services.shared.pg.copy_errors import ServerError
 
 CHUNK = 128 * 1024
-LOOK_AGAIN_S = 1.0
-"""TLS may hold bytes back that the socket does not show any more: look without being woken."""
-
 Data = bytes | memoryview
-
-
-async def socket_ready(fd: int, *, write: bool = False) -> None:
-    """Wait until the socket can be read (or, with `write`, read or written)."""
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(fd, wake)
-    if write:
-        loop.add_writer(fd, wake)
-    timer = loop.call_later(LOOK_AGAIN_S, wake)
-    try:
-        await ready
-    finally:
-        timer.cancel()
-        loop.remove_reader(fd)
-        if write:
-            loop.remove_writer(fd)
 
 
 class _Copy:

@@ -21,9 +21,10 @@ from psycopg import AsyncConnection, generators, pq, sql
 from psycopg.abc import PQGen
 
 from services.shared.model import ErrorKind, Lsn, PgmigError
+from services.shared.pg.channel import lends
 from services.shared.pg.connection import complete_conninfo, connect, connect_failure, open_session, translate
 from services.shared.pg.stream_options import stream_options
-from services.shared.pg.wal_stream import DOING, Item, LibpqStream, SocketStream, WalStream, server_error
+from services.shared.pg.wal_stream import DOING, BorrowedStream, Item, LibpqStream, WalStream, server_error
 
 _STATUS = struct.Struct(">cQQQqc")
 _PG_EPOCH_US = 946_684_800_000_000
@@ -62,7 +63,7 @@ class ReplicationConnection:
         self._conn = conn
         self._pgconn = conn.pgconn
         self._stream: WalStream | None = None
-        # Unless asked for, we do not encrypt with Kerberos: then the socket carries the protocol itself.
+        # Unless asked for, we do not encrypt with Kerberos.
         self._gss = conn.info.get_parameters().get("gssencmode", "disable") != "disable"
 
     @classmethod
@@ -124,11 +125,11 @@ class ReplicationConnection:
         )
         doing = f"streaming from slot {slot}"
         await self._command(_MORE_MEMORY, doing)
-        if self._pgconn.ssl_in_use or self._gss:
+        if not lends(self._conn) or (self._gss and not self._pgconn.ssl_in_use):
             await self._command(command, doing)
             self._stream = LibpqStream(self._pgconn, lambda result: _result_error(self._conn, result, DOING))
         else:
-            self._stream = stream = SocketStream(self._conn)
+            self._stream = stream = BorrowedStream(self._conn)
             await stream.begin(
                 command.as_bytes(self._conn),
                 lambda state, text: _state_error(state, text, server_error(state, text), doing),
@@ -142,6 +143,8 @@ class ReplicationConnection:
     async def wait_readable(self, timeout: float) -> None:
         """Return when bytes may have arrived, or after `timeout` seconds."""
         assert self._stream is not None
+        if self._stream.pending:
+            return
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         try:

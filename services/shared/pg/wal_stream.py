@@ -1,19 +1,16 @@
-"""Reading a walsender: from its socket, or through libpq where that encrypts.
+"""Reading a walsender: past libpq, or through it where it does not lend its channel.
 
 libpq holds each message twice and hands every one over by itself, from at most 16 KiB at a time. A
-walsender sends one small message after the other, so on connections that are not encrypted the
-bytes are read from the socket into a buffer of fixed size, and taken apart there (`wal_frames`). A
-message that is larger than the buffer comes in pieces.
+walsender sends one small message after the other, so the bytes are read from libpq's channel
+(`channel`) into a buffer of fixed size, and taken apart there (`wal_frames`). A message that is larger
+than the buffer comes in pieces.
 
-libpq lends its socket: it is idle, and has read all that the server said. From START_REPLICATION on
-it never sees the connection again, which ends with the stream.
+libpq is idle, and has read all that the server said. From START_REPLICATION on it never sees the
+connection again, which ends with the stream.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +22,7 @@ from psycopg import AsyncConnection, pq
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.model.compiled import twin_of
 from services.shared.pg import wal_frames
+from services.shared.pg.channel import borrow, socket_ready
 from services.shared.pg.connection import translate
 from services.shared.pg.wal_frames import COPY_DATA, LARGEST, OVERHEAD, XLOG_DATA
 from services.shared.pgoutput.pieces import LONG, PIECE, Piece, cut
@@ -61,6 +59,11 @@ class WalStream(Protocol):
     @property
     def fileno(self) -> int: ...
 
+    @property
+    def pending(self) -> bool:
+        """Whether more can be drained although the socket may not show it."""
+        ...
+
     def drain(self) -> tuple[list[Item], int]:
         """What has arrived, without waiting, and how many bytes that were. Raises PgmigError when
         streaming has ended."""
@@ -73,12 +76,11 @@ class WalStream(Protocol):
     def close(self) -> None: ...
 
 
-class SocketStream:
+class BorrowedStream:
     """Past libpq. Build it on an idle connection, then `begin`."""
 
     def __init__(self, conn: AsyncConnection) -> None:
-        self._socket = socket.socket(fileno=os.dup(conn.pgconn.socket))
-        self._socket.setblocking(False)
+        self._channel = borrow(conn)
         self._buffer = bytearray(BUFFER)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0  # of what was received and is not taken
@@ -88,22 +90,24 @@ class SocketStream:
 
     @property
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._channel.fileno
+
+    @property
+    def pending(self) -> bool:
+        return self._channel.pending
 
     def close(self) -> None:
-        self._socket.close()
+        self._channel.close()
 
     async def begin(self, command: bytes, failed: Callable[[str, str], PgmigError]) -> None:
         """Send START_REPLICATION and wait for the stream. failed(SQLSTATE, message) makes the error."""
-        loop = asyncio.get_running_loop()
+        self._unsent = b"Q" + struct.pack(">I", len(command) + 5) + command + b"\0"
         try:
-            await loop.sock_sendall(
-                self._socket, b"Q" + struct.pack(">I", len(command) + 5) + command + b"\0"
-            )
+            while self._unsent:
+                await self._when_ready(self._send_more, write=True)
             while True:
                 self._make_room()
-                received = await loop.sock_recv_into(self._socket, self._view[self._end :])
-                self._end += received
+                received = await self._when_ready(self._receive_more)
                 if not received:
                     raise _ended()
                 while (message := self._other()) is not None:
@@ -116,6 +120,23 @@ class SocketStream:
                         raise _unexpected(kind)
         except OSError as exc:
             raise _lost(exc) from exc
+
+    def _receive_more(self) -> int:
+        received = self._channel.receive(self._view[self._end :])
+        self._end += received
+        return received
+
+    def _send_more(self) -> int:
+        sent = self._channel.send(self._unsent)
+        self._unsent = self._unsent[sent:]
+        return sent
+
+    async def _when_ready(self, operation: Callable[[], int], *, write: bool = False) -> int:
+        while True:
+            try:
+                return operation()
+            except BlockingIOError:
+                await socket_ready(self._channel.fileno, write=write)
 
     def drain(self) -> tuple[list[Item], int]:
         if self._ended is not None:
@@ -134,14 +155,13 @@ class SocketStream:
     def _receive(self) -> int:
         self._make_room()
         try:
-            received = self._socket.recv_into(self._view[self._end :])
+            received = self._receive_more()
         except BlockingIOError:
             return 0
         except OSError as exc:
             raise _lost(exc) from exc
         if not received:
             raise _ended()
-        self._end += received
         return received
 
     def _make_room(self) -> None:
@@ -210,7 +230,7 @@ class SocketStream:
         if not self._unsent:
             self._unsent = b"d" + struct.pack(">I", len(payload) + 4) + payload
         try:
-            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+            self._send_more()
         except BlockingIOError:
             return
         except OSError as exc:
@@ -218,7 +238,9 @@ class SocketStream:
 
 
 class LibpqStream:
-    """Through libpq, which decrypts. Build it when START_REPLICATION has been answered."""
+    """Through libpq. Build it when START_REPLICATION has been answered."""
+
+    pending = False  # a drain that leaves something gives something
 
     def __init__(self, pgconn: pq.abc.PGconn, failed: Callable[[pq.abc.PGresult], PgmigError]) -> None:
         self._pgconn = pgconn
