@@ -13,6 +13,7 @@ LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
 GENERATED := gen/.generated
 COMPILED := $(VENV)/.compiled
+BYTECODE := $(VENV)/.bytecode
 
 # Runs, rather than looks for, each candidate: a version manager's stub may be on PATH and fail.
 # One with venv wins over one without; `make PYTHON=/path/to/python3` decides otherwise.
@@ -21,6 +22,7 @@ PYTHON ?= $(shell for how in 'import venv, ensurepip' pass; do \
 	$$python -c "import sys; assert sys.version_info >= (3, 11); $$how" >/dev/null 2>&1 \
 	&& echo $$python && exit; done; done)
 
+SOURCES := $(shell find services clients tests -name '*.py')
 TWINS := $(shell find services -name '_*.pyx')
 PROTOS := $(shell find protos -mindepth 1)  # folders too: their time tells of files that are gone
 
@@ -33,7 +35,7 @@ PURE_SERVERS := $(addprefix tests/integration/,test_pipeline.py test_values.py)
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(READY) $(GENERATED) $(COMPILED) ## the virtual environment .venv with everything that the others use
+setup: $(READY) $(GENERATED) $(COMPILED) $(BYTECODE) ## the virtual environment .venv with everything that the others use
 
 check: setup ## the daily loop: format, lint, types, import contracts, unit tests
 	$(VENV)/bin/ruff format --check
@@ -123,4 +125,9 @@ $(GENERATED): $(PROTOS) hatch_build.py | $(READY)
 # Compiled where a C compiler is at hand; it says so where none is.
 $(COMPILED): $(TWINS) hatch_build.py | $(READY)
 	@$(PY) hatch_build.py compiled
+	@touch $@
+
+# As pip does for what it installs: a start costs a fifth more without, and PYTHONDONTWRITEBYTECODE may be set.
+$(BYTECODE): $(SOURCES) $(GENERATED) | $(READY)
+	@$(PY) -m compileall -q services clients tests gen
 	@touch $@

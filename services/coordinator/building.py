@@ -116,8 +116,8 @@ class Building:
 
     def session(self) -> AbstractAsyncContextManager[BuildingSession]:
         record = self._pipeline.migration.record
-        memory = record.options.maintenance_work_mem_kb
-        return building_session(self._uri, record.migration_id, self.plan.settings, memory)
+        memory, sessions = record.options.maintenance_work_mem_kb, record.options.index_workers
+        return building_session(self._uri, record.migration_id, self.plan.settings, memory, sessions)
 
     async def run(self, session: BuildingSession, items: Sequence[Item], step: str = "") -> None:
         """Do what is not done, in one transaction. step: noted instead of the items' own."""

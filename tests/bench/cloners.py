@@ -28,6 +28,7 @@ from tests.e2e.phases import phase_times
 from tests.lab.process import tail
 
 JOBS = 2
+_ID = "bench"
 _TABLES = (
     b"SELECT c.oid::regclass::text FROM pg_class c WHERE c.relkind = 'r'"
     b" AND c.relnamespace = 'public'::regnamespace ORDER BY c.relpages DESC"
@@ -80,7 +81,7 @@ def pgmig(job: Job) -> Told:
         PGMIG_SOURCE_URI=job.source,
         PGMIG_DEST_URI=job.destination,
         PGMIG_STATE_DIR=str(job.folder / "state"),
-        PGMIG_ID="bench",
+        PGMIG_ID=_ID,
     )
     log = job.folder / "clone.log"
     began = time.time()
@@ -93,14 +94,8 @@ def pgmig(job: Job) -> Told:
         ended = time.time()
     if code:
         raise RuntimeError(f"pgmig-cli clone ended with {code}:\n{tail(log)}")
-    status = subprocess.run(
-        [*program(), "status", "--output", "json"],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    view = view_from_json(json.loads(status.stdout))
+    state = json.loads((job.folder / "state" / _ID / "state.json").read_text())
+    view = view_from_json(state["view"])
     times = [(str(phase), seconds) for phase, seconds in phase_times(view)]
     within = sum(seconds for _, seconds in times)
     before = view.created_at - began

@@ -128,7 +128,7 @@ async def work_off(dest: str, whole: Plan, tasks: list[Task], workers: int = 2) 
         await session.run([item for item in items if item.step not in done])
 
     def session() -> AbstractAsyncContextManager[BuildingSession]:
-        return building_session(dest, "m", whole.settings, 8192)
+        return building_session(dest, "m", whole.settings, 8192, 1)
 
     schedule = Schedule(tasks)
     schedule.all_are_complete()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.bookkeeping import ensure_bookkeeping
@@ -137,16 +138,32 @@ async def test_orphan_row_is_named(source_db: str, dest: str, tmp_path: Path) ->
     assert "(part)=(4711)" in error.message
 
 
-async def test_session_has_the_memory_that_was_asked_for(dest_db: str) -> None:
+@pytest.mark.parametrize(
+    ("own_kb", "asked_kb", "sessions"), [(2048, 12345, 1), (2048, 0, 1), (2048, 0, 4), (1 << 20, 0, 4)]
+)
+async def test_a_session_has_the_memory_that_was_asked_for_or_its_share_of_shared_buffers(
+    dest_db: str, own_kb: int, asked_kb: int, sessions: int
+) -> None:
     async with connection(dest_db, "destination") as conn:
         await ensure_bookkeeping(conn)
+        query = "SELECT pg_size_bytes(current_setting('shared_buffers')) / 1024"
+        shared = await (await conn.execute(query)).fetchone()
+        assert shared is not None
+        has = asked_kb or max(own_kb, shared[0] // sessions)
+        name = sql.Identifier(conn.info.dbname)
+        await conn.execute(
+            sql.SQL("ALTER DATABASE {} SET maintenance_work_mem = {}").format(
+                name, sql.Literal(f"{own_kb}kB")
+            )
+        )
     shown = Item(
-        "shown", b"CREATE TABLE shown AS SELECT pg_catalog.current_setting('maintenance_work_mem') x;"
+        "shown",
+        b"CREATE TABLE shown AS SELECT pg_size_bytes(current_setting('maintenance_work_mem')) / 1024 AS x;",
     )
-    async with building_session(dest_db, "m", b"SET search_path = public;", 12345) as session:
+    async with building_session(dest_db, "m", b"SET search_path = public;", asked_kb, sessions) as session:
         await session.run([shown])
     with psycopg.connect(dest_db) as reader:
-        assert reader.execute("SELECT x FROM shown").fetchall() == [("12345kB",)]
+        assert reader.execute("SELECT x FROM shown").fetchall() == [(has,)]
 
 
 async def test_of_items_that_fail_together_the_error_names_the_one_and_keeps_those_before(
@@ -160,7 +177,7 @@ async def test_of_items_that_fail_together_the_error_names_the_one_and_keeps_tho
         Item(f"index {column}", f"CREATE UNIQUE INDEX {column}_key ON public.pairs ({column});".encode())
         for column in ("a", "b", "ctid")
     )
-    async with building_session(dest_db, "m", b"", 0) as session:
+    async with building_session(dest_db, "m", b"", 0, 1) as session:
         with pytest.raises(PgmigError, match=r"index b\).*b_key"):
             await session.run([fits, refused, after])
         assert await done_steps(dest_db) == {fits.step}
@@ -173,7 +190,7 @@ async def test_what_cannot_be_noted_is_not_done(dest_db: str) -> None:
     async with connection(dest_db, "destination") as conn:
         await ensure_bookkeeping(conn)
         await conn.execute("ALTER TABLE pgmig.step RENAME TO mislaid")
-        async with building_session(dest_db, "m", b"", 0) as session:
+        async with building_session(dest_db, "m", b"", 0, 1) as session:
             with pytest.raises(PgmigError, match="step"):
                 await session.run([Item("made", b"CREATE TABLE public.made ();")])
         cursor = await conn.execute("SELECT to_regclass('public.made')")

@@ -75,7 +75,8 @@ _DEFAULTS = MigrationOptions()
     metavar="SIZE",
     default=None,
     help="Memory of each index build, like 512MB; in all --index-workers times as much. "
-    "Default: the destination's own setting.",
+    "Default: the destination's own setting, or, if that is more, its shared_buffers shared among them, "
+    "up to 1GB.",
 )
 @click.option(
     "--split-tables-larger-than",

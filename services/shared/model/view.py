@@ -45,7 +45,7 @@ class MigrationOptions:
     """follow: keep applying changes until switchover. copy_workers: parts copied at the same
     time by each copier. index_workers: indexes built at the same time. strict_boundaries: source
     transactions never share one on the destination. maintenance_work_mem_kb: of each session that
-    builds indexes; 0: what the destination is set to. split_tables_larger_than: bytes of heap and
+    builds indexes; 0: what the destination's own settings allow. split_tables_larger_than: bytes of heap and
     TOAST beyond which a table is copied in several parts. max_rate: bytes of COPY data a second
     for each copier; 0: as fast as it goes. no_owner: what is made belongs to
     the destination's role. no_acl: privileges are not restored.

@@ -365,17 +365,30 @@ class BuildingSession:
             raise _explained(exc) from exc
 
 
+# The default of 64 MB has the keys of a few million rows sorted on disk. shared_buffers is what
+# tells of the server's memory: usually a quarter of it.
+_SHARE_MEMORY = """
+    SELECT pg_catalog.set_config(
+        'maintenance_work_mem', greatest(own, least(1 << 20, shared / %s)) || 'kB', false)
+    FROM (SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('maintenance_work_mem')) >> 10,
+                 pg_catalog.pg_size_bytes(pg_catalog.current_setting('shared_buffers')) >> 10
+         ) AS memory (own, shared)"""
+
+
 @asynccontextmanager
 async def building_session(
-    uri: str, migration_id: str, settings: bytes, maintenance_work_mem_kb: int
+    uri: str, migration_id: str, settings: bytes, maintenance_work_mem_kb: int, sessions: int
 ) -> AsyncIterator[BuildingSession]:
-    """settings: the plan's. maintenance_work_mem_kb: 0 keeps the destination's setting."""
+    """settings: the plan's. maintenance_work_mem_kb: 0 leaves it to the destination's own settings.
+    sessions: how many there will be at the same time."""
     statement = "SELECT pg_catalog.set_config(%s, %s, false)"
     async with connection(uri, "destination") as conn:
         await silence(conn)
         with translated("setting up a session that builds indexes"):
             if maintenance_work_mem_kb:
                 await conn.execute(statement, ["maintenance_work_mem", f"{maintenance_work_mem_kb}kB"])
+            else:
+                await conn.execute(_SHARE_MEMORY, [sessions])
             with suppress(psycopg.errors.UndefinedObject, psycopg.DataError):
                 # From 14 on, not on every platform: a build does not outlive us for long.
                 await conn.execute(statement, ["client_connection_check_interval", "5s"])
