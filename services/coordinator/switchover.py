@@ -137,7 +137,8 @@ async def run(pipeline: Pipeline, feed: StepFeed, timeout_s: float) -> None:
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
     """Await `work`, and be cancelled only then: whoever sees a migration at its end may stop the
-    coordinator at once, and whoever asked for the switchover still waits for its outcome."""
+    coordinator at once, while whoever asked for the switchover waits for its outcome; and a source
+    that is being thawed must not stay frozen."""
     task = asyncio.create_task(work, name="outcome")
     try:
         await asyncio.shield(task)
@@ -151,9 +152,11 @@ async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
     assert decided is not None
     # Until now: the destination could be written to only after the decision was stored.
     result = replace(decided, write_downtime_ms=feed.elapsed_ms())
-    pipeline.migration.update(switchover=result)
-    pipeline.migration.event("info", f"switched over; writes were blocked for {result.write_downtime_ms} ms")
     try:
+        pipeline.migration.update(switchover=result)
+        pipeline.migration.event(
+            "info", f"switched over; writes were blocked for {result.write_downtime_ms} ms"
+        )
         await pipeline.journal.save()
     except PgmigError as exc:  # the store has the decision
         log.error("after the switchover: %s", exc)
@@ -165,9 +168,8 @@ async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
 async def _fail(pipeline: Pipeline, feed: StepFeed, exc: BaseException) -> None:
     error = cause(exc) or _interrupted(pipeline, exc)
     feed.tell("rollback", "started", error.message)
-    rolled_back = asyncio.create_task(_roll_back(pipeline, feed, error), name="rollback")
     try:
-        await asyncio.shield(rolled_back)
+        await _to_its_end(_roll_back(pipeline, feed, error))
     finally:
         feed.end(error)
 

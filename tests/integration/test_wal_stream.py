@@ -134,3 +134,12 @@ async def test_a_walsender_that_ends_is_a_curable_error(source: str) -> None:
         with pytest.raises(PgmigError) as caught:
             await messages(replication, 1)
         assert caught.value.kind in {ErrorKind.TRANSIENT, ErrorKind.UNREACHABLE}
+
+
+async def test_a_stream_that_was_closed_is_an_error(source: str) -> None:
+    async with streaming(source) as replication:
+        pass
+    with pytest.raises(PgmigError):
+        replication.drain()
+    with pytest.raises(PgmigError):
+        replication.send_status(Lsn(0), Lsn(0))

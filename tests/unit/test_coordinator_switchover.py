@@ -1,8 +1,9 @@
-"""A switchover that has been decided ends for whoever asked for it, even if the coordinator is stopped."""
+"""A switchover comes to its end for whoever asked for it, even if the coordinator is stopped amid it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,7 +15,16 @@ from services.coordinator.migration import Migration
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.record import Record
 from services.coordinator.steps import StepFeed
-from services.shared.model import Endpoint, Lsn, MigrationOptions, Phase, SwitchoverResult
+from services.shared.model import (
+    Endpoint,
+    ErrorKind,
+    Lsn,
+    MigrationOptions,
+    PgmigError,
+    Phase,
+    SwitchoverResult,
+    SwitchoverStep,
+)
 
 RECORD = Record(
     migration_id="m",
@@ -78,3 +88,38 @@ async def test_its_outcome_is_told_although_the_coordinator_is_stopped(
     assert [(step.name, step.state) for step in told] == [("commit", "done")]
     assert told[0].result is not None
     assert told[0].result.sentinel_lsn == RESULT.sentinel_lsn
+
+
+async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lets writers in again; the coordinator is stopped while it does."""
+    stand, feed = Stand(), StepFeed()
+    thawing, thawed = asyncio.Event(), asyncio.Event()
+
+    async def refused(_run: Any) -> None:
+        raise PgmigError(ErrorKind.TIMEOUT, "out of time")
+
+    async def undo(_pipeline: Any) -> None:
+        thawing.set()
+        await asyncio.sleep(0.01)
+        stand.migration.move(Phase.STREAMING)
+        thawed.set()
+
+    monkeypatch.setattr(switchover, "_attempt", refused)
+    monkeypatch.setattr(switchover, "undo", undo)
+    stand.journal.may_end.set()
+    running = asyncio.create_task(switchover.run(cast(Pipeline, stand), feed, 30.0))
+    await thawing.wait()
+    running.cancel()
+    await asyncio.wait({running})
+    assert thawed.is_set()
+    steps = feed.read()
+    assert [(step.name, step.state) async for step in _until_error(steps)] == [
+        ("rollback", "started"),
+        ("rollback", "done"),
+    ]
+
+
+async def _until_error(steps: AsyncIterator[SwitchoverStep]) -> AsyncIterator[SwitchoverStep]:
+    with pytest.raises(PgmigError, match="out of time"):
+        async for step in steps:
+            yield step

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -50,7 +51,8 @@ class Channel(Protocol):
         ...
 
     def send(self, data: bytes | memoryview) -> int:
-        """How many bytes at the front were taken. What was not is to be given again, unchanged."""
+        """How many bytes at the front were taken. What was not is to be given again, unchanged. That the
+        other side is gone may show only when receiving."""
         ...
 
     def close(self) -> None:
@@ -111,7 +113,7 @@ class TlsChannel:
 
     @property
     def pending(self) -> bool:
-        return bool(self._openssl.SSL_pending(self._session))
+        return bool(self._openssl.SSL_pending(self._lent()))
 
     def receive(self, room: memoryview) -> int:
         """As many records as are there, or as have room."""
@@ -119,7 +121,7 @@ class TlsChannel:
         received = 0
         while received < len(room):
             self._openssl.ERR_clear_error()
-            count = self._openssl.SSL_read(self._session, base + received, len(room) - received)
+            count = self._openssl.SSL_read(self._lent(), base + received, len(room) - received)
             if count > 0:
                 received += count
             elif received:
@@ -135,7 +137,7 @@ class TlsChannel:
         while sent < len(data):
             record = bytes(data[sent : sent + _RECORD])
             self._openssl.ERR_clear_error()
-            count = self._openssl.SSL_write(self._session, record, len(record))
+            count = self._openssl.SSL_write(self._lent(), record, len(record))
             if count > 0:
                 sent += count
             elif sent:
@@ -148,7 +150,8 @@ class TlsChannel:
 
     def _blocked(self, result: int, *, sending: bool = False) -> bool:
         """Why nothing came of a call: True to wait, False at the end of the session. Raises OSError."""
-        reason = self._openssl.SSL_get_error(self._session, result)
+        reason = self._openssl.SSL_get_error(self._lent(), result)
+        self._openssl.ERR_clear_error()  # others of this thread look into the same queue
         if reason == _WANT_WRITE and not sending:
             poll = select.poll()
             poll.register(self._fd, select.POLLOUT)
@@ -162,8 +165,14 @@ class TlsChannel:
             raise ConnectionResetError("the connection was reset, or closed without notice")
         raise ConnectionResetError("the TLS session is broken")
 
+    def _lent(self) -> int:
+        if not self._session:
+            raise OSError(errno.EBADF, "the TLS session was given back")
+        return self._session
+
     def close(self) -> None:
-        """The session is libpq's."""
+        """Libpq may free the session from now on."""
+        self._session = 0
 
 
 def _session(conn: AsyncConnection) -> int | None:

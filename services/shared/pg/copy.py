@@ -235,7 +235,7 @@ async def _through_libpq(
     on_progress: Progress,
     pace: Pace,
 ) -> tuple[int, int, int, int]:
-    """Like `relay`, where libpq encrypts a connection."""
+    """Like `relay`, where libpq does not lend the channel of a connection."""
     reader, writer = CopyOut(source), CopyIn(destination)
     await reader.start(statements[0])
     await writer.start(statements[1])

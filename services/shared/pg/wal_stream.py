@@ -53,6 +53,10 @@ Item = bytes | Piece | Keepalive
 """A pgoutput message, a piece of a long one, or a keepalive."""
 
 
+Failed = Callable[[str, str], PgmigError]
+"""The error of a SQLSTATE and a message."""
+
+
 class WalStream(Protocol):
     """A replication stream that has begun."""
 
@@ -87,6 +91,7 @@ class BorrowedStream:
         self._missing = 0  # bytes of a long message that are still to come
         self._unsent = b""
         self._ended: PgmigError | None = None
+        self._failed: Failed = lambda state, text: translate(server_error(state, text), DOING)
 
     @property
     def fileno(self) -> int:
@@ -99,8 +104,10 @@ class BorrowedStream:
     def close(self) -> None:
         self._channel.close()
 
-    async def begin(self, command: bytes, failed: Callable[[str, str], PgmigError]) -> None:
-        """Send START_REPLICATION and wait for the stream. failed(SQLSTATE, message) makes the error."""
+    async def begin(self, command: bytes, failed: Failed) -> None:
+        """Send START_REPLICATION and wait for the stream. failed: makes the error of this and of the
+        stream."""
+        self._failed = failed
         self._unsent = b"Q" + struct.pack(">I", len(command) + 5) + command + b"\0"
         try:
             while self._unsent:
@@ -115,7 +122,7 @@ class BorrowedStream:
                     if kind == ord("W"):
                         return
                     if kind == ord("E"):
-                        raise failed(*_error_fields(body))
+                        raise self._failed(*_error_fields(body))
                     if kind not in _IGNORED:
                         raise _unexpected(kind)
         except OSError as exc:
@@ -219,7 +226,7 @@ class BorrowedStream:
         if kind == COPY_DATA and body[:1] == b"k":
             items.append(read_keepalive(body))
         elif kind == ord("E"):
-            raise translate(server_error(*_error_fields(body)), DOING)
+            raise self._failed(*_error_fields(body))
         elif kind in (ord("c"), ord("C"), ord("Z")):
             raise _ended()
         elif kind not in _IGNORED:
