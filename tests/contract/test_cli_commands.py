@@ -215,6 +215,18 @@ def test_refusals_become_error_hint_and_exit_code(served: ServedControl, kind: E
     assert result.stderr == "error: it went wrong\nhint: do it again\n"
 
 
+def test_coordinator_lost_during_a_switchover_is_told_as_that(served: ServedControl) -> None:
+    put(served)
+    lost = PgmigError(ErrorKind.UNREACHABLE, "it is gone", "check the address")
+    served.control.errors["switchover, freeze is done"] = lost
+    result = at(served, "switchover")
+    assert result.exit_code == 4
+    *_, error, hint = result.stderr.splitlines()
+    assert error == "error: the coordinator was lost during the switchover: it is gone"
+    assert "pgmig-cli status" in hint
+    assert "writes to the source may stay blocked" in hint
+
+
 def test_clone_ends_when_complete_with_a_summary(served: ServedControl) -> None:
     served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
     given = ("--copy-workers", "3", *NO_KEY, *MEMORY, *COPYING)

@@ -182,6 +182,7 @@ class StandInControl:
         for number, name in enumerate(STEPS, 1):
             last = name == STEPS[-1]
             yield SwitchoverStep(name, "done", f"{name} is done", number * 60, RESULT if last else None)
+            self._called(f"switchover, {name} is done")
         self.move(migration_id.value, Phase.SWITCHED_OVER, switchover=RESULT)
 
     async def abort(self, migration_id: MigrationId) -> MigrationView:

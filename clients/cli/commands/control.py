@@ -91,9 +91,14 @@ def switchover(invocation: Invocation, timeout: float) -> None:
 async def _switchover(invocation: Invocation, timeout_s: float) -> SwitchoverResult:
     last: SwitchoverStep | None = None
     async with connected(invocation, "switch over") as (session, migration_id):
-        async for step in session.switchover(migration_id.value, timeout_s):
-            _show(invocation, step)
-            last = step
+        try:
+            async for step in session.switchover(migration_id.value, timeout_s):
+                _show(invocation, step)
+                last = step
+        except PgmigError as exc:
+            if exc.kind is ErrorKind.UNREACHABLE and last is not None:
+                raise _out_of_sight(exc) from exc
+            raise
     if last is None or last.result is None:
         told = f": {last.name} {last.state}, {last.detail}" if last else ""
         raise PgmigError(
@@ -102,6 +107,16 @@ async def _switchover(invocation: Invocation, timeout_s: float) -> SwitchoverRes
             "see `pgmig-cli status`; the migration goes on",
         )
     return last.result
+
+
+def _out_of_sight(error: PgmigError) -> PgmigError:
+    """It had begun when the coordinator was lost."""
+    return PgmigError(
+        error.kind,
+        f"the coordinator was lost during the switchover: {error.message}",
+        "see with `pgmig-cli status` whether it was completed; until a coordinator is back, which rolls it "
+        "back if it was not, writes to the source may stay blocked",
+    )
 
 
 def _show(invocation: Invocation, step: SwitchoverStep) -> None:
