@@ -24,7 +24,15 @@ from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.pg.channel import lends
 from services.shared.pg.connection import complete_conninfo, connect, connect_failure, open_session, translate
 from services.shared.pg.stream_options import stream_options
-from services.shared.pg.wal_stream import DOING, BorrowedStream, Item, LibpqStream, WalStream, server_error
+from services.shared.pg.wal_stream import (
+    DOING,
+    BorrowedStream,
+    Failed,
+    Item,
+    LibpqStream,
+    WalStream,
+    server_error,
+)
 
 _STATUS = struct.Struct(">cQQQqc")
 _PG_EPOCH_US = 946_684_800_000_000
@@ -129,11 +137,8 @@ class ReplicationConnection:
             await self._command(command, doing)
             self._stream = LibpqStream(self._pgconn, lambda result: _result_error(self._conn, result, DOING))
         else:
-            self._stream = stream = BorrowedStream(self._conn)
-            await stream.begin(
-                command.as_bytes(self._conn),
-                lambda state, text: _state_error(state, text, server_error(state, text), doing),
-            )
+            self._stream = stream = BorrowedStream(self._conn, _refused(DOING))
+            await stream.begin(command.as_bytes(self._conn), _refused(doing))
 
     def drain(self) -> tuple[list[Item], int]:
         """What has arrived, and how many bytes that were; see `WalStream`."""
@@ -235,6 +240,10 @@ def _row(result: pq.abc.PGresult) -> list[str]:
 def _result_error(conn: AsyncConnection, result: pq.abc.PGresult, doing: str) -> PgmigError:
     error = psycopg.errors.error_from_result(result, encoding=conn.info.encoding)
     return _state_error(error.sqlstate or "", (error.diag.message_primary or "").strip(), error, doing)
+
+
+def _refused(doing: str) -> Failed:
+    return lambda state, text: _state_error(state, text, server_error(state, text), doing)
 
 
 def _state_error(state: str, text: str, error: psycopg.Error, doing: str) -> PgmigError:

@@ -81,9 +81,9 @@ class WalStream(Protocol):
 
 
 class BorrowedStream:
-    """Past libpq. Build it on an idle connection, then `begin`."""
+    """Past libpq. Build it on an idle connection, then `begin`. failed: makes the stream's errors."""
 
-    def __init__(self, conn: AsyncConnection) -> None:
+    def __init__(self, conn: AsyncConnection, failed: Failed) -> None:
         self._channel = borrow(conn)
         self._buffer = bytearray(BUFFER)
         self._view = memoryview(self._buffer)
@@ -91,7 +91,7 @@ class BorrowedStream:
         self._missing = 0  # bytes of a long message that are still to come
         self._unsent = b""
         self._ended: PgmigError | None = None
-        self._failed: Failed = lambda state, text: translate(server_error(state, text), DOING)
+        self._failed = failed
 
     @property
     def fileno(self) -> int:
@@ -105,9 +105,7 @@ class BorrowedStream:
         self._channel.close()
 
     async def begin(self, command: bytes, failed: Failed) -> None:
-        """Send START_REPLICATION and wait for the stream. failed: makes the error of this and of the
-        stream."""
-        self._failed = failed
+        """Send START_REPLICATION and wait for the stream. failed: makes the error of this."""
         self._unsent = b"Q" + struct.pack(">I", len(command) + 5) + command + b"\0"
         try:
             while self._unsent:
@@ -122,7 +120,7 @@ class BorrowedStream:
                     if kind == ord("W"):
                         return
                     if kind == ord("E"):
-                        raise self._failed(*_error_fields(body))
+                        raise failed(*_error_fields(body))
                     if kind not in _IGNORED:
                         raise _unexpected(kind)
         except OSError as exc:
