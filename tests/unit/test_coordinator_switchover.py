@@ -44,10 +44,12 @@ class Saving:
 
     def __init__(self) -> None:
         self.asked, self.may_end = asyncio.Event(), asyncio.Event()
+        self.saved = False
 
     async def save(self) -> None:
         self.asked.set()
         await self.may_end.wait()
+        self.saved = True
 
 
 class Stand:
@@ -84,6 +86,7 @@ async def test_its_outcome_is_told_although_the_coordinator_is_stopped(
     stand.journal.may_end.set()
     await asyncio.wait({running})
     assert running.cancelled()
+    assert stand.journal.saved
     told = [step async for step in feed.read()]
     assert [(step.name, step.state) for step in told] == [("commit", "done")]
     assert told[0].result is not None
