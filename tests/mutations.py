@@ -23,6 +23,7 @@ BATCHES = "tests/unit/test_batches.py"
 FULL_STREAM = "tests/integration/test_full_stream.py"
 PARTITIONS = "tests/integration/test_partitions.py"
 PROGRESS_ROW = "tests/integration/test_progress_row.py"
+STALE_STATE = "tests/integration/test_stale_state.py"
 VERSIONS = "tests/e2e/test_source_versions.py"
 TIMEOUT_S = 180
 
@@ -325,6 +326,20 @@ MUTATIONS = (
         "pg_catalog.pg_relation_filenode(c.oid)::bigint",
         "c.oid::bigint",
         f"{VERSIONS}::test_truncate_is_followed_or_stops_the_switchover[from-10]",
+    ),
+    Mutation(
+        "19 records of two migrations",
+        "services/coordinator/record.py",
+        "    if not same_migration(record, other):",
+        "    if False:",
+        f"{STALE_STATE}::test_file_of_an_earlier_migration_of_the_same_id_is_not_continued",
+    ),
+    Mutation(
+        "19 records of two coordinators",
+        "services/coordinator/record.py",
+        "    return (record.term, record.revision) > (other.term, other.revision)",
+        "    return record.revision > other.revision",
+        f"{STALE_STATE}::test_file_of_a_coordinator_that_was_replaced_does_not_undo_what_the_next_one_did",
     ),
 )
 

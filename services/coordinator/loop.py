@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from services.coordinator.credentials import Credentials
@@ -13,8 +14,8 @@ from services.coordinator.drive import Driver
 from services.coordinator.journal import Journal
 from services.coordinator.migration import REVISIONS_UNSAVED, Migration
 from services.coordinator.pipeline import Pipeline, Surroundings
-from services.coordinator.record import Record, unpack
-from services.coordinator.state_file import read_states
+from services.coordinator.record import Record, pack, same_migration, supersedes, unpack
+from services.coordinator.state_file import read_states, state_file
 from services.shared.bus.store import StateStore
 from services.shared.model import ErrorKind, MigrationId, MigrationOptions, MigrationPlan, PgmigError, Phase
 from services.shared.pg.existing import check_confirmed
@@ -23,14 +24,31 @@ from services.shared.pg.preflight import Preflight, check_migration
 log = logging.getLogger(__name__)
 
 
-def newest(records: Iterator[Record]) -> dict[str, Record]:
-    """Of each migration the record with the highest revision."""
+def newest(records: Iterable[Record]) -> dict[str, Record]:
+    """Of each id the record that supersedes the others; of equals the first."""
     found: dict[str, Record] = {}
     for record in records:
         known = found.get(record.migration_id)
-        if known is None or record.revision > known.revision:
+        if known is None or supersedes(record, known):
             found[record.migration_id] = record
     return found
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _tell_stale(found: Record, chosen: Record, place: str) -> None:
+    """For the log: a record of an earlier migration is about to be replaced."""
+    if not same_migration(found, chosen):
+        log.warning(
+            "%s belongs to an earlier migration %s, created at %s: it is ignored, since the newer one was "
+            "created at %s",
+            place,
+            found.migration_id,
+            _utc(found.created_at),
+            _utc(chosen.created_at),
+        )
 
 
 async def _checked(
@@ -54,25 +72,48 @@ class Coordinator:
         self._starting: set[str] = set()
 
     async def load(self) -> None:
-        """Take up every migration that the store or a state file knows. Raises BROKER."""
-        stored = await self._store.load()
-        for record in newest(self._known(stored)).values():
-            phase = f"in phase {record.phase}"
-            log.info("migration %s was %s", record.migration_id, phase)
-            later = replace(record, revision=record.revision + REVISIONS_UNSAVED)
-            driver = self._driver(later, Credentials(), restored=True)
-            driver.migration.event("info", f"the coordinator was started again {phase}")
-            if record.phase is Phase.STREAMING:  # until the applier says so again
-                driver.migration.move(Phase.CATCHUP)
-            driver.start()
+        """Continue every migration that the store or a state file knows. Raises BROKER."""
+        stored = list(self._stored(await self._store.load()))
+        filed = list(read_states(self._around.state_dir))
+        chosen = newest([*stored, *filed])
+        for record in stored:
+            _tell_stale(record, chosen[record.migration_id], f"{record.migration_id} in the store")
+        for record in filed:
+            place = str(state_file(self._around.state_dir, record.migration_id))
+            _tell_stale(record, chosen[record.migration_id], place)
+        taken = [later for record in chosen.values() if (later := await self._taken_over(record))]
+        for record in taken:
+            self._continue(record)
 
-    def _known(self, stored: dict[str, bytes]) -> Iterator[Record]:
-        for key, value in stored.items():
+    def _stored(self, values: dict[str, bytes]) -> Iterator[Record]:
+        for key, value in values.items():
             try:
                 yield unpack(value)
             except PgmigError as exc:
                 log.error("state of migration %s in the store: %s", key, exc)
-        yield from read_states(self._around.state_dir)
+
+    async def _taken_over(self, record: Record) -> Record | None:
+        """The record with this coordinator's term, once the store has it: before anything else is
+        done, so that no state file has a term that the store does not know. None: another
+        coordinator took the migration over at the same time."""
+        later = replace(record, term=record.term + 1, revision=record.revision + REVISIONS_UNSAVED)
+        try:
+            await self._store.save(record.migration_id, pack(later))
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.FENCED:
+                raise
+            log.error("migration %s is left to another coordinator: %s", record.migration_id, exc)
+            return None
+        return later
+
+    def _continue(self, record: Record) -> None:
+        phase = f"in phase {record.phase}"
+        log.info("migration %s was %s", record.migration_id, phase)
+        driver = self._driver(record, Credentials(), restored=True)
+        driver.migration.event("info", f"the coordinator was started again {phase}")
+        if record.phase is Phase.STREAMING:  # until the applier says so again
+            driver.migration.move(Phase.CATCHUP)
+        driver.start()
 
     def _driver(self, record: Record, credentials: Credentials, *, restored: bool) -> Driver:
         key = record.migration_id
@@ -122,6 +163,7 @@ class Coordinator:
             destination=checked.destination,
             created_at=now,
             phase_since=now,
+            instance=secrets.token_hex(8),
         )
         driver = self._driver(record, credentials, restored=False)
         driver.migration.event("info", "both databases are checked")

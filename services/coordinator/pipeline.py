@@ -197,7 +197,15 @@ class Pipeline:
             Role.APPLIER: self._applier_work,
         }
         for role in roles:
-            self._around.workforce.want(record.migration_id, role, makers[role], wait_s=self._patience(role))
+            self._around.workforce.want(
+                record.migration_id, role, makers[role], wait_s=self._patience(role), prefix=self._prefix
+            )
+
+    @property
+    def _prefix(self) -> str:
+        """Of the assignments' ids: names this migration, and no other one of the same id."""
+        record = self.migration.record
+        return f"{record.migration_id}-{record.instance}" if record.instance else record.migration_id
 
     def _patience(self, role: Role) -> float:
         """After a coordinator's restart its workers get time to come back before others start."""
@@ -298,6 +306,8 @@ class Pipeline:
     # Listener of the workforce.
 
     def accepts(self, assignment: Assignment) -> bool:
+        if not assignment.assignment_id.startswith(f"{self._prefix}-"):
+            return False  # of an earlier migration of the same id
         self.offer_credentials(of_assignment(assignment))
         return self.migration.phase.running
 

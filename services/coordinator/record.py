@@ -62,7 +62,9 @@ class FreezeRecord:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """revision grows with every change; of two records the higher one counts.
+    """instance: a random identity of the migration, since ids are used again after `cleanup`. term: how many
+    coordinators have taken the migration over, counted in the store. revision grows with every change.
+    Which of two records of one id counts: `supersedes`.
 
     published: what the publication carries. inserts_only: what the second one carries, for INSERT
     and TRUNCATE. copied_only: what no publication carries. altered: tables that have, or may have,
@@ -94,6 +96,24 @@ class Record:
     switchover: SwitchoverResult | None = None
     events: tuple[Event, ...] = ()
     skipped: tuple[SkippedTransaction, ...] = ()
+    instance: str = ""
+    term: int = 0
+
+
+def same_migration(one: Record, other: Record) -> bool:
+    """Whether both are of the same migration, and not of two that had the same id one after the other."""
+    return (one.instance, one.created_at) == (other.instance, other.created_at)
+
+
+def supersedes(record: Record, other: Record) -> bool:
+    """Whether `record` is newer than `other`, which has the same id.
+
+    Two migrations: the one that was created later. One: the record of the later coordinator, since
+    an earlier one that was cut off from the store counts on in its file alone; then the revision.
+    """
+    if not same_migration(record, other):
+        return record.created_at > other.created_at
+    return (record.term, record.revision) > (other.term, other.revision)
 
 
 def record_to_json(record: Record) -> dict[str, object]:

@@ -25,10 +25,14 @@ def folder(state_dir: Path, migration_id: str) -> Path:
     return state_dir / migration_id
 
 
+def state_file(state_dir: Path, migration_id: str) -> Path:
+    return folder(state_dir, migration_id) / NAME
+
+
 def write_state(state_dir: Path, record: Record, view: MigrationView) -> None:
     """Replace the file in one step, readable by its owner only. Raises OSError."""
     content = {"view": view_to_json(view), **record_to_json(record)}
-    replace_file(folder(state_dir, record.migration_id) / NAME, json.dumps(content, separators=(",", ":")))
+    replace_file(state_file(state_dir, record.migration_id), json.dumps(content, separators=(",", ":")))
 
 
 def read_states(state_dir: Path) -> Iterator[Record]:

@@ -99,6 +99,7 @@ class _Job:
 @dataclass(slots=True)
 class _Want:
     make: MakeWork
+    prefix: str
     failures: int = 0
     not_before: float = 0.0
 
@@ -121,13 +122,16 @@ class Workforce:
     def forget(self, migration_id: str) -> None:
         self._listeners.pop(migration_id, None)
 
-    def want(self, migration_id: str, role: Role, make: MakeWork, *, wait_s: float = 0.0) -> None:
-        """Have the role filled from now on. make: called for each new assignment.
+    def want(
+        self, migration_id: str, role: Role, make: MakeWork, *, wait_s: float = 0.0, prefix: str = ""
+    ) -> None:
+        """Have the role filled from now on. make: called for each new assignment, whose id begins
+        with `prefix`.
 
         wait_s: give workers that run it already that long to attach and say so.
         """
         not_before = asyncio.get_running_loop().time() + wait_s
-        self._wants[migration_id, role] = _Want(make, not_before=not_before)
+        self._wants[migration_id, role] = _Want(make, prefix or migration_id, not_before=not_before)
         if wait_s:
             self._later(wait_s)
         self.staff()
@@ -260,7 +264,7 @@ class Workforce:
                 if job.assignment.role is role and not job.stopping
             }
             for worker in self._takers(role, running):
-                self._give(worker, migration_id, want.make())
+                self._give(worker, migration_id, want)
                 running.add(worker.worker_id)
             if not running and (listener := self._listeners.get(migration_id)) is not None:
                 listener.unstaffed(role)
@@ -276,8 +280,8 @@ class Workforce:
         able.sort(key=lambda worker: len(self._run_by(worker.worker_id)))
         return [] if running else able[:1]
 
-    def _give(self, worker: _Worker, migration_id: str, work: Work) -> None:
-        assignment = Assignment(f"{migration_id}-{secrets.token_hex(6)}", migration_id, work)
+    def _give(self, worker: _Worker, migration_id: str, want: _Want) -> None:
+        assignment = Assignment(f"{want.prefix}-{secrets.token_hex(6)}", migration_id, want.make())
         self._jobs[assignment.assignment_id] = _Job(assignment, worker.worker_id)
         worker.send(Assign(assignment))
         if (listener := self._listeners.get(migration_id)) is not None:

@@ -7,6 +7,7 @@ import json
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,8 @@ RECORD = Record(
     switchover=SwitchoverResult(Lsn(4), 120, 6, 4.5),
     events=(Event(1.0, "info", "begun"),),
     skipped=(SkippedTransaction(Lsn(4), 742, 1.5, "who@host", "why", "refused"),),
+    instance="d",
+    term=3,
 )
 
 
@@ -92,10 +95,18 @@ def test_file_that_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*/state.json"))) == 4
 
 
-def test_of_store_and_file_the_higher_revision_counts() -> None:
-    older, newer = replace(RECORD, phase=Phase.COPY), replace(RECORD, revision=8)
-    assert newest(iter([older, newer])) == {"m": newer}
-    assert newest(iter([newer, older])) == {"m": newer}
+@pytest.mark.parametrize(
+    "later",
+    [
+        pytest.param({"revision": 8}, id="revision"),
+        pytest.param({"term": 4, "revision": 1}, id="a later coordinator"),
+        pytest.param({"instance": "e", "created_at": 9.0, "term": 1, "revision": 1}, id="a later migration"),
+    ],
+)
+def test_of_two_records_of_an_id_the_later_one_counts(later: dict[str, Any]) -> None:
+    older, newer = replace(RECORD, phase=Phase.COPY), replace(RECORD, **later)
+    assert newest([older, newer]) == {"m": newer}
+    assert newest([newer, older]) == {"m": newer}
 
 
 def test_revision_grows_with_every_change_and_events_are_capped() -> None:
