@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PIPELINE = "tests/integration/test_pipeline.py"
 BATCHES = "tests/unit/test_batches.py"
+WORKER_SECRET = "tests/contract/test_worker_secret.py"
 FULL_STREAM = "tests/integration/test_full_stream.py"
 PARTITIONS = "tests/integration/test_partitions.py"
 PROGRESS_ROW = "tests/integration/test_progress_row.py"
@@ -340,6 +341,27 @@ MUTATIONS = (
         "    return (record.term, record.revision) > (other.term, other.revision)",
         "    return record.revision > other.revision",
         f"{STALE_STATE}::test_file_of_a_coordinator_that_was_replaced_does_not_undo_what_the_next_one_did",
+    ),
+    Mutation(
+        "S1 workers prove that they know the secret",
+        "services/shared/rpc/handshake.py",
+        "if len(given.key) != KEY_BYTES or (token and not hmac.compare_digest(given.proof, expected)):",
+        "if len(given.key) != KEY_BYTES:",
+        f"{WORKER_SECRET}::test_who_does_not_know_the_secret_is_given_nothing",
+    ),
+    Mutation(
+        "S1 the coordinator proves that it knows the secret",
+        "services/shared/rpc/handshake.py",
+        "    if token and not (",
+        "    if False and not (",
+        f"{WORKER_SECRET}::test_who_takes_the_coordinators_address_is_told_ids_and_obeyed_by_nobody",
+    ),
+    Mutation(
+        "S2 a worker id belongs to its process",
+        "services/shared/rpc/workers_api.py",
+        "if not hmac.compare_digest(self._keys.get(worker, key), key):",
+        "if False:",
+        f"{WORKER_SECRET}::test_a_worker_id_belongs_to_the_process_that_registered_it",
     ),
 )
 

@@ -16,6 +16,7 @@ from services.coordinator.workforce import Workforce
 from services.shared.bus.connection import bus
 from services.shared.bus.store import StateStore
 from services.shared.rpc.server import ControlServer
+from services.shared.runtime.config import worker_token
 from services.shared.runtime.files import replace_file
 from services.shared.runtime.lifecycle import run_service
 from services.shared.runtime.retry import retrying
@@ -25,6 +26,11 @@ log = logging.getLogger(__name__)
 
 async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     """Serve both APIs until `stop` is set; migrations are taken up before the first call."""
+    token = worker_token(settings)
+    if not token:
+        log.warning(
+            "PGMIG_WORKER_TOKEN is not set: whoever reaches %s can attach as a worker", settings.listen
+        )
     async with bus(settings.nats_url.get_secret_value(), settings.worker_id) as client:
         workforce = Workforce(settings.worker_grace_s)
         around = Surroundings(
@@ -33,7 +39,9 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
         store = StateStore(client, replicas=settings.state_replicas)
         coordinator = Coordinator(store, around)
         await retrying("reading the state of migrations", coordinator.load)
-        server = ControlServer(settings.listen, ControlApiHandler(coordinator), WorkersApiHandler(workforce))
+        server = ControlServer(
+            settings.listen, ControlApiHandler(coordinator), WorkersApiHandler(workforce), token
+        )
         try:
             address = await server.start()
             if settings.port_file is not None:

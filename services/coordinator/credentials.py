@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from services.shared.model import (
-    ApplierWork,
-    Assignment,
-    CopierWork,
-    DecoderWork,
-    Endpoint,
-    PgmigError,
-)
+from services.shared.model import Endpoint, PgmigError
 from services.shared.pg.connection import endpoint
 from services.shared.pg.preflight import passwordless_uri, reachable
 
@@ -30,17 +23,6 @@ class Credentials:
     def filled_from(self, other: Credentials) -> Credentials:
         """What is missing here, taken from `other`."""
         return Credentials(self.source_uri or other.source_uri, self.destination_uri or other.destination_uri)
-
-
-def of_assignment(assignment: Assignment) -> Credentials:
-    """What a worker that still runs the migration knows."""
-    match assignment.work:
-        case DecoderWork(source_uri=source):
-            return Credentials(source_uri=source)
-        case CopierWork(source_uri=source, destination_uri=destination):
-            return Credentials(source, destination)
-        case ApplierWork(destination_uri=destination):
-            return Credentials(destination_uri=destination)
 
 
 def of_environment(

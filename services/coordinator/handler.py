@@ -117,6 +117,9 @@ class WorkersApiHandler:
     def __init__(self, workforce: Workforce) -> None:
         self._workforce = workforce
 
+    def holds(self, worker_id: str) -> bool:
+        return self._workforce.holds(worker_id)
+
     def connected(self, register: Register, send: Send) -> None:
         self._workforce.connected(register, send)
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.coordinator.credentials import Credentials, of_assignment, of_environment, of_password_file
+from services.coordinator.credentials import Credentials, of_environment, of_password_file
 from services.coordinator.journal import Journal
 from services.coordinator.migration import Migration
 from services.coordinator.record import SlotRecord
@@ -26,8 +26,8 @@ from services.shared.bus.connection import Client
 from services.shared.model import (
     ApplierProgress,
     ApplierWork,
-    Assignment,
     AssignmentFailed,
+    AssignmentRef,
     AssignmentRetrying,
     CloseSnapshot,
     CopierWork,
@@ -219,7 +219,7 @@ class Pipeline:
             self.snapshot = None  # it ends with the session that exported it
         return await self._around.workforce.release(self.migration.record.migration_id, roles)
 
-    def assignment(self, role: Role) -> Assignment | None:
+    def assignment(self, role: Role) -> AssignmentRef | None:
         return self._around.workforce.current(self.migration.record.migration_id, role)
 
     def _decoder_work(self) -> DecoderWork:
@@ -305,13 +305,12 @@ class Pipeline:
 
     # Listener of the workforce.
 
-    def accepts(self, assignment: Assignment) -> bool:
+    def accepts(self, assignment: AssignmentRef) -> bool:
         if not assignment.assignment_id.startswith(f"{self._prefix}-"):
             return False  # of an earlier migration of the same id
-        self.offer_credentials(of_assignment(assignment))
         return self.migration.phase.running
 
-    def given(self, assignment: Assignment) -> None:
+    def given(self, assignment: AssignmentRef) -> None:
         self._unstaffed.discard(assignment.role)
         self._attachments += 1
         self.migration.touch()

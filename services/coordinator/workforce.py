@@ -25,6 +25,7 @@ from services.shared.model import (
     Assign,
     Assignment,
     AssignmentFailed,
+    AssignmentRef,
     AssignmentStopped,
     ErrorKind,
     PgmigError,
@@ -60,10 +61,10 @@ def error_of(report: AssignmentFailed) -> PgmigError:
 class Listener(Protocol):
     """What a migration is told of its workers. Reports never hold a Register."""
 
-    def accepts(self, assignment: Assignment) -> bool:
+    def accepts(self, assignment: AssignmentRef) -> bool:
         """Whether a worker may go on with what it offers after the coordinator's restart."""
 
-    def given(self, assignment: Assignment) -> None:
+    def given(self, assignment: AssignmentRef) -> None:
         """A worker has the assignment now, newly or again after its stream broke."""
 
     def gone(self, role: Role) -> None:
@@ -90,7 +91,7 @@ class _Worker:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    assignment: Assignment
+    assignment: AssignmentRef
     worker_id: str
     stopping: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -151,7 +152,7 @@ class Workforce:
             return False
         return True
 
-    def current(self, migration_id: str, role: Role) -> Assignment | None:
+    def current(self, migration_id: str, role: Role) -> AssignmentRef | None:
         """The role's running assignment, of a worker that is attached or within its grace."""
         for job in self._of(migration_id):
             if job.assignment.role is role and not job.stopping:
@@ -175,6 +176,10 @@ class Workforce:
 
     # Workers.
 
+    def holds(self, worker_id: str) -> bool:
+        """Whether the worker is attached, or its work is kept for it to come back."""
+        return worker_id in self._workers
+
     def connected(self, register: Register, send: Send) -> None:
         earlier = self._workers.pop(register.worker_id, None)
         if earlier is not None and earlier.lost is not None:
@@ -189,7 +194,7 @@ class Workforce:
             self._offered(worker, assignment)
         self.staff()
 
-    def _offered(self, worker: _Worker, assignment: Assignment) -> None:
+    def _offered(self, worker: _Worker, assignment: AssignmentRef) -> None:
         job = self._jobs.get(assignment.assignment_id)
         if job is None and self._acceptable(assignment):
             job = self._jobs[assignment.assignment_id] = _Job(assignment, worker.worker_id)
@@ -199,7 +204,7 @@ class Workforce:
         if (listener := self._listeners.get(assignment.migration_id)) is not None:
             listener.given(assignment)
 
-    def _acceptable(self, assignment: Assignment) -> bool:
+    def _acceptable(self, assignment: AssignmentRef) -> bool:
         """Nobody else runs it, and its migration goes on."""
         listener = self._listeners.get(assignment.migration_id)
         alone = assignment.role is Role.COPIER or not self.current(assignment.migration_id, assignment.role)
@@ -282,10 +287,10 @@ class Workforce:
 
     def _give(self, worker: _Worker, migration_id: str, want: _Want) -> None:
         assignment = Assignment(f"{want.prefix}-{secrets.token_hex(6)}", migration_id, want.make())
-        self._jobs[assignment.assignment_id] = _Job(assignment, worker.worker_id)
+        self._jobs[assignment.assignment_id] = _Job(assignment.ref, worker.worker_id)
         worker.send(Assign(assignment))
         if (listener := self._listeners.get(migration_id)) is not None:
-            listener.given(assignment)
+            listener.given(assignment.ref)
 
     def _stop(self, job: _Job) -> None:
         job.stopping = True

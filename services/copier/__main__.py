@@ -12,14 +12,16 @@ from services.shared.bus.connection import bus
 from services.shared.model import Role
 from services.shared.rpc.health import HealthServer
 from services.shared.rpc.worker_link import WorkerLink
+from services.shared.runtime.config import worker_token
 from services.shared.runtime.lifecycle import run_service
 
 
 async def serve(settings: CopierSettings, stop: asyncio.Event) -> None:
     """Attach to the coordinator and do what it assigns until `stop` is set."""
     nats_url = settings.nats_url.get_secret_value()
+    token = worker_token(settings)
     async with HealthServer(settings.health_listen), bus(nats_url, settings.worker_id) as client:
-        link = WorkerLink(settings.coordinator, Role.COPIER, settings.worker_id, socket.gethostname())
+        link = WorkerLink(settings.coordinator, Role.COPIER, settings.worker_id, socket.gethostname(), token)
         runner = copier_runner(client, link.report, settings.lease_s)
         link_stop = asyncio.Event()
         linked = asyncio.create_task(link.run(runner, link_stop), name="link")

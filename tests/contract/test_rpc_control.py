@@ -46,6 +46,9 @@ STEPS = (
 
 
 class NoWorkers:
+    def holds(self, worker_id: str) -> bool:
+        return False
+
     def connected(self, register: Register, send: Send) -> None:
         raise AssertionError("no worker is expected")
 

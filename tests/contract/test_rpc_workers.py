@@ -13,6 +13,7 @@ from services.shared.model import (
     ApplierWork,
     Assign,
     Assignment,
+    AssignmentRef,
     AssignmentStopped,
     DecoderProgress,
     ErrorKind,
@@ -45,6 +46,10 @@ class FakeCoordinator:
     refuse: PgmigError | None = None
     fail_reports: int = 0
     hold_reports: asyncio.Event | None = None
+    held: set[str] = field(default_factory=set)
+
+    def holds(self, worker_id: str) -> bool:
+        return worker_id in self.held
 
     def connected(self, register: Register, send: Send) -> None:
         if self.refuse is not None:
@@ -70,10 +75,10 @@ class FakeCoordinator:
 
 @dataclass
 class FakeWorker:
-    assignments: tuple[Assignment, ...] = ()
+    assignments: tuple[AssignmentRef, ...] = ()
     commands: asyncio.Queue[WorkerCommand] = field(default_factory=asyncio.Queue)
 
-    def running(self) -> tuple[Assignment, ...]:
+    def running(self) -> tuple[AssignmentRef, ...]:
         return self.assignments
 
     async def command(self, command: WorkerCommand) -> None:
@@ -81,8 +86,10 @@ class FakeWorker:
 
 
 @asynccontextmanager
-async def serving(coordinator: FakeCoordinator, listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
-    server = ControlServer(listen, FakeControl(), coordinator)
+async def serving(
+    coordinator: FakeCoordinator, listen: str = "127.0.0.1:0", token: str = ""
+) -> AsyncIterator[str]:
+    server = ControlServer(listen, FakeControl(), coordinator, token)
     address = await server.start()
     try:
         yield address
@@ -91,10 +98,12 @@ async def serving(coordinator: FakeCoordinator, listen: str = "127.0.0.1:0") -> 
 
 
 @asynccontextmanager
-async def working(address: str, worker: FakeWorker, worker_id: str = "w1") -> AsyncIterator[WorkerLink]:
+async def working(
+    address: str, worker: FakeWorker, worker_id: str = "w1", token: str = ""
+) -> AsyncIterator[WorkerLink]:
     """A running link; stopped at the end of the block, as a service would."""
     stop = asyncio.Event()
-    link = WorkerLink(address, Role.APPLIER, worker_id, "host1")
+    link = WorkerLink(address, Role.APPLIER, worker_id, "host1", token)
     task = asyncio.create_task(link.run(worker, stop))
     try:
         yield link
@@ -105,9 +114,9 @@ async def working(address: str, worker: FakeWorker, worker_id: str = "w1") -> As
 
 
 async def test_a_worker_registers_and_commands_reach_it_at_any_time() -> None:
-    coordinator, worker = FakeCoordinator(), FakeWorker((ASSIGNMENT,))
+    coordinator, worker = FakeCoordinator(), FakeWorker((ASSIGNMENT.ref,))
     async with serving(coordinator) as address, working(address, worker):
-        register = Register("w1", Role.APPLIER, "host1", (ASSIGNMENT,))
+        register = Register("w1", Role.APPLIER, "host1", (ASSIGNMENT.ref,))
         assert await coordinator.next() == ("connected", register)
         coordinator.sends["w1"](Assign(ASSIGNMENT))
         coordinator.sends["w1"](Unassign("a1"))
@@ -140,10 +149,10 @@ async def test_a_cut_connection_is_seen_at_once_and_the_worker_registers_again()
     coordinator, worker = FakeCoordinator(), FakeWorker()
     async with serving(coordinator) as address, proxied(address) as proxy, working(proxy.address, worker):
         await coordinator.next()
-        worker.assignments = (ASSIGNMENT,)
+        worker.assignments = (ASSIGNMENT.ref,)
         proxy.cut()
         assert await coordinator.next() == ("disconnected", "w1")
-        register = Register("w1", Role.APPLIER, "host1", (ASSIGNMENT,))
+        register = Register("w1", Role.APPLIER, "host1", (ASSIGNMENT.ref,))
         assert await coordinator.next() == ("connected", register)
 
 
@@ -233,26 +242,25 @@ async def test_a_report_the_coordinator_could_not_deal_with_is_repeated() -> Non
     assert happened[3][1] == done
 
 
-async def test_a_worker_that_attaches_again_ends_its_earlier_session_first() -> None:
-    coordinator = FakeCoordinator()
-    async with serving(coordinator) as address:
-        first = WorkerLink(address, Role.APPLIER, "w1", "host1")
-        stop = asyncio.Event()
-        earlier = asyncio.create_task(first.run(FakeWorker(), stop))
+async def test_a_worker_that_attaches_again_ends_its_earlier_session_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its old stream has broken for the worker, and not yet for the coordinator."""
+    server_options = _keepalive(channel.SERVER_OPTIONS, _NEVER)
+    monkeypatch.setattr("services.shared.rpc.server.SERVER_OPTIONS", server_options)
+    monkeypatch.setattr(channel, "CLIENT_OPTIONS", _keepalive(channel.CLIENT_OPTIONS, _QUICK))
+    coordinator, worker = FakeCoordinator(), FakeWorker()
+    async with serving(coordinator) as address, proxied(address) as proxy, working(proxy.address, worker):
         await coordinator.next()
         stale_send = coordinator.sends["w1"]
-        worker = FakeWorker()
-        async with working(address, worker):
-            assert await coordinator.next() == ("disconnected", "w1")
-            stop.set()
-            connected, register = await coordinator.next()
-            assert connected == "connected"
-            assert isinstance(register, Register)
-            stale_send(Unassign("old"))
-            coordinator.sends["w1"](Unassign("new"))
-            async with asyncio.timeout(5):
-                assert await worker.commands.get() == Unassign("new")
-        await earlier
+        proxy.silence()
+        assert await coordinator.next() == ("disconnected", "w1")
+        proxy.speak()
+        assert (await coordinator.next())[0] == "connected"
+        stale_send(Unassign("old"))
+        coordinator.sends["w1"](Unassign("new"))
+        async with asyncio.timeout(5):
+            assert await worker.commands.get() == Unassign("new")
 
 
 async def test_a_refused_worker_ends_with_the_coordinators_reason() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -42,6 +43,7 @@ class Services:
             "PGMIG_NATS_URL": nats.url,
             "PGMIG_STATE_DIR": str(self.state_dir),
             "PGMIG_WORKER_GRACE_S": "1",
+            "PGMIG_WORKER_TOKEN": secrets.token_urlsafe(16),
             "PGMIG_PORT_FILE": str(self._port_file),
             **settings,
         }

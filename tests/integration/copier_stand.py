@@ -42,6 +42,9 @@ class Coordinator:
     reports: list[tuple[str, WorkerReport]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def holds(self, worker_id: str) -> bool:
+        return False
+
     def connected(self, register: Register, send: Send) -> None:
         self.sends[register.worker_id] = send
         self.changed.set()

@@ -191,6 +191,7 @@ async def test_coordinator_told_to_stop_rolls_a_switchover_back_first(
             insert(source, 5001)
         services.start("coordinator")
         services.wait_serving()
+        await session.resume("m", source, dest_db)
         await until_phase(session, "m", Phase.STREAMING)
 
 

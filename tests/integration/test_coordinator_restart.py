@@ -93,7 +93,7 @@ async def test_killed_while_indexes_are_built(
             await finish(session, "m", source, dest_db, writer)
 
 
-async def test_killed_in_streaming_it_learns_credentials_from_the_workers(
+async def test_killed_in_streaming_its_workers_go_on_and_tell_it_no_credentials(
     source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path, writer: Writer
 ) -> None:
     with Services(nats_server, tmp_path) as services:
@@ -103,8 +103,25 @@ async def test_killed_in_streaming_it_learns_credentials_from_the_workers(
             services.restart("coordinator")
             after = await until(session, "m", lambda view: view.revision > before.revision)
             assert after.events[: len(before.events) - 1] == before.events[:-1]
-            await until(session, "m", lambda view: len(view.workers) == 2)
+            view = await until(session, "m", lambda view: len(view.workers) == 2 and view.needs_credentials)
+            applied = view.rates.transactions_applied
+            await until(session, "m", lambda view: view.rates.transactions_applied > applied)
+            await session.resume("m", source, dest_db)
             await finish(session, "m", source, dest_db, writer)
+            assert services.log("decoder").count("decoder for migration m") == 1
+
+
+async def test_restarted_it_goes_on_by_itself_with_the_credentials_of_its_environment(
+    source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path, writer: Writer
+) -> None:
+    uris = {"PGMIG_SOURCE_URI": source, "PGMIG_DEST_URI": dest_db}
+    with Services(nats_server, tmp_path, **uris) as services:
+        async with services.session() as session:
+            await session.start("m", source, dest_db, FOLLOW)
+            await until_phase(session, "m", Phase.STREAMING)
+            services.restart("coordinator")
+            await finish(session, "m", source, dest_db, writer)
+            assert not any("credentials" in event.text for event in (await session.get("m")).events)
             assert services.log("decoder").count("decoder for migration m") == 1
 
 
@@ -121,6 +138,7 @@ async def test_store_deleted_it_is_rebuilt_from_the_state_file_and_both_servers(
             services.start("coordinator")
             services.wait_serving()
             writer.wait_for_commits(20)
+            await session.resume("m", source, dest_db)
             await finish(session, "m", source, dest_db, writer)
 
 
@@ -168,6 +186,7 @@ async def test_killed_in_the_middle_of_a_switchover_lets_writers_in_again(
             assert caught.value.kind is ErrorKind.UNREACHABLE
             services.start("coordinator")
             services.wait_serving()
+            await session.resume("m", source, dest_db)
             view = await until(session, "m", lambda view: view.phase is not Phase.SWITCHOVER)
             assert view.phase in {Phase.STREAMING, Phase.CATCHUP}
             assert view.switchover is None

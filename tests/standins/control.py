@@ -36,6 +36,9 @@ STEPS = ("freeze", "sentinel", "drain", "sequences", "verify", "commit")
 class NoWorkers:
     """Takes every worker and tells it nothing."""
 
+    def holds(self, worker_id: str) -> bool:
+        return False
+
     def connected(self, register: Register, send: Callable[..., None]) -> None:
         pass
 

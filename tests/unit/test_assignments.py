@@ -79,7 +79,7 @@ async def test_an_assignment_runs_until_it_is_unassigned() -> None:
     worker = Worker()
     await worker.runner.command(Assign(assignment()))
     await asyncio.sleep(0)
-    assert worker.runner.running() == (assignment(),)
+    assert worker.runner.running() == (assignment().ref,)
     await worker.runner.command(Unassign("a1"))
     assert worker.stopped == ["a1"]
     assert worker.reports == [AssignmentStopped("a1")]

@@ -14,6 +14,7 @@ from services.shared.model import (
     Assign,
     Assignment,
     AssignmentFailed,
+    AssignmentRef,
     AssignmentStopped,
     CopierWork,
     DecoderWork,
@@ -39,10 +40,10 @@ class Listening:
     errors: list[PgmigError] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def accepts(self, assignment: Assignment) -> bool:
+    def accepts(self, assignment: AssignmentRef) -> bool:
         return self.accepting
 
-    def given(self, assignment: Assignment) -> None:
+    def given(self, assignment: AssignmentRef) -> None:
         self._note(f"given {assignment.role}")
 
     def gone(self, role: Role) -> None:
@@ -78,7 +79,8 @@ class Worker:
 
     def attach(self, *running: Assignment) -> None:
         self.commands = []
-        self.force.connected(Register(self.name, self.role, "host", running), self.commands.append)
+        refs = tuple(assignment.ref for assignment in running)
+        self.force.connected(Register(self.name, self.role, "host", refs), self.commands.append)
 
     def assigned(self) -> Assignment:
         return [command.assignment for command in self.commands if isinstance(command, Assign)][-1]
@@ -136,7 +138,7 @@ async def test_worker_that_comes_back_in_time_keeps_its_work(force: Workforce, l
     spare.attach()
     assignment = worker.assigned()
     force.disconnected("one")
-    assert force.current("m", Role.DECODER) == assignment
+    assert force.current("m", Role.DECODER) == assignment.ref
     assert [view.lost for view in force.view("m")] == [True]
     worker.attach(assignment)
     assert worker.commands == spare.commands == []
@@ -175,7 +177,7 @@ async def test_work_from_before_our_restart_is_taken_over(force: Workforce, list
     spare.attach()
     force.want("m", Role.APPLIER, applier_work, wait_s=GRACE_S)
     worker.attach(offered)
-    assert force.current("m", Role.APPLIER) == offered
+    assert force.current("m", Role.APPLIER) == offered.ref
     await asyncio.sleep(2 * GRACE_S)  # the time in which another could have been started
     assert worker.commands == spare.commands == []
 

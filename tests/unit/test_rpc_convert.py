@@ -77,7 +77,13 @@ def _dataclasses(kind: type) -> st.SearchStrategy[Any]:
     fields = {field.name: _values(hints[field.name]) for field in dataclasses.fields(kind)}
     if kind.__name__ == "Register":
         fields["worker_id"] = st.text(min_size=1, max_size=20)
+        return st.builds(kind, **fields).map(_of_its_role)
     return st.builds(kind, **fields)
+
+
+def _of_its_role(register: Any) -> Any:
+    running = tuple(dataclasses.replace(ref, role=register.role) for ref in register.running)
+    return dataclasses.replace(register, running=running)
 
 
 @given(_values(MigrationView))

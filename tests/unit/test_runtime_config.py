@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.runtime.config import ServiceSettings, load_settings
+from services.shared.runtime.config import ServiceSettings, load_settings, worker_token
 from services.shared.runtime.files import replace_file
 
 
@@ -49,6 +49,34 @@ def test_secrets_do_not_show_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PGMIG_SOURCE_URI", "postgresql://u:hunter2@h/d")
     monkeypatch.setenv("PGMIG_NATS_URL", "nats://hunter2@h")
     assert "hunter2" not in repr(load_settings("decoder", ServiceSettings))
+
+
+def test_the_workers_secret_comes_from_a_variable_or_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert worker_token(load_settings("copier", ServiceSettings)) == ""
+    monkeypatch.setenv("PGMIG_WORKER_TOKEN", "hush")
+    settings = load_settings("copier", ServiceSettings)
+    assert worker_token(settings) == "hush"
+    assert "hush" not in repr(settings)
+    file = tmp_path / "token"
+    file.write_text("from the file\n")
+    monkeypatch.setenv("PGMIG_WORKER_TOKEN_FILE", str(file))
+    assert worker_token(load_settings("copier", ServiceSettings)) == "from the file"
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe"])
+def test_an_unusable_file_for_the_workers_secret_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("PGMIG_WORKER_TOKEN_FILE", str(file))
+    with pytest.raises(PgmigError) as caught:
+        worker_token(load_settings("copier", ServiceSettings))
+    assert caught.value.kind is ErrorKind.INVALID_ARGUMENT
+    assert str(file) in caught.value.message
 
 
 def test_worker_ids_name_the_role_and_differ() -> None:

@@ -133,6 +133,7 @@ class Stack:
         self._plan = plan
         self._supervisor = supervisor
         self._broker = broker
+        self._token = secrets.token_urlsafe(32)
 
     async def serving(self) -> str:
         """Start the services; the coordinator's address, once it serves there.
@@ -148,7 +149,8 @@ class Stack:
         for role in plan.workers:
             names = [f"copier-{n}" for n in range(1, plan.copiers + 1)] if role == "copier" else [role]
             for name in names:
-                worker = _service(plan, name, role, self._broker.url, {"PGMIG_COORDINATOR": address})
+                env = {"PGMIG_COORDINATOR": address, "PGMIG_WORKER_TOKEN": self._token}
+                worker = _service(plan, name, role, self._broker.url, env)
                 await self._supervisor.launch(Launch(worker, WORKER))
         await self._supervisor.ready()
         return address
@@ -159,6 +161,7 @@ class Stack:
         uris = {"PGMIG_SOURCE_URI": self._plan.source_uri, "PGMIG_DEST_URI": self._plan.destination_uri}
         env = {
             "PGMIG_LISTEN": address,
+            "PGMIG_WORKER_TOKEN": self._token,
             "PGMIG_PORT_FILE": str(port_file),
             **{name: uri for name, uri in uris.items() if uri},
         }
@@ -183,6 +186,8 @@ def _base_env(plan: StackPlan) -> dict[str, str]:
         "PGMIG_PORT_FILE",
         "PGMIG_HEALTH_LISTEN",
         "PGMIG_WORKER_ID",
+        "PGMIG_WORKER_TOKEN",
+        "PGMIG_WORKER_TOKEN_FILE",
         "PGMIG_ID",
         "PGMIG_OUTPUT",
     }

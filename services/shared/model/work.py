@@ -75,10 +75,23 @@ Work = DecoderWork | CopierWork | ApplierWork
 
 
 @dataclass(frozen=True, slots=True)
+class AssignmentRef:
+    """Which assignment, without its work: it holds no credentials."""
+
+    assignment_id: str
+    migration_id: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     assignment_id: str
     migration_id: str
     work: Work
+
+    @property
+    def ref(self) -> AssignmentRef:
+        return AssignmentRef(self.assignment_id, self.migration_id, self.role)
 
     @property
     def role(self) -> Role:
@@ -123,12 +136,12 @@ WorkerCommand = Assign | Unassign | OpenSnapshot | CloseSnapshot
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """First report of a stream. running: assignments that outlived a broken stream."""
+    """First report of a stream. running: assignments of its role that outlived a broken stream."""
 
     worker_id: str
     role: Role
     host: str
-    running: tuple[Assignment, ...] = ()
+    running: tuple[AssignmentRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

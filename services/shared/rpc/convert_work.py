@@ -12,6 +12,7 @@ from services.shared.model import (
     ApplierWork,
     Assign,
     Assignment,
+    AssignmentRef,
     CloseSnapshot,
     CopierWork,
     DecoderWork,
@@ -165,7 +166,10 @@ def register_to_pb(value: Register) -> pb.Register:
         worker_id=value.worker_id,
         role=value.role.value,
         host=value.host,
-        running=[assignment_to_pb(assignment) for assignment in value.running],
+        running=[
+            pb.Running(assignment_id=ref.assignment_id, migration_id=ref.migration_id)
+            for ref in value.running
+        ],
     )
 
 
@@ -174,5 +178,6 @@ def register_from_pb(message: pb.Register) -> Register:
         raise not_understood(f"the worker role {message.role!r}")
     if not message.worker_id:
         raise PgmigError(ErrorKind.INVALID_ARGUMENT, "a worker registered without an id")
-    running = tuple(assignment_from_pb(assignment) for assignment in message.running)
-    return Register(message.worker_id, Role(message.role), message.host, running)
+    role = Role(message.role)
+    running = tuple(AssignmentRef(one.assignment_id, one.migration_id, role) for one in message.running)
+    return Register(message.worker_id, role, message.host, running)

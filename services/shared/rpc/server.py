@@ -23,12 +23,13 @@ _SERVICES = (
 
 
 class ControlServer:
-    """Create, start and stop it on one event loop. listen: HOST:PORT, 0 for a free port."""
+    """Create, start and stop it on one event loop. listen: HOST:PORT, 0 for a free port. token: the
+    secret that workers must know, "" for none."""
 
-    def __init__(self, listen: str, control: ControlHandler, workers: WorkerHandler) -> None:
+    def __init__(self, listen: str, control: ControlHandler, workers: WorkerHandler, token: str = "") -> None:
         self._listen = listen
         self._stopping = asyncio.Event()
-        self._workers = WorkersApi(workers)
+        self._workers = WorkersApi(workers, token)
         self._stop_serving: StopServing | None = None
         self._server = aio.server(options=SERVER_OPTIONS, interceptors=server_interceptors())
         add_ControlServicer_to_server(ControlApi(control, self._stopping), self._server)

@@ -1,8 +1,9 @@
 """A worker's side of the worker API: a stream to the coordinator that is always being restored.
 
-The link dials, registers what runs, passes commands on and sends reports. When the stream
-breaks it tries again for ever with back-off, and registers anew: the worker moves data all
-the while. Reports are kept by the outbox and arrive at least once.
+The link dials, proves itself and has the coordinator prove itself (`handshake`), registers what
+runs, passes commands on and sends reports. When the stream breaks it tries again for ever with
+back-off, and registers anew: the worker moves data all the while. Reports are kept by the outbox
+and arrive at least once.
 
 One task reads and one writes. Only the reader decides that a stream has ended, so that a
 command which is being carried out is never cut off by a failing write.
@@ -22,7 +23,7 @@ from pgmig.v1 import worker_pb2 as pb
 from pgmig.v1.worker_pb2_grpc import WorkersStub
 
 from services.shared.model import (
-    Assignment,
+    AssignmentRef,
     ErrorKind,
     PgmigError,
     Register,
@@ -31,8 +32,8 @@ from services.shared.model import (
     WorkerReport,
 )
 from services.shared.rpc.channel import open_channel
-from services.shared.rpc.convert_report import report_to_pb
-from services.shared.rpc.convert_work import command_from_pb
+from services.shared.rpc.convert_work import command_from_pb, register_to_pb
+from services.shared.rpc.handshake import HANDSHAKE_S, answer, new_key, new_nonce, unproven
 from services.shared.rpc.outbox import Outbox
 from services.shared.rpc.status import error_from_rpc
 
@@ -43,13 +44,15 @@ LONGEST_WAIT_S = 2.0
 FAREWELL_S = 2.0
 """How long `run` waits, once stopped, for its last reports to be acknowledged."""
 
+_REFUSED = frozenset({ErrorKind.INVALID_ARGUMENT, ErrorKind.AUTHENTICATION})
+
 _Call = aio.StreamStreamCall[pb.WorkerReport, pb.WorkerCommand]
 
 
 class WorkerCommandHandler(Protocol):
     """What the worker does about commands."""
 
-    def running(self) -> tuple[Assignment, ...]:
+    def running(self) -> tuple[AssignmentRef, ...]:
         """The assignments that run now, to be registered."""
 
     async def command(self, command: WorkerCommand) -> None:
@@ -57,10 +60,14 @@ class WorkerCommandHandler(Protocol):
 
 
 class WorkerLink:
-    """Make it inside a running event loop, one for each process; `run` it once."""
+    """Make it inside a running event loop, one for each process; `run` it once.
 
-    def __init__(self, address: str, role: Role, worker_id: str, host: str) -> None:
+    token: the secret shared with the coordinator, "" for none."""
+
+    def __init__(self, address: str, role: Role, worker_id: str, host: str, token: str = "") -> None:
         self._address = address
+        self._token = token
+        self._key = new_key()
         self._role = role
         self._worker_id = worker_id
         self._host = host
@@ -70,6 +77,7 @@ class WorkerLink:
         self._settled.set()
         self._failures = 0
         self._attached = False
+        self._proven = not token
 
     @property
     def attached(self) -> bool:
@@ -87,14 +95,15 @@ class WorkerLink:
         """Keep the worker attached until `stop` is set, then wait shortly for the last reports.
 
         Stop the assignments before setting `stop`, so that their reports are sent. Raises
-        PgmigError(INVALID_ARGUMENT) if the coordinator refuses the worker.
+        PgmigError(INVALID_ARGUMENT, AUTHENTICATION) if the coordinator refuses the worker. With a
+        secret, nobody else can do that: who has not proved to know it is tried again.
         """
         channel = open_channel(self._address, traced=False)
         stub = WorkersStub(channel)
         try:
             while not stop.is_set():
                 error = await self._session(stub.Attach(), handler, stop)
-                if error.kind is ErrorKind.INVALID_ARGUMENT:
+                if error.kind in _REFUSED and self._proven:
                     raise error
                 if not stop.is_set():
                     await self._pause(error, stop)
@@ -103,6 +112,7 @@ class WorkerLink:
 
     async def _session(self, call: _Call, handler: WorkerCommandHandler, stop: asyncio.Event) -> PgmigError:
         """One stream from start to end; returns why it ended."""
+        self._proven = not self._token
         reading = asyncio.create_task(self._read(call, handler), name="worker-link-read")
         stopped = asyncio.create_task(stop.wait(), name="worker-link-stop")
         try:
@@ -115,6 +125,8 @@ class WorkerLink:
             error = error_from_rpc(exc, "attaching to the coordinator", self._address)
             error.__cause__ = exc
             return error
+        except PgmigError as exc:
+            return exc
         finally:
             self._attached = False
             for task in (reading, stopped):
@@ -133,7 +145,11 @@ class WorkerLink:
 
     async def _read(self, call: _Call, handler: WorkerCommandHandler) -> None:
         """Register, then carry out commands until the stream ends."""
-        await self._register(call, handler)
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                await self._register(call, handler)
+        except TimeoutError:
+            raise self._silent() from None
         writing = asyncio.create_task(self._write(call), name="worker-link-write")
         try:
             while (message := await call.read()) is not aio.EOF:
@@ -145,18 +161,41 @@ class WorkerLink:
             await asyncio.wait({writing})
 
     async def _register(self, call: _Call, handler: WorkerCommandHandler) -> None:
-        register = Register(self._worker_id, self._role, self._host, handler.running())
-        with contextlib.suppress(asyncio.InvalidStateError):  # ended already: reading says why
-            await call.write(report_to_pb(register))
-        # The coordinator sends its metadata when it has registered the worker.
-        await call.initial_metadata()
-        if call.done():
+        register = register_to_pb(Register(self._worker_id, self._role, self._host, handler.running()))
+        register.nonce = new_nonce()
+        await self._send(call, pb.WorkerReport(register=register))
+        challenged = await self._expect(call, "challenge")
+        if challenged is None:
+            return
+        answered = answer(self._token, register, challenged.challenge, self._key, self._address)
+        self._proven = True
+        await self._send(call, pb.WorkerReport(answer=answered))
+        if await self._expect(call, "registered") is None:
             return
         self._outbox.rewind()
         self._changed.set()
         self._attached = True
         self._failures = 0
         log.info("attached to the coordinator at %s", self._address)
+
+    async def _send(self, call: _Call, message: pb.WorkerReport) -> None:
+        with contextlib.suppress(asyncio.InvalidStateError):  # ended already: reading says why
+            await call.write(message)
+
+    async def _expect(self, call: _Call, kind: str) -> pb.WorkerCommand | None:
+        """The next message of the handshake; None: the stream has ended, and reading says why."""
+        message = await call.read()
+        if not isinstance(message, pb.WorkerCommand):
+            return None
+        if message.WhichOneof("command") != kind:
+            raise unproven(self._address)
+        return message
+
+    def _silent(self) -> PgmigError:
+        return PgmigError(
+            ErrorKind.UNREACHABLE,
+            f"what answers at {self._address} did not register this worker within {HANDSHAKE_S:g} s",
+        )
 
     async def _dispatch(self, message: pb.WorkerCommand, handler: WorkerCommandHandler) -> None:
         if message.WhichOneof("command") == "ack":

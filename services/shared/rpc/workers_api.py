@@ -1,8 +1,11 @@
 """The worker API's gRPC side: one session a worker, commands pushed at any time.
 
-A session lasts as long as its stream. For one worker id the handler sees `connected`, any
+A session lasts as long as its stream. It begins with a handshake (`handshake`), before which
+the handler hears of nobody. For one worker id the handler sees `connected`, any
 number of `report`, `disconnected`, and then perhaps `connected` again; never two at once: a
 worker that attaches anew while its old stream has not been seen to break ends that one first.
+Only the process that holds the id's key may do that. The id is anybody's again when its session
+has ended and the handler keeps nothing for it any more.
 
 Reports are delivered at least once. One with a sequence number is acknowledged after
 `report` has returned, and comes again, in a later session, when it was not. If `report`
@@ -14,6 +17,7 @@ raises, the session ends, and the worker attaches anew and repeats it.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -25,7 +29,8 @@ from pgmig.v1.worker_pb2_grpc import WorkersServicer
 from services.shared.model import ErrorKind, PgmigError, Register, WorkerCommand, WorkerReport
 from services.shared.rpc.control_api import Context, answering, shutting_down
 from services.shared.rpc.convert_report import report_from_pb
-from services.shared.rpc.convert_work import command_to_pb
+from services.shared.rpc.convert_work import command_to_pb, register_from_pb
+from services.shared.rpc.handshake import HANDSHAKE_S, challenge, check_answer
 from services.shared.rpc.streams import closing, until
 
 log = logging.getLogger(__name__)
@@ -35,6 +40,9 @@ Send = Callable[[WorkerCommand], None]
 
 class WorkerHandler(Protocol):
     """What the coordinator does about its workers."""
+
+    def holds(self, worker_id: str) -> bool:
+        """Whether something is kept for this worker to come back to."""
 
     def connected(self, register: Register, send: Send) -> None:
         """A worker is there. `send` never blocks and never fails; once the session has ended
@@ -50,6 +58,7 @@ class WorkerHandler(Protocol):
 @dataclass(slots=True, eq=False)
 class _Session:
     register: Register
+    key: bytes = field(repr=False)
     outbox: asyncio.Queue[pb.WorkerCommand] = field(default_factory=asyncio.Queue)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -60,9 +69,13 @@ class _Session:
 
 
 class WorkersApi(WorkersServicer):
-    def __init__(self, handler: WorkerHandler) -> None:
+    """token: the secret that workers must know, "" for none."""
+
+    def __init__(self, handler: WorkerHandler, token: str = "") -> None:
         self._handler = handler
+        self._token = token
         self._sessions: dict[str, _Session] = {}
+        self._keys: dict[str, bytes] = {}  # by worker id, while it belongs to somebody
         self._stopping = False
 
     def stop(self) -> None:
@@ -77,13 +90,11 @@ class WorkersApi(WorkersServicer):
     ) -> None:
         async with answering(context, "Attach"):
             reports = aiter(request_iterator)
-            first = await anext(reports, None)
-            if first is None:
+            shaken = await self._shake_hands(reports, context)
+            if shaken is None:
                 return
-            register = report_from_pb(first)
-            if not isinstance(register, Register):
-                raise PgmigError(ErrorKind.INVALID_ARGUMENT, "a worker's first report must be Register")
-            session = await self._open(register)
+            register, key = shaken
+            session = await self._open(register, key)
             try:
                 await self._serve(session, reports, context)
             finally:
@@ -95,15 +106,54 @@ class WorkersApi(WorkersServicer):
                     ErrorKind.FENCED, f"worker {register.worker_id} attached again from elsewhere"
                 )
 
-    async def _open(self, register: Register) -> _Session:
+    async def _shake_hands(
+        self, reports: AsyncIterator[pb.WorkerReport], context: Context
+    ) -> tuple[Register, bytes] | None:
+        """Who attaches, and its key. None: it has left. Raises INVALID_ARGUMENT, AUTHENTICATION, TIMEOUT."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                first = await anext(reports, None)
+                if first is None:
+                    return None
+                if first.WhichOneof("report") != "register":
+                    raise PgmigError(ErrorKind.INVALID_ARGUMENT, "a worker's first report must be Register")
+                register = register_from_pb(first.register)
+                challenged = challenge(self._token, first.register)
+                await context.write(pb.WorkerCommand(challenge=challenged))
+                second = await anext(reports, None)
+                if second is None:
+                    return None
+                return register, check_answer(self._token, first.register, challenged, second.answer)
+        except TimeoutError:
+            raise PgmigError(
+                ErrorKind.TIMEOUT, f"the worker did not register within {HANDSHAKE_S:g} s"
+            ) from None
+
+    def _claim(self, worker: str, key: bytes) -> None:
+        """Have the id belong to the key's process. Raises FENCED when it belongs to another."""
+        for known in [one for one in self._keys if one not in self._sessions]:
+            if not self._handler.holds(known):
+                del self._keys[known]
+        if not hmac.compare_digest(self._keys.get(worker, key), key):
+            log.warning("refused a worker with the id %s, which belongs to another process", worker)
+            raise PgmigError(
+                ErrorKind.FENCED,
+                f"worker id {worker} belongs to another process",
+                "choose another PGMIG_WORKER_ID, or wait until that process has been given up",
+            )
+        self._keys[worker] = key
+
+    async def _open(self, register: Register, key: bytes) -> _Session:
         worker = register.worker_id
+        self._claim(worker, key)
         while (earlier := self._sessions.get(worker)) is not None:
             log.warning("worker %s attached again: ending its earlier stream", worker)
             earlier.ending.set()
             await earlier.ended.wait()
         if self._stopping:
             raise shutting_down()
-        session = _Session(register)
+        self._claim(worker, key)  # again: we have waited
+        session = _Session(register, key)
         self._handler.connected(register, session.send)
         self._sessions[worker] = session
         log.info("worker %s (%s on %s) attached", worker, register.role, register.host)
@@ -119,8 +169,7 @@ class WorkersApi(WorkersServicer):
     async def _serve(
         self, session: _Session, reports: AsyncIterator[pb.WorkerReport], context: Context
     ) -> None:
-        # Tells the worker that it is registered.
-        await context.send_initial_metadata(())
+        await context.write(pb.WorkerCommand(registered=pb.Registered()))
         async with asyncio.TaskGroup() as group:
             writer = group.create_task(_write(session, context), name="worker-commands")
             await self._read(session, reports)

@@ -24,6 +24,7 @@ from services.shared.model import (
     Assign,
     Assignment,
     AssignmentFailed,
+    AssignmentRef,
     AssignmentRetrying,
     AssignmentStopped,
     CloseSnapshot,
@@ -111,9 +112,9 @@ class AssignmentRunner:
         self._on_snapshot = on_snapshot
         self._running: dict[str, _Running] = {}
 
-    def running(self) -> tuple[Assignment, ...]:
+    def running(self) -> tuple[AssignmentRef, ...]:
         """What runs now; offered again to the coordinator after a reconnect."""
-        return tuple(entry.assignment for entry in self._running.values())
+        return tuple(entry.assignment.ref for entry in self._running.values())
 
     async def command(self, command: WorkerCommand) -> None:
         """Start carrying out one command. Unassign: returns when nothing of it runs any more."""

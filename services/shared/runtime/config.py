@@ -45,7 +45,8 @@ class ServiceSettings(BaseSettings):
     takes a free one. port_file: the coordinator writes the address that it serves there.
     state_dir: PGMIG_STATE_DIR, or pgmig below XDG_STATE_HOME. source_uri, dest_uri: the
     coordinator's fallback credentials after a restart. health_listen: where a worker serves
-    the standard gRPC health service; "" for not at all.
+    the standard gRPC health service; "" for not at all. worker_token, or what worker_token_file
+    holds: the secret that coordinator and workers share; see `worker_token`.
     """
 
     model_config = SettingsConfigDict(
@@ -59,6 +60,8 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     worker_id: str = ""
+    worker_token: SecretStr = SecretStr("")
+    worker_token_file: Path | None = None
     source_uri: SecretStr | None = None
     dest_uri: SecretStr | None = None
     port_file: Path | None = None
@@ -66,6 +69,32 @@ class ServiceSettings(BaseSettings):
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+
+
+def worker_token(settings: ServiceSettings) -> str:
+    """The secret that coordinator and workers share; "" when none is set.
+
+    Raises PgmigError(INVALID_ARGUMENT) for a file that cannot be read or is empty.
+    """
+    path = settings.worker_token_file
+    if path is None:
+        return settings.worker_token.get_secret_value()
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
+        raise _no_token(f"cannot read {path}: {reason}") from exc
+    if not token:
+        raise _no_token(f"{path} is empty")
+    return token
+
+
+def _no_token(why: str) -> PgmigError:
+    return PgmigError(
+        ErrorKind.INVALID_ARGUMENT,
+        f"setting {ENV_PREFIX}WORKER_TOKEN_FILE is not valid: {why}",
+        "write one line with a long random text to the file, the same for coordinator and workers",
+    )
 
 
 def new_worker_id(role: str) -> str:

@@ -1,0 +1,94 @@
+"""How a worker and the coordinator prove to each other that they belong to one deployment.
+
+    worker       Register    its id, role, and a random nonce
+    coordinator  Challenge   a nonce of its own, and its proof
+    worker       Answer      its proof, and its key
+
+A proof is HMAC-SHA256 with the deployment's secret (PGMIG_WORKER_TOKEN) over who proves, both nonces,
+and what the worker says of itself. The secret itself is never sent, so whoever takes the port of a
+coordinator that has died learns nothing that opens the real one, and is believed by nobody. The
+coordinator proves itself first: until then it is sent no key.
+
+The key is random and made once by each worker process. A worker id belongs to the process that first
+registered it with its key, so nobody else can end its session or take its work.
+
+Without a secret, proofs are empty: then everybody who reaches the port is taken for a worker. Nothing
+here encrypts. Whoever can read the network reads what is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+
+from pgmig.v1 import worker_pb2 as pb
+
+from services.shared.model import ErrorKind, PgmigError
+
+HANDSHAKE_S = 10.0
+"""Seconds for each side to wait for the other's next message."""
+NONCE_BYTES = KEY_BYTES = 32
+_COORDINATOR, _WORKER = b"pgmig coordinator", b"pgmig worker"
+
+
+def new_nonce() -> bytes:
+    return secrets.token_bytes(NONCE_BYTES)
+
+
+def new_key() -> bytes:
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def _proof(token: str, who: bytes, register: pb.Register, *parts: bytes) -> bytes:
+    if not token:
+        return b""
+    said = (who, register.worker_id.encode(), register.role.encode(), register.nonce, *parts)
+    text = b"".join(len(part).to_bytes(4, "big") + part for part in said)
+    return hmac.digest(token.encode(), text, hashlib.sha256)
+
+
+def challenge(token: str, register: pb.Register) -> pb.Challenge:
+    """The coordinator's. Raises INVALID_ARGUMENT for a worker that knows no handshake."""
+    if len(register.nonce) != NONCE_BYTES:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"worker {register.worker_id} registered without a nonce",
+            "use the same version of pgmig everywhere",
+        )
+    nonce = new_nonce()
+    return pb.Challenge(nonce=nonce, proof=_proof(token, _COORDINATOR, register, nonce))
+
+
+def answer(
+    token: str, register: pb.Register, challenged: pb.Challenge, key: bytes, address: str
+) -> pb.Answer:
+    """The worker's. Raises UNREACHABLE when a secret is set and the other side does not know it: the
+    real coordinator may come back."""
+    if token and not (
+        len(challenged.nonce) == NONCE_BYTES
+        and hmac.compare_digest(challenged.proof, _proof(token, _COORDINATOR, register, challenged.nonce))
+    ):
+        raise unproven(address)
+    return pb.Answer(proof=_proof(token, _WORKER, register, challenged.nonce, key), key=key)
+
+
+def check_answer(token: str, register: pb.Register, challenged: pb.Challenge, given: pb.Answer) -> bytes:
+    """The worker's key. Raises AUTHENTICATION."""
+    expected = _proof(token, _WORKER, register, challenged.nonce, given.key)
+    if len(given.key) != KEY_BYTES or (token and not hmac.compare_digest(given.proof, expected)):
+        raise PgmigError(
+            ErrorKind.AUTHENTICATION,
+            f"worker {register.worker_id} does not know the secret of this coordinator",
+            "give workers and coordinator the same PGMIG_WORKER_TOKEN or PGMIG_WORKER_TOKEN_FILE",
+        )
+    return given.key
+
+
+def unproven(address: str) -> PgmigError:
+    return PgmigError(
+        ErrorKind.UNREACHABLE,
+        f"what answers at {address} does not know the secret of this worker",
+        "give coordinator and workers the same PGMIG_WORKER_TOKEN or PGMIG_WORKER_TOKEN_FILE; "
+        "if they have it, another program has taken the coordinator's address",
+    )
