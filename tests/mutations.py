@@ -22,6 +22,7 @@ PIPELINE = "tests/integration/test_pipeline.py"
 BATCHES = "tests/unit/test_batches.py"
 WORKER_SECRET = "tests/contract/test_worker_secret.py"
 FULL_STREAM = "tests/integration/test_full_stream.py"
+IDENTITIES = "tests/integration/test_identities.py"
 PARTITIONS = "tests/integration/test_partitions.py"
 PROGRESS_ROW = "tests/integration/test_progress_row.py"
 STALE_STATE = "tests/integration/test_stale_state.py"
@@ -172,9 +173,30 @@ MUTATIONS = (
     Mutation(
         "10 values are bytes",
         "services/shared/pg/target.py",
-        "value is not UNCHANGED and not self.columns",
-        "value is not None and value is not UNCHANGED and not self.columns",
+        "for i in self.inserted if new[i] is not UNCHANGED and not self.columns",
+        "for i in self.inserted if new[i] is not None and new[i] is not UNCHANGED and not self.columns",
         f"{PIPELINE}::test_null_and_empty_and_unchanged_are_three_things",
+    ),
+    Mutation(
+        "30 generated columns of identities are published",
+        "services/shared/pg/publication.py",
+        "        elif generated:",
+        "        elif False:",
+        f"{IDENTITIES}::test_stored_generated_columns_of_identities_are_published_from_18_on",
+    ),
+    Mutation(
+        "30 an identity that is not sent is none",
+        "services/shared/pg/identity_facts.py",
+        "        return self.identity_stored and identity is not ReplicaIdentity.FULL",
+        "        return False",
+        f"{IDENTITIES}::test_before_18_an_identity_with_a_generated_column_counts_as_none",
+    ),
+    Mutation(
+        "30 a root without a key is published by its partitions",
+        "services/shared/pg/identity.py",
+        "if table in roots and not roots[table].keyed)",
+        "if False)",
+        f"{IDENTITIES}::test_a_partition_made_later_can_be_updated_though_its_root_has_no_key",
     ),
     Mutation(
         "10 long values are cut between characters",

@@ -101,7 +101,7 @@ def _operations(target: TargetTable, table: Pending) -> list[Operation]:
             operations += [target.update(None, row) for row in rows]
         else:
             operations.append(target.update_many(rows, target.touched(rows[0])))
-    if len(net.inserts) < FEW or not target.columns:
+    if len(net.inserts) < FEW or not target.inserted:
         operations += [target.insert(row) for row in net.inserts]
     else:
         operations.append(target.insert_many(net.inserts))

@@ -98,7 +98,7 @@ class Applying:
         ):
             planner = Planner(
                 self._migration,
-                partial(describe_target, catalog),
+                partial(describe_target, catalog, generated=self._work.sends_generated),
                 dict(self._work.floors),
                 frozenset(lsn.value for lsn in self._work.skip),
                 self._work.routes,

@@ -234,6 +234,7 @@ class Pipeline:
             start_lsn=slot.consistent_lsn if slot else Lsn(0),
             flushed_lsn=record.flushed_lsn,
             inserts_only=record.inserts_only,
+            sends_generated=record.sends_generated,
         )
 
     def _copier_work(self) -> CopierWork:
@@ -254,6 +255,7 @@ class Pipeline:
             tuple(skipped.lsn for skipped in self.migration.record.skipped),
             self.migration.record.options.strict_boundaries,
             self.routes,
+            self.migration.record.sends_generated,
         )
 
     async def look_for_routes(self) -> None:

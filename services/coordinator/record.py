@@ -68,7 +68,8 @@ class Record:
 
     published: what the publication carries. inserts_only: what the second one carries, for INSERT
     and TRUNCATE. copied_only: what no publication carries. altered: tables that have, or may have,
-    got REPLICA IDENTITY FULL from us on the source. files: of the published tables before the slot was
+    got REPLICA IDENTITY FULL from us on the source. sends_generated: the first publication holds
+    stored generated columns. files: of the published tables before the slot was
     made, where the source does not replicate TRUNCATE. snapshot_id: under which the
     parts in the copy queue were published. flushed_lsn: the destination's progress as last heard.
     """
@@ -88,6 +89,7 @@ class Record:
     inserts_only: tuple[TableId, ...] = ()
     copied_only: tuple[TableId, ...] = ()
     altered: tuple[IdentityBefore, ...] = ()
+    sends_generated: bool = False
     files: tuple[TableFile, ...] = ()
     tables: tuple[TableRecord, ...] = ()
     snapshot_id: str = ""

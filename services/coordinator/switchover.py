@@ -49,6 +49,7 @@ from services.shared.pg.freeze import (
     thaw,
     writable_connection,
 )
+from services.shared.pg.identity import uncovered
 from services.shared.pg.partitions import existing_tables
 from services.shared.pg.selecting import choose
 from services.shared.pg.sequences import read_sequences, set_sequences, verify_sequences
@@ -259,15 +260,15 @@ async def _check_tables(run: _Run) -> None:
     roots = {route.leaf: route.root for route in run.pipeline.routes}
     async with connection(run.uris.source_uri, "source") as conn:
         run.chosen = await choose(conn, run.pipeline.migration.record.options)
-        published = set(await publication_tables(conn, run.chosen))
+        record = run.pipeline.migration.record
+        known = {*record.published, *record.inserts_only, *record.copied_only}
+        unknown = await uncovered(conn, await publication_tables(conn, run.chosen), known)
         present = {table.table for table in await list_tables(conn, run.chosen)}
     targets = {roots.get(table, table) for table in present}
     async with connection(run.uris.destination_uri, "destination") as conn:
         with translated("looking for the tables of the destination"):
             arrived = await existing_tables(conn, targets)
-    record = run.pipeline.migration.record
-    known = {*record.published, *record.inserts_only, *record.copied_only}
-    lacking = sorted((published - known) | (targets - arrived))
+    lacking = sorted({*unknown, *(targets - arrived)})
     if lacking:
         raise PgmigError(
             ErrorKind.SCHEMA_DRIFT,

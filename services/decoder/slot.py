@@ -75,7 +75,9 @@ async def prepare(work: DecoderWork, migration: MigrationId, snapshots: Snapshot
         consistent = work.start_lsn
         if slot is None and work.may_create:
             async with connection(work.source_uri, "source") as conn:
-                await ensure_publication(conn, migration.publication, work.tables)
+                await ensure_publication(
+                    conn, migration.publication, work.tables, generated=work.sends_generated
+                )
                 if work.inserts_only:
                     await ensure_publication(
                         conn, migration.inserts_publication, work.inserts_only, inserts_only=True

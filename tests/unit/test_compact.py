@@ -34,7 +34,7 @@ class ModelTarget:
 
     row_by_row = False
     where = (0,)
-    columns = ("id", "v", "toast")
+    inserted = (0, 1, 2)
     table = KEYED
 
     def touched(self, new: Values) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_
 from services.shared.pg.connection import connection
 from services.shared.pg.database_settings import read_database_settings, write_database_settings
 from services.shared.pg.dump import list_of
+from services.shared.pg.identity import use_indexes
 from services.shared.pg.position import wal_position
 from services.shared.pg.postdata import Item, analysis, together
 from services.shared.pg.selecting import choose
@@ -139,6 +140,7 @@ async def _finish(pipeline: Pipeline, done: set[str]) -> None:
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
     ):
+        await use_indexes(destination, migration.record.altered)
         await mark_step(destination, migration.record.migration_id, ANALYZE)
         pipeline.archive.unlink(missing_ok=True)
         list_of(pipeline.archive).unlink(missing_ok=True)

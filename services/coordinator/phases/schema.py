@@ -74,6 +74,7 @@ async def _choose_published(pipeline: Pipeline) -> None:
                 inserts_only=chosen.inserts_only,
                 copied_only=chosen.copied_only,
                 altered=chosen.altered,
+                sends_generated=chosen.sends_generated,
             )
             for warning in chosen.warnings:
                 migration.event("warning", warning)

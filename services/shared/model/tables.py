@@ -36,10 +36,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class IdentityBefore:
-    """A table that was given REPLICA IDENTITY FULL, and what it had before."""
+    """A table that was given REPLICA IDENTITY FULL, and what it had before. index: the name of the index
+    that was its identity, "" if none was."""
 
     table: TableId
     identity: ReplicaIdentity
+    index: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class DecoderWork:
 
     tables: what the publication carries (partitioned roots, not their leaves, from 13 on).
     inserts_only: what a second publication carries, for INSERT and TRUNCATE.
+    sends_generated: the first publication holds stored generated columns.
     system_identifier, timeline: as recorded when the slot was made; "" and 0 before.
     start_lsn: the slot's consistent point, 0/0 before. flushed_lsn: the destination's last
     known progress, 0/0 when none.
@@ -40,6 +41,7 @@ class DecoderWork:
     start_lsn: Lsn = Lsn(0)
     flushed_lsn: Lsn = Lsn(0)
     inserts_only: tuple[TableId, ...] = ()
+    sends_generated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class ApplierWork:
     lies before the floor are in the copy already. skip: commit LSNs of transactions that are
     applied as empty ones, because an operator said so. strict: each source transaction is one on
     the destination, however far behind. routes: partitions that the destination lacks.
+    sends_generated: the source sends stored generated columns.
     """
 
     destination_uri: str = field(repr=False)
@@ -69,6 +72,7 @@ class ApplierWork:
     skip: tuple[Lsn, ...] = ()
     strict: bool = False
     routes: tuple[Route, ...] = ()
+    sends_generated: bool = False
 
 
 Work = DecoderWork | CopierWork | ApplierWork

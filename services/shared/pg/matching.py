@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import Lsn, ReplicaIdentity
+from services.shared.model import ErrorKind, Lsn, PgmigError, ReplicaIdentity
 from services.shared.pg.connection import translated
 from services.shared.pg.drift import drift
 from services.shared.pg.target import TargetColumn, TargetTable
@@ -32,9 +32,9 @@ SELECT a.attname,
                    JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
                   WHERE c.opcmethod = 403 AND c.opcdefault AND n.nspname <> 'pg_catalog'
                     AND c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid)), '='),
+       coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') <> '',
        EXISTS (SELECT FROM pg_catalog.pg_trigger g
                 WHERE g.tgrelid = a.attrelid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
-       coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') = '',
        (SELECT c.relkind = 'p' FROM pg_catalog.pg_class c WHERE c.oid = a.attrelid)
   FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
@@ -44,25 +44,41 @@ SELECT a.attname,
 """
 
 
-async def describe_target(conn: AsyncConnection, relation: Relation, lsn: Lsn) -> TargetTable:
+async def describe_target(
+    conn: AsyncConnection, relation: Relation, lsn: Lsn, *, generated: bool = False
+) -> TargetTable:
     """Match a Relation message with the destination. Raises PgmigError(SCHEMA_DRIFT) with both
-    column lists and the DDL that reconciles them when a published column has no place there."""
+    column lists and the DDL that reconciles them when a published column has no place there, and for a
+    column that the destination computes by itself unless the source sends such ones (`generated`)."""
     name = sql.Identifier(relation.schema, relation.name).as_string(conn)
     with translated(f"reading the columns of {relation.table} on the destination"):
         rows = await (await conn.execute(_COLUMNS, [name])).fetchall()
-    found = {row[0]: TargetColumn(*row[:7]) for row in rows}
+    found = {row[0]: TargetColumn(*row[:8]) for row in rows}
     unfit = await drift(conn, relation, {name: column.type_sql for name, column in found.items()}, lsn)
     if unfit is not None:
         raise unfit
     wanted = [column.name for column in relation.columns]
     columns = tuple(found[name] for name in wanted)
+    if not generated and (computed := [column.name for column in columns if column.generated]):
+        raise _computed(relation, computed, lsn)
     return TargetTable(
         relation,
         columns,
         where=_find_by(relation, columns, found),
-        row_by_row=any(row[7] for row in rows),
-        further=tuple(row[0] for row in rows if row[8] and row[0] not in wanted),
+        row_by_row=any(row[8] for row in rows),
+        further=tuple(row[0] for row in rows if not row[7] and row[0] not in wanted),
         partitioned=bool(rows) and bool(rows[0][9]),
+    )
+
+
+def _computed(relation: Relation, columns: list[str], lsn: Lsn) -> PgmigError:
+    return PgmigError(
+        ErrorKind.SCHEMA_DRIFT,
+        f"columns of table {relation.table} are generated on the destination, but the source sends values "
+        f"for them: {', '.join(columns)}",
+        "run ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION on the destination, as was done on the source, "
+        "then resume",
+        lsn,
     )
 
 

@@ -11,14 +11,19 @@ from services.shared.pg.truncation import TRUNCATE_SINCE
 
 
 async def ensure_publication(
-    conn: AsyncConnection, name: str, tables: tuple[TableId, ...], *, inserts_only: bool = False
+    conn: AsyncConnection,
+    name: str,
+    tables: tuple[TableId, ...],
+    *,
+    inserts_only: bool = False,
+    generated: bool = False,
 ) -> None:
     """(Re)create the publication. It must stand before the slot's consistent point, since
     decoding reads the catalogs as they were. No tables: a publication of nothing.
 
     inserts_only: of INSERT, and of TRUNCATE where publications know it. UPDATE and DELETE of a
     table without replica identity then go on working on the source. ONLY: a table's heirs are
-    published if they are listed.
+    published if they are listed. generated: with stored generated columns (from 18 on).
     """
     with translated(f"creating publication {name} on the source"):
         await conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
@@ -31,6 +36,8 @@ async def ensure_publication(
         if inserts_only:
             kinds = "insert, truncate" if conn.info.server_version >= TRUNCATE_SINCE else "insert"
             statement = sql.SQL("{} WITH (publish = {})").format(statement, sql.Literal(kinds))
+        elif generated:
+            statement = sql.SQL("{} WITH (publish_generated_columns = stored)").format(statement)
         await conn.execute(statement)
 
 

@@ -58,7 +58,8 @@ class TargetColumn:
     is refused if it does not fit, where a cast to the declared type would cut it. element_sql: the
     type as an array's element; None: send it as text.
     primary: part of the primary key, unless that is deferrable: rows may share such a key for a
-    while. equals: the operator, with the schema of an extension's, which search_path leaves out."""
+    while. equals: the operator, with the schema of an extension's, which search_path leaves out.
+    generated: computed here; what the source sends of it only finds rows."""
 
     name: str
     type_sql: str
@@ -67,6 +68,7 @@ class TargetColumn:
     identity_always: bool
     primary: bool
     equals: str = "="
+    generated: bool = False
 
 
 Key = bytes | tuple[bytes | None, ...] | None
@@ -82,7 +84,8 @@ class TargetTable:
 
     where: indexes of the columns that find a row; empty when rows have no key. row_by_row: the
     destination has triggers that fire for replicated changes, which must see each one. further: columns
-    that only the destination has and that can be written. partitioned: on the destination.
+    that only the destination has and that can be written. partitioned: on the destination. inserted:
+    indexes of the columns that an INSERT sets.
     """
 
     relation: Relation
@@ -94,9 +97,11 @@ class TargetTable:
     _shapes: dict[tuple[object, ...], Statement] = field(default_factory=dict)
 
     _identities: tuple[int, ...] = field(init=False)
+    inserted: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self._identities = tuple(i for i, column in enumerate(self.columns) if column.identity_always)
+        self.inserted = tuple(i for i, column in enumerate(self.columns) if not column.generated)
 
     @property
     def table(self) -> TableId:
@@ -111,14 +116,14 @@ class TargetTable:
     def insert(self, new: Values) -> Operation:
         if UNCHANGED in new:
             raise PgmigError(ErrorKind.CORRUPT, f"an inserted row of {self.table} lacks a value")
-        every = range(len(self.columns))
-        return self._single(("I", ()), every, new, None, self._key_text(self.where, new))
+        values = new if len(self.inserted) == len(new) else [new[i] for i in self.inserted]
+        return self._single(("I", ()), self.inserted, values, None, self._key_text(self.where, new))
 
     def update(self, old: Values | None, new: Values) -> Operation:
         """old: the replica identity as it was, when it changed or is FULL."""
         where = self._row_where()
         if self._identities and self._identity_may_change(old, new):
-            touched = tuple(i for i, value in enumerate(new) if value is not UNCHANGED)
+            touched = tuple(i for i in self.inserted if new[i] is not UNCHANGED)
             kind = "R"
         else:
             touched = self._settable(new)
@@ -178,7 +183,7 @@ class TargetTable:
 
     def insert_many(self, rows: Sequence[Values]) -> Operation:
         statement = self._shapes.get(("i",)) or self._build(("i",), self._insert_many_sql())
-        return Operation(statement, _arrays(rows, range(len(self.columns))), self.table, len(rows))
+        return Operation(statement, _arrays(rows, self.inserted), self.table, len(rows))
 
     def update_many(self, rows: Sequence[Values], touched: tuple[int, ...]) -> Operation:
         """rows: as they become; all leave the same columns out (see `touched`)."""
@@ -208,9 +213,10 @@ class TargetTable:
         return False
 
     def _settable(self, new: Values) -> tuple[int, ...]:
-        """Columns that were sent, without GENERATED ALWAYS identities, which UPDATE cannot set."""
+        """Columns that were sent, without those that UPDATE cannot set: GENERATED ALWAYS identities, and
+        generated ones."""
         return tuple(
-            i for i, value in enumerate(new) if value is not UNCHANGED and not self.columns[i].identity_always
+            i for i in self.inserted if new[i] is not UNCHANGED and not self.columns[i].identity_always
         )
 
     def _row_where(self) -> tuple[int, ...]:
@@ -239,13 +245,13 @@ class TargetTable:
         return sql.Identifier(self.columns[i].name)
 
     def _insert_sql(self, given: Given) -> sql.Composable:
-        if not self.columns:
+        if not self.inserted:
             return sql.SQL("INSERT INTO {} DEFAULT VALUES").format(self._name())
-        values = _list(given(i, i) for i in range(len(self.columns)))
+        values = _list(given(n, i) for n, i in enumerate(self.inserted))
         return sql.SQL("{} VALUES ({})").format(self._insert_head(), values)
 
     def _insert_head(self) -> sql.Composable:
-        names = _list(self._column(i) for i in range(len(self.columns)))
+        names = _list(self._column(i) for i in self.inserted)
         return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE").format(self._name(), names)
 
     def _update_sql(self, touched: tuple[int, ...], where: tuple[int, ...], given: Given) -> sql.Composable:
@@ -259,7 +265,7 @@ class TargetTable:
     def _replace_sql(self, touched: tuple[int, ...], where: tuple[int, ...], given: Given) -> sql.Composable:
         """An UPDATE that sets GENERATED ALWAYS identities, which SQL allows an INSERT alone: the row
         is deleted and inserted again, with what was not sent as it was."""
-        kept = [self.columns[i].name for i in range(len(self.columns)) if i not in touched]
+        kept = [self.columns[i].name for i in self.inserted if i not in touched]
         kept += self.further
         names = [self._column(i) for i in touched] + [sql.Identifier(name) for name in kept]
         values = [
@@ -303,9 +309,10 @@ class TargetTable:
         return sql.SQL(found).format(self._rows_of(), same)
 
     def _insert_many_sql(self) -> sql.Composable:
-        every = tuple(range(len(self.columns)))
-        values = _list(self._element(i, n) for n, i in enumerate(every))
-        return sql.SQL("{} SELECT {} FROM {}").format(self._insert_head(), values, self._unnest(every))
+        values = _list(self._element(i, n) for n, i in enumerate(self.inserted))
+        return sql.SQL("{} SELECT {} FROM {}").format(
+            self._insert_head(), values, self._unnest(self.inserted)
+        )
 
     def _update_many_sql(self, touched: tuple[int, ...]) -> sql.Composable:
         sent = (*self.where, *touched, *self._free_identities)
@@ -327,7 +334,9 @@ class TargetTable:
 
     def _no_change(self) -> sql.Composable:
         """Nothing to set still has to find its row."""
-        column = next((column for column in self.columns if not column.identity_always), self.columns[0])
+        column = next(
+            (one for one in self.columns if not (one.identity_always or one.generated)), self.columns[0]
+        )
         return sql.SQL("{0} = t.{0}").format(sql.Identifier(column.name))
 
     def _delete_many_sql(self) -> sql.Composable:

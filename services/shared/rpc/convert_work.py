@@ -57,6 +57,7 @@ def _decoder_to_pb(work: DecoderWork) -> pb.DecoderWork:
         start_lsn=work.start_lsn.value,
         flushed_lsn=work.flushed_lsn.value,
         inserts_only=[_table_to_pb(table) for table in work.inserts_only],
+        sends_generated=work.sends_generated,
     )
 
 
@@ -71,6 +72,7 @@ def _decoder_from_pb(message: pb.DecoderWork) -> DecoderWork:
         Lsn(message.start_lsn),
         Lsn(message.flushed_lsn),
         tuple(_table_from_pb(table) for table in message.inserts_only),
+        message.sends_generated,
     )
 
 
@@ -85,6 +87,7 @@ def _applier_to_pb(work: ApplierWork) -> pb.ApplierWork:
             pb.TableRoute(leaf=_table_to_pb(route.leaf), root=_table_to_pb(route.root))
             for route in work.routes
         ],
+        sends_generated=work.sends_generated,
     )
 
 
@@ -96,6 +99,7 @@ def _applier_from_pb(message: pb.ApplierWork) -> ApplierWork:
         tuple(Lsn(lsn) for lsn in message.skip),
         message.strict,
         tuple(Route(_table_from_pb(route.leaf), _table_from_pb(route.root)) for route in message.routes),
+        message.sends_generated,
     )
 
 
