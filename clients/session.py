@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from services.shared.model import (
+    CleanupResult,
     ErrorKind,
     Lsn,
     MigrationOptions,
@@ -104,12 +105,21 @@ class Session:
         """
         return await self._client.skip_transaction(migration_id, lsn, reason, who)
 
-    async def abort(self, migration_id: str) -> MigrationView:
-        return await self._client.abort(migration_id)
+    async def abort(
+        self, migration_id: str, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView:
+        return await self._client.abort(migration_id, source_uri, destination_uri)
 
-    async def cleanup(self, migration_id: str, *, force: bool = False) -> tuple[str, ...]:
-        """Gives what was removed, one description each."""
-        return await self._client.cleanup(migration_id, force)
+    async def cleanup(
+        self,
+        migration_id: str,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+        *,
+        force: bool = False,
+    ) -> CleanupResult:
+        """What was removed; with force also what could not be."""
+        return await self._client.cleanup(migration_id, force, source_uri, destination_uri)
 
     def switchover(self, migration_id: str, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
         """Its steps as they happen; raises when it failed and was rolled back. Leaving early

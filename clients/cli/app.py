@@ -16,7 +16,8 @@ from services.shared.model import ErrorKind, PgmigError
 
 _EPILOG = """Exit codes: 0 done, 1 internal error, 2 usage, 3 refused by a check and nothing changed,
 4 unreachable, 5 the migration stopped and keeps its state, 6 timed out and rolled back, 7 not found,
-8 conflict; 128 and the number of a signal: 130 Ctrl-C, 143 SIGTERM."""
+8 conflict, 9 cleanup --force could not remove everything; 128 and the number of a signal: 130 Ctrl-C,
+143 SIGTERM."""
 
 
 _COMMANDS = {

@@ -41,8 +41,10 @@ def stopped(view: MigrationView) -> MigrationStoppedError:
 
 
 async def resumed(session: Session, view: MigrationView, uris: Uris) -> MigrationView:
-    """Make a migration go on that waits for somebody to say so."""
-    if view.phase in {Phase.PAUSED, Phase.FAILED} or view.needs_credentials:
+    """Make a migration go on that waits for somebody to say so, and hand over what was given: the
+    coordinator uses it, or refuses it with the names of both databases."""
+    given = bool(uris.source or uris.destination) and not view.phase.ended
+    if given or view.phase in {Phase.PAUSED, Phase.FAILED} or view.needs_credentials:
         return await session.resume(view.migration_id, uris.source or None, uris.destination or None)
     return view
 

@@ -34,7 +34,12 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     async with bus(settings.nats_url.get_secret_value(), settings.worker_id) as client:
         workforce = Workforce(settings.worker_grace_s)
         around = Surroundings(
-            client, workforce, settings.state_dir, _plain(settings.source_uri), _plain(settings.dest_uri)
+            client,
+            workforce,
+            settings.state_dir,
+            _plain(settings.source_uri),
+            _plain(settings.dest_uri),
+            settings.given_uris_only,
         )
         store = StateStore(client, replicas=settings.state_replicas)
         coordinator = Coordinator(store, around)

@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from services.coordinator import handover as handing
 from services.coordinator import skipping, switchover, teardown
 from services.coordinator.credentials import Credentials
 from services.coordinator.migration import Migration, failure_of
 from services.coordinator.phases import copy, follow, indexes, schema
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.steps import StepFeed
-from services.shared.model import ErrorKind, Lsn, PgmigError, Phase
+from services.shared.model import CleanupResult, ErrorKind, Lsn, PgmigError, Phase
 from services.shared.runtime.assignments import cause
 
 log = logging.getLogger(__name__)
@@ -190,15 +191,45 @@ class Driver:
             await self.pipeline.journal.save()
             await self.pipeline.release()
 
-    async def resume(self, credentials: Credentials) -> None:
-        """Go on after a pause or a failure, or with credentials after a restart."""
+    async def resume(self, given: Credentials) -> None:
+        """Go on after a pause or a failure, or with the credentials that are given.
+
+        Raises INVALID_ARGUMENT for a database that is not the recorded one.
+        """
         async with self._commanded() as migration:
-            self.pipeline.offer_credentials(credentials)
+            handover = await handing.judge(migration.record, given, handing.GO_ON)
+            handover.check()
+            if "source" in handover.moved:
+                await handing.check_timeline(migration.record, given.source_uri)
+            if handover.moved and migration.phase.running:
+                await self._begin_elsewhere(handover)
+                return
+            credentials = self._use(handover)
             if migration.phase.running or (migration.phase.ended and credentials.complete):
                 return
             if migration.record.resume_phase is None:
                 raise _wrong_phase(migration, "resumed")
             await self._go_on(migration.record.resume_phase)
+
+    def _use(self, handover: handing.Handover) -> Credentials:
+        """Work with what was accepted from now on."""
+        migration = self.migration
+        if handover.moved:
+            migration.update(**handover.moved)
+            for side, where in handover.moved.items():
+                migration.event("info", f"the {side} is reached at {handing.place(where)} from now on")
+        self.pipeline.offer_credentials(handover.accepted)
+        return handover.accepted
+
+    async def _begin_elsewhere(self, handover: handing.Handover) -> None:
+        """The running phase begins again at new addresses of the same databases."""
+        if self.migration.phase is Phase.SWITCHOVER:
+            raise _wrong_phase(self.migration, "moved to another address")
+        await self._halt()
+        await self.pipeline.release()
+        self._use(handover)
+        await self.pipeline.journal.save()
+        self._run()
 
     async def _go_on(self, phase: Phase, **changes: Any) -> None:
         """Out of a pause or a failure. changes: of the record, saved before anything runs."""
@@ -232,32 +263,43 @@ class Driver:
             )
             return feed
 
-    async def abort(self) -> None:
+    async def abort(self, given: Credentials) -> None:
         """Give up: slot, publication and origin go, copied data stays."""
         async with self._commanded() as migration:
             if migration.phase is Phase.ABORTED:
                 return
             if migration.phase.ended or migration.phase is Phase.SWITCHOVER:
                 raise _wrong_phase(migration, "aborted")
+            handover = await handing.judge(migration.record, given, handing.GIVE_UP)
+            handover.check()
+            self._use(handover)
             await self._halt()
             await self.pipeline.release()
-            removed = await teardown.remove_replication(self.pipeline)
+            try:
+                removed = await teardown.remove_replication(self.pipeline)
+            except PgmigError:
+                self._run()  # it is not aborted, so it goes on
+                raise
             migration.move(Phase.ABORTED, resume_phase=None)
             for line in removed:
                 migration.event("info", f"removed {line}")
             await self.pipeline.journal.save()
 
-    async def cleanup(self, *, force: bool) -> tuple[str, ...]:
+    async def cleanup(self, given: Credentials, *, force: bool) -> CleanupResult:
         """Remove everything the migration left; the caller forgets it. Raises WRONG_PHASE.
 
-        force: also while it runs, and also when a server cannot be reached.
+        force: also while it runs, and also when a server cannot be reached, or is not given.
         """
         async with self._commanded() as migration:
             if migration.phase is Phase.SWITCHOVER or (migration.phase.running and not force):
                 raise _wrong_phase(migration, "cleaned up", "pause or abort it first, or use --force")
+            handover = await handing.judge(migration.record, given, handing.GIVE_UP)
+            if not force:
+                handover.check()
+            self._use(handover)
             await self._halt()
             await self.pipeline.release()
-            return tuple(await teardown.remove_all(self.pipeline, force=force))
+            return await teardown.remove_all(self.pipeline, handover.refused, force=force)
 
 
 def _resumable(phase: Phase) -> Phase:

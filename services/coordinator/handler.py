@@ -14,6 +14,7 @@ from services.coordinator.credentials import Credentials
 from services.coordinator.loop import Coordinator
 from services.coordinator.workforce import Send, Workforce
 from services.shared.model import (
+    CleanupResult,
     Lsn,
     MigrationId,
     MigrationOptions,
@@ -95,20 +96,29 @@ class ControlApiHandler:
         async for step in feed.read():
             yield step
 
-    async def abort(self, migration_id: MigrationId) -> MigrationView:
+    async def abort(
+        self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView:
         driver = self._coordinator.driver(migration_id)
-        await self._whole(driver.abort())
+        await self._whole(driver.abort(Credentials(source_uri or "", destination_uri or "")))
         return driver.migration.view()
 
-    async def cleanup(self, migration_id: MigrationId, force: bool) -> tuple[str, ...]:
-        return await self._whole(self._cleanup(migration_id, force))
+    async def cleanup(
+        self,
+        migration_id: MigrationId,
+        force: bool,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> CleanupResult:
+        given = Credentials(source_uri or "", destination_uri or "")
+        return await self._whole(self._cleanup(migration_id, given, force))
 
-    async def _cleanup(self, migration_id: MigrationId, force: bool) -> tuple[str, ...]:
+    async def _cleanup(self, migration_id: MigrationId, given: Credentials, force: bool) -> CleanupResult:
         driver = self._coordinator.driver(migration_id)
-        removed = await driver.cleanup(force=force)
+        result = await driver.cleanup(given, force=force)
         await driver.stop()
         self._coordinator.forget(driver)
-        return removed
+        return result
 
 
 class WorkersApiHandler:

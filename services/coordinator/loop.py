@@ -164,6 +164,8 @@ class Coordinator:
             created_at=now,
             phase_since=now,
             instance=secrets.token_hex(8),
+            source_identity=checked.source_identity,
+            destination_identity=checked.destination_identity,
         )
         driver = self._driver(record, credentials, restored=False)
         driver.migration.event("info", "both databases are checked")

@@ -67,13 +67,15 @@ STREAM_FULL = (
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What all migrations of one coordinator share. source_uri, destination_uri: its own
-    settings, a fallback for credentials."""
+    settings, a fallback for credentials. given_only: they were given for the one migration that it has,
+    so the password file does not stand in for them."""
 
     bus: Client
     workforce: Workforce
     state_dir: Path
     source_uri: str | None = None
     destination_uri: str | None = None
+    given_only: bool = False
 
 
 class Pipeline:
@@ -149,26 +151,36 @@ class Pipeline:
         await self._find_credentials(lambda: bool(self._credentials.source_uri))
         return self._credentials.source_uri
 
-    async def known_credentials(self) -> Credentials:
-        """Like `credentials`, but raises CREDENTIALS_NEEDED instead of waiting."""
+    async def known_source(self) -> str:
+        """Like `source_uri`, but raises CREDENTIALS_NEEDED instead of waiting."""
         await self._look_for_credentials()
-        if not self._credentials.complete:
-            raise PgmigError(
-                ErrorKind.CREDENTIALS_NEEDED,
-                f"the connection strings of migration {self.migration.id} are not known any more",
-                "resume it with both URIs first",
-            )
-        return self._credentials
+        return self._credentials.source_uri or self._unknown("source")
+
+    async def known_destination(self) -> str:
+        """The destination's connection string. Raises CREDENTIALS_NEEDED."""
+        await self._look_for_credentials()
+        return self._credentials.destination_uri or self._unknown("destination")
+
+    def _unknown(self, side: str) -> str:
+        option = "--source-uri" if side == "source" else "--dest-uri"
+        raise PgmigError(
+            ErrorKind.CREDENTIALS_NEEDED,
+            f"the connection string of the {side} of migration {self.migration.id} is not known any more",
+            f"give it with {option}",
+        )
 
     async def _look_for_credentials(self) -> None:
         """Where a restarted coordinator may find them without anybody's help."""
-        record = self.migration.record
-        own = of_environment(
-            record.source, record.destination, self._around.source_uri, self._around.destination_uri
-        )
+        record, around = self.migration.record, self._around
+        own = of_environment(record.source, record.destination, around.source_uri, around.destination_uri)
         self._credentials = self._credentials.filled_from(own)
         if not self._credentials.complete:
             found = await of_password_file(record.source, record.destination)
+            if around.given_only:  # what was given names another address: it is judged, not replaced
+                found = Credentials(
+                    "" if around.source_uri else found.source_uri,
+                    "" if around.destination_uri else found.destination_uri,
+                )
             self._credentials = self._credentials.filled_from(found)
 
     async def _find_credentials(self, enough: Callable[[], bool]) -> None:

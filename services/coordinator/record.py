@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 
 from services.shared.model import (
+    DatabaseIdentity,
     Endpoint,
     ErrorKind,
     Event,
@@ -100,6 +101,8 @@ class Record:
     skipped: tuple[SkippedTransaction, ...] = ()
     instance: str = ""
     term: int = 0
+    source_identity: DatabaseIdentity | None = None
+    destination_identity: DatabaseIdentity | None = None
 
 
 def same_migration(one: Record, other: Record) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from services.coordinator.pipeline import Pipeline
 from services.shared.bus.store import delete_stream
-from services.shared.model import PgmigError
+from services.shared.model import CleanupResult, ErrorKind, PgmigError
 from services.shared.pg.bookkeeping import drop_bookkeeping, steps_done
 from services.shared.pg.connection import connection
 from services.shared.pg.leftovers import remove_from_source, remove_origin
@@ -14,30 +14,55 @@ from services.shared.pg.leftovers import remove_from_source, remove_origin
 Removal = Callable[[Pipeline], Awaitable[list[str]]]
 """Returns a line for each thing removed."""
 
+LEAVE = "`pgmig-cli cleanup --force --id {id}` removes the rest, and leaves behind what cannot be reached"
+
 
 async def remove_replication(pipeline: Pipeline) -> list[str]:
     """Slot and publication, origin, and the streams."""
-    return [line for removal in (_source, _origin, _streams) for line in await removal(pipeline)]
+    removals = (_source, _origin, _streams)
+    return [line for removal in removals for line in await _or_explained(pipeline, removal)]
 
 
-async def remove_all(pipeline: Pipeline, *, force: bool) -> list[str]:
-    """Everything, the state last. force: what cannot be removed is told and left behind."""
+async def _or_explained(pipeline: Pipeline, removal: Removal) -> list[str]:
+    """The removal, whose error names the way out."""
+    try:
+        return await removal(pipeline)
+    except PgmigError as exc:
+        way = LEAVE.format(id=pipeline.migration.id)
+        hint = f"{exc.hint}; {way}" if exc.hint else way
+        raise PgmigError(exc.kind, exc.message, hint, exc.lsn) from exc
+
+
+async def remove_all(pipeline: Pipeline, refused: dict[str, PgmigError], *, force: bool) -> CleanupResult:
+    """Everything, the state last. force: what cannot be removed is reported and left behind.
+
+    refused: by side, why a given connection string is not used.
+    """
+    migration = pipeline.migration.id
+    removals: tuple[tuple[str, str, Removal], ...] = (
+        (f"replication slot {migration.slot} and publication {migration.publication}", "source", _source),
+        (f"replication origin {migration.origin} and bookkeeping", "destination", _destination),
+        ("the streams", "NATS", _streams),
+    )
     removed: list[str] = []
-    for removal in (_source, _origin, _bookkeeping, _streams):
+    left: list[str] = []
+    for things, side, removal in removals:
         try:
-            removed += await removal(pipeline)
+            removed += await _or_explained(pipeline, removal)
         except PgmigError as exc:
             if not force:
                 raise
-            removed.append(f"NOT removed: {exc}")
-    return removed + await _state(pipeline)
+            why = refused.get(side) if exc.kind is ErrorKind.CREDENTIALS_NEEDED else None
+            place = "in NATS" if side == "NATS" else f"on the {side}"
+            left.append(f"{things} {place}: {(why or exc).message}")
+    return CleanupResult((*removed, *await _state(pipeline)), tuple(left))
 
 
 async def _source(pipeline: Pipeline) -> list[str]:
-    uris = await pipeline.known_credentials()
+    uri = await pipeline.known_source()
     record = pipeline.migration.record
     removed = await remove_from_source(
-        uris.source_uri,
+        uri,
         pipeline.migration.id,
         inserts_only=bool(record.inserts_only),
         altered=record.altered,
@@ -46,14 +71,17 @@ async def _source(pipeline: Pipeline) -> list[str]:
     return removed
 
 
+async def _destination(pipeline: Pipeline) -> list[str]:
+    return [*await _origin(pipeline), *await _bookkeeping(pipeline)]
+
+
 async def _origin(pipeline: Pipeline) -> list[str]:
-    uris = await pipeline.known_credentials()
-    return await remove_origin(uris.destination_uri, pipeline.migration.id)
+    return await remove_origin(await pipeline.known_destination(), pipeline.migration.id)
 
 
 async def _bookkeeping(pipeline: Pipeline) -> list[str]:
-    uris, key = await pipeline.known_credentials(), pipeline.migration.record.migration_id
-    async with connection(uris.destination_uri, "destination") as conn:
+    uri, key = await pipeline.known_destination(), pipeline.migration.record.migration_id
+    async with connection(uri, "destination") as conn:
         known = await steps_done(conn, key)
         await drop_bookkeeping(conn, key)
     return ["bookkeeping on the destination"] if known else []

@@ -314,6 +314,18 @@ def test_abort_and_cleanup_tell_what_they_did(served: ServedControl) -> None:
     assert "publication pgmig_m" in document(at(served, "cleanup", "--force", "-o", "json"))["removed"]
 
 
+def test_cleanup_that_leaves_something_behind_says_so_with_its_exit_code(served: ServedControl) -> None:
+    put(served)
+    served.control.left = ("replication slot pgmig_m on the source: cannot connect",)
+    result = at(served, "cleanup", "--force")
+    assert result.exit_code == 9
+    assert result.stdout == "removed replication slot pgmig_m\nremoved publication pgmig_m\n"
+    assert "not removed: replication slot pgmig_m on the source: cannot connect" in result.stderr
+    put(served)
+    result = at(served, "cleanup", "--force", "-o", "json")
+    assert (result.exit_code, json.loads(result.stdout)["left"]) == (9, list(served.control.left))
+
+
 def test_missing_connection_strings_are_a_usage_error_that_names_them() -> None:
     result = pgmig("clone", "--source-uri", "postgresql://a:hush@h/s")
     assert result.exit_code == 2

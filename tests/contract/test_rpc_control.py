@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]
 )
 
 from services.shared.model import (
+    CleanupResult,
     ErrorKind,
     Lsn,
     MigrationId,
@@ -59,6 +60,7 @@ class NoWorkers:
         raise AssertionError("no worker is expected")
 
 
+CLEANED = CleanupResult(("slot pgmig_m1", "publication pgmig_m1"), ("origin",))
 PLAN = MigrationPlan(("table a.b", "view c"), ("d.e",), "token", ("f",))
 
 
@@ -126,12 +128,20 @@ class FakeControl:
         self.note("plan", migration_id, source_uri, destination_uri, options)
         return PLAN
 
-    async def abort(self, migration_id: MigrationId) -> MigrationView:
-        return self.note("abort", migration_id)
+    async def abort(
+        self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView:
+        return self.note("abort", migration_id, source_uri, destination_uri)
 
-    async def cleanup(self, migration_id: MigrationId, force: bool) -> tuple[str, ...]:
-        self.note("cleanup", migration_id, force)
-        return ("slot pgmig_m1", "publication pgmig_m1")
+    async def cleanup(
+        self,
+        migration_id: MigrationId,
+        force: bool,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> CleanupResult:
+        self.note("cleanup", migration_id, force, source_uri, destination_uri)
+        return CLEANED
 
 
 @asynccontextmanager
@@ -161,7 +171,9 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.skip_transaction("m1", Lsn(2**64 - 1), "broken", "a@b") == VIEW
         assert [step async for step in client.switchover(m1, 2.5)] == list(STEPS)
         assert await client.abort(m1) == VIEW
-        assert await client.cleanup(m1, force=True) == ("slot pgmig_m1", "publication pgmig_m1")
+        assert await client.abort(m1, "postgresql://a", "postgresql://b") == VIEW
+        assert await client.cleanup(m1, force=True) == CLEANED
+        assert await client.cleanup(m1, False, "postgresql://a", "postgresql://b") == CLEANED
     assert control.calls == [
         ("start", m1, "postgresql://a", "postgresql://b", options),
         ("plan", m1, "postgresql://a", "postgresql://b", options),
@@ -172,8 +184,10 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("resume", m1, "postgresql://a", "postgresql://b"),
         ("skip_transaction", m1, Lsn(2**64 - 1), "broken", "a@b"),
         ("switchover", m1, 2.5),
-        ("abort", m1),
-        ("cleanup", m1, True),
+        ("abort", m1, None, None),
+        ("abort", m1, "postgresql://a", "postgresql://b"),
+        ("cleanup", m1, True, None, None),
+        ("cleanup", m1, False, "postgresql://a", "postgresql://b"),
     ]
 
 

@@ -39,7 +39,7 @@ async def test_calls_carry_arguments_and_frozen_views() -> None:
         assert [step.name for step in steps] == list(STEPS)
         assert steps[-1].result == RESULT
         assert (await session.abort("m")).phase is Phase.ABORTED
-        assert "replication slot pgmig_m" in await session.cleanup("m")
+        assert "replication slot pgmig_m" in (await session.cleanup("m")).removed
     assert ("start", "m", "postgresql://a", "postgresql://b", options) in control.calls
     assert ("resume", "m", "postgresql://a", None) in control.calls
     assert ("switchover", "m", 2.5) in control.calls

@@ -25,7 +25,7 @@ async def test_clone_that_does_not_follow_ends_complete_and_leaves_the_source_al
             assert traces(source_db) == before
             assert compare_databases(source_db, dest_db) == []
             assert view.indexes.total == view.indexes.done > 0
-            removed = await session.cleanup("plain")
+            removed = (await session.cleanup("plain")).removed
             assert any("bookkeeping" in line for line in removed)
     assert "pgmig" not in {row[0] for row in traces(dest_db)}
 

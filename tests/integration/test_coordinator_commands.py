@@ -96,7 +96,7 @@ async def test_cleanup_is_refused_while_running_and_forgets_everything_by_force(
             await session.cleanup("m")
         assert caught.value.kind is ErrorKind.WRONG_PHASE
         watching = asyncio.ensure_future(_exhaust(session.watch("m")))
-        removed = await session.cleanup("m", force=True)
+        removed = (await session.cleanup("m", force=True)).removed
         await watching
         assert {line.split()[0] for line in removed} >= {"replication", "publication", "stream", "file"}
         assert traces(source) == before

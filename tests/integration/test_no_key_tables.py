@@ -87,7 +87,7 @@ async def test_identity_full_follows_everything_and_puts_the_identity_back(
         )
         await flushed(session, source)
         assert rows(dest_db, LOG) == rows(source, LOG)
-        removed = await session.cleanup("m", force=True)
+        removed = (await session.cleanup("m", force=True)).removed
         assert any("public.log" in line for line in removed)
     assert rows(source, IDENTITIES) == AS_MADE
     assert traces(source) == before

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from services.shared.model import (
+    CleanupResult,
     Endpoint,
     ErrorKind,
     Event,
@@ -60,6 +61,7 @@ class StandInControl:
         self.calls: list[tuple[Any, ...]] = []
         self.errors: dict[str, PgmigError] = {}
         self.planned = MigrationPlan()
+        self.left: tuple[str, ...] = ()
         self.started: Callable[[MigrationView], object] = lambda _view: None
         self._state_dir = state_dir
         self._changed = asyncio.Event()
@@ -188,15 +190,24 @@ class StandInControl:
             self._called(f"switchover, {name} is done")
         self.move(migration_id.value, Phase.SWITCHED_OVER, switchover=RESULT)
 
-    async def abort(self, migration_id: MigrationId) -> MigrationView:
+    async def abort(
+        self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView:
         self._called("abort", migration_id.value)
         self._known(migration_id)
         return self.move(migration_id.value, Phase.ABORTED)
 
-    async def cleanup(self, migration_id: MigrationId, force: bool) -> tuple[str, ...]:
+    async def cleanup(
+        self,
+        migration_id: MigrationId,
+        force: bool,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> CleanupResult:
         self._called("cleanup", migration_id.value, force)
         view = self._known(migration_id)
         if not (view.phase.ended or force):
             raise PgmigError(ErrorKind.WRONG_PHASE, f"migration {migration_id} is in phase {view.phase}")
         self.remove(migration_id.value)
-        return (f"replication slot {migration_id.slot}", f"publication {migration_id.publication}")
+        removed = (f"replication slot {migration_id.slot}", f"publication {migration_id.publication}")
+        return CleanupResult(removed, self.left)

@@ -25,6 +25,7 @@ from services.coordinator.record import (
 )
 from services.coordinator.state_file import read_states, remove_state, write_state
 from services.shared.model import (
+    DatabaseIdentity,
     Endpoint,
     Event,
     Failure,
@@ -65,6 +66,8 @@ RECORD = Record(
     skipped=(SkippedTransaction(Lsn(4), 742, 1.5, "who@host", "why", "refused"),),
     instance="d",
     term=3,
+    source_identity=DatabaseIdentity("6943", 16384),
+    destination_identity=DatabaseIdentity("6944", 5),
 )
 
 

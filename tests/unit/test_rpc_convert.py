@@ -16,6 +16,7 @@ from pgmig.v1 import control_pb2, worker_pb2
 
 from services.shared.model import (
     Assign,
+    CleanupResult,
     ErrorKind,
     Lsn,
     MigrationOptions,
@@ -31,6 +32,8 @@ from services.shared.model import (
 )
 from services.shared.rpc.convert_report import report_from_pb, report_to_pb
 from services.shared.rpc.convert_view import (
+    cleaned_from_pb,
+    cleaned_to_pb,
     options_from_pb,
     options_to_pb,
     plan_from_pb,
@@ -108,6 +111,11 @@ def test_plans_round_trip(value: MigrationPlan) -> None:
     assert plan_from_pb(plan_to_pb(value)) == value
 
 
+@given(_values(CleanupResult))
+def test_cleanup_result_survives(value: CleanupResult) -> None:
+    assert cleaned_from_pb(cleaned_to_pb(value)) == value
+
+
 @given(_values(WorkerCommand))
 def test_commands_round_trip(value: WorkerCommand) -> None:
     message = worker_pb2.WorkerCommand.FromString(command_to_pb(value).SerializeToString())
@@ -132,7 +140,15 @@ def _reached(hint: Any, seen: set[str]) -> None:
 
 def test_the_round_trips_reach_every_dataclass_of_the_model() -> None:
     reached: set[str] = set()
-    for root in (MigrationView, MigrationPlan, SwitchoverStep, MigrationOptions, WorkerCommand, WorkerReport):
+    for root in (
+        CleanupResult,
+        MigrationView,
+        MigrationPlan,
+        SwitchoverStep,
+        MigrationOptions,
+        WorkerCommand,
+        WorkerReport,
+    ):
         _reached(root, reached)
     declared = {
         name

@@ -12,11 +12,11 @@ import click
 
 from clients.cli.localstate import MigrationDir
 from clients.cli.options import Invocation, Uris, common_options, uri_options
-from clients.cli.output import print_json, print_table, say
+from clients.cli.output import print_json, print_table, say, warn
 from clients.cli.running import run
 from clients.cli.target import coordinated
-from services.shared.model import MigrationView
-from services.shared.model.jsonview import view_to_json
+from services.shared.model import CleanupResult, ExitCode, MigrationView
+from services.shared.model.jsonview import to_json, view_to_json
 
 
 @click.command()
@@ -36,36 +36,47 @@ def abort(invocation: Invocation, uris: Uris, yes: bool) -> None:
 
 async def _abort(invocation: Invocation, uris: Uris) -> MigrationView:
     async with coordinated(invocation, uris, "abort") as (session, migration_id):
-        return await session.abort(migration_id.value)
+        return await session.abort(migration_id.value, uris.source or None, uris.destination or None)
 
 
 @click.command()
 @uri_options
 @common_options
-@click.option("--force", is_flag=True, help="Also while the migration has not ended.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also while the migration has not ended, and when a server cannot be reached: what cannot be "
+    "removed is listed, with exit code 9.",
+)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def cleanup(invocation: Invocation, uris: Uris, force: bool, yes: bool) -> None:
     """Remove whatever a migration left on both servers and here, then forget it."""
     if force and not yes:
         _confirm("Clean up the migration even if it has not ended? It cannot be continued afterwards.")
-    removed = run(_cleanup(invocation, uris, force=force))
+    done = run(_cleanup(invocation, uris, force=force))
     if invocation.json:
-        print_json({"removed": list(removed)})
-        return
-    for thing in removed:
-        print_table(f"removed {thing}")
-    if not removed:
-        say("nothing was left to remove")
+        print_json(to_json(done))
+    else:
+        for thing in done.removed:
+            print_table(f"removed {thing}")
+        if not (done.removed or done.left):
+            say("nothing was left to remove")
+    for thing in done.left:
+        warn(f"not removed: {thing}")
+    if done.left:
+        click.get_current_context().exit(ExitCode.LEFT_BEHIND)
 
 
-async def _cleanup(invocation: Invocation, uris: Uris, *, force: bool) -> tuple[str, ...]:
+async def _cleanup(invocation: Invocation, uris: Uris, *, force: bool) -> CleanupResult:
     async with coordinated(invocation, uris, "clean up") as (session, migration_id):
-        removed = await session.cleanup(migration_id.value, force=force)
+        done = await session.cleanup(
+            migration_id.value, uris.source or None, uris.destination or None, force=force
+        )
     if not invocation.coordinator:
         directory = MigrationDir(invocation.state_dir, migration_id)
         if directory.running_stack() is None:
             directory.forget()
-    return removed
+    return done
 
 
 def _confirm(question: str) -> None:

@@ -1,6 +1,7 @@
 """Pure values: no I/O, no clock, nothing but the standard library."""
 
 from services.shared.model.combinations import check_options
+from services.shared.model.database import DatabaseIdentity
 from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import BOOKKEEPING_SCHEMA, MESSAGE_PREFIX, STATE_BUCKET, MigrationId
@@ -25,6 +26,7 @@ from services.shared.model.tables import (
     TableId,
 )
 from services.shared.model.view import (
+    CleanupResult,
     Endpoint,
     Event,
     Failure,
@@ -82,6 +84,7 @@ __all__ = [
     "AssignmentRef",
     "AssignmentRetrying",
     "AssignmentStopped",
+    "CleanupResult",
     "CloseSnapshot",
     "Column",
     "CopiedPart",
@@ -89,6 +92,7 @@ __all__ = [
     "CopyPart",
     "CopyPlan",
     "CtidRange",
+    "DatabaseIdentity",
     "DecoderProgress",
     "DecoderWork",
     "Endpoint",

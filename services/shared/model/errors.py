@@ -61,6 +61,7 @@ class ExitCode(IntEnum):
     TIMEOUT = 6  # rolled back, still running
     NOT_FOUND = 7
     CONFLICT = 8
+    LEFT_BEHIND = 9  # done, but something could not be removed
     INTERRUPTED = 130
 
 

@@ -85,6 +85,14 @@ class MigrationPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CleanupResult:
+    """What `cleanup` removed, a description each. left: what it could not remove, with the reason."""
+
+    removed: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a database is; never a password. server_version_num: 170004 for 17.4."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from psycopg import AsyncConnection, conninfo
 
 from services.shared.model import (
+    DatabaseIdentity,
     Endpoint,
     ErrorKind,
     LargeObjects,
@@ -43,6 +44,8 @@ class Preflight:
     source: Endpoint
     destination: Endpoint
     tools: DumpTools
+    source_identity: DatabaseIdentity
+    destination_identity: DatabaseIdentity
     warnings: tuple[str, ...] = ()
     options: MigrationOptions = field(default_factory=MigrationOptions)
     plan: MigrationPlan = field(default_factory=MigrationPlan)
@@ -111,6 +114,8 @@ async def check_migration(
         endpoint(source_uri, facts[0].version_num),
         endpoint(destination_uri, facts[1].version_num),
         tools,
+        facts[0].identity,
+        facts[1].identity,
         tuple(warnings),
         options,
         plan,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection
 
-from services.shared.model import ErrorKind, PgmigError
+from services.shared.model import DatabaseIdentity, ErrorKind, PgmigError
 from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import translated
 
@@ -38,8 +38,8 @@ class ServerFacts:
         return self.version_num // 10000
 
     @property
-    def identity(self) -> tuple[str, int]:
-        return self.system_identifier, self.database_oid
+    def identity(self) -> DatabaseIdentity:
+        return DatabaseIdentity(self.system_identifier, self.database_oid)
 
 
 async def read_server(conn: AsyncConnection, side: str) -> ServerFacts:

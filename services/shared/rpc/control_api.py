@@ -20,6 +20,7 @@ from pgmig.v1 import control_pb2 as pb
 from pgmig.v1.control_pb2_grpc import ControlServicer
 
 from services.shared.model import (
+    CleanupResult,
     ErrorKind,
     Lsn,
     MigrationId,
@@ -29,7 +30,13 @@ from services.shared.model import (
     PgmigError,
     SwitchoverStep,
 )
-from services.shared.rpc.convert_view import options_from_pb, plan_to_pb, step_to_pb, view_to_pb
+from services.shared.rpc.convert_view import (
+    cleaned_to_pb,
+    options_from_pb,
+    plan_to_pb,
+    step_to_pb,
+    view_to_pb,
+)
 from services.shared.rpc.status import abort_with
 from services.shared.rpc.streams import closing, until
 
@@ -88,10 +95,17 @@ class ControlHandler(Protocol):
         timeout_s: writes stay blocked no longer than this.
         """
 
-    async def abort(self, migration_id: MigrationId) -> MigrationView: ...
+    async def abort(
+        self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView: ...
 
-    async def cleanup(self, migration_id: MigrationId, force: bool) -> tuple[str, ...]:
-        """Returns what was removed, one line each."""
+    async def cleanup(
+        self,
+        migration_id: MigrationId,
+        force: bool,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> CleanupResult: ...
 
 
 @asynccontextmanager
@@ -188,12 +202,21 @@ class ControlApi(ControlServicer):
 
     async def AbortMigration(self, request: pb.AbortMigrationRequest, context: Context) -> pb.Migration:
         async with answering(context, "AbortMigration"):
-            return view_to_pb(await self._handler.abort(MigrationId.parse(request.migration_id)))
+            view = await self._handler.abort(
+                MigrationId.parse(request.migration_id),
+                request.source_uri or None,
+                request.destination_uri or None,
+            )
+            return view_to_pb(view)
 
     async def CleanupMigration(
         self, request: pb.CleanupMigrationRequest, context: Context
     ) -> pb.CleanupMigrationResponse:
         async with answering(context, "CleanupMigration"):
-            migration = MigrationId.parse(request.migration_id)
-            removed = await self._handler.cleanup(migration, request.force)
-            return pb.CleanupMigrationResponse(removed=removed)
+            done = await self._handler.cleanup(
+                MigrationId.parse(request.migration_id),
+                request.force,
+                request.source_uri or None,
+                request.destination_uri or None,
+            )
+            return cleaned_to_pb(done)

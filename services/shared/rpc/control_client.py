@@ -16,6 +16,7 @@ from pgmig.v1 import control_pb2 as pb
 from pgmig.v1.control_pb2_grpc import ControlStub
 
 from services.shared.model import (
+    CleanupResult,
     Lsn,
     MigrationId,
     MigrationOptions,
@@ -25,7 +26,13 @@ from services.shared.model import (
     SwitchoverStep,
 )
 from services.shared.rpc.channel import open_channel
-from services.shared.rpc.convert_view import options_to_pb, plan_from_pb, step_from_pb, view_from_pb
+from services.shared.rpc.convert_view import (
+    cleaned_from_pb,
+    options_to_pb,
+    plan_from_pb,
+    step_from_pb,
+    view_from_pb,
+)
 from services.shared.rpc.status import error_from_rpc
 
 DEADLINE_S = 10.0
@@ -159,17 +166,36 @@ class ControlClient:
         finally:
             call.cancel()
 
-    async def abort(self, migration_id: MigrationId | str) -> MigrationView:
-        request = pb.AbortMigrationRequest(migration_id=str(migration_id))
+    async def abort(
+        self,
+        migration_id: MigrationId | str,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
+        request = pb.AbortMigrationRequest(
+            migration_id=str(migration_id),
+            source_uri=source_uri or "",
+            destination_uri=destination_uri or "",
+        )
         call = self._stub.AbortMigration(request, timeout=LONG_DEADLINE_S)
         return view_from_pb(await self._answer(call, f"aborting {migration_id}"))
 
-    async def cleanup(self, migration_id: MigrationId | str, force: bool = False) -> tuple[str, ...]:
-        """Returns what was removed, one line each. force: also while it still runs."""
-        request = pb.CleanupMigrationRequest(migration_id=str(migration_id), force=force)
+    async def cleanup(
+        self,
+        migration_id: MigrationId | str,
+        force: bool = False,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> CleanupResult:
+        """force: also while it still runs, and when a server cannot be reached."""
+        request = pb.CleanupMigrationRequest(
+            migration_id=str(migration_id),
+            force=force,
+            source_uri=source_uri or "",
+            destination_uri=destination_uri or "",
+        )
         call = self._stub.CleanupMigration(request, timeout=LONG_DEADLINE_S)
-        answer = await self._answer(call, f"cleaning {migration_id} up")
-        return tuple(answer.removed)
+        return cleaned_from_pb(await self._answer(call, f"cleaning {migration_id} up"))
 
     async def _answer(self, call: Awaitable[Answer], doing: str) -> Answer:
         try:

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pgmig.v1 import control_pb2 as pb
 
 from services.shared.model import (
+    CleanupResult,
     Endpoint,
     ErrorKind,
     Event,
@@ -163,6 +164,14 @@ def plan_to_pb(plan: MigrationPlan) -> pb.MigrationPlan:
 
 def plan_from_pb(message: pb.MigrationPlan) -> MigrationPlan:
     return MigrationPlan(tuple(message.drops), tuple(message.empties), message.token, tuple(message.misfits))
+
+
+def cleaned_to_pb(result: CleanupResult) -> pb.CleanupMigrationResponse:
+    return pb.CleanupMigrationResponse(removed=result.removed, left=result.left)
+
+
+def cleaned_from_pb(message: pb.CleanupMigrationResponse) -> CleanupResult:
+    return CleanupResult(tuple(message.removed), tuple(message.left))
 
 
 def _endpoint_to_pb(value: Endpoint) -> pb.Endpoint:

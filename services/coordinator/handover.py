@@ -1,0 +1,104 @@
+"""Connection strings that an operator gives for a migration that exists already: they are used, or refused.
+
+They may hold a new password, or another address of the same database, as after a change of DNS. What
+names another database than the recorded one is refused with both names, and never silently replaced by
+what is recorded. Two addresses lead to the same database when the system identifier of the server and
+the OID of the database are equal; a physical copy shares both, so a source is compared by its
+timeline, too, before its WAL is read on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from services.coordinator.credentials import Credentials
+from services.coordinator.record import Record
+from services.shared.model import DatabaseIdentity, Endpoint, ErrorKind, PgmigError
+from services.shared.pg.connection import connection, endpoint
+from services.shared.pg.preflight_server import read_server
+from services.shared.pg.replication import ReplicationConnection
+
+GO_ON = "leave that connection string out to go on with the recorded database"
+GIVE_UP = (
+    "give the connection strings of the recorded databases; if one of them does not exist any more, remove "
+    "what is left elsewhere with `pgmig-cli cleanup --force --id {id}`"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """accepted: what is used. moved: new addresses, by field of the record. refused: why one is not used,
+    by field of the record."""
+
+    accepted: Credentials
+    moved: dict[str, Endpoint] = field(default_factory=dict)
+    refused: dict[str, PgmigError] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises the first refusal."""
+        for error in self.refused.values():
+            raise error
+
+
+def place(where: Endpoint) -> str:
+    return f"{where.host}:{where.port}/{where.dbname}"
+
+
+async def judge(record: Record, given: Credentials, remedy: str) -> Handover:
+    """Compare what is given with the record. remedy: the hint where another database is named."""
+    hint = remedy.format(id=record.migration_id)
+    handover = Handover(given)
+    source = await _judged(handover, "source", given.source_uri, record, hint)
+    destination = await _judged(handover, "destination", given.destination_uri, record, hint)
+    return replace(handover, accepted=Credentials(source, destination))
+
+
+async def _judged(handover: Handover, side: str, uri: str, record: Record, hint: str) -> str:
+    """The URI if it is accepted, else ""."""
+    known: Endpoint = getattr(record, side)
+    if not uri or replace(endpoint(uri), server_version_num=known.server_version_num) == known:
+        return uri
+    identity: DatabaseIdentity | None = getattr(record, f"{side}_identity")
+    try:
+        handover.moved[side] = await _found(side, uri, known, identity, hint)
+    except PgmigError as exc:
+        handover.refused[side] = exc
+        return ""
+    return uri
+
+
+async def _found(
+    side: str, uri: str, known: Endpoint, identity: DatabaseIdentity | None, hint: str
+) -> Endpoint:
+    recorded = f"the {side} of this migration is recorded as {place(known)}"
+    try:
+        async with connection(uri, side) as conn:
+            facts = await read_server(conn, side)
+    except PgmigError as exc:
+        raise PgmigError(exc.kind, f"{exc.message}; {recorded}", f"{exc.hint}, or {hint}") from exc
+    found = endpoint(uri, facts.version_num)
+    if identity is not None and facts.identity != identity:
+        raise PgmigError(ErrorKind.INVALID_ARGUMENT, f"{place(found)} is another database: {recorded}", hint)
+    return found
+
+
+async def check_timeline(record: Record, uri: str) -> None:
+    """Raises GAP for a source that was promoted: its WAL is not the one that the slot was made in."""
+    slot = record.slot
+    if slot is None or not slot.timeline:
+        return
+    replication = await ReplicationConnection.open(uri)
+    try:
+        found = await replication.identify_system()
+    finally:
+        await replication.close()
+    if found.timeline != slot.timeline:
+        raise PgmigError(
+            ErrorKind.GAP,
+            f"{place(endpoint(uri))} is on timeline {found.timeline}, but migration {record.migration_id} "
+            f"began on {place(record.source)}, timeline {slot.timeline}: the server was promoted since, and "
+            "changes may be missing from its WAL",
+            f"clean up with `pgmig-cli cleanup --force --id {record.migration_id}`, then begin a new clone; "
+            f"or {GO_ON}",
+            found.flush_lsn,
+        )
