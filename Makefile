@@ -30,6 +30,11 @@ PROTOS := $(shell find protos -mindepth 1)  # folders too: their time tells of f
 PURE_UNIT := $(addprefix tests/unit/,test_pgoutput.py test_pgoutput_properties.py test_batches.py test_compact.py)
 PURE_SERVERS := $(addprefix tests/integration/,test_pipeline.py test_values.py)
 
+# Each of the workers has servers of its own. What shares an xdist_group stays on one worker and so never
+# runs twice at a time: the files whose servers serve all of their tests, and "heavy", which fills a machine.
+TEST_WORKERS ?= 2
+PARALLEL := $(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
+
 .PHONY: help setup check test test-matrix demo bench bench-cdc bench-clone protos up down compose-test lock clean
 
 help: ## what there is
@@ -43,12 +48,12 @@ check: setup ## the daily loop: format, lint, types, import contracts, unit test
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m pip check --disable-pip-version-check
-	$(PY) -m pytest -q tests/unit
+	$(PARALLEL) -q tests/unit
 	PGMIG_PURE_PYTHON=1 $(PY) -m pytest -q $(PURE_UNIT)
 
 test: setup ## every test but compose-test, on real PostgreSQL and nats-server processes
-	PGMIG_PURE_PYTHON=1 $(PY) -m pytest -q $(PURE_UNIT) $(PURE_SERVERS)
-	$(PY) -m pytest tests
+	PGMIG_PURE_PYTHON=1 $(PARALLEL) -q $(PURE_UNIT) $(PURE_SERVERS)
+	$(PARALLEL) --durations=10 tests
 
 test-matrix: setup ## a live database of each PostgreSQL from 10 on, migrated to the newest
 	PGMIG_TEST_SOURCES=all PGMIG_TEST_SOURCES_REQUIRED=1 $(PY) -m pytest tests/e2e/test_source_versions.py

@@ -31,6 +31,7 @@ from services.shared.rpc.server import ControlServer
 from services.shared.rpc.worker_link import WorkerLink
 from services.shared.rpc.workers_api import Send
 from tests.contract.test_rpc_control import FakeControl
+from tests.lab.process import free_port
 from tests.lab.proxy import proxied
 
 ASSIGNMENT = Assignment("a1", "m1", ApplierWork("postgresql://u:secret@h/d", Lsn(5)))
@@ -296,8 +297,8 @@ async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
     assert address in warnings[0]
 
 
-async def test_stop_ends_a_link_that_never_reached_a_coordinator(free_port: int) -> None:
-    async with working(f"127.0.0.1:{free_port}", FakeWorker()):
+async def test_stop_ends_a_link_that_never_reached_a_coordinator() -> None:
+    async with working(f"127.0.0.1:{free_port()}", FakeWorker()):
         pass
 
 
@@ -315,13 +316,3 @@ async def test_an_error_of_the_workers_command_handler_ends_the_link() -> None:
         with pytest.raises(RuntimeError, match="bug"):
             await task
         assert await coordinator.next() == ("disconnected", "w1")
-
-
-@pytest.fixture
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

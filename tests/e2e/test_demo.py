@@ -19,6 +19,8 @@ from tests.e2e.verdict import checks, exit_code, problems
 from tests.lab.postgres import PostgresServer
 from tests.lab.workload import WriterReport
 
+pytestmark = pytest.mark.xdist_group("demo")
+
 ROOT = Path(__file__).parents[2]
 DEMO = (sys.executable, "-m", "tests.e2e.demo")
 DEMO_S = 120.0

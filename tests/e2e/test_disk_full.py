@@ -26,7 +26,7 @@ from tests.lab.postgres import PostgresServer
 from tests.lab.schema import seed
 from tests.lab.workload import Writer
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("heavy")]
 
 MIGRATION = "full"
 SIZE = 64 << 20

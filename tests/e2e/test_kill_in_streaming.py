@@ -20,6 +20,8 @@ from tests.e2e.stack import Stack
 from tests.lab.nats import NatsServer
 from tests.lab.postgres import PostgresServer
 
+pytestmark = pytest.mark.xdist_group("kill_in_streaming")
+
 MIGRATION = "kills"
 WORKERS = ("decoder", "applier", "copier-1")
 COMMITS = 40

@@ -24,7 +24,7 @@ from tests.lab.proxy import Proxy, proxied
 from tests.lab.schema import seed
 from tests.lab.workload import Writer
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("lost_connections")]
 
 MIGRATION = "lost"
 SLOWLY = 60 << 10

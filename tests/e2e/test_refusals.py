@@ -20,6 +20,8 @@ from tests.lab.nats import NatsServer
 from tests.lab.postgres import PostgresServer
 from tests.lab.process import free_port
 
+pytestmark = pytest.mark.xdist_group("refusals")
+
 SECRET = "wr0ngpassw0rd"
 
 

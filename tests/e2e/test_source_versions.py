@@ -25,6 +25,8 @@ from tests.lab.postgres import PostgresServer
 from tests.lab.releases import MAJORS, UnobtainableError, server_of
 from tests.lab.schema import seed
 
+pytestmark = pytest.mark.xdist_group("source_versions")
+
 SOURCES_VARIABLE = "PGMIG_TEST_SOURCES"
 REQUIRED_VARIABLE = "PGMIG_TEST_SOURCES_REQUIRED"
 FEW = (10, 13, 14)

@@ -18,6 +18,8 @@ from tests.lab.postgres import PostgresServer
 from tests.lab.schema import seed
 from tests.lab.tls import insist_on_tls, tls_uri, turn_on_tls
 
+pytestmark = pytest.mark.xdist_group("tls")
+
 STREAMING_S = 60.0
 
 

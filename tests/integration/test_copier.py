@@ -31,6 +31,8 @@ from tests.lab.nats import NatsServer
 from tests.lab.postgres import PostgresServer
 from tests.lab.schema import seed
 
+pytestmark = pytest.mark.xdist_group("heavy")
+
 MIGRATION = MigrationId("m1")
 SECOND = MigrationId("m2")
 ROWS = 1000

@@ -30,6 +30,8 @@ from tests.lab.postgres import PostgresServer
 from tests.lab.schema import seed
 from tests.lab.tls import plain_uri, tls_uri, turn_on_tls
 
+pytestmark = pytest.mark.xdist_group("heavy")
+
 MIGRATION = MigrationId("m1")
 
 

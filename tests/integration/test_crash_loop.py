@@ -29,7 +29,7 @@ SEED = int(os.environ.get("PGMIG_CRASH_SEED") or 1)
 SECONDS_A_ROUND = 20
 OBSERVE_EVERY_S = 0.2
 
-pytestmark = pytest.mark.timeout(120 + SECONDS_A_ROUND * ROUNDS)
+pytestmark = [pytest.mark.timeout(120 + SECONDS_A_ROUND * ROUNDS), pytest.mark.xdist_group("heavy")]
 
 
 class Scene:

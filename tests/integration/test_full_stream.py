@@ -19,7 +19,7 @@ from tests.lab.nats import NatsServer
 from tests.lab.pipeline import MIGRATION, Pipeline, pipeline, rows, run
 from tests.lab.postgres import PostgresServer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("heavy")]
 
 CAP = 1 << 20
 DDL = "CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t ALTER v SET STORAGE EXTERNAL"

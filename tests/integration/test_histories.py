@@ -36,7 +36,7 @@ from tests.lab.nats import NatsServer
 from tests.lab.pipeline import Pipeline
 from tests.lab.postgres import PostgresServer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("histories")]
 
 GROUP = 36
 THREADS = 3

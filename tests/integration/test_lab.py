@@ -31,6 +31,8 @@ from tests.lab.process import unprivileged_account
 from tests.lab.schema import seed
 from tests.lab.workload import Writer, WriterReport, check_conserved_sum, check_markers
 
+pytestmark = pytest.mark.xdist_group("lab")
+
 
 def fetch(uri: str, query: LiteralString) -> list[tuple[object, ...]]:
     with psycopg.connect(uri) as connection:

@@ -16,6 +16,8 @@ from services.shared.pg.tools import find_tools
 from tests.lab.installs import oldest
 from tests.lab.postgres import PostgresServer
 
+pytestmark = pytest.mark.xdist_group("lock_tables")
+
 TABLES = 1500
 TOGETHER = 50
 MAKE = [f"CREATE TABLE public.t{number} (a text);" for number in range(TABLES)]

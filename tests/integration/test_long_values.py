@@ -12,7 +12,7 @@ from services.shared.wire import joining
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import Pipeline, pipeline, rows, run
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("heavy")]
 
 TYPES = """
 CREATE TYPE pair AS (a int, b text);

@@ -7,6 +7,8 @@ import hashlib
 from contextlib import aclosing
 from pathlib import Path
 
+import pytest
+
 from clients.session import Session
 from services.coordinator.migration import Migration
 from services.coordinator.record import Record, SlotRecord, TableRecord, pack
@@ -24,6 +26,8 @@ from services.shared.model import (
 from tests.bench.processes import peak_mb
 from tests.integration.coordinator_bed import Services
 from tests.lab.nats import NatsServer
+
+pytestmark = pytest.mark.xdist_group("heavy")
 
 TABLES = 10_000
 CAP_MB = 300

@@ -35,7 +35,7 @@ ALTER TABLE bare ALTER v SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
 """
 TABLES = tuple(TableId("public", name) for name in ("many", "huge", "blobs", "bare"))
 
-pytestmark = pytest.mark.timeout(2 * DRAIN_S)
+pytestmark = [pytest.mark.timeout(2 * DRAIN_S), pytest.mark.xdist_group("heavy")]
 
 
 class Stage:

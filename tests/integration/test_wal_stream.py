@@ -18,6 +18,8 @@ from tests.lab.installs import oldest
 from tests.lab.postgres import PostgresServer
 from tests.lab.tls import plain_uri, tls_uri, turn_on_tls
 
+pytestmark = pytest.mark.xdist_group("wal_stream")
+
 SLOT = "reader"
 COMMIT = ord("C")
 

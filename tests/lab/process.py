@@ -108,20 +108,35 @@ def tail(path: Path, lines: int = 20) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
 
+_drawn: set[int] = set()
+
+
 def free_port() -> int:
-    """A loopback port below the ephemeral range.
+    """A loopback port below the ephemeral range, which this process has not drawn before.
 
     A port out of that range could be taken by any outgoing connection while its server is down,
-    even by the client that tries to reconnect to it.
+    even by the client that tries to reconnect to it. Each worker of pytest-xdist draws from ports of
+    its own, so that no other worker starts a server on a port whose server is down for a moment.
     """
     ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
     ceiling = int(ephemeral.read_text().split()[0]) if ephemeral.exists() else 32768
-    ports = range(min(15000, ceiling - 1000), ceiling)
+    ports = range(min(15000, ceiling - 1000), ceiling)[_xdist_worker() :: _xdist_workers()]
     for port in random.sample(ports, 200):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        if port not in _drawn:
+            _drawn.add(port)
             return port
     raise RuntimeError("no free loopback port found")
+
+
+def _xdist_workers() -> int:
+    return int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+
+def _xdist_worker() -> int:
+    """This worker's number, from 0 on; one that replaces a crashed worker shares another's number."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _xdist_workers()
