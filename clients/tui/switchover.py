@@ -29,13 +29,14 @@ _STEPS = {
     "freeze": "block writes, end the sessions that write",
     "sentinel": "write a marker into the source's WAL",
     "drain": "apply everything up to the marker",
+    "close": "let nobody into the source any more",
     "sequences": "set sequences on the destination",
     "verify": "check that nothing is missing",
     "commit": "end replication: the destination leads",
     "rollback": "let the source take writes again",
     "unfollowed": "compare large objects and extensions' tables",
 }
-_ALWAYS = tuple(_STEPS)[:6]
+_ALWAYS = tuple(_STEPS)[:7]
 """Steps of every switchover that succeeds."""
 _MARKS = {"started": ("◐", "bold $accent"), "done": ("✔", "$success"), "failed": ("✘", "bold $error")}
 

@@ -27,6 +27,7 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.model.jsonview import from_json, to_json
+from services.shared.pg.thaw import Before
 
 FORMAT = 1
 
@@ -54,14 +55,6 @@ class TableRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class FreezeRecord:
-    """Written before the source is frozen: how to thaw it. See services.shared.pg.freeze.Before."""
-
-    read_only_default: str
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
 class Record:
     """instance: a random identity of the migration, since ids are used again after `cleanup`. term: how many
     coordinators have taken the migration over, counted in the store. revision grows with every change.
@@ -73,6 +66,7 @@ class Record:
     stored generated columns. files: of the published tables before the slot was
     made, where the source does not replicate TRUNCATE. snapshot_id: under which the
     parts in the copy queue were published. flushed_lsn: the destination's progress as last heard.
+    freeze: written before the source is frozen: how to thaw it.
     """
 
     migration_id: str
@@ -95,7 +89,7 @@ class Record:
     tables: tuple[TableRecord, ...] = ()
     snapshot_id: str = ""
     flushed_lsn: Lsn = Lsn(0)
-    freeze: FreezeRecord | None = None
+    freeze: Before | None = None
     switchover: SwitchoverResult | None = None
     events: tuple[Event, ...] = ()
     skipped: tuple[SkippedTransaction, ...] = ()

@@ -1,14 +1,17 @@
 """The switchover: freeze the source, prove that the destination has everything, decide.
 
-Steps: freeze, sentinel, drain, sequences, unfollowed (where there is anything of that kind),
+Steps: freeze, sentinel, drain, close, sequences, unfollowed (where there is anything of that kind),
 verify, commit. Until the commit is stored any
 failure, and the end of the time allowed, rolls back: writers go on, the phase is streaming
 again, and the failure is kept with the migration. Storing the record in phase switched-over
-*is* the commit; only then the locks are let go, so no writer gets in between. The source's
-database stays read-only by default afterwards.
+*is* the commit; only then the locks are let go. The source's database accepts no connections from step
+close on, and stays so afterwards: nobody can write to it, whatever his rights. From that step on
+everything that looks at the source uses the freeze's own session, since no other can be opened.
 
 How to thaw is stored before the source is frozen, so that a coordinator that starts after a
-crash finds phase switchover and undoes it (`undo`).
+crash finds phase switchover and undoes it (`undo`). It may not be the only one: whoever wants to thaw
+first writes the record once more, by compare and set. If another coordinator has decided meanwhile, or
+undone it already, that fails, and the source is left alone.
 """
 
 from __future__ import annotations
@@ -26,7 +29,6 @@ from services.coordinator import unfollowed
 from services.coordinator.credentials import Credentials
 from services.coordinator.migration import failure_of
 from services.coordinator.pipeline import Pipeline
-from services.coordinator.record import FreezeRecord
 from services.coordinator.steps import StepFeed
 from services.shared.model import (
     MESSAGE_PREFIX,
@@ -35,25 +37,20 @@ from services.shared.model import (
     PgmigError,
     Phase,
     SwitchoverResult,
+    TableId,
     check_move,
 )
 from services.shared.pg.catalog import list_tables, publication_tables
 from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import connection, translated
 from services.shared.pg.extension_tables import list_extension_tables
-from services.shared.pg.freeze import (
-    Before,
-    Freeze,
-    before_freeze,
-    emit_sentinel,
-    thaw,
-    writable_connection,
-)
+from services.shared.pg.freeze import Freeze, emit_sentinel, source_session
 from services.shared.pg.identity import uncovered
 from services.shared.pg.partitions import existing_tables
 from services.shared.pg.selecting import choose
 from services.shared.pg.sequences import read_sequences, set_sequences, verify_sequences
 from services.shared.pg.stream_options import MESSAGES_SINCE
+from services.shared.pg.thaw import thaw
 from services.shared.pg.truncation import check_truncated
 from services.shared.runtime.assignments import cause
 from services.shared.runtime.retry import retrying
@@ -74,7 +71,6 @@ class _Run:
     feed: StepFeed
     deadline: float
     uris: Credentials
-    froze_at: float = 0.0
     sentinel: Lsn = Lsn(0)
     token: str = ""
     sequences: int = 0
@@ -187,10 +183,7 @@ async def _attempt(run: _Run) -> None:
     await _unfollowed_ahead(run)
     freeze = await Freeze.open(run.uris.source_uri)
     try:
-        before = await before_freeze(freeze.session)
-        run.pipeline.migration.move(
-            Phase.SWITCHOVER, failure=None, freeze=FreezeRecord(before.read_only_default, before.at)
-        )
+        run.pipeline.migration.move(Phase.SWITCHOVER, failure=None, freeze=freeze.before)
         await run.pipeline.journal.save(strict=True)
         await _while_frozen(run, freeze)
     finally:
@@ -216,6 +209,8 @@ async def _while_frozen(run: _Run, freeze: Freeze) -> None:
         )
     async with _step(run, "drain"):
         await _drain(run, freeze)
+    async with _step(run, "close"):
+        await _close(run, freeze)
     async with _step(run, "sequences"):
         await _set_sequences(run, freeze)
     if run.unfollowed:
@@ -250,7 +245,7 @@ async def _step(run: _Run, name: str, *, tell_end: bool = True) -> AsyncIterator
         run.feed.tell(name, "done")
 
 
-async def _check_tables(run: _Run) -> None:
+async def _check_tables(run: _Run, freeze: Freeze | None = None) -> None:
     """Refuse while the source has tables that the destination has not got all of.
 
     A new partition of a published table has been followed since it was made, so it only has to
@@ -258,7 +253,7 @@ async def _check_tables(run: _Run) -> None:
     otherwise, the root is what has to be there; a new partition has no route to it.
     """
     roots = {route.leaf: route.root for route in run.pipeline.routes}
-    async with connection(run.uris.source_uri, "source") as conn:
+    async with source_session(run.uris.source_uri, freeze) as conn:
         run.chosen = await choose(conn, run.pipeline.migration.record.options)
         record = run.pipeline.migration.record
         known = {*record.published, *record.inserts_only, *record.copied_only}
@@ -278,12 +273,27 @@ async def _check_tables(run: _Run) -> None:
 
 
 async def _freeze(run: _Run, freeze: Freeze) -> None:
-    tables = [table.table for table in await list_tables(freeze.session, run.chosen)]
-    tables += [table.table for table in await list_extension_tables(freeze.session) if table.lockable]
+    async def tables() -> list[TableId]:
+        run.chosen = await choose(freeze.session, run.pipeline.migration.record.options)
+        found = [table.table for table in await list_tables(freeze.session, run.chosen)]
+        return found + [t.table for t in await list_extension_tables(freeze.session) if t.lockable]
+
+    await freeze.stop_subscriptions()
+    if freeze.before.subscriptions:
+        named = ", ".join(freeze.before.subscriptions)
+        run.pipeline.migration.event("warning", f"subscriptions of the source are disabled: {named}")
     run.feed.blocked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
-    run.froze_at = await freeze.forbid_writes()
-    ended = await freeze.end_writers(run.froze_at)
-    run.pipeline.migration.event("info", f"source frozen; {ended} sessions were ended")
+    ended = await freeze.end_writers(await freeze.forbid_writes())
+    run.pipeline.migration.event("info", f"source frozen; sessions that were ended: {ended}")
+
+
+async def _close(run: _Run, freeze: Freeze) -> None:
+    ended = await freeze.shut(run.deadline - EXPLAIN_S)
+    await freeze.check_prepared()
+    await freeze.holds()
+    run.pipeline.migration.event(
+        "info", f"the source accepts no connections; sessions that were ended: {ended}"
+    )
 
 
 async def _drain(run: _Run, freeze: Freeze) -> None:
@@ -321,14 +331,15 @@ async def _set_sequences(run: _Run, freeze: Freeze) -> None:
 
 
 async def _verify(run: _Run, freeze: Freeze) -> None:
-    """Nothing got past the freeze: the locks still stand, no session from before is left, the
+    """Nothing got past the freeze: the locks still stand, the database is still closed, the
     tables are those that were copied, no sequence has moved, and no TRUNCATE was missed."""
-    await freeze.end_writers(run.froze_at)
-    await _check_tables(run)
+    await _check_tables(run, freeze)
     values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
         await verify_sequences(conn, values)
         await check_truncated(freeze.session, conn, run.pipeline.migration.record.files)
+    await freeze.shut(run.deadline - EXPLAIN_S)
+    await freeze.check_prepared()
     await freeze.holds()
 
 
@@ -348,7 +359,14 @@ async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> N
     migration = pipeline.migration
     migration.event("error", f"switchover rolled back: {error.message}")
     if migration.phase is Phase.SWITCHOVER:
-        await undo(pipeline)
+        try:
+            await undo(pipeline)
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.FENCED:
+                raise
+            log.error("the switchover of migration %s is left to another coordinator: %s", migration.id, exc)
+            feed.tell("rollback", "failed", exc.message)
+            return
     migration.update(failure=failure_of(error))
     feed.tell("rollback", "done")
     feed.blocked_at = 0.0
@@ -356,21 +374,34 @@ async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> N
 
 
 async def undo(pipeline: Pipeline) -> None:
-    """From phase switchover, which was not committed, back to streaming."""
+    """From phase switchover, which was not committed, back to streaming. Raises FENCED, with the source
+    as it is, when another coordinator has written the record since."""
     freeze = pipeline.migration.record.freeze
     if freeze is not None:
         uri = await pipeline.source_uri()
-        before = Before(freeze.read_only_default, freeze.at)
-        await retrying("thawing the source", lambda: _thaw(uri, before))
+        await _claim(pipeline)
+        await retrying("thawing the source", lambda: thaw(uri, freeze))
     pipeline.migration.move(Phase.STREAMING, "writers may write to the source again", freeze=None)
     if not pipeline.migration.following.live:
         pipeline.migration.move(Phase.CATCHUP)
     await pipeline.journal.save()
 
 
-async def _thaw(uri: str, before: Before) -> None:
-    conn = await writable_connection(uri)
-    try:
-        await thaw(conn, before)
-    finally:
-        await conn.close()
+async def _claim(pipeline: Pipeline) -> None:
+    """Write the record by compare and set. The store has then no decision of anybody else, nor one of
+    ours whose answer was lost; and a coordinator that still runs this switchover can decide no more."""
+    fenced: PgmigError | None = None
+
+    async def attempt() -> None:
+        nonlocal fenced
+        pipeline.migration.touch()
+        try:
+            await pipeline.journal.save(strict=True)
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.FENCED:
+                raise
+            fenced = exc
+
+    await retrying("storing that the switchover is undone", attempt)
+    if fenced is not None:
+        raise fenced

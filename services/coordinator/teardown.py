@@ -61,11 +61,14 @@ async def remove_all(pipeline: Pipeline, refused: dict[str, PgmigError], *, forc
 async def _source(pipeline: Pipeline) -> list[str]:
     uri = await pipeline.known_source()
     record = pipeline.migration.record
+    frozen = record.freeze
     removed = await remove_from_source(
         uri,
         pipeline.migration.id,
         inserts_only=bool(record.inserts_only),
         altered=record.altered,
+        database=frozen.database if frozen else "",
+        door=frozen.door if frozen else "",
     )
     pipeline.migration.update(altered=())  # what becomes of them from now on is not ours
     return removed

@@ -19,6 +19,7 @@ from tests.compose.clone import Clone
 from tests.compose.project import ROOT, ComposeProject, engine_problem
 from tests.lab import schema
 from tests.lab.compare import compare_databases
+from tests.lab.door import reopen
 from tests.lab.workload import Writer, check_conserved_sum, check_markers
 
 MIGRATION = "compose"
@@ -93,7 +94,7 @@ def cli(project: ComposeProject, *arguments: str) -> str:
 
 def left_behind(project: ComposeProject) -> list[str]:
     """What of the migration is still on the source after cleanup."""
-    with psycopg.connect(project.source_uri) as connection:
+    with psycopg.connect(reopen(project.source_uri)) as connection:
         return [f"left on the source: {name}" for (name,) in connection.execute(SLOTS)]
 
 

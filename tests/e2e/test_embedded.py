@@ -16,6 +16,7 @@ from tests.e2e.cli import Cli, Staying
 from tests.e2e.live import eventually
 from tests.e2e.verdict import checks, left_on_destination, left_on_source, problems
 from tests.lab.compare import compare_databases
+from tests.lab.door import reopen
 from tests.lab.postgres import PostgresServer
 from tests.lab.workload import Writer
 
@@ -103,7 +104,7 @@ def keeper(
         server.execute(create)
     yield uris[0], uris[1]
     for server, uri in ((source_server, shop), (dest_server, dest_db)):
-        with psycopg.connect(uri, autocommit=True) as conn:
+        with psycopg.connect(reopen(uri), autocommit=True) as conn:
             conn.execute("SET default_transaction_read_only = off")
             conn.execute("REASSIGN OWNED BY keeper TO postgres")
             conn.execute("DROP OWNED BY keeper")

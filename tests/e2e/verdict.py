@@ -17,6 +17,7 @@ from psycopg import sql
 
 from tests.lab.catalog import TABLES, USER_SCHEMAS
 from tests.lab.compare import compare_databases
+from tests.lab.door import reopen
 from tests.lab.workload import WriterReport, check_conserved_sum, check_markers
 
 _GOING_S = 5.0
@@ -74,7 +75,7 @@ def exit_code(found: list[Check]) -> int:
 
 def left_on_source(uri: str) -> list[str]:
     """What a migration has (still) on the source database, a phrase each."""
-    return _found(uri, _ON_SOURCE)
+    return _found(reopen(uri), _ON_SOURCE)
 
 
 def left_on_destination(uri: str) -> list[str]:
@@ -93,7 +94,7 @@ def inventory(uri: str) -> set[str]:
         "setting": "SELECT setconfig::text FROM pg_db_role_setting"
         " WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())",
     }
-    with psycopg.connect(uri, autocommit=True) as conn:
+    with psycopg.connect(reopen(uri), autocommit=True) as conn:
         return {f"{what} {row[0]}" for what, query in queries.items() for row in conn.execute(query)}
 
 

@@ -8,6 +8,7 @@ from services.shared.model import MigrationOptions, Phase, SwitchoverStep
 from tests.integration.coordinator_bed import Services, until_phase
 from tests.integration.test_preflight import traces
 from tests.lab.compare import compare_databases
+from tests.lab.door import reopen
 from tests.lab.nats import NatsServer
 from tests.lab.schema import seed
 from tests.lab.workload import Writer, check_conserved_sum, check_markers
@@ -47,9 +48,9 @@ async def test_follow_and_switch_over_lose_nothing(
             assert check_conserved_sum(dest_db) == []
             assert check_markers(dest_db, report) == []
             done = [step.name for step in steps if step.state == "done"]
-            assert done == ["freeze", "sentinel", "drain", "sequences", "verify", "commit"]
+            assert done == ["freeze", "sentinel", "drain", "close", "sequences", "verify", "commit"]
             assert view.switchover is not None
             assert 0 < view.switchover.write_downtime_ms < 15_000
             await session.cleanup("live")
-    left = [row for row in traces(source_db) if row not in before]
+    left = [row for row in traces(reopen(source_db)) if row not in before]
     assert left == [(["default_transaction_read_only=on"],)]

@@ -13,6 +13,7 @@ from services.shared.model import ErrorKind, Lsn, MigrationOptions, PgmigError, 
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.integration.test_preflight import traces
 from tests.lab.compare import compare_rows
+from tests.lab.door import reopen
 from tests.lab.nats import NatsServer
 from tests.lab.postgres import PostgresServer
 
@@ -149,6 +150,7 @@ async def test_switchover_behind_a_held_row_lock_is_rolled_back_and_writers_go_o
             pass
         assert (await session.get("m")).failure is None
         assert compare_rows(source, dest_db) == []
+        reopen(source)
         with psycopg.connect(source) as conn, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             conn.execute("INSERT INTO item VALUES (-1, 'too late')")
 

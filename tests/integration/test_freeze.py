@@ -10,10 +10,14 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, PgmigError, TableId
-from services.shared.pg.freeze import Freeze, before_freeze, emit_sentinel, thaw, writable_connection
+from services.shared.pg.door import writable_connection
+from services.shared.pg.freeze import Freeze, before_freeze, emit_sentinel
+from services.shared.pg.thaw import thaw
 from tests.lab.postgres import PostgresServer
 
-TABLES = [TableId("public", "a"), TableId("public", "b")]
+
+async def tables() -> list[TableId]:
+    return [TableId("public", "a"), TableId("public", "b")]
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def may_write(uri: str) -> bool:
 
 
 async def frozen(freeze: Freeze) -> None:
-    await freeze.lock(TABLES, time.monotonic() + 5)
+    await freeze.lock(tables, time.monotonic() + 5)
     await freeze.end_writers(await freeze.forbid_writes())
 
 
@@ -57,7 +61,7 @@ async def test_frozen_source_takes_no_row_and_no_sequence_value(source: str, fre
 
 
 async def test_waiting_writer_fails_instead_of_committing_later(source: str, freeze: Freeze) -> None:
-    await freeze.lock(TABLES, time.monotonic() + 5)
+    await freeze.lock(tables, time.monotonic() + 5)
     waiting = asyncio.create_task(asyncio.to_thread(may_write_patiently, source))
     async with asyncio.timeout(10):
         while not await _someone_waits(freeze):
@@ -84,31 +88,30 @@ async def _someone_waits(freeze: Freeze) -> bool:
 async def test_thaw_restores_the_setting_and_ends_sessions_that_began_frozen(
     source: str, freeze: Freeze
 ) -> None:
-    before = await before_freeze(freeze.session)
+    before = freeze.before
     await frozen(freeze)
     await freeze.close()
     with psycopg.connect(source) as pooled:
         pooled.execute("SELECT 1")
-        conn = await writable_connection(source)
-        assert await thaw(conn, before)
-        assert not await thaw(conn, before)
-        await conn.close()
+        assert await thaw(source, before)
+        assert not await thaw(source, before)
         with pytest.raises(psycopg.OperationalError):
             pooled.execute("SELECT 1")
     assert may_write(source)
 
 
-async def test_thaw_keeps_a_setting_that_was_there_before(source: str, freeze: Freeze) -> None:
+async def test_thaw_keeps_a_setting_that_was_there_before(source: str) -> None:
     with psycopg.connect(source, autocommit=True) as conn:
         name = conn.info.dbname
         conn.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = off')
-    before = await before_freeze(freeze.session)
-    assert before.read_only_default == "off"
+    freeze = await Freeze.open(source)
+    assert freeze.before.read_only_default == "off"
     await frozen(freeze)
-    conn2 = await writable_connection(source)
-    await thaw(conn2, before)
-    assert (await before_freeze(conn2)).read_only_default == "off"
-    await conn2.close()
+    await freeze.close()
+    await thaw(source, freeze.before)
+    again = await writable_connection(source)
+    assert (await before_freeze(again, source)).read_only_default == "off"
+    await again.close()
 
 
 async def test_held_lock_times_out_with_its_holder_and_leaves_nothing_locked(
@@ -117,7 +120,7 @@ async def test_held_lock_times_out_with_its_holder_and_leaves_nothing_locked(
     with psycopg.connect(source, application_name="slow report") as holder:
         holder.execute("INSERT INTO b VALUES (1)")
         with pytest.raises(PgmigError) as caught:
-            await freeze.lock(TABLES, time.monotonic() + 1.2)
+            await freeze.lock(tables, time.monotonic() + 1.2)
         assert caught.value.kind is ErrorKind.TIMEOUT
         assert "slow report" in caught.value.message
         assert may_write(source)
@@ -127,7 +130,7 @@ async def test_held_lock_times_out_with_its_holder_and_leaves_nothing_locked(
 async def test_lock_waits_for_a_writer_that_ends_in_time(source: str, freeze: Freeze) -> None:
     with psycopg.connect(source) as holder:
         holder.execute("INSERT INTO b VALUES (1)")
-        locking = asyncio.create_task(freeze.lock(TABLES, time.monotonic() + 10))
+        locking = asyncio.create_task(freeze.lock(tables, time.monotonic() + 10))
         await asyncio.wait({locking}, timeout=0.3)
         assert not locking.done()
         holder.commit()
@@ -139,7 +142,7 @@ async def test_writer_that_would_deadlock_with_the_freeze_is_not_ended(source: s
     """It holds b and then wants a, while we hold a and want b: we give way."""
     with psycopg.connect(source) as writer:
         writer.execute("INSERT INTO b VALUES (1)")
-        locking = asyncio.create_task(freeze.lock(TABLES, time.monotonic() + 10))
+        locking = asyncio.create_task(freeze.lock(tables, time.monotonic() + 10))
         await asyncio.wait({locking}, timeout=0.2)
         await asyncio.to_thread(writer.execute, "INSERT INTO a VALUES (1)")
         writer.commit()
@@ -172,7 +175,7 @@ async def test_autovacuum_does_not_keep_the_freeze_out() -> None:
                     await asyncio.sleep(0.1)  # the launcher tells nobody when it begins
             freeze = await Freeze.open(uri)
             try:
-                await freeze.lock(TABLES, time.monotonic() + 5)
+                await freeze.lock(tables, time.monotonic() + 5)
                 assert not may_write(uri)
             finally:
                 await freeze.close()

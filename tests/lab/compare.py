@@ -27,6 +27,7 @@ import psycopg
 from psycopg import sql
 
 from tests.lab.catalog import DEFINITIONS, SEQUENCES, TABLES, USER_SCHEMAS
+from tests.lab.door import reopen
 
 Table = tuple[str, str]
 Buckets = dict[int, tuple[int, int, int]]
@@ -74,7 +75,9 @@ def compare_databases(
 
     Schemas pgmig, information_schema and pg_* are left out. sequences, definitions: whether these
     are compared too, for a destination that still follows its source. Use roles that may read all.
+    A source that a switchover has closed is opened again.
     """
+    reopen(source_uri)
     with ExitStack() as stack:
         sides = [stack.enter_context(_session(uri)) for uri in (source_uri, dest_uri)]
         pool = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="compare"))

@@ -31,7 +31,7 @@ from services.shared.model import (
 from services.shared.model.jsonview import view_to_json
 
 RESULT = SwitchoverResult(Lsn(0x16B374D8), 412, 3, 1_700_000_000.0)
-STEPS = ("freeze", "sentinel", "drain", "sequences", "verify", "commit")
+STEPS = ("freeze", "sentinel", "drain", "close", "sequences", "verify", "commit")
 
 
 class NoWorkers:

@@ -14,7 +14,6 @@ import pytest
 from services.coordinator.loop import newest
 from services.coordinator.migration import Migration
 from services.coordinator.record import (
-    FreezeRecord,
     Record,
     SlotRecord,
     TableRecord,
@@ -40,6 +39,7 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.model.jsonview import view_from_json
+from services.shared.pg.thaw import Before
 
 RECORD = Record(
     migration_id="m",
@@ -60,7 +60,7 @@ RECORD = Record(
     tables=(TableRecord(TableId("s", 'o"dd'), 1, 2, True, 3, 4, Lsn(9)),),
     snapshot_id="snap 1:2:",
     flushed_lsn=Lsn(12),
-    freeze=FreezeRecord("on", 3.25),
+    freeze=Before("on", 3.25, "shop", "postgres", ("feed",)),
     switchover=SwitchoverResult(Lsn(4), 120, 6, 4.5),
     events=(Event(1.0, "info", "begun"),),
     skipped=(SkippedTransaction(Lsn(4), 742, 1.5, "who@host", "why", "refused"),),

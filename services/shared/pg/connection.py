@@ -168,6 +168,13 @@ def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> Pgmig
             f"{place} refuses the login: {text}",
             "check user and password in the URI, and pg_hba.conf on the server",
         )
+    if "not currently accepting connections" in lowered:
+        return PgmigError(
+            ErrorKind.DATABASE_CLOSED,
+            f"{place} accepts no connections",
+            "if a switchover has closed it, pgmig-cli unfreeze opens it; so does this, from another database "
+            f'of that server: ALTER DATABASE "{where.dbname}" ALLOW_CONNECTIONS true',
+        )
     if "does not exist" in lowered:
         return PgmigError(
             ErrorKind.NOT_FOUND, f"{place}: {text}", "check the database and role names in the URI"
@@ -217,9 +224,10 @@ def _close_unwanted(opening: asyncio.Task[AsyncConnection]) -> None:
         opening.result().pgconn.finish()
 
 
-async def connect(uri: str, side: str, *, autocommit: bool = True) -> AsyncConnection:
-    """Open a connection with our session settings. side: "source" or "destination"."""
-    info = complete_conninfo(uri, f"pgmig {side}")
+async def connect(uri: str, side: str, *, autocommit: bool = True, database: str = "") -> AsyncConnection:
+    """Open a connection with our session settings. side: "source" or "destination". database: another
+    one of the same server than the URI's."""
+    info = complete_conninfo(uri, f"pgmig {side}", **({"dbname": database} if database else {}))
     try:
         return await open_session(info, autocommit=autocommit)
     except psycopg.OperationalError as exc:
@@ -227,9 +235,11 @@ async def connect(uri: str, side: str, *, autocommit: bool = True) -> AsyncConne
 
 
 @asynccontextmanager
-async def connection(uri: str, side: str, *, autocommit: bool = True) -> AsyncIterator[AsyncConnection]:
+async def connection(
+    uri: str, side: str, *, autocommit: bool = True, database: str = ""
+) -> AsyncIterator[AsyncConnection]:
     """`connect` for a block; closed at its end, uncommitted work rolled back."""
-    conn = await connect(uri, side, autocommit=autocommit)
+    conn = await connect(uri, side, autocommit=autocommit, database=database)
     try:
         yield conn
     finally:

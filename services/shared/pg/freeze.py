@@ -2,35 +2,43 @@
 
 Order matters:
 
-1. EXCLUSIVE locks on all tables, in one transaction: running writers finish, new ones wait,
-   readers go on. Nothing is lost when this takes too long: the locks are let go.
-2. `ALTER DATABASE ... SET default_transaction_read_only = on`: sessions that begin from now on
-   cannot write, nor call nextval, which no table lock prevents.
-3. Sessions that began before are ended, so that a writer that waits for our locks fails
+1. Subscriptions are disabled: their workers write like anybody else.
+2. EXCLUSIVE locks on all tables, in one transaction: running writers finish, new ones wait, readers go
+   on. Nothing is lost when this takes too long: the locks are let go. They hold whoever writes, a
+   superuser too, and are kept until the switchover is decided. Prepared transactions must be gone by
+   then: nobody can end one but its owner.
+3. `ALTER DATABASE ... SET default_transaction_read_only = on`: a wish. Sessions that begin from now on
+   do not write unless they ask for it, and most do not call nextval, which no table lock prevents.
+4. Sessions that began before are ended, so that a writer that waits for our locks fails
    instead of committing later.
+5. The database is closed: it accepts no connections any more (services.shared.pg.door), and all other
+   sessions are ended until none is left. From here on nobody can write, not even what no lock covers:
+   large objects, sequences, new tables. It stays closed when the locks are let go.
 
 Locks are tried for less than the writers' `deadlock_timeout` at a time and taken anew, so that
 where a writer holds one table and waits for another, we give way and PostgreSQL ends nobody.
 Our own `deadlock_timeout` is shorter: PostgreSQL then finds within an attempt that we wait for
 an autovacuum, and cancels it. A role that may not set it tries for longer now and then.
 
-`thaw` undoes step 2 from any connection; the locks go with the session that holds them.
+`services.shared.pg.thaw` undoes all of it; the locks go with the session that holds them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import LiteralString
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, Lsn, PgmigError, TableId
-from services.shared.pg.connection import connect, translate, translated
+from services.shared.pg.connection import connection, translate, translated
+from services.shared.pg.door import beside, set_open, way_in, writable_connection
+from services.shared.pg.sessions import end_all, end_begun_before, prepared_transactions
+from services.shared.pg.subscriptions import disable, enabled_subscriptions
+from services.shared.pg.thaw import Before, clock, database_default, set_database_default
 
 LOCK_ATTEMPT_S = 0.8
 """Below deadlock_timeout's default of 1 s."""
@@ -41,93 +49,103 @@ LONG_ATTEMPT_S = 1.5
 PAUSE_S = 0.05
 """Between two attempts: writers that waited for us get their turn."""
 
-_LOCK_FAILURES = (psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected)
-_SETTING = "default_transaction_read_only"
-
-# Whatever may write: clients, apply workers of subscriptions, workers of extensions.
-_OTHERS: LiteralString = (
-    " FROM pg_catalog.pg_stat_activity WHERE datname = current_database()"
-    " AND backend_type NOT IN ('walsender', 'autovacuum worker', 'parallel worker')"
-    " AND pid <> pg_catalog.pg_backend_pid() AND application_name NOT LIKE 'pgmig %%'"
+_LOCK_FAILURES = (
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.UndefinedTable,  # dropped since it was listed
+    psycopg.errors.InvalidSchemaName,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Before:
-    """The source before the freeze. read_only_default: the database's own setting, "" when it
-    had none. at: the source's clock, Unix seconds."""
-
-    read_only_default: str
-    at: float
-
-
-async def writable_connection(uri: str) -> AsyncConnection:
-    """A session on the source that may write although the database is frozen."""
-    conn = await connect(uri, "source")
-    try:
-        with translated("opening a session on the source"):
-            await conn.execute("SET default_transaction_read_only = off")
-            await conn.execute("SET synchronous_commit = local")  # the sentinel must reach disk, no more
-    except BaseException:
-        await conn.close()
-        raise
-    return conn
+ListTables = Callable[[], Awaitable[Sequence[TableId]]]
 
 
 class Freeze:
-    """Locks of one session and the setting of one database. Use open, block, close."""
+    """Locks of one session and the settings of one database. Use open, lock, ..., close.
 
-    def __init__(self, locker: AsyncConnection, admin: AsyncConnection, *, detects_early: bool) -> None:
+    before: the source as it is now, and so what `thaw` has to put back.
+    """
+
+    def __init__(
+        self, locker: AsyncConnection, admin: AsyncConnection, side: AsyncConnection, before: Before
+    ) -> None:
         self._locker = locker
         self._admin = admin
-        self._detects_early = detects_early
+        self._side = side
+        self._detects_early = False
+        self.before = before
 
     @classmethod
     async def open(cls, uri: str) -> Freeze:
-        """Two sessions; nothing is blocked yet."""
-        locker = await writable_connection(uri)
+        """Three sessions, one of them on another database; nothing is blocked yet."""
+        opened: list[AsyncConnection] = []
         try:
-            detects_early = await _shorten_deadlock_timeout(locker)
-            return cls(locker, await writable_connection(uri), detects_early=detects_early)
+            admin = await writable_connection(uri)
+            opened.append(admin)
+            before = await before_freeze(admin, uri)
+            side = await beside(uri, before.door)
+            opened.append(side)
+            locker = await writable_connection(uri)
+            opened.append(locker)
+            freeze = cls(locker, admin, side, before)
+            freeze._detects_early = await _shorten_deadlock_timeout(locker)
         except BaseException:
-            await locker.close()
+            for conn in opened:
+                await conn.close()
             raise
+        return freeze
 
     @property
     def session(self) -> AsyncConnection:
-        """A session that may read and write while the source is frozen."""
+        """A session that may read and write while the source is frozen. The source can have no
+        others from step 5 on."""
         return self._admin
+
+    @property
+    def _spared(self) -> list[int]:
+        return [conn.info.backend_pid for conn in (self._locker, self._admin)]
 
     async def close(self) -> None:
         """Give the locks back, if any are held."""
-        await self._locker.close()
-        await self._admin.close()
+        for conn in (self._locker, self._admin, self._side):
+            await conn.close()
 
-    async def lock(self, tables: Sequence[TableId], deadline: float) -> float:
+    async def stop_subscriptions(self) -> None:
+        """Before the locks: an apply worker that waits for them would keep us from it."""
+        await disable(self._admin, self.before.subscriptions)
+
+    async def lock(self, tables: ListTables, deadline: float) -> float:
         """Hold all tables against writers; returns since when they may be kept waiting.
 
-        Both times are time.monotonic(). Raises TIMEOUT.
+        tables: lists them, each time anew, since more may be made while we wait. Both times are
+        time.monotonic(). Raises TIMEOUT.
         """
-        blockers, attempts = "", 0
+        blockers, attempts, listed = "", 0, await tables()
         while (left := deadline - time.monotonic()) > 0:
             attempts += 1
             longest = LOCK_ATTEMPT_S if self._detects_early or attempts % 3 else LONG_ATTEMPT_S
             began = time.monotonic()
-            attempt = asyncio.create_task(self._try_lock(tables, min(left, longest)), name="lock")
+            attempt = asyncio.create_task(self._try_lock(listed, min(left, longest)), name="lock")
             try:
                 await asyncio.wait({attempt}, timeout=LOCK_ATTEMPT_S / 2)
                 if not attempt.done():
                     blockers = await self._blockers() or blockers
                 if await attempt:
-                    return began
+                    present, prepared = await tables(), await prepared_transactions(self._admin)
+                    if not prepared and set(present) <= set(listed):
+                        return began
+                    await self._let_go()
             finally:
                 attempt.cancel()
                 await asyncio.wait({attempt})
             await asyncio.sleep(PAUSE_S)
+            listed = await tables()
+        prepared = await prepared_transactions(self._admin)
+        named = ", ".join(filter(None, [blockers, prepared]))
         raise PgmigError(
             ErrorKind.TIMEOUT,
-            f"tables of the source could not be locked in time{blockers}",
-            "end the transactions that hold them, or allow more time, then switch over again",
+            "tables of the source could not be locked in time" + (named and f"; they are held by {named}"),
+            "end the transactions that hold them (COMMIT PREPARED or ROLLBACK PREPARED those that are "
+            "prepared), or allow more time, then switch over again",
         )
 
     async def _try_lock(self, tables: Sequence[TableId], seconds: float) -> bool:
@@ -150,53 +168,68 @@ class Freeze:
                 return False
         return True
 
+    async def _let_go(self) -> None:
+        with translated("letting go of the source's tables"):
+            await self._locker.execute("ROLLBACK")
+
     async def _blockers(self) -> str:
-        """Whom the locking session waits for, for the operator."""
+        """Whom the locking session waits for, for the operator. Prepared transactions show as 0."""
         with translated("looking for blocking sessions"):
             rows = await (
                 await self._admin.execute(
-                    "SELECT a.pid, a.application_name, a.state,"
+                    "SELECT a.pid, coalesce(a.application_name, ''), coalesce(a.state, 'state unknown'),"
                     " coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::int"
                     " FROM unnest(pg_catalog.pg_blocking_pids(%s)) b"
                     " JOIN pg_catalog.pg_stat_activity a ON a.pid = b LIMIT 3",
                     [self._locker.info.backend_pid],
                 )
             ).fetchall()
-        named = [f"process {pid} ({app or 'unnamed'}, {state}, for {age} s)" for pid, app, state, age in rows]
-        return f"; they are held by {', '.join(named)}" if named else ""
+        return ", ".join(
+            f"process {pid} ({app or 'unnamed'}, {state}, for {age} s)" for pid, app, state, age in rows
+        )
 
     async def holds(self) -> None:
-        """Raises when the session that holds the locks is gone."""
+        """Raises when the session that holds the locks is gone, or the other one."""
         with translated("holding the source's tables"):
             await self._locker.execute("SELECT 1")
 
+    async def check_prepared(self) -> None:
+        """Raises SWITCHOVER_FAILED when a transaction has been prepared since the tables were locked:
+        its commit needs nobody's session."""
+        if prepared := await prepared_transactions(self._admin):
+            raise PgmigError(
+                ErrorKind.SWITCHOVER_FAILED,
+                f"a transaction was prepared on the source amid the freeze: {prepared}",
+                "COMMIT PREPARED or ROLLBACK PREPARED it, then switch over again",
+            )
+
     async def forbid_writes(self) -> float:
-        """Make new sessions read-only. Returns the source's clock afterwards, Unix seconds."""
-        await _alter(self._admin, "on")
-        return await _clock(self._admin)
+        """Make new sessions read-only by default. Returns the source's clock afterwards, Unix seconds."""
+        await set_database_default(self._admin, self.before.database, "on")
+        return await clock(self._admin)
 
     async def end_writers(self, before: float) -> int:
         """End every other session that began before `before`; returns how many.
 
-        Ours ("pgmig ...") and replication stay. Raises PERMISSION when one may not be ended.
+        Our two and those that stream from a slot stay. Raises PERMISSION when one may not be ended.
         """
-        try:
-            with translated("ending sessions on the source"):
-                row = await (
-                    await self._admin.execute(
-                        "SELECT count(pg_catalog.pg_terminate_backend(pid))"
-                        + _OTHERS
-                        + " AND backend_start <= pg_catalog.to_timestamp(%s)",
-                        [before],
-                    )
-                ).fetchone()
-        except PgmigError as exc:
-            if exc.kind is not ErrorKind.PERMISSION:
-                raise
-            raise PgmigError(
-                exc.kind, exc.message, "grant pg_signal_backend, and end superusers' sessions yourself"
-            ) from exc
-        return int(row[0]) if row else 0
+        return await end_begun_before(self._admin, self.before.database, self._spared, before)
+
+    async def shut(self, deadline: float) -> int:
+        """Let nobody in any more, and end all that are in; returns how many were. Nothing but our two
+        sessions and those that stream from a slot is left. deadline: time.monotonic()."""
+        await set_open(self._side, self.before.database, accepts=False)
+        return await end_all(self._side, self.before.database, self._spared, deadline)
+
+
+@asynccontextmanager
+async def source_session(uri: str, freeze: Freeze | None) -> AsyncIterator[AsyncConnection]:
+    """The freeze's session on the source, which accepts no others any more; before it, a new one."""
+    if freeze is not None:
+        yield freeze.session
+        return
+    async with connection(uri, "source") as conn:
+        yield conn
 
 
 async def _shorten_deadlock_timeout(conn: AsyncConnection) -> bool:
@@ -210,61 +243,19 @@ async def _shorten_deadlock_timeout(conn: AsyncConnection) -> bool:
     return True
 
 
-async def before_freeze(conn: AsyncConnection) -> Before:
-    """What `thaw` has to put back."""
-    return Before(await _read_only_default(conn), await _clock(conn))
-
-
-async def thaw(conn: AsyncConnection, before: Before) -> bool:
-    """Put the database's setting back; whether there was anything to do.
-
-    Sessions that began meanwhile stay read-only until they reconnect, and a connection pool
-    would keep them: those of other clients are ended.
-    """
-    if await _read_only_default(conn) == before.read_only_default:
-        return False
-    await _alter(conn, before.read_only_default)
-    with suppress(PgmigError), translated("ending read-only sessions on the source"):
-        await conn.execute(
-            "SELECT pg_catalog.pg_terminate_backend(pid)"
-            + _OTHERS
-            + " AND backend_start >= pg_catalog.to_timestamp(%s)",
-            [before.at],
-        )
-    return True
-
-
-async def _read_only_default(conn: AsyncConnection) -> str:
-    """The database's setting for all roles, as ALTER DATABASE left it."""
-    with translated("reading the source database's settings"):
-        row = await (
-            await conn.execute(
-                "SELECT split_part(c, '=', 2) FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) c"
-                " WHERE s.setrole = 0 AND split_part(c, '=', 1) = %s AND s.setdatabase ="
-                " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())",
-                [_SETTING],
-            )
-        ).fetchone()
-    return str(row[0]) if row else ""
-
-
-async def _alter(conn: AsyncConnection, value: str) -> None:
-    """Set the database's default, or reset it for ""."""
-    with translated(f"setting the source database's {_SETTING}"):
-        row = await (await conn.execute("SELECT current_database()")).fetchone()
-        assert row is not None
-        name, setting = sql.Identifier(row[0]), sql.Identifier(_SETTING)
-        statement = sql.SQL("ALTER DATABASE {} RESET {}").format(name, setting)
-        if value:
-            statement = sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, setting, sql.Literal(value))
-        await conn.execute(statement)
-
-
-async def _clock(conn: AsyncConnection) -> float:
-    with translated("reading the source's clock"):
-        row = await (await conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8")).fetchone()
+async def before_freeze(conn: AsyncConnection, uri: str) -> Before:
+    """What `thaw` has to put back. Raises PERMISSION when there is no way in (see door)."""
+    with translated("looking at the source"):
+        row = await (await conn.execute("SELECT current_database()::text")).fetchone()
     assert row is not None
-    return float(row[0])
+    database = str(row[0])
+    return Before(
+        await database_default(conn, database),
+        await clock(conn),
+        database,
+        await way_in(conn, uri),
+        await enabled_subscriptions(conn),
+    )
 
 
 async def emit_sentinel(conn: AsyncConnection, prefix: str, content: str) -> Lsn:

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, IdentityBefore, MigrationId, PgmigError
 from services.shared.pg.connection import connection, translate, translated
-from services.shared.pg.freeze import writable_connection
+from services.shared.pg.door import inside
 from services.shared.pg.identity import put_back
 from services.shared.pg.progress import origin_progress
 from services.shared.pg.publication import drop_slot
@@ -24,16 +24,22 @@ _POLL_S = 0.1
 
 
 async def remove_from_source(
-    uri: str, migration: MigrationId, *, inserts_only: bool = False, altered: Sequence[IdentityBefore] = ()
+    uri: str,
+    migration: MigrationId,
+    *,
+    inserts_only: bool = False,
+    altered: Sequence[IdentityBefore] = (),
+    database: str = "",
+    door: str = "",
 ) -> list[str]:
     """Drop slot and publications, then give altered tables their replica identity back: while they
     are published they need it. Returns what there was. Raises SLOT_ACTIVE.
 
     inserts_only: there is a second publication; its name may be another migration's otherwise.
+    database, door: of a source that a switchover has closed; it stays so.
     """
     removed = []
-    conn = await writable_connection(uri)  # a switched-over source is read-only by default
-    try:
+    async with inside(uri, database, door, time.monotonic() + RELEASE_WAIT_S) as conn:
         if await _remove_slot(conn, migration.slot):
             removed.append(f"replication slot {migration.slot} on the source")
         names = [migration.publication, *([migration.inserts_publication] if inserts_only else [])]
@@ -41,8 +47,6 @@ async def remove_from_source(
             f"publication {name} on the source" for name in names if await _remove_publication(conn, name)
         ]
         removed += await put_back(conn, altered)
-    finally:
-        await conn.close()
     return removed
 
 

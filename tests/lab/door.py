@@ -1,0 +1,20 @@
+"""A source that a switchover has closed, opened again for a look."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import conninfo, sql
+
+
+def reopen(uri: str) -> str:
+    """Let the database accept connections again, if it does not; needs its owner. Returns `uri`."""
+    try:
+        psycopg.connect(uri, connect_timeout=10).close()
+    except psycopg.OperationalError as exc:
+        if "not currently accepting connections" not in str(exc):
+            raise
+        name = str(conninfo.conninfo_to_dict(uri)["dbname"])
+        with psycopg.connect(conninfo.make_conninfo(uri, dbname="postgres"), autocommit=True) as conn:
+            statement = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true")
+            conn.execute(statement.format(sql.Identifier(name)))
+    return uri
