@@ -14,7 +14,7 @@ from functools import partial
 
 from services.applier.assembler import Assembler
 from services.applier.chunks import ChunkQueue
-from services.applier.planner import Planner
+from services.applier.planner import Planner, Sentinel
 from services.applier.writer import GroupFailedError, Totals, Writer
 from services.shared.bus.changes import ChangeReader
 from services.shared.bus.connection import Client
@@ -129,9 +129,9 @@ class Applying:
             if batch.previous_lsn < batch.end_lsn <= session.flushed:
                 self._covered = stored.sequence
 
-    def _sentinel(self, token: str, end: Lsn) -> None:
+    def _sentinel(self, sentinel: Sentinel, end: Lsn) -> None:
         log.info("sentinel applied and flushed at %s", end)
-        self._report(SentinelApplied(self._id, token, end))
+        self._report(SentinelApplied(self._id, sentinel.token, end, sentinel.since, sentinel.changes))
 
     async def _report_flush(self, session: ApplySession) -> None:
         """Tell decoder and coordinator what is on the destination's disk."""

@@ -9,6 +9,7 @@ hot path.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -25,15 +26,21 @@ log = logging.getLogger(__name__)
 
 PART_STEPS = 5000
 PART_BYTES = 2 << 20
+COUNTED_AT_MOST = 10_000
+"""Rows behind a sentinel. A switchover is rolled back because of the first one; after that, they are
+nobody's concern."""
 
 Describe = Callable[[Relation, Lsn], Awaitable[TargetTable]]
 
 
 class Sentinel(NamedTuple):
-    """token: of the message that the transaction of `commit_lsn` carried."""
+    """token: of the message that the transaction of `commit_lsn` carried. since: of the sentinel before,
+    "" when there was none. changes: rows by table of what was planned since then."""
 
     commit_lsn: int
     token: str
+    since: str = ""
+    changes: tuple[tuple[TableId, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -91,6 +98,9 @@ class Planner:
         self._bytes = 0  # of them, roughly
         self._commit_lsn = 0  # of the transaction under way
         self._sentinels: list[Sentinel] = []
+        self._last_sentinel = ""
+        self._behind: Counter[TableId] = Counter()  # rows since then
+        self._counts = False
         self._parted = False  # parts of it have left already
 
     async def plan(
@@ -140,6 +150,8 @@ class Planner:
         except KeyError:
             await self._take_all(whole.apart())
             return
+        if self._counts:
+            self._count(steps)
         self._end_whole()
         last = whole.transactions[-1]
         self._whole = Chunk(last.commit_lsn, steps, whole.transactions, bytes=self._bytes, xid=last.xid)
@@ -156,6 +168,8 @@ class Planner:
                 steps = [(self._targets[change[0]], change) for change in some]
             if self._floors:
                 steps = [step for step in steps if not self._in_copy(step[0].table)]  # type: ignore[union-attr]
+            if self._counts:
+                self._count(steps)
             self._steps += steps
             if len(self._steps) >= PART_STEPS:
                 self._end_whole()
@@ -266,6 +280,8 @@ class Planner:
             partitioned = frozenset(target.table for target in targets if target.partitioned)
             tables = tuple(dict.fromkeys(target.table for target in targets))
             self._steps.append(Truncation(tables, change.restart_identity, partitioned))
+            if self._counts:
+                self._count(self._steps[-1:])
 
     def _check_roots_whole(self, oids: Iterable[int]) -> None:
         """A partition that has no table of its own on the destination can only be emptied there
@@ -287,4 +303,13 @@ class Planner:
         content = message.content.decode(errors="replace")
         if message.prefix == MESSAGE_PREFIX and content.startswith(self._sentinel_prefix):
             token = content.removeprefix(self._sentinel_prefix)
-            self._sentinels.append(Sentinel(self._commit_lsn, token))
+            changes = tuple(sorted(self._behind.items()))
+            self._sentinels.append(Sentinel(self._commit_lsn, token, self._last_sentinel, changes))
+            self._last_sentinel, self._counts = token, True
+            self._behind.clear()
+
+    def _count(self, steps: Iterable[Step]) -> None:
+        """What comes behind a sentinel: in a switchover nothing may."""
+        for step in steps:
+            self._behind.update(step.tables if isinstance(step, Truncation) else (step[0].table,))
+        self._counts = self._behind.total() < COUNTED_AT_MOST

@@ -25,7 +25,7 @@ from opentelemetry.context import Context
 
 from services.applier.chunks import ChunkQueue
 from services.applier.compact import compact, row_by_row
-from services.applier.planner import Chunk
+from services.applier.planner import Chunk, Sentinel
 from services.shared.model import Lsn, PgmigError, TableId
 from services.shared.pg.apply import ApplySession, CommitFailedError, RefusedError
 from services.shared.pg.target import Operation
@@ -81,13 +81,13 @@ class Care:
 
 
 class Writer:
-    """Applies the chunks of one session. on_sentinel(token, end LSN) is called when it is flushed."""
+    """Applies the chunks of one session. on_sentinel(sentinel, end LSN) is called when it is flushed."""
 
     def __init__(
         self,
         session: ApplySession,
         totals: Totals,
-        on_sentinel: Callable[[str, Lsn], None],
+        on_sentinel: Callable[[Sentinel, Lsn], None],
         strict_until: int = 0,
         *,
         boundaries: bool = False,
@@ -313,12 +313,12 @@ class Writer:
                 self._unflushed.append((end, chunk.trace, time.time_ns()))
         if last.commit_time:
             self._totals.last_commit_at = last.commit_time / 1e6
-        tokens = _sentinels(group)
-        if tokens:
+        sentinels = _sentinels(group)
+        if sentinels:
             await self._session.settle()
             await self._session.await_flush()
-            for token in tokens:
-                self._on_sentinel(token, end)
+            for sentinel in sentinels:
+                self._on_sentinel(sentinel, end)
 
     def _end_flush_spans(self) -> None:
         while self._unflushed and self._unflushed[0][0] <= self._session.flushed:
@@ -345,8 +345,8 @@ def _apart(chunk: Chunk) -> Iterator[Chunk]:
         )
 
 
-def _sentinels(chunks: list[Chunk]) -> list[str]:
-    return [sentinel.token for chunk in chunks for sentinel in chunk.sentinels]
+def _sentinels(chunks: list[Chunk]) -> list[Sentinel]:
+    return [sentinel for chunk in chunks for sentinel in chunk.sentinels]
 
 
 class _Located:

@@ -88,7 +88,7 @@ class Pipeline:
         self.journal = journal
         self.bus = around.bus
         self.snapshot: SnapshotReady | None = None
-        self.sentinels: dict[str, Lsn] = {}
+        self.sentinels: dict[str, SentinelApplied] = {}
         self.part_errors: list[PgmigError] = []
         self.fatal: PgmigError | None = None
         self.routes: tuple[Route, ...] = ()
@@ -369,7 +369,7 @@ class Pipeline:
                 migration.following.applier(report)
                 migration.touch()
             case SentinelApplied():
-                self.sentinels[report.token] = report.lsn
+                self.sentinels[report.token] = report
             case AssignmentRetrying():
                 self._tell_retry(now, role, report)
             case AssignmentFailed():

@@ -36,6 +36,7 @@ from services.shared.model import (
     Lsn,
     PgmigError,
     Phase,
+    SentinelApplied,
     SwitchoverResult,
     TableId,
     check_move,
@@ -65,13 +66,17 @@ APPLIER_WAIT_S = 10.0
 
 @dataclass(slots=True)
 class _Run:
-    """One attempt. deadline: time.monotonic(). chosen: what the migration takes, as last seen."""
+    """One attempt. deadline: time.monotonic(). chosen: what the migration takes, as last seen.
+    sentinel, token: of the last one that was written. applied: what the applier said of it, from a source
+    that carries messages. rows: applied until then."""
 
     pipeline: Pipeline
     feed: StepFeed
     deadline: float
     uris: Credentials
     sentinel: Lsn = Lsn(0)
+    applied: SentinelApplied | None = None
+    rows: int = 0
     token: str = ""
     sequences: int = 0
     chosen: Chosen = EVERYTHING
@@ -147,6 +152,11 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
     decided = pipeline.migration.record.switchover
     assert decided is not None
+    if not await pipeline.release():
+        pipeline.migration.event(
+            "warning",
+            "not all workers are known to have stopped: see that no applier writes to the destination",
+        )
     # Until now: the destination could be written to only after the decision was stored.
     result = replace(decided, write_downtime_ms=feed.elapsed_ms())
     try:
@@ -203,10 +213,7 @@ async def _while_frozen(run: _Run, freeze: Freeze) -> None:
     async with _step(run, "freeze"):
         await _freeze(run, freeze)
     async with _step(run, "sentinel"):
-        run.token = secrets.token_hex(8)
-        run.sentinel = await emit_sentinel(
-            freeze.session, MESSAGE_PREFIX, f"{run.pipeline.migration.id}:{run.token}"
-        )
+        await _emit(run, freeze)
     async with _step(run, "drain"):
         await _drain(run, freeze)
     async with _step(run, "close"):
@@ -218,6 +225,7 @@ async def _while_frozen(run: _Run, freeze: Freeze) -> None:
             await unfollowed.bring_in_step(run.pipeline, freeze)
     async with _step(run, "verify"):
         await _verify(run, freeze)
+        await _fence(run, freeze)
     async with _step(run, "commit", tell_end=False):  # told when the locks are let go
         await _commit(run)
 
@@ -296,6 +304,38 @@ async def _close(run: _Run, freeze: Freeze) -> None:
     )
 
 
+async def _emit(run: _Run, freeze: Freeze) -> None:
+    run.token = secrets.token_hex(8)
+    run.sentinel = await emit_sentinel(
+        freeze.session, MESSAGE_PREFIX, f"{run.pipeline.migration.id}:{run.token}"
+    )
+
+
+async def _fence(run: _Run, freeze: Freeze) -> None:
+    """A second sentinel: between the first one and it nothing may have been committed. It is what the
+    WAL says that counts, whatever locks and settings should have made sure."""
+    first, rows = run.token, run.rows
+    await _emit(run, freeze)
+    await _drain(run, freeze)
+    if run.applied is None:  # see _drain: no messages, but totals
+        behind = f"{run.rows - rows} rows" if run.rows != rows else ""
+    elif run.applied.since != first:
+        raise PgmigError(
+            ErrorKind.SWITCHOVER_FAILED,
+            "the applier was started anew amid the switchover, and cannot tell what came behind the freeze",
+            "writers go on; switch over again",
+        )
+    else:
+        behind = ", ".join(f"{count} rows of {table}" for table, count in run.applied.changes)
+    if behind:
+        raise PgmigError(
+            ErrorKind.SWITCHOVER_FAILED,
+            f"the source was written to behind the freeze: {behind}",
+            "writers go on, and nothing is lost; find out who ended our sessions or opened the database, "
+            "then switch over again",
+        )
+
+
 async def _drain(run: _Run, freeze: Freeze) -> None:
     """Wait until the sentinel, and so all before it, is on the destination's disk.
 
@@ -319,7 +359,9 @@ async def _drain(run: _Run, freeze: Freeze) -> None:
     if not drained():
         assert pipeline.fatal is not None
         raise pipeline.fatal
-    run.sentinel = pipeline.sentinels.pop(run.token, run.sentinel)
+    run.applied = pipeline.sentinels.pop(run.token, None)
+    run.sentinel = run.applied.lsn if run.applied else run.sentinel
+    run.rows = following.totals().rows
     await freeze.holds()
 
 

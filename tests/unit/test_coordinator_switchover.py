@@ -63,6 +63,10 @@ class Stand:
     async def credentials(self) -> Credentials:
         return Credentials()
 
+    async def release(self) -> bool:
+        """The workers have stopped."""
+        return True
+
     async def attempt(self, _run: Any) -> None:
         """Decides at once; letting go of the locks is what takes its time."""
         self.migration.update(phase=Phase.SWITCHED_OVER, switchover=replace(RESULT, write_downtime_ms=0))

@@ -222,11 +222,14 @@ class ApplierProgress:
 @dataclass(frozen=True, slots=True)
 class SentinelApplied:
     """The sentinel's transaction, and so all before it, is on the destination's disk.
-    lsn: its end LSN."""
+    lsn: its end LSN. since: the token of the sentinel before it, "" when this applier has seen none;
+    changes: the tables that were changed between the two, and the number of rows."""
 
     assignment_id: str
     token: str
     lsn: Lsn
+    since: str = ""
+    changes: tuple[tuple[TableId, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

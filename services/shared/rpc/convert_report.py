@@ -24,7 +24,13 @@ from services.shared.model import (
     SnapshotReady,
     WorkerReport,
 )
-from services.shared.rpc.convert_work import not_understood, register_from_pb, register_to_pb
+from services.shared.rpc.convert_work import (
+    not_understood,
+    register_from_pb,
+    register_to_pb,
+    table_from_pb,
+    table_to_pb,
+)
 
 _MICROS = 1_000_000
 
@@ -62,8 +68,8 @@ def _report_to_pb(report: WorkerReport) -> pb.WorkerReport:  # noqa: PLR0911 - o
             return pb.WorkerReport(part_done=done)
         case ApplierProgress():
             return pb.WorkerReport(applier_progress=_applier_to_pb(report))
-        case SentinelApplied(key, token, lsn):
-            sentinel = pb.SentinelApplied(assignment_id=key, token=token, lsn=lsn.value)
+        case SentinelApplied():
+            sentinel = _sentinel_to_pb(report)
             return pb.WorkerReport(sentinel_applied=sentinel)
         case AssignmentFailed():
             return pb.WorkerReport(failed=_failed_to_pb(report))
@@ -169,8 +175,20 @@ def _part_done_from_pb(message: pb.PartDone) -> PartDone:
     return PartDone(message.assignment_id, message.part_id, message.rows, message.bytes)
 
 
+def _sentinel_to_pb(report: SentinelApplied) -> pb.SentinelApplied:
+    changes = [pb.TableChanges(table=table_to_pb(table), rows=rows) for table, rows in report.changes]
+    return pb.SentinelApplied(
+        assignment_id=report.assignment_id,
+        token=report.token,
+        lsn=report.lsn.value,
+        since=report.since,
+        changes=changes,
+    )
+
+
 def _sentinel_from_pb(message: pb.SentinelApplied) -> SentinelApplied:
-    return SentinelApplied(message.assignment_id, message.token, Lsn(message.lsn))
+    changes = tuple((table_from_pb(one.table), one.rows) for one in message.changes)
+    return SentinelApplied(message.assignment_id, message.token, Lsn(message.lsn), message.since, changes)
 
 
 def _retrying_from_pb(message: pb.AssignmentRetrying) -> AssignmentRetrying:

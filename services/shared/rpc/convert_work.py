@@ -38,11 +38,11 @@ def not_understood(what: str) -> PgmigError:
     )
 
 
-def _table_to_pb(table: TableId) -> pb.QualifiedName:
+def table_to_pb(table: TableId) -> pb.QualifiedName:
     return pb.QualifiedName(schema=table.schema, name=table.name)
 
 
-def _table_from_pb(message: pb.QualifiedName) -> TableId:
+def table_from_pb(message: pb.QualifiedName) -> TableId:
     return TableId(message.schema, message.name)
 
 
@@ -51,12 +51,12 @@ def _decoder_to_pb(work: DecoderWork) -> pb.DecoderWork:
         source_uri=work.source_uri,
         follow=work.follow,
         may_create=work.may_create,
-        tables=[_table_to_pb(table) for table in work.tables],
+        tables=[table_to_pb(table) for table in work.tables],
         system_identifier=work.system_identifier,
         timeline=work.timeline,
         start_lsn=work.start_lsn.value,
         flushed_lsn=work.flushed_lsn.value,
-        inserts_only=[_table_to_pb(table) for table in work.inserts_only],
+        inserts_only=[table_to_pb(table) for table in work.inserts_only],
         sends_generated=work.sends_generated,
     )
 
@@ -66,12 +66,12 @@ def _decoder_from_pb(message: pb.DecoderWork) -> DecoderWork:
         message.source_uri,
         message.follow,
         message.may_create,
-        tuple(_table_from_pb(table) for table in message.tables),
+        tuple(table_from_pb(table) for table in message.tables),
         message.system_identifier,
         message.timeline,
         Lsn(message.start_lsn),
         Lsn(message.flushed_lsn),
-        tuple(_table_from_pb(table) for table in message.inserts_only),
+        tuple(table_from_pb(table) for table in message.inserts_only),
         message.sends_generated,
     )
 
@@ -80,12 +80,11 @@ def _applier_to_pb(work: ApplierWork) -> pb.ApplierWork:
     return pb.ApplierWork(
         destination_uri=work.destination_uri,
         start_lsn=work.start_lsn.value,
-        floors=[pb.TableFloor(table=_table_to_pb(table), lsn=lsn.value) for table, lsn in work.floors],
+        floors=[pb.TableFloor(table=table_to_pb(table), lsn=lsn.value) for table, lsn in work.floors],
         skip=[lsn.value for lsn in work.skip],
         strict=work.strict,
         routes=[
-            pb.TableRoute(leaf=_table_to_pb(route.leaf), root=_table_to_pb(route.root))
-            for route in work.routes
+            pb.TableRoute(leaf=table_to_pb(route.leaf), root=table_to_pb(route.root)) for route in work.routes
         ],
         sends_generated=work.sends_generated,
     )
@@ -95,10 +94,10 @@ def _applier_from_pb(message: pb.ApplierWork) -> ApplierWork:
     return ApplierWork(
         message.destination_uri,
         Lsn(message.start_lsn),
-        tuple((_table_from_pb(floor.table), Lsn(floor.lsn)) for floor in message.floors),
+        tuple((table_from_pb(floor.table), Lsn(floor.lsn)) for floor in message.floors),
         tuple(Lsn(lsn) for lsn in message.skip),
         message.strict,
-        tuple(Route(_table_from_pb(route.leaf), _table_from_pb(route.root)) for route in message.routes),
+        tuple(Route(table_from_pb(route.leaf), table_from_pb(route.root)) for route in message.routes),
         message.sends_generated,
     )
 
