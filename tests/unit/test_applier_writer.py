@@ -58,7 +58,7 @@ async def written(*chunks: Chunk) -> list[str]:
     for chunk in chunks:
         await queue.put(chunk)
     writer = Writer(
-        cast("ApplySession", session), Totals(), lambda token, end: session.done.append(f"{token} at {end}")
+        cast("ApplySession", session), Totals(), lambda one, end: session.done.append(f"{one.token} at {end}")
     )
     task = asyncio.create_task(writer.run(queue))
     async with asyncio.timeout(10):
