@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PIPELINE = "tests/integration/test_pipeline.py"
 BATCHES = "tests/unit/test_batches.py"
+PRIVATE = "tests/integration/test_embedded_private.py"
 WORKER_SECRET = "tests/contract/test_worker_secret.py"
 FULL_STREAM = "tests/integration/test_full_stream.py"
 IDENTITIES = "tests/integration/test_identities.py"
@@ -384,6 +385,27 @@ MUTATIONS = (
         "if not hmac.compare_digest(self._keys.get(worker, key), key):",
         "if False:",
         f"{WORKER_SECRET}::test_a_worker_id_belongs_to_the_process_that_registered_it",
+    ),
+    Mutation(
+        "S3 a socket of this user alone",
+        "services/shared/rpc/listening.py",
+        "path.chmod(0o600)",
+        "path.chmod(0o666)",
+        f"{PRIVATE}::test_no_other_user_reaches_the_socket_even_in_an_open_directory",
+    ),
+    Mutation(
+        "S4 no link is followed",
+        "services/shared/runtime/files.py",
+        "flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600",
+        "flags | os.O_CLOEXEC, 0o600",
+        f"{PRIVATE}::test_nothing_is_written_through_a_link",
+    ),
+    Mutation(
+        "S4 private whatever the umask",
+        "clients/cli/embedded/shim.py",
+        "os.umask(0o077)",
+        "os.umask(0)",
+        f"{PRIVATE}::test_a_program_that_asks_for_no_mode_makes_private_files",
     ),
 )
 

@@ -2,6 +2,7 @@
 
     STATE_DIR/<id>/state.json   written by the coordinator: the migration's record and its view
     STATE_DIR/<id>/stack.json   written by the CLI that runs an embedded stack: how to reach it
+    STATE_DIR/<id>/coordinator.sock   where its coordinator listens, if the path is short enough
     STATE_DIR/<id>/stack.lock   locked while anything of that stack lives
     STATE_DIR/<id>/nats/        configuration and JetStream store of the embedded nats-server
     STATE_DIR/<id>/log/         one log per child process, and stack.log of their supervisor
@@ -14,15 +15,17 @@ Everything is readable by its owner only. A stack.json whose process is gone cou
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.shared.model import ErrorKind, MigrationId, MigrationView, PgmigError
 from services.shared.model.jsonview import from_json, to_json, view_from_json
-from services.shared.runtime.files import replace_file
+from services.shared.runtime.files import private_directory, replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,13 @@ def _start_without_proc(pid: int) -> str | None:
     return ""
 
 
+def _refuse_shared(root: Path) -> None:
+    """Where others may rename what is ours, they could put their own in its place. Raises OSError."""
+    mode = root.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise OSError(errno.EPERM, "every user may write to the directory above it")
+
+
 @dataclass(frozen=True, slots=True)
 class MigrationDir:
     """STATE_DIR/<id>."""
@@ -106,17 +116,23 @@ class MigrationDir:
     def create(self) -> None:
         """Raises PgmigError(INVALID_ARGUMENT) when the place cannot be written."""
         try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _refuse_shared(self.root)
             for directory in (self.path, self.log_dir, self.scope_dir):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                private_directory(directory)
             link = self.scope_dir / self.migration_id.value
             if not link.is_symlink():
                 link.symlink_to("..", target_is_directory=True)
         except OSError as exc:
-            raise PgmigError(
-                ErrorKind.INVALID_ARGUMENT,
-                f"cannot use the state directory {self.path}: {exc.strerror}",
-                "choose another with --state-dir or PGMIG_STATE_DIR",
-            ) from exc
+            raise self.unusable(exc) from exc
+
+    def unusable(self, exc: OSError) -> PgmigError:
+        """Why nothing can be kept here."""
+        return PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"cannot use the state directory {self.path}: {exc.strerror}",
+            "choose another with --state-dir or PGMIG_STATE_DIR",
+        )
 
     def write_stack(self, coordinator: str) -> None:
         """Let other terminals find the coordinator of this process."""
@@ -129,12 +145,16 @@ class MigrationDir:
 
     def running_stack(self) -> RunningStack | None:
         """The stack that runs now, by a process that is still the one that wrote the file."""
+        stack = self.recorded_stack()
+        return stack if stack is not None and process_start(stack.pid) == stack.started else None
+
+    def recorded_stack(self) -> RunningStack | None:
+        """The stack that runs or was killed."""
         try:
             obj = json.loads(self.stack_file.read_text(encoding="utf-8"))
-            stack = from_json(RunningStack, obj, str(self.stack_file))
+            return from_json(RunningStack, obj, str(self.stack_file))
         except (OSError, ValueError):
             return None
-        return stack if process_start(stack.pid) == stack.started else None
 
     def offline_view(self) -> OfflineView | None:
         """None when there is no state file. Raises PgmigError(CORRUPT) when it is unreadable."""

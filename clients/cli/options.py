@@ -13,7 +13,7 @@ import click
 from platformdirs import user_state_path
 
 from clients.cli.output import Output
-from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError
+from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, check_address
 
 DEFAULT_ID = "default"
 
@@ -22,7 +22,7 @@ Command = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """migration_id: None when not given. coordinator: HOST:PORT, None for this machine's."""
+    """migration_id: None when not given. coordinator: HOST:PORT or unix:PATH, None for this machine's."""
 
     migration_id: MigrationId | None
     coordinator: str | None
@@ -65,10 +65,13 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def address(text: str) -> str:
-    """HOST:PORT."""
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
-        raise click.BadParameter(f"{text!r} is not an address of the form HOST:PORT")
+    """HOST:PORT, or unix:PATH."""
+    try:
+        check_address(text)
+    except ValueError as exc:
+        raise click.BadParameter(f"{text!r} is {exc}") from exc
+    if text.endswith(":0"):
+        raise click.BadParameter(f"{text!r} has no port")
     return text
 
 
@@ -120,10 +123,11 @@ _COMMON = (
     click.option(
         "--coordinator",
         type=address,
-        metavar="HOST:PORT",
+        metavar="ADDRESS",
         envvar="PGMIG_COORDINATOR",
         show_envvar=True,
-        help="Address of a running coordinator. Default: an embedded stack on this machine.",
+        help="Address of a running coordinator, HOST:PORT or unix:/PATH. "
+        "Default: an embedded stack on this machine.",
     ),
     click.option(
         "--state-dir",

@@ -135,15 +135,16 @@ async def test_secrets_are_in_no_command_line_and_files_are_private(
 
 
 @pytest.mark.parametrize("victim", ["nats-server", "standins.coordinator", "standins.worker"])
-async def test_killed_child_comes_back_on_its_port(state_dir: Path, victim: str) -> None:
+async def test_killed_child_comes_back_where_it_was(state_dir: Path, victim: str) -> None:
     notes = Notes()
     async with running(state_dir, notes) as address, Session(address) as session:
         await session.start("m", SECRET, SECRET, MigrationOptions(follow=True))
         before = own_children()[victim]
-        ports = {c.laddr.port for c in before.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+        places = listening(before)
+        assert bool(places) == (victim != "standins.worker")
         os.kill(before.pid, signal.SIGKILL)
         await notes.told("SIGKILL")
-        await eventually(lambda: _listens(own_children().get(victim), ports))
+        await eventually(lambda: _listens(own_children().get(victim), places))
         assert before.pid not in {process.pid for process in own_children().values()}
         async for view in session.follow("m"):
             assert view.migration_id == "m"
@@ -151,14 +152,19 @@ async def test_killed_child_comes_back_on_its_port(state_dir: Path, victim: str)
     assert "SIGKILL" in (state_dir / "m" / "log" / "stack.log").read_text()
 
 
-def _listens(process: psutil.Process | None, ports: set[int]) -> bool:
+def listening(process: psutil.Process) -> set[object]:
+    """TCP ports, and paths of Unix sockets."""
+    ports = {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    return ports | {c.laddr for c in process.net_connections("unix") if str(c.laddr).endswith(".sock")}
+
+
+def _listens(process: psutil.Process | None, places: set[object]) -> bool:
     if process is None:
         return False
     try:
-        open_ports = {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+        return places <= listening(process)
     except psutil.Error:
         return False
-    return ports <= open_ports
 
 
 @pytest.mark.skipif(not can_fork(), reason="the services are executed on this system")

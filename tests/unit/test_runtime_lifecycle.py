@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -70,6 +71,20 @@ def test_a_signal_drains_and_exits_with_zero(number: signal.Signals) -> None:
         code, out, err = ended(process)
     assert (code, out) == (0, "drained\n")
     assert number.name in err
+
+
+def test_what_a_service_creates_is_private(tmp_path: Path) -> None:
+    main = """
+    async def main(settings, stop):
+        open(settings.state_dir / "careless", "w").close()
+    """
+    before = os.umask(0)
+    try:
+        with service(main, PGMIG_STATE_DIR=str(tmp_path)) as process:
+            assert ended(process)[0] == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "careless").stat().st_mode) == 0o600
 
 
 def test_a_main_that_returns_exits_with_zero() -> None:

@@ -9,5 +9,5 @@ One stack serves one migration on one machine. The CLI process is its supervisor
 - Children end when the CLI dies in any way: the kernel signals them (Linux, see `shim`), and
   their standard input, a pipe that the CLI alone holds open, reaches its end.
 - Services are forked from one process that has imported them (Linux, see `forkserver`).
-- A child that crashes is started again with back-off, on the same port.
+- A child that crashes is started again with back-off, on the same port or socket.
 """

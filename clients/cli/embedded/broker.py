@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.runtime.files import replace_file
+from services.shared.runtime.files import private_directory, replace_file
+from services.shared.runtime.logfile import LIMIT
 
 BINARY_VARIABLE = "PGMIG_NATS_SERVER"
 MAX_PAYLOAD = 8 * 1024 * 1024
@@ -50,12 +51,15 @@ def find_nats_server() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class BrokerFiles:
-    """directory: holds configuration, ports file and the JetStream store."""
+    """directory: holds configuration, ports file and the JetStream store. log_file: bounded by the
+    server itself, which keeps one more."""
 
     directory: Path
+    log_file: Path
     server_name: str
     port: int
     token: str = field(repr=False)
+    log_limit: int = LIMIT
 
     @property
     def config_file(self) -> Path:
@@ -63,7 +67,7 @@ class BrokerFiles:
 
     def prepare(self) -> None:
         """Write the configuration, and forget the ports files of earlier runs."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory(self.directory)
         for stale in self.directory.glob("*.ports"):
             stale.unlink(missing_ok=True)
 
@@ -78,6 +82,9 @@ class BrokerFiles:
                 f"port: {self.port}",
                 f"ports_file_dir: {json.dumps(str(self.directory))}",
                 f"max_payload: {MAX_PAYLOAD}",
+                f"log_file: {json.dumps(str(self.log_file))}",
+                f"logfile_size_limit: {self.log_limit}",
+                "logfile_max_num: 2",
                 f"authorization {{ token: {json.dumps(self.token)} }}",
                 f"jetstream {{ store_dir: {json.dumps(str(self.directory / 'store'))} }}",
                 "",

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 
 from clients.cli.localstate import MigrationDir
 from services.shared.model import ErrorKind, PgmigError
+from services.shared.runtime.files import open_private
 
 WAIT_S = 30.0
 """For the services of an earlier run to end; more than they take for that."""
@@ -28,7 +29,10 @@ async def only_stack(directory: MigrationDir, tell: Callable[[str], None]) -> As
 
     Raises PgmigError(ALREADY_EXISTS) when another stack of the migration runs.
     """
-    handle = os.open(directory.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        handle = open_private(directory.lock_file, os.O_RDWR | os.O_CREAT)
+    except OSError as exc:
+        raise directory.unusable(exc) from exc
     try:
         await _acquire(handle, directory, tell)
         yield handle

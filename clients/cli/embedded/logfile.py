@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-LIMIT = 16 * 1024 * 1024
-"""A larger log, in bytes, is moved to `<name>.log.1` before the child starts."""
+from services.shared.runtime.files import open_private
+from services.shared.runtime.logfile import APPEND, LIMIT, put_aside
 
 
 def open_log(path: str | Path) -> int:
-    """A file descriptor to append to `path` (made with mode 0600)."""
+    """A file descriptor to append to `path` (mode 0600). Services bound their log while they run; what a
+    program left that did not is put aside before the next start."""
     path = Path(path)
-    if path.exists() and path.stat().st_size > LIMIT:
-        path.replace(path.with_name(path.name + ".1"))
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    fd = open_private(path, APPEND)
+    if path.stat().st_size <= LIMIT:
+        return fd
+    os.close(fd)
+    put_aside(path)
+    return open_private(path, APPEND)
 
 
 def last_line(path: Path) -> str:

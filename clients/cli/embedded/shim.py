@@ -23,6 +23,7 @@ def end_with_parent(parent: int, death_signal: int) -> None:
 
 def main(arguments: list[str]) -> None:
     command = arguments[2:]
+    os.umask(0o077)  # whatever it creates is the user's alone
     end_with_parent(int(arguments[0]), int(arguments[1]))
     os.execv(command[0], command)  # noqa: S606 - no shell wanted
 

@@ -19,9 +19,11 @@ from clients.cli.embedded.child import Program, lifeline
 from clients.cli.embedded.early import can_fork, service_module
 from clients.cli.embedded.forking import ForkServer
 from clients.cli.embedded.lock import only_stack
+from clients.cli.embedded.place import socket_place
 from clients.cli.embedded.ports import free_port
 from clients.cli.embedded.supervisor import Launch, Supervisor
 from clients.cli.localstate import MigrationDir
+from services.shared.runtime.logfile import PrivateFileHandler
 
 BROKER, COORDINATOR, WORKER = range(3)
 """Tiers: the highest stops first."""
@@ -87,14 +89,14 @@ async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[Stack]:
     directory.create()
     async with only_stack(directory, talk.note) as lock:
         log_file = directory.log_dir / "stack.log"
-        with _logged_to(log_file), lifeline(lock) as ties:
+        with socket_place(directory) as address, _logged_to(log_file), lifeline(lock) as ties:
             forks = ForkServer(plan.modules, log_file, ties) if can_fork() else None
             supervisor = Supervisor(directory.log_dir, ties, talk.warn, forks)
             try:
                 if forks is not None:
                     await forks.warm_up()
                 broker = await _start_broker(supervisor, plan, binary)
-                yield Stack(plan, supervisor, broker)
+                yield Stack(plan, supervisor, broker, address)
             except asyncio.CancelledError:
                 talk.note("stopping the services; a second Ctrl-C kills them")
                 raise
@@ -118,7 +120,8 @@ async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -
     """It is not ready yet: `Stack.serving` waits for that."""
     directory = plan.directory
     server_name = f"pgmig_{directory.migration_id}"
-    files = BrokerFiles(directory.nats_dir, server_name, free_port(), secrets.token_urlsafe(24))
+    log_file = supervisor.log_file("nats-server")
+    files = BrokerFiles(directory.nats_dir, log_file, server_name, free_port(), secrets.token_urlsafe(24))
     files.prepare()
     command = (str(binary), "-c", str(files.config_file))
     program = Program("nats-server", command, {**ENVIRONMENT, **_base_env(plan)}, BROKER_GRACE_S)
@@ -129,8 +132,9 @@ async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -
 class Stack:
     """A stack whose broker starts, and whose services are being imported."""
 
-    def __init__(self, plan: StackPlan, supervisor: Supervisor, broker: BrokerFiles) -> None:
+    def __init__(self, plan: StackPlan, supervisor: Supervisor, broker: BrokerFiles, address: str) -> None:
         self._plan = plan
+        self._address = address
         self._supervisor = supervisor
         self._broker = broker
         self._token = secrets.token_urlsafe(32)
@@ -142,7 +146,7 @@ class Stack:
         """
         plan = self._plan
         await self._supervisor.ready()
-        address = f"127.0.0.1:{free_port()}"
+        address = self._address
         await self._start_coordinator(address)
         plan.directory.write_stack(address)
         # Now and not before: a worker that finds no coordinator waits before it looks again.
@@ -150,7 +154,7 @@ class Stack:
             names = [f"copier-{n}" for n in range(1, plan.copiers + 1)] if role == "copier" else [role]
             for name in names:
                 env = {"PGMIG_COORDINATOR": address, "PGMIG_WORKER_TOKEN": self._token}
-                worker = _service(plan, name, role, self._broker.url, env)
+                worker = self._service(name, role, env)
                 await self._supervisor.launch(Launch(worker, WORKER))
         await self._supervisor.ready()
         return address
@@ -166,15 +170,19 @@ class Stack:
             "PGMIG_GIVEN_URIS_ONLY": "1",
             **{name: uri for name, uri in uris.items() if uri},
         }
-        program = _service(self._plan, "coordinator", "coordinator", self._broker.url, env)
+        program = self._service("coordinator", "coordinator", env)
         await self._supervisor.launch(Launch(program, COORDINATOR, lambda _child: port_file.exists()))
         await self._supervisor.ready()
 
-
-def _service(plan: StackPlan, name: str, role: str, nats_url: str, own: dict[str, str]) -> Program:
-    env = {**_base_env(plan), "PGMIG_NATS_URL": nats_url, **own}
-    module = plan.module(role)
-    return Program(name, module_command(module), env, SERVICE_GRACE_S, module)
+    def _service(self, name: str, role: str, own: dict[str, str]) -> Program:
+        env = {
+            **_base_env(self._plan),
+            "PGMIG_NATS_URL": self._broker.url,
+            "PGMIG_LOG_FILE": str(self._supervisor.log_file(name)),
+            **own,
+        }
+        module = self._plan.module(role)
+        return Program(name, module_command(module), env, SERVICE_GRACE_S, module)
 
 
 def _base_env(plan: StackPlan) -> dict[str, str]:
@@ -185,6 +193,7 @@ def _base_env(plan: StackPlan) -> dict[str, str]:
         "PGMIG_COORDINATOR",
         "PGMIG_LISTEN",
         "PGMIG_PORT_FILE",
+        "PGMIG_LOG_FILE",
         "PGMIG_HEALTH_LISTEN",
         "PGMIG_WORKER_ID",
         "PGMIG_WORKER_TOKEN",
@@ -204,8 +213,7 @@ def _base_env(plan: StackPlan) -> dict[str, str]:
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
     """The supervisor's log records go to `path`, not to the terminal."""
-    path.touch(mode=0o600)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = PrivateFileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("clients.cli.embedded")
     before = logger.level, logger.propagate

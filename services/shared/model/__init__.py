@@ -1,5 +1,6 @@
 """Pure values: no I/O, no clock, nothing but the standard library."""
 
+from services.shared.model.address import check_address, fits_socket, socket_path, unix_address
 from services.shared.model.combinations import check_options
 from services.shared.model.database import DatabaseIdentity
 from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
@@ -142,8 +143,12 @@ __all__ = [
     "WorkerCommand",
     "WorkerReport",
     "WorkerView",
+    "check_address",
     "check_move",
     "check_options",
+    "fits_socket",
     "located",
     "may_move",
+    "socket_path",
+    "unix_address",
 ]

@@ -65,7 +65,7 @@ async def dump_schema(
     """
     partial = target.with_suffix(".partial")
     partial.unlink(missing_ok=True)
-    os.close(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
+    os.close(_new_file(partial))
     arguments = [
         "--format=custom",
         "--section=pre-data",
@@ -88,10 +88,16 @@ async def dump_schema(
         list_of(target).unlink(missing_ok=True)
         if not (chosen.everything and rows and not chosen.schemas_there):
             listed = await archive_list(tools, partial)
-            list_of(target).write_text(filtered(listed, chosen, rows=rows), encoding="utf-8")
+            with os.fdopen(_new_file(list_of(target)), "w", encoding="utf-8") as file:
+                file.write(filtered(listed, chosen, rows=rows))
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _new_file(path: Path) -> int:
+    """A file descriptor of a file that is made here, with mode 0600, and never found."""
+    return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
 
 
 async def archive_list(tools: DumpTools, archive: Path) -> str:

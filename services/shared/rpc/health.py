@@ -10,8 +10,8 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
-from services.shared.model import ErrorKind, PgmigError
 from services.shared.rpc.channel import SERVER_OPTIONS
+from services.shared.rpc.listening import bind
 
 StopServing = Callable[[], Awaitable[None]]
 
@@ -30,19 +30,6 @@ async def add_health(server: aio.Server, services: Iterable[str]) -> StopServing
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     stop_serving: StopServing = servicer.enter_graceful_shutdown
     return stop_serving
-
-
-def bind(server: aio.Server, listen: str, variable: str) -> str:
-    """Listen on HOST:PORT, 0 for a free port; returns the address. variable: what set it."""
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as exc:
-        raise PgmigError(
-            ErrorKind.INVALID_ARGUMENT,
-            f"cannot listen on {listen}",
-            f"another process may listen there already: choose another address with {variable}",
-        ) from exc
-    return f"{listen.rpartition(':')[0]}:{port}"
 
 
 class HealthServer:

@@ -11,7 +11,8 @@ from pgmig.v1.worker_pb2_grpc import add_WorkersServicer_to_server
 
 from services.shared.rpc.channel import SERVER_OPTIONS, server_interceptors
 from services.shared.rpc.control_api import ControlApi, ControlHandler
-from services.shared.rpc.health import StopServing, add_health, bind
+from services.shared.rpc.health import StopServing, add_health
+from services.shared.rpc.listening import bind
 from services.shared.rpc.workers_api import WorkerHandler, WorkersApi
 
 STOP_GRACE_S = 5.0
@@ -23,8 +24,8 @@ _SERVICES = (
 
 
 class ControlServer:
-    """Create, start and stop it on one event loop. listen: HOST:PORT, 0 for a free port. token: the
-    secret that workers must know, "" for none."""
+    """Create, start and stop it on one event loop. listen: HOST:PORT, 0 for a free port, or
+    unix:PATH. token: the secret that workers must know, "" for none."""
 
     def __init__(self, listen: str, control: ControlHandler, workers: WorkerHandler, token: str = "") -> None:
         self._listen = listen
@@ -36,7 +37,7 @@ class ControlServer:
         add_WorkersServicer_to_server(self._workers, self._server)
 
     async def start(self) -> str:
-        """Returns the bound HOST:PORT. Raises PgmigError(INVALID_ARGUMENT) if it is taken."""
+        """Returns the bound address. Raises PgmigError(INVALID_ARGUMENT) if it is taken."""
         self._stop_serving = await add_health(self._server, _SERVICES)
         address = bind(self._server, self._listen, "PGMIG_LISTEN")
         await self._server.start()

@@ -16,22 +16,14 @@ from platformdirs import user_state_path
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.shared.model import ErrorKind, PgmigError
+from services.shared.model import ErrorKind, PgmigError, check_address
 
 ENV_PREFIX = "PGMIG_"
 DEFAULT_COORDINATOR = "127.0.0.1:7432"
 
 
-def _check_address(text: str) -> str:
-    """HOST:PORT, also [::1]:PORT; raises ValueError."""
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise ValueError("not an address of the form HOST:PORT")
-    return text
-
-
-Address = Annotated[str, AfterValidator(_check_address)]
-OptionalAddress = Annotated[str, AfterValidator(lambda text: _check_address(text) if text else "")]
+Address = Annotated[str, AfterValidator(check_address)]
+OptionalAddress = Annotated[str, AfterValidator(lambda text: check_address(text) if text else "")]
 
 
 def _state_dir() -> Path:
@@ -42,7 +34,8 @@ class ServiceSettings(BaseSettings):
     """What every service and client reads; services extend it with their own.
 
     coordinator: where workers and clients dial. listen: where the coordinator serves; port 0
-    takes a free one. port_file: the coordinator writes the address that it serves there.
+    takes a free one. Both may be unix:PATH. log_file: takes all output instead of stdout and stderr,
+    and is bounded (`logfile`). port_file: the coordinator writes the address that it serves there.
     state_dir: PGMIG_STATE_DIR, or pgmig below XDG_STATE_HOME. source_uri, dest_uri: the
     coordinator's fallback credentials after a restart. health_listen: where a worker serves
     the standard gRPC health service; "" for not at all. worker_token, or what worker_token_file
@@ -65,6 +58,7 @@ class ServiceSettings(BaseSettings):
     source_uri: SecretStr | None = None
     dest_uri: SecretStr | None = None
     port_file: Path | None = None
+    log_file: Path | None = None
     health_listen: OptionalAddress = ""
 
 

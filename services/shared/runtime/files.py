@@ -1,19 +1,61 @@
-"""Files that other processes read while we write them."""
+"""Files and directories that are ours alone, and files that other processes read while we write them.
+
+Modes hold whatever the umask is. The last part of a path is never followed when it is a link, so that
+nobody can have us write elsewhere.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
+
+
+def private_umask() -> None:
+    """Let whatever this process and its children create be ours alone, also through libraries."""
+    os.umask(0o077)
+
+
+def open_private(path: str | Path, flags: int) -> int:
+    """A file descriptor of the regular file `path`, with mode 0600. Raises OSError: ELOOP for a link,
+    EPERM for a file of another user or one with several names."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+            raise OSError(errno.EPERM, "not a file of ours alone", str(path))
+        if stat.S_IMODE(found.st_mode) != 0o600:
+            os.fchmod(fd, 0o600)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def private_directory(path: Path) -> None:
+    """Have a directory of ours with mode 0700. Raises OSError: ENOTDIR for a link, EPERM when it belongs
+    to another user."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, "it belongs to another user", str(path))
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
 
 
 def replace_file(path: Path, content: str) -> None:
     """Replace `path` in one step: a reader sees the old content or the new, also after a crash.
 
-    The file is readable by its owner only. Missing folders are made. Raises OSError.
+    The file is readable by its owner only. Missing folders are made, for their owner only. Raises OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # O_EXCL, O_NOFOLLOW, 0600
     try:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(content)

@@ -24,6 +24,7 @@ from services.shared.model import ExitCode, PgmigError
 from services.shared.runtime import parent
 from services.shared.runtime.assignments import cause
 from services.shared.runtime.config import ServiceSettings, load_settings
+from services.shared.runtime.files import private_umask
 from services.shared.runtime.log import setup_logging
 from services.shared.runtime.telemetry import setup_telemetry
 
@@ -51,6 +52,7 @@ def run_service(
     `main` ends soon after `stop` is set. An error of ours becomes one line on stderr, an
     unexpected one a traceback.
     """
+    private_umask()
     try:
         settings = load_settings(name, settings_type)
         setup_logging(name, settings)

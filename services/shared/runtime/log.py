@@ -11,11 +11,14 @@ import json
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import Literal
 
 from opentelemetry import trace
 
+from services.shared.model import ErrorKind, PgmigError
 from services.shared.runtime.config import ServiceSettings
+from services.shared.runtime.logfile import OutputFileHandler
 from services.shared.runtime.redaction import redact
 
 # Chatty libraries: what goes wrong in them surfaces as an error of ours.
@@ -75,9 +78,24 @@ def _formatter(service: str, style: Literal["text", "json"]) -> logging.Formatte
     return JsonFormatter(service) if style == "json" else TextFormatter(service)
 
 
+def _handler(log_file: Path | None) -> logging.Handler:
+    if log_file is None:
+        return logging.StreamHandler(sys.stderr)
+    try:
+        return OutputFileHandler(log_file)
+    except OSError as exc:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"cannot write the log to {log_file}: {exc.strerror}",
+            "choose a file of your own with PGMIG_LOG_FILE",
+        ) from exc
+
+
 def setup_logging(service: str, settings: ServiceSettings) -> None:
-    """Send the process's log to stderr; replaces any earlier set-up."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Send the process's log to stderr, or to the log file; replaces any earlier set-up.
+
+    Raises PgmigError(INVALID_ARGUMENT) when the file cannot be opened."""
+    handler = _handler(settings.log_file)
     handler.setFormatter(_formatter(service, settings.log_format))
     level = settings.log_level.upper()
     logging.basicConfig(level=level, handlers=[handler], force=True)

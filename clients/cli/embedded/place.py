@@ -1,0 +1,85 @@
+"""Where the embedded coordinator's socket is: in the migration's directory, or in one of its own.
+
+The path of a Unix socket may have about a hundred bytes, and some file systems know no sockets. Where the
+migration's directory does not do, a new directory in the user's runtime directory or in the system's for
+temporary files holds the socket. It has mode 0700 and a random name, its path is in stack.json, and it is
+removed with the stack, or by the next one after a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clients.cli.localstate import MigrationDir
+from services.shared.model import ErrorKind, PgmigError, fits_socket, socket_path, unix_address
+
+NAME = "coordinator.sock"
+_PREFIX = "pgmig-"
+
+
+@contextmanager
+def socket_place(directory: MigrationDir) -> Iterator[str]:
+    """The address for the coordinator, for a block. Raises PgmigError(INVALID_ARGUMENT). Hold the stack's
+    lock meanwhile."""
+    _remove_earlier(directory)
+    own = directory.path / NAME
+    if _works(own):
+        try:
+            yield unix_address(own)
+        finally:
+            own.unlink(missing_ok=True)
+        return
+    folder = _short_directory()
+    try:
+        yield unix_address(folder / NAME)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _short_directory() -> Path:
+    for base in filter(None, (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp")):  # noqa: S108
+        with contextlib.suppress(OSError):
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))  # mode 0700
+            if _works(folder / NAME):
+                return folder
+            folder.rmdir()
+    raise PgmigError(
+        ErrorKind.INVALID_ARGUMENT,
+        "no directory was found in which a Unix socket can be made",
+        "choose a short path with --state-dir, or set TMPDIR or XDG_RUNTIME_DIR",
+    )
+
+
+def _works(path: Path) -> bool:
+    """Whether a socket can be made there; one that was left behind is removed."""
+    if not fits_socket(path):
+        return False
+    try:
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(str(path))
+        path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _remove_earlier(directory: MigrationDir) -> None:
+    """A directory that a killed stack has left; nobody else's."""
+    earlier = directory.recorded_stack()
+    path = socket_path(earlier.coordinator) if earlier is not None else None
+    if path is None or path.parent == directory.path or not path.parent.name.startswith(_PREFIX):
+        return
+    with contextlib.suppress(OSError):
+        found = path.parent.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
