@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 
 from services.coordinator.parts import copied_by_table, part_id, table_key
@@ -97,6 +97,11 @@ class CopyProgress:
         floor = floor if copied else Lsn(0)
         self._put(key, replace(record, copied=copied, rows=rows, bytes=size, floor=floor), parts)
 
+    def table_of(self, part: str) -> TableId | None:
+        """The table that a part belongs to; None for a table that is not copied."""
+        record = self._tables.get(table_key(part))
+        return record.table if record is not None else None
+
     def report(self, report: PartProgress | PartDone) -> None:
         key = table_key(report.part_id)
         record = self._tables.get(key)
@@ -118,9 +123,10 @@ class CopyProgress:
     def missing(self) -> tuple[TableId, ...]:
         return tuple(table.table for table in self._tables.values() if not table.copied)
 
-    def missing_parts(self) -> int:
-        """Parts that are not known to be copied."""
-        parts = (self._parts[key] for key, table in self._tables.items() if not table.copied)
+    def missing_parts(self, *, but: Container[TableId] = ()) -> int:
+        """Parts that are not known to be copied, without those of the tables in `but`."""
+        missing = [(key, table) for key, table in self._tables.items() if not table.copied]
+        parts = (self._parts[key] for key, table in missing if table.table not in but)
         return sum(one.of - len(one.done) for one in parts)
 
     def floors(self) -> tuple[tuple[TableId, Lsn], ...]:

@@ -104,13 +104,10 @@ def renew_plans(
         if plan is not None:
             current = plan.snapshot == snapshot.identity
             complete = len(copied[key]) == len(plan.split.ranges())
-            if complete and (follow or current):
-                continue
-            if current and plan.filenode in {0, table.filenode}:
+            if current or (complete and follow):
                 continue
         split = splits.get(table.table, Split())
-        filenode = table.filenode if split.pages else 0
-        new.append(CopyPlan(table.table, secrets.token_hex(8), snapshot.identity, split, filenode))
+        new.append(CopyPlan(table.table, secrets.token_hex(8), snapshot.identity, split))
         void += entered[key]
     return tuple(new), tuple(void)
 
@@ -164,7 +161,6 @@ def plan_parts(
                 snapshot_xids=snapshot.xids,
                 epoch=plan.epoch,
                 rows=rows,
-                filenode=plan.filenode,
             )
             parts.append((table.bytes_estimated / len(ranges), part))
     parts.sort(key=lambda sized: (-sized[0], sized[1].table))

@@ -89,7 +89,7 @@ class Pipeline:
         self.bus = around.bus
         self.snapshot: SnapshotReady | None = None
         self.sentinels: dict[str, SentinelApplied] = {}
-        self.part_errors: list[PgmigError] = []
+        self.part_errors: list[tuple[str, PgmigError]] = []  # part id, why its copy failed
         self.fatal: PgmigError | None = None
         self.routes: tuple[Route, ...] = ()
         self.building: asyncio.Task[Building] | None = (
@@ -373,7 +373,7 @@ class Pipeline:
             case AssignmentRetrying():
                 self._tell_retry(now, role, report)
             case AssignmentFailed():
-                self.part_errors.append(error_of(report))
+                self.part_errors.append((report.part_id, error_of(report)))
         self.notify()
 
     def _tell_retry(self, now: float, role: Role, report: AssignmentRetrying) -> None:

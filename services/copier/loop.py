@@ -46,7 +46,7 @@ QUEUE_LONGEST_WAIT_S = 2.0
 BUSY_RETRY_S = 15.0
 """Another session copies the part (its lease had run out, or it has not noticed yet)."""
 FAILED_RETRY_S = 30.0
-NEVER_AGAIN = frozenset({ErrorKind.SNAPSHOT_LOST, ErrorKind.FENCED})
+NEVER_AGAIN = frozenset({ErrorKind.SNAPSHOT_LOST, ErrorKind.TABLE_CHANGED, ErrorKind.FENCED})
 """Kinds that a retry may cure, but never that of the same part."""
 
 Report = Callable[[WorkerReport], None]

@@ -55,10 +55,6 @@ class Bed:
             await empty_for_parts(conn, [T] if empty else [])
             await replace_plans(conn, str(MIGRATION), [CopyPlan(T, epoch, "", Split(2, pages=9))], forget)
 
-    @property
-    def filenode(self) -> int:
-        return int(str(scalar(self.source, "SELECT pg_relation_filenode('t')::int8")))
-
 
 @pytest.fixture
 async def bed(source_db: str, dest_db: str) -> AsyncIterator[Bed]:
@@ -116,14 +112,66 @@ async def test_a_range_of_an_inheritance_parent_holds_its_own_rows_alone(bed: Be
 
 async def test_a_rewritten_table_has_no_ranges_any_more(bed: Bed) -> None:
     with exported_snapshot(bed.source) as snapshot:
-        whole = replace(part("t", "a", "b", snapshot=snapshot), filenode=bed.filenode)
+        whole = part("t", "a", "b", snapshot=snapshot)
         first, second = cut(whole, CtidRange(0, 50), CtidRange(50, None))
         await bed.copy(first)
         execute(bed.source, "VACUUM FULL t")
         with pytest.raises(PgmigError) as caught:
             await bed.copy(second)
-    assert caught.value.kind is ErrorKind.SNAPSHOT_LOST
-    assert "rewrote" in caught.value.message
+    assert caught.value.kind is ErrorKind.TABLE_CHANGED
+    assert "public.t was truncated, rewritten" in caught.value.message
+
+
+CHANGES = {
+    "truncated": ["TRUNCATE t"],
+    "rewritten": ["ALTER TABLE t ALTER a TYPE bigint"],
+    "dropped": ["DROP TABLE t"],
+    "dropped and made again": ["DROP TABLE t", "CREATE TABLE t (a int, b text)"],
+    "swapped with another": [
+        "CREATE TABLE u (a int, b text)",
+        "ALTER TABLE t RENAME TO v",
+        "ALTER TABLE u RENAME TO t",
+    ],
+    "a column renamed": ["ALTER TABLE t RENAME a TO c"],
+    "columns renamed crosswise": [
+        "ALTER TABLE t ADD c text",
+        "ALTER TABLE t RENAME b TO d",
+        "ALTER TABLE t RENAME c TO b",
+    ],
+    "a column dropped and added": ["ALTER TABLE t DROP b", "ALTER TABLE t ADD b text"],
+}
+
+
+@pytest.mark.parametrize("ranged", [False, True], ids=["whole", "range"])
+@pytest.mark.parametrize("statements", CHANGES.values(), ids=CHANGES.keys())
+async def test_a_table_that_is_not_what_the_snapshot_shows_is_not_copied(
+    bed: Bed, statements: list[str], ranged: bool
+) -> None:
+    with exported_snapshot(bed.source) as snapshot:
+        whole = part("t", "a", "b", snapshot=snapshot)
+        execute(bed.source, *statements)
+        with pytest.raises(PgmigError) as caught:
+            await bed.copy(cut(whole, CtidRange(0, None))[0] if ranged else whole)
+    assert caught.value.kind is ErrorKind.TABLE_CHANGED
+    assert count(bed.dest, "t") == 0
+
+
+async def test_partitions_of_a_root_that_is_one_part_are_what_the_snapshot_shows(bed: Bed) -> None:
+    execute(
+        bed.source,
+        "CREATE TABLE p (a int, b text) PARTITION BY RANGE (a)",
+        "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
+        "INSERT INTO p VALUES (1, 'one')",
+    )
+    execute(bed.dest, "CREATE TABLE p (a int, b text)")
+    with exported_snapshot(bed.source) as snapshot:
+        await bed.copy(part("p", "a", "b", snapshot=snapshot))
+        assert count(bed.dest, "p") == 1
+    with exported_snapshot(bed.source) as snapshot:
+        execute(bed.source, "TRUNCATE p1")
+        with pytest.raises(PgmigError) as caught:
+            await bed.copy(replace(part("p", "a", "b", snapshot=snapshot), part_id="again"))
+    assert caught.value.kind is ErrorKind.TABLE_CHANGED
 
 
 async def test_a_part_of_a_plan_that_was_given_up_before_is_fenced(bed: Bed) -> None:

@@ -47,15 +47,15 @@ WHOLE, THIRDS = Split(), Split(3, pages=30)
 T = TableId("s", "t")
 
 
-def table(name: str, size: int = 0, *types: int, pages: int = 0, filenode: int = 0) -> SourceTable:
+def table(name: str, size: int = 0, *types: int, pages: int = 0) -> SourceTable:
     columns = tuple(Column(f"c{n}", oid) for n, oid in enumerate(types or (TEXT,)))
     return SourceTable(
-        TableId("s", name), 1, columns, ReplicaIdentity.DEFAULT, True, 10, size, True, pages, filenode, "k"
+        TableId("s", name), 1, columns, ReplicaIdentity.DEFAULT, True, 10, size, True, pages, "k"
     )
 
 
-def plan(name: str, split: Split = WHOLE, *, epoch: str = "e", filenode: int = 0) -> CopyPlan:
-    return CopyPlan(TableId("s", name), epoch, SNAPSHOT.identity, split, filenode)
+def plan(name: str, split: Split = WHOLE, *, epoch: str = "e") -> CopyPlan:
+    return CopyPlan(TableId("s", name), epoch, SNAPSHOT.identity, split)
 
 
 def ledger(*plans: CopyPlan, lsn: int = 10, **epochs: str) -> CopyLedger:
@@ -171,13 +171,8 @@ def test_a_table_without_a_plan_gets_one() -> None:
 
 
 def test_under_the_same_snapshot_an_incomplete_table_keeps_its_plan() -> None:
-    books = ledger(plan("t", THIRDS, filenode=5), t_1="")
-    assert renewed(books, SNAPSHOT, table("t", filenode=5)) == set()
-
-
-def test_a_rewritten_table_that_is_cut_gets_a_new_plan() -> None:
-    books = ledger(plan("t", THIRDS, filenode=5), plan("u"), t_1="")
-    assert renewed(books, SNAPSHOT, table("t", filenode=6), table("u", filenode=6)) == {"t"}
+    books = ledger(plan("t", THIRDS), t_1="")
+    assert renewed(books, SNAPSHOT, table("t")) == set()
 
 
 def test_under_a_new_snapshot_incomplete_tables_begin_anew_and_complete_ones_stay() -> None:

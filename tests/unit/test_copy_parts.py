@@ -26,7 +26,6 @@ PARTS = st.builds(
     snapshot_xids=st.text("0123456789:,"),
     epoch=st.text(max_size=5),
     rows=st.none() | RANGES,
-    filenode=st.integers(0, 2**63 - 1),
 )
 
 

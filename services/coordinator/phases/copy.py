@@ -46,6 +46,10 @@ from services.shared.pg.copy_table import empty_for_parts
 from services.shared.pg.selecting import choose_under
 
 CHECK_EVERY_S = 5.0
+MOST_ROUNDS = 5
+"""Snapshots under which a clone that does not follow begins, while tables are being changed."""
+
+_OF_A_SNAPSHOT = frozenset({ErrorKind.SNAPSHOT_LOST, ErrorKind.TABLE_CHANGED})
 
 
 async def run(pipeline: Pipeline) -> Phase:
@@ -54,11 +58,21 @@ async def run(pipeline: Pipeline) -> Phase:
     # After a restart of ours the copiers may still be at it: they are not disturbed.
     published = bool(pipeline.migration.record.snapshot_id)
     await pipeline.staff(Role.DECODER, *([Role.COPIER] if published else []))
+    rounds, why = 0, "the snapshot was lost"
     while not (await _settled(pipeline) and await unfollowed.copied(pipeline)):
         snapshot = await pipeline.open_snapshot()
         if snapshot.identity != pipeline.migration.record.snapshot_id:
-            await _publish(pipeline, snapshot)
-        await _watch(pipeline, snapshot)
+            await _publish(pipeline, snapshot, why)
+        changed = await _watch(pipeline, snapshot)
+        why = "tables were changed on the source" if changed else "the snapshot was lost"
+        rounds += changed
+        if rounds >= MOST_ROUNDS and not pipeline.migration.record.options.follow:
+            raise PgmigError(
+                ErrorKind.COPY_FAILED,
+                f"tables of the source were truncated or altered during each of {rounds} attempts to copy",
+                "stop the jobs that do so (the events name the tables) and resume, or clone with --follow, "
+                "which copies only the changed tables again",
+            )
     await pipeline.staff(Role.DECODER)
     await delete_queue(pipeline.bus, pipeline.migration.id)
     migration = pipeline.migration
@@ -85,18 +99,18 @@ async def _settle(pipeline: Pipeline, ledger: CopyLedger) -> bool:
     return migration.copying.complete
 
 
-async def _publish(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
-    """Queue what the ledger lacks, under this snapshot."""
+async def _publish(pipeline: Pipeline, snapshot: SnapshotReady, why: str) -> None:
+    """Queue what the ledger lacks, under this snapshot. why: it is not the first one, for an event."""
     migration = pipeline.migration
     follow = migration.record.options.follow
     if migration.record.snapshot_id:
         which = "incomplete tables" if follow else "all tables"
-        migration.event("warning", f"the snapshot was lost: {which} are copied under a new one")
+        migration.event("warning", f"{why}: {which} are copied under a new snapshot")
     if migration.record.snapshot_id or not follow:
         # Copiers that hold parts of the old one stop first. One that does not hear it works in vain.
         await pipeline.staff(Role.DECODER)
         await purge(pipeline.bus, migration.id)
-        pipeline.part_errors = [e for e in pipeline.part_errors if e.kind is not ErrorKind.SNAPSHOT_LOST]
+        pipeline.part_errors = [one for one in pipeline.part_errors if one[1].kind not in _OF_A_SNAPSHOT]
         if follow and await _settled(pipeline):
             return
     tables, splits = await _tables(pipeline, snapshot)
@@ -173,33 +187,58 @@ async def _renewed(
         return await read_ledger(conn, key)
 
 
-async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> None:
-    """Return when all parts are reported, the snapshot is lost, or the queue lacks parts."""
+async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> bool:
+    """Return when all parts are reported, the queue lacks parts, or a new snapshot is needed; whether
+    it is needed because a table was changed on the source.
+
+    A changed table waits until all others are copied under this snapshot: otherwise a table that is
+    truncated every hour would keep a large one from ever being complete.
+    """
     migration = pipeline.migration
+    changed: set[TableId] = set()
 
     def turn() -> bool:
         lost = pipeline.snapshot is not snapshot
         return migration.copying.complete or lost or bool(pipeline.part_errors)
 
-    while not turn():
+    while not migration.copying.complete and pipeline.snapshot is snapshot:
         with suppress(TimeoutError):
             async with asyncio.timeout(CHECK_EVERY_S):
                 await pipeline.until(turn)
-                break
+        if _snapshot_is_lost(pipeline, changed):
+            pipeline.close_snapshot()
+            return False
+        if changed and (
+            not migration.record.options.follow or changed.issuperset(migration.copying.missing())
+        ):
+            pipeline.close_snapshot()
+            return True
+        if turn():
+            continue
         left = await queued(pipeline.bus, migration.id)
-        if (left or 0) >= migration.copying.missing_parts():
+        if (left or 0) >= migration.copying.missing_parts(but=changed):
             continue
         # Parts have left the queue that nobody has reported. They were in the ledger before.
-        if await _settled(pipeline) or (left or 0) < migration.copying.missing_parts():
+        if await _settled(pipeline) or (left or 0) < migration.copying.missing_parts(but=changed):
             if not migration.copying.complete:
                 migration.event("warning", "parts are missing from the copy queue: they are queued again")
                 migration.update(snapshot_id="")
-            return
+            return False
+    return False
+
+
+def _snapshot_is_lost(pipeline: Pipeline, changed: set[TableId]) -> bool:
+    """Take what copiers reported of parts that failed; add to `changed` tables that are not what the
+    snapshot shows. Raises what neither a new snapshot nor a retry cures."""
     errors, pipeline.part_errors = pipeline.part_errors, []
-    for error in errors:
-        if error.kind is not ErrorKind.SNAPSHOT_LOST:
+    lost = False
+    for part, error in errors:
+        table = pipeline.migration.copying.table_of(part)
+        if error.kind is ErrorKind.TABLE_CHANGED and table is not None:
+            pipeline.migration.event("warning", str(error))
+            changed.add(table)
+        elif error.kind is ErrorKind.SNAPSHOT_LOST:
+            lost = True
+        else:
             raise error
-        if pipeline.snapshot is snapshot:
-            migration.event("warning", str(error))
-            # It may live, where a table was rewritten: then it shows less than it did.
-            pipeline.close_snapshot()
+    return lost

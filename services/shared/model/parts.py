@@ -67,15 +67,13 @@ class CopyPlan:
     """How a table is being copied, or was. Parts count only for the plan that they belong to.
 
     epoch: tells it from every other plan. snapshot: identity of the snapshot that all its parts
-    are copied under. filenode: of the table on the source when it was cut: other files, other
-    places of rows; 0 when that does not matter.
+    are copied under.
     """
 
     table: TableId
     epoch: str
     snapshot: str
     split: Split = Split()
-    filenode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class CopyPart:
     are in the snapshot. binary: COPY ... (FORMAT binary) is safe for every column.
     snapshot_xids: its txid_current_snapshot(), "" when not known. A restarted server may give
     another snapshot the same name; the copier refuses one that sees other transactions.
-    epoch, filenode: of its plan. rows: None for the whole table, which the part then empties
+    epoch: of its plan. rows: None for the whole table, which the part then empties
     before; the table of a range was emptied when its plan was made.
     """
 
@@ -99,7 +97,6 @@ class CopyPart:
     snapshot_xids: str = ""
     epoch: str = ""
     rows: PartRange | None = None
-    filenode: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class SourceTable:
     """An ordinary table or partition leaf that is copied, as found under the snapshot.
 
     rows_estimated: pg_class.reltuples, 0 when never analysed. bytes_estimated: heap and TOAST.
-    pages: blocks of its heap; 0 for another access method. filenode: pg_relation_filenode().
+    pages: blocks of its heap; 0 for another access method.
     integer_key: the first column of its primary key, where that is an integer.
     """
 
@@ -81,5 +81,4 @@ class SourceTable:
     bytes_estimated: int
     logged: bool = True
     pages: int = 0
-    filenode: int = 0
     integer_key: str = ""

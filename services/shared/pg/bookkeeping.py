@@ -30,7 +30,6 @@ _TABLES = {
         table_name pg_catalog.text NOT NULL,
         epoch pg_catalog.text NOT NULL,
         snapshot pg_catalog.text NOT NULL,
-        filenode pg_catalog.int8 NOT NULL,
         split pg_catalog.text NOT NULL,
         PRIMARY KEY (migration_id, schema_name, table_name)""",
     "copy_part": """

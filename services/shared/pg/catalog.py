@@ -43,7 +43,7 @@ _NO_SNAPSHOT = (psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterV
 
 async def list_tables(conn: AsyncConnection, chosen: Chosen = EVERYTHING) -> tuple[SourceTable, ...]:
     """Tables to copy, by schema and name, as the connection's current snapshot shows them.
-    Takes no locks, so sizes and files are not told: bytes_estimated, pages and filenode are 0."""
+    Takes no locks, so bytes_estimated and pages are 0."""
     with translated("reading the catalog"):
         return tuple(t for t in await _list(conn, sizes=False) if chosen.fills(t.table))
 
@@ -54,7 +54,7 @@ async def _list(conn: AsyncConnection, *, sizes: bool) -> tuple[SourceTable, ...
 
 
 def _table(row: tuple[Any, ...]) -> SourceTable:
-    schema, name, oid, identity, has_key, rows, size, logged, pages, filenode, key, columns = row
+    schema, name, oid, identity, has_key, rows, size, logged, pages, key, columns = row
     return SourceTable(
         table=TableId(schema, name),
         oid=oid,
@@ -65,7 +65,6 @@ def _table(row: tuple[Any, ...]) -> SourceTable:
         bytes_estimated=size,
         logged=logged,
         pages=pages,
-        filenode=filenode,
         integer_key=key,
     )
 
@@ -111,8 +110,11 @@ async def _under(conn: AsyncConnection, snapshot: str) -> None:
 async def key_bounds(
     conn: AsyncConnection, tables: Iterable[SourceTable], snapshot: str
 ) -> dict[TableId, tuple[int, int]]:
-    """The least and the greatest value of the tables' integer keys under an exported snapshot;
-    tables without rows are left out. Raises like `list_tables_under`."""
+    """The least and the greatest value of the tables' integer keys under an exported snapshot.
+
+    Tables without rows are left out, and so are tables that were dropped or altered since: their
+    copy finds that out. Raises like `list_tables_under`.
+    """
     bounds = {}
     with translated("reading keys of the source's tables"):
         async with conn.transaction():
@@ -122,7 +124,11 @@ async def key_bounds(
                     key=sql.Identifier(table.integer_key),
                     table=sql.Identifier(table.table.schema, table.table.name),
                 )
-                row = await (await conn.execute(query)).fetchone()
+                try:
+                    async with conn.transaction():
+                        row = await (await conn.execute(query)).fetchone()
+                except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+                    continue
                 if row is not None and row[0] is not None:
                     bounds[table.table] = (int(row[0]), int(row[1]))
     return bounds

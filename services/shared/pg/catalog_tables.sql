@@ -10,12 +10,11 @@ SELECT n.nspname,
                                           WHEN 'i' THEN i.indisreplident
                                           ELSE false END),
        greatest(c.reltuples, 0)::bigint,
-       CASE WHEN %(sizes)s THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END,
+       CASE WHEN %(sizes)s THEN coalesce(pg_catalog.pg_table_size(c.oid), 0) ELSE 0 END, -- NULL: just dropped
        c.relpersistence = 'p',
        CASE WHEN %(sizes)s AND m.amname = 'heap'
-            THEN pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int
+            THEN coalesce(pg_catalog.pg_relation_size(c.oid), 0) / pg_catalog.current_setting('block_size')::int
             ELSE 0 END,
-       CASE WHEN %(sizes)s THEN pg_catalog.pg_relation_filenode(c.oid)::bigint ELSE 0 END,
        coalesce((SELECT a.attname::text
                    FROM pg_catalog.pg_index i
                    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]

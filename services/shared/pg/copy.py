@@ -12,9 +12,7 @@ transaction, and not partitioned. Plain `COPY t` takes the table's own rows alon
 a partition leaf and for an inheritance parent alike; a range of them is `SELECT ... FROM ONLY t`.
 A part may also be a whole partitioned table, where the destination lacks its partitions.
 
-A range of the heap means the same rows as long as the table keeps its file. VACUUM FULL, CLUSTER,
-TRUNCATE and some forms of ALTER TABLE give it another; so the file is looked at, under a lock
-that keeps them out until the part is done.
+The source's transaction holds the table as the snapshot shows it: services.shared.pg.copy_snapshot.
 """
 
 from __future__ import annotations
@@ -30,10 +28,11 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import CopyPart, CtidRange, ErrorKind, MigrationId, PartRange, PgmigError
 from services.shared.pg.answers import answers
 from services.shared.pg.connection import connect, translated
-from services.shared.pg.copy_errors import SNAPSHOT_GONE, copy_failure, snapshot_lost, table_rewritten
+from services.shared.pg.copy_errors import copy_failure
 from services.shared.pg.copy_format import binary_safe
 from services.shared.pg.copy_ledger import already, enter_part, look
 from services.shared.pg.copy_relay import Pace, Progress, may_relay, relay
+from services.shared.pg.copy_snapshot import begin_under_snapshot
 from services.shared.pg.copy_stream import CopyIn, CopyOut
 from services.shared.pg.copy_table import Described, describe, described, empty, table_name
 
@@ -85,9 +84,8 @@ class PartCopier:
         """Copy `part` unless the ledger has it; None when another session is at it just now.
 
         on_progress: told rows and bytes so far, often. Cancelled or failed, both connections
-        are closed, and the destination rolls back. Raises SNAPSHOT_LOST (also where the table was
-        rewritten meanwhile), FENCED for a part whose plan is not in force, COPY_FAILED, or what
-        `connect` and `translate` raise.
+        are closed, and the destination rolls back. Raises SNAPSHOT_LOST, TABLE_CHANGED, FENCED for a
+        part whose plan is not in force, COPY_FAILED, or what `connect` and `translate` raise.
         """
         bulky = True
         try:
@@ -140,7 +138,7 @@ class PartCopier:
         if not free or earlier:
             await destination.execute("ROLLBACK")
             return (Copied(*earlier, already=True) if earlier else None), False
-        there = await _begin_under_snapshot(source, part)
+        there = await begin_under_snapshot(source, part)
         binary = part.binary and _same_types(source, destination, part, there, described(here))
         statements = await _prepare(destination, part, there, described(here), binary=binary)
         transfer = relay if self._relaying else _through_libpq
@@ -172,36 +170,6 @@ async def _configure(conn: AsyncConnection) -> None:
 def _lock(part: str) -> sql.Composed:
     key = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), signed=True)
     return sql.SQL("SELECT pg_catalog.pg_try_advisory_xact_lock({})").format(sql.Literal(key))
-
-
-async def _begin_under_snapshot(source: AsyncConnection, part: CopyPart) -> Described:
-    """Begin the transaction; the table as it is now, which a snapshot does not change."""
-    name = table_name(part.table)
-    lock = sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(name)
-    file = sql.SQL("pg_catalog.pg_relation_filenode({}::pg_catalog.regclass)::pg_catalog.int8").format(
-        sql.Literal(name.as_string(source))
-    )
-    try:
-        ((xids, filenode),), found = await answers(
-            source,
-            sql.SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
-            sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(part.snapshot_name)),
-            *([lock] if part.filenode else []),
-            sql.SQL("SELECT pg_catalog.txid_current_snapshot()::pg_catalog.text, {}").format(
-                file if part.filenode else sql.SQL("0")
-            ),
-            describe(part.table),
-        )
-    except psycopg.Error as exc:
-        if exc.sqlstate in SNAPSHOT_GONE:
-            raise snapshot_lost(part.table) from exc
-        raise
-    # Names begin again when the server restarts: another snapshot may bear this one.
-    if part.snapshot_xids and xids != part.snapshot_xids:
-        raise snapshot_lost(part.table)
-    if filenode != part.filenode:
-        raise table_rewritten(part.table)
-    return described(found)
 
 
 async def _prepare(

@@ -54,12 +54,12 @@ def snapshot_lost(table: TableId) -> PgmigError:
     )
 
 
-def table_rewritten(table: TableId) -> PgmigError:
+def table_changed(table: TableId) -> PgmigError:
     return PgmigError(
-        ErrorKind.SNAPSHOT_LOST,
-        f"the source rewrote or truncated {table} while it was being copied in parts",
-        "VACUUM FULL, CLUSTER, TRUNCATE and some ALTER TABLE do that: the table is copied again"
-        " under a new snapshot",
+        ErrorKind.TABLE_CHANGED,
+        f"{table} was truncated, rewritten, altered, renamed or dropped on the source after the snapshot"
+        " for its copy was taken",
+        "the table is copied under a new snapshot",
     )
 
 

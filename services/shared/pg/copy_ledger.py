@@ -20,7 +20,7 @@ from services.shared.model import CopiedPart, CopyPart, CopyPlan, ErrorKind, Lsn
 from services.shared.pg.bookkeeping import KEEPING_BOOKS, book, books_exist
 from services.shared.pg.connection import translated
 
-_PLANS = "SELECT schema_name, table_name, epoch, snapshot, split, filenode FROM {} WHERE migration_id = %s"
+_PLANS = "SELECT schema_name, table_name, epoch, snapshot, split FROM {} WHERE migration_id = %s"
 _PARTS = "SELECT part_id, snapshot_lsn::text, rows, bytes, epoch FROM {} WHERE migration_id = %s"
 _PLAN = """
     SELECT epoch FROM {plans}
@@ -72,8 +72,8 @@ async def _read(conn: AsyncConnection, migration_id: str, lock: str) -> CopyLedg
 
 
 def _plan(row: tuple[Any, ...]) -> CopyPlan:
-    schema, name, epoch, snapshot, split, filenode = row
-    return CopyPlan(TableId(schema, name), epoch, snapshot, Split(**json.loads(split)), filenode)
+    schema, name, epoch, snapshot, split = row
+    return CopyPlan(TableId(schema, name), epoch, snapshot, Split(**json.loads(split)))
 
 
 async def replace_plans(
@@ -82,10 +82,10 @@ async def replace_plans(
     """Put `plans` in force, and forget the parts `forget`, within the caller's transaction, which also
     empties the tables that the new plans split."""
     upsert = sql.SQL(
-        "INSERT INTO {} AS t (migration_id, schema_name, table_name, epoch, snapshot, split, filenode)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s)"
+        "INSERT INTO {} AS t (migration_id, schema_name, table_name, epoch, snapshot, split)"
+        " VALUES (%s, %s, %s, %s, %s, %s)"
         " ON CONFLICT (migration_id, schema_name, table_name) DO UPDATE SET epoch = excluded.epoch,"
-        " snapshot = excluded.snapshot, split = excluded.split, filenode = excluded.filenode"
+        " snapshot = excluded.snapshot, split = excluded.split"
     ).format(book("copy_table"))
     remove = sql.SQL("DELETE FROM {} WHERE migration_id = %s AND part_id = ANY(%s)").format(book("copy_part"))
     with translated(KEEPING_BOOKS):
@@ -97,7 +97,7 @@ async def replace_plans(
 def _row(migration_id: str, plan: CopyPlan) -> tuple[object, ...]:
     split = json.dumps(asdict(plan.split))
     table = plan.table
-    return (migration_id, table.schema, table.name, plan.epoch, plan.snapshot, split, plan.filenode)
+    return (migration_id, table.schema, table.name, plan.epoch, plan.snapshot, split)
 
 
 def look(migration_id: str, part: CopyPart) -> sql.Composed:

@@ -19,7 +19,11 @@ _DESCRIBE = """
            ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS a
                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
            ARRAY(SELECT a.atttypid::pg_catalog.int8 FROM pg_catalog.pg_attribute AS a
-                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
+                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+           ARRAY(SELECT a.attnum FROM pg_catalog.pg_attribute AS a
+                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+           c.oid::pg_catalog.int8,
+           c.relfilenode::pg_catalog.int8
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE n.nspname = {} AND c.relname = {}"""
@@ -41,11 +45,18 @@ def table_name(table: TableId) -> sql.Identifier:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A table of either side. referenced: by another's foreign key. types: OIDs by column."""
+    """A table of either side, as the transaction's snapshot shows it.
+
+    referenced: by another's foreign key. types: OIDs by column. numbers: pg_attribute.attnum by
+    column. file: pg_class.relfilenode. oid and file are 0 for a table that does not exist.
+    """
 
     partitioned: bool = False
     referenced: bool = False
     types: Mapping[str, int] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    oid: int = 0
+    file: int = 0
 
 
 def describe(table: TableId) -> sql.Composed:
@@ -57,8 +68,9 @@ def described(found: Sequence[tuple[Any, ...]]) -> Described:
     """Of a table that is not there: nothing. Whoever uses it next gets the server's error."""
     if not found:
         return Described()
-    ((partitioned, referenced, names, types),) = found
-    return Described(partitioned, referenced, dict(zip(names, types, strict=True)))
+    ((partitioned, referenced, names, types, numbers, oid, file),) = found
+    by_name = dict(zip(names, types, strict=True)), dict(zip(names, numbers, strict=True))
+    return Described(partitioned, referenced, *by_name, oid, file)
 
 
 async def empty(conn: AsyncConnection, table: TableId, kind: Described) -> bool:

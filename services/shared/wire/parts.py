@@ -28,7 +28,6 @@ def encode_part(part: CopyPart) -> bytes:
         binary=part.binary,
         snapshot_xids=part.snapshot_xids,
         epoch=part.epoch,
-        filenode=part.filenode,
         ctid=_ctid_to_pb(part.rows) if isinstance(part.rows, CtidRange) else None,
         key=_key_to_pb(part.rows) if isinstance(part.rows, KeyRange) else None,
     ).SerializeToString()
@@ -71,7 +70,6 @@ def decode_part(data: bytes) -> CopyPart:
         message.snapshot_xids,
         message.epoch,
         _rows(message),
-        message.filenode,
     )
 
 
