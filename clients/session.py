@@ -25,6 +25,7 @@ from services.shared.model import (
     MigrationView,
     PgmigError,
     SwitchoverStep,
+    TableId,
 )
 from services.shared.rpc.control_client import ControlClient
 from services.shared.rpc.streams import closing
@@ -104,6 +105,10 @@ class Session:
         lsn: of its commit record, as the failure tells it. who: USER@HOST, for the audit record.
         """
         return await self._client.skip_transaction(migration_id, lsn, reason, who)
+
+    async def resync_tables(self, migration_id: str, tables: tuple[TableId, ...]) -> MigrationView:
+        """Copy tables again under a new snapshot, or add tables that were created since."""
+        return await self._client.resync_tables(migration_id, tables)
 
     async def abort(
         self, migration_id: str, source_uri: str | None = None, destination_uri: str | None = None

@@ -29,6 +29,7 @@ _COMMANDS = {
     "list": "status:list_command",
     "pause": "control:pause",
     "resume": "control:resume",
+    "resync-table": "resync:resync_table",
     "skip-transaction": "skipping:skip_transaction",
     "switchover": "control:switchover",
     "abort": "ending:abort",

@@ -31,6 +31,7 @@ from services.shared.model import (
 )
 from services.shared.pg.apply import ApplySession
 from services.shared.pg.connection import connection
+from services.shared.pg.known_relation import check_known
 from services.shared.pg.matching import describe_target
 from services.shared.runtime.assignments import cause, retried
 from services.shared.runtime.retry import retrying
@@ -77,7 +78,8 @@ class Applying:
         self._report(retried(self._id, error))
 
     async def _session(self) -> None:
-        session = await ApplySession.open(self._work.destination_uri, self._migration, self._work.start_lsn)
+        work = self._work
+        session = await ApplySession.open(work.destination_uri, self._migration, work.start_lsn, work.epoch)
         reader = ChangeReader(self._client, self._migration)
         try:
             log.info("applying from %s", session.progress)
@@ -102,6 +104,7 @@ class Applying:
                 dict(self._work.floors),
                 frozenset(lsn.value for lsn in self._work.skip),
                 self._work.routes,
+                check=partial(check_known, catalog, str(self._migration)),
             )
             group.create_task(self._read(reader, session, planner, queue), name="read")
             group.create_task(writer.run(queue), name="write")

@@ -31,6 +31,11 @@ COUNTED_AT_MOST = 10_000
 nobody's concern."""
 
 Describe = Callable[[Relation, Lsn], Awaitable[TargetTable]]
+Check = Callable[[Relation, Lsn], Awaitable[None]]
+
+
+async def unchecked(_relation: Relation, _lsn: Lsn) -> None:
+    """Where nobody has noted what the source's tables were."""
 
 
 class Sentinel(NamedTuple):
@@ -69,9 +74,11 @@ class Chunk:
 class Planner:
     """Turns one stream's items into chunks; keeps the relations that it has met.
 
-    skip: commit LSNs of transactions that an operator gave up. They are planned as empty ones, so
+    floors: changes to these tables that commit before the LSN are passed over. skip: commit LSNs of
+    transactions that an operator gave up. They are planned as empty ones, so
     that progress moves over each exactly as over any other. routes: partitions of the source that go
-    by their root's name from here on.
+    by their root's name from here on. check: raises SCHEMA_DRIFT for a relation, by its name on the
+    source, that is not what was copied.
     """
 
     def __init__(
@@ -81,10 +88,14 @@ class Planner:
         floors: dict[TableId, Lsn],
         skip: frozenset[int] = frozenset(),
         routes: Iterable[Route] = (),
+        *,
+        check: Check = unchecked,
     ) -> None:
         self._sentinel_prefix = f"{migration}:"
         self._describe = describe
+        self._check = check
         self._floors = floors
+        self._highest_floor = max((floor.value for floor in floors.values()), default=0)
         self._skip = skip
         self._roots = {route.leaf: route.root for route in routes}
         self._leaves: dict[int, TableId] = {}  # by OID: relations that go by their root's name
@@ -143,6 +154,7 @@ class Planner:
     async def _take_whole(self, whole: Whole) -> None:
         """Many transactions at once, unless one of them needs a closer look."""
         targets = self._targets
+        self._pass_floors(whole.transactions[0].commit_lsn)
         try:
             if self._floors or self._skip:
                 raise KeyError
@@ -160,14 +172,14 @@ class Planner:
     async def _take_changes(self, changes: Changes) -> None:
         for start in range(0, len(changes), PART_STEPS):
             some = changes[start : start + PART_STEPS] if len(changes) > PART_STEPS else changes
+            if self._floors:  # before targets: what the copy has already may no longer fit the table
+                some = [one for one in some if not self._in_copy(self._relation(one[0]).table)]
             try:
                 steps: list[Step] = [(self._targets[change[0]], change) for change in some]
             except KeyError:
                 for oid in {change.relation_oid for change in some} - self._targets.keys():
                     await self._target(oid)
                 steps = [(self._targets[change[0]], change) for change in some]
-            if self._floors:
-                steps = [step for step in steps if not self._in_copy(step[0].table)]  # type: ignore[union-attr]
             if self._counts:
                 self._count(steps)
             self._steps += steps
@@ -178,6 +190,7 @@ class Planner:
     def _begin(self, commit_lsn: int, xid: int) -> None:
         self._steps, self._bytes, self._sentinels, self._parted = [], 0, [], False
         self._commit_lsn, self._xid = commit_lsn, xid
+        self._pass_floors(commit_lsn)
         self._given_up = commit_lsn in self._skip
         if self._given_up:
             log.warning("skipping source transaction %s, which commits at %s", xid, Lsn(commit_lsn))
@@ -232,6 +245,11 @@ class Planner:
                 self._whole.transactions.append(Transaction(lsn.value, lsn.value, 0, len(self._whole.steps)))
                 self._whole.heartbeats += 1
 
+    def _pass_floors(self, commit_lsn: int) -> None:
+        """From the highest floor on, transactions need no closer look."""
+        if self._floors and commit_lsn >= self._highest_floor:
+            self._floors = {}
+
     def _in_copy(self, table: TableId) -> bool:
         """Whether the table was copied under a snapshot that has this transaction already."""
         floor = self._floors.get(table)
@@ -255,7 +273,10 @@ class Planner:
             and other in self._leaves
             and known.relation == relation._replace(oid=other)
         )
-        target = next(shared, None) or await self._describe(relation, Lsn(self._commit_lsn))
+        lsn = Lsn(self._commit_lsn)
+        target = next(shared, None) or await self._describe(relation, lsn)
+        name = self._leaves.get(oid, relation.table)
+        await self._check(relation._replace(schema=name.schema, name=name.name), lsn)
         self._targets[oid] = target
         return target
 

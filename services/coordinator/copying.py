@@ -73,6 +73,28 @@ class CopyProgress:
         for record in known.values():  # not in the list any more
             self._turn(record.table, copied=False)
 
+    def add(self, tables: Iterable[TableId]) -> None:
+        """Take more tables, or take tables as not copied."""
+        for table in tables:
+            self._put(part_id(table), TableRecord(table), _Parts())
+
+    def estimate(self, tables: Iterable[SourceTable]) -> None:
+        """Take sizes of tables that have come without."""
+        for table in tables:
+            record = self._tables.get(part_id(table.table))
+            if record is not None and not (record.rows_estimated or record.bytes_estimated):
+                self._tables[part_id(table.table)] = replace(
+                    record, rows_estimated=table.rows_estimated, bytes_estimated=table.bytes_estimated
+                )
+
+    def forget(self, tables: Iterable[TableId]) -> None:
+        """Take tables off the list."""
+        for table in tables:
+            key = part_id(table)
+            self._turn(table, copied=False)
+            self._tables.pop(key, None)
+            self._parts.pop(key, None)
+
     def cut(self, plans: Iterable[CopyPlan]) -> None:
         """Take plans that have just begun."""
         for plan in plans:

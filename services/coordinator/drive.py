@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -21,7 +21,9 @@ from services.coordinator.migration import Migration, failure_of
 from services.coordinator.phases import copy, follow, indexes, schema
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.steps import StepFeed
-from services.shared.model import CleanupResult, ErrorKind, Lsn, PgmigError, Phase
+from services.coordinator.tables.recover import after_drift
+from services.coordinator.tables.resync import prepare_resync
+from services.shared.model import CleanupResult, ErrorKind, Lsn, PgmigError, Phase, TableId
 from services.shared.runtime.assignments import cause
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,10 @@ _RUN: dict[Phase, Callable[[Pipeline], Awaitable[Phase]]] = {
     Phase.CATCHUP: follow.run,
     Phase.STREAMING: follow.run,
 }
+
+
+_REPLICATING = frozenset({Phase.CATCHUP, Phase.STREAMING})
+_RESYNCED = frozenset({Phase.COPY, Phase.INDEXES, *_REPLICATING})
 
 
 class Driver:
@@ -151,6 +157,8 @@ class Driver:
                 await asyncio.wait({self._switching})
                 if self.migration.phase is Phase.SWITCHED_OVER:
                     return self.migration.phase
+            if error.kind is ErrorKind.SCHEMA_DRIFT and phase in _REPLICATING:
+                return await after_drift(self.pipeline, error)
             raise error
         finally:
             for task in (running, fatal):
@@ -250,6 +258,31 @@ class Driver:
             await self._go_on(record.resume_phase, skipped=(*record.skipped, given_up))
             migration.event("warning", skipping.told(given_up))
             await self.pipeline.journal.save()
+
+    async def resync(self, tables: Sequence[TableId]) -> None:
+        """Copy tables again, or add new ones; what ran, or was halted, goes on afterwards.
+
+        Raises WRONG_PHASE unless it is copying or replicating, or was; and what `prepare_resync` raises,
+        with everything as it was.
+        """
+        async with self._commanded() as migration:
+            phase = migration.record.resume_phase or migration.phase
+            if phase not in _RESYNCED or not migration.record.options.follow:
+                hint = "tables can be copied again while changes are replicated (clone --follow)"
+                raise _wrong_phase(migration, "told to copy tables again", hint)
+            if self._switching is not None and not self._switching.done():
+                raise _wrong_phase(migration, "told to copy tables again", "wait for the switchover's end")
+            await self._halt()
+            try:
+                await self.pipeline.release()
+                await prepare_resync(self.pipeline, tables)
+            except BaseException:
+                self._run()
+                raise
+            if migration.phase is not Phase.COPY:
+                migration.move(Phase.COPY, resume_phase=None, failure=None)
+            await self.pipeline.journal.save()
+            self._run()
 
     async def switch_over(self, timeout_s: float) -> StepFeed:
         """Begin, or join the one that runs. It goes on whoever reads its steps."""

@@ -22,6 +22,7 @@ from services.shared.model import (
     MigrationView,
     Register,
     SwitchoverStep,
+    TableId,
     WorkerReport,
 )
 
@@ -89,6 +90,11 @@ class ControlApiHandler:
     ) -> MigrationView:
         driver = self._coordinator.driver(migration_id)
         await self._whole(driver.skip_transaction(lsn, reason, who))
+        return driver.migration.view()
+
+    async def resync_tables(self, migration_id: MigrationId, tables: tuple[TableId, ...]) -> MigrationView:
+        driver = self._coordinator.driver(migration_id)
+        await self._whole(driver.resync(tables))
         return driver.migration.view()
 
     async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:

@@ -91,6 +91,7 @@ class Pipeline:
         self.sentinels: dict[str, SentinelApplied] = {}
         self.part_errors: list[tuple[str, PgmigError]] = []  # part id, why its copy failed
         self.fatal: PgmigError | None = None
+        self.drifted_at: Lsn | None = None  # where the applier last stopped at an altered table
         self.routes: tuple[Route, ...] = ()
         self.building: asyncio.Task[Building] | None = (
             None  # beside the phases: services.coordinator.building
@@ -259,15 +260,17 @@ class Pipeline:
         )
 
     def _applier_work(self) -> ApplierWork:
-        slot = self.migration.record.slot
+        record = self.migration.record
+        slot = record.slot
         return ApplierWork(
             self._credentials.destination_uri,
             slot.consistent_lsn if slot else Lsn(0),
-            self.migration.copying.floors(),
-            tuple(skipped.lsn for skipped in self.migration.record.skipped),
-            self.migration.record.options.strict_boundaries,
+            (*self.migration.copying.floors(), *((one.table, one.floor) for one in record.dropped)),
+            tuple(skipped.lsn for skipped in record.skipped),
+            record.options.strict_boundaries,
             self.routes,
-            self.migration.record.sends_generated,
+            record.sends_generated,
+            record.applier_epoch,
         )
 
     async def look_for_routes(self) -> None:

@@ -55,6 +55,14 @@ class TableRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedTable:
+    """A table that both sides dropped. floor: changes that commit before it are passed over."""
+
+    table: TableId
+    floor: Lsn
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """instance: a random identity of the migration, since ids are used again after `cleanup`. term: how many
     coordinators have taken the migration over, counted in the store. revision grows with every change.
@@ -64,7 +72,8 @@ class Record:
     and TRUNCATE. copied_only: what no publication carries. altered: tables that have, or may have,
     got REPLICA IDENTITY FULL from us on the source. sends_generated: the first publication holds
     stored generated columns. files: of the published tables before the slot was
-    made, where the source does not replicate TRUNCATE. snapshot_id: under which the
+    made, where the source does not replicate TRUNCATE. dropped: tables that both sides
+    dropped. applier_epoch: of the applier that may write. snapshot_id: under which the
     parts in the copy queue were published. flushed_lsn: the destination's progress as last heard.
     freeze: written before the source is frozen: how to thaw it.
     """
@@ -87,6 +96,8 @@ class Record:
     sends_generated: bool = False
     files: tuple[TableFile, ...] = ()
     tables: tuple[TableRecord, ...] = ()
+    dropped: tuple[DroppedTable, ...] = ()
+    applier_epoch: str = ""
     snapshot_id: str = ""
     flushed_lsn: Lsn = Lsn(0)
     freeze: Before | None = None

@@ -30,6 +30,7 @@ from services.coordinator.credentials import Credentials
 from services.coordinator.migration import failure_of
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.steps import StepFeed
+from services.coordinator.tables.check import check_unchanged
 from services.shared.model import (
     MESSAGE_PREFIX,
     ErrorKind,
@@ -254,17 +255,20 @@ async def _step(run: _Run, name: str, *, tell_end: bool = True) -> AsyncIterator
 
 
 async def _check_tables(run: _Run, freeze: Freeze | None = None) -> None:
-    """Refuse while the source has tables that the destination has not got all of.
+    """Raises SCHEMA_DRIFT unless every table of the source is what was copied, and the destination has
+    it with the same columns.
 
-    A new partition of a published table has been followed since it was made, so it only has to
-    be there; a new table of any other kind was never copied. Where the destination is partitioned
-    otherwise, the root is what has to be there; a new partition has no route to it.
+    Where the destination is partitioned otherwise, the root is what has to be there; a new partition
+    has no route to it.
     """
-    roots = {route.leaf: route.root for route in run.pipeline.routes}
+    pipeline = run.pipeline
+    record = pipeline.migration.record
+    roots = {route.leaf: route.root for route in pipeline.routes}
     async with source_session(run.uris.source_uri, freeze) as conn:
-        run.chosen = await choose(conn, run.pipeline.migration.record.options)
-        record = run.pipeline.migration.record
+        await check_unchanged(pipeline, conn)
+        run.chosen = await choose(conn, record.options)
         known = {*record.published, *record.inserts_only, *record.copied_only}
+        known |= {one.table for one in record.tables}
         unknown = await uncovered(conn, await publication_tables(conn, run.chosen), known)
         present = {table.table for table in await list_tables(conn, run.chosen)}
     targets = {roots.get(table, table) for table in present}
@@ -276,7 +280,8 @@ async def _check_tables(run: _Run, freeze: Freeze | None = None) -> None:
         raise PgmigError(
             ErrorKind.SCHEMA_DRIFT,
             f"tables of the source are not on the destination: {', '.join(map(str, lacking[:5]))}",
-            "they were created after the migration began: move them by hand, or drop them on the source",
+            "they were created after the migration began: create them on the destination and add them with "
+            f"pgmig-cli resync-table --id {pipeline.migration.id} SCHEMA.TABLE, or drop them on the source",
         )
 
 

@@ -23,6 +23,7 @@ from services.shared.model import (
     PgmigError,
     Phase,
     Selection,
+    TableId,
 )
 from services.shared.model.jsonview import view_from_json, view_to_json
 from tests.lab.process import free_port
@@ -161,6 +162,16 @@ def test_pause_and_resume_tell_the_phase(served: ServedControl) -> None:
     assert at(served, "pause").stdout == "migration m is in phase paused\n"
     assert document(at(served, "resume", "-o", "json", *URIS))["phase"] == "streaming"
     assert ("resume", "m", URIS[1], URIS[3]) in served.control.calls
+
+
+def test_resync_table_names_tables_with_their_schemas(served: ServedControl) -> None:
+    put(served, phase=Phase.FAILED)
+    result = at(served, "resync-table", "shop.orders", 'shop."a.b""c"')
+    assert (result.exit_code, served.control.views["m"].phase) == (0, Phase.COPY)
+    (call,) = [call for call in served.control.calls if call[0] == "resync_tables"]
+    assert call[2] == (TableId("shop", "orders"), TableId("shop", 'a.b"c'))
+    assert at(served, "resync-table", "orders").exit_code == 2
+    assert at(served, "resync-table").exit_code == 2
 
 
 def test_skip_transaction_says_who_and_why_and_status_keeps_it(served: ServedControl) -> None:

@@ -113,6 +113,9 @@ class FakeControl:
     ) -> MigrationView:
         return self.note("skip_transaction", migration_id, lsn, reason, who)
 
+    async def resync_tables(self, migration_id: MigrationId, tables: tuple[TableId, ...]) -> MigrationView:
+        return self.note("resync_tables", migration_id, tables)
+
     async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
         self.note("switchover", migration_id, timeout_s)
         try:
@@ -155,6 +158,9 @@ async def serving(control: FakeControl) -> AsyncIterator[tuple[ControlServer, Co
         await server.stop(0)
 
 
+TABLES = (TableId("shop", "orders"), TableId("Odd.", 'na"me'))
+
+
 async def test_every_call_carries_its_arguments_and_answer() -> None:
     control = FakeControl()
     options = MigrationOptions(follow=True, copy_workers=3, index_workers=4, maintenance_work_mem_kb=5)
@@ -169,6 +175,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.resume(m1) == VIEW
         assert await client.resume(m1, "postgresql://a", "postgresql://b") == VIEW
         assert await client.skip_transaction("m1", Lsn(2**64 - 1), "broken", "a@b") == VIEW
+        assert await client.resync_tables(m1, TABLES) == VIEW
         assert [step async for step in client.switchover(m1, 2.5)] == list(STEPS)
         assert await client.abort(m1) == VIEW
         assert await client.abort(m1, "postgresql://a", "postgresql://b") == VIEW
@@ -183,6 +190,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("resume", m1, None, None),
         ("resume", m1, "postgresql://a", "postgresql://b"),
         ("skip_transaction", m1, Lsn(2**64 - 1), "broken", "a@b"),
+        ("resync_tables", m1, TABLES),
         ("switchover", m1, 2.5),
         ("abort", m1, None, None),
         ("abort", m1, "postgresql://a", "postgresql://b"),

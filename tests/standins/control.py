@@ -26,6 +26,7 @@ from services.shared.model import (
     SkippedTransaction,
     SwitchoverResult,
     SwitchoverStep,
+    TableId,
     WorkerReport,
 )
 from services.shared.model.jsonview import view_to_json
@@ -180,6 +181,11 @@ class StandInControl:
         view = self._known(migration_id)
         skipped = SkippedTransaction(lsn, 742, time.time(), who, reason, "refused")
         return self.move(migration_id.value, view.resume_phase or view.phase, skipped=(skipped,))
+
+    async def resync_tables(self, migration_id: MigrationId, tables: tuple[TableId, ...]) -> MigrationView:
+        self._called("resync_tables", migration_id.value, tables)
+        self._known(migration_id)
+        return self.move(migration_id.value, Phase.COPY, resume_phase=None, failure=None)
 
     async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
         self._called("switchover", migration_id.value, timeout_s)

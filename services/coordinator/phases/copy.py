@@ -13,20 +13,16 @@ snapshots into step: there all tables are copied again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 
 from services.coordinator import unfollowed
-from services.coordinator.building import begin
+from services.coordinator.building import POST_DATA, begin
 from services.coordinator.parts import (
-    choose_split,
     copied_by_table,
-    gathered,
     plan_parts,
-    renew_plans,
-    wants_key,
 )
 from services.coordinator.pipeline import Pipeline
+from services.coordinator.tables.to_copy import renewed, tables_to_copy
 from services.shared.bus.queue import delete_queue, ensure_queue, publish_parts, purge, queued
 from services.shared.model import (
     ErrorKind,
@@ -35,15 +31,12 @@ from services.shared.model import (
     Phase,
     Role,
     SnapshotReady,
-    SourceTable,
-    Split,
     TableId,
 )
-from services.shared.pg.catalog import key_bounds, list_tables_under
-from services.shared.pg.connection import connection, translated
-from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
-from services.shared.pg.copy_table import empty_for_parts
-from services.shared.pg.selecting import choose_under
+from services.shared.pg.applier_fence import fence_applier
+from services.shared.pg.bookkeeping import steps_done
+from services.shared.pg.connection import connection
+from services.shared.pg.copy_ledger import CopyLedger, read_ledger
 
 CHECK_EVERY_S = 5.0
 MOST_ROUNDS = 5
@@ -54,7 +47,10 @@ _OF_A_SNAPSHOT = frozenset({ErrorKind.SNAPSHOT_LOST, ErrorKind.TABLE_CHANGED})
 
 async def run(pipeline: Pipeline) -> Phase:
     """Returns the next phase."""
-    begin(pipeline)
+    if not await _built(pipeline):
+        begin(pipeline)
+    if pipeline.migration.record.applier_epoch:
+        await _keep_applier_out(pipeline)
     # After a restart of ours the copiers may still be at it: they are not disturbed.
     published = bool(pipeline.migration.record.snapshot_id)
     await pipeline.staff(Role.DECODER, *([Role.COPIER] if published else []))
@@ -78,6 +74,21 @@ async def run(pipeline: Pipeline) -> Phase:
     migration = pipeline.migration
     migration.event("info", f"{len(migration.record.tables)} tables are copied")
     return Phase.INDEXES
+
+
+async def _keep_applier_out(pipeline: Pipeline) -> None:
+    """Changes were applied before: one that is cut off from us may still be at it."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    await pipeline.release([Role.APPLIER])
+    async with connection(uris.destination_uri, "destination") as conn:
+        await fence_applier(conn, migration.id, migration.record.applier_epoch)
+
+
+async def _built(pipeline: Pipeline) -> bool:
+    """Whether indexes and constraints are there already: tables are copied again, or more were added."""
+    uris = await pipeline.credentials()
+    async with connection(uris.destination_uri, "destination") as conn:
+        return POST_DATA in await steps_done(conn, pipeline.migration.record.migration_id)
 
 
 async def _settled(pipeline: Pipeline) -> bool:
@@ -113,8 +124,8 @@ async def _publish(pipeline: Pipeline, snapshot: SnapshotReady, why: str) -> Non
         pipeline.part_errors = [one for one in pipeline.part_errors if one[1].kind not in _OF_A_SNAPSHOT]
         if follow and await _settled(pipeline):
             return
-    tables, splits = await _tables(pipeline, snapshot)
-    ledger = await _renewed(pipeline, snapshot, tables, splits)
+    found = await tables_to_copy(pipeline, snapshot)
+    tables, ledger = found.tables, await renewed(pipeline, snapshot, found)
     if not await _settle(pipeline, ledger):
         missing = set(migration.copying.missing())
         versions = (
@@ -129,62 +140,6 @@ async def _publish(pipeline: Pipeline, snapshot: SnapshotReady, why: str) -> Non
     migration.update(snapshot_id=snapshot.identity)
     await pipeline.journal.save()
     await pipeline.staff(Role.DECODER, Role.COPIER)
-
-
-async def _tables(
-    pipeline: Pipeline, snapshot: SnapshotReady
-) -> tuple[Sequence[SourceTable], dict[TableId, Split]]:
-    """The tables to be copied under the snapshot, and how each would be cut."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
-    version = migration.record.source.server_version_num
-    larger_than = migration.record.options.split_tables_larger_than
-    await pipeline.look_for_routes()
-    async with connection(uris.source_uri, "source") as conn:
-        chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
-        under = await list_tables_under(conn, snapshot.snapshot_name, chosen)
-        listed = gathered(under, pipeline.routes)
-        found = {table.table: table for table in listed}
-        by_key = [table for table in found.values() if wants_key(table, larger_than, version)]
-        bounds = await key_bounds(conn, by_key, snapshot.snapshot_name) if by_key else {}
-    if pipeline.routes:  # roots stand in the list in place of their partitions
-        planned = {table.table for table in migration.record.tables} | {r.root for r in pipeline.routes}
-        migration.copying.plan(table for table in listed if table.table in planned)
-        migration.update(tables=migration.copying.records())
-    follow = migration.record.options.follow
-    copying = migration.copying
-    wanted = copying.missing() if follow else tuple(record.table for record in copying.records())
-    gone = [str(table) for table in wanted if table not in found]
-    if gone:
-        raise PgmigError(
-            ErrorKind.SCHEMA_DRIFT,
-            f"tables were dropped on the source before they were copied: {', '.join(gone[:5])}",
-            "clean up and start the migration again; do not change the schema meanwhile",
-        )
-    tables = [found[table] for table in wanted]
-    return tables, {t.table: choose_split(t, larger_than, version, bounds.get(t.table)) for t in tables}
-
-
-async def _renewed(
-    pipeline: Pipeline,
-    snapshot: SnapshotReady,
-    tables: Sequence[SourceTable],
-    splits: dict[TableId, Split],
-) -> CopyLedger:
-    """The ledger with the plans that the snapshot asks for. One transaction gives a table its new
-    plan, forgets its parts and, if it is cut, empties it: no part does, since others are beside it."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
-    key = migration.record.migration_id
-    async with connection(uris.destination_uri, "destination") as conn:
-        with translated("making the tables of the destination ready for their copy"):
-            async with conn.transaction():
-                ledger = await read_ledger_alone(conn, key)
-                new, void = renew_plans(
-                    tables, splits, ledger, snapshot, follow=migration.record.options.follow
-                )
-                await conn.execute("SET LOCAL lock_timeout = '60s'")
-                await empty_for_parts(conn, [plan.table for plan in new if plan.split.parts > 1])
-                await replace_plans(conn, key, new, void)
-        return await read_ledger(conn, key)
 
 
 async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> bool:

@@ -1,7 +1,8 @@
 """Phases catchup and streaming: the workers do it all; here the lag is watched.
 
 The phase flips between the two by how far the destination is behind. During a switchover,
-which is a task of its own, it only watches.
+which is a task of its own, it only watches. Beside it the source's tables are watched: one that
+is new goes through phase copy, one that is not what was copied ends the phase with an error.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from contextlib import suppress
 
 from services.coordinator.lag import follow_phase
 from services.coordinator.pipeline import Pipeline
-from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
+from services.coordinator.tables.adopt import begin_copy, try_stock
+from services.coordinator.tables.recover import NEW_TABLES
+from services.coordinator.tables.watch import watch_tables
+from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role, TableId
 from services.shared.pg.connection import connection
 from services.shared.pg.position import SourceWatch
 from services.shared.pg.progress import applied_progress
@@ -27,20 +31,42 @@ async def run(pipeline: Pipeline) -> Phase:
     migration = pipeline.migration
     await _check_gap(pipeline)
     await pipeline.look_for_routes()
+    stock = await try_stock(pipeline)
+    if stock is not None and stock.copy:
+        begin_copy(pipeline, stock.copy, NEW_TABLES)
+        return Phase.COPY
     await pipeline.staff(Role.DECODER, Role.APPLIER)
     watch = SourceWatch((await pipeline.credentials()).source_uri)
+    tables = asyncio.create_task(watch_tables(pipeline), name=f"tables-{migration.id}")
+    tables.add_done_callback(lambda _task: pipeline.notify())
+
+    def outcome() -> bool:
+        """Whether the watch has ended; a switchover compares the tables itself."""
+        return tables.done() and migration.phase is not Phase.SWITCHOVER
+
     try:
         while migration.phase in FOLLOWING:
+            if outcome():
+                begin_copy(pipeline, tables.result(), NEW_TABLES)
+                return Phase.COPY
             now = time.monotonic()
             migration.following.source_at(now, await watch.position())
             await _judge(pipeline, now)
             migration.touch()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
-                    await pipeline.until(lambda: migration.phase not in FOLLOWING)
+                    await pipeline.until(lambda: migration.phase not in FOLLOWING or outcome())
     finally:
+        await _ended(tables)
         await watch.close()
     return migration.phase
+
+
+async def _ended(task: asyncio.Task[tuple[TableId, ...]]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # raised already, or of no more interest
 
 
 async def _judge(pipeline: Pipeline, now: float) -> None:

@@ -6,6 +6,7 @@ together with that note.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from services.coordinator.pipeline import Pipeline
@@ -21,6 +22,12 @@ from services.shared.pg.existing import check_agreed, drop_agreed
 from services.shared.pg.identity import choose_published, put_back, set_full
 from services.shared.pg.objects import list_schemas
 from services.shared.pg.selecting import choose, choose_under
+from services.shared.pg.table_identity import (
+    KnownTable,
+    freshly_known,
+    note_tables,
+    read_identities_under,
+)
 from services.shared.pg.tools import DumpTools, find_tools
 from services.shared.pg.truncation import TRUNCATE_SINCE, table_files
 
@@ -43,13 +50,13 @@ async def run(pipeline: Pipeline) -> Phase:
     if PRE_DATA in done and migration.record.tables:
         return Phase.COPY
     snapshot = await pipeline.open_snapshot()
-    chosen = await _list_tables(pipeline, snapshot)
+    chosen, known = await _list_tables(pipeline, snapshot)
     if PRE_DATA in done:
         return Phase.COPY
     if migration.record.options.data_only:
-        await _take_tables(pipeline, chosen)
+        await _take_tables(pipeline, chosen, known)
     else:
-        await _restore(pipeline, snapshot, chosen)
+        await _restore(pipeline, snapshot, chosen, known)
     return Phase.COPY
 
 
@@ -82,19 +89,23 @@ async def _choose_published(pipeline: Pipeline) -> None:
         await set_full(conn, [one.table for one in migration.record.altered])
 
 
-async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> Chosen:
-    """What is taken, with the tables noted."""
+async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> tuple[Chosen, tuple[KnownTable, ...]]:
+    """What is taken, with the tables recorded; and what those are whose changes will be replicated."""
     uris, migration = await pipeline.credentials(), pipeline.migration
     async with connection(uris.source_uri, "source") as conn:
         chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
         tables = await list_tables_under(conn, snapshot.snapshot_name, chosen)
+        identities = await read_identities_under(conn, migration.id, snapshot.snapshot_name)
     migration.copying.plan(() if migration.record.options.schema_only else tables)
     migration.update(tables=migration.copying.records())
     await pipeline.journal.save()
-    return chosen
+    taken = {record.table for record in migration.record.tables}
+    if not migration.record.options.follow:
+        return chosen, ()
+    return chosen, tuple(freshly_known({t: one for t, one in identities.items() if t in taken}))
 
 
-async def _take_tables(pipeline: Pipeline, chosen: Chosen) -> None:
+async def _take_tables(pipeline: Pipeline, chosen: Chosen, known: Sequence[KnownTable]) -> None:
     """The destination has its schema: only note that rows may go into it. Each table is emptied in
     the transaction that fills it."""
     uris, migration = await pipeline.credentials(), pipeline.migration
@@ -104,11 +115,15 @@ async def _take_tables(pipeline: Pipeline, chosen: Chosen) -> None:
     ):
         await check_agreed(source, conn, chosen, migration.record.options.confirmed)
         await ensure_bookkeeping(conn)
-        await mark_step(conn, migration.record.migration_id, PRE_DATA)
+        async with conn.transaction():
+            await note_tables(conn, migration.record.migration_id, known)
+            await mark_step(conn, migration.record.migration_id, PRE_DATA)
     migration.event("info", f"{len(migration.record.tables)} tables of the destination are to be filled")
 
 
-async def _restore(pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen) -> None:
+async def _restore(
+    pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen, known: Sequence[KnownTable]
+) -> None:
     uris, migration = await pipeline.credentials(), pipeline.migration
     tools = await schema_tools(pipeline)
     pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
@@ -138,6 +153,7 @@ async def _restore(pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen) 
                 migration.event("info", f"{dropped} objects of the destination are dropped")
             await run_script(conn, script, PRE_DATA)
             await put_back(conn, migration.record.altered)  # the destination gets what the source had
+            await note_tables(conn, migration.record.migration_id, known)
             await mark_step(conn, migration.record.migration_id, PRE_DATA)
     migration.event("info", f"{_described(migration.record)} is on the destination")
 

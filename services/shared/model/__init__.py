@@ -17,6 +17,13 @@ from services.shared.model.parts import (
 )
 from services.shared.model.phase import Phase, check_move, may_move
 from services.shared.model.selection import Pattern, Selection
+from services.shared.model.table_identity import (
+    ChangeKind,
+    ColumnIdentity,
+    TableIdentity,
+    change_of,
+    relation_signature,
+)
 from services.shared.model.tables import (
     Column,
     IdentityBefore,
@@ -85,9 +92,11 @@ __all__ = [
     "AssignmentRef",
     "AssignmentRetrying",
     "AssignmentStopped",
+    "ChangeKind",
     "CleanupResult",
     "CloseSnapshot",
     "Column",
+    "ColumnIdentity",
     "CopiedPart",
     "CopierWork",
     "CopyPart",
@@ -136,6 +145,7 @@ __all__ = [
     "SwitchoverStep",
     "TableFile",
     "TableId",
+    "TableIdentity",
     "TableProgress",
     "TableState",
     "Unassign",
@@ -143,12 +153,14 @@ __all__ = [
     "WorkerCommand",
     "WorkerReport",
     "WorkerView",
+    "change_of",
     "check_address",
     "check_move",
     "check_options",
     "fits_socket",
     "located",
     "may_move",
+    "relation_signature",
     "socket_path",
     "unix_address",
 ]

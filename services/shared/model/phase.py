@@ -2,7 +2,8 @@
 
 created      checks passed, record persisted; nothing on either server yet
 schema       slot, publication and snapshot are made; pre-data schema goes to the destination
-copy         table parts are copied under the snapshot; changes already queue in the stream
+copy         table parts are copied under the snapshot; changes already queue in the stream. Entered
+             again from later phases when tables have to be copied again or were added
 indexes      indexes, constraints and the rest of post-data; ANALYZE
 catchup      the applier works off what was committed meanwhile
 streaming    lag is small; the migration waits for the operator
@@ -49,9 +50,9 @@ _NEXT: dict[Phase, frozenset[Phase]] = {
     Phase.CREATED: frozenset({Phase.SCHEMA}),
     Phase.SCHEMA: frozenset({Phase.COPY}),
     Phase.COPY: frozenset({Phase.INDEXES}),
-    Phase.INDEXES: frozenset({Phase.CATCHUP, Phase.COMPLETE}),
-    Phase.CATCHUP: frozenset({Phase.STREAMING}),
-    Phase.STREAMING: frozenset({Phase.CATCHUP, Phase.SWITCHOVER}),
+    Phase.INDEXES: frozenset({Phase.CATCHUP, Phase.COMPLETE, Phase.COPY}),
+    Phase.CATCHUP: frozenset({Phase.STREAMING, Phase.COPY}),
+    Phase.STREAMING: frozenset({Phase.CATCHUP, Phase.SWITCHOVER, Phase.COPY}),
     Phase.SWITCHOVER: frozenset({Phase.STREAMING, Phase.SWITCHED_OVER}),
 }
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
+
+_PLAIN = re.compile(r'[^."]+')
+_QUALIFIED = re.compile(r'(?:"((?:[^"]|"")+)"|([^."]+))\.(?:"((?:[^"]|"")+)"|([^."]+))')
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -15,6 +20,23 @@ class TableId:
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read SCHEMA.TABLE: each name as it is, or in double quotes as in SQL. Raises ValueError."""
+        match = _QUALIFIED.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not a table's name with its schema: {text!r}")
+        quoted = (name.replace('""', '"') if name is not None else None for name in match.group(1, 3))
+        schema, name = (quote or plain for quote, plain in zip(quoted, match.group(2, 4), strict=True))
+        return cls(schema, name)
+
+    @property
+    def argument(self) -> str:
+        """As `parse` reads it."""
+        if _PLAIN.fullmatch(self.schema) and _PLAIN.fullmatch(self.name):
+            return str(self)
+        return ".".join('"' + part.replace('"', '""') + '"' for part in (self.schema, self.name))
 
 
 class ReplicaIdentity(StrEnum):

@@ -63,7 +63,8 @@ class ApplierWork:
     lies before the floor are in the copy already. skip: commit LSNs of transactions that are
     applied as empty ones, because an operator said so. strict: each source transaction is one on
     the destination, however far behind. routes: partitions that the destination lacks.
-    sends_generated: the source sends stored generated columns.
+    sends_generated: the source sends stored generated columns. epoch: see
+    services.shared.pg.applier_fence.
     """
 
     destination_uri: str = field(repr=False)
@@ -73,6 +74,7 @@ class ApplierWork:
     strict: bool = False
     routes: tuple[Route, ...] = ()
     sends_generated: bool = False
+    epoch: str = ""
 
 
 Work = DecoderWork | CopierWork | ApplierWork

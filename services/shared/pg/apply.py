@@ -16,7 +16,6 @@ it, or by `settle` when nothing follows.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -28,6 +27,7 @@ from psycopg.waiting import Ready, Wait
 
 from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, TableId
 from services.shared.pg import long_values
+from services.shared.pg.applier_fence import take_applier_lock
 from services.shared.pg.connection import connect, translate, translated
 from services.shared.pg.progress import ORIGIN_FUNCTIONS, row_progress
 from services.shared.pg.target import Operation, Statement
@@ -106,13 +106,16 @@ class ApplySession:
         self.flushed = Lsn(0)
 
     @classmethod
-    async def open(cls, uri: str, migration: MigrationId, start: Lsn) -> ApplySession:
-        """Connect, take the origin, read progress (`start` when there is none yet)."""
+    async def open(cls, uri: str, migration: MigrationId, start: Lsn, epoch: str = "") -> ApplySession:
+        """Connect, take the origin, read progress (`start` when there is none yet). epoch: as the
+        coordinator gave it. Raises FENCED when another one is in force."""
         conn = await connect(uri, "destination")
         try:
             with translated("preparing the apply session on the destination"):
                 await conn.execute("SET session_replication_role = replica")
                 await conn.execute("SET synchronous_commit = local")
+                if not await take_applier_lock(conn, migration, epoch):
+                    raise _in_use(f"the progress of migration {migration}")
                 uses_origin = await _uses_origin(conn, migration)
                 if uses_origin:
                     progress = await _take_origin(conn, migration)
@@ -341,13 +344,8 @@ async def _uses_origin(conn: AsyncConnection, migration: MigrationId) -> bool:
 
 
 async def _take_row(conn: AsyncConnection, migration: MigrationId, start: Lsn) -> Lsn:
-    """Progress from the row of `pgmig.progress`, which is made if need be. A lock of the session
-    stands for what an origin is by itself: nobody else's while it is held."""
-    key = f"pgmig applier {migration}".encode()
-    digest = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), signed=True)
-    row = await (await conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [digest])).fetchone()
-    if row is None or not row[0]:
-        raise _in_use(f"the progress of migration {migration}")
+    """Progress from the row of `pgmig.progress`, which is made if need be. The session's advisory lock
+    makes it nobody else's."""
     # It writes, so that its commit flushes those before that did not wait for the disk.
     await conn.execute(
         "INSERT INTO pgmig.progress AS p (migration_id, lsn) VALUES (%s, %s::pg_catalog.pg_lsn)"

@@ -5,6 +5,8 @@ together:
 
 copy_table the plan by which a table is copied; `services.shared.pg.copy_ledger` uses it and copy_part
 copy_part  the ledger of the copy: this part's rows are all here, as of `snapshot_lsn`
+source_table  what each table was on the source when it was copied: services.shared.pg.table_identity
+applier    the epoch of the applier that may write: services.shared.pg.applier_fence
 progress   where replication origins are denied: everything that ends at or before `lsn` is here
 step       the coordinator's schema steps
 
@@ -40,6 +42,16 @@ _TABLES = {
         bytes pg_catalog.int8 NOT NULL,
         epoch pg_catalog.text NOT NULL,
         PRIMARY KEY (migration_id, part_id)""",
+    "source_table": """
+        migration_id pg_catalog.text NOT NULL,
+        schema_name pg_catalog.text NOT NULL,
+        table_name pg_catalog.text NOT NULL,
+        identity pg_catalog.text NOT NULL,
+        signatures pg_catalog.text[] NOT NULL,
+        PRIMARY KEY (migration_id, schema_name, table_name)""",
+    "applier": """
+        migration_id pg_catalog.text PRIMARY KEY,
+        epoch pg_catalog.text NOT NULL""",
     "progress": """
         migration_id pg_catalog.text PRIMARY KEY,
         lsn pg_catalog.pg_lsn NOT NULL""",

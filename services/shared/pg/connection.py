@@ -17,6 +17,9 @@ from psycopg.abc import PQGen
 
 from services.shared.model import Endpoint, ErrorKind, PgmigError
 
+Connection = AsyncConnection
+"""For annotations outside this package."""
+
 CONNECT_TIMEOUT_S = 10
 LOCKS_SETTING = "max_locks_per_transaction"
 RAISE_LOCKS = f"raise {LOCKS_SETTING} on that server and restart it, then resume"

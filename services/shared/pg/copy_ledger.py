@@ -94,6 +94,20 @@ async def replace_plans(
             await cursor.executemany(upsert, [_row(migration_id, plan) for plan in plans])
 
 
+async def forget_plans(
+    conn: AsyncConnection, migration_id: str, tables: Sequence[TableId], parts: Iterable[str]
+) -> None:
+    """Delete the plans of tables and their parts `parts`, within the caller's transaction. No copy of
+    these tables that is under way can be entered afterwards."""
+    plans = sql.SQL(
+        "DELETE FROM {} WHERE migration_id = %s AND (schema_name, table_name) IN"
+        " (SELECT s, t FROM unnest(%s::text[], %s::text[]) AS gone (s, t))"
+    ).format(book("copy_table"))
+    with translated(KEEPING_BOOKS):
+        await conn.execute(plans, [migration_id, [t.schema for t in tables], [t.name for t in tables]])
+    await replace_plans(conn, migration_id, (), parts)
+
+
 def _row(migration_id: str, plan: CopyPlan) -> tuple[object, ...]:
     split = json.dumps(asdict(plan.split))
     table = plan.table

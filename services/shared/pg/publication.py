@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, Lsn, PgmigError, TableId
@@ -39,6 +41,16 @@ async def ensure_publication(
         elif generated:
             statement = sql.SQL("{} WITH (publish_generated_columns = stored)").format(statement)
         await conn.execute(statement)
+
+
+async def add_to_publication(conn: AsyncConnection, name: str, tables: Sequence[TableId]) -> None:
+    """Have the changes of more tables published, from the next transaction on. Without their heirs."""
+    statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE ONLY {}")
+    with translated(f"adding tables to publication {name} on the source"):
+        for table in tables:
+            await conn.execute(
+                statement.format(sql.Identifier(name), sql.Identifier(table.schema, table.name))
+            )
 
 
 async def read_slot(uri: str, name: str) -> SlotState | None:

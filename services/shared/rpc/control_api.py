@@ -29,6 +29,7 @@ from services.shared.model import (
     MigrationView,
     PgmigError,
     SwitchoverStep,
+    TableId,
 )
 from services.shared.rpc.convert_view import (
     cleaned_to_pb,
@@ -88,6 +89,9 @@ class ControlHandler(Protocol):
         self, migration_id: MigrationId, lsn: Lsn, reason: str, who: str
     ) -> MigrationView:
         """Give up the transaction that commits at `lsn`, on which the migration failed."""
+
+    async def resync_tables(self, migration_id: MigrationId, tables: tuple[TableId, ...]) -> MigrationView:
+        """Copy tables again, or add tables that were created since the migration began."""
 
     def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
         """The steps as they happen. Closing the iterator must not stop the switchover.
@@ -189,6 +193,14 @@ class ControlApi(ControlServicer):
                 migration, Lsn(request.lsn), request.reason, request.who
             )
             return view_to_pb(view)
+
+    async def ResyncTables(self, request: pb.ResyncTablesRequest, context: Context) -> pb.Migration:
+        async with answering(context, "ResyncTables"):
+            migration = MigrationId.parse(request.migration_id)
+            tables = tuple(TableId(table.schema, table.name) for table in request.tables)
+            if not tables:
+                raise PgmigError(ErrorKind.INVALID_ARGUMENT, "at least one table must be given")
+            return view_to_pb(await self._handler.resync_tables(migration, tables))
 
     async def Switchover(
         self, request: pb.SwitchoverRequest, context: Context

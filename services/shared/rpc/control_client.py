@@ -24,6 +24,7 @@ from services.shared.model import (
     MigrationView,
     PgmigError,
     SwitchoverStep,
+    TableId,
 )
 from services.shared.rpc.channel import open_channel
 from services.shared.rpc.convert_view import (
@@ -148,6 +149,17 @@ class ControlClient:
         )
         call = self._stub.SkipTransaction(request, timeout=LONG_DEADLINE_S)
         return view_from_pb(await self._answer(call, f"skipping a transaction of {migration_id}"))
+
+    async def resync_tables(
+        self, migration_id: MigrationId | str, tables: tuple[TableId, ...]
+    ) -> MigrationView:
+        """Copy tables again, or add tables that were created since the migration began."""
+        request = pb.ResyncTablesRequest(
+            migration_id=str(migration_id),
+            tables=[pb.TableName(schema=table.schema, name=table.name) for table in tables],
+        )
+        call = self._stub.ResyncTables(request, timeout=LONG_DEADLINE_S)
+        return view_from_pb(await self._answer(call, f"copying tables of {migration_id} again"))
 
     async def switchover(
         self, migration_id: MigrationId | str, timeout_s: float

@@ -87,6 +87,7 @@ def _applier_to_pb(work: ApplierWork) -> pb.ApplierWork:
             pb.TableRoute(leaf=table_to_pb(route.leaf), root=table_to_pb(route.root)) for route in work.routes
         ],
         sends_generated=work.sends_generated,
+        epoch=work.epoch,
     )
 
 
@@ -99,6 +100,7 @@ def _applier_from_pb(message: pb.ApplierWork) -> ApplierWork:
         message.strict,
         tuple(Route(table_from_pb(route.leaf), table_from_pb(route.root)) for route in message.routes),
         message.sends_generated,
+        message.epoch,
     )
 
 

@@ -1,0 +1,165 @@
+"""Taking stock of the source's tables: what is harmless is adopted, the rest is an error or a copy.
+
+Adopted is what leaves the rows of both sides the same: new catalog rows of the same columns, columns that
+an operator has altered alike on the destination, and a table that both sides have dropped.
+A new partition whose table is on the destination is copied, since it may have been attached with rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from services.coordinator.parts import copied_by_table, part_id
+from services.coordinator.pipeline import Pipeline
+from services.coordinator.record import DroppedTable
+from services.coordinator.tables.explain import absent, drift_error, findings, names_copied
+from services.coordinator.tables.look import Difference, Look, look
+from services.shared.model import ChangeKind, ErrorKind, Lsn, PgmigError, TableId
+from services.shared.pg.connection import Connection, connection, translated
+from services.shared.pg.copy_ledger import forget_plans, read_ledger_alone
+from services.shared.pg.reconcile import compare, read_columns
+from services.shared.pg.table_identity import KnownTable, forget_tables, known_tables, note_tables
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """error: SCHEMA_DRIFT for what is left; None: nothing is. copy: tables to be copied, by the names that
+    they are copied by. adopted: tables that were. at: the source's WAL position of the look."""
+
+    error: PgmigError | None
+    copy: tuple[TableId, ...]
+    adopted: tuple[TableId, ...]
+    at: Lsn
+    unpublished: tuple[TableId, ...]
+
+
+async def take_stock(
+    pipeline: Pipeline, cause: PgmigError | None = None, source: Connection | None = None
+) -> Stock:
+    """Look at both sides, adopt what may be adopted. cause: what the applier stopped with. source: a
+    session to use, where new ones may not be let in."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    async with AsyncExitStack() as stack:
+        if source is None:
+            source = await stack.enter_async_context(connection(uris.source_uri, "source"))
+        destination = await stack.enter_async_context(connection(uris.destination_uri, "destination"))
+        known = await known_tables(destination, migration.record.migration_id)
+        if not known:
+            return Stock(None, (), (), Lsn(0), ())
+        seen = await look(source, known, migration.id, migration.record.options)
+        harmless, gone, left = await _divide(pipeline, source, destination, seen)
+        await _note(destination, migration.record.migration_id, [*seen.refreshed(), *harmless])
+        if gone:
+            await forget(pipeline, destination, gone, seen.at)
+        for table in harmless:
+            migration.event("info", f"altered columns of {table.identity.table} are the same on both sides")
+        added = names_copied(seen.added(), pipeline.routes)
+        missing = await absent(destination, added)
+        error = None
+        if left or missing:
+            found = await findings(source, destination, seen, left, missing)
+            error = drift_error(migration.id, found, cause)
+        copy = tuple(table for table in added if table not in missing)
+    adopted = (*(table.identity.table for table in harmless), *gone)
+    return Stock(error, copy, adopted, seen.at, seen.unpublished())
+
+
+async def try_stock(pipeline: Pipeline) -> Stock | None:
+    """`take_stock`; None when a server cannot be asked just now, or a statement was in the way."""
+    try:
+        return await take_stock(pipeline)
+    except PgmigError as exc:
+        if exc.policy.retry or exc.kind is ErrorKind.INTERNAL:
+            log.warning("the source's tables cannot be compared just now: %s", exc)
+            return None
+        raise
+
+
+async def _divide(
+    pipeline: Pipeline, source: Connection, destination: Connection, seen: Look
+) -> tuple[list[KnownTable], list[TableId], list[Difference]]:
+    """Altered tables to note anew, dropped tables to forget, and differences that are left."""
+    differences = seen.differences()
+    altered = [one for one in differences if one.kind is ChangeKind.COLUMNS]
+    names_only = pipeline.migration.record.options.data_only
+    here = await read_columns(source, [one.table for one in altered])
+    there = await read_columns(destination, [one.table for one in altered])
+    by_own_name = {record.table for record in pipeline.migration.copying.records()}
+    lost = [one.table for one in differences if one.kind is ChangeKind.GONE and one.table in by_own_name]
+    gone = set(await absent(destination, lost))
+    harmless, left = [], []
+    for one in differences:
+        if one.table in gone:
+            continue
+        if one.kind is ChangeKind.COLUMNS and one.table in here and one.table in there:
+            assert one.now is not None
+            found = compare(
+                destination,
+                one.before,
+                one.now,
+                here[one.table],
+                there[one.table],
+                constraints=not names_only,
+                lax=True,
+            )
+            if not (found.statements or found.old_rows_differ):
+                signatures = (*seen.known[one.table].signatures, one.now.signature)
+                harmless.append(KnownTable(one.now, tuple(dict.fromkeys(signatures))))
+                continue
+        left.append(one)
+    return harmless, sorted(gone), left
+
+
+async def _note(conn: Connection, migration_id: str, tables: Sequence[KnownTable]) -> None:
+    if tables:
+        with translated("noting the source's tables"):
+            async with conn.transaction():
+                await note_tables(conn, migration_id, tables)
+
+
+async def forget(pipeline: Pipeline, destination: Connection, tables: Sequence[TableId], at: Lsn) -> None:
+    """Tables that neither side has any more. at: changes to them that commit before it are passed over."""
+    migration = pipeline.migration
+    await forget_copies(destination, migration.record.migration_id, tables, identities=True)
+    migration.copying.forget(tables)
+    others = tuple(one for one in migration.record.dropped if one.table not in tables)
+    dropped = tuple(DroppedTable(table, at) for table in tables)
+    migration.update(tables=migration.copying.records(), dropped=(*others, *dropped))
+    for table in tables:
+        migration.event("info", f"table {table} was dropped on both sides")
+    await pipeline.journal.save()
+
+
+async def forget_copies(
+    conn: Connection, migration_id: str, tables: Sequence[TableId], *, identities: bool
+) -> None:
+    """Delete what the destination has noted of these tables' copies. identities: and of what they were."""
+    keys = {part_id(table) for table in tables}
+    with translated("forgetting copies of tables"):
+        async with conn.transaction():
+            ledger = await read_ledger_alone(conn, migration_id)
+            parts = [part for key, done in copied_by_table(ledger).items() if key in keys for part in done]
+            await forget_plans(conn, migration_id, tables, parts)
+            if identities:
+                await forget_tables(conn, migration_id, tables)
+
+
+def begin_copy(pipeline: Pipeline, tables: Sequence[TableId], why: str) -> None:
+    """Have these tables copied in phase copy, which the caller enters."""
+    migration = pipeline.migration
+    migration.copying.add(tables)
+    dropped = tuple(one for one in migration.record.dropped if one.table not in tables)
+    migration.update(
+        tables=migration.copying.records(),
+        dropped=dropped,
+        applier_epoch=secrets.token_hex(8),  # changes may have been applied to these tables before
+        snapshot_id="",
+    )
+    named = ", ".join(map(str, tables[:5])) + (" and more" if len(tables) > 5 else "")
+    migration.event("info", f"{why}: {named}")

@@ -1,0 +1,55 @@
+"""The last look before a switchover, and once more within its freeze."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from services.coordinator.pipeline import Pipeline
+from services.coordinator.tables.adopt import take_stock
+from services.coordinator.tables.explain import Finding, drift_error
+from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
+from services.shared.pg.connection import Connection, connection
+from services.shared.pg.reconcile import compare, read_columns
+from services.shared.pg.table_identity import known_tables, read_identities
+
+
+async def check_unchanged(pipeline: Pipeline, source: Connection) -> None:
+    """Raises SCHEMA_DRIFT where a table of the source is not what was copied, or where columns of the two
+    sides differ."""
+    stock = await take_stock(pipeline, source=source)
+    if stock.error is not None:
+        raise stock.error
+    if stock.copy:
+        named = ", ".join(map(str, stock.copy[:5]))
+        raise PgmigError(
+            ErrorKind.SCHEMA_DRIFT,
+            f"new partitions of the source have not been copied: {named}",
+            "they are copied within seconds: switch over again when the migration is streaming",
+        )
+    options = pipeline.migration.record.options
+    if options.data_only or not options.follow:
+        return
+    uris = await pipeline.credentials()
+    async with connection(uris.destination_uri, "destination") as destination:
+        await _compare_columns(pipeline, source, destination)
+
+
+async def _compare_columns(pipeline: Pipeline, source: Connection, destination: Connection) -> None:
+    migration = pipeline.migration
+    known = await known_tables(destination, migration.record.migration_id)
+    now: Mapping[TableId, TableIdentity] = await read_identities(source, migration.id)
+    # Partitions that the destination has not got go by the name of their root.
+    tables = [record.table for record in migration.copying.records() if record.table in known]
+    here, there = await read_columns(source, tables), await read_columns(destination, tables)
+    whole = migration.record.options.selection.everything
+    found = []
+    for table in tables:
+        if table not in now or table not in here or table not in there:
+            continue  # the caller looks for missing tables
+        identity = known[table].identity
+        comparison = compare(destination, identity, now[table], here[table], there[table], constraints=whole)
+        if comparison.statements:
+            problem = f"columns of {table} differ between source and destination"
+            found.append(Finding(table, problem, comparison.statements, needs_copy=False))
+    if found:
+        raise drift_error(migration.id, found)

@@ -1,0 +1,128 @@
+"""What an operator is told about tables that changed on the source, with the DDL that is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.coordinator.tables.look import Difference, Look
+from services.shared.model import ChangeKind, ErrorKind, MigrationId, PgmigError, Route, TableId
+from services.shared.pg.connection import Connection
+from services.shared.pg.new_partitions import creation
+from services.shared.pg.partitions import existing_tables
+from services.shared.pg.reconcile import Comparison, compare, drop_table, read_columns, rename_table
+
+LISTED = 5
+"""Tables that one error names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """problem: a sentence's part. statements: DDL for the destination. needs_copy: and then
+    `resync-table`; otherwise resuming is enough."""
+
+    table: TableId
+    problem: str
+    statements: tuple[str, ...]
+    needs_copy: bool
+
+
+async def findings(
+    source: Connection,
+    destination: Connection,
+    seen: Look,
+    differences: Sequence[Difference],
+    added: Sequence[TableId],
+) -> tuple[Finding, ...]:
+    """What to say of each. added: published tables that the destination has not got."""
+    columns = [one.table for one in differences]
+    here, there = await read_columns(source, columns), await read_columns(destination, columns)
+    found = []
+    for one in differences:
+        comparison = Comparison((), old_rows_differ=False)
+        if one.now is not None and one.table in here and one.table in there:
+            before = None if one.kind is ChangeKind.REPLACED else one.before
+            comparison = compare(destination, before, one.now, here[one.table], there[one.table], lax=True)
+        found.append(_finding(destination, seen, one, comparison))
+    for table in added:
+        problem = f"{table} is new on the source and missing on the destination"
+        found.append(Finding(table, problem, await creation(source, destination, table), needs_copy=False))
+    return tuple(found)
+
+
+def _finding(conn: Connection, seen: Look, one: Difference, comparison: Comparison) -> Finding:
+    table = one.table
+    if one.kind is ChangeKind.GONE:
+        return _gone(conn, seen, one)
+    problems = {
+        ChangeKind.REPLACED: f"{table} is another table now: dropped and created again, or renamed",
+        ChangeKind.MOVED: f"{table} was removed from the publication for a while, by DETACH PARTITION, "
+        "ATTACH PARTITION, SET UNLOGGED or ALTER PUBLICATION",
+        ChangeKind.REWRITTEN: f"ALTER TABLE rewrote the rows or replaced a column of {table}",
+        ChangeKind.COLUMNS: f"columns of {table} were altered",
+    }
+    problem = problems[one.kind]
+    if comparison.old_rows_differ and not comparison.statements:
+        problem = f"a column of {table} is new, and existing rows have another value in it on the destination"
+    needs_copy = one.kind.needs_copy or comparison.old_rows_differ
+    return Finding(table, problem, comparison.statements, needs_copy)
+
+
+def _gone(conn: Connection, seen: Look, one: Difference) -> Finding:
+    renamed = next((other.table for other in seen.now.values() if other.oid == one.before.oid), None)
+    if renamed is None:
+        return dropped(conn, one.table)
+    statements = rename_table(conn, one.table, renamed)
+    return Finding(one.table, f"{one.table} was renamed to {renamed}", statements, needs_copy=False)
+
+
+def dropped(conn: Connection, table: TableId) -> Finding:
+    """The source has no such table any more, under whatever name."""
+    return Finding(table, f"{table} was dropped", drop_table(conn, table), needs_copy=False)
+
+
+def drift_error(
+    migration: MigrationId, found: Sequence[Finding], cause: PgmigError | None = None
+) -> PgmigError:
+    """SCHEMA_DRIFT that names the tables and the way out. cause: what the applier stopped with."""
+    problems = "; ".join(one.problem for one in found[:LISTED])
+    more = f"; and {len(found) - LISTED} more tables" if len(found) > LISTED else ""
+    text = f"tables of the source are not what was copied: {problems}{more}"
+    if cause is not None:
+        text = f"{cause.message}; {text}"
+    error = PgmigError(ErrorKind.SCHEMA_DRIFT, text, _hint(migration, found[:LISTED]))
+    if cause is not None:
+        error.lsn, error.xid = cause.lsn, cause.xid
+    return error
+
+
+def _hint(migration: MigrationId, found: Sequence[Finding]) -> str:
+    statements = [statement for one in found for statement in one.statements]
+    again = [one.table.argument for one in found if one.needs_copy]
+    steps = []
+    if statements:
+        steps.append(f"run on the destination: {'; '.join(statements)}")
+    if again:
+        names = " ".join(_argument(name) for name in again)
+        steps.append(f"copy the rows again with: pgmig-cli resync-table --id {migration} {names}")
+    else:
+        steps.append("resume")
+    return "; then ".join(steps)
+
+
+def _argument(name: str) -> str:
+    """For a shell."""
+    plain = name.replace("_", "").replace(".", "")
+    return name if plain.isascii() and plain.isalnum() else "'" + name.replace("'", "'\\''") + "'"
+
+
+def names_copied(tables: Sequence[TableId], routes: Sequence[Route]) -> tuple[TableId, ...]:
+    """The names that they are copied by."""
+    roots = {route.leaf: route.root for route in routes}
+    return tuple(dict.fromkeys(roots.get(table, table) for table in tables))
+
+
+async def absent(destination: Connection, tables: Sequence[TableId]) -> tuple[TableId, ...]:
+    """Those of `tables` that the destination has not got."""
+    there = await existing_tables(destination, tables)
+    return tuple(table for table in tables if table not in there)

@@ -1,0 +1,88 @@
+"""One look at the source's catalogs: which tables are not what was copied any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from services.shared.model import (
+    ChangeKind,
+    Lsn,
+    MigrationId,
+    MigrationOptions,
+    TableId,
+    TableIdentity,
+    change_of,
+)
+from services.shared.pg.choice import EVERYTHING, Chosen
+from services.shared.pg.connection import Connection
+from services.shared.pg.position import wal_position
+from services.shared.pg.selecting import choose
+from services.shared.pg.table_identity import KnownTable, read_identities
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A table that was copied, and what has changed of it."""
+
+    kind: ChangeKind
+    before: TableIdentity
+    now: TableIdentity | None
+
+    @property
+    def table(self) -> TableId:
+        return self.before.table
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """known: as noted on the destination. now: the source's tables. at: a position in the source's WAL behind
+    every statement whose effect `now` shows. chosen: what the migration takes."""
+
+    known: Mapping[TableId, KnownTable]
+    now: Mapping[TableId, TableIdentity]
+    at: Lsn
+    chosen: Chosen = EVERYTHING
+
+    def differences(self) -> tuple[Difference, ...]:
+        """Tables that are not what was copied, by name."""
+        found = []
+        for table, known in sorted(self.known.items()):
+            kind = change_of(known.identity, self.now.get(table))
+            if kind is not None:
+                found.append(Difference(kind, known.identity, self.now.get(table)))
+        return tuple(found)
+
+    def refreshed(self) -> list[KnownTable]:
+        """Tables that are the same, in a new file or with new catalog rows."""
+        return [
+            KnownTable(self.now[table], known.signatures)
+            for table, known in self.known.items()
+            if table in self.now
+            and self.now[table] != known.identity
+            and change_of(known.identity, self.now[table]) is None
+        ]
+
+    def added(self) -> tuple[TableId, ...]:
+        """Tables that the publication carries and nobody has copied: partitions of a published table."""
+        return self._unknown(one for one in self.now.values() if one.published)
+
+    def unpublished(self) -> tuple[TableId, ...]:
+        """Tables that were created since, and whose changes nobody replicates."""
+        return self._unknown(one for one in self.now.values() if not one.published)
+
+    def _unknown(self, tables: Iterable[TableIdentity]) -> tuple[TableId, ...]:
+        names = (one.table for one in tables if one.table not in self.known)
+        return tuple(sorted(name for name in names if self.chosen.fills(name)))
+
+
+async def look(
+    source: Connection,
+    known: Mapping[TableId, KnownTable],
+    migration: MigrationId,
+    options: MigrationOptions,
+) -> Look:
+    """Read the source's catalogs. known: `known_tables` of the destination."""
+    chosen = await choose(source, options)
+    now = await read_identities(source, migration)
+    return Look(known, now, await wal_position(source), chosen)

@@ -1,0 +1,135 @@
+"""The tables that phase copy has to copy, as the snapshot shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from services.coordinator.parts import choose_split, gathered, renew_plans, wants_key
+from services.coordinator.pipeline import Pipeline
+from services.coordinator.tables.adopt import forget
+from services.coordinator.tables.explain import Finding, absent, drift_error, dropped
+from services.shared.model import CopyPlan, SnapshotReady, SourceTable, Split, TableId, TableIdentity
+from services.shared.pg.catalog import key_bounds, list_tables_under
+from services.shared.pg.connection import Connection, connection, translated
+from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
+from services.shared.pg.copy_table import empty_for_parts
+from services.shared.pg.position import wal_position
+from services.shared.pg.reconcile import compare, read_columns
+from services.shared.pg.selecting import choose_under
+from services.shared.pg.table_identity import freshly_known, known_tables, note_tables, read_identities_under
+
+
+@dataclass(frozen=True, slots=True)
+class ToCopy:
+    """splits: how each would be cut. identities: of the source's tables, by their own names."""
+
+    tables: Sequence[SourceTable]
+    splits: Mapping[TableId, Split]
+    identities: Mapping[TableId, TableIdentity]
+
+
+async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy:
+    """Raises SCHEMA_DRIFT for tables that do not fit their table on the destination any more."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    version = migration.record.source.server_version_num
+    larger_than = migration.record.options.split_tables_larger_than
+    await pipeline.look_for_routes()
+    async with connection(uris.source_uri, "source") as conn:
+        chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
+        under = await list_tables_under(conn, snapshot.snapshot_name, chosen)
+        listed = gathered(under, pipeline.routes)
+        found = {table.table: table for table in listed}
+        by_key = [table for table in found.values() if wants_key(table, larger_than, version)]
+        bounds = await key_bounds(conn, by_key, snapshot.snapshot_name) if by_key else {}
+        identities = await read_identities_under(conn, migration.id, snapshot.snapshot_name)
+        if pipeline.routes:  # roots stand in the list in place of their partitions
+            planned = {table.table for table in migration.record.tables} | {r.root for r in pipeline.routes}
+            migration.copying.plan(table for table in listed if table.table in planned)
+            migration.update(tables=migration.copying.records())
+        async with connection(uris.destination_uri, "destination") as destination:
+            await _forget_dropped(pipeline, conn, destination, set(found))
+            wanted = _wanted(pipeline)
+            if not migration.record.options.data_only:
+                await _check_columns(pipeline, (conn, destination), wanted, identities)
+    migration.copying.estimate(listed)
+    tables = [found[table] for table in wanted]
+    splits = {t.table: choose_split(t, larger_than, version, bounds.get(t.table)) for t in tables}
+    return ToCopy(tables, splits, identities)
+
+
+def _wanted(pipeline: Pipeline) -> tuple[TableId, ...]:
+    copying = pipeline.migration.copying
+    if pipeline.migration.record.options.follow:
+        return copying.missing()
+    return tuple(record.table for record in copying.records())
+
+
+async def _forget_dropped(
+    pipeline: Pipeline, source: Connection, destination: Connection, there: set[TableId]
+) -> None:
+    """Tables that were dropped before they were copied. Raises SCHEMA_DRIFT while the destination
+    has them."""
+    gone = [table for table in _wanted(pipeline) if table not in there]
+    if not gone:
+        return
+    lacking = await absent(destination, gone)
+    left = [table for table in gone if table not in lacking]
+    if left:
+        raise drift_error(pipeline.migration.id, [dropped(destination, table) for table in left])
+    await forget(pipeline, destination, lacking, await wal_position(source))
+
+
+async def _check_columns(
+    pipeline: Pipeline,
+    sides: tuple[Connection, Connection],
+    wanted: Sequence[TableId],
+    identities: Mapping[TableId, TableIdentity],
+) -> None:
+    """A column of another type than the source's would take its values changed."""
+    migration = pipeline.migration
+    tables = [table for table in wanted if table in identities]
+    here, there = await read_columns(sides[0], tables), await read_columns(sides[1], tables)
+    known = await known_tables(sides[1], migration.record.migration_id)
+    found = []
+    for table in tables:
+        before = known[table].identity if table in known else None
+        now = identities[table]
+        if before is not None and before.oid != now.oid:
+            before = None
+        columns, others = here.get(table, ()), there.get(table)
+        if others is None:
+            found.append(Finding(table, f"{table} is missing on the destination", (), needs_copy=False))
+            continue
+        comparison = compare(sides[1], before, now, columns, others, constraints=False)
+        if comparison.statements:
+            problem = f"columns of {table} were altered before its rows were copied"
+            found.append(Finding(table, problem, comparison.statements, needs_copy=False))
+    if found:
+        raise drift_error(migration.id, found)
+
+
+async def renewed(pipeline: Pipeline, snapshot: SnapshotReady, found: ToCopy) -> CopyLedger:
+    """The ledger with the plans that the snapshot asks for. One transaction gives a table its new
+    plan, forgets its parts, notes what it is on the source and, if it is cut, empties it: no part does,
+    since others are beside it."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    key, follow = migration.record.migration_id, migration.record.options.follow
+    async with connection(uris.destination_uri, "destination") as conn:
+        with translated("making the tables of the destination ready for their copy"):
+            async with conn.transaction():
+                ledger = await read_ledger_alone(conn, key)
+                new, void = renew_plans(found.tables, found.splits, ledger, snapshot, follow=follow)
+                await conn.execute("SET LOCAL lock_timeout = '60s'")
+                await empty_for_parts(conn, [plan.table for plan in new if plan.split.parts > 1])
+                await replace_plans(conn, key, new, void)
+                if follow:
+                    await note_tables(conn, key, freshly_known(_copied_by(pipeline, new, found)))
+        return await read_ledger(conn, key)
+
+
+def _copied_by(pipeline: Pipeline, plans: Sequence[CopyPlan], found: ToCopy) -> dict[TableId, TableIdentity]:
+    """The source's tables whose rows these plans copy: a root's plan those of its partitions."""
+    roots = {route.leaf: route.root for route in pipeline.routes}
+    names = {plan.table for plan in plans}
+    return {table: one for table, one in found.identities.items() if roots.get(table, table) in names}

@@ -1,0 +1,63 @@
+"""Watching the source's tables while changes are replicated.
+
+A difference does not stop the migration before everything up to it is applied: then the operator's DDL on
+the destination meets the rows that the same DDL met on the source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from services.coordinator.pace import pause
+from services.coordinator.pipeline import Pipeline
+from services.coordinator.tables.adopt import Stock, try_stock
+from services.shared.model import Lsn, Phase, TableId
+
+LOOK_EVERY_S = 3.0
+PAGE_HEADER = 64
+"""Bytes: the WAL's end may lie behind the header of a page that no record has reached yet."""
+
+
+async def watch_tables(pipeline: Pipeline) -> tuple[TableId, ...]:
+    """Return tables that have to be copied. Raises SCHEMA_DRIFT when everything before the look is
+    applied."""
+    migration = pipeline.migration
+    told: set[TableId] = set()
+    while True:
+        began = time.monotonic()
+        stock = await try_stock(pipeline) if migration.phase is not Phase.SWITCHOVER else None
+        if stock is not None:
+            _tell_unpublished(pipeline, stock, told)
+            if stock.error is not None or stock.copy:
+                await _applied(pipeline, stock.at)
+                # Once more: the operator may have been at it meanwhile.
+                again = await try_stock(pipeline) if migration.phase is not Phase.SWITCHOVER else None
+                if again is not None and again.error is not None:
+                    raise again.error
+                if again is not None and again.copy:
+                    return again.copy
+        await asyncio.sleep(pause(LOOK_EVERY_S, time.monotonic() - began))
+
+
+async def _applied(pipeline: Pipeline, at: Lsn) -> None:
+    following = pipeline.migration.following
+
+    def reached() -> bool:
+        return following.applied.value + PAGE_HEADER >= at.value
+
+    if not reached():
+        pipeline.migration.event(
+            "warning", f"tables were altered on the source: changes are applied up to {at} first"
+        )
+    await pipeline.until(reached)
+
+
+def _tell_unpublished(pipeline: Pipeline, stock: Stock, told: set[TableId]) -> None:
+    new = [table for table in stock.unpublished if table not in told]
+    if new:
+        told.update(new)
+        named = ", ".join(map(str, new[:5])) + (" and more" if len(new) > 5 else "")
+        pipeline.migration.event(
+            "warning", f"new tables of the source are not replicated: {named}; add them with resync-table"
+        )

@@ -1,0 +1,229 @@
+"""The DDL that gives a table of the destination the columns that the source's table has now.
+
+Types are compared by name and type modifier, since OIDs mean nothing on another server, and schemas of
+extensions may differ. The text of a default is compared only when it has changed on the source
+since the table was noted: major versions print the same expression differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import ColumnIdentity, TableId, TableIdentity
+from services.shared.pg.catalog import load_sql
+from services.shared.pg.connection import translated
+
+_GENERATED = {"s": "STORED", "v": "VIRTUAL"}
+_IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDefinition:
+    """A column as one server has it now.
+
+    type_sql: as declared. collation: "" for its type's own. default: expression of the default or
+    of a generated column, "" without one. generated, identity: attgenerated, attidentity. missing: the
+    value that rows have which are older than the column; None: NULL, or no such rows.
+    """
+
+    number: int
+    name: str
+    type_name: str
+    typmod: int
+    type_sql: str
+    collation: str
+    not_null: bool
+    default: str
+    generated: str
+    identity: str
+    missing: str | None
+
+
+Definitions = Mapping[TableId, tuple[ColumnDefinition, ...]]
+"""By table; a table that does not exist has no entry."""
+
+
+async def read_columns(conn: AsyncConnection, tables: Collection[TableId]) -> Definitions:
+    """Definitions of the columns of those of `tables` that exist."""
+    found: dict[TableId, list[ColumnDefinition]] = {}
+    names = {"schemas": [t.schema for t in tables], "names": [t.name for t in tables]}
+    with translated("reading the columns of tables"):
+        cursor = await conn.execute(load_sql("table_columns.sql"), names)
+        async for schema, name, *column in cursor:
+            columns = found.setdefault(TableId(schema, name), [])
+            if column[0] is not None:
+                columns.append(ColumnDefinition(*column))
+    return {table: tuple(columns) for table, columns in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How a table's columns differ. statements: what to run on the destination; empty when nothing
+    differs. old_rows_differ: both sides have a column that is new since the table was noted, with
+    different values in older rows."""
+
+    statements: tuple[str, ...]
+    old_rows_differ: bool
+
+
+def compare(
+    conn: AsyncConnection,
+    before: TableIdentity | None,
+    now: TableIdentity,
+    here: Sequence[ColumnDefinition],
+    there: Sequence[ColumnDefinition],
+    *,
+    constraints: bool = True,
+    lax: bool = False,
+) -> Comparison:
+    """The source's columns (here) against the destination's (there).
+
+    before: the table when it was noted. now: as `here` shows it. constraints=False: leave out NOT NULL
+    and defaults, which are not complete before the end of phase indexes. lax: the destination may lack
+    a NOT NULL, since it cannot have it before the changes that make it true are applied. conn: for
+    quoting alone.
+    """
+    noted = {column.number: column for column in before.columns} if before else {}
+    defaults = {column.number: column.default for column in now.columns}
+    found = {column.name: column for column in there}
+    altered: list[sql.Composable] = []
+    renamed = list(_renames(noted, here, found))
+    for old_name, new_name in renamed:
+        found[new_name] = replace(found.pop(old_name), name=new_name)
+    names = {column.name for column in here}
+    dropped = [c.name for c in noted.values() if c.name in found and c.name not in names]
+    altered += [sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in dropped]
+    old_rows_differ = False
+    for column in here:
+        match = found.get(column.name)
+        if match is None:
+            altered += _added(column)
+            continue
+        old = noted.get(column.number)
+        new_default = old is None or old.default != defaults.get(column.number)
+        if lax and column.not_null:
+            match = replace(match, not_null=True)
+        altered += _altered(column, match, new_default=new_default, constraints=constraints)
+        if before and column.number not in noted and not column.generated:
+            old_rows_differ = old_rows_differ or column.missing != match.missing
+    name = sql.Identifier(now.table.schema, now.table.name)
+    statements = [
+        sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(name, *map(sql.Identifier, pair))
+        for pair in renamed
+    ]
+    if altered:
+        statements.append(sql.SQL("ALTER TABLE {} {}").format(name, sql.SQL(", ").join(altered)))
+    return Comparison(tuple(statement.as_string(conn) for statement in statements), old_rows_differ)
+
+
+def _renames(
+    noted: Mapping[int, ColumnIdentity],
+    here: Sequence[ColumnDefinition],
+    found: Mapping[str, ColumnDefinition],
+) -> Iterator[tuple[str, str]]:
+    """Old and new name of columns that still have their old name on the destination."""
+    taken = {column.name for column in here}
+    for column in here:
+        old = noted.get(column.number)
+        if old is None or column.name in found or old.name in taken or old.name not in found:
+            continue
+        yield old.name, column.name
+
+
+def _added(column: ColumnDefinition) -> list[sql.Composable]:
+    """ADD COLUMN, so that rows which are there already have the source's value. NOT NULL is left out
+    where they may have none until further changes are applied."""
+    name = sql.Identifier(column.name)
+    parts = [sql.SQL("ADD COLUMN"), name, sql.SQL(column.type_sql)]
+    if column.collation:
+        parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
+    if column.generated:
+        text = f"GENERATED ALWAYS AS ({column.default}) {_GENERATED[column.generated]}"
+        parts.append(sql.SQL(text))
+    elif column.identity:
+        parts.append(sql.SQL(f"GENERATED {_IDENTITY[column.identity]} AS IDENTITY"))
+    elif column.missing is not None:
+        parts.append(sql.SQL("DEFAULT {}").format(sql.Literal(column.missing)))
+    if column.not_null and (column.identity or column.missing is not None):
+        parts.append(sql.SQL("NOT NULL"))
+    clauses: list[sql.Composable] = [sql.SQL(" ").join(parts)]
+    if not (column.generated or column.identity) and (column.default or column.missing is not None):
+        clauses.append(_default(column))
+    return clauses
+
+
+def _default(column: ColumnDefinition) -> sql.Composable:
+    name = sql.Identifier(column.name)
+    if not column.default:
+        return sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name)
+    return sql.SQL("ALTER COLUMN {} SET DEFAULT {}").format(
+        name,
+        sql.SQL(column.default),
+    )
+
+
+def _altered(
+    column: ColumnDefinition, match: ColumnDefinition, *, new_default: bool, constraints: bool
+) -> Iterator[sql.Composable]:
+    name = sql.Identifier(column.name)
+    types = [(one.type_name, one.typmod, one.collation) for one in (column, match)]
+    if types[0] != types[1]:
+        parts: list[sql.Composable] = [
+            sql.SQL("ALTER COLUMN"),
+            name,
+            sql.SQL("TYPE"),
+            sql.SQL(column.type_sql),
+        ]
+        if column.collation:
+            parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
+        yield sql.SQL(" ").join(parts)
+    if column.generated != match.generated:
+        if match.generated:
+            yield sql.SQL("ALTER COLUMN {} DROP EXPRESSION").format(name)
+        else:
+            yield sql.SQL("DROP COLUMN {}").format(name)
+            yield from _added(column)
+        return
+    if not constraints:
+        return
+    if column.identity != match.identity:
+        yield _identity(column, match)
+    if column.not_null != match.not_null:
+        change = "SET" if column.not_null else "DROP"
+        yield sql.SQL(f"ALTER COLUMN {{}} {change} NOT NULL").format(name)
+    differs = bool(column.default) != bool(match.default) or (new_default and column.default != match.default)
+    if not column.generated and differs:
+        yield _default(column)
+
+
+def _identity(column: ColumnDefinition, match: ColumnDefinition) -> sql.Composable:
+    name = sql.Identifier(column.name)
+    if not column.identity:
+        return sql.SQL("ALTER COLUMN {} DROP IDENTITY").format(name)
+    change = "SET" if match.identity else "ADD"
+    return sql.SQL(f"ALTER COLUMN {{}} {change} GENERATED {_IDENTITY[column.identity]}{{}}").format(
+        name, sql.SQL("" if match.identity else " AS IDENTITY")
+    )
+
+
+def drop_table(conn: AsyncConnection, table: TableId) -> tuple[str, ...]:
+    """DDL for the destination."""
+    statement = sql.SQL("DROP TABLE {}").format(sql.Identifier(table.schema, table.name))
+    return (statement.as_string(conn),)
+
+
+def rename_table(conn: AsyncConnection, table: TableId, renamed: TableId) -> tuple[str, ...]:
+    """DDL for the destination: another name, another schema, or both."""
+    statements = []
+    if renamed.name != table.name:
+        rename = sql.SQL("ALTER TABLE {} RENAME TO {}")
+        names = sql.Identifier(table.schema, table.name), sql.Identifier(renamed.name)
+        statements.append(rename.format(*names))
+    if renamed.schema != table.schema:
+        move = sql.SQL("ALTER TABLE {} SET SCHEMA {}")
+        names = sql.Identifier(table.schema, renamed.name), sql.Identifier(renamed.schema)
+        statements.append(move.format(*names))
+    return tuple(statement.as_string(conn) for statement in statements)

@@ -1,0 +1,141 @@
+"""Identities of tables: read from the source's catalogs, and kept on the destination.
+
+`pgmig.source_table` holds a row for each table that is copied, written in the transaction that
+gives the table its copy plan. The applier compares Relation messages with it, the coordinator the source's
+catalogs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import BOOKKEEPING_SCHEMA, ColumnIdentity, MigrationId, TableId, TableIdentity
+from services.shared.pg.bookkeeping import KEEPING_BOOKS, book, books_exist
+from services.shared.pg.catalog import load_sql, under_snapshot
+from services.shared.pg.connection import translated
+
+KEPT_SIGNATURES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTable:
+    """A table as `pgmig.source_table` has it. signatures: of the Relation messages that may describe
+    it, the newest last; a message of before an ALTER TABLE may still be in the stream after it."""
+
+    identity: TableIdentity
+    signatures: tuple[str, ...]
+
+
+async def read_identities(conn: AsyncConnection, migration: MigrationId) -> dict[TableId, TableIdentity]:
+    """All tables of the source that may be copied, as the transaction's snapshot shows them."""
+    with translated("reading the source's tables"):
+        cursor = await conn.execute(
+            load_sql("table_identity.sql"),
+            {
+                "bookkeeping": BOOKKEEPING_SCHEMA,
+                "publications": [migration.publication, migration.inserts_publication],
+            },
+        )
+        found = [_identity(row) async for row in cursor]
+    return {one.table: one for one in found}
+
+
+async def read_identities_under(
+    conn: AsyncConnection, migration: MigrationId, snapshot: str
+) -> dict[TableId, TableIdentity]:
+    """`read_identities` as of an exported snapshot. Raises SNAPSHOT_LOST."""
+    async with under_snapshot(conn, snapshot):
+        return await read_identities(conn, migration)
+
+
+def _identity(row: Sequence[Any]) -> TableIdentity:
+    schema, name, oid, file, persistence, way, generated, columns = row
+    return TableIdentity(
+        TableId(schema, name),
+        oid,
+        file,
+        persistence,
+        way or "",
+        generated,
+        tuple(ColumnIdentity(*column) for column in columns),
+    )
+
+
+async def note_tables(conn: AsyncConnection, migration_id: str, tables: Iterable[KnownTable]) -> None:
+    """Write or replace rows, within the caller's transaction."""
+    upsert = sql.SQL(
+        "INSERT INTO {} (migration_id, schema_name, table_name, identity, signatures)"
+        " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (migration_id, schema_name, table_name)"
+        " DO UPDATE SET identity = excluded.identity, signatures = excluded.signatures"
+    ).format(book("source_table"))
+    with translated(KEEPING_BOOKS):
+        async with conn.cursor() as cursor:
+            await cursor.executemany(upsert, [_row(migration_id, table) for table in tables])
+
+
+def _row(migration_id: str, known: KnownTable) -> tuple[object, ...]:
+    one = known.identity
+    columns = [astuple(column) for column in one.columns]
+    identity = [one.oid, one.file, one.persistence, one.published, one.sends_generated, columns]
+    text = json.dumps(identity, separators=(",", ":"))
+    return migration_id, one.table.schema, one.table.name, text, list(known.signatures[-KEPT_SIGNATURES:])
+
+
+async def known_tables(conn: AsyncConnection, migration_id: str) -> dict[TableId, KnownTable]:
+    """All rows of the migration; none while there is no bookkeeping."""
+    with translated(KEEPING_BOOKS):
+        if not await books_exist(conn):
+            return {}
+        query = "SELECT schema_name, table_name, identity, signatures FROM {} WHERE migration_id = %s"
+        cursor = await conn.execute(sql.SQL(query).format(book("source_table")), [migration_id])
+        found = [_known(row) async for row in cursor]
+    return {one.identity.table: one for one in found}
+
+
+async def known_table(conn: AsyncConnection, migration_id: str, table: TableId) -> KnownTable | None:
+    """One row of the migration."""
+    with translated(KEEPING_BOOKS):
+        query = (
+            "SELECT schema_name, table_name, identity, signatures FROM {}"
+            " WHERE migration_id = %s AND schema_name = %s AND table_name = %s"
+        )
+        cursor = await conn.execute(
+            sql.SQL(query).format(book("source_table")), [migration_id, table.schema, table.name]
+        )
+        row = await cursor.fetchone()
+    return _known(row) if row is not None else None
+
+
+def _known(row: Sequence[Any]) -> KnownTable:
+    schema, name, text, signatures = row
+    return KnownTable(_identity((schema, name, *json.loads(text))), tuple(signatures))
+
+
+async def any_known(conn: AsyncConnection, migration_id: str) -> bool:
+    """Whether identities are kept for the migration at all."""
+    with translated(KEEPING_BOOKS):
+        if not await books_exist(conn):
+            return False
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE migration_id = %s)").format(book("source_table"))
+        row = await (await conn.execute(query, [migration_id])).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def forget_tables(conn: AsyncConnection, migration_id: str, tables: Collection[TableId]) -> None:
+    """Delete rows, within the caller's transaction."""
+    query = sql.SQL(
+        "DELETE FROM {} WHERE migration_id = %s AND (schema_name, table_name) IN"
+        " (SELECT s, t FROM unnest(%s::text[], %s::text[]) AS gone (s, t))"
+    ).format(book("source_table"))
+    with translated(KEEPING_BOOKS):
+        await conn.execute(query, [migration_id, [t.schema for t in tables], [t.name for t in tables]])
+
+
+def freshly_known(tables: Mapping[TableId, TableIdentity]) -> list[KnownTable]:
+    """As noted with a copy: only this shape is expected from there on."""
+    return [KnownTable(one, (one.signature,)) for one in tables.values()]
