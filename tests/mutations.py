@@ -73,9 +73,9 @@ MUTATIONS = (
     ),
     Mutation(
         "3 a row of progress is one session's",
-        "services/shared/pg/apply.py",
-        "    if row is None or not row[0]:",
-        "    if False:",
+        "services/shared/pg/applier_fence.py",
+        "    if row is None or not row[0]:\n        return False",
+        "    if row is None:\n        return False",
         f"{PROGRESS_ROW}::test_two_sessions_never_share_the_progress",
     ),
     Mutation(

@@ -125,6 +125,9 @@ async def _publish(pipeline: Pipeline, snapshot: SnapshotReady, why: str) -> Non
         if follow and await _settled(pipeline):
             return
     found = await tables_to_copy(pipeline, snapshot)
+    if found is None:
+        pipeline.close_snapshot()
+        return
     tables, ledger = found.tables, await renewed(pipeline, snapshot, found)
     if not await _settle(pipeline, ledger):
         missing = set(migration.copying.missing())

@@ -100,9 +100,8 @@ async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> tuple[Cho
     migration.update(tables=migration.copying.records())
     await pipeline.journal.save()
     taken = {record.table for record in migration.record.tables}
-    if not migration.record.options.follow:
-        return chosen, ()
-    return chosen, tuple(freshly_known({t: one for t, one in identities.items() if t in taken}))
+    known = {t: one for t, one in identities.items() if t in taken or (taken and not one.has_rows)}
+    return chosen, tuple(freshly_known(known))
 
 
 async def _take_tables(pipeline: Pipeline, chosen: Chosen, known: Sequence[KnownTable]) -> None:

@@ -16,13 +16,20 @@ from dataclasses import dataclass
 from services.coordinator.parts import copied_by_table, part_id
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.record import DroppedTable
-from services.coordinator.tables.explain import absent, drift_error, findings, names_copied
+from services.coordinator.tables.explain import absent, drift_error, findings, names_copied, unlogged
 from services.coordinator.tables.look import Difference, Look, look
 from services.shared.model import ChangeKind, ErrorKind, Lsn, PgmigError, TableId
 from services.shared.pg.connection import Connection, connection, translated
 from services.shared.pg.copy_ledger import forget_plans, read_ledger_alone
+from services.shared.pg.partition_places import places, placing
 from services.shared.pg.reconcile import compare, read_columns
-from services.shared.pg.table_identity import KnownTable, forget_tables, known_tables, note_tables
+from services.shared.pg.table_identity import (
+    KnownTable,
+    forget_tables,
+    freshly_known,
+    known_tables,
+    note_tables,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +61,21 @@ async def take_stock(
             return Stock(None, (), (), Lsn(0), ())
         seen = await look(source, known, migration.id, migration.record.options)
         harmless, gone, left = await _divide(pipeline, source, destination, seen)
-        await _note(destination, migration.record.migration_id, [*seen.refreshed(), *harmless])
+        missing_parents = await absent(destination, seen.added_parents())
+        parents = [seen.now[table] for table in seen.added_parents() if table not in missing_parents]
+        new = freshly_known({one.table: one for one in parents})
+        await _note(destination, migration.record.migration_id, [*seen.refreshed(), *harmless, *new])
         if gone:
             await forget(pipeline, destination, gone, seen.at)
         for table in harmless:
             migration.event("info", f"altered columns of {table.identity.table} are the same on both sides")
-        added = names_copied(seen.added(), pipeline.routes)
-        missing = await absent(destination, added)
+        lasting = [table for table in seen.added() if not seen.now[table].logged]
+        added = names_copied([t for t in seen.added() if seen.now[t].logged], pipeline.routes)
+        missing = (*await absent(destination, added), *missing_parents)
         error = None
-        if left or missing:
+        if left or missing or lasting:
             found = await findings(source, destination, seen, left, missing)
-            error = drift_error(migration.id, found, cause)
+            error = drift_error(migration.id, (*found, *map(unlogged, lasting)), cause)
         copy = tuple(table for table in added if table not in missing)
     adopted = (*(table.identity.table for table in harmless), *gone)
     return Stock(error, copy, adopted, seen.at, seen.unpublished())
@@ -86,34 +97,45 @@ async def _divide(
 ) -> tuple[list[KnownTable], list[TableId], list[Difference]]:
     """Altered tables to note anew, dropped tables to forget, and differences that are left."""
     differences = seen.differences()
-    altered = [one for one in differences if one.kind is ChangeKind.COLUMNS]
-    names_only = pipeline.migration.record.options.data_only
-    here = await read_columns(source, [one.table for one in altered])
-    there = await read_columns(destination, [one.table for one in altered])
+    tables = [one.table for one in differences if _adoptable(one)]
+    here, there = await read_columns(source, tables), await read_columns(destination, tables)
+    here_placed, there_placed = await places(source, tables), await places(destination, tables)
+    options = pipeline.migration.record.options
     by_own_name = {record.table for record in pipeline.migration.copying.records()}
-    lost = [one.table for one in differences if one.kind is ChangeKind.GONE and one.table in by_own_name]
-    gone = set(await absent(destination, lost))
+    lost = [one for one in differences if one.kind is ChangeKind.GONE]
+    lost = [one for one in lost if one.table in by_own_name or not one.before.has_rows]
+    gone = set(await absent(destination, [one.table for one in lost]))
     harmless, left = [], []
     for one in differences:
         if one.table in gone:
             continue
-        if one.kind is ChangeKind.COLUMNS and one.table in here and one.table in there:
-            assert one.now is not None
-            found = compare(
-                destination,
-                one.before,
-                one.now,
-                here[one.table],
-                there[one.table],
-                constraints=not names_only,
-                lax=True,
-            )
-            if not (found.statements or found.old_rows_differ):
-                signatures = (*seen.known[one.table].signatures, one.now.signature)
-                harmless.append(KnownTable(one.now, tuple(dict.fromkeys(signatures))))
-                continue
-        left.append(one)
+        if one.now is None or one.table not in here or one.table not in there:
+            left.append(one)
+            continue
+        found = compare(
+            destination,
+            one.before,
+            one.now,
+            here[one.table],
+            there[one.table],
+            constraints=not options.data_only and options.selection.everything,
+            lax=True,
+        )
+        placed = placing(destination, one.table, here_placed, there_placed)
+        old_rows_differ = found.old_rows_differ and one.before.has_rows
+        if found.statements or placed or old_rows_differ:
+            left.append(one)
+            continue
+        signatures = (*seen.known[one.table].signatures, one.now.signature)
+        harmless.append(KnownTable(one.now, tuple(dict.fromkeys(signatures))))
     return harmless, sorted(gone), left
+
+
+def _adoptable(one: Difference) -> bool:
+    """A partitioned table has no rows that might differ."""
+    if one.now is None or one.now.kind != one.before.kind:
+        return False
+    return one.kind is ChangeKind.COLUMNS or not one.before.has_rows
 
 
 async def _note(conn: Connection, migration_id: str, tables: Sequence[KnownTable]) -> None:

@@ -9,6 +9,7 @@ from services.coordinator.tables.adopt import take_stock
 from services.coordinator.tables.explain import Finding, drift_error
 from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
 from services.shared.pg.connection import Connection, connection
+from services.shared.pg.partition_places import places, placing
 from services.shared.pg.reconcile import compare, read_columns
 from services.shared.pg.table_identity import known_tables, read_identities
 
@@ -39,17 +40,20 @@ async def _compare_columns(pipeline: Pipeline, source: Connection, destination: 
     known = await known_tables(destination, migration.record.migration_id)
     now: Mapping[TableId, TableIdentity] = await read_identities(source, migration.id)
     # Partitions that the destination has not got go by the name of their root.
-    tables = [record.table for record in migration.copying.records() if record.table in known]
+    routed = {name for route in pipeline.routes for name in (route.leaf, route.root)}
+    tables = [table for table in known if table in now and table not in routed]
+    here_placed, there_placed = await places(source, tables), await places(destination, tables)
     here, there = await read_columns(source, tables), await read_columns(destination, tables)
     whole = migration.record.options.selection.everything
     found = []
     for table in tables:
-        if table not in now or table not in here or table not in there:
+        if table not in here or table not in there:
             continue  # the caller looks for missing tables
         identity = known[table].identity
         comparison = compare(destination, identity, now[table], here[table], there[table], constraints=whole)
-        if comparison.statements:
-            problem = f"columns of {table} differ between source and destination"
-            found.append(Finding(table, problem, comparison.statements, needs_copy=False))
+        placed = placing(destination, table, here_placed, there_placed)
+        if comparison.statements or placed:
+            problem = f"{table} differs between source and destination"
+            found.append(Finding(table, problem, (*comparison.statements, *placed), needs_copy=False))
     if found:
         raise drift_error(migration.id, found)

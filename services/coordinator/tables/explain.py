@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.coordinator.tables.look import Difference, Look
 from services.shared.model import ChangeKind, ErrorKind, MigrationId, PgmigError, Route, TableId
 from services.shared.pg.connection import Connection
-from services.shared.pg.new_partitions import creation
+from services.shared.pg.partition_places import creation, places, placing
 from services.shared.pg.partitions import existing_tables
 from services.shared.pg.reconcile import Comparison, compare, drop_table, read_columns, rename_table
 
@@ -35,14 +35,17 @@ async def findings(
     added: Sequence[TableId],
 ) -> tuple[Finding, ...]:
     """What to say of each. added: published tables that the destination has not got."""
-    columns = [one.table for one in differences]
-    here, there = await read_columns(source, columns), await read_columns(destination, columns)
+    tables = [one.table for one in differences]
+    here, there = await read_columns(source, tables), await read_columns(destination, tables)
+    here_placed, there_placed = await places(source, tables), await places(destination, tables)
     found = []
     for one in differences:
         comparison = Comparison((), old_rows_differ=False)
         if one.now is not None and one.table in here and one.table in there:
             before = None if one.kind is ChangeKind.REPLACED else one.before
             comparison = compare(destination, before, one.now, here[one.table], there[one.table], lax=True)
+            placed = placing(destination, one.table, here_placed, there_placed)
+            comparison = Comparison((*comparison.statements, *placed), comparison.old_rows_differ)
         found.append(_finding(destination, seen, one, comparison))
     for table in added:
         problem = f"{table} is new on the source and missing on the destination"
@@ -52,8 +55,10 @@ async def findings(
 
 def _finding(conn: Connection, seen: Look, one: Difference, comparison: Comparison) -> Finding:
     table = one.table
-    if one.kind is ChangeKind.GONE:
+    if one.now is None:
         return _gone(conn, seen, one)
+    if one.before.logged and not one.now.logged:
+        return unlogged(table)
     problems = {
         ChangeKind.REPLACED: f"{table} is another table now: dropped and created again, or renamed",
         ChangeKind.MOVED: f"{table} was removed from the publication for a while, by DETACH PARTITION, "
@@ -64,7 +69,7 @@ def _finding(conn: Connection, seen: Look, one: Difference, comparison: Comparis
     problem = problems[one.kind]
     if comparison.old_rows_differ and not comparison.statements:
         problem = f"a column of {table} is new, and existing rows have another value in it on the destination"
-    needs_copy = one.kind.needs_copy or comparison.old_rows_differ
+    needs_copy = one.before.has_rows and (one.kind.needs_copy or comparison.old_rows_differ)
     return Finding(table, problem, comparison.statements, needs_copy)
 
 
@@ -74,6 +79,14 @@ def _gone(conn: Connection, seen: Look, one: Difference) -> Finding:
         return dropped(conn, one.table)
     statements = rename_table(conn, one.table, renamed)
     return Finding(one.table, f"{one.table} was renamed to {renamed}", statements, needs_copy=False)
+
+
+def unlogged(table: TableId) -> Finding:
+    problem = (
+        f"{table} is unlogged on the source, so its changes are not replicated:"
+        " run ALTER TABLE ... SET LOGGED there"
+    )
+    return Finding(table, problem, (), needs_copy=True)
 
 
 def dropped(conn: Connection, table: TableId) -> Finding:

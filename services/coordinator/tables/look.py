@@ -65,7 +65,11 @@ class Look:
 
     def added(self) -> tuple[TableId, ...]:
         """Tables that the publication carries and nobody has copied: partitions of a published table."""
-        return self._unknown(one for one in self.now.values() if one.published)
+        return self._unknown(one for one in self.now.values() if one.published and one.has_rows)
+
+    def added_parents(self) -> tuple[TableId, ...]:
+        """Partitions of a published table that are partitioned themselves, and new."""
+        return self._unknown(one for one in self.now.values() if one.published and not one.has_rows)
 
     def unpublished(self) -> tuple[TableId, ...]:
         """Tables that were created since, and whose changes nobody replicates."""

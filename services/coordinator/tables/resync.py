@@ -13,10 +13,9 @@ from services.coordinator.pipeline import Pipeline
 from services.coordinator.tables.adopt import begin_copy, forget_copies
 from services.coordinator.tables.explain import absent, drift_error, findings, names_copied
 from services.coordinator.tables.look import Look, look
+from services.coordinator.tables.publish import publish
 from services.shared.model import ErrorKind, PgmigError, TableId
-from services.shared.pg.catalog import lacking_identity, list_tables
-from services.shared.pg.connection import Connection, connection
-from services.shared.pg.publication import add_to_publication
+from services.shared.pg.connection import connection
 from services.shared.pg.table_identity import forget_tables, known_tables
 
 AGAIN = "tables are copied again"
@@ -37,7 +36,7 @@ async def prepare_resync(pipeline: Pipeline, tables: Sequence[TableId]) -> None:
         missing = await absent(destination, names)
         if missing:
             raise drift_error(migration.id, await findings(source, destination, seen, (), missing))
-        await _publish(pipeline, source, seen, names)
+        await publish(pipeline, source, seen.now, names)
         await forget_copies(destination, migration.record.migration_id, names, identities=False)
         gone = [table for table in known if table not in seen.now and not _listed(pipeline, table)]
         await forget_tables(destination, migration.record.migration_id, gone)  # partitions of a root
@@ -51,11 +50,9 @@ def _listed(pipeline: Pipeline, table: TableId) -> bool:
 def _resolved(pipeline: Pipeline, seen: Look, tables: Sequence[TableId]) -> tuple[TableId, ...]:
     """The names that the tables are copied by."""
     names = names_copied(tables, pipeline.routes)
-    unknown = [
-        table
-        for table in names
-        if not _listed(pipeline, table) and not (table in seen.now and seen.chosen.fills(table))
-    ]
+    roots = {route.root for route in pipeline.routes}
+    new = {table for table, one in seen.now.items() if one.has_rows and seen.chosen.fills(table)}
+    unknown = [table for table in names if table not in new | roots and not _listed(pipeline, table)]
     if unknown:
         named = ", ".join(map(str, unknown))
         raise PgmigError(
@@ -64,28 +61,3 @@ def _resolved(pipeline: Pipeline, seen: Look, tables: Sequence[TableId]) -> tupl
             "name tables as status does, SCHEMA.TABLE; a partitioned table by its partitions",
         )
     return names
-
-
-async def _publish(pipeline: Pipeline, source: Connection, seen: Look, names: Sequence[TableId]) -> None:
-    """Have the changes of these tables replicated, where they are not."""
-    record, migration = pipeline.migration.record, pipeline.migration
-    wanted = [
-        table
-        for table in names
-        if table in seen.now and not seen.now[table].published and table not in record.copied_only
-    ]
-    if not wanted:
-        return
-    listed = [table for table in await list_tables(source, seen.chosen) if table.table in wanted]
-    lacking = lacking_identity(tuple(listed))
-    if lacking:
-        raise PgmigError(
-            ErrorKind.NO_REPLICA_IDENTITY,
-            f"tables without a replica identity: {', '.join(map(str, lacking))}",
-            "give them a primary key or another replica identity on the source first",
-        )
-    unlogged = {table.table for table in listed if not table.logged}
-    added = [table for table in wanted if table not in unlogged]
-    await add_to_publication(source, migration.id.publication, added)
-    if added:
-        migration.event("info", f"added to the publication: {', '.join(map(str, added))}")

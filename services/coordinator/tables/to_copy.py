@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from services.coordinator.parts import choose_split, gathered, renew_plans, wants_key
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.tables.adopt import forget
-from services.coordinator.tables.explain import Finding, absent, drift_error, dropped
-from services.shared.model import CopyPlan, SnapshotReady, SourceTable, Split, TableId, TableIdentity
+from services.coordinator.tables.explain import Finding, absent, drift_error, dropped, unlogged
+from services.coordinator.tables.publish import publish
+from services.shared.model import SnapshotReady, SourceTable, Split, TableId, TableIdentity
 from services.shared.pg.catalog import key_bounds, list_tables_under
 from services.shared.pg.connection import Connection, connection, translated
 from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
 from services.shared.pg.copy_table import empty_for_parts
+from services.shared.pg.partition_places import places, placing
 from services.shared.pg.position import wal_position
 from services.shared.pg.reconcile import compare, read_columns
 from services.shared.pg.selecting import choose_under
@@ -29,8 +31,9 @@ class ToCopy:
     identities: Mapping[TableId, TableIdentity]
 
 
-async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy:
-    """Raises SCHEMA_DRIFT for tables that do not fit their table on the destination any more."""
+async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy | None:
+    """None when tables had to be added to the publication, and a new snapshot is needed. Raises
+    SCHEMA_DRIFT for tables that do not fit their table on the destination any more."""
     uris, migration = await pipeline.credentials(), pipeline.migration
     version = migration.record.source.server_version_num
     larger_than = migration.record.options.split_tables_larger_than
@@ -50,12 +53,24 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy:
         async with connection(uris.destination_uri, "destination") as destination:
             await _forget_dropped(pipeline, conn, destination, set(found))
             wanted = _wanted(pipeline)
+            leaves = _leaves(pipeline, wanted, identities)
+            if migration.record.options.follow and await publish(pipeline, conn, identities, leaves):
+                return None
             if not migration.record.options.data_only:
                 await _check_columns(pipeline, (conn, destination), wanted, identities)
     migration.copying.estimate(listed)
     tables = [found[table] for table in wanted]
     splits = {t.table: choose_split(t, larger_than, version, bounds.get(t.table)) for t in tables}
     return ToCopy(tables, splits, identities)
+
+
+def _leaves(
+    pipeline: Pipeline, names: Sequence[TableId], identities: Mapping[TableId, TableIdentity]
+) -> list[TableId]:
+    """The source's tables whose rows are copied by these names: a root's are those of its partitions."""
+    roots = {route.leaf: route.root for route in pipeline.routes}
+    wanted = set(names)
+    return [t for t, one in identities.items() if one.has_rows and roots.get(t, t) in wanted]
 
 
 def _wanted(pipeline: Pipeline) -> tuple[TableId, ...]:
@@ -90,21 +105,25 @@ async def _check_columns(
     migration = pipeline.migration
     tables = [table for table in wanted if table in identities]
     here, there = await read_columns(sides[0], tables), await read_columns(sides[1], tables)
+    here_placed, there_placed = await places(sides[0], tables), await places(sides[1], tables)
     known = await known_tables(sides[1], migration.record.migration_id)
     found = []
     for table in tables:
-        before = known[table].identity if table in known else None
-        now = identities[table]
-        if before is not None and before.oid != now.oid:
-            before = None
-        columns, others = here.get(table, ()), there.get(table)
-        if others is None:
+        now, before = identities[table], known[table].identity if table in known else None
+        if before is not None and before.logged and not now.logged:
+            found.append(unlogged(table))
+            continue
+        if table not in there:
             found.append(Finding(table, f"{table} is missing on the destination", (), needs_copy=False))
             continue
-        comparison = compare(sides[1], before, now, columns, others, constraints=False)
-        if comparison.statements:
-            problem = f"columns of {table} were altered before its rows were copied"
-            found.append(Finding(table, problem, comparison.statements, needs_copy=False))
+        same = before if before is not None and before.oid == now.oid else None
+        comparison = compare(sides[1], same, now, here.get(table, ()), there[table], constraints=False)
+        statements = list(comparison.statements)
+        if before is not None and before.published != now.published:
+            statements += placing(sides[1], table, here_placed, there_placed)
+        if statements:
+            problem = f"{table} was altered before its rows were copied"
+            found.append(Finding(table, problem, tuple(statements), needs_copy=False))
     if found:
         raise drift_error(migration.id, found)
 
@@ -123,13 +142,6 @@ async def renewed(pipeline: Pipeline, snapshot: SnapshotReady, found: ToCopy) ->
                 await conn.execute("SET LOCAL lock_timeout = '60s'")
                 await empty_for_parts(conn, [plan.table for plan in new if plan.split.parts > 1])
                 await replace_plans(conn, key, new, void)
-                if follow:
-                    await note_tables(conn, key, freshly_known(_copied_by(pipeline, new, found)))
+                leaves = _leaves(pipeline, [plan.table for plan in new], found.identities)
+                await note_tables(conn, key, freshly_known({t: found.identities[t] for t in leaves}))
         return await read_ledger(conn, key)
-
-
-def _copied_by(pipeline: Pipeline, plans: Sequence[CopyPlan], found: ToCopy) -> dict[TableId, TableIdentity]:
-    """The source's tables whose rows these plans copy: a root's plan those of its partitions."""
-    roots = {route.leaf: route.root for route in pipeline.routes}
-    names = {plan.table for plan in plans}
-    return {table: one for table, one in found.identities.items() if roots.get(table, table) in names}

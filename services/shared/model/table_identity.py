@@ -39,20 +39,32 @@ class ColumnIdentity:
 
 @dataclass(frozen=True, slots=True)
 class TableIdentity:
-    """An ordinary table or a partition without partitions of its own, as one snapshot shows it.
+    """A table, partition or partitioned table, as one snapshot shows it.
 
-    file: pg_class.relfilenode, another one after TRUNCATE or a rewrite. persistence: relpersistence.
+    kind: pg_class.relkind, r or p; a partitioned table has neither rows of its own nor a file. file:
+    pg_class.relfilenode, another one after TRUNCATE or a rewrite. persistence: relpersistence.
     published: the rows of pg_publication_rel, pg_publication and pg_inherits by which our publication
     carries it; "" when it does not. sends_generated: the publication carries stored generated columns.
     """
 
     table: TableId
     oid: int
+    kind: str
     file: int
     persistence: str
     published: str
     sends_generated: bool
     columns: tuple[ColumnIdentity, ...]
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether it is copied."""
+        return self.kind == "r"
+
+    @property
+    def logged(self) -> bool:
+        """Whether its changes are in the WAL."""
+        return self.persistence == "p"
 
     @property
     def signature(self) -> str:

@@ -7,8 +7,9 @@ since the table was noted: major versions print the same expression differently.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import LiteralString
 
 from psycopg import AsyncConnection, sql
 
@@ -42,6 +43,9 @@ class ColumnDefinition:
     missing: str | None
 
 
+MISSING_VALUES_SINCE = 110000
+"""server_version_num from which ADD COLUMN with a default does not rewrite the table."""
+
 Definitions = Mapping[TableId, tuple[ColumnDefinition, ...]]
 """By table; a table that does not exist has no entry."""
 
@@ -51,12 +55,20 @@ async def read_columns(conn: AsyncConnection, tables: Collection[TableId]) -> De
     found: dict[TableId, list[ColumnDefinition]] = {}
     names = {"schemas": [t.schema for t in tables], "names": [t.name for t in tables]}
     with translated("reading the columns of tables"):
-        cursor = await conn.execute(load_sql("table_columns.sql"), names)
+        text = sql.SQL(load_sql("table_columns.sql")).format(missing=sql.SQL(_missing(conn)))
+        cursor = await conn.execute(text, names)
         async for schema, name, *column in cursor:
             columns = found.setdefault(TableId(schema, name), [])
             if column[0] is not None:
                 columns.append(ColumnDefinition(*column))
     return {table: tuple(columns) for table, columns in found.items()}
+
+
+def _missing(conn: AsyncConnection) -> LiteralString:
+    """As text in the session's settings."""
+    if conn.info.server_version < MISSING_VALUES_SINCE:
+        return "NULL::text"
+    return "(a.attmissingval::text::text[])[1]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,56 +93,102 @@ def compare(
 ) -> Comparison:
     """The source's columns (here) against the destination's (there).
 
-    before: the table when it was noted. now: as `here` shows it. constraints=False: leave out NOT NULL
-    and defaults, which are not complete before the end of phase indexes. lax: the destination may lack
-    a NOT NULL, since it cannot have it before the changes that make it true are applied. conn: for
-    quoting alone.
+    before: the table when it was noted. now: as `here` shows it. constraints=False: NOT NULL and
+    defaults count only where they have changed since, since not all are there before the end of phase
+    indexes. lax: the destination may lack a NOT NULL, since it cannot have it before the changes that
+    make it true are applied. conn: for quoting alone.
     """
     noted = {column.number: column for column in before.columns} if before else {}
-    defaults = {column.number: column.default for column in now.columns}
-    found = {column.name: column for column in there}
+    current = {column.number: column for column in now.columns}
+    steps = _Steps(noted, here, there)
     altered: list[sql.Composable] = []
-    renamed = list(_renames(noted, here, found))
-    for old_name, new_name in renamed:
-        found[new_name] = replace(found.pop(old_name), name=new_name)
-    names = {column.name for column in here}
-    dropped = [c.name for c in noted.values() if c.name in found and c.name not in names]
-    altered += [sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in dropped]
     old_rows_differ = False
     for column in here:
-        match = found.get(column.name)
+        match = steps.found.get(column.name)
         if match is None:
             altered += _added(column)
             continue
-        old = noted.get(column.number)
-        new_default = old is None or old.default != defaults.get(column.number)
+        old, new = noted.get(column.number), current.get(column.number)
+        changed = _Changed(
+            default=old is not None and (new is None or old.default != new.default),
+            not_null=old is not None and old.not_null != column.not_null,
+        )
         if lax and column.not_null:
             match = replace(match, not_null=True)
-        altered += _altered(column, match, new_default=new_default, constraints=constraints)
+        altered += _altered(column, match, changed, constraints=constraints)
         if before and column.number not in noted and not column.generated:
             old_rows_differ = old_rows_differ or column.missing != match.missing
     name = sql.Identifier(now.table.schema, now.table.name)
-    statements = [
+    statements: list[sql.Composable] = []
+    if steps.dropped:
+        clauses = [sql.SQL("DROP COLUMN {}").format(sql.Identifier(column)) for column in steps.dropped]
+        statements.append(sql.SQL("ALTER TABLE {} {}").format(name, sql.SQL(", ").join(clauses)))
+    statements += [
         sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(name, *map(sql.Identifier, pair))
-        for pair in renamed
+        for pair in steps.renamed
     ]
     if altered:
         statements.append(sql.SQL("ALTER TABLE {} {}").format(name, sql.SQL(", ").join(altered)))
     return Comparison(tuple(statement.as_string(conn) for statement in statements), old_rows_differ)
 
 
-def _renames(
-    noted: Mapping[int, ColumnIdentity],
-    here: Sequence[ColumnDefinition],
-    found: Mapping[str, ColumnDefinition],
-) -> Iterator[tuple[str, str]]:
-    """Old and new name of columns that still have their old name on the destination."""
-    taken = {column.name for column in here}
-    for column in here:
-        old = noted.get(column.number)
-        if old is None or column.name in found or old.name in taken or old.name not in found:
-            continue
-        yield old.name, column.name
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    """What of a column has changed on the source since it was noted."""
+
+    default: bool
+    not_null: bool
+
+
+class _Steps:
+    """Columns to drop and to rename on the destination, so that it has the source's order of columns too.
+
+    Columns are followed by their numbers, since a name may stand for another column than before. found:
+    the destination's columns afterwards, by name.
+    """
+
+    def __init__(
+        self,
+        noted: Mapping[int, ColumnIdentity],
+        here: Sequence[ColumnDefinition],
+        there: Sequence[ColumnDefinition],
+    ) -> None:
+        self.dropped: list[str] = []
+        self.renamed: list[tuple[str, str]] = []
+        self.found = {column.name: column for column in there}
+        names = [column.name for column in here]
+        before = {number: column.name for number, column in noted.items()}
+        unchanged = before == {column.number: column.name for column in here}
+        if not before or unchanged or [name for name in self.found if name in names] == names:
+            self._drop(name for name in before.values() if name not in names)
+            return
+        numbers = {column.number for column in here}
+        self._drop(name for number, name in before.items() if number not in numbers)
+        self._rename(
+            [
+                (before[column.number], column.name)
+                for column in here
+                if before.get(column.number, column.name) != column.name
+                and before[column.number] in self.found
+            ]
+        )
+
+    def _drop(self, names: Iterable[str]) -> None:
+        for name in names:
+            if self.found.pop(name, None) is not None:
+                self.dropped.append(name)
+
+    def _rename(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """By way of a name of its own where the new name is still another column's."""
+        moved = []
+        for number, (old, new) in enumerate(pairs):
+            via = f"pgmig_renamed_{number}" if new in self.found else new
+            self.renamed.append((old, via))
+            moved.append((self.found.pop(old), new))
+            if via != new:
+                self.renamed.append((via, new))
+        self.renamed.sort(key=lambda pair: pair[0].startswith("pgmig_renamed_"))  # new names are free then
+        self.found.update({new: replace(column, name=new) for column, new in moved})
 
 
 def _added(column: ColumnDefinition) -> list[sql.Composable]:
@@ -166,17 +224,13 @@ def _default(column: ColumnDefinition) -> sql.Composable:
 
 
 def _altered(
-    column: ColumnDefinition, match: ColumnDefinition, *, new_default: bool, constraints: bool
+    column: ColumnDefinition, match: ColumnDefinition, changed: _Changed, *, constraints: bool
 ) -> Iterator[sql.Composable]:
     name = sql.Identifier(column.name)
     types = [(one.type_name, one.typmod, one.collation) for one in (column, match)]
     if types[0] != types[1]:
-        parts: list[sql.Composable] = [
-            sql.SQL("ALTER COLUMN"),
-            name,
-            sql.SQL("TYPE"),
-            sql.SQL(column.type_sql),
-        ]
+        declared = sql.SQL(column.type_sql)
+        parts: list[sql.Composable] = [sql.SQL("ALTER COLUMN"), name, sql.SQL("TYPE"), declared]
         if column.collation:
             parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
         yield sql.SQL(" ").join(parts)
@@ -187,15 +241,15 @@ def _altered(
             yield sql.SQL("DROP COLUMN {}").format(name)
             yield from _added(column)
         return
-    if not constraints:
-        return
-    if column.identity != match.identity:
+    if constraints and column.identity != match.identity:
         yield _identity(column, match)
-    if column.not_null != match.not_null:
+    if (constraints or changed.not_null) and column.not_null != match.not_null:
         change = "SET" if column.not_null else "DROP"
         yield sql.SQL(f"ALTER COLUMN {{}} {change} NOT NULL").format(name)
-    differs = bool(column.default) != bool(match.default) or (new_default and column.default != match.default)
-    if not column.generated and differs:
+    if column.generated:
+        return
+    one_sided = constraints and bool(column.default) != bool(match.default)
+    if one_sided or (changed.default and column.default != match.default):
         yield _default(column)
 
 

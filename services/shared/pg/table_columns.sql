@@ -11,7 +11,7 @@ SELECT n.nspname,
        coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), ''),
        coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', ''), -- from 12 on
        a.attidentity::text,
-       pg_catalog.to_jsonb(a) -> 'attmissingval' ->> 0 -- from 11 on: of rows older than the column
+       {missing} -- of rows older than the column
   FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted (s, r)
   JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r AND c.relkind IN ('r', 'p')

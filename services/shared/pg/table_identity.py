@@ -32,7 +32,7 @@ class KnownTable:
 
 
 async def read_identities(conn: AsyncConnection, migration: MigrationId) -> dict[TableId, TableIdentity]:
-    """All tables of the source that may be copied, as the transaction's snapshot shows them."""
+    """All tables of the source, partitioned ones too, as the transaction's snapshot shows them."""
     with translated("reading the source's tables"):
         cursor = await conn.execute(
             load_sql("table_identity.sql"),
@@ -54,10 +54,11 @@ async def read_identities_under(
 
 
 def _identity(row: Sequence[Any]) -> TableIdentity:
-    schema, name, oid, file, persistence, way, generated, columns = row
+    schema, name, oid, kind, file, persistence, way, generated, columns = row
     return TableIdentity(
         TableId(schema, name),
         oid,
+        kind,
         file,
         persistence,
         way or "",
@@ -81,7 +82,7 @@ async def note_tables(conn: AsyncConnection, migration_id: str, tables: Iterable
 def _row(migration_id: str, known: KnownTable) -> tuple[object, ...]:
     one = known.identity
     columns = [astuple(column) for column in one.columns]
-    identity = [one.oid, one.file, one.persistence, one.published, one.sends_generated, columns]
+    identity = [one.oid, one.kind, one.file, one.persistence, one.published, one.sends_generated, columns]
     text = json.dumps(identity, separators=(",", ":"))
     return migration_id, one.table.schema, one.table.name, text, list(known.signatures[-KEPT_SIGNATURES:])
 

@@ -1,8 +1,9 @@
--- Identities of the tables that may be copied: services.shared.model.table_identity. Only columns of
+-- Identities of tables and partitioned tables: services.shared.model.table_identity. Only columns of
 -- catalogs, since functions show the catalogs as they are now, whatever the snapshot.
 SELECT n.nspname,
        c.relname,
        c.oid::bigint,
+       c.relkind::text,
        c.relfilenode::bigint,
        c.relpersistence::text,
        p.way,
@@ -33,7 +34,7 @@ SELECT n.nspname,
           JOIN pg_catalog.pg_publication_rel r ON r.prrelid = up.relation
           JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
          WHERE b.pubname = ANY (%(publications)s::name[])) p ON true
- WHERE c.relkind = 'r'
+ WHERE c.relkind IN ('r', 'p')
    AND c.relpersistence <> 't'
    AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', %(bookkeeping)s)
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d

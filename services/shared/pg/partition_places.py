@@ -1,7 +1,8 @@
-"""The DDL that makes a partition of the source on the destination, with the parents that it lacks there."""
+"""Where tables are among partitions, and the DDL that gives the destination the same partitions."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 
 from psycopg import AsyncConnection, sql
@@ -49,3 +50,42 @@ async def creation(source: AsyncConnection, destination: AsyncConnection, table:
             statement += sql.SQL(" PARTITION BY {}").format(sql.SQL(key))
         statements.append(statement.as_string(destination))
     return tuple(statements)
+
+
+_PLACES = """
+SELECT n.nspname, c.relname, pn.nspname, p.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid)
+  FROM unnest(%s::text[], %s::text[]) AS wanted (s, r)
+  JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r AND c.relispartition
+  JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid
+  JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
+  JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+"""
+
+Places = Mapping[TableId, tuple[TableId, str]]
+"""Parent and bound of tables that are partitions; others have no entry."""
+
+
+async def places(conn: AsyncConnection, tables: Collection[TableId]) -> Places:
+    """Of those of `tables` that are partitions on this server."""
+    with translated("reading which tables are partitions"):
+        cursor = await conn.execute(_PLACES, [[t.schema for t in tables], [t.name for t in tables]])
+        rows = await cursor.fetchall()
+    return {TableId(s, t): (TableId(ps, p), bound or "") for s, t, ps, p, bound in rows}
+
+
+def placing(conn: AsyncConnection, table: TableId, here: Places, there: Places) -> tuple[str, ...]:
+    """Statements that give the destination's table (there) the place that the source's (here) has."""
+    if here.get(table) == there.get(table):
+        return ()
+    name = sql.Identifier(table.schema, table.name)
+    statements = []
+    if table in there:
+        parent, _ = there[table]
+        detach = sql.SQL("ALTER TABLE {} DETACH PARTITION {}")
+        statements.append(detach.format(sql.Identifier(parent.schema, parent.name), name))
+    if table in here:
+        parent, bound = here[table]
+        attach = sql.SQL("ALTER TABLE {} ATTACH PARTITION {} {}")
+        statements.append(attach.format(sql.Identifier(parent.schema, parent.name), name, sql.SQL(bound)))
+    return tuple(statement.as_string(conn) for statement in statements)
