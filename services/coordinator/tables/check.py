@@ -9,7 +9,7 @@ from services.coordinator.tables.adopt import take_stock
 from services.coordinator.tables.explain import Finding, drift_error
 from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
 from services.shared.pg.connection import Connection, connection
-from services.shared.pg.partition_places import places, placing
+from services.shared.pg.partition_places import places, placing, topmost
 from services.shared.pg.reconcile import compare, read_columns
 from services.shared.pg.table_identity import known_tables, read_identities
 
@@ -44,13 +44,22 @@ async def _compare_columns(pipeline: Pipeline, source: Connection, destination: 
     tables = [table for table in known if table in now and table not in routed]
     here_placed, there_placed = await places(source, tables), await places(destination, tables)
     here, there = await read_columns(source, tables), await read_columns(destination, tables)
+    roots = await topmost(destination, tables)
     whole = migration.record.options.selection.everything
     found = []
     for table in tables:
         if table not in here or table not in there:
             continue  # the caller looks for missing tables
         identity = known[table].identity
-        comparison = compare(destination, identity, now[table], here[table], there[table], constraints=whole)
+        comparison = compare(
+            destination,
+            identity,
+            now[table],
+            here[table],
+            there[table],
+            root=roots.get(table),
+            constraints=whole,
+        )
         placed = placing(destination, table, here_placed, there_placed)
         if comparison.statements or placed:
             problem = f"{table} differs between source and destination"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.coordinator.tables.look import Difference, Look
 from services.shared.model import ChangeKind, ErrorKind, MigrationId, PgmigError, Route, TableId
 from services.shared.pg.connection import Connection
-from services.shared.pg.partition_places import creation, places, placing
+from services.shared.pg.partition_places import creation, places, placing, topmost
 from services.shared.pg.partitions import existing_tables
 from services.shared.pg.reconcile import Comparison, compare, drop_table, read_columns, rename_table
 
@@ -38,15 +39,23 @@ async def findings(
     tables = [one.table for one in differences]
     here, there = await read_columns(source, tables), await read_columns(destination, tables)
     here_placed, there_placed = await places(source, tables), await places(destination, tables)
-    found = []
-    for one in differences:
-        comparison = Comparison((), old_rows_differ=False)
+    roots = await topmost(destination, tables)
+    found, altered = [], set()
+    for one in sorted(differences, key=lambda one: not one.before.has_rows):
+        comparison = Comparison()
+        placed: tuple[str, ...] = ()
         if one.now is not None and one.table in here and one.table in there:
             before = None if one.kind is ChangeKind.REPLACED else one.before
-            comparison = compare(destination, before, one.now, here[one.table], there[one.table], lax=True)
+            root = roots.get(one.table, one.table)
+            comparison = compare(
+                destination, before, one.now, here[one.table], there[one.table], root=root, lax=True
+            )
             placed = placing(destination, one.table, here_placed, there_placed)
-            comparison = Comparison((*comparison.statements, *placed), comparison.old_rows_differ)
-        found.append(_finding(destination, seen, one, comparison))
+            if not one.before.has_rows and root in altered:  # by what was said of its partitions
+                comparison = replace(comparison, structure=())
+            if comparison.structure:
+                altered.add(root)
+        found.append(_finding(destination, seen, one, replace(comparison, own=(*comparison.own, *placed))))
     for table in added:
         problem = f"{table} is new on the source and missing on the destination"
         found.append(Finding(table, problem, await creation(source, destination, table), needs_copy=False))
@@ -110,23 +119,17 @@ def drift_error(
 
 
 def _hint(migration: MigrationId, found: Sequence[Finding]) -> str:
-    statements = [statement for one in found for statement in one.statements]
+    statements = list(dict.fromkeys(statement for one in found for statement in one.statements))
     again = [one.table.argument for one in found if one.needs_copy]
     steps = []
     if statements:
         steps.append(f"run on the destination: {'; '.join(statements)}")
     if again:
-        names = " ".join(_argument(name) for name in again)
+        names = " ".join(map(shlex.quote, again))
         steps.append(f"copy the rows again with: pgmig-cli resync-table --id {migration} {names}")
     else:
         steps.append("resume")
     return "; then ".join(steps)
-
-
-def _argument(name: str) -> str:
-    """For a shell."""
-    plain = name.replace("_", "").replace(".", "")
-    return name if plain.isascii() and plain.isalnum() else "'" + name.replace("'", "'\\''") + "'"
 
 
 def names_copied(tables: Sequence[TableId], routes: Sequence[Route]) -> tuple[TableId, ...]:

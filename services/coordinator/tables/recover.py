@@ -23,12 +23,6 @@ async def after_drift(pipeline: Pipeline, error: PgmigError) -> Phase:
         begin_copy(pipeline, stock.copy, NEW_TABLES)
         return Phase.COPY
     if not stock.adopted and pipeline.drifted_at == error.lsn:
-        raise PgmigError(
-            error.kind,
-            error.message,
-            error.hint or f"copy its rows again: pgmig-cli resync-table --id {migration.id} SCHEMA.TABLE",
-            error.lsn,
-            error.xid,
-        ) from error
+        raise error
     pipeline.drifted_at = error.lsn
     return migration.phase

@@ -15,7 +15,7 @@ from services.shared.pg.catalog import key_bounds, list_tables_under
 from services.shared.pg.connection import Connection, connection, translated
 from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
 from services.shared.pg.copy_table import empty_for_parts
-from services.shared.pg.partition_places import places, placing
+from services.shared.pg.partition_places import places, placing, topmost
 from services.shared.pg.position import wal_position
 from services.shared.pg.reconcile import compare, read_columns
 from services.shared.pg.selecting import choose_under
@@ -106,6 +106,7 @@ async def _check_columns(
     tables = [table for table in wanted if table in identities]
     here, there = await read_columns(sides[0], tables), await read_columns(sides[1], tables)
     here_placed, there_placed = await places(sides[0], tables), await places(sides[1], tables)
+    roots = await topmost(sides[1], tables)
     known = await known_tables(sides[1], migration.record.migration_id)
     found = []
     for table in tables:
@@ -117,7 +118,15 @@ async def _check_columns(
             found.append(Finding(table, f"{table} is missing on the destination", (), needs_copy=False))
             continue
         same = before if before is not None and before.oid == now.oid else None
-        comparison = compare(sides[1], same, now, here.get(table, ()), there[table], constraints=False)
+        comparison = compare(
+            sides[1],
+            same,
+            now,
+            here.get(table, ()),
+            there[table],
+            root=roots.get(table),
+            constraints=False,
+        )
         statements = list(comparison.statements)
         if before is not None and before.published != now.published:
             statements += placing(sides[1], table, here_placed, there_placed)

@@ -6,6 +6,8 @@ The coordinator, which can look at both servers, adds to the error what to do ab
 
 from __future__ import annotations
 
+import shlex
+
 from psycopg import AsyncConnection
 
 from services.shared.model import ErrorKind, Lsn, PgmigError, relation_signature
@@ -33,7 +35,12 @@ async def check_known(conn: AsyncConnection, migration_id: str, relation: Relati
         problem = f"columns of table {relation.table} were altered on the source"
     else:
         return
-    raise PgmigError(ErrorKind.SCHEMA_DRIFT, problem, "", lsn)
+    raise PgmigError(
+        ErrorKind.SCHEMA_DRIFT,
+        problem,
+        f"copy its rows again with: pgmig-cli resync-table --id {migration_id} {shlex.quote(relation.table.argument)}",
+        lsn,
+    )
 
 
 def signature(relation: Relation) -> str:

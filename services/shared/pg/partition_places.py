@@ -74,6 +74,31 @@ async def places(conn: AsyncConnection, tables: Collection[TableId]) -> Places:
     return {TableId(s, t): (TableId(ps, p), bound or "") for s, t, ps, p, bound in rows}
 
 
+_TOPMOST = """
+WITH RECURSIVE up AS (
+    SELECT n.nspname AS s, c.relname AS r, c.oid
+      FROM unnest(%s::text[], %s::text[]) AS wanted (s, r)
+      JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s
+      JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r
+     UNION ALL
+    SELECT up.s, up.r, i.inhparent
+      FROM up
+      JOIN pg_catalog.pg_class c ON c.oid = up.oid AND c.relispartition
+      JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
+SELECT up.s, up.r, n.nspname, c.relname
+  FROM up
+  JOIN pg_catalog.pg_class c ON c.oid = up.oid AND NOT c.relispartition
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+"""
+
+
+async def topmost(conn: AsyncConnection, tables: Collection[TableId]) -> Mapping[TableId, TableId]:
+    """The root that each table belongs to on this server; itself where it is no partition."""
+    with translated("reading which tables are partitions"):
+        cursor = await conn.execute(_TOPMOST, [[t.schema for t in tables], [t.name for t in tables]])
+        return {TableId(s, t): TableId(rs, r) async for s, t, rs, r in cursor}
+
+
 def placing(conn: AsyncConnection, table: TableId, here: Places, there: Places) -> tuple[str, ...]:
     """Statements that give the destination's table (there) the place that the source's (here) has."""
     if here.get(table) == there.get(table):

@@ -46,6 +46,8 @@ class ColumnDefinition:
 MISSING_VALUES_SINCE = 110000
 """server_version_num from which ADD COLUMN with a default does not rewrite the table."""
 
+SET_EXPRESSION_SINCE = 170000
+
 Definitions = Mapping[TableId, tuple[ColumnDefinition, ...]]
 """By table; a table that does not exist has no entry."""
 
@@ -73,12 +75,20 @@ def _missing(conn: AsyncConnection) -> LiteralString:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How a table's columns differ. statements: what to run on the destination; empty when nothing
-    differs. old_rows_differ: both sides have a column that is new since the table was noted, with
-    different values in older rows."""
+    """How a table's columns differ.
 
-    statements: tuple[str, ...]
-    old_rows_differ: bool
+    structure, own: statements to run on the destination, of the partitioned table that it belongs to
+    and of the table itself. old_rows_differ: both sides have a column that is new since the table was
+    noted, with different values in older rows.
+    """
+
+    structure: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    old_rows_differ: bool = False
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        return self.structure + self.own
 
 
 def compare(
@@ -88,25 +98,29 @@ def compare(
     here: Sequence[ColumnDefinition],
     there: Sequence[ColumnDefinition],
     *,
+    root: TableId | None = None,
     constraints: bool = True,
     lax: bool = False,
 ) -> Comparison:
     """The source's columns (here) against the destination's (there).
 
-    before: the table when it was noted. now: as `here` shows it. constraints=False: NOT NULL and
+    before: the table when it was noted. now: as `here` shows it. root: the partitioned table that the
+    destination's table belongs to. constraints=False: NOT NULL and
     defaults count only where they have changed since, since not all are there before the end of phase
     indexes. lax: the destination may lack a NOT NULL, since it cannot have it before the changes that
-    make it true are applied. conn: for quoting alone.
+    make it true are applied. conn: on the destination, for its version and for quoting.
     """
     noted = {column.number: column for column in before.columns} if before else {}
     current = {column.number: column for column in now.columns}
     steps = _Steps(noted, here, there)
-    altered: list[sql.Composable] = []
+    structure: list[sql.Composable] = []
+    own: list[sql.Composable] = []
     old_rows_differ = False
     for column in here:
         match = steps.found.get(column.name)
         if match is None:
-            altered += _added(column)
+            structure.append(_added(column))
+            own += _default_of_added(column)
             continue
         old, new = noted.get(column.number), current.get(column.number)
         changed = _Changed(
@@ -115,21 +129,28 @@ def compare(
         )
         if lax and column.not_null:
             match = replace(match, not_null=True)
-        altered += _altered(column, match, changed, constraints=constraints)
+        structure += _restructured(column, match, changed, conn.info.server_version)
+        own += _adjusted(column, match, changed, constraints=constraints)
         if before and column.number not in noted and not column.generated:
             old_rows_differ = old_rows_differ or column.missing != match.missing
-    name = sql.Identifier(now.table.schema, now.table.name)
-    statements: list[sql.Composable] = []
-    if steps.dropped:
-        clauses = [sql.SQL("DROP COLUMN {}").format(sql.Identifier(column)) for column in steps.dropped]
-        statements.append(sql.SQL("ALTER TABLE {} {}").format(name, sql.SQL(", ").join(clauses)))
-    statements += [
-        sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(name, *map(sql.Identifier, pair))
-        for pair in steps.renamed
+    above = root or now.table
+    statements = [
+        *_alter(above, [sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in steps.dropped]),
+        *(_alter(above, [clause])[0] for clause in steps.renaming()),
+        *_alter(above, structure),
     ]
-    if altered:
-        statements.append(sql.SQL("ALTER TABLE {} {}").format(name, sql.SQL(", ").join(altered)))
-    return Comparison(tuple(statement.as_string(conn) for statement in statements), old_rows_differ)
+    return Comparison(
+        tuple(statement.as_string(conn) for statement in statements),
+        tuple(statement.as_string(conn) for statement in _alter(now.table, own)),
+        old_rows_differ,
+    )
+
+
+def _alter(table: TableId, clauses: Sequence[sql.Composable]) -> list[sql.Composed]:
+    if not clauses:
+        return []
+    name = sql.Identifier(table.schema, table.name)
+    return [sql.SQL("ALTER TABLE {} {}").format(name, sql.SQL(", ").join(clauses))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +194,11 @@ class _Steps:
             ]
         )
 
+    def renaming(self) -> list[sql.Composed]:
+        """A statement can hold one of these alone."""
+        rename = sql.SQL("RENAME COLUMN {} TO {}")
+        return [rename.format(*map(sql.Identifier, pair)) for pair in self.renamed]
+
     def _drop(self, names: Iterable[str]) -> None:
         for name in names:
             if self.found.pop(name, None) is not None:
@@ -191,7 +217,7 @@ class _Steps:
         self.found.update({new: replace(column, name=new) for column, new in moved})
 
 
-def _added(column: ColumnDefinition) -> list[sql.Composable]:
+def _added(column: ColumnDefinition) -> sql.Composable:
     """ADD COLUMN, so that rows which are there already have the source's value. NOT NULL is left out
     where they may have none until further changes are applied."""
     name = sql.Identifier(column.name)
@@ -199,33 +225,35 @@ def _added(column: ColumnDefinition) -> list[sql.Composable]:
     if column.collation:
         parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
     if column.generated:
-        text = f"GENERATED ALWAYS AS ({column.default}) {_GENERATED[column.generated]}"
-        parts.append(sql.SQL(text))
+        parts.append(sql.SQL(f"GENERATED ALWAYS AS ({column.default}) {_GENERATED[column.generated]}"))
     elif column.identity:
         parts.append(sql.SQL(f"GENERATED {_IDENTITY[column.identity]} AS IDENTITY"))
     elif column.missing is not None:
         parts.append(sql.SQL("DEFAULT {}").format(sql.Literal(column.missing)))
     if column.not_null and (column.identity or column.missing is not None):
         parts.append(sql.SQL("NOT NULL"))
-    clauses: list[sql.Composable] = [sql.SQL(" ").join(parts)]
-    if not (column.generated or column.identity) and (column.default or column.missing is not None):
-        clauses.append(_default(column))
-    return clauses
+    return sql.SQL(" ").join(parts)
+
+
+def _default_of_added(column: ColumnDefinition) -> list[sql.Composable]:
+    """The default of rows to come. In a statement of its own: ALTER TABLE runs its clauses in an order
+    of its own, with these before ADD COLUMN."""
+    if column.generated or column.identity or not (column.default or column.missing is not None):
+        return []
+    return [_default(column)]
 
 
 def _default(column: ColumnDefinition) -> sql.Composable:
     name = sql.Identifier(column.name)
     if not column.default:
         return sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name)
-    return sql.SQL("ALTER COLUMN {} SET DEFAULT {}").format(
-        name,
-        sql.SQL(column.default),
-    )
+    return sql.SQL("ALTER COLUMN {} SET DEFAULT {}").format(name, sql.SQL(column.default))
 
 
-def _altered(
-    column: ColumnDefinition, match: ColumnDefinition, changed: _Changed, *, constraints: bool
+def _restructured(
+    column: ColumnDefinition, match: ColumnDefinition, changed: _Changed, version: int
 ) -> Iterator[sql.Composable]:
+    """Another type or expression, which partitions have from their root."""
     name = sql.Identifier(column.name)
     types = [(one.type_name, one.typmod, one.collation) for one in (column, match)]
     if types[0] != types[1]:
@@ -234,19 +262,30 @@ def _altered(
         if column.collation:
             parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
         yield sql.SQL(" ").join(parts)
-    if column.generated != match.generated:
-        if match.generated:
-            yield sql.SQL("ALTER COLUMN {} DROP EXPRESSION").format(name)
-        else:
-            yield sql.SQL("DROP COLUMN {}").format(name)
-            yield from _added(column)
+    if column.generated == match.generated:
+        if not (column.generated and changed.default and column.default != match.default):
+            return
+        if version >= SET_EXPRESSION_SINCE:
+            yield sql.SQL("ALTER COLUMN {} SET EXPRESSION AS ({})").format(name, sql.SQL(column.default))
+            return
+    elif match.generated and not column.generated:
+        yield sql.SQL("ALTER COLUMN {} DROP EXPRESSION").format(name)
         return
+    yield sql.SQL("DROP COLUMN {}").format(name)
+    yield _added(column)
+
+
+def _adjusted(
+    column: ColumnDefinition, match: ColumnDefinition, changed: _Changed, *, constraints: bool
+) -> Iterator[sql.Composable]:
+    """What a partition may have of its own."""
+    name = sql.Identifier(column.name)
     if constraints and column.identity != match.identity:
         yield _identity(column, match)
     if (constraints or changed.not_null) and column.not_null != match.not_null:
         change = "SET" if column.not_null else "DROP"
         yield sql.SQL(f"ALTER COLUMN {{}} {change} NOT NULL").format(name)
-    if column.generated:
+    if column.generated or match.generated:
         return
     one_sided = constraints and bool(column.default) != bool(match.default)
     if one_sided or (changed.default and column.default != match.default):
