@@ -35,10 +35,11 @@ async def check_known(conn: AsyncConnection, migration_id: str, relation: Relati
         problem = f"columns of table {relation.table} were altered on the source"
     else:
         return
+    argument = shlex.quote(relation.table.argument)
     raise PgmigError(
         ErrorKind.SCHEMA_DRIFT,
         problem,
-        f"copy its rows again with: pgmig-cli resync-table --id {migration_id} {shlex.quote(relation.table.argument)}",
+        f"copy its rows again with: pgmig-cli resync-table --id {migration_id} {argument}",
         lsn,
     )
 
