@@ -110,6 +110,10 @@ class Session:
         """Copy tables again under a new snapshot, or add tables that were created since."""
         return await self._client.resync_tables(migration_id, tables)
 
+    async def unfreeze(self, migration_id: str, *, read_only: bool = False) -> MigrationView:
+        """Let sessions into the old source again, after a switchover."""
+        return await self._client.unfreeze(migration_id, read_only)
+
     async def abort(
         self, migration_id: str, source_uri: str | None = None, destination_uri: str | None = None
     ) -> MigrationView:

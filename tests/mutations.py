@@ -28,6 +28,8 @@ PARTITIONS = "tests/integration/test_partitions.py"
 PROGRESS_ROW = "tests/integration/test_progress_row.py"
 STALE_STATE = "tests/integration/test_stale_state.py"
 VERSIONS = "tests/e2e/test_source_versions.py"
+ESCAPES = "tests/integration/test_freeze_escapes.py"
+AFTER = "tests/integration/test_after_switchover.py"
 TIMEOUT_S = 180
 
 
@@ -406,6 +408,55 @@ MUTATIONS = (
         "os.umask(0o077)",
         "os.umask(0)",
         f"{PRIVATE}::test_a_program_that_asks_for_no_mode_makes_private_files",
+    ),
+    Mutation(
+        "40 a freeze lets nobody in",
+        "services/shared/pg/freeze.py",
+        "        await set_open(self._side, self.before.database, accepts=False)",
+        "        pass",
+        f"{ESCAPES}::test_nobody_comes_in_afterwards_not_even_a_superuser",
+    ),
+    Mutation(
+        "40 sessions are exempt by process id",
+        "services/shared/pg/sessions.py",
+        '" AND a.pid <> ALL (%(spared)s)',
+        "\" AND a.application_name NOT LIKE 'pgmig %%' AND a.pid <> ALL (%(spared)s)",
+        f"{ESCAPES}::test_session_begun_amid_the_freeze_writes_nothing",
+    ),
+    Mutation(
+        "40 sessions that show nothing are ended too",
+        "services/shared/pg/sessions.py",
+        '" AND coalesce(a.backend_start <= pg_catalog.to_timestamp(%(moment)s), true)"',
+        '" AND a.backend_start <= pg_catalog.to_timestamp(%(moment)s)"',
+        f"{ESCAPES}::test_sessions_of_another_role_are_ended_at_the_freeze",
+    ),
+    Mutation(
+        "40 prepared transactions are gone",
+        "services/shared/pg/freeze.py",
+        "if not prepared and set(present)",
+        "if set(present)",
+        f"{ESCAPES}::test_prepared_transaction_holds_the_freeze_up_and_is_named",
+    ),
+    Mutation(
+        "41 behind the sentinel",
+        "services/coordinator/switchover.py",
+        "    if applied.changes:",
+        "    if False:",
+        "tests/integration/test_behind_the_sentinel.py",
+    ),
+    Mutation(
+        "41 late writes are an alarm",
+        "services/shared/pg/late_writes.py",
+        "AND c.lsn > {after})",
+        "AND c.lsn < {after})",
+        f"{AFTER}::test_old_source_is_closed_until_it_is_unfrozen_and_late_writes_are_an_alarm",
+    ),
+    Mutation(
+        "42 undo wins its compare and set",
+        "services/coordinator/switchover.py",
+        "        await _claim(pipeline)\n",
+        "",
+        f"{AFTER}::test_undo_wins_its_compare_and_set_before_it_thaws",
     ),
 )
 

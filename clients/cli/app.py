@@ -32,6 +32,7 @@ _COMMANDS = {
     "resync-table": "resync:resync_table",
     "skip-transaction": "skipping:skip_transaction",
     "switchover": "control:switchover",
+    "unfreeze": "ending:unfreeze",
     "abort": "ending:abort",
     "cleanup": "ending:cleanup",
 }

@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from services.coordinator import afterwards, skipping, switchover, teardown
 from services.coordinator import handover as handing
-from services.coordinator import skipping, switchover, teardown
 from services.coordinator.credentials import Credentials
 from services.coordinator.migration import Migration, failure_of
 from services.coordinator.phases import copy, follow, indexes, schema
@@ -56,6 +56,7 @@ class Driver:
         self.pipeline = pipeline
         self._task: asyncio.Task[None] | None = None
         self._sampling: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._switching: asyncio.Task[None] | None = None
         self._feed: StepFeed | None = None
         self._command = asyncio.Lock()
@@ -74,6 +75,14 @@ class Driver:
         if self.migration.phase.running:
             self.pipeline.cleared()
             self._task = asyncio.create_task(self._drive(), name=f"drive-{self.migration.id}")
+        self._watch_old_source()
+
+    def _watch_old_source(self) -> None:
+        """Once it has switched over, as long as this coordinator runs."""
+        if self.migration.phase is Phase.SWITCHED_OVER and self._watching is None:
+            self._watching = asyncio.create_task(
+                afterwards.watch(self.pipeline), name=f"watch-{self.migration.id}"
+            )
 
     async def stop(self) -> None:
         """The coordinator ends: workers go on, and the next coordinator takes over. A
@@ -82,9 +91,10 @@ class Driver:
             self._switching.cancel()
             await asyncio.wait({self._switching})
         await self._halt()
-        if self._sampling is not None:
-            self._sampling.cancel()
-            await asyncio.wait({self._sampling})
+        for beside in (self._sampling, self._watching):
+            if beside is not None:
+                beside.cancel()
+                await asyncio.wait({beside})
         if not self.migration.removed:
             with suppress(PgmigError):
                 await self.pipeline.journal.save()
@@ -143,6 +153,7 @@ class Driver:
         await self.pipeline.journal.save()
         if target in {Phase.COMPLETE, Phase.SWITCHED_OVER}:
             await self.pipeline.release()
+        self._watch_old_source()
 
     async def _run_phase(self, phase: Phase) -> Phase:
         """The phase's own end, or the error of a worker that ends it."""
@@ -295,6 +306,11 @@ class Driver:
                 switchover.run(self.pipeline, feed, timeout_s), name=f"switchover-{self.migration.id}"
             )
             return feed
+
+    async def unfreeze(self, *, read_only: bool) -> None:
+        """Let sessions into the old source again. Raises WRONG_PHASE."""
+        async with self._commanded():
+            await afterwards.unfreeze(self.pipeline, read_only=read_only)
 
     async def abort(self, given: Credentials) -> None:
         """Give up: slot, publication and origin go, copied data stays."""

@@ -102,6 +102,11 @@ class ControlApiHandler:
         async for step in feed.read():
             yield step
 
+    async def unfreeze(self, migration_id: MigrationId, read_only: bool) -> MigrationView:
+        driver = self._coordinator.driver(migration_id)
+        await self._whole(driver.unfreeze(read_only=read_only))
+        return driver.migration.view()
+
     async def abort(
         self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
     ) -> MigrationView:

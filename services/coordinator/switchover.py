@@ -322,23 +322,32 @@ async def _fence(run: _Run, freeze: Freeze) -> None:
     first, rows = run.token, run.rows
     await _emit(run, freeze)
     await _drain(run, freeze)
-    if run.applied is None:  # see _drain: no messages, but totals
-        behind = f"{run.rows - rows} rows" if run.rows != rows else ""
-    elif run.applied.since != first:
+    if run.applied is not None:
+        check_nothing_behind(run.applied, first)
+    elif run.rows != rows:  # see _drain: no messages, but totals
+        raise _written_behind(f"{run.rows - rows} rows")
+
+
+def check_nothing_behind(applied: SentinelApplied, first: str) -> None:
+    """applied: what the applier says of the second sentinel. first: the token of the first one. Raises
+    SWITCHOVER_FAILED unless nothing was changed between them."""
+    if applied.since != first:
         raise PgmigError(
             ErrorKind.SWITCHOVER_FAILED,
             "the applier was started anew amid the switchover, and cannot tell what came behind the freeze",
             "writers go on; switch over again",
         )
-    else:
-        behind = ", ".join(f"{count} rows of {table}" for table, count in run.applied.changes)
-    if behind:
-        raise PgmigError(
-            ErrorKind.SWITCHOVER_FAILED,
-            f"the source was written to behind the freeze: {behind}",
-            "writers go on, and nothing is lost; find out who ended our sessions or opened the database, "
-            "then switch over again",
-        )
+    if applied.changes:
+        raise _written_behind(", ".join(f"{count} rows of {table}" for table, count in applied.changes))
+
+
+def _written_behind(what: str) -> PgmigError:
+    return PgmigError(
+        ErrorKind.SWITCHOVER_FAILED,
+        f"the source was written to behind the freeze: {what}",
+        "writers go on, and nothing is lost; find out who ended our sessions or opened the database, "
+        "then switch over again",
+    )
 
 
 async def _drain(run: _Run, freeze: Freeze) -> None:

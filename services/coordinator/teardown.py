@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from services.coordinator.pipeline import Pipeline
 from services.shared.bus.store import delete_stream
@@ -39,8 +40,13 @@ async def remove_all(pipeline: Pipeline, refused: dict[str, PgmigError], *, forc
     refused: by side, why a given connection string is not used.
     """
     migration = pipeline.migration.id
+    source = partial(_source, force=force)
     removals: tuple[tuple[str, str, Removal], ...] = (
-        (f"replication slot {migration.slot} and publication {migration.publication}", "source", _source),
+        (
+            f"replication slot {migration.slot} and publication {migration.publication}",
+            "source",
+            source,
+        ),
         (f"replication origin {migration.origin} and bookkeeping", "destination", _destination),
         ("the streams", "NATS", _streams),
     )
@@ -58,7 +64,7 @@ async def remove_all(pipeline: Pipeline, refused: dict[str, PgmigError], *, forc
     return CleanupResult((*removed, *await _state(pipeline)), tuple(left))
 
 
-async def _source(pipeline: Pipeline) -> list[str]:
+async def _source(pipeline: Pipeline, *, force: bool = False) -> list[str]:
     uri = await pipeline.known_source()
     record = pipeline.migration.record
     frozen = record.freeze
@@ -69,6 +75,7 @@ async def _source(pipeline: Pipeline) -> list[str]:
         altered=record.altered,
         database=frozen.database if frozen else "",
         door=frozen.door if frozen else "",
+        after=record.switchover.sentinel_lsn if record.switchover and not force else None,
     )
     pipeline.migration.update(altered=())  # what becomes of them from now on is not ours
     return removed

@@ -203,8 +203,16 @@ def test_switchover_tells_steps_on_stderr_and_the_result_on_stdout(served: Serve
     result = at(served, "switchover", "--timeout", "1500ms")
     assert result.exit_code == 0
     assert result.stdout.startswith("switched over: writes were blocked for 412ms, 3 sequences set")
-    assert len(result.stderr.splitlines()) == 6
+    assert len(result.stderr.splitlines()) == 7
     assert ("switchover", "m", 1.5) in served.control.calls
+
+
+def test_unfreeze_lets_writers_in_or_only_readers(served: ServedControl) -> None:
+    put(served, phase=Phase.SWITCHED_OVER)
+    assert at(served, "unfreeze").stdout == "the old source of migration m accepts connections again\n"
+    assert at(served, "unfreeze", "--read-only").exit_code == 0
+    calls = [call for call in served.control.calls if call[0] == "unfreeze"]
+    assert calls == [("unfreeze", "m", False), ("unfreeze", "m", True)]
 
 
 def test_switchover_as_json_is_one_step_a_line(served: ServedControl) -> None:

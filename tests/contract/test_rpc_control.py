@@ -131,6 +131,9 @@ class FakeControl:
         self.note("plan", migration_id, source_uri, destination_uri, options)
         return PLAN
 
+    async def unfreeze(self, migration_id: MigrationId, read_only: bool) -> MigrationView:
+        return self.note("unfreeze", migration_id, read_only)
+
     async def abort(
         self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
     ) -> MigrationView:
@@ -177,6 +180,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.skip_transaction("m1", Lsn(2**64 - 1), "broken", "a@b") == VIEW
         assert await client.resync_tables(m1, TABLES) == VIEW
         assert [step async for step in client.switchover(m1, 2.5)] == list(STEPS)
+        assert await client.unfreeze(m1, True) == VIEW
         assert await client.abort(m1) == VIEW
         assert await client.abort(m1, "postgresql://a", "postgresql://b") == VIEW
         assert await client.cleanup(m1, force=True) == CLEANED
@@ -192,6 +196,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("skip_transaction", m1, Lsn(2**64 - 1), "broken", "a@b"),
         ("resync_tables", m1, TABLES),
         ("switchover", m1, 2.5),
+        ("unfreeze", m1, True),
         ("abort", m1, None, None),
         ("abort", m1, "postgresql://a", "postgresql://b"),
         ("cleanup", m1, True, None, None),

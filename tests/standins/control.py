@@ -196,6 +196,10 @@ class StandInControl:
             self._called(f"switchover, {name} is done")
         self.move(migration_id.value, Phase.SWITCHED_OVER, switchover=RESULT)
 
+    async def unfreeze(self, migration_id: MigrationId, read_only: bool) -> MigrationView:
+        self._called("unfreeze", migration_id.value, read_only)
+        return self._known(migration_id)
+
     async def abort(
         self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
     ) -> MigrationView:

@@ -1,6 +1,6 @@
-"""`abort` and `cleanup`: giving a migration up, and removing what one left.
+"""`unfreeze`, `abort` and `cleanup`: opening the old source, giving up, and removing what was left.
 
-Both work without a running stack, by one that has a coordinator and a broker but no workers, so
+All work without a running stack, by one that has a coordinator and a broker but no workers, so
 that no data moves meanwhile.
 """
 
@@ -37,6 +37,37 @@ def abort(invocation: Invocation, uris: Uris, yes: bool) -> None:
 async def _abort(invocation: Invocation, uris: Uris) -> MigrationView:
     async with coordinated(invocation, uris, "abort") as (session, migration_id):
         return await session.abort(migration_id.value, uris.source or None, uris.destination or None)
+
+
+@click.command()
+@uri_options
+@common_options
+@click.option(
+    "--read-only",
+    is_flag=True,
+    help="Sessions are read-only by default. Who asks for a read-write transaction can still write.",
+)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def unfreeze(invocation: Invocation, uris: Uris, read_only: bool, yes: bool) -> None:
+    """Let sessions into the old source again, after a switchover.
+
+    A switchover leaves the old source closed to all connections, so that nothing can be written there that
+    the destination lacks. Without --read-only everything is put back as it was before the switchover:
+    subscriptions are enabled again, and both sides accept writes from then on. Nothing carries them from
+    one side to the other.
+    """
+    if not (read_only or yes):
+        _confirm("Let writers into the old source? What they write there does not reach the destination.")
+    view = run(_unfreeze(invocation, uris, read_only=read_only))
+    if invocation.json:
+        print_json(view_to_json(view))
+    else:
+        print_table(f"the old source of migration {view.migration_id} accepts connections again")
+
+
+async def _unfreeze(invocation: Invocation, uris: Uris, *, read_only: bool) -> MigrationView:
+    async with coordinated(invocation, uris, "unfreeze") as (session, migration_id):
+        return await session.unfreeze(migration_id.value, read_only=read_only)
 
 
 @click.command()

@@ -49,6 +49,7 @@ class ErrorKind(StrEnum):
     DISK_FULL = "DISK_FULL"
     DATABASE_CLOSED = "DATABASE_CLOSED"
     TABLE_CHANGED = "TABLE_CHANGED"
+    LATE_WRITES = "LATE_WRITES"
 
 
 class ExitCode(IntEnum):
@@ -115,6 +116,7 @@ POLICIES: dict[ErrorKind, Policy] = {
     ErrorKind.ORPHAN_ROW: Policy(False, "FAILED_PRECONDITION", ExitCode.FAILED),
     ErrorKind.TABLE_CHANGED: Policy(True, "ABORTED", ExitCode.FAILED),
     ErrorKind.DISK_FULL: Policy(True, "UNAVAILABLE", ExitCode.FAILED),
+    ErrorKind.LATE_WRITES: Policy(False, "FAILED_PRECONDITION", ExitCode.REFUSED),
     ErrorKind.DATABASE_CLOSED: Policy(True, "FAILED_PRECONDITION", ExitCode.REFUSED),
 }
 

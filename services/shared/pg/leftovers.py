@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import ErrorKind, IdentityBefore, MigrationId, PgmigError
+from services.shared.model import ErrorKind, IdentityBefore, Lsn, MigrationId, PgmigError
 from services.shared.pg.connection import connection, translate, translated
 from services.shared.pg.door import inside
 from services.shared.pg.identity import put_back
+from services.shared.pg.late_writes import late_writes, told
 from services.shared.pg.progress import origin_progress
 from services.shared.pg.publication import drop_slot
 from services.shared.pg.replication import SlotState, slot_state
@@ -31,18 +32,20 @@ async def remove_from_source(
     altered: Sequence[IdentityBefore] = (),
     database: str = "",
     door: str = "",
+    after: Lsn | None = None,
 ) -> list[str]:
     """Drop slot and publications, then give altered tables their replica identity back: while they
     are published they need it. Returns what there was. Raises SLOT_ACTIVE.
 
     inserts_only: there is a second publication; its name may be another migration's otherwise.
-    database, door: of a source that a switchover has closed; it stays so.
+    database, door: of a source that a switchover has closed; it stays so. after: where the switchover was
+    decided: raises LATE_WRITES, with nothing removed, when anything was committed behind.
     """
     removed = []
     async with inside(uri, database, door, time.monotonic() + RELEASE_WAIT_S) as conn:
-        if await _remove_slot(conn, migration.slot):
-            removed.append(f"replication slot {migration.slot} on the source")
         names = [migration.publication, *([migration.inserts_publication] if inserts_only else [])]
+        if await _remove_slot(conn, migration.slot, names, after):
+            removed.append(f"replication slot {migration.slot} on the source")
         removed += [
             f"publication {name} on the source" for name in names if await _remove_publication(conn, name)
         ]
@@ -50,10 +53,14 @@ async def remove_from_source(
     return removed
 
 
-async def _remove_slot(conn: AsyncConnection, name: str) -> bool:
+async def _remove_slot(
+    conn: AsyncConnection, name: str, publications: Sequence[str], after: Lsn | None
+) -> bool:
     deadline = time.monotonic() + RELEASE_WAIT_S
     while (slot := await _slot(conn, name)) is not None:
         if not slot.active_pid:
+            if after is not None and (found := await late_writes(conn, name, publications, after)):
+                raise _late(found)
             await drop_slot(conn, name)
             return True
         if time.monotonic() > deadline:
@@ -64,6 +71,15 @@ async def _remove_slot(conn: AsyncConnection, name: str) -> bool:
             )
         await asyncio.sleep(_POLL_S)  # the server tells nobody when a slot is released
     return False
+
+
+def _late(found: Sequence[tuple[str, int]]) -> PgmigError:
+    return PgmigError(
+        ErrorKind.LATE_WRITES,
+        "the old source was written to after the switchover; changes that the destination lacks: "
+        + told(found),
+        "look at them and bring them over by hand; cleanup --force forgets them",
+    )
 
 
 async def _slot(conn: AsyncConnection, name: str) -> SlotState | None:

@@ -24,7 +24,13 @@ from services.shared.model import (
     PgmigError,
     check_options,
 )
-from services.shared.pg import preflight_apart, preflight_destination, preflight_locks, preflight_source
+from services.shared.pg import (
+    preflight_apart,
+    preflight_destination,
+    preflight_freeze,
+    preflight_locks,
+    preflight_source,
+)
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection, endpoint
 from services.shared.pg.existing import plan_to_drop, plan_to_fill
@@ -84,6 +90,8 @@ async def check_migration(
             chosen=chosen,
             rows=not options.schema_only,
         )
+        if follow:
+            warnings += await preflight_freeze.check(source, source_uri, facts[0])
         warnings += await preflight_destination.check(destination, migration, facts[1], follow=follow)
         plan = MigrationPlan()
         if options.drop_if_exists or options.data_only:

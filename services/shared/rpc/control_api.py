@@ -99,6 +99,9 @@ class ControlHandler(Protocol):
         timeout_s: writes stay blocked no longer than this.
         """
 
+    async def unfreeze(self, migration_id: MigrationId, read_only: bool) -> MigrationView:
+        """Let sessions into the old source again, read-only by default or not."""
+
     async def abort(
         self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
     ) -> MigrationView: ...
@@ -211,6 +214,11 @@ class ControlApi(ControlServicer):
             async with closing(self._handler.switchover(migration, timeout_ms / 1000)) as steps:
                 async for step in steps:
                     yield step_to_pb(step)
+
+    async def Unfreeze(self, request: pb.UnfreezeRequest, context: Context) -> pb.Migration:
+        async with answering(context, "Unfreeze"):
+            migration = MigrationId.parse(request.migration_id)
+            return view_to_pb(await self._handler.unfreeze(migration, request.read_only))
 
     async def AbortMigration(self, request: pb.AbortMigrationRequest, context: Context) -> pb.Migration:
         async with answering(context, "AbortMigration"):

@@ -178,6 +178,11 @@ class ControlClient:
         finally:
             call.cancel()
 
+    async def unfreeze(self, migration_id: MigrationId | str, read_only: bool) -> MigrationView:
+        request = pb.UnfreezeRequest(migration_id=str(migration_id), read_only=read_only)
+        call = self._stub.Unfreeze(request, timeout=LONG_DEADLINE_S)
+        return view_from_pb(await self._answer(call, f"unfreezing the source of {migration_id}"))
+
     async def abort(
         self,
         migration_id: MigrationId | str,

@@ -1,0 +1,88 @@
+"""After the decision: the old source is kept closed, watched, and opened again when asked to.
+
+Writes to it can only come from somebody who has opened it by hand, or with `unfreeze`. They are on the
+source alone. Nothing applies them: they are told, as an alarm of the timeline with tables and numbers, and
+stop a `cleanup`, which would take the slot that knows of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from services.coordinator.pipeline import Pipeline
+from services.shared.model import ErrorKind, PgmigError, Phase
+from services.shared.pg.door import beside, is_open, writable_connection
+from services.shared.pg.late_writes import late_writes, told
+from services.shared.pg.thaw import admit_readers, thaw
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 5.0
+
+
+async def unfreeze(pipeline: Pipeline, *, read_only: bool) -> None:
+    """Let sessions into the old source again: those that write too, or read-only by default.
+
+    Raises WRONG_PHASE unless the migration has switched over and the source is still frozen.
+    """
+    migration, frozen = pipeline.migration, pipeline.migration.record.freeze
+    if migration.phase is not Phase.SWITCHED_OVER:
+        raise PgmigError(
+            ErrorKind.WRONG_PHASE,
+            f"migration {migration.id} is in phase {migration.phase}: its source is not frozen",
+            "a switchover that does not succeed lets writers in again by itself",
+        )
+    if frozen is None:
+        raise PgmigError(
+            ErrorKind.WRONG_PHASE, f"the source of migration {migration.id} is not frozen any more"
+        )
+    uri = await pipeline.known_source()
+    if read_only:
+        await admit_readers(uri, frozen)
+        migration.event("warning", "the old source accepts sessions again, which are read-only by default")
+    else:
+        await thaw(uri, frozen)
+        migration.update(freeze=None)
+        migration.event("warning", "the old source accepts writes again: from now on both sides do")
+    await pipeline.journal.save()
+
+
+async def watch(pipeline: Pipeline) -> None:
+    """Look now and then, as long as the coordinator runs; tells what is new. Never raises."""
+    seen = ""
+    while not pipeline.migration.removed:
+        try:
+            found = await written(pipeline)
+        except PgmigError as exc:
+            log.info("the old source of migration %s is not watched now: %s", pipeline.migration.id, exc)
+        else:
+            if found and found != seen:
+                pipeline.migration.event("error", alarm(found))
+                seen = found
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def alarm(found: str) -> str:
+    return f"the old source was written to after the switchover; changes that the destination lacks: {found}"
+
+
+async def written(pipeline: Pipeline) -> str:
+    """What was committed on the old source after the switchover; "" for nothing, or while it is closed."""
+    record, migration = pipeline.migration.record, pipeline.migration.id
+    if record.switchover is None:
+        return ""
+    uri = await pipeline.known_source()
+    if record.freeze is not None and record.freeze.database:
+        side = await beside(uri, record.freeze.door)
+        try:
+            if not await is_open(side, record.freeze.database):
+                return ""
+        finally:
+            await side.close()
+    publications = [migration.publication, *([migration.inserts_publication] if record.inserts_only else [])]
+    conn = await writable_connection(uri)
+    try:
+        return told(await late_writes(conn, migration.slot, publications, record.switchover.sentinel_lsn))
+    finally:
+        await conn.close()

@@ -1,0 +1,192 @@
+"""What becomes of the old source after the switchover, and of one that was frozen in vain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from nats.aio.client import Client
+
+from clients.session import Session
+from services.coordinator import switchover
+from services.coordinator.credentials import Credentials
+from services.coordinator.journal import Journal
+from services.coordinator.migration import Migration
+from services.coordinator.pipeline import Pipeline, Surroundings
+from services.coordinator.record import Record, pack
+from services.coordinator.workforce import Workforce
+from services.shared.bus.connection import connect_bus
+from services.shared.bus.store import StateStore
+from services.shared.model import Endpoint, ErrorKind, MigrationOptions, PgmigError, Phase
+from services.shared.pg.freeze import Freeze
+from tests.integration.coordinator_bed import Services, until, until_phase
+from tests.lab.door import reopen
+from tests.lab.nats import NatsServer
+
+FOLLOW = MigrationOptions(follow=True)
+CLOSED = "not currently accepting connections"
+
+
+@pytest.fixture
+def source(source_db: str) -> str:
+    with psycopg.connect(source_db) as conn:
+        conn.execute("CREATE TABLE item (id int PRIMARY KEY)")
+    return source_db
+
+
+@pytest.fixture
+def services(nats_server: NatsServer, tmp_path: Path) -> Iterator[Services]:
+    with Services(nats_server, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(nats_server: NatsServer) -> AsyncIterator[Client]:
+    client = await connect_bus(nats_server.url, "test")
+    yield client
+    await client.close()
+
+
+def closed(uri: str) -> bool:
+    try:
+        psycopg.connect(uri).close()
+    except psycopg.OperationalError as exc:
+        return CLOSED in str(exc)
+    return False
+
+
+def insert(uri: str, number: int, options: str = "") -> None:
+    with psycopg.connect(uri, options=options) as conn:
+        conn.execute("INSERT INTO item VALUES (%s)", [number])
+
+
+async def switched_over(session: Session, source: str, dest: str) -> None:
+    await session.start("m", source, dest, FOLLOW)
+    await until_phase(session, "m", Phase.STREAMING)
+    async for _ in session.switchover("m", 20.0):
+        pass
+    await until_phase(session, "m", Phase.SWITCHED_OVER)
+
+
+async def test_old_source_is_closed_until_it_is_unfrozen_and_late_writes_are_an_alarm(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async with services.session() as session:
+        await switched_over(session, source, dest_db)
+        assert closed(source)
+        await session.unfreeze("m", read_only=True)
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            insert(source, 1)
+        insert(source, 1, "-c default_transaction_read_only=off")  # which the default does not prevent
+        view = await until(session, "m", lambda v: any("1 in public.item" in e.text for e in v.events))
+        assert [e.level for e in view.events if "1 in public.item" in e.text] == ["error"]
+        await session.unfreeze("m")
+        insert(source, 2)
+        await until(session, "m", lambda v: any("2 in public.item" in e.text for e in v.events))
+        with pytest.raises(PgmigError) as caught:
+            await session.unfreeze("m")
+        assert caught.value.kind is ErrorKind.WRONG_PHASE
+        with psycopg.connect(dest_db) as conn:
+            assert conn.execute("SELECT count(*) FROM item").fetchone() == (0,)
+        with pytest.raises(PgmigError) as caught:
+            await session.cleanup("m")
+        assert caught.value.kind is ErrorKind.LATE_WRITES
+        assert "2 in public.item" in caught.value.message
+        removed = await session.cleanup("m", force=True)
+        assert any("replication slot" in line for line in removed.removed)
+
+
+async def test_cleanup_reaches_into_a_closed_source_and_leaves_it_closed(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async with services.session() as session:
+        await switched_over(session, source, dest_db)
+        removed = await session.cleanup("m")
+        assert any("publication" in line for line in removed.removed)
+        assert closed(source)
+    with psycopg.connect(reopen(source)) as conn:
+        assert conn.execute("SELECT FROM pg_replication_slots").fetchall() == []
+        assert conn.execute("SELECT FROM pg_publication").fetchall() == []
+
+
+async def test_unfreeze_is_for_a_source_that_is_frozen(services: Services, source: str, dest_db: str) -> None:
+    async with services.session() as session:
+        await session.start("m", source, dest_db, FOLLOW)
+        await until_phase(session, "m", Phase.STREAMING)
+        with pytest.raises(PgmigError) as caught:
+            await session.unfreeze("m")
+        assert caught.value.kind is ErrorKind.WRONG_PHASE
+
+
+@pytest.mark.parametrize("step", ["freeze", "close", "verify", "commit"])
+async def test_killed_in_any_step_lets_everybody_in_again(
+    services: Services, source: str, dest_db: str, step: str
+) -> None:
+    async with services.session() as session:
+        await session.start("m", source, dest_db, FOLLOW)
+        await until_phase(session, "m", Phase.STREAMING)
+        with psycopg.connect(source, autocommit=True) as conn:
+            before = conn.execute("SELECT setconfig FROM pg_db_role_setting").fetchall()
+        try:
+            async for told in session.switchover("m", 30.0):
+                if (told.name, told.state) == (step, "started"):
+                    services.kill9("coordinator")
+        except PgmigError as exc:
+            assert exc.kind is ErrorKind.UNREACHABLE
+        services.start("coordinator")
+        services.wait_serving()
+    async with services.session() as session:
+        view = await session.resume("m", source, dest_db)
+        view = await until(session, "m", lambda view: view.phase is not Phase.SWITCHOVER)
+        if view.phase is Phase.SWITCHED_OVER:  # it was quicker than our kill
+            assert closed(source)
+            return
+        insert(source, 7)
+        with psycopg.connect(source, autocommit=True) as conn:
+            assert conn.execute("SELECT setconfig FROM pg_db_role_setting").fetchall() == before
+        await until_phase(session, "m", Phase.STREAMING)
+        async for _ in session.switchover("m", 20.0):
+            pass
+        with psycopg.connect(dest_db) as conn:
+            assert conn.execute("SELECT id FROM item").fetchall() == [(7,)]
+
+
+async def test_undo_wins_its_compare_and_set_before_it_thaws(
+    source: str, dest_db: str, client: Client, tmp_path: Path
+) -> None:
+    """Another coordinator has decided meanwhile: the source stays as that one left it."""
+    freeze = await Freeze.open(source)
+    await freeze.forbid_writes()
+    await freeze.shut(asyncio.get_running_loop().time() + 10)
+    await freeze.close()
+    record = Record(
+        migration_id="m",
+        revision=5,
+        phase=Phase.SWITCHOVER,
+        options=FOLLOW,
+        source=Endpoint("a", 1, "b", "c"),
+        destination=Endpoint("d", 2, "e", "f"),
+        created_at=1.0,
+        phase_since=1.0,
+        freeze=freeze.before,
+    )
+    store, other = StateStore(client), StateStore(client)
+    await store.save("m", pack(record))
+    await other.load()
+    migration = Migration(record, lambda: ())
+    pipeline = Pipeline(
+        migration, Journal(store, tmp_path, migration), Surroundings(client, Workforce(), tmp_path)
+    )
+    pipeline.offer_credentials(Credentials(source, dest_db))
+    await other.save("m", pack(record)[:-1] + b"decided")
+    with pytest.raises(PgmigError) as caught:
+        await switchover.undo(pipeline)
+    assert caught.value.kind is ErrorKind.FENCED
+    assert closed(source)
+    await store.delete("m")
+    await switchover.undo(pipeline)
+    assert not closed(source)
+    insert(source, 1)
