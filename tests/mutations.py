@@ -23,6 +23,7 @@ BATCHES = "tests/unit/test_batches.py"
 PRIVATE = "tests/integration/test_embedded_private.py"
 WORKER_SECRET = "tests/contract/test_worker_secret.py"
 FULL_STREAM = "tests/integration/test_full_stream.py"
+ENCODINGS = "tests/integration/test_encodings.py"
 IDENTITIES = "tests/integration/test_identities.py"
 PARTITIONS = "tests/integration/test_partitions.py"
 PROGRESS_ROW = "tests/integration/test_progress_row.py"
@@ -179,6 +180,20 @@ MUTATIONS = (
         "for i in self.inserted if new[i] is not UNCHANGED and not self.columns",
         "for i in self.inserted if new[i] is not None and new[i] is not UNCHANGED and not self.columns",
         f"{PIPELINE}::test_null_and_empty_and_unchanged_are_three_things",
+    ),
+    Mutation(
+        "31 SQL_ASCII is not converted",
+        "services/shared/pg/encoding.py",
+        'return conn.info.parameter_status("server_encoding") == RAW',
+        "return False",
+        f"{ENCODINGS}::test_text_arrives_byte_for_byte[SQL_ASCII]",
+    ),
+    Mutation(
+        "31 the environment does not set the encoding",
+        "services/shared/pg/connection.py",
+        ', "client_encoding": "UTF8"}',
+        "}",
+        f"{ENCODINGS}::test_text_arrives_byte_for_byte[LATIN1]",
     ),
     Mutation(
         "30 generated columns of identities are published",

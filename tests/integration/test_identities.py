@@ -15,7 +15,7 @@ from services.shared.pg.identity import choose_published
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.integration.test_no_key_tables import flushed, warned
 from tests.lab.nats import NatsServer
-from tests.lab.pipeline import rows, run
+from tests.lab.pipeline import pipeline, rows, run
 from tests.lab.postgres import PostgresServer
 
 GENERATED_KEYS = [
@@ -200,6 +200,25 @@ async def test_a_partition_made_later_has_its_roots_key_and_is_replicated(
         await flushed(session, source_db)
         equal(source_db, dest_db, "root")
         assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
+
+
+async def test_rows_without_columns_are_deleted_one_by_one(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    """Of a table without columns, and of one all of whose columns are generated."""
+    ddl = """CREATE TABLE bare (); CREATE TABLE computed (k int GENERATED ALWAYS AS (7) STORED);
+             ALTER TABLE bare REPLICA IDENTITY FULL; ALTER TABLE computed REPLICA IDENTITY FULL"""
+    one = "DELETE FROM {0} WHERE ctid IN (SELECT ctid FROM {0} LIMIT {1})"
+    async with pipeline(source_db, dest_db, nats_server, ddl, "bare", "computed") as p:
+        await p.start_decoder()
+        p.start_applier()
+        for table in ("bare", "computed"):
+            run(source_db, *[f"INSERT INTO {table} DEFAULT VALUES"] * 30, one.format(table, 20))
+            run(source_db, one.format(table, 1))
+        run(source_db, "UPDATE computed SET k = DEFAULT")
+        await p.drain("changes")
+        counted = "SELECT (SELECT count(*) FROM bare), (SELECT count(*) FROM computed)"
+        assert rows(dest_db, counted) == rows(source_db, counted) == [(9, 9)]
 
 
 pytestmark = pytest.mark.timeout(180)

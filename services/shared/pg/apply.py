@@ -29,6 +29,7 @@ from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, Table
 from services.shared.pg import long_values
 from services.shared.pg.applier_fence import take_applier_lock
 from services.shared.pg.connection import connect, translate, translated
+from services.shared.pg.encoding import send_as_stored
 from services.shared.pg.progress import ORIGIN_FUNCTIONS, row_progress
 from services.shared.pg.target import Operation, Statement
 
@@ -124,6 +125,7 @@ class ApplySession:
                 await conn.execute("SET synchronous_commit = off")
                 for setting in _PLAN_FOR_KEYS:
                     await conn.execute(setting)
+            await send_as_stored(conn)
             session = cls(conn, migration, uses_origin=uses_origin)
         except BaseException:
             await conn.close()

@@ -7,6 +7,7 @@ the same, so that the text of a value means the same value on the destination.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -45,6 +46,8 @@ _EXACT = {
 # Not in `options`: a server that does not know a setting refuses the connection. By the
 # server_version_num that introduced each.
 _TIMEOUTS_SINCE = {140000: b"SET idle_session_timeout = 0", 170000: b"SET transaction_timeout = 0"}
+# libpq sends these variables with the login, where they win over `options`.
+_OF_ENVIRONMENT = {"PGDATESTYLE": b"SET DateStyle = 'ISO, MDY'", "PGTZ": b"SET TimeZone = 'UTC'"}
 
 # SQLSTATEs that a retry from the transaction's start may cure: rule 12 of docs/safety.md.
 _TRANSIENT = re.compile(r"08...|40...|53...|57P0[1235]|55P03|57014|25P0[234]")
@@ -86,7 +89,8 @@ def complete_conninfo(uri: str, application: str, **overrides: str) -> str:
         "keepalives_count": "3",
         "tcp_user_timeout": "60000",
     }
-    merged = {**defaults, **given, "options": settings, "application_name": application, **overrides}
+    ours = {"options": settings, "application_name": application, "client_encoding": "UTF8"}
+    merged = {**defaults, **given, **ours, **overrides}
     return conninfo.make_conninfo("", **{k: str(v) for k, v in merged.items()})
 
 
@@ -204,10 +208,11 @@ async def open_session(info: str, *, autocommit: bool = True) -> AsyncConnection
 async def _open(info: str, *, autocommit: bool) -> AsyncConnection:
     conn = await AsyncConnection.connect(info, autocommit=autocommit, prepare_threshold=None)
     version = conn.info.server_version
-    settings = b"; ".join(text for since, text in _TIMEOUTS_SINCE.items() if since <= version)
+    settings = [text for since, text in _TIMEOUTS_SINCE.items() if since <= version]
+    settings += [text for variable, text in _OF_ENVIRONMENT.items() if variable in os.environ]
     if settings:
         try:
-            await conn.wait(_simple_query(conn, settings))
+            await conn.wait(_simple_query(conn, b"; ".join(settings)))
         except BaseException:
             conn.pgconn.finish()
             raise

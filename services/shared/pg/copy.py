@@ -35,6 +35,7 @@ from services.shared.pg.copy_relay import Pace, Progress, may_relay, relay
 from services.shared.pg.copy_snapshot import begin_under_snapshot
 from services.shared.pg.copy_stream import CopyIn, CopyOut
 from services.shared.pg.copy_table import Described, describe, described, empty, table_name
+from services.shared.pg.encoding import COPY_RAW, is_raw
 
 __all__ = ["Copied", "PartCopier", "binary_safe"]
 
@@ -177,6 +178,7 @@ async def _prepare(
 ) -> tuple[sql.Composed, sql.Composed]:
     """Empty the table where that is the part's to do; the statements for source and destination."""
     options = ["FORMAT binary"] if binary else []
+    options += [COPY_RAW] if is_raw(destination) else []
     freeze = []
     if part.rows is None:
         truncated = await empty(destination, part.table, here)
@@ -188,7 +190,10 @@ def _same_types(
     source: AsyncConnection, destination: AsyncConnection, part: CopyPart, there: Described, here: Described
 ) -> bool:
     """Whether the part's columns have the same types on both ends, all fit for binary. A table
-    made by hand may differ, and eight bytes of one type are as good as eight of another."""
+    made by hand may differ, and eight bytes of one type are as good as eight of another. In binary text
+    has the session's encoding, whatever COPY is told."""
+    if is_raw(source):
+        return False
     ends = [{name: end.types.get(name) for name in part.columns} for end in (there, here)]
     types = [oid for oid in ends[0].values() if oid is not None]
     return ends[0] == ends[1] and binary_safe(

@@ -28,10 +28,12 @@ from services.shared.pg.connection import (
     LOCKS_SETTING,
     RAISE_LOCKS,
     complete_conninfo,
+    connection,
     locks_are_full,
     redact,
     translate,
 )
+from services.shared.pg.encoding import RAW, is_raw, send_as_stored
 from services.shared.pg.tools import DumpTools
 
 LOCK_WAIT_MS = 60_000
@@ -66,11 +68,13 @@ async def dump_schema(
     partial = target.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     os.close(_new_file(partial))
+    async with connection(source_uri, "source") as conn:
+        encoding = RAW if is_raw(conn) else "UTF8"
     arguments = [
         "--format=custom",
         "--section=pre-data",
         "--section=post-data",
-        "--encoding=UTF8",
+        f"--encoding={encoding}",
         "--no-publications",
         "--no-subscriptions",
         "--no-blobs",  # versions differ in the section that these are in: see large_objects.py
@@ -141,7 +145,10 @@ async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None
     if conn.info.server_version < _TRANSACTION_TIMEOUT_SINCE:
         script = script.replace(_TRANSACTION_TIMEOUT, b"", 1)
     try:
+        await send_as_stored(conn)
         await conn.execute(script)
+        if is_raw(conn):
+            await conn.execute("SET client_encoding = 'UTF8'")
     except psycopg.Error as exc:
         error = translate(exc, f"restoring the {section} schema on the destination")
         if locks_are_full(exc):  # by this very transaction

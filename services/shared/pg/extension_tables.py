@@ -16,6 +16,7 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import TableId
 from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import translated
+from services.shared.pg.encoding import COPY_RAW, is_raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,9 @@ async def _replace(source: AsyncConnection, destination: AsyncConnection, table:
     condition = sql.SQL(table.condition)  # the extension's own SQL, as pg_dump uses it
     columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
     await destination.execute(sql.SQL("DELETE FROM ONLY {} {}").format(name, condition))
-    read = sql.SQL("COPY (SELECT {} FROM ONLY {} {}) TO STDOUT").format(columns, name, condition)
-    write = sql.SQL("COPY {} ({}) FROM STDIN").format(name, columns)
+    options = sql.SQL(f"WITH ({COPY_RAW})" if is_raw(destination) else "")
+    read = sql.SQL("COPY (SELECT {} FROM ONLY {} {}) TO STDOUT {}").format(columns, name, condition, options)
+    write = sql.SQL("COPY {} ({}) FROM STDIN {}").format(name, columns, options)
     cursor = destination.cursor()
     async with source.cursor().copy(read) as rows, cursor.copy(write) as written:
         async for data in rows:

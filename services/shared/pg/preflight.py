@@ -33,6 +33,7 @@ from services.shared.pg import (
 )
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection, endpoint
+from services.shared.pg.encoding import check_names
 from services.shared.pg.existing import plan_to_drop, plan_to_fill
 from services.shared.pg.preflight_server import ServerFacts, read_server
 from services.shared.pg.roles import check_roles
@@ -77,6 +78,7 @@ async def check_migration(
     ):
         facts = await read_server(source, "source"), await read_server(destination, "destination")
         _check_pair(*facts)
+        await check_names(source)
         tools = await find_tools(facts[0].major, facts[1].major)
         options = await _with_search_path(source_uri, options)
         chosen = await choose(source, options, strict=True)

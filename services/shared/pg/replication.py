@@ -23,6 +23,7 @@ from psycopg.abc import PQGen
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.pg.channel import lends
 from services.shared.pg.connection import complete_conninfo, connect, connect_failure, open_session, translate
+from services.shared.pg.encoding import AS_STORED, is_raw
 from services.shared.pg.stream_options import stream_options
 from services.shared.pg.wal_stream import (
     DOING,
@@ -133,6 +134,8 @@ class ReplicationConnection:
         )
         doing = f"streaming from slot {slot}"
         await self._command(_MORE_MEMORY, doing)
+        if is_raw(self._conn):
+            await self._command(AS_STORED, doing)
         if not lends(self._conn) or (self._gss and not self._pgconn.ssl_in_use):
             await self._command(command, doing)
             self._stream = LibpqStream(self._pgconn, lambda result: _result_error(self._conn, result, DOING))

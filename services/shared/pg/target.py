@@ -228,7 +228,7 @@ class TargetTable:
                 f"the source sent an update or delete of {self.table}, which has no replica identity",
                 "give the table a primary key or REPLICA IDENTITY FULL on the source",
             )
-        return tuple(range(len(self.columns)))
+        return self.inserted  # generated columns follow from the others
 
     def _build(self, shape: tuple[object, ...], text: sql.Composable) -> Statement:
         statement = self._shapes[shape] = Statement(text.as_bytes(None))
@@ -255,6 +255,8 @@ class TargetTable:
         return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE").format(self._name(), names)
 
     def _update_sql(self, touched: tuple[int, ...], where: tuple[int, ...], given: Given) -> sql.Composable:
+        if not self.inserted:  # all rows are alike and stay as they are: one has to be there
+            return sql.SQL("SELECT FROM {} LIMIT 1").format(self._rows_of())
         assignments = [sql.SQL("{} = {}").format(self._column(i), given(n, i)) for n, i in enumerate(touched)]
         return sql.SQL("UPDATE {} t SET {} WHERE {}").format(
             self._rows_of(),
@@ -302,6 +304,8 @@ class TargetTable:
             )
             for n, i in enumerate(where)
         )
+        if not where:  # no columns: any row will do
+            same = sql.Composed([sql.SQL("true")])
         if self.partitioned:  # a ctid says where in one partition
             found = "(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)"
         else:
