@@ -27,6 +27,7 @@ ENCODINGS = "tests/integration/test_encodings.py"
 IDENTITIES = "tests/integration/test_identities.py"
 PARTITIONS = "tests/integration/test_partitions.py"
 PROGRESS_ROW = "tests/integration/test_progress_row.py"
+COPY_PARTS = "tests/integration/test_copy_parts.py"
 STALE_STATE = "tests/integration/test_stale_state.py"
 VERSIONS = "tests/e2e/test_source_versions.py"
 ESCAPES = "tests/integration/test_freeze_escapes.py"
@@ -472,6 +473,55 @@ MUTATIONS = (
         "        await _claim(pipeline)\n",
         "",
         f"{AFTER}::test_undo_wins_its_compare_and_set_before_it_thaws",
+    ),
+    Mutation(
+        "20 a part's table is in the file that the snapshot shows",
+        "services/shared/pg/copy_snapshot.py",
+        "    if (there.oid, there.file, shown) != (oid, file, numbers):",
+        "    if (there.oid, shown) != (oid, numbers):",
+        f"{COPY_PARTS}::test_a_table_that_is_not_what_the_snapshot_shows_is_not_copied",
+    ),
+    Mutation(
+        "20 a part's columns are those that the snapshot shows",
+        "services/shared/pg/copy_snapshot.py",
+        "    if (there.oid, there.file, shown) != (oid, file, numbers):",
+        "    if (there.oid, there.file) != (oid, file):",
+        f"{COPY_PARTS}::test_a_table_that_is_not_what_the_snapshot_shows_is_not_copied",
+    ),
+    Mutation(
+        "20 partitions of a root that is one part",
+        "services/shared/pg/copy_snapshot.py",
+        "    if row is not None and row[0] is False:",
+        "    if False:",
+        f"{COPY_PARTS}::test_partitions_of_a_root_that_is_one_part_are_what_the_snapshot_shows",
+    ),
+    Mutation(
+        "21 another table under the same name",
+        "services/shared/model/table_identity.py",
+        "    if now.oid != before.oid:",
+        "    if False:",
+        "tests/unit/test_table_identity.py::test_a_change_is_named_by_what_it_takes_to_go_on",
+    ),
+    Mutation(
+        "21 a table that the publication lost for a while",
+        "services/shared/model/table_identity.py",
+        "    if now.published != before.published or",
+        "    if",
+        "tests/unit/test_table_identity.py::test_a_change_is_named_by_what_it_takes_to_go_on",
+    ),
+    Mutation(
+        "21 rows that were rewritten",
+        "services/shared/model/table_identity.py",
+        "    if altered and (now.file != before.file or _names_reused(before, now)):",
+        "    if altered and _names_reused(before, now):",
+        "tests/unit/test_table_identity.py::test_a_change_is_named_by_what_it_takes_to_go_on",
+    ),
+    Mutation(
+        "22 an applier of before is kept out",
+        "services/shared/pg/applier_fence.py",
+        '        if (found[0] if found else "") != epoch:',
+        "        if False:",
+        "tests/integration/test_resync.py::test_an_applier_of_before_is_ended_and_kept_out",
     ),
 )
 

@@ -19,9 +19,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import shlex
 import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,6 +64,7 @@ EXPLAIN_S = 0.3
 """The locks are given up this long before the time is over, so as to tell who was in the way."""
 
 APPLIER_WAIT_S = 10.0
+COPIES_LOOK_S = 0.5
 
 
 @dataclass(slots=True)
@@ -120,6 +122,30 @@ async def _await_applier(run: _Run) -> None:
             "see that an applier is attached, then switch over again",
         ) from exc
     _check_lag(run.pipeline, run.deadline - time.monotonic())
+
+
+async def _await_copies(run: _Run) -> None:
+    """`_check_tables`; new partitions are given the time to be copied. Writers are not blocked yet."""
+    migration = run.pipeline.migration
+
+    def settled() -> bool:
+        return migration.phase in {Phase.STREAMING, Phase.FAILED, Phase.PAUSED}
+
+    while True:
+        try:
+            await _check_tables(run)
+        except PgmigError as exc:
+            left = run.deadline - time.monotonic() - COPIES_LOOK_S
+            if exc.kind is not ErrorKind.TRANSIENT or left <= 0:
+                raise
+        else:
+            return
+        await asyncio.sleep(COPIES_LOOK_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await run.pipeline.until(settled)
+        check_ready(run.pipeline, run.deadline - time.monotonic())
+        await _await_applier(run)
 
 
 async def run(pipeline: Pipeline, feed: StepFeed, timeout_s: float) -> None:
@@ -190,7 +216,7 @@ def _interrupted(pipeline: Pipeline, exc: BaseException) -> PgmigError:
 
 async def _attempt(run: _Run) -> None:
     await _await_applier(run)
-    await _check_tables(run)
+    await _await_copies(run)
     await _unfollowed_ahead(run)
     freeze = await Freeze.open(run.uris.source_uri)
     try:
@@ -281,7 +307,8 @@ async def _check_tables(run: _Run, freeze: Freeze | None = None) -> None:
             ErrorKind.SCHEMA_DRIFT,
             f"tables of the source are not on the destination: {', '.join(map(str, lacking[:5]))}",
             "they were created after the migration began: create them on the destination and add them with "
-            f"pgmig-cli resync-table --id {pipeline.migration.id} SCHEMA.TABLE, or drop them on the source",
+            f"pgmig-cli resync-table --id {pipeline.migration.id} "
+            f"{' '.join(shlex.quote(table.argument) for table in lacking)}, or drop them on the source",
         )
 
 

@@ -23,9 +23,9 @@ async def check_unchanged(pipeline: Pipeline, source: Connection) -> None:
     if stock.copy:
         named = ", ".join(map(str, stock.copy[:5]))
         raise PgmigError(
-            ErrorKind.SCHEMA_DRIFT,
-            f"new partitions of the source have not been copied: {named}",
-            "they are copied within seconds: switch over again when the migration is streaming",
+            ErrorKind.TRANSIENT,
+            f"new partitions of the source are not copied yet: {named}",
+            "switch over again when the migration is streaming",
         )
     options = pipeline.migration.record.options
     if options.data_only or not options.follow:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.tables.adopt import begin_copy, forget_copies
-from services.coordinator.tables.explain import absent, drift_error, findings, names_copied
+from services.coordinator.tables.explain import absent, drift_error, findings, names_copied, unlogged
 from services.coordinator.tables.look import Look, look
 from services.coordinator.tables.publish import publish
 from services.shared.model import ErrorKind, PgmigError, TableId
@@ -36,11 +36,20 @@ async def prepare_resync(pipeline: Pipeline, tables: Sequence[TableId]) -> None:
         missing = await absent(destination, names)
         if missing:
             raise drift_error(migration.id, await findings(source, destination, seen, (), missing))
+        lost = [table for table in tables if _is_unlogged(seen, table)]
+        if lost:
+            raise drift_error(migration.id, [unlogged(table) for table in lost])
         await publish(pipeline, source, seen.now, names)
         await forget_copies(destination, migration.record.migration_id, names, identities=False)
         gone = [table for table in known if table not in seen.now and not _listed(pipeline, table)]
         await forget_tables(destination, migration.record.migration_id, gone)  # partitions of a root
     begin_copy(pipeline, names, AGAIN)
+
+
+def _is_unlogged(seen: Look, table: TableId) -> bool:
+    """Whether its changes, unlike its rows, will not come."""
+    known, now = seen.known.get(table), seen.now.get(table)
+    return now is not None and not now.logged and (known is None or known.identity.logged)
 
 
 def _listed(pipeline: Pipeline, table: TableId) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from services.coordinator.parts import choose_split, gathered, renew_plans, wants_key
 from services.coordinator.pipeline import Pipeline
-from services.coordinator.tables.adopt import forget
+from services.coordinator.tables.adopt import forget, forget_copies
 from services.coordinator.tables.explain import Finding, absent, drift_error, dropped, unlogged
 from services.coordinator.tables.publish import publish
 from services.shared.model import SnapshotReady, SourceTable, Split, TableId, TableIdentity
@@ -51,6 +51,7 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
             migration.copying.plan(table for table in listed if table.table in planned)
             migration.update(tables=migration.copying.records())
         async with connection(uris.destination_uri, "destination") as destination:
+            await _by_partitions(pipeline, conn, destination, found, identities)
             await _forget_dropped(pipeline, conn, destination, set(found))
             wanted = _wanted(pipeline)
             leaves = _leaves(pipeline, wanted, identities)
@@ -78,6 +79,28 @@ def _wanted(pipeline: Pipeline) -> tuple[TableId, ...]:
     if pipeline.migration.record.options.follow:
         return copying.missing()
     return tuple(record.table for record in copying.records())
+
+
+async def _by_partitions(
+    pipeline: Pipeline,
+    source: Connection,
+    destination: Connection,
+    found: Mapping[TableId, SourceTable],
+    identities: Mapping[TableId, TableIdentity],
+) -> None:
+    """Roots whose partitions go by their own names now, since both sides divide them alike."""
+    wanted = [table for table in _wanted(pipeline) if table not in found]
+    roots = [table for table in wanted if table in identities and not identities[table].has_rows]
+    if not roots:
+        return
+    tops = await topmost(source, tuple(found))
+    migration = pipeline.migration
+    listed = {record.table for record in migration.copying.records()}
+    leaves = [leaf for leaf, top in tops.items() if top in roots and leaf not in listed]
+    await forget_copies(destination, migration.record.migration_id, roots, identities=False)
+    migration.copying.forget(roots)
+    migration.copying.add(leaves)
+    migration.update(tables=migration.copying.records())
 
 
 async def _forget_dropped(

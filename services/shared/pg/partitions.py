@@ -58,13 +58,14 @@ async def find_routes(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen = EVERYTHING
 ) -> tuple[Route, ...]:
     """The partitions of the source whose rows go to their root on the destination: all those of
-    a root that is on the destination and not divided there in the same way, down to the bounds.
-    A root that is not taken with all of its partitions is left alone: it would bring the others' rows."""
+    a root that is on the destination and divided there in another way, down to the bounds. A destination
+    that only lacks partitions is not: those have to be created. A root that is not taken with all of its
+    partitions is left alone: it would bring the others' rows."""
     with translated("reading the source's partitions"):
         here = {root: tree for root, tree in (await _trees(source)).items() if _whole(tree, chosen)}
     with translated("reading the destination's partitions"):
         there = await _trees(destination)
-        differing = [root for root, tree in here.items() if there.get(root) != tree]
+        differing = [root for root, tree in here.items() if root not in there or not there[root] <= tree]
         existing = await existing_tables(destination, differing)
     return tuple(
         Route(leaf, root)

@@ -316,6 +316,7 @@ def rename_table(conn: AsyncConnection, table: TableId, renamed: TableId) -> tup
         names = sql.Identifier(table.schema, table.name), sql.Identifier(renamed.name)
         statements.append(rename.format(*names))
     if renamed.schema != table.schema:
+        statements.append(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(renamed.schema)))
         move = sql.SQL("ALTER TABLE {} SET SCHEMA {}")
         names = sql.Identifier(table.schema, renamed.name), sql.Identifier(renamed.schema)
         statements.append(move.format(*names))
