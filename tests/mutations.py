@@ -337,8 +337,8 @@ MUTATIONS = (
     Mutation(
         "17 partitions are compared down to their bounds",
         "services/shared/pg/partitions.py",
-        "if there.get(root) != tree]",
-        "if root not in there]",
+        "or not there[root] <= tree]",
+        "or False]",
         f"{PARTITIONS}::test_partitions_are_compared_down_to_their_bounds",
     ),
     Mutation(

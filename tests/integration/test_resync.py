@@ -14,7 +14,6 @@ from services.shared.pg.apply import ApplySession
 from services.shared.pg.bookkeeping import ensure_bookkeeping
 from services.shared.pg.connection import connection
 from tests.integration.coordinator_bed import Services, until, until_phase
-from tests.lab.door import reopen
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import MIGRATION, rows, run
 
@@ -42,7 +41,6 @@ async def switch_over(session: Session) -> None:
 
 
 def same(source: str, dest: str, *tables: str) -> None:
-    reopen(source)
     for table in tables:
         query = f"SELECT t::text FROM {table} AS t ORDER BY 1"
         assert rows(dest, query) == rows(source, query), table

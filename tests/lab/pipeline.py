@@ -26,6 +26,7 @@ from services.shared.model import (
     TableId,
     WorkerReport,
 )
+from tests.lab.door import reopen
 from tests.lab.nats import NatsServer
 
 MIGRATION = MigrationId("pipe")
@@ -148,5 +149,10 @@ def run(uri: str, *statements: str) -> None:
 
 
 def rows(uri: str, query: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(uri, autocommit=True) as conn:
+    """Also of a source that a switchover has closed: that is opened again."""
+    try:
+        conn = psycopg.connect(uri, autocommit=True)
+    except psycopg.OperationalError:
+        conn = psycopg.connect(reopen(uri), autocommit=True)
+    with conn:
         return conn.execute(query).fetchall()
