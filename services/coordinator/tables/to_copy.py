@@ -52,7 +52,8 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
             migration.update(tables=migration.copying.records())
         async with connection(uris.destination_uri, "destination") as destination:
             await _by_partitions(pipeline, conn, destination, found, identities)
-            await _forget_dropped(pipeline, conn, destination, set(found))
+            there = await read_columns(conn, _wanted(pipeline))  # now, not under the snapshot
+            await _forget_dropped(pipeline, conn, destination, found.keys() & there.keys())
             wanted = _wanted(pipeline)
             leaves = _leaves(pipeline, wanted, identities)
             if migration.record.options.follow and await publish(pipeline, conn, identities, leaves):

@@ -15,6 +15,7 @@ from services.coordinator.tables.adopt import Stock, try_stock
 from services.shared.model import Lsn, Phase, TableId
 
 LOOK_EVERY_S = 3.0
+LONGEST_PAUSE_S = 15.0
 PAGE_HEADER = 64
 """Bytes: the WAL's end may lie behind the header of a page that no record has reached yet."""
 
@@ -27,6 +28,7 @@ async def watch_tables(pipeline: Pipeline) -> tuple[TableId, ...]:
     while True:
         began = time.monotonic()
         stock = await try_stock(pipeline) if migration.phase is not Phase.SWITCHOVER else None
+        took = time.monotonic() - began
         if stock is not None:
             _tell_unpublished(pipeline, stock, told)
             if stock.error is not None or stock.copy:
@@ -37,7 +39,7 @@ async def watch_tables(pipeline: Pipeline) -> tuple[TableId, ...]:
                     raise again.error
                 if again is not None and again.copy:
                     return again.copy
-        await asyncio.sleep(pause(LOOK_EVERY_S, time.monotonic() - began))
+        await asyncio.sleep(min(LONGEST_PAUSE_S, pause(LOOK_EVERY_S, took)))
 
 
 async def _applied(pipeline: Pipeline, at: Lsn) -> None:
