@@ -455,7 +455,7 @@ MUTATIONS = (
     ),
     Mutation(
         "41 behind the sentinel",
-        "services/coordinator/switchover.py",
+        "services/coordinator/fence.py",
         "    if applied.changes:",
         "    if False:",
         "tests/integration/test_behind_the_sentinel.py",

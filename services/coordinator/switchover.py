@@ -28,6 +28,7 @@ from typing import Any
 
 from services.coordinator import unfollowed
 from services.coordinator.credentials import Credentials
+from services.coordinator.fence import check_nothing_behind, written_behind
 from services.coordinator.migration import failure_of
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.steps import StepFeed
@@ -352,29 +353,7 @@ async def _fence(run: _Run, freeze: Freeze) -> None:
     if run.applied is not None:
         check_nothing_behind(run.applied, first)
     elif run.rows != rows:  # see _drain: no messages, but totals
-        raise _written_behind(f"{run.rows - rows} rows")
-
-
-def check_nothing_behind(applied: SentinelApplied, first: str) -> None:
-    """applied: what the applier says of the second sentinel. first: the token of the first one. Raises
-    SWITCHOVER_FAILED unless nothing was changed between them."""
-    if applied.since != first:
-        raise PgmigError(
-            ErrorKind.SWITCHOVER_FAILED,
-            "the applier was started anew amid the switchover, and cannot tell what came behind the freeze",
-            "writers go on; switch over again",
-        )
-    if applied.changes:
-        raise _written_behind(", ".join(f"{count} rows of {table}" for table, count in applied.changes))
-
-
-def _written_behind(what: str) -> PgmigError:
-    return PgmigError(
-        ErrorKind.SWITCHOVER_FAILED,
-        f"the source was written to behind the freeze: {what}",
-        "writers go on, and nothing is lost; find out who ended our sessions or opened the database, "
-        "then switch over again",
-    )
+        raise written_behind(f"{run.rows - rows} rows")
 
 
 async def _drain(run: _Run, freeze: Freeze) -> None:

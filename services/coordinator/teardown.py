@@ -11,6 +11,7 @@ from services.shared.model import CleanupResult, ErrorKind, PgmigError
 from services.shared.pg.bookkeeping import drop_bookkeeping, steps_done
 from services.shared.pg.connection import connection
 from services.shared.pg.leftovers import remove_from_source, remove_origin
+from services.shared.pg.thaw import thaw
 
 Removal = Callable[[Pipeline], Awaitable[list[str]]]
 """Returns a line for each thing removed."""
@@ -68,7 +69,12 @@ async def _source(pipeline: Pipeline, *, force: bool = False) -> list[str]:
     uri = await pipeline.known_source()
     record = pipeline.migration.record
     frozen = record.freeze
-    removed = await remove_from_source(
+    removed = []
+    if frozen is not None and record.switchover is None:  # it was not decided, and could not be undone
+        if await thaw(uri, frozen):
+            removed.append("the freeze of the source")
+        pipeline.migration.update(freeze=None)
+    removed += await remove_from_source(
         uri,
         pipeline.migration.id,
         inserts_only=bool(record.inserts_only),

@@ -11,7 +11,7 @@ import pytest
 from nats.aio.client import Client
 
 from clients.session import Session
-from services.coordinator import switchover
+from services.coordinator import switchover, teardown
 from services.coordinator.credentials import Credentials
 from services.coordinator.journal import Journal
 from services.coordinator.migration import Migration
@@ -22,6 +22,7 @@ from services.shared.bus.connection import connect_bus
 from services.shared.bus.store import StateStore
 from services.shared.model import Endpoint, ErrorKind, MigrationOptions, PgmigError, Phase
 from services.shared.pg.freeze import Freeze
+from services.shared.pg.preflight import reachable
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.door import reopen
 from tests.lab.nats import NatsServer
@@ -154,15 +155,13 @@ async def test_killed_in_any_step_lets_everybody_in_again(
             assert conn.execute("SELECT id FROM item").fetchall() == [(7,)]
 
 
-async def test_undo_wins_its_compare_and_set_before_it_thaws(
-    source: str, dest_db: str, client: Client, tmp_path: Path
-) -> None:
-    """Another coordinator has decided meanwhile: the source stays as that one left it."""
+async def frozen_in_vain(source: str) -> Record:
+    """The record of a switchover whose coordinator died before it decided."""
     freeze = await Freeze.open(source)
     await freeze.forbid_writes()
     await freeze.shut(asyncio.get_running_loop().time() + 10)
     await freeze.close()
-    record = Record(
+    return Record(
         migration_id="m",
         revision=5,
         phase=Phase.SWITCHOVER,
@@ -173,6 +172,30 @@ async def test_undo_wins_its_compare_and_set_before_it_thaws(
         phase_since=1.0,
         freeze=freeze.before,
     )
+
+
+async def test_cleanup_of_a_switchover_that_could_not_be_undone_thaws_the_source(
+    source: str, dest_db: str, client: Client, tmp_path: Path
+) -> None:
+    record = await frozen_in_vain(source)
+    migration = Migration(record, lambda: ())
+    journal = Journal(StateStore(client), tmp_path, migration)
+    pipeline = Pipeline(migration, journal, Surroundings(client, Workforce(), tmp_path))
+    pipeline.offer_credentials(Credentials(source, dest_db))
+    assert "the freeze of the source" in await teardown.remove_replication(pipeline)
+    insert(source, 1)
+
+
+async def test_password_file_finds_the_way_into_a_closed_source(source: str, dest_db: str) -> None:
+    await frozen_in_vain(source)
+    await reachable(source, dest_db)
+
+
+async def test_undo_wins_its_compare_and_set_before_it_thaws(
+    source: str, dest_db: str, client: Client, tmp_path: Path
+) -> None:
+    """Another coordinator has decided meanwhile: the source stays as that one left it."""
+    record = await frozen_in_vain(source)
     store, other = StateStore(client), StateStore(client)
     await store.save("m", pack(record))
     await other.load()

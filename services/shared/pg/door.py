@@ -62,7 +62,7 @@ async def way_in(conn: AsyncConnection, uri: str) -> str:
         ErrorKind.PERMISSION,
         "our role can connect to no other database of the source; the switchover closes the migrated one "
         "to all connections, which PostgreSQL allows from another database only",
-        "let it connect to database postgres too (GRANT CONNECT, pg_hba.conf)",
+        "let it connect to database postgres too (GRANT CONNECT, pg_hba.conf, the password file)",
     )
 
 

@@ -157,11 +157,16 @@ def passwordless_uri(where: Endpoint) -> str:
 
 
 async def reachable(source_uri: str, destination_uri: str) -> None:
-    """Whether both accept the login; raises what a connection attempt raises."""
+    """Whether both accept the login; raises what a connection attempt raises. A database that a switchover
+    has closed accepts it, and then no session."""
 
-    async def login(uri: str, side: str) -> AsyncConnection:
-        async with connection(uri, side) as conn:
-            return conn
+    async def login(uri: str, side: str) -> None:
+        try:
+            async with connection(uri, side):
+                pass
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.DATABASE_CLOSED:
+                raise
 
     await asyncio.gather(login(source_uri, "source"), login(destination_uri, "destination"))
 
