@@ -11,10 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.lab.installs import newest, oldest
 from tests.lab.nats import NatsServer
 from tests.lab.postgres import PostgresServer
+
+# How long an example takes says something of the machine, not of what is tested.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Whoever starts us with nohup or in the background has these ignored, and pgmig-cli takes that over.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -167,7 +167,7 @@ async def test_decoder_killed_during_the_copy_costs_a_new_snapshot(
             writer.wait_for_commits(20)
             services.start("copier")
             view = await until_phase(session, "m", Phase.STREAMING)
-            assert any("new one" in event.text for event in view.events)
+            assert any("new snapshot" in event.text for event in view.events)
             await finish(session, "m", source, dest_db, writer)
 
 
