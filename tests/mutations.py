@@ -48,6 +48,55 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
+        "S10 text is not structure",
+        "services/shared/pg/lexer.py",
+        """_PLAIN = rb"(?:[^']|'')\"""",
+        """_PLAIN = rb"(?:[^';]|'')\"""",
+        "tests/unit/test_archive.py::test_quoted_text_is_one_token",
+    ),
+    Mutation(
+        "S10 sections are fields of the archive",
+        "services/shared/pg/archive_sql.py",
+        "parts = [entry.definition]",
+        'parts = [entry.definition.split(b"--\\n-- Name: ")[-1]]',
+        "tests/e2e/test_hostile_source.py::test_forged_entries_in_comments_create_no_superuser",
+    ),
+    Mutation(
+        "S11 connection strings are never shown",
+        "services/shared/pg/uri.py",
+        'if authority.count("@") > 1 or "@" in rest[len(authority) :]:',
+        "if authority.count('@') > 9:",
+        "tests/unit/test_uri.py::test_no_error_shows_any_of_a_connection_string",
+    ),
+    Mutation(
+        "S11 redaction",
+        "services/shared/model/redaction.py",
+        """_IN_URI = re.compile(r"(://[^:/?#@\\s'\\"]*):\\S*@")""",
+        """_IN_URI = re.compile(r"(://[^:/?#@\\s'\\"]*):[^@]*@")""",
+        "tests/unit/test_uri.py::test_redaction_hides_passwords_of_any_letters",
+    ),
+    Mutation(
+        "S13 pg_dump with TLS",
+        "services/shared/pg/tools.py",
+        "usable = [tools for tools in found if not tls or await speaks_tls(tools.pg_dump)]",
+        "usable = found",
+        "tests/integration/test_tls_verified.py::test_a_source_that_is_reached_with_tls_is_not_dumped_without",
+    ),
+    Mutation(
+        "S13 parameters outlive the password",
+        "services/shared/pg/uri.py",
+        """if given.get("sslmode") in _WEAK_MODES and requires_tls(where):""",
+        "if False:",
+        "tests/unit/test_uri.py::test_what_began_with_tls_goes_on_with_it_unless_told_otherwise",
+    ),
+    Mutation(
+        "S12 libpq's parameters",
+        "services/shared/pg/uri.py",
+        "if name in _ALLOWED:",
+        "if name in known:",
+        "tests/unit/test_uri.py::test_a_parameter_that_is_not_taken_is_named_without_its_value",
+    ),
+    Mutation(
         "1 commit order",
         "services/applier/assembler.py",
         "self._skipping = begin.final_lsn < self._progress",

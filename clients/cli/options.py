@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from platformdirs import user_state_path
 
-from clients.cli.output import Output
+from clients.cli.output import Output, warn
 from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, check_address
+from services.shared.model.redaction import has_password
 
 DEFAULT_ID = "default"
 
@@ -52,10 +55,11 @@ class Uris:
             raise PgmigError(
                 ErrorKind.INVALID_ARGUMENT,
                 f"{' and '.join(missing)} missing: {why}",
-                "give them as options, or as PGMIG_SOURCE_URI and PGMIG_DEST_URI",
+                "give them as PGMIG_SOURCE_URI and PGMIG_DEST_URI, or in files (--source-uri-file)",
             )
 
 
+_LONGEST_URI = 64 << 10
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB)", re.IGNORECASE)
 _UNIT_KB = {"KB": 1, "MB": 1 << 10, "GB": 1 << 20}
@@ -159,6 +163,18 @@ _URIS = (
     click.option(
         "--dest-uri", envvar="PGMIG_DEST_URI", metavar="URI", show_envvar=True, help="Database to copy to."
     ),
+    click.option(
+        "--source-uri-file",
+        type=click.Path(dir_okay=False, allow_dash=True),
+        metavar="FILE",
+        help="File that holds --source-uri in one line, and so no command line shows it; - is stdin.",
+    ),
+    click.option(
+        "--dest-uri-file",
+        type=click.Path(dir_okay=False, allow_dash=True),
+        metavar="FILE",
+        help="The same for --dest-uri. Where both are -, stdin holds two lines, the source's first.",
+    ),
 )
 
 
@@ -180,13 +196,63 @@ def common_options(command: Command) -> Command:
 
 
 def uri_options(command: Command) -> Command:
-    """Adds --source-uri and --dest-uri; passes them as `uris`."""
+    """Adds --source-uri and --dest-uri, and both as -file; passes them as `uris`."""
 
     @wraps(command)
-    def wrapper(*args: Any, source_uri: str | None, dest_uri: str | None, **rest: Any) -> Any:
-        return command(*args, uris=Uris(source_uri or "", dest_uri or ""), **rest)
+    @click.pass_context
+    def wrapper(
+        ctx: click.Context,
+        /,
+        *args: Any,
+        source_uri: str | None,
+        dest_uri: str | None,
+        source_uri_file: str | None,
+        dest_uri_file: str | None,
+        **rest: Any,
+    ) -> Any:
+        source = _uri(ctx, "source_uri", source_uri, source_uri_file)
+        destination = _uri(ctx, "dest_uri", dest_uri, dest_uri_file)
+        return command(*args, uris=Uris(source, destination), **rest)
 
     return _decorated(wrapper, _URIS)
+
+
+def _uri(ctx: click.Context, name: str, given: str | None, file: str | None) -> str:
+    """From the file, if there is one; it wins over the environment."""
+    option = f"--{name.replace('_', '-')}"
+    on_command_line = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    if file is None:
+        if on_command_line and given and has_password(given):
+            warn(
+                f"every user of this machine can read the password of {option} while this runs: give the "
+                f"connection string with {option}-file or PGMIG_{name.upper()}, or the password in ~/.pgpass"
+            )
+        return given or ""
+    if on_command_line:
+        raise click.UsageError(f"{option} and {option}-file exclude each other")
+    return _first_line(file, option)
+
+
+def _first_line(file: str, option: str) -> str:
+    """file: - for stdin, of which each option takes a line."""
+    try:
+        if file == "-":
+            line = sys.stdin.readline(_LONGEST_URI)
+        else:
+            with Path(file).open(encoding="utf-8") as opened:
+                line = opened.readline(_LONGEST_URI)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT, f"the file of {option}-file cannot be read: {exc.__class__.__name__}"
+        ) from None
+    uri = line.strip()
+    if not uri:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"the file of {option}-file does not begin with a connection string",
+            "put it into the first line",
+        )
+    return uri
 
 
 def _decorated(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:

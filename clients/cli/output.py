@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from services.shared.model import PgmigError
-from services.shared.runtime.redaction import redact
+from services.shared.model.redaction import redact
 
 UNBOUNDED = 100_000
 """Width, in cells, of tables that go to a file or a pipe: nothing is wrapped or cut there."""

@@ -22,7 +22,7 @@ from clients.cli.pieces import event_text
 from clients.cli.screens import live, plain_progress
 from services.shared.model import Event, MigrationView, PgmigError, Phase
 from services.shared.model.jsonview import view_to_json
-from services.shared.runtime.redaction import redact
+from services.shared.model.redaction import redact
 
 if TYPE_CHECKING:
     from clients.session import Connection

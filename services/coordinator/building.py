@@ -18,6 +18,8 @@ from services.coordinator.phases.schema import schema_tools
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.schedule import Schedule, Task, table_tasks
 from services.shared.model import IndexProgress, PgmigError, TableId
+from services.shared.pg.archive import Section
+from services.shared.pg.archive_sql import Script
 from services.shared.pg.bookkeeping import ensure_bookkeeping, steps_done
 from services.shared.pg.connection import connection
 from services.shared.pg.dump import dump_schema, section_script
@@ -146,19 +148,18 @@ async def load(pipeline: Pipeline) -> Building:
     return Building(pipeline, uris.destination_uri, whole, kinds, done)
 
 
-async def _script(pipeline: Pipeline) -> bytes:
+async def _script(pipeline: Pipeline) -> Script:
     uris, migration = await pipeline.credentials(), pipeline.migration
     options = migration.record.options
-    tools = await schema_tools(pipeline)
     if not pipeline.archive.exists():
+        tools = await schema_tools(pipeline)
         pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
         async with connection(uris.source_uri, "source") as conn:
             chosen = await choose(conn, options)
         rows = not options.schema_only
         await dump_schema(tools, uris.source_uri, None, pipeline.archive, chosen, rows=rows)
-    options = migration.record.options
     return await section_script(
-        tools, pipeline.archive, POST_DATA, no_owner=options.no_owner, no_acl=options.no_acl
+        pipeline.archive, Section.POST_DATA, no_owner=options.no_owner, no_acl=options.no_acl
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from services.shared.model import Endpoint, PgmigError
-from services.shared.pg.connection import endpoint
-from services.shared.pg.preflight import passwordless_uri, reachable
+from services.shared.pg.preflight import reachable
+from services.shared.pg.uri import as_recorded, endpoint, passwordless_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +24,23 @@ class Credentials:
         """What is missing here, taken from `other`."""
         return Credentials(self.source_uri or other.source_uri, self.destination_uri or other.destination_uri)
 
+    def as_recorded(self, source: Endpoint, destination: Endpoint) -> Credentials:
+        """With what a connection string lacks of the recorded parameters, if it leads to the same place."""
+
+        def completed(uri: str, where: Endpoint) -> str:
+            return as_recorded(uri, where) if uri and endpoint(uri).place == where.place else uri
+
+        return Credentials(completed(self.source_uri, source), completed(self.destination_uri, destination))
+
 
 def of_environment(
     source: Endpoint, destination: Endpoint, source_uri: str | None, destination_uri: str | None
 ) -> Credentials:
     """The coordinator's own settings, where host, port, database and user match."""
     return Credentials(
-        source_uri if source_uri and _same(source_uri, source) else "",
-        destination_uri if destination_uri and _same(destination_uri, destination) else "",
-    )
-
-
-def _same(uri: str, wanted: Endpoint) -> bool:
-    return replace(endpoint(uri), server_version_num=wanted.server_version_num) == wanted
+        source_uri if source_uri and endpoint(source_uri).place == source.place else "",
+        destination_uri if destination_uri and endpoint(destination_uri).place == destination.place else "",
+    ).as_recorded(source, destination)
 
 
 async def of_password_file(source: Endpoint, destination: Endpoint) -> Credentials:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from services.coordinator.credentials import Credentials
 from services.coordinator.record import Record
 from services.shared.model import DatabaseIdentity, Endpoint, ErrorKind, PgmigError
-from services.shared.pg.connection import connection, endpoint
+from services.shared.pg.connection import connection, reached
 from services.shared.pg.preflight_server import read_server
 from services.shared.pg.replication import ReplicationConnection
+from services.shared.pg.uri import as_recorded, endpoint
 
 GO_ON = "leave that connection string out to go on with the recorded database"
 GIVE_UP = (
@@ -56,7 +57,10 @@ async def judge(record: Record, given: Credentials, remedy: str) -> Handover:
 async def _judged(handover: Handover, side: str, uri: str, record: Record, hint: str) -> str:
     """The URI if it is accepted, else ""."""
     known: Endpoint = getattr(record, side)
-    if not uri or replace(endpoint(uri), server_version_num=known.server_version_num) == known:
+    if not uri:
+        return uri
+    uri = as_recorded(uri, known)
+    if endpoint(uri).place == known.place:
         return uri
     identity: DatabaseIdentity | None = getattr(record, f"{side}_identity")
     try:
@@ -73,10 +77,9 @@ async def _found(
     recorded = f"the {side} of this migration is recorded as {place(known)}"
     try:
         async with connection(uri, side) as conn:
-            facts = await read_server(conn, side)
+            facts, found = await read_server(conn, side), reached(conn, uri)
     except PgmigError as exc:
         raise PgmigError(exc.kind, f"{exc.message}; {recorded}", f"{exc.hint}, or {hint}") from exc
-    found = endpoint(uri, facts.version_num)
     if identity is not None and facts.identity != identity:
         raise PgmigError(ErrorKind.INVALID_ARGUMENT, f"{place(found)} is another database: {recorded}", hint)
     return found

@@ -135,8 +135,10 @@ class Pipeline:
     # Credentials.
 
     def offer_credentials(self, credentials: Credentials) -> None:
-        """The newest come first; known ones fill the gaps."""
-        self._credentials = credentials.filled_from(self._credentials)
+        """The newest come first; known ones fill the gaps. Parameters that were recorded stay in force."""
+        record = self.migration.record
+        offered = credentials.as_recorded(record.source, record.destination)
+        self._credentials = offered.filled_from(self._credentials)
         if self._credentials.complete and self.migration.needs_credentials:
             self.migration.needs_credentials = False
             self.migration.touch()

@@ -162,10 +162,9 @@ def test_pg_dump_older_than_the_source(door: Door, tmp_path: Path) -> None:
     """With an embedded stack, which goes with the refusal."""
     old = tmp_path / "old"
     old.mkdir()
-    for name in ("pg_dump", "pg_restore"):
-        program = old / name
-        program.write_text(f"#!/bin/sh\necho '{name} (PostgreSQL) 9.6.24'\n")
-        program.chmod(0o755)
+    program = old / "pg_dump"
+    program.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n")
+    program.chmod(0o755)
     state = tmp_path / "state"
     before = inventory(door.source), inventory(door.dest)
     done = Cli.on(door.source, door.dest, state, PGMIG_PG_BINDIR=str(old)).run("clone", "--follow")

@@ -16,7 +16,7 @@ from tests.e2e.verdict import checks, left_on_destination, left_on_source, probl
 from tests.lab.installs import PostgresInstall, installs
 from tests.lab.postgres import PostgresServer
 from tests.lab.schema import seed
-from tests.lab.tls import insist_on_tls, tls_uri, turn_on_tls
+from tests.lab.tls import insist_on_tls, turn_on_tls, verified_uri
 
 pytestmark = pytest.mark.xdist_group("tls")
 
@@ -34,7 +34,7 @@ def install() -> PostgresInstall:
 
 
 @pytest.fixture
-def pair(install: PostgresInstall) -> Iterator[tuple[str, str]]:
+def pair(install: PostgresInstall, tmp_path: Path) -> Iterator[tuple[str, str]]:
     """URIs of a source with rows and of an empty destination."""
     with ExitStack() as servers:
         uris = []
@@ -42,7 +42,7 @@ def pair(install: PostgresInstall) -> Iterator[tuple[str, str]]:
             server = servers.enter_context(PostgresServer(install, fsync=False))
             turn_on_tls(server)
             insist_on_tls(server)
-            uris.append(tls_uri(server.create_database("app")))
+            uris.append(verified_uri(server.create_database("app"), tmp_path))
         seed(uris[0], ROWS)
         yield uris[0], uris[1]
 
@@ -67,3 +67,15 @@ def test_a_live_database_is_moved_over_tls_alone(
     assert cli.run("cleanup").returncode == ExitCode.OK
     assert left_on_source(source) == []
     assert left_on_destination(dest) == []
+
+
+def test_a_server_of_another_name_is_not_talked_to(
+    pair: tuple[str, str], install: PostgresInstall, tmp_path: Path
+) -> None:
+    source, dest = pair
+    other = dest.replace("127.0.0.1", "localhost")
+    cli = Cli.on(source, other, tmp_path / "state", PGMIG_PG_BINDIR=str(install.bin_dir))
+    done = cli.run("clone", "--follow")
+    assert done.returncode == ExitCode.UNREACHABLE, done.stderr
+    assert "cannot connect to destination localhost" in done.stderr
+    assert "certificate" in done.stderr

@@ -12,6 +12,8 @@ import psycopg
 from services.coordinator.crew import Crew
 from services.coordinator.schedule import Schedule, Task, one_by_one, table_tasks
 from services.shared.model import TableId
+from services.shared.pg.archive import Section
+from services.shared.pg.archive_sql import Script
 from services.shared.pg.bookkeeping import ensure_bookkeeping, steps_done
 from services.shared.pg.connection import connection
 from services.shared.pg.dump import dump_schema, section_script
@@ -100,15 +102,15 @@ def make_source(uri: str) -> None:
         conn.execute(ROWS)
 
 
-async def scripts(tools: DumpTools, source: str, folder: Path) -> tuple[bytes, bytes]:
+async def scripts(tools: DumpTools, source: str, folder: Path) -> tuple[Script, Script]:
     """Pre-data and post-data."""
     archive = folder / "schema.dump"
     await dump_schema(tools, source, None, archive)
-    pre, post = [await section_script(tools, archive, section) for section in ("pre-data", "post-data")]
+    pre, post = [await section_script(archive, part) for part in (Section.PRE_DATA, Section.POST_DATA)]
     return pre, post
 
 
-async def planned(dest: str, script: bytes) -> tuple[Plan, dict[TableId, str]]:
+async def planned(dest: str, script: Script) -> tuple[Plan, dict[TableId, str]]:
     async with connection(dest, "destination") as conn:
         await ensure_bookkeeping(conn)
         kinds = await relations(conn)
@@ -143,7 +145,7 @@ def tasks_of_tables(whole: Plan, kinds: dict[TableId, str], *, at_once: bool = F
     ]
 
 
-async def post_data(dest: str, script: bytes, *, at_once: bool = False) -> None:
+async def post_data(dest: str, script: Script, *, at_once: bool = False) -> None:
     """The whole section, as phase indexes does it."""
     whole, kinds = await planned(dest, script)
     await work_off(dest, whole, tasks_of_tables(whole, kinds, at_once=at_once))

@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from services.shared.model import ErrorKind, PgmigError
+from services.shared.pg.archive_sql import Script
 from services.shared.pg.bookkeeping import ensure_bookkeeping
 from services.shared.pg.connection import connection
 from services.shared.pg.postdata import Item, Plan, building_session
@@ -73,7 +74,7 @@ def copy_rows(source: str, dest: str) -> None:
                     into.write(data)
 
 
-async def prepared(source: str, dest: str, folder: Path) -> tuple[bytes, bytes]:
+async def prepared(source: str, dest: str, folder: Path) -> tuple[Script, Script]:
     """The destination with pre-data and rows; returns both scripts."""
     make_source(source)
     pre, post = await scripts(await tools_for(dest), source, folder)
@@ -81,9 +82,9 @@ async def prepared(source: str, dest: str, folder: Path) -> tuple[bytes, bytes]:
     return pre, post
 
 
-def begin(source: str, dest: str, pre: bytes) -> None:
+def begin(source: str, dest: str, pre: Script) -> None:
     with psycopg.connect(dest, autocommit=True) as conn:
-        conn.execute(pre)
+        conn.execute(pre.text)
     copy_rows(source, dest)
 
 
@@ -100,7 +101,7 @@ async def test_every_property_comes_out_as_pg_restore_makes_it(
     pre, script = await prepared(source_db, dest, tmp_path)
     begin(source_db, restored, pre)
     with psycopg.connect(restored, autocommit=True) as conn:
-        conn.execute(script)
+        conn.execute(script.text)
     await post_data(dest, script, at_once=at_once)
     await assert_as_restored(dest, restored)
 

@@ -546,9 +546,8 @@ async def test_only_roles_that_what_is_chosen_names_are_needed(
 async def test_pg_dump_older_than_the_source_is_named(
     source_db: str, dest_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for program in ("pg_dump", "pg_restore"):
-        (tmp_path / program).write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 13.4'\n")
-        (tmp_path / program).chmod(0o755)
+    (tmp_path / "pg_dump").write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 13.4'\n")
+    (tmp_path / "pg_dump").chmod(0o755)
     monkeypatch.setenv("PGMIG_PG_BINDIR", str(tmp_path))
     error = await refusal(source_db, dest_db)
     assert error.kind is ErrorKind.TOOL_MISSING

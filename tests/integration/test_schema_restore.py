@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, PgmigError
+from services.shared.pg.archive import Section
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.connection import connection
 from services.shared.pg.dump import dump_schema, run_script, section_script
@@ -19,10 +20,10 @@ from tests.lab.compare import compare_databases
 from tests.lab.schema import create_schema
 
 
-async def dumped(source: str, tmp_path: Path) -> tuple[DumpTools, Path]:
+async def dumped(source: str, tmp_path: Path) -> Path:
     tools = await find_tools(17, 18)
     await dump_schema(tools, source, None, tmp_path / "schema.dump")
-    return tools, tmp_path / "schema.dump"
+    return tmp_path / "schema.dump"
 
 
 async def restore(dest: str, script: bytes) -> None:
@@ -49,17 +50,17 @@ def relations(uri: str) -> int:
 
 async def test_both_sections_give_the_same_definitions(source_db: str, dest_db: str, tmp_path: Path) -> None:
     create_schema(source_db)
-    tools, archive = await dumped(source_db, tmp_path)
+    archive = await dumped(source_db, tmp_path)
     assert stat.S_IMODE(archive.stat().st_mode) == 0o600
-    await restore(dest_db, await section_script(tools, archive, "pre-data"))
-    await post_data(dest_db, await section_script(tools, archive, "post-data"))
+    await restore(dest_db, (await section_script(archive, Section.PRE_DATA)).text)
+    await post_data(dest_db, await section_script(archive, Section.POST_DATA))
     assert compare_databases(source_db, dest_db, sequences=False) == []
 
 
 async def test_section_that_fails_leaves_nothing(source_db: str, dest_db: str, tmp_path: Path) -> None:
     create_schema(source_db)
-    tools, archive = await dumped(source_db, tmp_path)
-    script = await section_script(tools, archive, "pre-data")
+    archive = await dumped(source_db, tmp_path)
+    script = (await section_script(archive, Section.PRE_DATA)).text
     with pytest.raises(PgmigError) as caught:
         await restore(dest_db, script + b"\nCREATE TABLE public.broken (a no_such_type);\n")
     assert caught.value.kind is ErrorKind.SCHEMA_FAILED
@@ -70,12 +71,11 @@ async def test_section_that_fails_leaves_nothing(source_db: str, dest_db: str, t
 
 async def test_password_is_in_no_argument_of_pg_dump(source_db: str, tmp_path: Path) -> None:
     """pg_dump's stand-in writes down what it was called with."""
-    for name in ("pg_dump", "pg_restore"):
-        program = tmp_path / name
-        program.write_text(
-            f'#!/bin/sh\necho "$@" >> {tmp_path}/arguments\ncat "$PGSERVICEFILE" >> {tmp_path}/service\n'
-        )
-        program.chmod(0o755)
+    program = tmp_path / "pg_dump"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/arguments\ncat "$PGSERVICEFILE" >> {tmp_path}/service\n'
+    )
+    program.chmod(0o755)
     await dump_schema(DumpTools(tmp_path, 17), source_db, "snap", tmp_path / "out")
     password = source_db.partition("@")[0].rpartition(":")[2]
     assert "--snapshot=snap" in (tmp_path / "arguments").read_text()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from pathlib import Path
 
 import psycopg
 
@@ -81,3 +82,11 @@ def plain_uri(uri: str) -> str:
 def tls_uri(uri: str) -> str:
     """`uri`, that insists on TLS."""
     return f"{uri}?sslmode=require"
+
+
+def verified_uri(uri: str, folder: Path, *, host: str = "127.0.0.1") -> str:
+    """`uri`, that insists on the server's certificate, which is for 127.0.0.1 alone; its issuer's goes
+    into `folder`. host: the name to connect to instead."""
+    root = folder / "root.crt"
+    root.write_text(_CERTIFICATE)
+    return f"{uri.replace('127.0.0.1', host)}?sslmode=verify-full&sslrootcert={root}"

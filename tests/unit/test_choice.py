@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from services.shared.model import TableId
-from services.shared.pg.archive_list import exclusions, filtered
+from services.shared.pg.archive_choice import exclusions, left_out
 from services.shared.pg.choice import (
     Chosen,
     Family,
@@ -30,6 +30,7 @@ from services.shared.pg.dependencies import (
     decide,
     fallout,
 )
+from tests.unit.archives import archive_entry
 
 PROC = 1255
 ROOT = Relation(1, TableId("app", "root"), "p", "me")
@@ -180,37 +181,42 @@ def test_whoever_needs_a_dropped_object_stands_in_the_way() -> None:
     assert fallout(edges, {T2, VIEW}) == ({T2, VIEW, (RULE, 60)}, set())
 
 
-LIST = """;
-; Selected TOC Entries:
-;
-10; 2615 100 SCHEMA - app me
-11; 0 0 COMMENT - SCHEMA app me
-12; 0 0 ACL - SCHEMA public me
-13; 1255 30 FUNCTION app f() me
-14; 0 0 COMMENT app FUNCTION f() me
-15; 0 0 ACL app FUNCTION f() me
-16; 1259 1 TABLE app t me
-17; 0 0 COMMENT app TABLE t me
-18; 0 0 TABLE ATTACH app part me
-19; 0 1 MATERIALIZED VIEW DATA app counted me
-"""
+ENTRIES = (
+    archive_entry(10, "SCHEMA", "app", catalog=2615, oid=100),
+    archive_entry(11, "COMMENT", "SCHEMA app", needs=(10,)),
+    archive_entry(12, "ACL", "SCHEMA public", needs=(99,)),
+    archive_entry(13, "FUNCTION", "f()", "app", catalog=1255, oid=30),
+    archive_entry(14, "COMMENT", "FUNCTION f()", "app", needs=(13,)),
+    archive_entry(15, "ACL", "FUNCTION f()", "app", needs=(13,)),
+    archive_entry(16, "TABLE", "t", "app", catalog=1259, oid=1),
+    archive_entry(17, "COMMENT", "TABLE t", "app", needs=(16,)),
+    archive_entry(18, "TABLE ATTACH", "part", "app"),
+    archive_entry(19, "MATERIALIZED VIEW DATA", "counted", "app", oid=1),
+    archive_entry(20, "SERVER", "s", catalog=1417, oid=70),
+    archive_entry(21, "COMMENT", "SERVER s", needs=(20,)),
+    archive_entry(22, "USER MAPPING", "USER MAPPING me SERVER s"),
+    archive_entry(23, "COMMENT", 'SCHEMA "SCHEMA app"', needs=(98,)),
+)
+ALL = set(range(10, 24))
 
 
-def numbers(chosen: Chosen, *, rows: bool = True) -> list[int]:
-    return [int(line.partition(";")[0]) for line in filtered(LIST, chosen, rows=rows).splitlines()]
+def kept(chosen: Chosen, *, rows: bool = True) -> set[int]:
+    return ALL - left_out(ENTRIES, chosen, rows=rows)
 
 
 def test_comments_and_privileges_go_with_their_object() -> None:
-    assert numbers(Chosen(dropped=frozenset({(1255, 30)}))) == [10, 11, 12, 16, 17, 18, 19]
+    assert kept(Chosen(dropped=frozenset({(1255, 30)}))) == ALL - {13, 14, 15}
     dropped = Chosen(dropped=frozenset({(2615, 100)}), schemas_dropped=("app",))
-    assert numbers(dropped) == [12, 13, 14, 15, 16, 17, 18, 19]
-    assert numbers(Chosen(schemas_there=("app",))) == list(range(11, 20))
-    assert numbers(Chosen(unattached=frozenset({"TABLE ATTACH app part me"}))) == [*range(10, 18), 19]
+    assert kept(dropped) == ALL - {10, 11}
+    assert kept(Chosen(schemas_dropped=("SCHEMA app",))) == ALL - {23}
+    assert kept(Chosen(schemas_there=("app",))) == ALL - {10}
+    assert kept(Chosen(unattached=frozenset({("TABLE ATTACH", TableId("app", "part"))}))) == ALL - {18}
+    assert kept(Chosen(dropped=frozenset({(1417, 70)}))) == ALL - {20, 21, 22}
 
 
 def test_without_rows_materialized_views_stay_empty() -> None:
-    assert numbers(Chosen(), rows=False) == list(range(10, 19))
-    assert numbers(Chosen(unfilled=frozenset({1}))) == list(range(10, 19))
+    assert kept(Chosen(), rows=False) == ALL - {19}
+    assert kept(Chosen(unfilled=frozenset({1}))) == ALL - {19}
 
 
 def test_exclusions_name_relations_literally_and_in_arguments_of_bounded_length() -> None:

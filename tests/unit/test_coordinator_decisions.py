@@ -14,6 +14,7 @@ from services.shared.model import (
     Lsn,
     Phase,
 )
+from services.shared.pg.uri import endpoint
 
 
 def test_lag_in_seconds_is_the_age_of_the_oldest_position_not_applied() -> None:
@@ -86,3 +87,14 @@ def test_credentials_come_from_matching_settings_only() -> None:
     found = of_environment(source, destination, "postgresql://u:secret@h/s", "postgresql://u:secret@h/other")
     assert found == Credentials("postgresql://u:secret@h/s", "")
     assert Credentials(destination_uri="x").filled_from(found).complete
+
+
+def test_recorded_parameters_complete_what_leads_to_the_same_place() -> None:
+    source = endpoint("postgresql://u@h/s?sslmode=verify-full&sslrootcert=system&channel_binding=require")
+    destination = endpoint("postgresql://u@h/d")
+    found = of_environment(source, destination, "postgresql://u:secret@h/s", "postgresql://u:secret@h/d")
+    assert endpoint(found.source_uri) == source
+    assert "secret" in found.source_uri
+    assert found.destination_uri == "postgresql://u:secret@h/d"
+    offered = Credentials("postgresql://u:secret@other/s", "").as_recorded(source, destination)
+    assert offered == Credentials("postgresql://u:secret@other/s", "")

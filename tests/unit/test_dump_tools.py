@@ -1,4 +1,4 @@
-"""Asking pg_dump and pg_restore for their version, no more often than needed."""
+"""Asking pg_dump for its version, no more often than needed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from services.shared.pg.tools import BINDIR_VARIABLE, find_tools
 
 
 def programs(bindir: Path, major: int | None) -> Path:
-    """Stand-ins that tell this version, or none, and note in `runs` that they were asked."""
+    """A stand-in that tells this version, or none, and notes in `runs` that it was asked."""
     told = f"echo 'x (PostgreSQL) {major}.1'" if major else "exit 127"
-    for name in ("pg_dump", "pg_restore"):
-        new = bindir / f"{name}.new"
-        new.write_text(f"#!/bin/sh\necho {name} >> {bindir}/runs\n{told}\n")
-        new.chmod(0o755)
-        new.replace(bindir / name)
+    new = bindir / "pg_dump.new"
+    new.write_text(f"#!/bin/sh\necho run >> {bindir}/runs\n{told}\n")
+    new.chmod(0o755)
+    new.replace(bindir / "pg_dump")
     return bindir
 
 
@@ -29,10 +28,10 @@ async def test_version_is_asked_again_only_of_another_file(tmp_path: Path) -> No
     environ = {BINDIR_VARIABLE: str(programs(tmp_path, 17))}
     for _ in range(3):
         assert (await find_tools(16, 17, environ)).major == 17
-    assert runs(tmp_path) == 2
+    assert runs(tmp_path) == 1
     programs(tmp_path, 18)
     assert (await find_tools(16, 18, environ)).major == 18
-    assert runs(tmp_path) == 4
+    assert runs(tmp_path) == 2
 
 
 async def test_program_that_tells_none_is_asked_again(tmp_path: Path) -> None:
@@ -42,4 +41,4 @@ async def test_program_that_tells_none_is_asked_again(tmp_path: Path) -> None:
         with pytest.raises(PgmigError) as caught:
             await find_tools(16, 17, environ)
         assert caught.value.kind is ErrorKind.TOOL_MISSING
-    assert runs(tmp_path) == 4
+    assert runs(tmp_path) == 2

@@ -11,9 +11,9 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from services.shared.model.redaction import redact
 from services.shared.runtime.config import ServiceSettings
 from services.shared.runtime.log import JsonFormatter, TextFormatter, setup_logging
-from services.shared.runtime.redaction import redact
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""pg_restore's scripts taken apart: psql's meta-commands out, entries by table."""
+"""The post-data section divided: what needs one table alone, what several, and what becomes two steps."""
 
 from __future__ import annotations
 
@@ -6,47 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from services.shared.model import TableId
-from services.shared.pg.dump import plain_script
-from services.shared.pg.postdata import Plan, event_triggers_last, plan, split_entries, statements
+from services.shared.model import PgmigError, TableId
+from services.shared.pg.archive_sql import RestoreEntry, Script
+from services.shared.pg.postdata import Plan, plan
 from services.shared.pg.tools import DumpTools, choose_tools
 
-HEAD = b"--\n-- PostgreSQL database dump\n--\n\n"
 
-
-def entry(name: str, kind: str, text: str) -> bytes:
-    return f"--\n-- Name: {name}; Type: {kind}; Schema: public; Owner: -\n--\n\n{text};\n\n\n".encode()
-
-
-def test_restrict_pair_is_taken_out_and_look_alikes_in_bodies_stay() -> None:
-    body = b"SET x = 0;\nCREATE FUNCTION f() AS $$\n\\restrict inner\n\\unrestrict inner\n$$;\n"
-    script = HEAD + b"\\restrict abc\n\n" + body + b"--\n-- done\n--\n\n\\unrestrict abc\n\n"
-    assert plain_script(script) == HEAD + b"\n" + body + b"--\n-- done\n--\n\n\n"
-
-
-def test_script_without_the_pair_is_left_alone() -> None:
-    script = HEAD + b"SET x = 0;\n\\unrestrict in a body\n"
-    assert plain_script(script) == script
-
-
-def test_entries_joined_again_are_the_script() -> None:
-    script = (
-        HEAD
-        + entry("i", "INDEX", "CREATE INDEX i ON public.t USING btree (a)")
-        + entry("t tr", "TRIGGER", "CREATE TRIGGER tr")
-    )
-    entries = split_entries(script)
-    assert b"".join(e.text for e in entries) == script
-    assert [e.kind for e in entries] == [b"", b"INDEX", b"TRIGGER"]
-    assert split_entries(b"SET x = 0;\n")[0].text == b"SET x = 0;\n"
+def entry(name: str, kind: str, text: str) -> RestoreEntry:
+    return RestoreEntry(kind, f"{kind.lower()} {name}", f"{text};\n".encode())
 
 
 T, ODD, P, P1, R = (TableId("public", name) for name in ("t", 'O "x', "p", "p1", "r"))
 KINDS = {T: "r", ODD: "r", P: "p", P1: "r", R: "r"}
 
 
-def planned(*entries: bytes, version: int = 180000) -> Plan:
-    return plan(HEAD + b"".join(entries), KINDS, version)
+def planned(*entries: RestoreEntry, version: int = 180000) -> Plan:
+    return plan(Script(b"", entries), KINDS, version)
 
 
 def items_of(whole: Plan, table: TableId) -> tuple[list[bytes], list[bytes]]:
@@ -113,7 +88,7 @@ def test_index_that_calls_a_function_of_the_users_is_late() -> None:
     assert [item.late for item in found.builds] == [True, False, False]
 
 
-def foreign(table: str, target: str, rest: str = "", *, only: str = "ONLY ") -> bytes:
+def foreign(table: str, target: str, rest: str = "", *, only: str = "ONLY ") -> RestoreEntry:
     text = f"ALTER TABLE {only}public.{table}\n    ADD CONSTRAINT f"
     text += f" FOREIGN KEY (a) REFERENCES public.{target}(a)"
     return entry(f"{table} f", "FK CONSTRAINT", f"{text}{rest}")
@@ -142,29 +117,20 @@ def test_foreign_keys_of_partitioned_tables_stand_as_they_are_before_18(version:
     assert len(whole.checks) == (1 if standing else 2)
 
 
-def test_a_default_that_changes_belongs_to_the_entry_behind_it() -> None:
-    first = entry("t tr", "TRIGGER", "CREATE TRIGGER tr") + b"SET default_table_access_method = heap;\n\n"
-    script = HEAD + first + entry("v", "MATERIALIZED VIEW", "CREATE MATERIALIZED VIEW v AS SELECT 1")
-    entries = split_entries(script)
-    assert b"".join(one.text for one in entries) == script
-    assert entries[2].text.startswith(b"SET default_table_access_method")
+def test_statements_that_are_not_understood_are_run_as_they_stand() -> None:
+    period = "ALTER TABLE ONLY public.t\n    ADD CONSTRAINT p PRIMARY KEY (a, b WITHOUT OVERLAPS)"
+    whole = planned(entry("t p", "CONSTRAINT", period), entry("s", "STATISTICS", "CREATE STATISTICS s ON a"))
+    builds, finish = items_of(whole, T)
+    assert (builds, finish) == ([], [f"{period};\n".encode()])
+    assert [item.label for item in whole.rest] == ["statistics s"]
 
 
-def test_quoted_semicolons_end_no_statement() -> None:
-    text = b"-- a;\nCREATE x 'a;''b' \";\" $q$;$q$ E'\\';';\n\n-- ;\nALTER y;\n-- end;\n"
-    assert statements(text) == [b"CREATE x 'a;''b' \";\" $q$;$q$ E'\\';';", b"ALTER y;"]
-
-
-def test_event_triggers_come_after_what_they_might_be_about() -> None:
-    script = (
-        HEAD
-        + entry("EVENT TRIGGER a", "COMMENT", "COMMENT ON EVENT TRIGGER a IS 'x'")
-        + entry("a", "EVENT TRIGGER", "CREATE EVENT TRIGGER a ON ddl_command_start")
-        + entry("v", "MATERIALIZED VIEW DATA", "REFRESH MATERIALIZED VIEW public.v")
-        + entry("TRIGGER t ON public.t", "COMMENT", "COMMENT ON TRIGGER t ON public.t IS 'EVENT TRIGGER'")
-    )
-    kinds = [one.kind for one in event_triggers_last(split_entries(script))]
-    assert kinds == [b"", b"MATERIALIZED VIEW DATA", b"COMMENT", b"COMMENT", b"EVENT TRIGGER"]
+@pytest.mark.parametrize(
+    "text", ["CREATE INDEX i ON public.t USING btree (a", "ALTER 'x", 'ALTER "x', "$x$;"]
+)
+def test_sql_without_an_end_is_refused(text: str) -> None:
+    with pytest.raises(PgmigError):
+        planned(RestoreEntry("INDEX", "index i", text.encode()))
 
 
 @pytest.mark.parametrize(

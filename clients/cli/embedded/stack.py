@@ -203,6 +203,7 @@ def _base_env(plan: StackPlan) -> dict[str, str]:
     }
     env = {name: value for name, value in os.environ.items() if name not in foreign}
     return {
+        "PGMIG_ALLOWED_PATHS": "/",  # the services run as the user whose connection strings they get
         **env,
         "PGMIG_STATE_DIR": str(plan.directory.scope_dir),
         "PGMIG_EXIT_WITH_PARENT": "1",

@@ -12,6 +12,7 @@ from dataclasses import replace
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.record import Record
 from services.shared.model import Phase, Role, SnapshotReady
+from services.shared.pg.archive import Section
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog import list_tables_under, publication_tables
 from services.shared.pg.choice import Chosen
@@ -30,6 +31,7 @@ from services.shared.pg.table_identity import (
 )
 from services.shared.pg.tools import DumpTools, find_tools
 from services.shared.pg.truncation import TRUNCATE_SINCE, table_files
+from services.shared.pg.uri import requires_tls
 
 PRE_DATA = "pre-data"
 
@@ -140,7 +142,7 @@ async def _restore(
         rows=not options.schema_only,
     )
     script = await section_script(
-        tools, pipeline.archive, PRE_DATA, no_owner=options.no_owner, no_acl=options.no_acl
+        pipeline.archive, Section.PRE_DATA, no_owner=options.no_owner, no_acl=options.no_acl
     )
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
@@ -150,7 +152,7 @@ async def _restore(
                 async with connection(uris.source_uri, "source") as source:
                     dropped = await drop_agreed(source, conn, chosen, options)
                 migration.event("info", f"{dropped} objects of the destination are dropped")
-            await run_script(conn, script, PRE_DATA)
+            await run_script(conn, script.text, PRE_DATA)
             await put_back(conn, migration.record.altered)  # the destination gets what the source had
             await note_tables(conn, migration.record.migration_id, known)
             await mark_step(conn, migration.record.migration_id, PRE_DATA)
@@ -165,6 +167,5 @@ def _described(record: Record) -> str:
 
 async def schema_tools(pipeline: Pipeline) -> DumpTools:
     record = pipeline.migration.record
-    return await find_tools(
-        record.source.server_version_num // 10000, record.destination.server_version_num // 10000
-    )
+    source, destination = (end.server_version_num // 10000 for end in (record.source, record.destination))
+    return await find_tools(source, destination, tls=requires_tls(record.source))

@@ -1,7 +1,8 @@
 """Errors: one base, one kind each, and one table from kind to what is done about it.
 
 Driver errors are translated at the seam where they arise (`pg`, `bus`, `rpc`), always
-`raise ... from exc`. Messages never hold credentials or row values.
+`raise ... from exc`, but for those that quote a connection string. Messages never hold credentials or
+row values; what another program said passes redaction here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from services.shared.model.lsn import Lsn
+from services.shared.model.redaction import redact
 
 
 class ErrorKind(StrEnum):
@@ -133,9 +135,9 @@ class PgmigError(Exception):
     def __init__(
         self, kind: ErrorKind, message: str, hint: str = "", lsn: Lsn | None = None, xid: int = 0
     ) -> None:
-        super().__init__(message)
+        self.message = redact(message)
+        super().__init__(self.message)
         self.kind = kind
-        self.message = message
         self.hint = hint
         self.lsn = lsn
         self.xid = xid

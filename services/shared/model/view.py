@@ -93,14 +93,29 @@ class CleanupResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Parameter:
+    """Of libpq: sslmode, verify-full."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a database is; never a password. server_version_num: 170004 for 17.4."""
+    """Where a database is, and how it is connected to; never a password. server_version_num: 170004 for
+    17.4. parameters: libpq's others, by name."""
 
     host: str
     port: int
     dbname: str
     user: str
     server_version_num: int = 0
+    parameters: tuple[Parameter, ...] = ()
+
+    @property
+    def place(self) -> tuple[str, int, str, str]:
+        """Host, port, database and user: what a password is for."""
+        return self.host, self.port, self.dbname, self.user
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,8 @@ class Chosen:
     relations: tables, views and sequences that are made. filled: those whose rows, or value, are
     taken. published: what carries the changes of all filled tables, on a server that publishes
     roots. missing: relations that are not made. dropped: other objects that are not made.
-    unattached: lines of the archive's list that attach partitions to roots that are not made.
+    unattached: the archive's entries that attach partitions and their indexes to parents that are not
+    made: kind and name.
     unfilled: materialized views that stay empty. schemas_dropped: among `dropped`. schemas_there:
     the destination has them, so they are not made. warnings: sentences for the timeline.
     """
@@ -70,7 +71,7 @@ class Chosen:
     published: frozenset[TableId] = frozenset()
     missing: tuple[TableId, ...] = ()
     dropped: frozenset[Node] = frozenset()
-    unattached: frozenset[str] = frozenset()
+    unattached: frozenset[tuple[str, TableId]] = frozenset()
     unfilled: frozenset[int] = frozenset()
     schemas_dropped: tuple[str, ...] = ()
     schemas_there: tuple[str, ...] = ()

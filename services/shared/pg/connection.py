@@ -17,6 +17,7 @@ from psycopg import AsyncConnection, conninfo, generators, pq
 from psycopg.abc import PQGen
 
 from services.shared.model import Endpoint, ErrorKind, PgmigError
+from services.shared.pg.uri import endpoint, parameters, requires_tls, requiring_tls, with_default_host
 
 Connection = AsyncConnection
 """For annotations outside this package."""
@@ -54,12 +55,6 @@ _TRANSIENT = re.compile(r"08...|40...|53...|57P0[1235]|55P03|57014|25P0[234]")
 _AUTHENTICATION = re.compile(r"28...")
 _PERMISSION = "42501"
 _DISK_FULL = "53100"
-_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@|(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """`text` without the passwords of URIs and conninfo strings in it."""
-    return _PASSWORD.sub(lambda m: f"{m[1]}:***@" if m[1] else f"{m[2]}***", text)
 
 
 def options(settings: dict[str, str]) -> str:
@@ -68,19 +63,12 @@ def options(settings: dict[str, str]) -> str:
     return " ".join(f"-c {key}={value}" for key, value in escaped.items())
 
 
-def complete_conninfo(uri: str, application: str, **overrides: str) -> str:
+def complete_conninfo(uri: str, application: str, side: str = "", **overrides: str) -> str:
     """`uri` (a URI or key=value string) with our session settings, time-outs and keepalives.
 
-    The user's own `options` come first, so that ours win. Raises INVALID_ARGUMENT.
+    The user's own `options` come first, so that ours win. side: for errors. Raises INVALID_ARGUMENT.
     """
-    try:
-        given = conninfo.conninfo_to_dict(uri)
-    except psycopg.Error as exc:
-        raise PgmigError(
-            ErrorKind.INVALID_ARGUMENT,
-            f"not a PostgreSQL connection string: {redact(str(exc)).strip()}",
-            "use postgresql://user:password@host:port/dbname",
-        ) from exc
+    given = with_default_host(parameters(uri, side))
     settings = " ".join(filter(None, [str(given.get("options") or ""), options(_EXACT)]))
     defaults = {
         "connect_timeout": str(CONNECT_TIMEOUT_S),
@@ -94,28 +82,10 @@ def complete_conninfo(uri: str, application: str, **overrides: str) -> str:
     return conninfo.make_conninfo("", **{k: str(v) for k, v in merged.items()})
 
 
-def endpoint(uri: str, server_version_num: int = 0) -> Endpoint:
-    """Where `uri` leads, without credentials. Several hosts: the first."""
-    try:
-        given = conninfo.conninfo_to_dict(uri)
-    except psycopg.Error as exc:
-        raise PgmigError(
-            ErrorKind.INVALID_ARGUMENT,
-            f"not a PostgreSQL connection string: {redact(str(exc)).strip()}",
-            "use postgresql://user:password@host:port/dbname",
-        ) from exc
-    host = str(given.get("host") or given.get("hostaddr") or "localhost").split(",")[0]
-    port = int(str(given.get("port") or 5432).split(",")[0])
-    user = str(given.get("user") or "")
-    return Endpoint(host, port, str(given.get("dbname") or user), user, server_version_num)
-
-
 def translate(exc: psycopg.Error, doing: str) -> PgmigError:
     """The driver's error as ours. `doing` says what and where: "reading the source catalog"."""
     state = exc.sqlstate or ""
-    text = redact(
-        (exc.diag.message_primary or str(exc)).strip().splitlines()[0] if str(exc) else type(exc).__name__
-    )
+    text = (exc.diag.message_primary or str(exc)).strip().splitlines()[0] if str(exc) else type(exc).__name__
     message = f"{doing}: {text}"
     if _AUTHENTICATION.fullmatch(state) or "password authentication failed" in text or "no password" in text:
         return PgmigError(
@@ -166,7 +136,7 @@ def translated(doing: str) -> Iterator[None]:
 
 def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> PgmigError:
     where = endpoint(uri)
-    text = redact(" ".join(str(exc).split()))
+    text = " ".join(str(exc).split())
     place = f"{side} {where.host}:{where.port}/{where.dbname}"
     lowered = text.lower()
     if "authentication failed" in lowered or "no password" in lowered or "pg_hba.conf" in lowered:
@@ -189,7 +159,8 @@ def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> Pgmig
     return PgmigError(
         ErrorKind.UNREACHABLE,
         f"cannot connect to {place}: {text}",
-        "check host, port and network, and that the server runs",
+        "check host, port and network, and that the server runs"
+        + (", with TLS and a certificate that fits sslmode and sslrootcert" if requires_tls(where) else ""),
     )
 
 
@@ -235,11 +206,17 @@ def _close_unwanted(opening: asyncio.Task[AsyncConnection]) -> None:
 async def connect(uri: str, side: str, *, autocommit: bool = True, database: str = "") -> AsyncConnection:
     """Open a connection with our session settings. side: "source" or "destination". database: another
     one of the same server than the URI's."""
-    info = complete_conninfo(uri, f"pgmig {side}", **({"dbname": database} if database else {}))
+    info = complete_conninfo(uri, f"pgmig {side}", side, **({"dbname": database} if database else {}))
     try:
         return await open_session(info, autocommit=autocommit)
     except psycopg.OperationalError as exc:
         raise connect_failure(exc, uri, side) from exc
+
+
+def reached(conn: AsyncConnection, uri: str) -> Endpoint:
+    """Where `uri` has led. With sslmode=require if TLS is what it was reached with."""
+    where = endpoint(uri, conn.info.server_version)
+    return requiring_tls(where) if conn.pgconn.ssl_in_use else where
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
 """The schema's way: pg_dump's archive of pre-data and post-data, restored in one transaction each.
 
-pg_restore only prints the script; it is run through our own connection, in the transaction that
-also notes the step as done. So a crash leaves either the whole section or nothing, and the
-step is never run twice.
+The archive's entries are read as what they are (archive.py) and run through our own connection, in
+the transaction that also notes the step as done. So a crash leaves either the whole section or
+nothing, and the step is never run twice.
 
 Passwords reach the programs through the environment and a service file (mode 0600), never
 through their arguments.
@@ -11,8 +11,8 @@ through their arguments.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import re
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +22,9 @@ import psycopg
 from psycopg import AsyncConnection, conninfo
 
 from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError
-from services.shared.pg.archive_list import exclusions, filtered
+from services.shared.pg.archive import Section, read_archive
+from services.shared.pg.archive_choice import exclusions, left_out
+from services.shared.pg.archive_sql import Script, script_of
 from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import (
     LOCKS_SETTING,
@@ -30,7 +32,6 @@ from services.shared.pg.connection import (
     complete_conninfo,
     connection,
     locks_are_full,
-    redact,
     translate,
 )
 from services.shared.pg.encoding import RAW, is_raw, send_as_stored
@@ -40,15 +41,11 @@ LOCK_WAIT_MS = 60_000
 """How long pg_dump waits for a table that someone alters."""
 
 _SERVICE = "pgmig"
-_RESTRICT = re.compile(rb"\\restrict \S+")
-_UNRESTRICT = re.compile(rb"\\unrestrict \S+")
-_TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;"
-_TRANSACTION_TIMEOUT_SINCE = 170000
 _ERROR_LINES = 3
 
 
 def list_of(archive: Path) -> Path:
-    """Beside an archive of which only a part is restored: the list of that part."""
+    """Beside an archive of which only a part is restored: the dump_ids of what is left out."""
     return archive.with_suffix(".list")
 
 
@@ -91,9 +88,9 @@ async def dump_schema(
             await _run(tools.pg_dump, [*arguments, f"--dbname=service={_SERVICE}"], env)
         list_of(target).unlink(missing_ok=True)
         if not (chosen.everything and rows and not chosen.schemas_there):
-            listed = await archive_list(tools, partial)
+            out = left_out(await asyncio.to_thread(read_archive, partial), chosen, rows=rows)
             with os.fdopen(_new_file(list_of(target)), "w", encoding="utf-8") as file:
-                file.write(filtered(listed, chosen, rows=rows))
+                json.dump(sorted(out), file)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -104,36 +101,17 @@ def _new_file(path: Path) -> int:
     return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
 
 
-async def archive_list(tools: DumpTools, archive: Path) -> str:
-    """What the archive holds, as `pg_restore --use-list` takes it."""
-    return (await _run(tools.pg_restore, ["--list", str(archive)], os.environ)).decode()
-
-
 async def section_script(
-    tools: DumpTools, archive: Path, section: str, *, no_owner: bool = False, no_acl: bool = False
-) -> bytes:
-    """The SQL of one section ("pre-data" or "post-data"), without psql's meta-commands."""
-    leave = [*(["--no-owner"] if no_owner else []), *(["--no-privileges"] if no_acl else [])]
-    part = [f"--use-list={list_of(archive)}"] if list_of(archive).exists() else []
-    arguments = [f"--section={section}", "--no-tablespaces", *leave, *part, "--file=-", str(archive)]
-    return plain_script(await _run(tools.pg_restore, arguments, os.environ))
+    archive: Path, section: Section, *, no_owner: bool = False, no_acl: bool = False
+) -> Script:
+    """The SQL of one section, entry by entry. Raises CORRUPT and TOOL_MISSING."""
+    return await asyncio.to_thread(_section_script, archive, section, no_owner, no_acl)
 
 
-def plain_script(script: bytes) -> bytes:
-    """The script without the \\restrict pair that wraps it for psql.
-
-    Only the first line that could be one and the last count: the same text inside a function's
-    body stays.
-    """
-    lines = script.split(b"\n")
-    first = next((i for i, line in enumerate(lines) if line and not line.startswith(b"--")), None)
-    if first is None or not _RESTRICT.fullmatch(lines[first]):
-        return script
-    del lines[first]
-    last = max((i for i, line in enumerate(lines) if _UNRESTRICT.fullmatch(line)), default=None)
-    if last is not None:
-        del lines[last]
-    return b"\n".join(lines)
+def _section_script(archive: Path, section: Section, no_owner: bool, no_acl: bool) -> Script:
+    out = set(json.loads(list_of(archive).read_text(encoding="utf-8"))) if list_of(archive).exists() else ()
+    entries = [entry for entry in read_archive(archive) if entry.dump_id not in out]
+    return script_of(entries, section, no_owner=no_owner, no_acl=no_acl)
 
 
 async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None:
@@ -142,8 +120,6 @@ async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None
 
     It changes the session's settings: use a connection of its own.
     """
-    if conn.info.server_version < _TRANSACTION_TIMEOUT_SINCE:
-        script = script.replace(_TRANSACTION_TIMEOUT, b"", 1)
     try:
         await send_as_stored(conn)
         await conn.execute(script)
@@ -176,7 +152,8 @@ def _statement(exc: psycopg.Error, script: bytes) -> str:
 @asynccontextmanager
 async def _service(uri: str) -> AsyncIterator[dict[str, str]]:
     """An environment in which libpq finds `uri`'s parameters as a service."""
-    given = {k: str(v) for k, v in conninfo.conninfo_to_dict(complete_conninfo(uri, "pgmig dump")).items()}
+    completed = conninfo.conninfo_to_dict(complete_conninfo(uri, "pgmig dump", "source"))
+    given = {name: str(value) for name, value in completed.items()}
     password = given.pop("password", None)
     env = {k: v for k, v in os.environ.items() if k not in {"PGSERVICE", "PGSERVICEFILE"}}
     if password is not None:
@@ -214,7 +191,7 @@ async def _run(program: Path, arguments: Sequence[str], env: Mapping[str, str]) 
 
 
 def _program_error(name: str, text: str, code: int | None) -> PgmigError:
-    lines = [line.removeprefix(f"{name}: error: ") for line in redact(text).splitlines() if line.strip()]
+    lines = [line.removeprefix(f"{name}: error: ") for line in text.splitlines() if line.strip()]
     message = f"{name} failed: {' '.join(lines[:_ERROR_LINES]) or f'exit code {code}'}"
     if "invalid snapshot identifier" in text or ("snapshot" in text and "does not exist" in text):
         return PgmigError(ErrorKind.SNAPSHOT_LOST, message)

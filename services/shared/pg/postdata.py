@@ -1,7 +1,8 @@
 """The post-data section as a plan: what may be built when, by whom, beside what.
 
-pg_restore heads each entry of the section with a comment that names its type. The plan divides
-the entries by what they need (`plan`; pure, from the script and the destination's relations):
+The archive names each entry's kind. The plan divides the entries by what they need (`plan`; pure, from
+the entries and the destination's relations). Where one statement becomes two, its tokens are looked
+at, never its text:
 
 tables   of one table, whose rows are there: first its indexes, each in a session of its own and at
          the same time as the others (CREATE INDEX takes a SHARE lock, which goes with itself); then
@@ -21,21 +22,31 @@ with the note that it is done, so whatever is killed, what is noted is there and
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, PgmigError, TableId
+from services.shared.pg.archive_sql import RestoreEntry, Script
 from services.shared.pg.bookkeeping import step_note
 from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import connection, translated
 from services.shared.pg.dump import run_script
 from services.shared.pg.event_triggers import silence
+from services.shared.pg.lexer import Token, source, statements
+from services.shared.pg.table_ddl import (
+    UniqueKey,
+    calls_functions,
+    constraint_table,
+    foreign_key,
+    index_table,
+    is_unchecked,
+    statistics_table,
+    unique_key,
+)
 
 KEYS_OF_PARTITIONED_SINCE = 180000
 """server_version_num from which a foreign key of or to a partitioned table may be NOT VALID."""
@@ -43,52 +54,7 @@ KEYS_OF_PARTITIONED_SINCE = 180000
 ANALYZE_ONLY_SINCE = 180000
 """Before, ANALYZE of a partitioned table takes all its partitions along."""
 
-_HEADER = re.compile(
-    rb"^--\n-- Name: (?P<name>.*); Type: (?P<type>[A-Z ]+); Schema: (?P<schema>.*); Owner: .*\n--\n",
-    re.MULTILINE,
-)
-_TRAILING_SETTINGS = re.compile(rb"^(?:SET default_\w+ = [^;\n]*;\n+)+\Z", re.MULTILINE)
-_NAME = rb'(?:"(?:[^"]|"")+"|[^\s".,;()]+)'
-_TABLE = _NAME + rb"\." + _NAME
-_NAMES = _NAME + rb"(?:, " + _NAME + rb")*"
-_INDEX = re.compile(rb"CREATE (?:UNIQUE )?INDEX " + _NAME + rb" ON (?:ONLY )?(?P<table>" + _TABLE + rb") ")
-_ALTER = rb"ALTER TABLE (?:ONLY )?(?P<table>" + _TABLE + rb")"
-_CONSTRAINT = re.compile(_ALTER + rb"\s+ADD CONSTRAINT (?P<name>" + _NAME + rb") ")
-_KEY = re.compile(
-    _CONSTRAINT.pattern
-    + rb"(?P<kind>PRIMARY KEY|UNIQUE)(?P<nulls> NULLS NOT DISTINCT)? \((?P<columns>" + _NAMES + rb")\)"
-    rb"(?P<include> INCLUDE \(" + _NAMES + rb"\))?(?P<storage> WITH \([^()]*\))?"
-    rb"(?P<deferrable> DEFERRABLE(?: INITIALLY DEFERRED)?)?;"
-)  # fmt: skip
-_FOREIGN = re.compile(
-    _CONSTRAINT.pattern
-    + rb"FOREIGN KEY \(" + _NAMES + rb"\) REFERENCES (?P<target>" + _TABLE + rb")\(" + _NAMES + rb"\)[^;]*;"
-)  # fmt: skip
-_STATISTICS_OF = re.compile(rb" FROM (?P<table>" + _TABLE + rb");\Z")
-_UNCHECKED = (b" NOT VALID;", b" NOT ENFORCED;")
-_TOKEN = re.compile(
-    rb"(?<!\w)[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|" + rb'"(?:[^"]|"")*"'
-    rb"|(?P<tag>\$\w*\$).*?(?P=tag)|--[^\n]*|/\*.*?\*/|(?P<end>;)|[^;'\"$\-/eE]+|.",
-    re.DOTALL,
-)
-_CALL = re.compile(_TABLE + rb"\(")
-_EVENT_TRIGGER = re.compile(
-    rb"^-- Name: (?:.*; Type: EVENT TRIGGER|EVENT TRIGGER .*; Type: COMMENT);", re.MULTILINE
-)
-_COUNTED = {b"INDEX", b"CONSTRAINT", b"FK CONSTRAINT"}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of the section, or the settings that come first (kind b"")."""
-
-    kind: bytes
-    text: bytes
-    label: str = ""
-
-    @property
-    def counted(self) -> bool:
-        return self.kind in _COUNTED
+_COUNTED = frozenset({"INDEX", "CONSTRAINT", "FK CONSTRAINT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,147 +112,67 @@ class Plan:
         return sum(item.counted for item in self.items())
 
 
-def split_entries(script: bytes) -> list[Entry]:
-    """The script's entries; joined again they are the script."""
-    heads = list(_HEADER.finditer(script))
-    starts = [0, *(head.start() for head in heads), len(script)]
-    bodies = _settings_forward([script[start:end] for start, end in pairwise(starts)])
-    labels = (_label(head) for head in heads)
-    entries = (
-        Entry(h["type"], body, label) for h, body, label in zip(heads, bodies[1:], labels, strict=True)
-    )
-    return [Entry(b"", bodies[0]), *entries]
-
-
-def _settings_forward(bodies: list[bytes]) -> list[bytes]:
-    """pg_restore changes a default before the header of the entry that needs it."""
-    for number in range(1, len(bodies) - 1):
-        match = _TRAILING_SETTINGS.search(bodies[number])
-        if match is not None:
-            bodies[number] = bodies[number][: match.start()]
-            bodies[number + 1] = match[0] + bodies[number + 1]
-    return bodies
-
-
-def _label(head: re.Match[bytes]) -> str:
-    return f"{head['type'].decode().lower()} {head['name'].decode(errors='replace')}"
-
-
-def statements(text: bytes) -> list[bytes]:
-    """The SQL statements of `text`, without what surrounds them; quoted semicolons end nothing."""
-    found, start = [], 0
-    for token in _TOKEN.finditer(text):
-        if token["end"]:
-            found.append(_bare(text[start : token.end()]))
-            start = token.end()
-    return found
-
-
-def _bare(statement: bytes) -> bytes:
-    while (cut := re.sub(rb"\A\s*--[^\n]*\n", b"", statement)) != statement:
-        statement = cut
-    return statement.strip()
-
-
-def table_id(name: bytes) -> TableId:
-    """Of a qualified name as pg_dump writes it."""
-    match = re.fullmatch(rb"(" + _NAME + rb")\.(" + _NAME + rb")", name)
-    assert match is not None, name
-    schema, table = (
-        part[1:-1].replace(b'""', b'"') if part.startswith(b'"') else part for part in match.groups()
-    )
-    return TableId(schema.decode(), table.decode())
-
-
-def plan(script: bytes, relations: Mapping[TableId, str], version: int) -> Plan:
-    """Divide the script. relations: the destination's before the section, with their relkind.
+def plan(script: Script, relations: Mapping[TableId, str], version: int) -> Plan:
+    """Divide the section. relations: the destination's before the section, with their relkind.
     version: the destination's server_version_num."""
-    settings, *entries = split_entries(script)
     partitioned = {table for table, kind in relations.items() if kind == "p"}
     tables: dict[TableId, TableItems] = {}
     parents: list[Item] = []
-    foreign: list[Entry] = []
+    foreign: list[RestoreEntry] = []
     rest: list[Item] = []
-    for entry in event_triggers_last(entries):
-        whole = Item(entry.label, entry.text, int(entry.counted))
+    for entry in script.entries:
         own = _table_items(entry, relations)
-        if entry.kind == b"FK CONSTRAINT":
+        if entry.kind == "FK CONSTRAINT":
             foreign.append(entry)
-        elif entry.kind == b"INDEX ATTACH" or (own is not None and own.table in partitioned):
-            parents.append(whole)
+        elif entry.kind == "INDEX ATTACH" or (own is not None and own.table in partitioned):
+            parents.append(_whole(entry))
         elif own is None or own.table not in relations:
-            rest.append(whole)
+            rest.append(_whole(entry))
         else:
             known = tables.get(own.table, TableItems(own.table))
             tables[own.table] = TableItems(own.table, known.builds + own.builds, known.finish + own.finish)
     whole_checks = version < KEYS_OF_PARTITIONED_SINCE
     keys, checks = _foreign_keys(foreign, partitioned if whole_checks else ())
-    return Plan(settings.text, tuple(tables.values()), tuple(parents), keys, checks, tuple(rest))
+    return Plan(script.settings, tuple(tables.values()), tuple(parents), keys, checks, tuple(rest))
 
 
-def _table_items(entry: Entry, relations: Mapping[TableId, str]) -> TableItems | None:
+def _whole(entry: RestoreEntry, *, late: bool = False) -> Item:
+    return Item(entry.label, entry.text, int(entry.kind in _COUNTED), late)
+
+
+def _table_items(entry: RestoreEntry, relations: Mapping[TableId, str]) -> TableItems | None:
     """What becomes of an entry that needs one table alone; None for any other."""
-    if entry.kind not in {b"INDEX", b"CONSTRAINT", b"STATISTICS"}:
+    if entry.kind not in {"INDEX", "CONSTRAINT", "STATISTICS"}:
         return None
     first, *more = statements(entry.text)
-    if entry.kind == b"STATISTICS":
-        of = _STATISTICS_OF.search(first)
-        return TableItems(table_id(of["table"]), finish=(Item(entry.label, entry.text),)) if of else None
-    if (key := _KEY.fullmatch(first)) and not _keeps_inherited(key, relations):
-        build, adopt = _adopted(key)
-        finish = Item(entry.label, b"\n\n".join([adopt, *more]), counted=1)
-        return TableItems(table_id(key["table"]), (Item(entry.label, build),), (finish,))
-    late = _calls_functions(first)
-    if index := _INDEX.match(first):
-        build_only = Item(entry.label, first, counted=0 if more else 1, late=late)
-        then = (Item(entry.label, b"\n\n".join(more), counted=1),) if more else ()
-        return TableItems(table_id(index["table"]), (build_only,), then)
-    if constraint := _CONSTRAINT.match(first):
-        return TableItems(
-            table_id(constraint["table"]), finish=(Item(entry.label, entry.text, counted=1, late=late),)
-        )
+    if entry.kind == "STATISTICS":
+        of = statistics_table(first)
+        return TableItems(of, finish=(Item(entry.label, entry.text),)) if of else None
+    if (key := unique_key(entry.text, first)) and not _keeps_inherited(key, relations):
+        finish = Item(entry.label, b"\n\n".join([key.adopt, *_texts(entry, more)]), counted=1)
+        return TableItems(key.table, (Item(entry.label, key.build),), (finish,))
+    late = calls_functions(first)
+    if index := index_table(first):
+        build = Item(entry.label, source(entry.text, first), counted=0 if more else 1, late=late)
+        then = (Item(entry.label, b"\n\n".join(_texts(entry, more)), counted=1),) if more else ()
+        return TableItems(index, (build,), then)
+    if table := constraint_table(first):
+        return TableItems(table, finish=(_whole(entry, late=late),))
     return None
 
 
-def event_triggers_last(entries: Iterable[Entry]) -> list[Entry]:
-    """pg_restore refreshes materialized views after it has made event triggers, which may be about
-    that and may be ENABLE ALWAYS. So they come at the very end, with what is said about them."""
-    early: list[Entry] = []
-    late: list[Entry] = []
-    for entry in entries:
-        (late if _EVENT_TRIGGER.search(entry.text) else early).append(entry)
-    return early + late
+def _texts(entry: RestoreEntry, of: Iterable[list[Token]]) -> list[bytes]:
+    return [source(entry.text, statement) for statement in of]
 
 
-def _keeps_inherited(key: re.Match[bytes], relations: Mapping[TableId, str]) -> bool:
+def _keeps_inherited(key: UniqueKey, relations: Mapping[TableId, str]) -> bool:
     """Whether to leave a primary key as it stands: one that adopts an index makes NOT NULL, which
     the table has from its parent, the table's own (from 18 on)."""
-    return key["kind"] == b"PRIMARY KEY" and relations.get(table_id(key["table"])) == "h"
-
-
-def _adopted(key: re.Match[bytes]) -> tuple[bytes, bytes]:
-    """A primary key or unique constraint as an index, and the statement that makes it a constraint.
-
-    The index bears the constraint's name, so nothing is renamed; columns, INCLUDE and storage
-    parameters are the index's in either form.
-    """
-    build = b"CREATE UNIQUE INDEX %(name)b ON %(table)b USING btree (%(columns)b)"
-    build += b"%(include)b%(nulls)b%(storage)b;"
-    adopt = b"ALTER TABLE ONLY %(table)b\n    ADD CONSTRAINT %(name)b %(kind)b"
-    adopt += b" USING INDEX %(name)b%(deferrable)b;"
-    parts = {name.encode(): part or b"" for name, part in key.groupdict().items()}
-    return build % parts, adopt % parts
-
-
-def _calls_functions(statement: bytes) -> bool:
-    """Whether a function outside pg_catalog is called: only those are written with their schema."""
-    after_table = statement.partition(b"(")[2]
-    outside = b"".join(token[0] for token in _TOKEN.finditer(after_table) if not token[0].endswith(b"'"))
-    return _CALL.search(outside) is not None
+    return key.primary and relations.get(key.table) == "h"
 
 
 def _foreign_keys(
-    entries: Sequence[Entry], unsupported: Collection[TableId]
+    entries: Sequence[RestoreEntry], unsupported: Collection[TableId]
 ) -> tuple[tuple[Item, ...], tuple[tuple[Item, ...], ...]]:
     """(keys, checks). Validations of one table exclude each other, so each table's are one
     sequence; keys that are added as they stand lock two tables at once, so they are another."""
@@ -295,17 +181,14 @@ def _foreign_keys(
     checks: dict[TableId, list[Item]] = {}
     for entry in entries:
         first, *more = statements(entry.text)
-        key = _FOREIGN.fullmatch(first)
-        tables = {table_id(key["table"]), table_id(key["target"])} if key else set()
-        if first.endswith(_UNCHECKED):
-            keys.append(Item(entry.label, entry.text, counted=1))
-        elif key is None or more or not tables.isdisjoint(unsupported):
-            standing.append(Item(entry.label, entry.text, counted=1))
+        key = foreign_key(entry.text, first)
+        if is_unchecked(first):
+            keys.append(_whole(entry))
+        elif key is None or more or not {key.table, key.target}.isdisjoint(unsupported):
+            standing.append(_whole(entry))
         else:
-            keys.append(Item(entry.label, first[:-1] + b" NOT VALID;"))
-            alter = first[: key.end("table")]
-            check = alter + b" VALIDATE CONSTRAINT " + key["name"] + b";"
-            checks.setdefault(table_id(key["table"]), []).append(Item(entry.label, check, counted=1))
+            keys.append(Item(entry.label, key.add))
+            checks.setdefault(key.table, []).append(Item(entry.label, key.validate, counted=1))
     chains = [tuple(chain) for chain in (standing, *checks.values()) if chain]
     return tuple(keys), tuple(chains)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field, replace
 
-from psycopg import AsyncConnection, conninfo
+from psycopg import AsyncConnection
 
 from services.shared.model import (
     DatabaseIdentity,
@@ -32,13 +32,14 @@ from services.shared.pg import (
     preflight_source,
 )
 from services.shared.pg.choice import Chosen
-from services.shared.pg.connection import connection, endpoint
+from services.shared.pg.connection import connection, reached
 from services.shared.pg.encoding import check_names
 from services.shared.pg.existing import plan_to_drop, plan_to_fill
 from services.shared.pg.preflight_server import ServerFacts, read_server
 from services.shared.pg.roles import check_roles
 from services.shared.pg.selecting import choose, default_search_path
 from services.shared.pg.tools import DumpTools, find_tools
+from services.shared.pg.uri import requires_tls
 
 _DEFAULTS = MigrationOptions()
 
@@ -79,7 +80,9 @@ async def check_migration(
         facts = await read_server(source, "source"), await read_server(destination, "destination")
         _check_pair(*facts)
         await check_names(source)
-        tools = await find_tools(facts[0].major, facts[1].major)
+        ends = reached(source, source_uri), reached(destination, destination_uri)
+        tls = requires_tls(ends[0]) and not options.data_only
+        tools = await find_tools(facts[0].major, facts[1].major, tls=tls)
         options = await _with_search_path(source_uri, options)
         chosen = await choose(source, options, strict=True)
         warnings = list(chosen.warnings)
@@ -120,16 +123,7 @@ async def check_migration(
                 chosen=chosen,
             )
         warnings += _differences(*facts)
-    return Preflight(
-        endpoint(source_uri, facts[0].version_num),
-        endpoint(destination_uri, facts[1].version_num),
-        tools,
-        facts[0].identity,
-        facts[1].identity,
-        tuple(warnings),
-        options,
-        plan,
-    )
+    return Preflight(*ends, tools, facts[0].identity, facts[1].identity, tuple(warnings), options, plan)
 
 
 async def _with_search_path(source_uri: str, options: MigrationOptions) -> MigrationOptions:
@@ -148,12 +142,6 @@ async def _plan(
         return await plan_to_fill(source, destination, chosen)
     plan, _ = await plan_to_drop(source, destination, chosen, options)
     return plan
-
-
-def passwordless_uri(where: Endpoint) -> str:
-    """A connection string without a password: libpq's password file may know it."""
-    given = {"host": where.host, "port": str(where.port), "dbname": where.dbname, "user": where.user}
-    return conninfo.make_conninfo("", **{key: value for key, value in given.items() if value})
 
 
 async def reachable(source_uri: str, destination_uri: str) -> None:

@@ -77,7 +77,7 @@ class ReplicationConnection:
 
     @classmethod
     async def open(cls, uri: str) -> ReplicationConnection:
-        info = complete_conninfo(uri, "pgmig decoder", replication="database")
+        info = complete_conninfo(uri, "pgmig decoder", "source", replication="database")
         try:
             return cls(await open_session(info))
         except psycopg.OperationalError as exc:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg import AsyncConnection, conninfo
+from psycopg import AsyncConnection
 
 from services.shared.model import (
     BOOKKEEPING_SCHEMA,
@@ -49,6 +49,7 @@ from services.shared.pg.choice import (
 from services.shared.pg.connection import complete_conninfo, connect_failure, open_session, translated
 from services.shared.pg.dependencies import CLASS, CONSTRAINT, NAMESPACE, Edge, Node, Outcome, Wanted, decide
 from services.shared.pg.objects import dependencies, describe
+from services.shared.pg.uri import parameters
 
 _BOOKKEEPING = {"bookkeeping": BOOKKEEPING_SCHEMA}
 _DOING = "looking up on the source what is to be migrated"
@@ -57,9 +58,9 @@ _DOING = "looking up on the source what is to be migrated"
 async def default_search_path(uri: str) -> tuple[str, ...]:
     """The schemas in which a session of the URI's role looks, in order, pg_catalog aside. Our own
     sessions look nowhere."""
-    own = str(conninfo.conninfo_to_dict(uri).get("options") or "")
+    own = parameters(uri, "source").get("options", "")
     try:
-        conn = await open_session(complete_conninfo(uri, "pgmig source", options=own))
+        conn = await open_session(complete_conninfo(uri, "pgmig source", "source", options=own))
     except psycopg.OperationalError as exc:
         raise connect_failure(exc, uri, "source") from exc
     try:
@@ -265,7 +266,9 @@ def _check_lacking(family: Family, outcome: Outcome) -> None:
     )
 
 
-async def _unattached(conn: AsyncConnection, family: Family, made: Collection[int]) -> frozenset[str]:
+async def _unattached(
+    conn: AsyncConnection, family: Family, made: Collection[int]
+) -> frozenset[tuple[str, TableId]]:
     """pg_dump attaches a partition and its indexes to their parents, whether it writes those or not."""
     alone = {oid: family.relations[oid] for oid in made if family.relations[oid].parent not in {0, *made}}
     cursor = await conn.execute(
@@ -273,16 +276,10 @@ async def _unattached(conn: AsyncConnection, family: Family, made: Collection[in
         " JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = ANY (%s)",
         [list(alone)],
     )
-    lines = {_line("TABLE ATTACH", one.table.schema, one.table.name, one.owner) for one in alone.values()}
+    found = {("TABLE ATTACH", one.table) for one in alone.values()}
     for oid, name in await cursor.fetchall():
-        one = alone[oid]
-        lines.add(_line("INDEX ATTACH", one.table.schema, name, one.owner))
-    return frozenset(lines)
-
-
-def _line(kind: str, schema: str, name: str, owner: str) -> str:
-    """As `pg_restore --list` writes it, after the numbers."""
-    return " ".join((kind, schema, name, owner)).replace("\n", " ").replace("\r", " ")
+        found.add(("INDEX ATTACH", TableId(alone[oid].table.schema, name)))
+    return frozenset(found)
 
 
 def _names(family: Family, oids: Collection[int]) -> frozenset[TableId]:

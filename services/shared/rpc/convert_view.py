@@ -24,6 +24,7 @@ from services.shared.model import (
     MigrationPlan,
     MigrationView,
     NoKeyTables,
+    Parameter,
     PgmigError,
     Phase,
     Positions,
@@ -181,11 +182,19 @@ def _endpoint_to_pb(value: Endpoint) -> pb.Endpoint:
         dbname=value.dbname,
         user=value.user,
         server_version_num=value.server_version_num,
+        parameters=[pb.Parameter(name=one.name, value=one.value) for one in value.parameters],
     )
 
 
 def _endpoint_from_pb(message: pb.Endpoint) -> Endpoint:
-    return Endpoint(message.host, message.port, message.dbname, message.user, message.server_version_num)
+    return Endpoint(
+        message.host,
+        message.port,
+        message.dbname,
+        message.user,
+        message.server_version_num,
+        tuple(Parameter(one.name, one.value) for one in message.parameters),
+    )
 
 
 def _failure_to_pb(value: Failure) -> pb.Failure:

@@ -17,9 +17,9 @@ from typing import Literal
 from opentelemetry import trace
 
 from services.shared.model import ErrorKind, PgmigError
+from services.shared.model.redaction import redact
 from services.shared.runtime.config import ServiceSettings
 from services.shared.runtime.logfile import OutputFileHandler
-from services.shared.runtime.redaction import redact
 
 # Chatty libraries: what goes wrong in them surfaces as an error of ours.
 _QUIET = ("asyncio", "grpc", "nats", "opentelemetry", "psycopg")
