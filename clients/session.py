@@ -94,10 +94,15 @@ class Session:
         return await self._client.pause(migration_id)
 
     async def resume(
-        self, migration_id: str, source_uri: str | None = None, destination_uri: str | None = None
+        self,
+        migration_id: str,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+        skip_objects: tuple[str, ...] = (),
     ) -> MigrationView:
-        """Continue a paused or failed migration; URIs hand over credentials."""
-        return await self._client.resume(migration_id, source_uri, destination_uri)
+        """Continue a paused or failed migration; URIs hand over credentials. skip_objects: further objects
+        of the schema that are not restored."""
+        return await self._client.resume(migration_id, source_uri, destination_uri, skip_objects)
 
     async def skip_transaction(self, migration_id: str, lsn: Lsn, reason: str, who: str) -> MigrationView:
         """Give up the one transaction that a failed migration stopped at, and continue behind it.

@@ -48,6 +48,13 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
+        "S14 a table is not left out by --skip-object",
+        "services/shared/pg/archive_choice.py",
+        "if entry.dump_id in out and entry.kind in _TAKING_ROWS",
+        "if False",
+        "tests/unit/test_skipping_objects.py::test_tables_and_unknown_names_are_refused",
+    ),
+    Mutation(
         "S10 text is not structure",
         "services/shared/pg/lexer.py",
         """_PLAIN = rb"(?:[^']|'')\"""",

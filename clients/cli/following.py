@@ -40,12 +40,15 @@ def stopped(view: MigrationView) -> MigrationStoppedError:
     return MigrationStoppedError(kind, message, hint, view.failure.lsn or None, view.failure.xid)
 
 
-async def resumed(session: Session, view: MigrationView, uris: Uris) -> MigrationView:
+async def resumed(
+    session: Session, view: MigrationView, uris: Uris, skip_objects: tuple[str, ...] = ()
+) -> MigrationView:
     """Make a migration go on that waits for somebody to say so, and hand over what was given: the
     coordinator uses it, or refuses it with the names of both databases."""
     given = bool(uris.source or uris.destination) and not view.phase.ended
     if given or view.phase in {Phase.PAUSED, Phase.FAILED} or view.needs_credentials:
-        return await session.resume(view.migration_id, uris.source or None, uris.destination or None)
+        source, destination = uris.source or None, uris.destination or None
+        return await session.resume(view.migration_id, source, destination, skip_objects)
     return view
 
 

@@ -255,6 +255,20 @@ def _first_line(file: str, option: str) -> str:
     return uri
 
 
+def skip_object_option(command: Command) -> Command:
+    """Adds --skip-object; passes `skip_objects`."""
+    option = click.option(
+        "--skip-object",
+        "skip_objects",
+        multiple=True,
+        metavar="OBJECT",
+        help="Do not restore this object of the schema, nor what needs it; named as the error names it, "
+        "like 'view app.recent'. Recorded with the migration. Repeatable.",
+    )
+    decorated: Command = option(command)
+    return decorated
+
+
 def _decorated(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
     for option in reversed(options):
         command = option(command)

@@ -94,6 +94,7 @@ def _progress_rows(view: MigrationView) -> list[Row]:
     if view.positions.source_lsn:
         rows.append(("Positions", positions_text(view)))
     rows += [("Skipped", skipped_text(skipped)) for skipped in view.skipped]
+    rows += [("Not restored", Text(printable(name), "yellow")) for name in view.options.skip_objects]
     if view.switchover is not None:
         rows.append(("Switchover", result_text(view.switchover)))
     return rows

@@ -122,10 +122,11 @@ class Building:
         return building_session(self._uri, record.migration_id, self.plan.settings, memory, sessions)
 
     async def run(self, session: BuildingSession, items: Sequence[Item], step: str = "") -> None:
-        """Do what is not done, in one transaction. step: noted instead of the items' own."""
-        left = [item for item in items if (step or item.step) not in self.done]
-        await session.run(left, step)
-        self.done.update(step or item.step for item in left)
+        """Do what is not done, in one transaction. step: of all of them; noted instead of their own."""
+        left = [item for item in items if not self.done & {item.step, step}]
+        if left or (step and step not in self.done):
+            await session.run(left, step)
+        self.done.update([step] if step else [item.step for item in left])
         self.count(items)
 
     def _tell(self) -> None:
@@ -159,7 +160,11 @@ async def _script(pipeline: Pipeline) -> Script:
         rows = not options.schema_only
         await dump_schema(tools, uris.source_uri, None, pipeline.archive, chosen, rows=rows)
     return await section_script(
-        pipeline.archive, Section.POST_DATA, no_owner=options.no_owner, no_acl=options.no_acl
+        pipeline.archive,
+        Section.POST_DATA,
+        no_owner=options.no_owner,
+        no_acl=options.no_acl,
+        skip=options.skip_objects,
     )
 
 

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from services.coordinator import afterwards, skipping, switchover, teardown
@@ -24,6 +25,7 @@ from services.coordinator.steps import StepFeed
 from services.coordinator.tables.recover import after_drift
 from services.coordinator.tables.resync import prepare_resync
 from services.shared.model import CleanupResult, ErrorKind, Lsn, PgmigError, Phase, TableId
+from services.shared.pg.dump import check_skippable
 from services.shared.runtime.assignments import cause
 
 log = logging.getLogger(__name__)
@@ -210,10 +212,11 @@ class Driver:
             await self.pipeline.journal.save()
             await self.pipeline.release()
 
-    async def resume(self, given: Credentials) -> None:
+    async def resume(self, given: Credentials, skip_objects: tuple[str, ...] = ()) -> None:
         """Go on after a pause or a failure, or with the credentials that are given.
 
-        Raises INVALID_ARGUMENT for a database that is not the recorded one.
+        skip_objects: of the schema, what is not restored either. Raises INVALID_ARGUMENT for a database
+        that is not the recorded one.
         """
         async with self._commanded() as migration:
             handover = await handing.judge(migration.record, given, handing.GO_ON)
@@ -228,7 +231,17 @@ class Driver:
                 return
             if migration.record.resume_phase is None:
                 raise _wrong_phase(migration, "resumed")
+            if skip_objects:
+                await self._skip_objects(skip_objects)
             await self._go_on(migration.record.resume_phase)
+
+    async def _skip_objects(self, names: tuple[str, ...]) -> None:
+        migration = self.migration
+        await check_skippable(self.pipeline.archive, names)
+        options = migration.record.options
+        new = tuple(name for name in dict.fromkeys(names) if name not in options.skip_objects)
+        migration.update(options=replace(options, skip_objects=options.skip_objects + new))
+        migration.event("warning", f"not restored, as asked for: {', '.join(names)}")
 
     def _use(self, handover: handing.Handover) -> Credentials:
         """Work with what was accepted from now on."""

@@ -79,10 +79,14 @@ class ControlApiHandler:
         return driver.migration.view()
 
     async def resume(
-        self, migration_id: MigrationId, source_uri: str | None, destination_uri: str | None
+        self,
+        migration_id: MigrationId,
+        source_uri: str | None,
+        destination_uri: str | None,
+        skip_objects: tuple[str, ...],
     ) -> MigrationView:
         driver = self._coordinator.driver(migration_id)
-        await self._whole(driver.resume(Credentials(source_uri or "", destination_uri or "")))
+        await self._whole(driver.resume(Credentials(source_uri or "", destination_uri or ""), skip_objects))
         return driver.migration.view()
 
     async def skip_transaction(

@@ -162,6 +162,8 @@ def test_pause_and_resume_tell_the_phase(served: ServedControl) -> None:
     assert at(served, "pause").stdout == "migration m is in phase paused\n"
     assert document(at(served, "resume", "-o", "json", *URIS))["phase"] == "streaming"
     assert ("resume", "m", URIS[1], URIS[3]) in served.control.calls
+    assert at(served, "resume", "--skip-object", "view app.v", *URIS).exit_code == 0
+    assert ("resume", "m", URIS[1], URIS[3], "view app.v") in served.control.calls
 
 
 def test_resync_table_names_tables_with_their_schemas(served: ServedControl) -> None:

@@ -104,9 +104,13 @@ class FakeControl:
         return self.note("pause", migration_id)
 
     async def resume(
-        self, migration_id: MigrationId, source_uri: str | None, destination_uri: str | None
+        self,
+        migration_id: MigrationId,
+        source_uri: str | None,
+        destination_uri: str | None,
+        skip_objects: tuple[str, ...],
     ) -> MigrationView:
-        return self.note("resume", migration_id, source_uri, destination_uri)
+        return self.note("resume", migration_id, source_uri, destination_uri, *skip_objects)
 
     async def skip_transaction(
         self, migration_id: MigrationId, lsn: Lsn, reason: str, who: str
@@ -177,6 +181,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.pause(m1) == VIEW
         assert await client.resume(m1) == VIEW
         assert await client.resume(m1, "postgresql://a", "postgresql://b") == VIEW
+        assert await client.resume(m1, None, None, ("view app.v",)) == VIEW
         assert await client.skip_transaction("m1", Lsn(2**64 - 1), "broken", "a@b") == VIEW
         assert await client.resync_tables(m1, TABLES) == VIEW
         assert [step async for step in client.switchover(m1, 2.5)] == list(STEPS)
@@ -193,6 +198,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("pause", m1),
         ("resume", m1, None, None),
         ("resume", m1, "postgresql://a", "postgresql://b"),
+        ("resume", m1, None, None, "view app.v"),
         ("skip_transaction", m1, Lsn(2**64 - 1), "broken", "a@b"),
         ("resync_tables", m1, TABLES),
         ("switchover", m1, 2.5),

@@ -25,7 +25,6 @@ from services.shared.pg.postdata import (
     building_session,
     plan,
     relations,
-    together,
 )
 from services.shared.pg.tools import DumpTools
 
@@ -149,10 +148,10 @@ async def post_data(dest: str, script: Script, *, at_once: bool = False) -> None
     """The whole section, as phase indexes does it."""
     whole, kinds = await planned(dest, script)
     await work_off(dest, whole, tasks_of_tables(whole, kinds, at_once=at_once))
-    await work_off(dest, whole, [one_by_one("parents", [together("parents", whole.parents)])])
-    await work_off(dest, whole, [one_by_one("keys", [together("keys", whole.keys)])])
+    await work_off(dest, whole, [Task("parents", (whole.parents,))] if whole.parents else [])
+    await work_off(dest, whole, [Task("keys", (whole.keys,))] if whole.keys else [])
     await work_off(dest, whole, [one_by_one(str(n), chain) for n, chain in enumerate(whole.checks)])
-    await work_off(dest, whole, [one_by_one("rest", [together("rest", whole.rest)])])
+    await work_off(dest, whole, [Task("rest", (whole.rest,))] if whole.rest else [])
 
 
 def dumped_schema(tools: DumpTools, uri: str) -> list[str]:

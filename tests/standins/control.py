@@ -164,9 +164,13 @@ class StandInControl:
         return self.move(migration_id.value, Phase.PAUSED, resume_phase=view.phase)
 
     async def resume(
-        self, migration_id: MigrationId, source_uri: str | None, destination_uri: str | None
+        self,
+        migration_id: MigrationId,
+        source_uri: str | None,
+        destination_uri: str | None,
+        skip_objects: tuple[str, ...],
     ) -> MigrationView:
-        self._called("resume", migration_id.value, source_uri, destination_uri)
+        self._called("resume", migration_id.value, source_uri, destination_uri, *skip_objects)
         view = self._known(migration_id)
         view = self.move(
             migration_id.value, view.resume_phase or view.phase, resume_phase=None, needs_credentials=False

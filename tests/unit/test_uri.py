@@ -98,9 +98,7 @@ def test_redaction_hides_quoted_passwords(password: str) -> None:
     assert redact(f"OPTIONS (user 'me', password '{literal}')") == "OPTIONS (user 'me', password ***)"
 
 
-@pytest.mark.parametrize(
-    "name", ["sslkeylogfile", "passfile", "service", "hostaddr", "replication"]
-)
+@pytest.mark.parametrize("name", ["sslkeylogfile", "passfile", "service", "hostaddr", "replication"])
 def test_a_parameter_that_is_not_taken_is_named_without_its_value(name: str) -> None:
     for uri in (f"postgresql://u@h/db?{name}={SECRET}", f"host=h {name}={SECRET}"):
         with pytest.raises(PgmigError) as caught:

@@ -12,7 +12,15 @@ import click
 from clients.cli.agreement import agreed
 from clients.cli.following import follow_to_end, print_summary, resumed, say_how_to_continue, stopped
 from clients.cli.localstate import MigrationDir
-from clients.cli.options import Invocation, Uris, common_options, memory, size, uri_options
+from clients.cli.options import (
+    Invocation,
+    Uris,
+    common_options,
+    memory,
+    size,
+    skip_object_option,
+    uri_options,
+)
 from clients.cli.output import print_json, say
 from clients.cli.progress import Progress, progress_of
 from clients.cli.running import Interrupted, run
@@ -103,6 +111,7 @@ _DEFAULTS = MigrationOptions()
     "writes; copy them once; or leave them alone.",
 )
 @selection_options
+@skip_object_option
 def clone(
     invocation: Invocation,
     *,
@@ -119,6 +128,7 @@ def clone(
     no_owner: bool,
     no_acl: bool,
     large_objects: str,
+    skip_objects: tuple[str, ...],
     taking: MigrationOptions,
     yes: bool,
 ) -> None:
@@ -143,6 +153,7 @@ def clone(
         no_owner=no_owner,
         no_acl=no_acl,
         large_objects=LargeObjects(large_objects),
+        skip_objects=skip_objects,
     )
     check_options(options)
     migration_id = new_id(invocation)
@@ -162,7 +173,7 @@ async def _clone(
     _refuse_existing(invocation, migration_id, resume=resume)
     with progress_of(invocation) as progress:
         async with _coordinator(invocation, migration_id, uris, progress, follow=options.follow) as session:
-            if not (resume and await _resumed(session, migration_id, uris)):
+            if not (resume and await _resumed(session, migration_id, uris, options.skip_objects)):
                 options = await agreed(session, migration_id, uris, options, progress, yes=yes)
                 await session.start(migration_id.value, uris.source, uris.destination, options)
             return await follow_to_end(session, migration_id, progress, uris)
@@ -187,7 +198,9 @@ def _refuse_existing(invocation: Invocation, migration_id: MigrationId, *, resum
     )
 
 
-async def _resumed(session: Session, migration_id: MigrationId, uris: Uris) -> bool:
+async def _resumed(
+    session: Session, migration_id: MigrationId, uris: Uris, skip_objects: tuple[str, ...]
+) -> bool:
     """Whether there was a migration to go on with."""
     try:
         view = await session.get(migration_id.value)
@@ -195,26 +208,27 @@ async def _resumed(session: Session, migration_id: MigrationId, uris: Uris) -> b
         if exc.kind is not ErrorKind.NOT_FOUND:
             raise
         return False
-    await resumed(session, view, uris)
+    await resumed(session, view, uris, skip_objects)
     return True
 
 
 @click.command()
 @uri_options
 @common_options
-def follow(invocation: Invocation, uris: Uris) -> None:
+@skip_object_option
+def follow(invocation: Invocation, uris: Uris, skip_objects: tuple[str, ...]) -> None:
     """Continue a migration that was interrupted, paused or failed, and stay with it.
 
     Where it still runs, in another terminal or under a coordinator, this joins it. Connection
     strings are needed again, since no password is ever stored (libpq's password file does).
     """
     if invocation.coordinator or local_directory(invocation).running_stack() is not None:
-        final = run(_join(invocation, uris))
+        final = run(_join(invocation, uris, skip_objects))
         print_summary(invocation, final)
         return
     directory = local_directory(invocation)
     if not _ended_already(invocation, directory):
-        main = _continue(invocation, directory, uris)
+        main = _continue(invocation, directory, uris, skip_objects)
         _staying(invocation, directory.migration_id, main)
 
 
@@ -237,19 +251,21 @@ def _ended_already(invocation: Invocation, directory: MigrationDir) -> bool:
     return True
 
 
-async def _join(invocation: Invocation, uris: Uris) -> MigrationView:
+async def _join(invocation: Invocation, uris: Uris, skip_objects: tuple[str, ...]) -> MigrationView:
     async with connected(invocation, "follow") as (session, migration_id):
-        await resumed(session, await session.get(migration_id.value), uris)
+        await resumed(session, await session.get(migration_id.value), uris, skip_objects)
         with progress_of(invocation) as progress:
             return await follow_to_end(session, migration_id, progress, uris)
 
 
-async def _continue(invocation: Invocation, directory: MigrationDir, uris: Uris) -> MigrationView:
+async def _continue(
+    invocation: Invocation, directory: MigrationDir, uris: Uris, skip_objects: tuple[str, ...]
+) -> MigrationView:
     with progress_of(invocation) as progress:
         workers = workers_for(directory, follow=True)
         async with own_stack(directory, uris, progress, workers) as session:
             view = await session.get(directory.migration_id.value)
-            await resumed(session, view, uris)
+            await resumed(session, view, uris, skip_objects)
             return await follow_to_end(session, directory.migration_id, progress, uris)
 
 

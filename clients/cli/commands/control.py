@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from clients.cli.options import Invocation, Uris, common_options, duration, uri_options
+from clients.cli.options import Invocation, Uris, common_options, duration, skip_object_option, uri_options
 from clients.cli.output import print_json, print_table, say, talk
 from clients.cli.pieces import result_text, step_text
 from clients.cli.running import Interrupted, run
@@ -36,18 +36,20 @@ async def _pause(invocation: Invocation) -> MigrationView:
 @click.command()
 @uri_options
 @common_options
-def resume(invocation: Invocation, uris: Uris) -> None:
+@skip_object_option
+def resume(invocation: Invocation, uris: Uris, skip_objects: tuple[str, ...]) -> None:
     """Continue a paused or failed migration under the coordinator that runs it.
 
     With connection strings it also hands over credentials that a restarted coordinator lacks.
     Where nothing runs any more, `follow` starts everything again.
     """
-    _report(invocation, run(_resume(invocation, uris)))
+    _report(invocation, run(_resume(invocation, uris, skip_objects)))
 
 
-async def _resume(invocation: Invocation, uris: Uris) -> MigrationView:
+async def _resume(invocation: Invocation, uris: Uris, skip_objects: tuple[str, ...]) -> MigrationView:
     async with connected(invocation, "resume") as (session, migration_id):
-        return await session.resume(migration_id.value, uris.source or None, uris.destination or None)
+        source, destination = uris.source or None, uris.destination or None
+        return await session.resume(migration_id.value, source, destination, skip_objects)
 
 
 def _report(invocation: Invocation, view: MigrationView) -> None:

@@ -17,6 +17,7 @@ that time before the key is checked again, so that rows mended on the source cou
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from services.coordinator.building import POST_DATA, Building, begin, load
 from services.coordinator.pipeline import Pipeline
@@ -28,7 +29,7 @@ from services.shared.pg.database_settings import read_database_settings, write_d
 from services.shared.pg.dump import list_of
 from services.shared.pg.identity import use_indexes
 from services.shared.pg.position import wal_position
-from services.shared.pg.postdata import Item, analysis, together
+from services.shared.pg.postdata import Item, analysis
 from services.shared.pg.selecting import choose
 from services.shared.pg.sequences import read_sequences, set_sequences
 from services.shared.runtime.assignments import cause
@@ -72,23 +73,21 @@ async def _build(pipeline: Pipeline) -> Building:
 
 
 async def _across_tables(pipeline: Pipeline, building: Building) -> None:
-    parents = together("indexes of partitioned tables", building.plan.parents)
-    keys = together("foreign keys", building.plan.keys)
-    await _at_once(building, parents, "post-data: partitioned tables")
+    await _at_once(building, building.plan.parents, "post-data: partitioned tables")
     unchecked = any(item.step not in building.done for chain in building.plan.checks for item in chain)
     await _of_one_moment(pipeline, again=unchecked and KEYS in building.done)
-    await _at_once(building, keys, KEYS)
+    await _at_once(building, building.plan.keys, KEYS)
     checks = [one_by_one(f"check {number}", chain) for number, chain in enumerate(building.plan.checks)]
     try:
         await building.work_off(checks)
     except ExceptionGroup as exc:
         raise _with_remedy(exc, follow=pipeline.migration.record.options.follow) from exc
-    await _at_once(building, together("everything else", building.plan.rest), POST_DATA)
+    await _at_once(building, building.plan.rest, POST_DATA)
 
 
-async def _at_once(building: Building, item: Item, step: str) -> None:
+async def _at_once(building: Building, items: Sequence[Item], step: str) -> None:
     async with building.session() as session:
-        await building.run(session, [item], step)
+        await building.run(session, items, step)
 
 
 def _with_remedy(group: ExceptionGroup[Exception], *, follow: bool) -> Exception:

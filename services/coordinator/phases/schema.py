@@ -11,13 +11,14 @@ from dataclasses import replace
 
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.record import Record
-from services.shared.model import Phase, Role, SnapshotReady
+from services.shared.model import ErrorKind, PgmigError, Phase, Role, SnapshotReady
 from services.shared.pg.archive import Section
+from services.shared.pg.archive_sql import Script
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog import list_tables_under, publication_tables
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection
-from services.shared.pg.dump import dump_schema, run_script, section_script
+from services.shared.pg.dump import dump_schema, run_entries, run_script, section_script
 from services.shared.pg.event_triggers import silence
 from services.shared.pg.existing import check_agreed, drop_agreed
 from services.shared.pg.identity import choose_published, put_back, set_full
@@ -142,8 +143,28 @@ async def _restore(
         rows=not options.schema_only,
     )
     script = await section_script(
-        pipeline.archive, Section.PRE_DATA, no_owner=options.no_owner, no_acl=options.no_acl
+        pipeline.archive,
+        Section.PRE_DATA,
+        no_owner=options.no_owner,
+        no_acl=options.no_acl,
+        skip=options.skip_objects,
     )
+    try:
+        await _run(pipeline, script.text, chosen, known)
+    except PgmigError as exc:
+        if exc.kind is not ErrorKind.SCHEMA_FAILED:
+            raise
+        await _run(pipeline, script, chosen, known)  # once more, to name what fails
+    migration.event("info", f"{_described(migration.record)} is on the destination")
+
+
+async def _run(
+    pipeline: Pipeline, script: bytes | Script, chosen: Chosen, known: Sequence[KnownTable]
+) -> None:
+    """The section, with the note that it is done, in one transaction. bytes: as one query."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    options = migration.record.options
+    dropped = 0
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         async with conn.transaction():
@@ -151,12 +172,15 @@ async def _restore(
             if options.drop_if_exists:
                 async with connection(uris.source_uri, "source") as source:
                     dropped = await drop_agreed(source, conn, chosen, options)
-                migration.event("info", f"{dropped} objects of the destination are dropped")
-            await run_script(conn, script.text, PRE_DATA)
+            if isinstance(script, bytes):
+                await run_script(conn, script, PRE_DATA)
+            else:
+                await run_entries(conn, script, PRE_DATA)
             await put_back(conn, migration.record.altered)  # the destination gets what the source had
             await note_tables(conn, migration.record.migration_id, known)
             await mark_step(conn, migration.record.migration_id, PRE_DATA)
-    migration.event("info", f"{_described(migration.record)} is on the destination")
+    if options.drop_if_exists:
+        migration.event("info", f"{dropped} objects of the destination are dropped")
 
 
 def _described(record: Record) -> str:

@@ -53,7 +53,8 @@ class MigrationOptions:
     selection: what is migrated of the database. schema_only: no rows and no sequence values.
     data_only: rows go into tables that the destination has. drop_if_exists: what the clone makes
     is dropped on the destination before. confirmed: the `MigrationPlan.token` of what the operator
-    agreed to lose on the destination, "" for nothing."""
+    agreed to lose on the destination, "" for nothing. skip_objects: of the schema, what is not restored, nor
+    what needs it; as the error names it: "view app.recent"."""
 
     follow: bool = False
     copy_workers: int = 2
@@ -71,6 +72,7 @@ class MigrationOptions:
     data_only: bool = False
     drop_if_exists: bool = False
     confirmed: str = ""
+    skip_objects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,20 @@ security labels have none; they name the entry that they need.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from services.shared.model import TableId
+from services.shared.model import ErrorKind, PgmigError, TableId
 from services.shared.pg.archive import ArchiveEntry
 from services.shared.pg.choice import Chosen
 from services.shared.pg.lexer import tokens
 
 _FOLLOWING = frozenset({"COMMENT", "ACL", "SECURITY LABEL"})
 _OF_SCHEMA = "SCHEMA "
+_TAKING_ROWS = frozenset({"TABLE", "SEQUENCE", "SCHEMA"})
+_VIEWS = frozenset({"VIEW", "MATERIALIZED VIEW"})
+_VIEW_RULE = " _RETURN"
+"""How pg_dump names the rule that makes a view, where it writes it apart."""
+
 _LONGEST = 30_000
 """Characters of one pattern; Linux takes arguments of 128 KiB."""
 
@@ -72,3 +77,41 @@ def _follows_out(entry: ArchiveEntry, dropped: Iterable[int], chosen: Chosen) ->
         (name,) = tokens(entry.name.removeprefix(_OF_SCHEMA).encode("utf-8", "surrogateescape"))
         return name.name in chosen.schemas_dropped
     return not set(entry.needs).isdisjoint(dropped)
+
+
+def skipped(entries: Sequence[ArchiveEntry], names: Iterable[str]) -> frozenset[int]:
+    """dump_ids of the objects that an operator does without, and of all that need them.
+
+    Raises INVALID_ARGUMENT for a name that nothing has, and where a table would be among them: tables
+    are left out by patterns, which the copy and the publication know.
+    """
+    wanted = set(names)
+    unknown = wanted - {entry.identity for entry in entries}
+    if unknown:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"the schema holds no {', '.join(sorted(unknown))}, which --skip-object names",
+            "give the name as the error showed it, in quotation marks of the shell",
+        )
+    out = {entry.dump_id for entry in entries if entry.identity in wanted}
+    out |= _views_of(entries, out)
+    while more := {e.dump_id for e in entries if e.dump_id not in out and not out.isdisjoint(e.needs)}:
+        out |= more
+    tables = [entry.identity for entry in entries if entry.dump_id in out and entry.kind in _TAKING_ROWS]
+    if tables:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"--skip-object cannot leave out {', '.join(tables)}",
+            "abort this migration, and begin another with --exclude-table for the tables that need it",
+        )
+    return frozenset(out)
+
+
+def _views_of(entries: Sequence[ArchiveEntry], out: Iterable[int]) -> set[int]:
+    """Views whose rule is left out: without it they are placeholders that show nothing."""
+    rules = {
+        (entry.schema, entry.name.removesuffix(_VIEW_RULE))
+        for entry in entries
+        if entry.dump_id in set(out) and entry.kind == "RULE" and entry.name.endswith(_VIEW_RULE)
+    }
+    return {e.dump_id for e in entries if e.kind in _VIEWS and (e.schema, e.name) in rules}

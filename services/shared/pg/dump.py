@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from psycopg import AsyncConnection, conninfo
 
 from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError
 from services.shared.pg.archive import Section, read_archive
-from services.shared.pg.archive_choice import exclusions, left_out
+from services.shared.pg.archive_choice import exclusions, left_out, skipped
 from services.shared.pg.archive_sql import Script, script_of
 from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import (
@@ -102,16 +103,59 @@ def _new_file(path: Path) -> int:
 
 
 async def section_script(
-    archive: Path, section: Section, *, no_owner: bool = False, no_acl: bool = False
+    archive: Path,
+    section: Section,
+    *,
+    no_owner: bool = False,
+    no_acl: bool = False,
+    skip: Collection[str] = (),
 ) -> Script:
-    """The SQL of one section, entry by entry. Raises CORRUPT and TOOL_MISSING."""
-    return await asyncio.to_thread(_section_script, archive, section, no_owner, no_acl)
+    """The SQL of one section, entry by entry. skip: identities of objects to do without. Raises CORRUPT,
+    TOOL_MISSING and INVALID_ARGUMENT."""
+    return await asyncio.to_thread(_section_script, archive, section, no_owner, no_acl, skip)
 
 
-def _section_script(archive: Path, section: Section, no_owner: bool, no_acl: bool) -> Script:
-    out = set(json.loads(list_of(archive).read_text(encoding="utf-8"))) if list_of(archive).exists() else ()
-    entries = [entry for entry in read_archive(archive) if entry.dump_id not in out]
-    return script_of(entries, section, no_owner=no_owner, no_acl=no_acl)
+def _section_script(
+    archive: Path, section: Section, no_owner: bool, no_acl: bool, skip: Collection[str]
+) -> Script:
+    entries = read_archive(archive)
+    out = set(skipped(entries, skip))
+    if list_of(archive).exists():
+        out.update(json.loads(list_of(archive).read_text(encoding="utf-8")))
+    kept = [entry for entry in entries if entry.dump_id not in out]
+    return script_of(kept, section, no_owner=no_owner, no_acl=no_acl)
+
+
+async def check_skippable(archive: Path, names: Collection[str]) -> None:
+    """Raises INVALID_ARGUMENT for names of objects that --skip-object cannot leave out."""
+    await asyncio.to_thread(_check_skippable, archive, names)
+
+
+def _check_skippable(archive: Path, names: Collection[str]) -> None:
+    if archive.exists():
+        skipped(read_archive(archive), names)
+
+
+async def run_entries(conn: AsyncConnection, script: Script, section: str) -> None:
+    """Like `run_script`, one entry after the other, so that the error names the one that fails."""
+    await run_script(conn, script.settings, section)
+    for entry in script.entries:
+        try:
+            await run_script(conn, entry.text, section)
+        except PgmigError as exc:
+            raise naming(exc, entry.identity) from exc
+
+
+def naming(error: PgmigError, identity: str) -> PgmigError:
+    """The error with the object that it is about, and how to do without that."""
+    if error.kind is not ErrorKind.SCHEMA_FAILED or not identity:
+        return error
+    return PgmigError(
+        error.kind,
+        f"{error.message} ({identity})",
+        f"{error.hint}; or go on without this object and what needs it: resume with "
+        f"--skip-object {shlex.quote(identity)}",
+    )
 
 
 async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None:

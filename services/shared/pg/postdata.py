@@ -34,7 +34,7 @@ from services.shared.pg.archive_sql import RestoreEntry, Script
 from services.shared.pg.bookkeeping import step_note
 from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import connection, translated
-from services.shared.pg.dump import run_script
+from services.shared.pg.dump import naming, run_script
 from services.shared.pg.event_triggers import silence
 from services.shared.pg.lexer import Token, source, statements
 from services.shared.pg.table_ddl import (
@@ -60,12 +60,14 @@ _COUNTED = frozenset({"INDEX", "CONSTRAINT", "FK CONSTRAINT"})
 @dataclass(frozen=True, slots=True)
 class Item:
     """What one transaction does. counted: how many of the dump's indexes and constraints are done
-    with it. late: it may look at tables other than its own, as a function of the user's can."""
+    with it. late: it may look at tables other than its own, as a function of the user's can. identity: of
+    the entry that it is of."""
 
     label: str
     text: bytes
     counted: int = 0
     late: bool = False
+    identity: str = ""
 
     @property
     def step(self) -> str:
@@ -137,7 +139,11 @@ def plan(script: Script, relations: Mapping[TableId, str], version: int) -> Plan
 
 
 def _whole(entry: RestoreEntry, *, late: bool = False) -> Item:
-    return Item(entry.label, entry.text, int(entry.kind in _COUNTED), late)
+    return Item(entry.label, entry.text, int(entry.kind in _COUNTED), late, entry.identity)
+
+
+def _part(entry: RestoreEntry, text: bytes, *, counted: int = 0, late: bool = False) -> Item:
+    return Item(entry.label, text, counted, late, entry.identity)
 
 
 def _table_items(entry: RestoreEntry, relations: Mapping[TableId, str]) -> TableItems | None:
@@ -147,14 +153,14 @@ def _table_items(entry: RestoreEntry, relations: Mapping[TableId, str]) -> Table
     first, *more = statements(entry.text)
     if entry.kind == "STATISTICS":
         of = statistics_table(first)
-        return TableItems(of, finish=(Item(entry.label, entry.text),)) if of else None
+        return TableItems(of, finish=(_whole(entry),)) if of else None
     if (key := unique_key(entry.text, first)) and not _keeps_inherited(key, relations):
-        finish = Item(entry.label, b"\n\n".join([key.adopt, *_texts(entry, more)]), counted=1)
-        return TableItems(key.table, (Item(entry.label, key.build),), (finish,))
+        finish = _part(entry, b"\n\n".join([key.adopt, *_texts(entry, more)]), counted=1)
+        return TableItems(key.table, (_part(entry, key.build),), (finish,))
     late = calls_functions(first)
     if index := index_table(first):
-        build = Item(entry.label, source(entry.text, first), counted=0 if more else 1, late=late)
-        then = (Item(entry.label, b"\n\n".join(_texts(entry, more)), counted=1),) if more else ()
+        build = _part(entry, source(entry.text, first), counted=0 if more else 1, late=late)
+        then = (_part(entry, b"\n\n".join(_texts(entry, more)), counted=1),) if more else ()
         return TableItems(index, (build,), then)
     if table := constraint_table(first):
         return TableItems(table, finish=(_whole(entry, late=late),))
@@ -187,15 +193,10 @@ def _foreign_keys(
         elif key is None or more or not {key.table, key.target}.isdisjoint(unsupported):
             standing.append(_whole(entry))
         else:
-            keys.append(Item(entry.label, key.add))
-            checks.setdefault(key.table, []).append(Item(entry.label, key.validate, counted=1))
+            keys.append(_part(entry, key.add))
+            checks.setdefault(key.table, []).append(_part(entry, key.validate, counted=1))
     chains = [tuple(chain) for chain in (standing, *checks.values()) if chain]
     return tuple(keys), tuple(chains)
-
-
-def together(label: str, items: Sequence[Item]) -> Item:
-    """All of them in one transaction."""
-    return Item(label, b"\n\n".join(item.text for item in items), sum(item.counted for item in items))
 
 
 def analysis(table: TableId, kind: str = "r", version: int = KEYS_OF_PARTITIONED_SINCE) -> Item:
@@ -230,22 +231,25 @@ class BuildingSession:
         """
         steps = [step] if step else [item.step for item in items]
         try:
-            if items:
+            if steps:
                 await self._run(items, steps)
         except PgmigError as exc:
             if exc.policy.retry or len(items) == 1:
                 raise
             for item in items:
                 await self._run([item], [item.step])
+            if step:
+                await self._run([], [step])
 
     async def _run(self, items: Sequence[Item], steps: Sequence[str]) -> None:
         """As one query: several statements are a transaction, and one round trip."""
         note = step_note(self._conn, self._migration_id, steps)
         script = b"\n".join([*(item.text for item in items), note])
         try:
-            await run_script(self._conn, script, f"post-data ({items[0].label})")
+            await run_script(self._conn, script, f"post-data ({items[0].label})" if items else "post-data")
         except PgmigError as exc:
-            raise _explained(exc) from exc
+            only = items[0].identity if len(items) == 1 else ""
+            raise naming(_explained(exc), only) from exc
 
 
 # The default of 64 MB has the keys of a few million rows sorted on disk. shared_buffers is what

@@ -82,7 +82,11 @@ class ControlHandler(Protocol):
     async def pause(self, migration_id: MigrationId) -> MigrationView: ...
 
     async def resume(
-        self, migration_id: MigrationId, source_uri: str | None, destination_uri: str | None
+        self,
+        migration_id: MigrationId,
+        source_uri: str | None,
+        destination_uri: str | None,
+        skip_objects: tuple[str, ...],
     ) -> MigrationView: ...
 
     async def skip_transaction(
@@ -185,7 +189,10 @@ class ControlApi(ControlServicer):
         async with answering(context, "ResumeMigration"):
             migration = MigrationId.parse(request.migration_id)
             view = await self._handler.resume(
-                migration, request.source_uri or None, request.destination_uri or None
+                migration,
+                request.source_uri or None,
+                request.destination_uri or None,
+                tuple(request.skip_objects),
             )
             return view_to_pb(view)
 

@@ -130,12 +130,15 @@ class ControlClient:
         migration_id: MigrationId | str,
         source_uri: str | None = None,
         destination_uri: str | None = None,
+        skip_objects: tuple[str, ...] = (),
     ) -> MigrationView:
-        """The URIs hand over credentials after a restart of the coordinator."""
+        """The URIs hand over credentials after a restart of the coordinator. skip_objects: see
+        MigrationOptions, added to those there are."""
         request = pb.ResumeMigrationRequest(
             migration_id=str(migration_id),
             source_uri=source_uri or "",
             destination_uri=destination_uri or "",
+            skip_objects=skip_objects,
         )
         call = self._stub.ResumeMigration(request, timeout=LONG_DEADLINE_S)
         return view_from_pb(await self._answer(call, f"resuming {migration_id}"))

@@ -99,6 +99,7 @@ def options_to_pb(options: MigrationOptions) -> pb.MigrationOptions:
         data_only=options.data_only,
         drop_if_exists=options.drop_if_exists,
         confirmed=options.confirmed,
+        skip_objects=options.skip_objects,
     )
 
 
@@ -123,6 +124,7 @@ def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
         data_only=message.data_only,
         drop_if_exists=message.drop_if_exists,
         confirmed=message.confirmed,
+        skip_objects=tuple(message.skip_objects),
         no_owner=message.no_owner,
         no_acl=message.no_acl,
         large_objects=_LARGE_OBJECTS_FROM_PB.get(message.large_objects, default.large_objects),
