@@ -110,6 +110,10 @@ class Stack:
         self.kill9(*names)
         self.start(*names)
 
+    def runs(self, name: str) -> bool:
+        """Whether it was started and not ended by us."""
+        return name in self._processes
+
     def stop(self, name: str) -> int:
         """SIGTERM; the exit code. Raises subprocess.TimeoutExpired."""
         process = self._processes.pop(name)

@@ -1,0 +1,258 @@
+"""An operator who does what the messages say, until both databases are equal or no advice is left.
+
+Advice is what a failure's hint holds: DDL ("run on the destination: ...; then ..."), a command
+("pgmig-cli resync-table --id X SCHEMA.TABLE"), or neither, and then the operator makes on the
+destination the changes that the application made on the source, as far as they are missing there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import LiteralString
+
+import psycopg
+
+from services.shared.model import ErrorKind, Failure, MigrationView, PgmigError, Phase, TableState
+from tests.e2e.cli import Cli
+from tests.e2e.live import Live
+from tests.lab.compare import compare_databases
+
+ATTEMPTS = 8
+TABLE = "SCHEMA.TABLE"
+"""Of a command in a hint: the tables that the message lists."""
+REPEATED = 2
+"""A stop that comes once more after so many times is one that its own advice does not end."""
+SETTLE_S = 90.0
+SWITCHOVER_S = 60.0
+_DDL = re.compile(
+    r"run on the destination: (?P<ddl>.*?);? then (?:resume|pgmig-cli|copy the rows)", re.DOTALL
+)
+_INDEXES: LiteralString = """
+    SELECT i.indrelid::regclass::text, concat('valid ', i.indisvalid, ' primary ', i.indisprimary),
+           regexp_replace(pg_get_indexdef(i.indexrelid), 'INDEX .* ON ', 'INDEX ON ')
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgmig')
+    UNION ALL
+    SELECT conrelid::regclass::text, 'check', pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'c'
+       AND connamespace::regnamespace::text NOT IN ('information_schema', 'pgmig')"""
+_RESYNC = re.compile(r"pgmig-cli (?P<command>resync-table[^;\n]*?)(?=[;,\n)]| then |$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why the migration did not go on, or a switchover was refused."""
+
+    kind: str
+    message: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message} [{self.hint}]"
+
+    @property
+    def ddl(self) -> str:
+        """What is to be run on the destination; "" when the hint has nothing of that kind."""
+        found = _DDL.search(self.hint)
+        return found["ddl"].strip() if found else ""
+
+    @property
+    def soon(self) -> bool:
+        """Whether there is nothing to do but to wait."""
+        return "within seconds" in self.hint
+
+    @property
+    def to_drop(self) -> list[str]:
+        """Tables that may as well be dropped on the source."""
+        return self.listed if "drop them on the source" in self.hint else []
+
+    @property
+    def listed(self) -> list[str]:
+        """Tables that the message ends with."""
+        return self.message.rpartition(": ")[2].split(", ")
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Arguments of each pgmig-cli that is to be run, but for `resume`."""
+        return [shlex.split(found["command"].strip(" `.")) for found in _RESYNC.finditer(self.hint)]
+
+
+class AdviceRefusedError(AssertionError):
+    """What a message told to do could not be done."""
+
+
+@dataclass(slots=True)
+class Operator:
+    """One migration's. by_hand: statements for the destination, run once, when no advice says what to do.
+
+    on_source: the same for the source. release: lets go what the test holds the migration with.
+    """
+
+    live: Live
+    cli: Cli = field(repr=False)
+    by_hand: tuple[str, ...] = ()
+    on_source: tuple[str, ...] = ()
+    stops: list[Stop] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    release: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def named(self, table: str) -> bool:
+        """Whether a stop named the table."""
+        return any(table in stop.message for stop in self.stops)
+
+    async def until(
+        self, condition: Callable[[MigrationView], bool], timeout_s: float = SETTLE_S
+    ) -> MigrationView:
+        """The next view that meets `condition`, failed ones among them."""
+        view: MigrationView | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for view in self.live.session.follow(self.live.migration_id):
+                    if condition(view):
+                        return view
+        except TimeoutError:
+            raise AssertionError(f"waited for too long; {self.told(view)}") from None
+        raise AssertionError("the migration was cleaned up")
+
+    async def settled(self) -> MigrationView:
+        """It streams, has ended, or has stopped."""
+        return await self.until(
+            lambda view: view.phase in {Phase.STREAMING, Phase.FAILED} or view.phase.ended
+        )
+
+    async def to_the_end(self, attempts: int = ATTEMPTS) -> None:
+        """Follow all advice until a switchover succeeds; then both databases must be equal."""
+        assert await self.finishes(attempts), self.told(None)
+
+    async def finishes(self, attempts: int = ATTEMPTS) -> bool:
+        """Whether it came to a switchover, or to the end of a clone, within so many stops.
+
+        Raises AssertionError when it did, and the databases are not equal.
+        """
+        for _ in range(attempts):
+            stop = await self._next_stop()
+            if stop is None:
+                found = await asyncio.to_thread(differences, self.live.source, self.live.dest)
+                assert not found, f"it ended, and the databases differ:\n{self.told(None)}\n" + "\n".join(
+                    found
+                )
+                return True
+            told_before = self.stops[-REPEATED:] == [stop] * REPEATED
+            self.stops.append(stop)
+            if told_before:
+                break
+            await self.follow(stop)
+        return False
+
+    async def _next_stop(self) -> Stop | None:
+        view = await self.settled()
+        if view.phase is Phase.FAILED:
+            assert view.failure is not None
+            return stop_of(view.failure)
+        if view.phase is not Phase.STREAMING:
+            return None
+        try:
+            await self.live.switch_over(SWITCHOVER_S)
+        except PgmigError as exc:
+            return Stop(exc.kind.name, exc.message, exc.hint)
+        return None
+
+    async def follow(self, stop: Stop) -> None:
+        """Do what it says, and let the migration go on."""
+        if "SET LOGGED" in f"{stop.message} {stop.hint}":
+            await self._on_source()
+        if stop.ddl:
+            await asyncio.to_thread(self._run, self.live.dest, [stop.ddl], strictly=True)
+        elif stop.kind == ErrorKind.TIMEOUT:
+            return
+        elif stop.soon:
+            await self._copied(stop)
+        elif stop.to_drop and not stop.commands:
+            drops = [f"DROP TABLE IF EXISTS {table}" for table in stop.to_drop]
+            await asyncio.to_thread(self._run, self.live.source, drops, strictly=False)
+        elif not stop.commands:
+            by_hand, self.by_hand = self.by_hand, ()
+            await asyncio.to_thread(self._run, self.live.dest, by_hand, strictly=False)
+            await self._on_source()
+        for command in stop.commands:
+            arguments = [name for word in command for name in (stop.listed if word == TABLE else [word])]
+            code = await asyncio.to_thread(self.cli.run, *arguments)
+            self.done.append(f"pgmig-cli {shlex.join(arguments)}: {code.returncode} {code.stderr.strip()}")
+            if code.returncode != 0:
+                raise AdviceRefusedError(self.told(None))
+        await self.resume()
+
+    async def _copied(self, stop: Stop) -> None:
+        """Until the new tables that it names are copied, which the migration does by itself."""
+        await self.until(
+            lambda view: (
+                view.phase is Phase.FAILED
+                or (
+                    view.phase is Phase.STREAMING
+                    and any(
+                        one.state is TableState.COPIED and str(one.table) in stop.message
+                        for one in view.tables
+                    )
+                )
+            )
+        )
+
+    async def _on_source(self) -> None:
+        on_source, self.on_source = self.on_source, ()
+        await asyncio.to_thread(self._run, self.live.source, on_source, strictly=False)
+
+    async def resume(self) -> None:
+        """Nothing happens where it goes on already."""
+        try:
+            await self.live.session.resume(self.live.migration_id, self.live.source, self.live.dest)
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.WRONG_PHASE:
+                raise
+
+    def prepare(self, *statements: str) -> None:
+        """Run on the destination, unasked."""
+        self._run(self.live.dest, statements, strictly=True)
+
+    def _run(self, uri: str, statements: Iterable[str], *, strictly: bool) -> None:
+        with psycopg.connect(uri, autocommit=True, options="-c lock_timeout=20s") as conn:
+            for statement in statements:
+                try:
+                    conn.execute(statement.encode())
+                except psycopg.Error as exc:
+                    self.done.append(f"{statement}: {exc}")
+                    if strictly:
+                        raise AdviceRefusedError(self.told(None)) from exc
+                else:
+                    self.done.append(statement)
+
+    def told(self, view: MigrationView | None) -> str:
+        """All that happened, for whoever reads a test's failure."""
+        lines = [f"stop {stop}" for stop in self.stops] + [f"done {text}" for text in self.done]
+        if view is not None:
+            lines.append(f"phase {view.phase}, {view.failure}, {view.positions}")
+            lines += [f"{event.at:.3f} {event.level} {event.text}" for event in view.events[-20:]]
+        return "\n".join(lines)
+
+
+def differences(source: str, dest: str) -> list[str]:
+    """Of rows, sequences and definitions. Indexes and constraints count whatever their names are: they
+    stay with a table that is renamed."""
+    found = [
+        line for line in compare_databases(source, dest) if not line.startswith(("index ", "constraint "))
+    ]
+    sides = []
+    for uri in (source, dest):
+        with psycopg.connect(uri, options="-c search_path=") as conn:
+            sides.append(Counter(" ".join(row) for row in conn.execute(_INDEXES)))
+    at_source, at_dest = sides
+    found += [f"only at the source: {one}" for one in at_source - at_dest]
+    return found + [f"only at the destination: {one}" for one in at_dest - at_source]
+
+
+def stop_of(failure: Failure) -> Stop:
+    """Of a migration in phase failed."""
+    return Stop(failure.kind, failure.message, failure.hint)

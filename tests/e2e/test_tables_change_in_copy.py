@@ -1,0 +1,160 @@
+"""Tables that are rewritten, truncated, dropped or made anew after the snapshot and before their copy.
+
+A snapshot shows such a table as empty, or does not show it at all, and says nothing. Each test ends
+with equal databases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from services.shared.model import Phase
+from tests.e2e.changing import CLONE, CUT, FOLLOW, Bed, services
+from tests.e2e.stack import Stack
+
+pytestmark = pytest.mark.timeout(240)
+
+SMALL = (
+    "CREATE TABLE app.small (id int PRIMARY KEY, v int)",
+    "INSERT INTO app.small SELECT n, n FROM generate_series(1, 1000) n",
+)
+WIDE = (
+    "CREATE TABLE app.wide (id int PRIMARY KEY, v int, filler text)",
+    "INSERT INTO app.wide SELECT n, n, 'filler' FROM generate_series(1, 20000) n",
+)
+REWRITES = {
+    "another type": "ALTER TABLE app.{} ALTER v TYPE bigint",
+    "other values": "ALTER TABLE app.{} ALTER v TYPE int USING v + 1",
+    "a volatile default": "ALTER TABLE app.{} ADD w uuid DEFAULT gen_random_uuid()",
+}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with services(tmp_path_factory.mktemp("services")) as stack:
+        yield stack
+
+
+@pytest.fixture
+def bed(stack: Stack, source_db: str, dest_db: str) -> Bed:
+    return Bed(stack, source_db, dest_db)
+
+
+@pytest.mark.parametrize("rewrite", REWRITES)
+async def test_a_table_that_is_rewritten_before_its_copy_is_complete(bed: Bed, rewrite: str) -> None:
+    async with bed.in_copy(*SMALL) as operator:
+        bed.app(REWRITES[rewrite].format("small"), "INSERT INTO app.small (id, v) VALUES (1001, 1)")
+        operator.release()
+        await operator.to_the_end()
+        if rewrite != "other values":
+            assert operator.named("app.small"), "the destination's columns were made before"
+
+
+@pytest.mark.parametrize("rewrite", REWRITES)
+async def test_a_table_in_parts_that_is_rewritten_before_they_are_planned_is_complete(
+    bed: Bed, rewrite: str
+) -> None:
+    async with bed.in_schema(*WIDE, options=CUT) as operator:
+        bed.app(REWRITES[rewrite].format("wide"))
+        operator.release()
+        await operator.to_the_end()
+
+
+@pytest.mark.parametrize("options", [FOLLOW, CUT], ids=["whole", "in parts"])
+async def test_a_table_that_is_emptied_and_filled_before_its_copy_is_complete(
+    bed: Bed, options: object
+) -> None:
+    assert options in (FOLLOW, CUT)
+    async with bed.in_copy(*SMALL, *WIDE, options=CUT if options == CUT else FOLLOW) as operator:
+        for table in ("small", "wide"):
+            bed.app(
+                f"UPDATE app.{table} SET v = -v WHERE id < 100",
+                f"DELETE FROM app.{table} WHERE id < 10",
+                f"TRUNCATE app.{table}",
+                f"INSERT INTO app.{table} (id, v) VALUES (5, 5)",
+                f"UPDATE app.{table} SET v = 6 WHERE id = 5",
+            )
+        operator.release()
+        await operator.to_the_end()
+        assert operator.stops == []
+
+
+@pytest.mark.parametrize("after", ["VACUUM FULL app.small", "CLUSTER app.small USING small_pkey"])
+async def test_maintenance_of_a_table_before_its_copy_costs_nobody_anything(bed: Bed, after: str) -> None:
+    async with bed.in_copy(*SMALL) as operator:
+        bed.app("UPDATE app.small SET v = -v WHERE id < 100", after)
+        operator.release()
+        await operator.to_the_end()
+        assert operator.stops == []
+
+
+MOVE = ("INSERT INTO app.archive SELECT * FROM app.live", "TRUNCATE app.live")
+
+
+@pytest.mark.parametrize("rows_first", [True, False], ids=["emptied last", "emptied first"])
+async def test_a_plain_clone_keeps_rows_that_move_from_a_table_to_another(bed: Bed, rows_first: bool) -> None:
+    ddl = (
+        "CREATE TABLE app.live (id int PRIMARY KEY)",
+        "CREATE TABLE app.archive (id int)",
+        "INSERT INTO app.live SELECT generate_series(1, 1000)",
+    )
+    move = (
+        MOVE
+        if rows_first
+        else ("CREATE TEMP TABLE t AS TABLE app.live", MOVE[1], "INSERT INTO app.archive TABLE t")
+    )
+    async with bed.in_copy(*ddl, options=CLONE) as operator:
+        bed.at_once(*move)
+        operator.release()
+        await operator.to_the_end()
+        assert operator.stops == []
+
+
+async def test_a_plain_clone_of_a_table_that_is_rewritten_is_complete(bed: Bed) -> None:
+    async with bed.in_copy(*SMALL, options=replace(CLONE, split_tables_larger_than=16 << 10)) as operator:
+        bed.app(REWRITES["other values"].format("small"))
+        operator.release()
+        await operator.to_the_end()
+
+
+@pytest.mark.parametrize("held", ["in phase copy", "in phase schema", "paused in phase schema"])
+async def test_a_table_that_is_made_anew_before_its_copy_is_followed(bed: Bed, held: str) -> None:
+    begin = bed.in_copy if held == "in phase copy" else bed.in_schema
+    async with begin(*SMALL) as operator:
+        session, name = operator.live.session, operator.live.migration_id
+        if held.startswith("paused"):
+            await session.pause(name)
+        bed.at_once(
+            "DROP TABLE app.small",
+            SMALL[0],
+            "INSERT INTO app.small SELECT n, -n FROM generate_series(1, 500) n",
+        )
+        operator.release()
+        if held.startswith("paused"):
+            await session.resume(name)
+        await operator.until(lambda view: view.phase in {Phase.STREAMING, Phase.FAILED})
+        bed.app("INSERT INTO app.small VALUES (501, 0)", "UPDATE app.small SET v = 1 WHERE id = 7")
+        await operator.to_the_end()
+
+
+async def test_tables_that_swap_names_before_their_copy_keep_their_rows(bed: Bed) -> None:
+    ddl = (
+        *SMALL,
+        "CREATE TABLE app.other (id int PRIMARY KEY, v int)",
+        "INSERT INTO app.other VALUES (1, -1)",
+    )
+    async with bed.in_copy(*ddl) as operator:
+        bed.at_once(*SWAP)
+        bed.app("INSERT INTO app.small VALUES (2, -2)", "INSERT INTO app.other VALUES (1001, 1)")
+        operator.release()
+        await operator.to_the_end()
+
+
+SWAP = (
+    "ALTER TABLE app.small RENAME TO swapped",
+    "ALTER TABLE app.other RENAME TO small",
+    "ALTER TABLE app.swapped RENAME TO other",
+)
