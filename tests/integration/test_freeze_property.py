@@ -32,7 +32,13 @@ from tests.lab.postgres import PostgresServer
 SWITCHOVERS = int(os.environ.get("PGMIG_FREEZE_SWITCHOVERS", "3"))
 FIRST_SEED = int(os.environ.get("PGMIG_FREEZE_SEED", "1"))
 ATTEMPTS = 6
-ROLLED_BACK = {ErrorKind.TIMEOUT, ErrorKind.SWITCHOVER_FAILED, ErrorKind.TRANSIENT, ErrorKind.UNREACHABLE}
+ROLLED_BACK = {
+    ErrorKind.WRONG_PHASE,
+    ErrorKind.TIMEOUT,
+    ErrorKind.SWITCHOVER_FAILED,
+    ErrorKind.TRANSIENT,
+    ErrorKind.UNREACHABLE,
+}
 
 
 @pytest.fixture(scope="module")

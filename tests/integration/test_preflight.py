@@ -24,6 +24,7 @@ from services.shared.model import (
 from services.shared.pg.connection import connection
 from services.shared.pg.preflight import Preflight, check_migration
 from services.shared.pg.selecting import choose
+from tests.lab.door import session
 from tests.lab.postgres import PostgresServer
 from tests.lab.process import free_port
 
@@ -38,7 +39,7 @@ def run_sql(uri: str, *statements: LiteralString | sql.Composed) -> None:
 
 def traces(uri: str) -> list[tuple[object, ...]]:
     """Everything that a migration could leave on a server."""
-    with psycopg.connect(uri, autocommit=True) as conn:
+    with session(uri) as conn:
         return [
             *conn.execute("SELECT slot_name FROM pg_replication_slots"),
             *conn.execute("SELECT pubname FROM pg_publication"),

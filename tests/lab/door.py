@@ -6,6 +6,14 @@ import psycopg
 from psycopg import conninfo, sql
 
 
+def session(uri: str) -> psycopg.Connection:
+    """An autocommit session, also on a source that a switchover has closed: it is opened for that."""
+    try:
+        return psycopg.connect(uri, autocommit=True)
+    except psycopg.OperationalError:
+        return psycopg.connect(reopen(uri), autocommit=True)
+
+
 def reopen(uri: str) -> str:
     """Let the database accept connections again, if it does not; needs its owner. Returns `uri`."""
     try:

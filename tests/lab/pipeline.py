@@ -26,7 +26,7 @@ from services.shared.model import (
     TableId,
     WorkerReport,
 )
-from tests.lab.door import reopen
+from tests.lab.door import session
 from tests.lab.nats import NatsServer
 
 MIGRATION = MigrationId("pipe")
@@ -150,9 +150,5 @@ def run(uri: str, *statements: str) -> None:
 
 def rows(uri: str, query: str) -> list[tuple[object, ...]]:
     """Also of a source that a switchover has closed: that is opened again."""
-    try:
-        conn = psycopg.connect(uri, autocommit=True)
-    except psycopg.OperationalError:
-        conn = psycopg.connect(reopen(uri), autocommit=True)
-    with conn:
+    with session(uri) as conn:
         return conn.execute(query).fetchall()
