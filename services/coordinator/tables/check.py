@@ -9,7 +9,7 @@ from services.coordinator.tables.adopt import take_stock
 from services.coordinator.tables.explain import Finding, drift_error
 from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
 from services.shared.pg.connection import Connection, connection
-from services.shared.pg.partition_places import places, placing, topmost
+from services.shared.pg.partition_places import inheriting, places, placing, topmost
 from services.shared.pg.reconcile import compare, read_columns
 from services.shared.pg.table_identity import known_tables, read_identities
 
@@ -44,7 +44,7 @@ async def _compare_columns(pipeline: Pipeline, source: Connection, destination: 
     tables = [table for table in known if table in now and table not in routed]
     here_placed, there_placed = await places(source, tables), await places(destination, tables)
     here, there = await read_columns(source, tables), await read_columns(destination, tables)
-    roots = await topmost(destination, tables)
+    roots, inherited = await topmost(destination, tables), await inheriting(destination, tables)
     whole = migration.record.options.selection.everything
     found = []
     for table in tables:
@@ -60,9 +60,14 @@ async def _compare_columns(pipeline: Pipeline, source: Connection, destination: 
             root=roots.get(table),
             constraints=whole,
         )
+        again = False
+        names = [[column.name for column in side[table]] for side in (here, there)]
+        if names[0] != names[1] and table not in inherited and not comparison.statements:
+            comparison = compare(destination, None, now[table], here[table], there[table], exact=True)
+            again = now[table].has_rows and [n for n in names[1] if n in names[0]] != names[0]
         placed = placing(destination, table, here_placed, there_placed)
         if comparison.statements or placed:
             problem = f"{table} differs between source and destination"
-            found.append(Finding(table, problem, (*comparison.statements, *placed), needs_copy=False))
+            found.append(Finding(table, problem, (*comparison.statements, *placed), needs_copy=again))
     if found:
         raise drift_error(migration.id, found)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from services.coordinator.tables.look import Difference, Look
 from services.shared.model import ChangeKind, ErrorKind, MigrationId, PgmigError, Route, TableId
 from services.shared.pg.connection import Connection
-from services.shared.pg.partition_places import creation, places, placing, topmost
+from services.shared.pg.partition_places import creation, inheriting, places, placing, topmost
 from services.shared.pg.partitions import existing_tables
 from services.shared.pg.reconcile import Comparison, compare, drop_table, read_columns, rename_table
 
@@ -40,6 +40,7 @@ async def findings(
     here, there = await read_columns(source, tables), await read_columns(destination, tables)
     here_placed, there_placed = await places(source, tables), await places(destination, tables)
     roots = await topmost(destination, tables)
+    inherited = await inheriting(destination, tables)
     found, altered = [], set()
     for one in sorted(differences, key=lambda one: not one.before.has_rows):
         comparison = Comparison()
@@ -48,7 +49,15 @@ async def findings(
             before = None if one.kind is ChangeKind.REPLACED else one.before
             root = roots.get(one.table, one.table)
             comparison = compare(
-                destination, before, one.now, here[one.table], there[one.table], root=root, lax=True
+                destination,
+                before,
+                one.now,
+                here[one.table],
+                there[one.table],
+                root=root,
+                lax=True,
+                copied=one.kind.needs_copy,
+                exact=one.kind is ChangeKind.REPLACED and one.table not in inherited,
             )
             placed = placing(destination, one.table, here_placed, there_placed)
             if not one.before.has_rows and root in altered:  # by what was said of its partitions

@@ -15,7 +15,7 @@ from services.shared.pg.catalog import key_bounds, list_tables_under
 from services.shared.pg.connection import Connection, connection, translated
 from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
 from services.shared.pg.copy_table import empty_for_parts
-from services.shared.pg.partition_places import places, placing, topmost
+from services.shared.pg.partition_places import inheriting, places, placing, topmost
 from services.shared.pg.position import wal_position
 from services.shared.pg.reconcile import compare, read_columns
 from services.shared.pg.selecting import choose_under
@@ -130,7 +130,7 @@ async def _check_columns(
     tables = [table for table in wanted if table in identities]
     here, there = await read_columns(sides[0], tables), await read_columns(sides[1], tables)
     here_placed, there_placed = await places(sides[0], tables), await places(sides[1], tables)
-    roots = await topmost(sides[1], tables)
+    roots, inherited = await topmost(sides[1], tables), await inheriting(sides[1], tables)
     known = await known_tables(sides[1], migration.record.migration_id)
     found = []
     for table in tables:
@@ -150,6 +150,8 @@ async def _check_columns(
             there[table],
             root=roots.get(table),
             constraints=False,
+            copied=True,
+            exact=before is not None and same is None and table not in inherited,
         )
         statements = list(comparison.statements)
         if before is not None and before.published != now.published:

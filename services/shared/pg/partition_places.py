@@ -99,6 +99,19 @@ async def topmost(conn: AsyncConnection, tables: Collection[TableId]) -> Mapping
         return {TableId(s, t): TableId(rs, r) async for s, t, rs, r in cursor}
 
 
+async def inheriting(conn: AsyncConnection, tables: Collection[TableId]) -> set[TableId]:
+    """Those of `tables` that are partitions or inherit: the order of their columns may differ."""
+    query = (
+        "SELECT DISTINCT n.nspname, c.relname FROM unnest(%s::text[], %s::text[]) AS wanted (s, r)"
+        " JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s"
+        " JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r"
+        " JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid"
+    )
+    with translated("reading which tables inherit"):
+        cursor = await conn.execute(query, [[t.schema for t in tables], [t.name for t in tables]])
+        return {TableId(schema, name) async for schema, name in cursor}
+
+
 def placing(conn: AsyncConnection, table: TableId, here: Places, there: Places) -> tuple[str, ...]:
     """Statements that give the destination's table (there) the place that the source's (here) has."""
     if here.get(table) == there.get(table):

@@ -101,18 +101,22 @@ def compare(
     root: TableId | None = None,
     constraints: bool = True,
     lax: bool = False,
+    copied: bool = False,
+    exact: bool = False,
 ) -> Comparison:
     """The source's columns (here) against the destination's (there).
 
     before: the table when it was noted. now: as `here` shows it. root: the partitioned table that the
-    destination's table belongs to. constraints=False: NOT NULL and
-    defaults count only where they have changed since, since not all are there before the end of phase
-    indexes. lax: the destination may lack a NOT NULL, since it cannot have it before the changes that
-    make it true are applied. conn: on the destination, for its version and for quoting.
+    destination's table belongs to. constraints=False: NOT NULL and defaults count only where they have
+    changed since, since not all are there before the end of phase indexes. lax: the destination may lack
+    a NOT NULL, since it cannot have it before the changes that make it true are applied. copied: the
+    destination's rows are replaced afterwards, so their values do not matter. exact: columns that only
+    the destination has, and another order, are differences too; values may be lost, so then rows have to
+    be copied. conn: on the destination, for its version and for quoting.
     """
     noted = {column.number: column for column in before.columns} if before else {}
     current = {column.number: column for column in now.columns}
-    steps = _Steps(noted, here, there)
+    steps = _Steps(noted, here, there, exact=exact)
     structure: list[sql.Composable] = []
     own: list[sql.Composable] = []
     old_rows_differ = False
@@ -129,6 +133,11 @@ def compare(
         )
         if lax and column.not_null:
             match = replace(match, not_null=True)
+        retyped = copied and column.type_name != match.type_name
+        if retyped:
+            structure += _retyped(column, match)
+            own += [_default(column)] if column.default else []
+            continue
         structure += _restructured(column, match, changed, conn.info.server_version)
         own += _adjusted(column, match, changed, constraints=constraints)
         if before and column.number not in noted and not column.generated:
@@ -173,6 +182,8 @@ class _Steps:
         noted: Mapping[int, ColumnIdentity],
         here: Sequence[ColumnDefinition],
         there: Sequence[ColumnDefinition],
+        *,
+        exact: bool,
     ) -> None:
         self.dropped: list[str] = []
         self.renamed: list[tuple[str, str]] = []
@@ -180,6 +191,9 @@ class _Steps:
         names = [column.name for column in here]
         before = {number: column.name for number, column in noted.items()}
         unchanged = before == {column.number: column.name for column in here}
+        if exact:
+            self._make_exact(names)
+            return
         if not before or unchanged or [name for name in self.found if name in names] == names:
             self._drop(name for name in before.values() if name not in names)
             return
@@ -193,6 +207,16 @@ class _Steps:
                 and before[column.number] in self.found
             ]
         )
+
+    def _make_exact(self, names: Sequence[str]) -> None:
+        """Drop what the source lacks, and everything behind the first column that is out of order."""
+        self._drop([name for name in self.found if name not in names])
+        kept = 0
+        for name, wanted in zip(self.found, names, strict=False):
+            if name != wanted:
+                break
+            kept += 1
+        self._drop(list(self.found)[kept:])
 
     def renaming(self) -> list[sql.Composed]:
         """A statement can hold one of these alone."""
@@ -248,6 +272,21 @@ def _default(column: ColumnDefinition) -> sql.Composable:
     if not column.default:
         return sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name)
     return sql.SQL("ALTER COLUMN {} SET DEFAULT {}").format(name, sql.SQL(column.default))
+
+
+def _retyped(column: ColumnDefinition, match: ColumnDefinition) -> Iterator[sql.Composable]:
+    """Another type, whatever becomes of the values: there may be no cast."""
+    name = sql.Identifier(column.name)
+    if match.default and not match.generated:
+        yield sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name)
+    parts: list[sql.Composable] = [sql.SQL("ALTER COLUMN"), name, sql.SQL("TYPE"), sql.SQL(column.type_sql)]
+    if column.collation:
+        parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
+    if match.not_null:
+        parts.append(sql.SQL("USING {}::text::{}").format(name, sql.SQL(column.type_sql)))
+    else:
+        parts.append(sql.SQL("USING NULL::{}").format(sql.SQL(column.type_sql)))
+    yield sql.SQL(" ").join(parts)
 
 
 def _restructured(
