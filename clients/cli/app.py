@@ -12,6 +12,7 @@ import click
 
 from clients.cli.output import print_error
 from clients.cli.running import Interrupted
+from clients.cli.usage import without_secrets
 from services.shared.model import ErrorKind, PgmigError
 
 _EPILOG = """Exit codes: 0 done, 1 internal error, 2 usage, 3 refused by a check and nothing changed,
@@ -42,6 +43,8 @@ _COMMANDS = {
 class PgmigGroup(click.Group):
     """Errors on stderr as `error:` and `hint:`, with the exit code of their kind."""
 
+    _arguments: tuple[str, ...] = ()
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
@@ -51,6 +54,15 @@ class PgmigGroup(click.Group):
             return None
         command: click.Command = getattr(import_module(f"clients.cli.commands.{module}"), name)
         return command
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        self._arguments = tuple(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.ClickException as exc:
+            raise without_secrets(exc, self._arguments) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -63,7 +75,9 @@ class PgmigGroup(click.Group):
         except BrokenPipeError:
             _forget_stdout()
             ctx.exit(128 + signal.SIGPIPE)
-        except (click.exceptions.Exit, click.ClickException, click.Abort):
+        except click.ClickException as exc:
+            raise without_secrets(exc, self._arguments) from None
+        except (click.exceptions.Exit, click.Abort):
             raise
         except Exception as exc:
             if os.environ.get("PGMIG_DEBUG"):

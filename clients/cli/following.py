@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from clients.cli.options import Invocation, Uris
 from clients.cli.output import print_table, say
-from clients.cli.pieces import applied_text, copied_text, fields, result_text
+from clients.cli.pieces import applied_text, copied_text, fields, lost_for_good, result_text
 from clients.cli.progress import Progress
 from clients.tui.format import duration
 from clients.tui.timeline import elapsed
@@ -31,7 +31,7 @@ def stopped(view: MigrationView) -> MigrationStoppedError:
     if view.phase is Phase.ABORTED:
         hint = f"remove what is left with `pgmig-cli cleanup --id {name}`"
         return MigrationStoppedError(ErrorKind.INTERNAL, f"migration {name} was aborted", hint)
-    again = f"when it is cured: `pgmig-cli follow --id {name}`"
+    again = "" if lost_for_good(view) else f"continue with `pgmig-cli follow --id {name}`"
     if view.failure is None:
         return MigrationStoppedError(ErrorKind.INTERNAL, f"migration {name} failed", again)
     kind = ErrorKind(view.failure.kind) if view.failure.kind in set(ErrorKind) else ErrorKind.INTERNAL

@@ -29,6 +29,7 @@ from clients.tui.progress import Order, Overall, ordered, table_fraction
 from clients.tui.timeline import elapsed, labels, steps
 from services.shared.model import (
     Endpoint,
+    ErrorKind,
     Event,
     Failure,
     MigrationView,
@@ -39,6 +40,7 @@ from services.shared.model import (
     TableProgress,
     TableState,
     WorkerView,
+    failure_event,
     located,
 )
 
@@ -110,7 +112,7 @@ def bar(fraction: float) -> Text:
 
 def copy_text(total: Overall) -> str:
     """`68.2%  12 of 24 tables  1.2 GiB of about 1.8 GiB`."""
-    tables = f"{total.copied} of {total.tables} tables"
+    tables = f"{total.copied} of {counted(total.tables, 'table')}"
     volume = f"{size(total.bytes_done)} of about {size(total.bytes_total)}" if total.bytes_total else ""
     return "  ".join(filter(None, [percent(total.fraction), tables, volume]))
 
@@ -137,11 +139,37 @@ def copy_pace(view: MigrationView, total: Overall) -> str:
 
 
 def lag_text(view: MigrationView) -> str:
-    """`1.4s, 34 KiB`, or "none"."""
+    """`1.4s, 34 KiB`, "none", or "unknown" where the source has not said where it is."""
     positions = view.positions
+    if not positions.source_lsn:
+        return "unknown"
     if not positions.lag_bytes and positions.lag_seconds <= 0:
         return "none"
     return f"{precise(positions.lag_seconds)}, {size(positions.lag_bytes)}"
+
+
+def lost_for_good(view: MigrationView) -> bool:
+    """Whether changes are missing that no `resume` brings back."""
+    gap = view.phase is Phase.FAILED and view.failure is not None and view.failure.kind == ErrorKind.GAP
+    return gap or view.positions.slot_lost
+
+
+_WAL_STATUS = {
+    "extended": "more than max_wal_size",
+    "unreserved": "more than max_slot_wal_keep_size: the slot is lost at the next checkpoint",
+    "lost": "the slot is LOST: the source has removed WAL that it needs",
+    "gone": "the slot does not exist any more",
+}
+
+
+def retained_text(view: MigrationView) -> Text:
+    """`6.5 MiB on the source`: what the slot keeps there, and when that ends badly."""
+    positions = view.positions
+    remark = _WAL_STATUS.get(positions.wal_status, "")
+    if positions.slot_lost:
+        return Text(f"none: {remark}", "bold red")
+    text = Text(f"{size(positions.retained_bytes)} on the source")
+    return text.append(f", {remark}", "yellow") if remark else text
 
 
 def rate_text(view: MigrationView) -> str:
@@ -199,6 +227,12 @@ def positions_text(view: MigrationView) -> Text:
     named = {"source": p.source_lsn, "decoded": p.decoded_lsn, "applied": p.applied_lsn}
     named |= {"flushed": p.flushed_lsn, "confirmed": p.confirmed_lsn}
     return Text("  ".join(f"{name} {lsn(position)}" for name, position in named.items()))
+
+
+def events_beside_failure(view: MigrationView) -> list[Event]:
+    """The timeline without the failure that the view has, which is shown by itself."""
+    told = failure_event(view.failure) if view.failure is not None else ""
+    return [event for event in view.events if event.text != told]
 
 
 def event_text(event: Event) -> Text:

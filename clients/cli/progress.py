@@ -18,7 +18,7 @@ from rich.text import Text
 
 from clients.cli.options import Invocation
 from clients.cli.output import StderrTalk, print_json, say, stderr_console, warn
-from clients.cli.pieces import event_text
+from clients.cli.pieces import event_text, events_beside_failure
 from clients.cli.screens import live, plain_progress
 from services.shared.model import Event, MigrationView, PgmigError, Phase
 from services.shared.model.jsonview import view_to_json
@@ -158,13 +158,14 @@ class LiveDisplay:
 
 
 class _NewEvents:
-    """The events of a view that no earlier view had."""
+    """The events of a view that no earlier view had, but for the failure, which ends the command as its
+    error."""
 
     def __init__(self) -> None:
         self._seen: frozenset[Event] = frozenset()
 
     def of(self, view: MigrationView) -> list[Event]:
-        fresh = [event for event in view.events if event not in self._seen]
+        fresh = [event for event in events_beside_failure(view) if event not in self._seen]
         self._seen = frozenset(view.events)
         return fresh
 

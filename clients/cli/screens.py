@@ -16,16 +16,20 @@ from clients.cli.pieces import (
     copied_text,
     copy_pace,
     copy_text,
+    counted,
     described,
     event_text,
+    events_beside_failure,
     failure_text,
     fields,
     lag_text,
+    lost_for_good,
     phase_line,
     phase_text,
     positions_text,
     rate_text,
     result_text,
+    retained_text,
     skipped_text,
     table_rows,
     timeline,
@@ -53,8 +57,8 @@ def status(
     shown = view.tables if all_tables else [t for t in view.tables if t.state is TableState.COPYING]
     if shown:
         parts += ["", table_rows(shown)]
-    if view.events:
-        parts += ["", *(event_text(event) for event in view.events[-EVENTS_SHOWN:])]
+    if events := events_beside_failure(view):
+        parts += ["", *(event_text(event) for event in events[-EVENTS_SHOWN:])]
     return Group(*parts)
 
 
@@ -89,6 +93,8 @@ def _progress_rows(view: MigrationView) -> list[Row]:
     if view.positions.applied_lsn and not view.phase.ended:
         rows.append(("Lag", lag_text(view)))
         rows.append(("Rate", rate_text(view)))
+    if _keeps_wal(view):
+        rows.append(("WAL kept", retained_text(view)))
     if view.rates.transactions_applied:
         rows.append(("Applied", applied_text(view)))
     if view.positions.source_lsn:
@@ -100,11 +106,20 @@ def _progress_rows(view: MigrationView) -> list[Row]:
     return rows
 
 
+def _keeps_wal(view: MigrationView) -> bool:
+    """Whether anything is known of what the slot keeps on the source."""
+    positions = view.positions
+    known = bool(positions.retained_bytes or positions.wal_status)
+    return view.options.follow and known and not view.phase.ended
+
+
 def next_command(view: MigrationView, *, offline: bool) -> str:
     """What the operator most likely does next; empty when there is nothing to do but wait."""
     name = f"--id {view.migration_id}"
     if view.phase.ended:
         return f"pgmig-cli cleanup {name}"
+    if lost_for_good(view):
+        return f"pgmig-cli cleanup {name}, then clone again into an empty database or with --drop-if-exists"
     if offline:
         return f"pgmig-cli follow {name}"
     if view.phase in {Phase.PAUSED, Phase.FAILED} or view.needs_credentials:
@@ -146,7 +161,7 @@ def _copying_rows(view: MigrationView) -> list[Row]:
         for t in under_way[:TABLES_SHOWN]
     ]
     if len(under_way) > TABLES_SHOWN:
-        rows.append(("", f"and {len(under_way) - TABLES_SHOWN} more tables"))
+        rows.append(("", f"and {counted(len(under_way) - TABLES_SHOWN, 'more table')}"))
     return rows
 
 
@@ -169,7 +184,7 @@ def plain_progress(view: MigrationView) -> str:
 
 def list_rows(entries: Iterable[tuple[MigrationView, bool]], now: float) -> Table:
     """(view, runs now) of each migration as a table."""
-    shown = columns("ID", "PHASE", "RUNNING", "SOURCE", "DESTINATION", "LAG", "AGE")
+    shown = columns("ID", "PHASE", "RUNNING", "SOURCE", "DESTINATION", "LAG", "WAL KEPT", "AGE")
     for view, running in entries:
         shown.add_row(
             view.migration_id,
@@ -178,6 +193,7 @@ def list_rows(entries: Iterable[tuple[MigrationView, bool]], now: float) -> Tabl
             endpoint(view.source),
             endpoint(view.destination),
             lag_text(view) if running and view.positions.applied_lsn else "",
+            retained_text(view) if _keeps_wal(view) else "",
             duration(now - view.created_at) if view.created_at else "",
         )
     return shown

@@ -184,6 +184,8 @@ def _trouble(view: MigrationView) -> Content | None:
     if view.needs_credentials:
         parts.append("\n" if parts else "")
         parts += [("→ ", "bold"), (f"pgmig-cli resume --id {view.migration_id} with both URIs", "bold")]
+    elif view.positions.slot_lost or (failure is not None and failure.kind == ErrorKind.GAP):
+        parts += ["\n", ("It cannot be continued: pgmig-cli cleanup, then clone again", "$muted")]
     elif view.phase is Phase.FAILED:
         onward = f" (continues with {view.resume_phase})" if view.resume_phase else ""
         parts += ["\n", (f"When the cause is gone: r resumes{onward}", "$muted")]

@@ -72,7 +72,9 @@ def _bar(
 
 
 def _lag(view: MigrationView, text: str) -> str:
-    return text if lag_known(view) else show.NONE
+    positions = view.positions
+    known = lag_known(view) and (positions.source_lsn or positions.lag_bytes)
+    return text if known else show.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +149,21 @@ KEEPING_UP_S = 5.0
 
 
 class LagCard(Card):
-    """How far the destination is behind, and whether it catches up."""
+    """How far the destination is behind, whether it catches up, and what WAL the slot keeps."""
 
     def __init__(self) -> None:
         super().__init__("Lag", LAG, card_id="lag")
 
+    def show(self, view: MigrationView, history: History) -> None:
+        super().show(view, history)
+        kept = view.positions.retained_bytes
+        self.border_subtitle = f"WAL kept {show.size(kept)}" if kept and not view.phase.ended else ""
+
     def remark(self, view: MigrationView, history: History) -> tuple[str, str]:
         if not view.options.follow:
             return "a clone does not follow", "$muted"
+        if view.positions.slot_lost:
+            return "✘ the replication slot is lost", "bold $error"
         if not lag_known(view):
             return "changes queue up meanwhile", "$muted"
         if view.phase is Phase.STREAMING and view.positions.lag_seconds < KEEPING_UP_S:

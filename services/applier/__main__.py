@@ -33,7 +33,7 @@ async def serve(settings: ServiceSettings, stop: asyncio.Event) -> None:
 
 
 def main() -> None:
-    sys.exit(run_service("applier", serve))
+    sys.exit(run_service("applier", serve, arguments=sys.argv[1:]))
 
 
 if __name__ == "__main__":

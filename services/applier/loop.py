@@ -23,6 +23,7 @@ from services.shared.model import (
     ApplierProgress,
     ApplierWork,
     Assignment,
+    ErrorKind,
     Lsn,
     MigrationId,
     PgmigError,
@@ -61,6 +62,7 @@ class Applying:
         self._totals = Totals()
         self._strict_until = 0
         self._covered = 0
+        self._writer: Writer | None = None
         self._channel = FlushChannel(client, self._migration)
 
     async def run(self) -> None:
@@ -75,6 +77,10 @@ class Applying:
                 self._strict_until = exc.until
 
     def _report_retry(self, error: PgmigError) -> None:
+        """After a deadlock what was at hand is applied one transaction at a time: fewer locks at once,
+        and what is applied before the next deadlock is kept."""
+        if error.kind is ErrorKind.DEADLOCK and self._writer is not None:
+            self._strict_until = max(self._strict_until, self._writer.latest)
         self._report(retried(self._id, error))
 
     async def _session(self) -> None:
@@ -91,7 +97,7 @@ class Applying:
     async def _work_session(self, session: ApplySession, reader: ChangeReader) -> None:
         queue = ChunkQueue()
         self._covered = 0
-        writer = Writer(
+        self._writer = writer = Writer(
             session, self._totals, self._sentinel, self._strict_until, boundaries=self._work.strict
         )
         async with (

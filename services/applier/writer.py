@@ -106,6 +106,11 @@ class Writer:
         self._sequences: deque[tuple[Lsn, int]] = deque()
         self._unflushed: deque[tuple[Lsn, Context, int]] = deque()
 
+    @property
+    def latest(self) -> int:
+        """The commit LSN of the last source transaction that was taken."""
+        return self._latest
+
     async def run(self, queue: ChunkQueue) -> None:
         """Apply until an error; every error leaves the destination at its last commit."""
         try:

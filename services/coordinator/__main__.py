@@ -32,14 +32,14 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
             "PGMIG_WORKER_TOKEN is not set: whoever reaches %s can attach as a worker", settings.listen
         )
     async with bus(settings.nats_url.get_secret_value(), settings.worker_id) as client:
-        workforce = Workforce(settings.worker_grace_s)
+        workforce = Workforce(settings.worker_grace_s, one_of_each=settings.embedded)
         around = Surroundings(
             client,
             workforce,
             settings.state_dir,
             _plain(settings.source_uri),
             _plain(settings.dest_uri),
-            settings.given_uris_only,
+            settings.embedded,
         )
         store = StateStore(client, replicas=settings.state_replicas)
         coordinator = Coordinator(store, around)
@@ -63,7 +63,7 @@ def _plain(secret: SecretStr | None) -> str | None:
 
 
 def main() -> None:
-    sys.exit(run_service("coordinator", serve, CoordinatorSettings))
+    sys.exit(run_service("coordinator", serve, CoordinatorSettings, arguments=sys.argv[1:]))
 
 
 if __name__ == "__main__":

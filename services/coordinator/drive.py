@@ -18,13 +18,15 @@ from typing import Any
 from services.coordinator import afterwards, skipping, switchover, teardown
 from services.coordinator import handover as handing
 from services.coordinator.credentials import Credentials
+from services.coordinator.lookout import Lookout
 from services.coordinator.migration import Migration, failure_of
 from services.coordinator.phases import copy, follow, indexes, schema
 from services.coordinator.pipeline import Pipeline
+from services.coordinator.readiness import check_ready
 from services.coordinator.steps import StepFeed
 from services.coordinator.tables.recover import after_drift
 from services.coordinator.tables.resync import prepare_resync
-from services.shared.model import CleanupResult, ErrorKind, Lsn, PgmigError, Phase, TableId
+from services.shared.model import CleanupResult, ErrorKind, Lsn, PgmigError, Phase, TableId, failure_event
 from services.shared.pg.dump import check_skippable
 from services.shared.runtime.assignments import cause
 
@@ -110,9 +112,14 @@ class Driver:
             await asyncio.wait({task})
 
     async def _sample(self) -> None:
-        while True:
-            self.migration.sample(time.monotonic())
-            await asyncio.sleep(SAMPLE_EVERY_S)
+        lookout = Lookout(self.pipeline)
+        try:
+            while True:
+                self.migration.sample(time.monotonic())
+                await lookout.look()
+                await asyncio.sleep(SAMPLE_EVERY_S)
+        finally:
+            await lookout.close()
 
     # The state machine.
 
@@ -181,11 +188,13 @@ class Driver:
     async def _fail(self, error: PgmigError) -> None:
         migration = self.migration
         log.error("migration %s failed in phase %s: %s", migration.id, migration.phase, error)
+        failure = skipping.explained(failure_of(error), migration.record.migration_id)
         migration.move(
             Phase.FAILED,
-            f"failed: {error}",
+            failure_event(failure),
+            "error",
             resume_phase=_resumable(migration.phase),
-            failure=skipping.explained(failure_of(error), migration.record.migration_id),
+            failure=failure,
         )
         with suppress(PgmigError):
             await self.pipeline.journal.save()
@@ -313,7 +322,7 @@ class Driver:
         async with self._commanded():
             if self._switching is not None and not self._switching.done() and self._feed is not None:
                 return self._feed
-            switchover.check_ready(self.pipeline, timeout_s)
+            check_ready(self.migration)
             feed = self._feed = StepFeed()
             self._switching = asyncio.create_task(
                 switchover.run(self.pipeline, feed, timeout_s), name=f"switchover-{self.migration.id}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from services.coordinator.lag import LagClock, lag_bytes
 from services.coordinator.rates import Totals
 from services.shared.model import ApplierProgress, DecoderProgress, Lsn, Positions
+from services.shared.pg.position import SourceState
 
 FULL_EPISODE_S = 60.0
 
@@ -16,6 +17,8 @@ class FollowProgress:
         self.source = Lsn(0)
         self.decoded = Lsn(0)
         self.confirmed = Lsn(0)
+        self.retained = 0
+        self.wal_status = ""
         self.applied = flushed
         self.flushed = flushed
         self.live = False
@@ -29,6 +32,16 @@ class FollowProgress:
         """The source's WAL end, from whoever heard it. now: a monotonic clock."""
         self.source = max(self.source, position)
         self._clock.observe(now, self.source)
+
+    def source_state(self, now: float, state: SourceState) -> bool:
+        """What the source itself says; whether that is news."""
+        news = state.position > self.source or (self.retained, self.wal_status) != (
+            state.retained,
+            state.wal_status,
+        )
+        self.source_at(now, state.position)
+        self.retained, self.wal_status = state.retained, state.wal_status
+        return news
 
     def decoder(self, now: float, report: DecoderProgress) -> None:
         self.source_at(now, report.source_lsn)
@@ -55,6 +68,10 @@ class FollowProgress:
     def applier_gone(self) -> None:
         self.live = False
 
+    @property
+    def slot_lost(self) -> bool:
+        return Positions(wal_status=self.wal_status).slot_lost
+
     def totals(self) -> Totals:
         return self._earlier + self._current
 
@@ -65,4 +82,14 @@ class FollowProgress:
 
     def positions(self, now: float) -> Positions:
         size, seconds = self.behind(now)
-        return Positions(self.source, self.decoded, self.applied, self.flushed, self.confirmed, size, seconds)
+        return Positions(
+            self.source,
+            self.decoded,
+            self.applied,
+            self.flushed,
+            self.confirmed,
+            size,
+            seconds,
+            self.retained,
+            self.wal_status,
+        )

@@ -91,11 +91,11 @@ class Migration:
         waiting, self._next_change = self._next_change, asyncio.Event()
         waiting.set()
 
-    def move(self, phase: Phase, text: str = "", **changes: Any) -> None:
-        """Go to another phase. Raises WRONG_PHASE. text: for the timeline."""
+    def move(self, phase: Phase, text: str = "", level: str = "info", **changes: Any) -> None:
+        """Go to another phase. Raises WRONG_PHASE. text, level: for the timeline."""
         check_move(self.phase, phase)
         self.update(phase=phase, phase_since=self._clock(), **changes)
-        self.event("info", text or f"phase {phase}")
+        self.event(level, text or f"phase {phase}")
 
     def event(self, level: str, text: str) -> None:
         """Add a line to the timeline; a repetition of the last line is left out."""

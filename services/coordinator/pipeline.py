@@ -20,6 +20,7 @@ from services.coordinator.credentials import Credentials, of_environment, of_pas
 from services.coordinator.journal import Journal
 from services.coordinator.migration import Migration
 from services.coordinator.record import SlotRecord
+from services.coordinator.retries import Retries
 from services.coordinator.state_file import ARCHIVE, folder, remove_state
 from services.coordinator.workforce import MakeWork, Workforce, error_of
 from services.shared.bus.connection import Client
@@ -57,7 +58,6 @@ log = logging.getLogger(__name__)
 
 ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
 PASSWORD_FILE_EVERY_S = 5.0
-RETRIES_TOLD_EVERY_S = 300.0
 STREAM_FULL = (
     "the change stream is full: the decoder waits and the source keeps its WAL; see why the applier does "
     "not keep up (it starts after the copy), or raise PGMIG_MAX_STREAM_BYTES"
@@ -67,7 +67,7 @@ STREAM_FULL = (
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What all migrations of one coordinator share. source_uri, destination_uri: its own
-    settings, a fallback for credentials. given_only: they were given for the one migration that it has,
+    settings, a fallback for credentials. embedded: they were given for the one migration that it has,
     so the password file does not stand in for them."""
 
     bus: Client
@@ -75,7 +75,7 @@ class Surroundings:
     state_dir: Path
     source_uri: str | None = None
     destination_uri: str | None = None
-    given_only: bool = False
+    embedded: bool = False
 
 
 class Pipeline:
@@ -100,7 +100,7 @@ class Pipeline:
         self._credentials = Credentials()
         self._signal = asyncio.Event()
         self._unstaffed: set[Role] = set()
-        self._told: dict[tuple[Role, str], float] = {}  # kinds of errors, on the monotonic clock
+        self._retries = Retries()
         self._attachments = 0
         self._restored_at = time.monotonic() if restored else None
         around.workforce.listen(migration.record.migration_id, self)
@@ -154,6 +154,10 @@ class Pipeline:
         await self._find_credentials(lambda: bool(self._credentials.source_uri))
         return self._credentials.source_uri
 
+    @property
+    def knows_source(self) -> bool:
+        return bool(self._credentials.source_uri)
+
     async def known_source(self) -> str:
         """Like `source_uri`, but raises CREDENTIALS_NEEDED instead of waiting."""
         await self._look_for_credentials()
@@ -179,7 +183,7 @@ class Pipeline:
         self._credentials = self._credentials.filled_from(own)
         if not self._credentials.complete:
             found = await of_password_file(record.source, record.destination)
-            if around.given_only:  # what was given names another address: it is judged, not replaced
+            if around.embedded:  # what was given names another address: it is judged, not replaced
                 found = Credentials(
                     "" if around.source_uri else found.source_uri,
                     "" if around.destination_uri else found.destination_uri,
@@ -223,8 +227,9 @@ class Pipeline:
         return f"{record.migration_id}-{record.instance}" if record.instance else record.migration_id
 
     def _patience(self, role: Role) -> float:
-        """After a coordinator's restart its workers get time to come back before others start."""
-        if self._restored_at is None or self.assignment(role) is not None:
+        """After a coordinator's restart its workers get time to come back before others start. In an
+        embedded stack there is one worker of a role: the one that attaches runs the work, or nobody does."""
+        if self._around.embedded or self._restored_at is None or self.assignment(role) is not None:
             return 0.0
         return max(0.0, self._restored_at + self._around.workforce.grace_s - time.monotonic())
 
@@ -340,7 +345,8 @@ class Pipeline:
             self.snapshot = None
         if role is Role.APPLIER:
             self.migration.following.applier_gone()
-        self.migration.event("warning", f"a {role}'s work has ended or was lost")
+        article = "a" if role is Role.COPIER else "the"
+        self.migration.event("warning", f"{article} {role} has stopped its work, or was lost")
         self.notify()
 
     def unstaffed(self, role: Role) -> None:
@@ -349,9 +355,10 @@ class Pipeline:
             self.migration.event("warning", f"no {role} is attached: waiting for one")
 
     def failed(self, role: Role, error: PgmigError) -> None:
-        self.migration.event("warning" if error.policy.retry else "error", f"{role}: {error}")
-        if not error.policy.retry:
-            self.fatal = self.fatal or error
+        if not error.policy.retry and self.fatal is None:
+            self.fatal = error  # the failure of the migration reports it
+        else:
+            self.migration.event("warning" if error.policy.retry else "error", f"{role}: {error}")
         self.notify()
 
     def reported(self, role: Role, report: WorkerReport) -> None:
@@ -376,19 +383,11 @@ class Pipeline:
             case SentinelApplied():
                 self.sentinels[report.token] = report
             case AssignmentRetrying():
-                self._tell_retry(now, role, report)
+                if line := self._retries.line(now, role, report):
+                    migration.event("warning", line)
             case AssignmentFailed():
                 self.part_errors.append((report.part_id, error_of(report)))
         self.notify()
-
-    def _tell_retry(self, now: float, role: Role, report: AssignmentRetrying) -> None:
-        """What keeps a worker from its work. It says so after each attempt, and we now and then."""
-        key = role, report.kind
-        if now - self._told.get(key, -RETRIES_TOLD_EVERY_S) < RETRIES_TOLD_EVERY_S:
-            return
-        self._told[key] = now
-        hint = f" ({report.hint})" if report.hint else ""
-        self.migration.event("warning", f"{role} tries again: {report.message}{hint}")
 
     def _slot_ready(self, report: SlotReady) -> None:
         if self.migration.record.slot is not None:
@@ -402,7 +401,7 @@ class Pipeline:
         """Forget what the last run of a phase ended with."""
         self.fatal = None
         self.part_errors.clear()
-        self._told.clear()
+        self._retries.clear()
 
     def unexpected(self, exc: BaseException) -> PgmigError:
         """An exception that is not ours, for the operator; the log has it in full."""

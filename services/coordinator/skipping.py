@@ -49,7 +49,7 @@ def decided(record: Record, lsn: Lsn, reason: str, who: str, now: float) -> Skip
             ErrorKind.WRONG_PHASE,
             f"migration {record.migration_id} did not fail at a transaction, but with {failure.kind}: "
             f"{failure.message}",
-            failure.hint or "remove the cause, then resume",
+            failure.hint or "remove the cause, then continue",
         )
     if lsn != failure.lsn:
         raise PgmigError(

@@ -31,6 +31,7 @@ from services.coordinator.credentials import Credentials
 from services.coordinator.fence import check_nothing_behind, written_behind
 from services.coordinator.migration import failure_of
 from services.coordinator.pipeline import Pipeline
+from services.coordinator.readiness import await_ready
 from services.coordinator.steps import StepFeed
 from services.coordinator.tables.check import check_unchanged
 from services.shared.model import (
@@ -64,7 +65,6 @@ log = logging.getLogger(__name__)
 EXPLAIN_S = 0.3
 """The locks are given up this long before the time is over, so as to tell who was in the way."""
 
-APPLIER_WAIT_S = 10.0
 COPIES_LOOK_S = 0.5
 
 
@@ -87,44 +87,6 @@ class _Run:
     unfollowed: bool = False
 
 
-def check_ready(pipeline: Pipeline, timeout_s: float) -> None:
-    """Raises WRONG_PHASE unless a switchover has a chance."""
-    migration = pipeline.migration
-    if migration.phase is not Phase.STREAMING:
-        raise PgmigError(
-            ErrorKind.WRONG_PHASE,
-            f"migration {migration.id} is in phase {migration.phase}, not streaming",
-            "wait until it is streaming (pgmig-cli status)",
-        )
-    _check_lag(pipeline, timeout_s)
-
-
-def _check_lag(pipeline: Pipeline, timeout_s: float) -> None:
-    migration = pipeline.migration
-    size, seconds = migration.following.behind(time.monotonic())
-    if seconds > timeout_s:
-        raise PgmigError(
-            ErrorKind.WRONG_PHASE,
-            f"the destination of migration {migration.id} is {seconds:.0f} s ({size} bytes) behind",
-            "wait until it has caught up, or allow more time",
-        )
-
-
-async def _await_applier(run: _Run) -> None:
-    """One may just be coming back; nothing is blocked meanwhile."""
-    following = run.pipeline.migration.following
-    try:
-        async with asyncio.timeout(min(APPLIER_WAIT_S, run.deadline - time.monotonic())):
-            await run.pipeline.until(lambda: following.live)
-    except TimeoutError as exc:
-        raise PgmigError(
-            ErrorKind.WRONG_PHASE,
-            f"no applier is at work for migration {run.pipeline.migration.id}",
-            "see that an applier is attached, then switch over again",
-        ) from exc
-    _check_lag(run.pipeline, run.deadline - time.monotonic())
-
-
 async def _await_copies(run: _Run) -> None:
     """`_check_tables`; new partitions are given the time to be copied. Writers are not blocked yet."""
     migration = run.pipeline.migration
@@ -145,8 +107,7 @@ async def _await_copies(run: _Run) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(left):
                 await run.pipeline.until(settled)
-        check_ready(run.pipeline, run.deadline - time.monotonic())
-        await _await_applier(run)
+        await await_ready(migration, run.deadline)
 
 
 async def run(pipeline: Pipeline, feed: StepFeed, timeout_s: float) -> None:
@@ -216,7 +177,7 @@ def _interrupted(pipeline: Pipeline, exc: BaseException) -> PgmigError:
 
 
 async def _attempt(run: _Run) -> None:
-    await _await_applier(run)
+    await await_ready(run.pipeline.migration, run.deadline)
     await _await_copies(run)
     await _unfollowed_ahead(run)
     freeze = await Freeze.open(run.uris.source_uri)

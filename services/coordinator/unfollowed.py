@@ -9,7 +9,7 @@ They go through the coordinator's own sessions, in pieces of bounded size.
 from __future__ import annotations
 
 from services.coordinator.pipeline import Pipeline
-from services.shared.model import LargeObjects, Phase
+from services.shared.model import LargeObjects, Phase, counted
 from services.shared.pg.bookkeeping import mark_step, steps_done
 from services.shared.pg.connection import connection
 from services.shared.pg.freeze import Freeze
@@ -84,11 +84,12 @@ def _tell(pipeline: Pipeline, brought: Brought) -> None:
         named = ", ".join(map(str, brought.lacking))
         migration.event("warning", f"extensions of the destination lack configuration tables: {named}")
     if brought.tables:
-        migration.event("info", f"{brought.rows} rows of extensions' configuration tables are copied")
+        migration.event("info", f"copied {counted(brought.rows, 'row')} of extensions' configuration tables")
     outcome = brought.large_objects
     if outcome is not None:
         removed = f", {outcome.removed} removed" if outcome.removed else ""
         migration.event(
             "info",
-            f"{outcome.seen} large objects: {outcome.written} sent ({outcome.bytes} bytes){removed}",
+            f"{counted(outcome.seen, 'large object')}: {outcome.written} sent ({outcome.bytes} bytes)"
+            f"{removed}",
         )

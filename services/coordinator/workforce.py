@@ -106,10 +106,12 @@ class _Want:
 
 
 class Workforce:
-    """grace_s: how long a lost worker keeps its assignments."""
+    """grace_s: how long a lost worker keeps its assignments. one_of_each: there is one decoder and one
+    applier at a time, so a lost one is gone for good as soon as another attaches."""
 
-    def __init__(self, grace_s: float = GRACE_S) -> None:
+    def __init__(self, grace_s: float = GRACE_S, *, one_of_each: bool = False) -> None:
         self.grace_s = grace_s
+        self._one_of_each = one_of_each
         self._workers: dict[str, _Worker] = {}
         self._jobs: dict[str, _Job] = {}
         self._wants: dict[tuple[str, Role], _Want] = {}
@@ -192,7 +194,17 @@ class Workforce:
                 self._end(job)
         for assignment in register.running:
             self._offered(worker, assignment)
+        for other in list(self._workers.values()):
+            if not other.attached and self._replaced(other):
+                self._give_up(other)
         self.staff()
+
+    def _replaced(self, worker: _Worker) -> bool:
+        """Whether another worker has taken the place of this one, which is lost."""
+        if not self._one_of_each or worker.role is Role.COPIER:
+            return False
+        others = (other for other in self._workers.values() if other is not worker and other.attached)
+        return any(other.role is worker.role for other in others)
 
     def _offered(self, worker: _Worker, assignment: AssignmentRef) -> None:
         job = self._jobs.get(assignment.assignment_id)
@@ -213,6 +225,9 @@ class Workforce:
     def disconnected(self, worker_id: str) -> None:
         worker = self._workers[worker_id]
         worker.attached = False
+        if self._replaced(worker):
+            self._give_up(worker)
+            return
         loop = asyncio.get_running_loop()
         worker.lost = loop.call_later(self.grace_s, self._give_up, worker)
 
@@ -220,6 +235,8 @@ class Workforce:
         if self._workers.get(worker.worker_id) is not worker:
             return
         log.warning("worker %s has not come back: its work goes to others", worker.worker_id)
+        if worker.lost is not None:
+            worker.lost.cancel()
         del self._workers[worker.worker_id]
         for job in self._run_by(worker.worker_id):
             self._end(job)

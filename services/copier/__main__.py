@@ -34,7 +34,7 @@ async def serve(settings: CopierSettings, stop: asyncio.Event) -> None:
 
 
 def main() -> None:
-    sys.exit(run_service("copier", serve, CopierSettings))
+    sys.exit(run_service("copier", serve, CopierSettings, arguments=sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ async def serve(settings: DecoderSettings, stop: asyncio.Event) -> None:
 
 
 def main() -> None:
-    sys.exit(run_service("decoder", serve, DecoderSettings))
+    sys.exit(run_service("decoder", serve, DecoderSettings, arguments=sys.argv[1:]))
 
 
 if __name__ == "__main__":

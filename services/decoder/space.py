@@ -49,6 +49,6 @@ def does_not_fit(look: Look, max_bytes: int) -> PgmigError:
         f"the source transaction that follows {look.last.end_lsn} does not fit into the change stream of "
         f"{max_bytes} bytes, and everything before it is applied",
         "set PGMIG_MAX_STREAM_BYTES to more than the size of the transaction for decoder (and give "
-        "nats-server the disk), restart the services, then resume",
+        "nats-server the disk), restart the services, then continue",
         look.last.end_lsn,
     )

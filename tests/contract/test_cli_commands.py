@@ -24,6 +24,7 @@ from services.shared.model import (
     Phase,
     Selection,
     TableId,
+    failure_event,
 )
 from services.shared.model.jsonview import view_from_json, view_to_json
 from tests.lab.process import free_port
@@ -317,6 +318,24 @@ def test_follow_resumes_what_waits_and_watch_does_not(served: ServedControl) -> 
     assert at(served, "follow").exit_code == 0
 
 
+@pytest.mark.parametrize("command", ["watch", "status"])
+def test_a_failure_is_printed_once(served: ServedControl, command: str) -> None:
+    failure = Failure("GAP", "changes are missing", "clean up", Lsn(0x16B374D8), 742)
+    served.do(
+        lambda: served.control.put(
+            MigrationView(
+                "m",
+                Phase.FAILED,
+                failure=failure,
+                events=(Event(1.0, "info", "begun"), Event(2.0, "error", failure_event(failure))),
+            )
+        )
+    )
+    result = at(served, command)
+    assert result.output.count("changes are missing") == 1
+    assert result.output.count("begun") == 1
+
+
 def test_aborted_migration_ends_a_watch_with_an_error(served: ServedControl) -> None:
     put(served, phase=Phase.ABORTED)
     result = at(served, "watch")
@@ -434,6 +453,36 @@ def test_defect_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch, ser
     assert "PGMIG_DEBUG" in result.stderr
 
 
+def test_tui_without_a_terminal_is_a_usage_error(
+    served: ServedControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clients.tui.run", lambda *_: 0)
+    put(served)
+    result = at(served, "tui")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "needs a terminal" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("clone", "postgresql://app:hush@old/app"),
+        ("clone", "--source-uri", "postgresql://app:ab", "hush@old/app"),
+        ("postgresql://app:hush@old/app",),
+        ("clone", "--id", "postgresql://app:hush@old/app"),
+        ("clone", "--coordinator", "postgresql://app:hu'sh\\@old/app"),
+        ("--source-uri=postgresql://app:hush@old/app", "clone"),
+        ("clone", "--output=postgresql://app:hush@old/app"),
+    ],
+)
+def test_stray_connection_string_is_never_repeated(arguments: tuple[str, ...]) -> None:
+    result = pgmig(*arguments)
+    assert result.exit_code == 2
+    assert "Error" in result.stderr or "error" in result.stderr
+    assert "hush" not in result.output
+    assert "hu'sh" not in result.output
+
+
 def test_tui_is_given_the_address_and_its_exit_code_is_ours(
     monkeypatch: pytest.MonkeyPatch, served: ServedControl
 ) -> None:
@@ -444,6 +493,7 @@ def test_tui_is_given_the_address_and_its_exit_code_is_ours(
         return 3
 
     monkeypatch.setattr("clients.tui.run", run)
+    monkeypatch.setattr("clients.cli.commands.status.has_terminal", lambda: True)
     put(served)
     assert at(served, "tui").exit_code == 3
     assert opened == [(served.address, "m")]

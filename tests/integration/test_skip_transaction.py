@@ -49,7 +49,9 @@ async def test_only_the_transaction_that_failed_is_skipped_and_the_audit_record_
             assert found is not None
             run(source_db, "INSERT INTO item VALUES (4, 'behind')")
 
-            failure = failure_of(await until(session, "m", failed))
+            view = await until(session, "m", failed)
+            failure = failure_of(view)
+            assert [failure.message in event.text for event in view.events].count(True) == 1
             assert failure.kind == "APPLY_FAILED"
             assert "no_poison" in failure.message
             assert "table public.item, row id=3" in failure.message

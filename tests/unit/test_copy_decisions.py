@@ -79,7 +79,7 @@ def test_messages_lose_values_and_keep_names(state: str, message: str, shown: st
         (psycopg.errors.NotNullViolation("x"), ErrorKind.COPY_FAILED),
         (psycopg.errors.DiskFull("x"), ErrorKind.DISK_FULL),
         (psycopg.errors.InsufficientPrivilege("x"), ErrorKind.PERMISSION),
-        (psycopg.errors.DeadlockDetected("x"), ErrorKind.TRANSIENT),
+        (psycopg.errors.DeadlockDetected("x"), ErrorKind.DEADLOCK),
         (psycopg.errors.LockNotAvailable("x"), ErrorKind.TRANSIENT),
         (psycopg.errors.AdminShutdown("x"), ErrorKind.TRANSIENT),
         (psycopg.OperationalError("server closed the connection"), ErrorKind.UNREACHABLE),

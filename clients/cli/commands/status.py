@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import click
@@ -16,7 +17,7 @@ from clients.cli.screens import list_rows
 from clients.cli.screens import status as status_screen
 from clients.cli.target import connected, local_directory, nothing_runs
 from clients.session import Session
-from services.shared.model import MigrationView, PgmigError
+from services.shared.model import ErrorKind, MigrationView, PgmigError
 from services.shared.model.jsonview import view_to_json
 
 
@@ -108,9 +109,20 @@ async def _watch(invocation: Invocation) -> MigrationView:
 def tui(invocation: Invocation) -> None:
     """Open the dashboard of a migration."""
     address, migration_id = run(_dashboard_target(invocation))
+    if not has_terminal():
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            "the dashboard needs a terminal, and this command has none",
+            "run it in a terminal, or use `pgmig-cli watch`",
+        )
     from clients.tui import run as run_dashboard
 
     click.get_current_context().exit(run_dashboard(address, migration_id))
+
+
+def has_terminal() -> bool:
+    """Whether keys can be read and a screen be drawn: it goes to standard error."""
+    return all(stream is not None and stream.isatty() for stream in (sys.__stdin__, sys.__stderr__))
 
 
 async def _dashboard_target(invocation: Invocation) -> tuple[str, str]:

@@ -145,6 +145,7 @@ def _become(request: dict[str, Any], link: _Link, server: int) -> NoReturn:
         show_as([sys.executable, "-P", "-m", request["module"].removesuffix(".__main__")])
         os.environ.clear()
         os.environ.update(request["env"])
+        sys.argv = [request["module"]]
         importlib.import_module(request["module"]).main()
         code = 0
     except SystemExit as exc:

@@ -167,7 +167,7 @@ class Stack:
             "PGMIG_LISTEN": address,
             "PGMIG_WORKER_TOKEN": self._token,
             "PGMIG_PORT_FILE": str(port_file),
-            "PGMIG_GIVEN_URIS_ONLY": "1",
+            "PGMIG_EMBEDDED": "1",
             **{name: uri for name, uri in uris.items() if uri},
         }
         program = self._service("coordinator", "coordinator", env)

@@ -32,6 +32,7 @@ from services.shared.model import (
     Role,
     SnapshotReady,
     TableId,
+    counted,
 )
 from services.shared.pg.applier_fence import fence_applier
 from services.shared.pg.bookkeeping import steps_done
@@ -72,7 +73,7 @@ async def run(pipeline: Pipeline) -> Phase:
     await pipeline.staff(Role.DECODER)
     await delete_queue(pipeline.bus, pipeline.migration.id)
     migration = pipeline.migration
-    migration.event("info", f"{len(migration.record.tables)} tables are copied")
+    migration.event("info", f"copied {counted(len(migration.record.tables), 'table')}")
     return Phase.INDEXES
 
 

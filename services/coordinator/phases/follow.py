@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 
 from services.coordinator.lag import follow_phase
+from services.coordinator.lookout import note
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.tables.adopt import begin_copy, try_stock
 from services.coordinator.tables.recover import NEW_TABLES
@@ -36,7 +37,7 @@ async def run(pipeline: Pipeline) -> Phase:
         begin_copy(pipeline, stock.copy, NEW_TABLES)
         return Phase.COPY
     await pipeline.staff(Role.DECODER, Role.APPLIER)
-    watch = SourceWatch((await pipeline.credentials()).source_uri)
+    watch = SourceWatch((await pipeline.credentials()).source_uri, migration.id.slot)
     tables = asyncio.create_task(watch_tables(pipeline), name=f"tables-{migration.id}")
     tables.add_done_callback(lambda _task: pipeline.notify())
 
@@ -50,7 +51,8 @@ async def run(pipeline: Pipeline) -> Phase:
                 begin_copy(pipeline, tables.result(), NEW_TABLES)
                 return Phase.COPY
             now = time.monotonic()
-            migration.following.source_at(now, await watch.position())
+            if (state := await watch.look()) is not None:
+                note(pipeline, state)
             await _judge(pipeline, now)
             migration.touch()
             with suppress(TimeoutError):

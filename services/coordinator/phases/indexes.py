@@ -68,7 +68,7 @@ async def _build(pipeline: Pipeline) -> Building:
     await building.look_again()
     building.count(building.plan.of_tables())
     await _across_tables(pipeline, building)
-    pipeline.migration.event("info", f"{building.plan.total} indexes and constraints are built")
+    pipeline.migration.event("info", f"built indexes and constraints: {building.plan.total}")
     return building
 
 
@@ -95,11 +95,11 @@ def _with_remedy(group: ExceptionGroup[Exception], *, follow: bool) -> Exception
     if error is None or error.kind is not ErrorKind.ORPHAN_ROW:
         return error or group
     remedy = (
-        "mend such rows on the source alone (add what they refer to, or delete them), then resume: "
+        "mend such rows on the source alone (add what they refer to, or delete them), then continue: "
         "changes are applied before the key is checked again"
         if follow
         else "mend such rows on the source and on the destination (add what they refer to, or delete them), "
-        "then resume"
+        "then continue"
     )
     return PgmigError(error.kind, error.message, remedy)
 

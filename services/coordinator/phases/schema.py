@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.record import Record
-from services.shared.model import ErrorKind, PgmigError, Phase, Role, SnapshotReady
+from services.shared.model import ErrorKind, PgmigError, Phase, Role, SnapshotReady, counted
 from services.shared.pg.archive import Section
 from services.shared.pg.archive_sql import Script
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
@@ -120,7 +120,7 @@ async def _take_tables(pipeline: Pipeline, chosen: Chosen, known: Sequence[Known
         async with conn.transaction():
             await note_tables(conn, migration.record.migration_id, known)
             await mark_step(conn, migration.record.migration_id, PRE_DATA)
-    migration.event("info", f"{len(migration.record.tables)} tables of the destination are to be filled")
+    migration.event("info", f"{counted(len(migration.record.tables), 'table')} of the destination to fill")
 
 
 async def _restore(
@@ -180,13 +180,13 @@ async def _run(
             await note_tables(conn, migration.record.migration_id, known)
             await mark_step(conn, migration.record.migration_id, PRE_DATA)
     if options.drop_if_exists:
-        migration.event("info", f"{dropped} objects of the destination are dropped")
+        migration.event("info", f"dropped {counted(dropped, 'object')} of the destination")
 
 
 def _described(record: Record) -> str:
     if record.options.schema_only:
         return "the schema"
-    return f"schema of {len(record.tables)} tables"
+    return f"schema of {counted(len(record.tables), 'table')}"
 
 
 async def schema_tools(pipeline: Pipeline) -> DumpTools:

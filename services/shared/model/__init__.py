@@ -3,6 +3,7 @@
 from services.shared.model.address import check_address, fits_socket, socket_path, unix_address
 from services.shared.model.combinations import check_options
 from services.shared.model.database import DatabaseIdentity
+from services.shared.model.english import counted
 from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import BOOKKEEPING_SCHEMA, MESSAGE_PREFIX, STATE_BUCKET, MigrationId
@@ -34,6 +35,8 @@ from services.shared.model.tables import (
     TableId,
 )
 from services.shared.model.view import (
+    SLOT_GONE,
+    SLOT_LOST,
     CleanupResult,
     Endpoint,
     Event,
@@ -53,6 +56,7 @@ from services.shared.model.view import (
     TableProgress,
     TableState,
     WorkerView,
+    failure_event,
 )
 from services.shared.model.work import (
     ApplierProgress,
@@ -84,6 +88,8 @@ from services.shared.model.work import (
 __all__ = [
     "BOOKKEEPING_SCHEMA",
     "MESSAGE_PREFIX",
+    "SLOT_GONE",
+    "SLOT_LOST",
     "STATE_BUCKET",
     "ApplierProgress",
     "ApplierWork",
@@ -159,6 +165,8 @@ __all__ = [
     "check_address",
     "check_move",
     "check_options",
+    "counted",
+    "failure_event",
     "fits_socket",
     "located",
     "may_move",

@@ -52,6 +52,7 @@ class ErrorKind(StrEnum):
     DATABASE_CLOSED = "DATABASE_CLOSED"
     TABLE_CHANGED = "TABLE_CHANGED"
     LATE_WRITES = "LATE_WRITES"
+    DEADLOCK = "DEADLOCK"
 
 
 class ExitCode(IntEnum):
@@ -120,6 +121,7 @@ POLICIES: dict[ErrorKind, Policy] = {
     ErrorKind.DISK_FULL: Policy(True, "UNAVAILABLE", ExitCode.FAILED),
     ErrorKind.LATE_WRITES: Policy(False, "FAILED_PRECONDITION", ExitCode.REFUSED),
     ErrorKind.DATABASE_CLOSED: Policy(True, "FAILED_PRECONDITION", ExitCode.REFUSED),
+    ErrorKind.DEADLOCK: Policy(True, "ABORTED", ExitCode.FAILED),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from services.shared.model.errors import located
 from services.shared.model.lsn import Lsn
 from services.shared.model.phase import Phase
 from services.shared.model.selection import Selection
@@ -131,6 +132,11 @@ class Failure:
     xid: int = 0
 
 
+def failure_event(failure: Failure) -> str:
+    """The line of the timeline that reports a failure; clients that show the failure itself leave it out."""
+    return f"failed: {failure.message}{located(failure.lsn, failure.xid)}"
+
+
 @dataclass(frozen=True, slots=True)
 class SkippedTransaction:
     """The audit record of a source transaction that an operator gave up.
@@ -147,10 +153,16 @@ class SkippedTransaction:
     failure: str
 
 
+SLOT_LOST = "lost"
+SLOT_GONE = "gone"
+"""What we say of a slot that does not exist any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Positions:
     """See `Positions` in protos/pgmig/v1/control.proto. lag_bytes and lag_seconds are 0 when
-    nothing is pending."""
+    nothing is pending; they mean nothing while source_lsn is not known. retained_bytes: WAL that the slot
+    keeps on the source. wal_status: of the slot, as pg_replication_slots has it, or SLOT_GONE."""
 
     source_lsn: Lsn = Lsn(0)
     decoded_lsn: Lsn = Lsn(0)
@@ -159,6 +171,13 @@ class Positions:
     confirmed_lsn: Lsn = Lsn(0)
     lag_bytes: int = 0
     lag_seconds: float = 0.0
+    retained_bytes: int = 0
+    wal_status: str = ""
+
+    @property
+    def slot_lost(self) -> bool:
+        """Whether changes are missing for good: the slot was invalidated or dropped."""
+        return self.wal_status in {SLOT_LOST, SLOT_GONE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,7 +294,7 @@ class ApplySession:
             ErrorKind.APPLY_FAILED,
             f"the destination refuses a change{where}: {error.diag.message_primary} "
             f"(SQLSTATE {error.sqlstate})",
-            "remove the cause on the destination, then resume",
+            "remove the cause on the destination, then continue",
         )
         return RefusedError.of(refused, owner.table if isinstance(owner, Operation) else None)
 
@@ -325,7 +325,7 @@ def _missing(operation: Operation, count: int) -> RefusedError:
     missing = PgmigError(
         ErrorKind.MISSING_ROW,
         f"{operation.table} on the destination lacks the {which} that a change of the source is about",
-        "find out who changed the destination; put the row back, then resume",
+        "find out who changed the destination; put the row back, then continue",
     )
     return RefusedError.of(missing, operation.table)
 

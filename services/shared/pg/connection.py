@@ -24,7 +24,7 @@ Connection = AsyncConnection
 
 CONNECT_TIMEOUT_S = 10
 LOCKS_SETTING = "max_locks_per_transaction"
-RAISE_LOCKS = f"raise {LOCKS_SETTING} on that server and restart it, then resume"
+RAISE_LOCKS = f"raise {LOCKS_SETTING} on that server and restart it, then continue"
 
 _EXACT = {
     "client_encoding": "UTF8",
@@ -54,7 +54,9 @@ _OF_ENVIRONMENT = {"PGDATESTYLE": b"SET DateStyle = 'ISO, MDY'", "PGTZ": b"SET T
 _TRANSIENT = re.compile(r"08...|40...|53...|57P0[1235]|55P03|57014|25P0[234]")
 _AUTHENTICATION = re.compile(r"28...")
 _PERMISSION = "42501"
+_NO_SUCH = re.compile(r'(database|role|user) ".*" does not exist')
 _DISK_FULL = "53100"
+_DEADLOCK = frozenset({"40P01", "40001"})
 
 
 def options(settings: dict[str, str]) -> str:
@@ -103,6 +105,10 @@ def translate(exc: psycopg.Error, doing: str) -> PgmigError:
 
 
 def _transient(exc: psycopg.Error, doing: str, text: str) -> PgmigError:
+    if exc.sqlstate in _DEADLOCK:
+        return PgmigError(
+            ErrorKind.DEADLOCK, f"{doing}: {text}", "other sessions of that server lock the same rows"
+        )
     if exc.sqlstate == _DISK_FULL:
         return disk_full(doing, "", text)
     if locks_are_full(exc):  # and another session's locks may be to blame
@@ -152,9 +158,11 @@ def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> Pgmig
             "if a switchover has closed it, pgmig-cli unfreeze opens it; so does this, from another database "
             f'of that server: ALTER DATABASE "{where.dbname}" ALLOW_CONNECTIONS true',
         )
-    if "does not exist" in lowered:
+    if _NO_SUCH.search(lowered):
         return PgmigError(
-            ErrorKind.NOT_FOUND, f"{place}: {text}", "check the database and role names in the URI"
+            ErrorKind.AUTHENTICATION,
+            f"{place} refuses the login: {text}",
+            "check the database and role names in the URI",
         )
     return PgmigError(
         ErrorKind.UNREACHABLE,

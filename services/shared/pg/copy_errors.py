@@ -17,6 +17,10 @@ from services.shared.pg.connection import disk_full, translate
 
 _DATA_EXCEPTION = re.compile(r"22(?!P04)...")  # 22P04 is about the format and names columns
 _SERVERS_OWN = re.compile("(08|0A|21|22|23|25|28|2B|3F|40|42|53|54|55|57|58|F0|XX)...")
+_NAMES_A_KEY = frozenset({"23505", "23P01"})
+"""Unique and exclusion violations: the detail is `Key (id)=(5) already exists.`"""
+LONGEST_KEY = 500
+"""Characters of it."""
 _QUOTED = re.compile(r'".*"', re.DOTALL)
 _BYTES = re.compile(r"(?:\b0x[0-9a-fA-F]{2} ?)+")
 SNAPSHOT_GONE = {
@@ -37,11 +41,14 @@ def without_values(sqlstate: str, message: str) -> str:
 
 
 class ServerError(psycopg.Error):
-    """What a server said amid a COPY, with nothing in it that quotes a row (detail and context do).
-    side: source or destination."""
+    """What a server said amid a COPY, with nothing in it that quotes a row (detail and context do), but
+    for the key that a unique constraint refuses. side: source or destination."""
 
-    def __init__(self, sqlstate: str, primary: str, side: str) -> None:
-        super().__init__(without_values(sqlstate, primary or "no reason given"))
+    def __init__(self, sqlstate: str, primary: str, side: str, detail: str = "") -> None:
+        text = without_values(sqlstate, primary or "no reason given")
+        if sqlstate in _NAMES_A_KEY and detail:
+            text += f": {detail[:LONGEST_KEY].rstrip('.')}"
+        super().__init__(text)
         self.sqlstate = sqlstate or None
         self.side = side
 
@@ -83,4 +90,4 @@ def _hint(sqlstate: str) -> str:
         return "the destination cannot store a value of the source: compare column types and encodings"
     if sqlstate.startswith("23"):
         return "a constraint of the destination refuses a row that the source holds"
-    return "see the server's log for the row, correct the cause, then resume"
+    return "see the server's log for the row, correct the cause, then continue"

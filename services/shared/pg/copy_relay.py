@@ -167,7 +167,7 @@ class _Session:
     def _checked(self, item: Message | memoryview) -> Message | memoryview:
         if isinstance(item, Message) and item.kind == "E":
             fields = item.fields()
-            raise ServerError(fields.get("C", ""), fields.get("M", ""), self._side)
+            raise ServerError(fields.get("C", ""), fields.get("M", ""), self._side, fields.get("D", ""))
         return item
 
     def _parsed(self) -> Message | memoryview | None:

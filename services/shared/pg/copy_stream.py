@@ -79,6 +79,7 @@ class _Copy:
             (result.error_field(DiagnosticField.SQLSTATE) or b"").decode(),
             (result.error_field(DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace"),
             self.side,
+            (result.error_field(DiagnosticField.MESSAGE_DETAIL) or b"").decode(errors="replace"),
         )
 
 

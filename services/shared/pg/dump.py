@@ -178,7 +178,7 @@ async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None
         raise PgmigError(
             ErrorKind.SCHEMA_FAILED,
             f"{error.message}{_statement(exc, script)}",
-            "nothing of this section was kept; remove the cause on the destination, then resume",
+            "nothing of this section was kept; remove the cause on the destination, then continue",
         ) from exc
 
 

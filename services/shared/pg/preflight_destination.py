@@ -6,6 +6,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from services.shared.model import ErrorKind, MigrationId, PgmigError
+from services.shared.pg import preflight_read_only
 from services.shared.pg.bookkeeping import steps_done
 from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
@@ -29,10 +30,7 @@ async def check(
 ) -> list[str]:
     """Warnings; raises what makes a migration to here impossible."""
     if facts.read_only:
-        raise _not_ready(
-            f"database {facts.dbname} of the destination is read-only by default",
-            f"ALTER DATABASE {facts.dbname} RESET default_transaction_read_only",
-        )
+        raise preflight_read_only.refusal(facts, "destination")
     if not facts.may_create:
         raise PgmigError(
             ErrorKind.PERMISSION,
@@ -56,8 +54,8 @@ async def check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
     if found:
         raise _not_ready(
             f"destination database {facts.dbname} is not empty: {listing(found, OBJECTS_NAMED)}",
-            "give an empty database, or see --drop-if-exists and --data-only; what an earlier migration "
-            "left goes with its cleanup",
+            "give an empty database, or use --drop-if-exists or --data-only; `cleanup` of an earlier "
+            "migration leaves the tables that it copied",
         )
 
 

@@ -30,6 +30,7 @@ class ServerFacts:
     replication: bool
     in_recovery: bool
     read_only: bool
+    read_only_from: str
     may_create: bool
     owns_database: bool
 

@@ -12,6 +12,7 @@ SELECT current_setting('server_version_num')::int,
                      WHERE g.rolname = 'rds_replication' AND pg_catalog.pg_has_role(r.oid, g.oid, 'MEMBER')),
        pg_catalog.pg_is_in_recovery(),
        current_setting('default_transaction_read_only') = 'on',
+       (SELECT source FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only'),
        pg_catalog.has_database_privilege(d.oid, 'CREATE'),
        pg_catalog.pg_has_role(d.datdba, 'USAGE')
   FROM pg_catalog.pg_database d

@@ -12,6 +12,7 @@ from services.shared.model import (
     PgmigError,
     TableId,
 )
+from services.shared.pg import preflight_read_only
 from services.shared.pg.catalog import list_tables, load_sql
 from services.shared.pg.choice import EVERYTHING, SEQUENCE, Chosen
 from services.shared.pg.connection import translated
@@ -40,6 +41,9 @@ async def check(
             f"the source runs PostgreSQL {facts.major}", f"PostgreSQL {OLDEST_MAJOR} or newer can be migrated"
         )
     if follow:
+        # That of the database is left to the check of the freeze: an earlier switchover may have set it.
+        if facts.read_only and facts.read_only_from != preflight_read_only.DATABASE:
+            raise preflight_read_only.refusal(facts, "source")
         await _check_wal(conn)
         _check_rights(facts)
         await _check_slot(conn, migration, inserts=no_key_tables is NoKeyTables.INSERT_ONLY)

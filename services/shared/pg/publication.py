@@ -67,7 +67,10 @@ async def drop_slot(conn: AsyncConnection, name: str) -> None:
 
 def check_usable(slot: SlotState | None, name: str, start: Lsn) -> SlotState:
     """The slot, if streaming from it can go on; otherwise PgmigError(GAP)."""
-    hint = "changes since then cannot be recovered: clean up and start the migration again"
+    hint = (
+        "changes since then cannot be recovered: run `pgmig-cli cleanup`, then clone again, into an empty "
+        "database or with --drop-if-exists"
+    )
     if slot is None:
         raise PgmigError(ErrorKind.GAP, f"replication slot {name} is gone from the source", hint, start)
     if slot.lost:

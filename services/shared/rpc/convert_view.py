@@ -240,6 +240,8 @@ def _positions_to_pb(value: Positions) -> pb.Positions:
         confirmed_lsn=value.confirmed_lsn.value,
         lag_bytes=value.lag_bytes,
         lag_seconds=value.lag_seconds,
+        retained_bytes=value.retained_bytes,
+        wal_status=value.wal_status,
     )
 
 
@@ -252,6 +254,8 @@ def _positions_from_pb(message: pb.Positions) -> Positions:
         Lsn(message.confirmed_lsn),
         message.lag_bytes,
         message.lag_seconds,
+        message.retained_bytes,
+        message.wal_status,
     )
 
 

@@ -17,11 +17,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, overload
 
 from services.shared.model import ExitCode, PgmigError
 from services.shared.runtime import parent
+from services.shared.runtime.arguments import answered
 from services.shared.runtime.assignments import cause
 from services.shared.runtime.config import ServiceSettings, load_settings
 from services.shared.runtime.files import private_umask
@@ -37,21 +38,36 @@ S = TypeVar("S", bound=ServiceSettings)
 
 
 @overload
-def run_service(name: str, main: Callable[[ServiceSettings, asyncio.Event], Awaitable[None]]) -> int: ...
+def run_service(
+    name: str,
+    main: Callable[[ServiceSettings, asyncio.Event], Awaitable[None]],
+    *,
+    arguments: Sequence[str] = (),
+) -> int: ...
 @overload
 def run_service(
-    name: str, main: Callable[[S, asyncio.Event], Awaitable[None]], settings_type: type[S]
+    name: str,
+    main: Callable[[S, asyncio.Event], Awaitable[None]],
+    settings_type: type[S],
+    *,
+    arguments: Sequence[str] = (),
 ) -> int: ...
 def run_service(
     name: str,
     main: Callable[[Any, asyncio.Event], Awaitable[None]],
     settings_type: type[ServiceSettings] = ServiceSettings,
+    *,
+    arguments: Sequence[str] = (),
 ) -> int:
     """Run `main(settings, stop)` as the service `name`; returns the process's exit code.
+
+    arguments: of its command line, which may ask for help instead.
 
     `main` ends soon after `stop` is set. An error of ours becomes one line on stderr, an
     unexpected one a traceback.
     """
+    if (code := answered(name, settings_type, arguments)) is not None:
+        return int(code)
     private_umask()
     try:
         settings = load_settings(name, settings_type)

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import tenacity
 
-from services.shared.model import PgmigError
+from services.shared.model import ErrorKind, PgmigError
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,12 @@ class _Attempts:
         """How long ago the attempt began."""
         return time.monotonic() - self._began
 
-    def wait_s(self, _state: tenacity.RetryCallState) -> float:
-        """Seconds until the next attempt: between half and all of the doubled wait."""
+    def wait_s(self, state: tenacity.RetryCallState) -> float:
+        """Seconds until the next attempt: between half and all of the doubled wait. After a deadlock
+        always of the first: whoever was in the way has gone on."""
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, PgmigError) and error.kind is ErrorKind.DEADLOCK:
+            return self._first_wait_s * random.uniform(0.25, 0.5)  # noqa: S311 - jitter
         if self.lasted_s >= STEADY_S:
             self._failures = 0
         doubled = math.ldexp(self._first_wait_s, min(self._failures, 30))

@@ -1,0 +1,74 @@
+"""What the source says of its WAL and of our slot, in whatever phase the migration is.
+
+A slot keeps WAL on the source's disk just when nothing reads it: while the migration is paused or has
+failed. So the source is asked then, too. In the phases that follow changes, these ask it themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from services.coordinator.pipeline import Pipeline
+from services.shared.model import SLOT_GONE, PgmigError, Phase
+from services.shared.pg.position import SourceState, SourceWatch
+
+_ASK_THEMSELVES = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER})
+SEARCH_EVERY_S = 15.0
+"""For a connection string that nobody has given, after a restart."""
+
+
+def note(pipeline: Pipeline, state: SourceState) -> None:
+    """Let clients see it. The loss of the slot is an event, once."""
+    migration = pipeline.migration
+    lost_before = migration.following.slot_lost
+    if migration.following.source_state(time.monotonic(), state):
+        migration.touch()
+    if migration.following.slot_lost and not lost_before:
+        slot = migration.id.slot
+        text = (
+            f"replication slot {slot} does not exist any more"
+            if state.wal_status == SLOT_GONE
+            else f"replication slot {slot} was invalidated: the source removed WAL that it needs"
+        )
+        migration.event("error", f"{text}; the migration cannot be continued")
+
+
+class Lookout:
+    """Of one migration, for as long as its coordinator runs."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._watch: SourceWatch | None = None
+        self._search_at = 0.0
+
+    async def look(self) -> None:
+        """Ask the source, if there is a slot and its connection string is known."""
+        uri = await self._uri() if self._wanted() else ""
+        if self._watch is not None and self._watch.uri != uri:
+            await self.close()
+        if not uri:
+            return
+        if self._watch is None:
+            self._watch = SourceWatch(uri, self._pipeline.migration.id.slot)
+        state = await self._watch.look()
+        if state is not None and self._wanted():
+            note(self._pipeline, state)
+
+    def _wanted(self) -> bool:
+        record = self._pipeline.migration.record
+        if record.phase.ended or record.phase in _ASK_THEMSELVES:
+            return False
+        return record.options.follow and record.slot is not None
+
+    async def _uri(self) -> str:
+        if not self._pipeline.knows_source and time.monotonic() >= self._search_at:
+            self._search_at = time.monotonic() + SEARCH_EVERY_S
+            with suppress(PgmigError):
+                return await self._pipeline.known_source()
+        return await self._pipeline.known_source() if self._pipeline.knows_source else ""
+
+    async def close(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await watch.close()

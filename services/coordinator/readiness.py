@@ -1,0 +1,74 @@
+"""Whether a switchover may begin: refused at once, or awaited within its time. Nothing is blocked meanwhile.
+
+A migration that is catching up, or whose applier is coming back after a restart, is about to stream
+again, so the switchover waits for it. One that an operator has to resume, or that still copies, does
+not come to it by itself within seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from services.coordinator.migration import Migration
+from services.shared.model import ErrorKind, PgmigError, Phase
+
+_ABOUT_TO = frozenset({Phase.CATCHUP, Phase.STREAMING})
+
+
+def check_ready(migration: Migration) -> None:
+    """Raises WRONG_PHASE unless the migration streams, or is about to."""
+    if migration.phase in _ABOUT_TO:
+        return
+    raise PgmigError(
+        ErrorKind.WRONG_PHASE,
+        f"migration {migration.id} is in phase {migration.phase}, not streaming",
+        _remedy(migration),
+    )
+
+
+def _remedy(migration: Migration) -> str:
+    resume = f"`pgmig-cli resume --id {migration.id}`"
+    if migration.phase is Phase.PAUSED:
+        return f"resume it first: {resume}"
+    if migration.phase is Phase.FAILED:
+        return f"remove the cause of the failure (see `pgmig-cli status`), then {resume}"
+    if migration.phase.ended:
+        return ""
+    return "wait until it is streaming (see `pgmig-cli status`)"
+
+
+async def await_ready(migration: Migration, deadline: float) -> None:
+    """Return when it streams, an applier is at work, and the lag fits in the time that is left.
+
+    deadline: time.monotonic(). Raises TIMEOUT, and WRONG_PHASE when it is paused or fails meanwhile.
+    """
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            while not _ready(migration, deadline):
+                check_ready(migration)
+                await migration.changed()
+    except TimeoutError as exc:
+        raise _late(migration) from exc
+
+
+def _ready(migration: Migration, deadline: float) -> bool:
+    now = time.monotonic()
+    _, seconds = migration.following.behind(now)
+    return migration.phase is Phase.STREAMING and migration.following.live and seconds <= deadline - now
+
+
+def _late(migration: Migration) -> PgmigError:
+    if not migration.following.live:
+        return PgmigError(
+            ErrorKind.TIMEOUT,
+            f"no applier is at work for migration {migration.id}; writes were not blocked",
+            "see that an applier is attached (`pgmig-cli status`), then switch over again",
+        )
+    size, seconds = migration.following.behind(time.monotonic())
+    return PgmigError(
+        ErrorKind.TIMEOUT,
+        f"the destination of migration {migration.id} is {seconds:.0f} s ({size} bytes) behind; "
+        "writes were not blocked",
+        "wait until it has caught up, or allow more time",
+    )

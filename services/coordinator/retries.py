@@ -1,0 +1,50 @@
+"""What the timeline says of the attempts that workers repeat by themselves.
+
+A worker reports each attempt that failed. The timeline has the first of an episode, then how often it
+was repeated: after ten times as many attempts each time, and every five minutes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.shared.model import AssignmentRetrying, Role
+
+TOLD_EVERY_S = 300.0
+QUIET_S = 60.0
+"""Without a failed attempt for so long, an episode is over."""
+MORE = 10
+
+
+@dataclass(slots=True)
+class _Episode:
+    began: float
+    told: float
+    last: float
+    attempts: int = 1
+    next_at: int = MORE
+
+
+class Retries:
+    """Of one migration. Times are of a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._episodes: dict[tuple[Role, str], _Episode] = {}
+
+    def clear(self) -> None:
+        self._episodes.clear()
+
+    def line(self, now: float, role: Role, report: AssignmentRetrying) -> str | None:
+        """The line for the timeline, if there is to be one."""
+        episode = self._episodes.get((role, report.kind))
+        reason = f"{report.message} ({report.hint})" if report.hint else report.message
+        if episode is None or now - episode.last > QUIET_S:
+            self._episodes[role, report.kind] = _Episode(now, now, now)
+            return f"{role} tries again: {reason}"
+        episode.attempts += 1
+        episode.last = now
+        if episode.attempts < episode.next_at and now - episode.told < TOLD_EVERY_S:
+            return None
+        episode.told = now
+        episode.next_at = max(episode.next_at, MORE * episode.attempts)
+        return f"{role} has tried {episode.attempts} times within {now - episode.began:.0f} s: {reason}"
