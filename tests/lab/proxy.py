@@ -38,12 +38,16 @@ class Proxy:
         for source, sink in ((reader, back_writer), (back_reader, writer)):
             self._tasks.add(asyncio.create_task(self._relay(source, sink)))
 
+    def altered(self, data: bytes) -> bytes:
+        """What is carried in place of `data`."""
+        return data
+
     async def _relay(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(65536):
                 if self._silent:
                     continue
-                sink.write(data)
+                sink.write(self.altered(data))
                 await sink.drain()
         sink.close()
 

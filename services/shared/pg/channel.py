@@ -8,6 +8,12 @@ Where libpq encrypts with OpenSSL, its TLS session is used by `SSL_read` and `SS
 library that libpq is linked with. Nothing of the session changes: the certificate was checked, and the
 login bound to it, by libpq. Writes are one TLS record each, since a write that must be tried again has
 to be given the same bytes. Kerberos encryption is not lent.
+
+A channel holds on to its connection, since libpq frees the TLS session together with it. Before each use the
+connection is seen to be open: after somebody has closed it, the session's address means nothing.
+
+Nothing here waits. A TLS session may have to write before it reads on, or the other way round: then the
+channel says so, and `ready` waits for what it needs.
 """
 
 from __future__ import annotations
@@ -16,7 +22,6 @@ import asyncio
 import ctypes
 import errno
 import os
-import select
 import socket
 from functools import cache
 from pathlib import Path
@@ -27,9 +32,6 @@ from psycopg import AsyncConnection
 _RECORD = 16 << 10
 """Bytes of a TLS record at most."""
 _WANT_READ, _WANT_WRITE, _SYSCALL, _ZERO_RETURN = 2, 3, 5, 6  # SSL_get_error(3)
-_RENEWAL_S = 5.0
-"""To send an answer that the TLS session owes before it reads on."""
-
 
 LOOK_AGAIN_S = 1.0
 """TLS may hold bytes back that the socket does not show any more: look without being woken."""
@@ -44,6 +46,12 @@ class Channel(Protocol):
     @property
     def pending(self) -> bool:
         """Whether there is more to receive although the socket may not show it."""
+        ...
+
+    @property
+    def crossed(self) -> bool:
+        """Whether the last call that would have had to wait needs the other direction of the socket: a
+        `receive` that it can be written, a `send` that it can be read."""
         ...
 
     def receive(self, room: memoryview) -> int:
@@ -68,19 +76,37 @@ def lends(conn: AsyncConnection) -> bool:
 def borrow(conn: AsyncConnection) -> Channel:
     """The channel of an idle connection that lends."""
     if not conn.pgconn.ssl_in_use:
-        return PlainChannel(conn.pgconn.socket)
+        return PlainChannel(conn)
     session = _session(conn)
     assert session is not None
-    return TlsChannel(conn.pgconn.socket, session)
+    return TlsChannel(conn, session)
+
+
+class Lender(Protocol):
+    """What a channel needs of the connection that it borrows from; an AsyncConnection is one."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    def fileno(self) -> int: ...
+
+
+def _open(lender: Lender | None) -> None:
+    """Raises OSError unless the connection is still lent, and open."""
+    if lender is None:
+        raise OSError(errno.EBADF, "the channel was given back")
+    if lender.closed:
+        raise OSError(errno.EBADF, "the connection was closed while its channel was in use")
 
 
 class PlainChannel:
-    """fd: the socket; it stays its owner's."""
+    """By a descriptor of its own for the connection's socket."""
 
-    pending = False
+    pending = crossed = False
 
-    def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=os.dup(fd))
+    def __init__(self, lender: Lender) -> None:
+        self._lender: Lender | None = lender
+        self._socket = socket.socket(fileno=os.dup(lender.fileno()))
         self._socket.setblocking(False)
 
     @property
@@ -88,24 +114,29 @@ class PlainChannel:
         return self._socket.fileno()
 
     def receive(self, room: memoryview) -> int:
+        _open(self._lender)
         return self._socket.recv_into(room)
 
     def send(self, data: bytes | memoryview) -> int:
+        _open(self._lender)
         return self._socket.send(data)
 
     def close(self) -> None:
+        self._lender = None
         self._socket.close()
 
 
 class TlsChannel:
     """session: the address of OpenSSL's SSL object."""
 
-    def __init__(self, fd: int, session: int) -> None:
+    def __init__(self, lender: Lender, session: int) -> None:
         openssl = _libpq()
         assert openssl is not None
         self._openssl = openssl
-        self._fd = fd
+        self._lender: Lender | None = lender
+        self._fd = lender.fileno()
         self._session = session
+        self.crossed = False
 
     @property
     def fileno(self) -> int:
@@ -152,12 +183,8 @@ class TlsChannel:
         """Why nothing came of a call: True to wait, False at the end of the session. Raises OSError."""
         reason = self._openssl.SSL_get_error(self._lent(), result)
         self._openssl.ERR_clear_error()  # others of this thread look into the same queue
-        if reason == _WANT_WRITE and not sending:
-            poll = select.poll()
-            poll.register(self._fd, select.POLLOUT)
-            poll.poll(_RENEWAL_S * 1000)
-            return True
         if reason in {_WANT_READ, _WANT_WRITE}:
+            self.crossed = reason == (_WANT_READ if sending else _WANT_WRITE)
             return True
         if reason == _ZERO_RETURN:
             return False
@@ -166,12 +193,12 @@ class TlsChannel:
         raise ConnectionResetError("the TLS session is broken")
 
     def _lent(self) -> int:
-        if not self._session:
-            raise OSError(errno.EBADF, "the TLS session was given back")
+        _open(self._lender)
         return self._session
 
     def close(self) -> None:
         """Libpq may free the session from now on."""
+        self._lender = None
         self._session = 0
 
 
@@ -184,7 +211,12 @@ def _session(conn: AsyncConnection) -> int | None:
     return found
 
 
-async def socket_ready(fd: int, *, write: bool = False) -> None:
+async def ready(channel: Channel, *, send: bool = False) -> None:
+    """Wait until `receive` (or, with `send`, `send` or `receive`) may do something."""
+    await socket_ready(channel.fileno, read=send or not channel.crossed, write=send != channel.crossed)
+
+
+async def socket_ready(fd: int, *, read: bool = True, write: bool = False) -> None:
     """Wait until the socket can be read (or, with `write`, read or written)."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
@@ -193,7 +225,8 @@ async def socket_ready(fd: int, *, write: bool = False) -> None:
         if not ready.done():
             ready.set_result(None)
 
-    loop.add_reader(fd, wake)
+    if read:
+        loop.add_reader(fd, wake)
     if write:
         loop.add_writer(fd, wake)
     timer = loop.call_later(LOOK_AGAIN_S, wake)
@@ -201,7 +234,8 @@ async def socket_ready(fd: int, *, write: bool = False) -> None:
         await ready
     finally:
         timer.cancel()
-        loop.remove_reader(fd)
+        if read:
+            loop.remove_reader(fd)
         if write:
             loop.remove_writer(fd)
 

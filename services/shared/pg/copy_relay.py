@@ -8,7 +8,8 @@ fixed size and written from there to the other, and only joined on the way, many
 libpq lends its channel (`channel`): it is idle, and has read all that the server said, up to
 ReadyForQuery. Servers say nothing by themselves then but that they end the session. After a COPY that
 ended well both sessions are idle again and libpq goes on; after any error, or when cancelled, it
-cannot: the caller closes both connections.
+cannot: the caller closes both connections. Anything that a server sent behind its last ReadyForQuery is such
+an error, since libpq would miss it.
 
 A source that is ahead of us sends in pieces of 8 KiB, and waking up for each would cost more than all
 the rest, so after a short read we pause for a moment. A destination that does not take more stops the
@@ -26,7 +27,7 @@ from typing import Self
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.pg.channel import borrow, lends, socket_ready
+from services.shared.pg.channel import borrow, lends, ready
 from services.shared.pg.copy_errors import ServerError
 from services.shared.pg.copy_frames import Frames, Message
 from services.shared.pg.copy_runs import FramingError
@@ -83,6 +84,8 @@ async def relay(
         await writer.write(memoryview(_COPY_DONE), quiet=False)
         stored = (await writer.expect("C")).rows
         await writer.expect("Z")
+        for session in (reader, writer):
+            session.check_nothing_left()
         return sent, stored, reader.frames.size, 0
 
 
@@ -126,11 +129,19 @@ class _Session:
             what = "data" if isinstance(item, memoryview) else f"message {item.kind!r}"
             raise psycopg.OperationalError(f"the server sent {what} where {kind!r} belongs")
 
+    def check_nothing_left(self) -> None:
+        """Raises psycopg.Error when more was received than was asked for. libpq would never see it, and
+        be out of step with the server."""
+        if self.has_more:
+            while self._poll() is not None:  # the server's own error, if that is what it is
+                pass
+            raise psycopg.OperationalError("the server sent more than the answer to COPY")
+
     async def next(self) -> Message | memoryview:
         """The next message, or all CopyData at hand, to be used before the next call. Raises the
         server's error, and OperationalError when the connection is gone."""
         while (item := self._poll()) is None:
-            await socket_ready(self._channel.fileno)
+            await ready(self._channel)
         return item
 
     async def write(self, data: memoryview, *, quiet: bool = True) -> None:
@@ -140,7 +151,7 @@ class _Session:
             if quiet and (item := self._poll()) is not None:
                 self.check(item, "nothing")
             if data:
-                await socket_ready(self._channel.fileno, write=True)
+                await ready(self._channel, send=True)
 
     def _send(self, data: memoryview) -> int:
         try:

@@ -157,7 +157,10 @@ class ReplicationConnection:
         ready = asyncio.Event()
         try:
             socket = self._stream.fileno
-            loop.add_reader(socket, ready.set)
+            if self._stream.must_write:
+                loop.add_writer(socket, ready.set)
+            else:
+                loop.add_reader(socket, ready.set)
         except psycopg.Error as exc:
             raise translate(exc, DOING) from exc
         try:
@@ -167,6 +170,7 @@ class ReplicationConnection:
             return
         finally:
             loop.remove_reader(socket)
+            loop.remove_writer(socket)
 
     def send_status(self, written: Lsn, flushed: Lsn, *, reply: bool = False) -> None:
         """Standby status update. `flushed` is what the slot may forget."""

@@ -22,7 +22,7 @@ from psycopg import AsyncConnection, pq
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.model.compiled import twin_of
 from services.shared.pg import wal_frames
-from services.shared.pg.channel import borrow, socket_ready
+from services.shared.pg.channel import borrow, ready
 from services.shared.pg.connection import translate
 from services.shared.pg.wal_frames import COPY_DATA, LARGEST, OVERHEAD, XLOG_DATA
 from services.shared.pgoutput.pieces import LONG, PIECE, Piece, cut
@@ -68,6 +68,11 @@ class WalStream(Protocol):
         """Whether more can be drained although the socket may not show it."""
         ...
 
+    @property
+    def must_write(self) -> bool:
+        """Whether the socket has to be written to before more can be drained."""
+        ...
+
     def drain(self) -> tuple[list[Item], int]:
         """What has arrived, without waiting, and how many bytes that were. Raises PgmigError when
         streaming has ended."""
@@ -90,6 +95,7 @@ class BorrowedStream:
         self._start = self._end = 0  # of what was received and is not taken
         self._missing = 0  # bytes of a long message that are still to come
         self._unsent = b""
+        self._must_write = False
         self._ended: PgmigError | None = None
         self._failed = failed
 
@@ -100,6 +106,10 @@ class BorrowedStream:
     @property
     def pending(self) -> bool:
         return self._channel.pending
+
+    @property
+    def must_write(self) -> bool:
+        return self._must_write
 
     def close(self) -> None:
         self._channel.close()
@@ -141,7 +151,7 @@ class BorrowedStream:
             try:
                 return operation()
             except BlockingIOError:
-                await socket_ready(self._channel.fileno, write=write)
+                await ready(self._channel, send=write)
 
     def drain(self) -> tuple[list[Item], int]:
         if self._ended is not None:
@@ -159,9 +169,11 @@ class BorrowedStream:
 
     def _receive(self) -> int:
         self._make_room()
+        self._must_write = False
         try:
             received = self._receive_more()
         except BlockingIOError:
+            self._must_write = self._channel.crossed
             return 0
         except OSError as exc:
             raise _lost(exc) from exc
@@ -245,7 +257,7 @@ class BorrowedStream:
 class LibpqStream:
     """Through libpq. Build it when START_REPLICATION has been answered."""
 
-    pending = False  # a drain that leaves something gives something
+    pending = must_write = False  # a drain that leaves something gives something
 
     def __init__(self, pgconn: pq.abc.PGconn, failed: Callable[[pq.abc.PGresult], PgmigError]) -> None:
         self._pgconn = pgconn
