@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PIPELINE = "tests/integration/test_pipeline.py"
 BATCHES = "tests/unit/test_batches.py"
 PRIVATE = "tests/integration/test_embedded_private.py"
+RPC_LIMITS = "tests/contract/test_rpc_limits.py"
+CHANNEL = "tests/integration/test_channel.py"
 WORKER_SECRET = "tests/contract/test_worker_secret.py"
 FULL_STREAM = "tests/integration/test_full_stream.py"
 ENCODINGS = "tests/integration/test_encodings.py"
@@ -47,6 +49,20 @@ class Mutation:
 
 
 MUTATIONS = (
+    Mutation(
+        "S5 requests are bounded",
+        "services/shared/rpc/channel.py",
+        "_LONGEST_REQUEST = 4 * 1024 * 1024",
+        "_LONGEST_REQUEST = 64 * 1024 * 1024",
+        f"{RPC_LIMITS}::test_a_request_beyond_4_mb_is_refused",
+    ),
+    Mutation(
+        "S5 what strangers begin a stream with is small",
+        "services/shared/rpc/limits.py",
+        "if most is not None and len(raw) > most:",
+        "if False:",
+        f"{RPC_LIMITS}::test_a_stream_begins_with_a_small_request",
+    ),
     Mutation(
         "S14 a table is not left out by --skip-object",
         "services/shared/pg/archive_choice.py",
@@ -102,6 +118,20 @@ MUTATIONS = (
         "if name in _ALLOWED:",
         "if name in known:",
         "tests/unit/test_uri.py::test_a_parameter_that_is_not_taken_is_named_without_its_value",
+    ),
+    Mutation(
+        "S6 nothing is left behind the last answer",
+        "services/shared/pg/copy_relay.py",
+        "        if self.has_more:\n            while",
+        "        if False:\n            while",
+        f"{CHANNEL}::test_bytes_behind_the_last_answer_close_the_connection",
+    ),
+    Mutation(
+        "S6 a channel is used while its connection is open",
+        "services/shared/pg/channel.py",
+        "    if lender.closed:",
+        "    if False:",
+        f"{CHANNEL}::test_connection_that_is_closed_under_a_channel_is_noticed",
     ),
     Mutation(
         "1 commit order",

@@ -163,6 +163,7 @@ _QUICK = {
     "grpc.http2.ping_timeout_ms": 300,
 }
 _NEVER = dict.fromkeys(_QUICK, 2**31 - 1)
+_PATIENT = {"grpc.http2.max_ping_strikes": 0}
 
 
 def _keepalive(options: tuple[tuple[str, int], ...], times: dict[str, int]) -> tuple[tuple[str, int], ...]:
@@ -172,7 +173,7 @@ def _keepalive(options: tuple[tuple[str, int], ...], times: dict[str, int]) -> t
 
 async def test_a_silent_worker_is_seen_as_lost_by_keepalive(monkeypatch: pytest.MonkeyPatch) -> None:
     server_options = _keepalive(channel.SERVER_OPTIONS, _QUICK)
-    monkeypatch.setattr("services.shared.rpc.server.SERVER_OPTIONS", server_options)
+    monkeypatch.setattr("services.shared.rpc.limits.SERVER_OPTIONS", server_options)
     monkeypatch.setattr(channel, "CLIENT_OPTIONS", _keepalive(channel.CLIENT_OPTIONS, _NEVER))
     coordinator, worker = FakeCoordinator(), FakeWorker()
     async with serving(coordinator) as address, proxied(address) as proxy, working(proxy.address, worker):
@@ -182,8 +183,8 @@ async def test_a_silent_worker_is_seen_as_lost_by_keepalive(monkeypatch: pytest.
 
 
 async def test_a_silent_coordinator_is_seen_as_lost_by_keepalive(monkeypatch: pytest.MonkeyPatch) -> None:
-    server_options = _keepalive(channel.SERVER_OPTIONS, _NEVER)
-    monkeypatch.setattr("services.shared.rpc.server.SERVER_OPTIONS", server_options)
+    server_options = _keepalive(channel.SERVER_OPTIONS, {**_NEVER, **_PATIENT})
+    monkeypatch.setattr("services.shared.rpc.limits.SERVER_OPTIONS", server_options)
     monkeypatch.setattr(channel, "CLIENT_OPTIONS", _keepalive(channel.CLIENT_OPTIONS, _QUICK))
     coordinator, worker = FakeCoordinator(), FakeWorker()
     async with serving(coordinator) as address, proxied(address) as proxy, working(proxy.address, worker):
@@ -247,8 +248,8 @@ async def test_a_worker_that_attaches_again_ends_its_earlier_session_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its old stream has broken for the worker, and not yet for the coordinator."""
-    server_options = _keepalive(channel.SERVER_OPTIONS, _NEVER)
-    monkeypatch.setattr("services.shared.rpc.server.SERVER_OPTIONS", server_options)
+    server_options = _keepalive(channel.SERVER_OPTIONS, {**_NEVER, **_PATIENT})
+    monkeypatch.setattr("services.shared.rpc.limits.SERVER_OPTIONS", server_options)
     monkeypatch.setattr(channel, "CLIENT_OPTIONS", _keepalive(channel.CLIENT_OPTIONS, _QUICK))
     coordinator, worker = FakeCoordinator(), FakeWorker()
     async with serving(coordinator) as address, proxied(address) as proxy, working(proxy.address, worker):

@@ -1,9 +1,9 @@
 """What every gRPC endpoint of pgmig has in common: options, and tracing when it is on.
 
 Keepalive pings every 10 s and 5 s for the answer: a peer that vanished without closing its
-connection is seen within 20 s, on both ends. A message may hold a view of tens of thousands
-of tables. No HTTP proxy: like PostgreSQL's and NATS' connections, ours go straight to the
-host that was named.
+connection is seen within 20 s, on both ends. What a client receives may hold a view of tens of
+thousands of tables. What the server receives may come from anybody, and is bounded (`limits`).
+No HTTP proxy: like PostgreSQL's and NATS' connections, ours go straight to the host that was named.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from typing import Any
 from grpc import aio
 from opentelemetry import trace
 
-_LONGEST_MESSAGE = 64 * 1024 * 1024
+_LONGEST_ANSWER = 64 * 1024 * 1024
+_LONGEST_REQUEST = 4 * 1024 * 1024
+_WINDOW = 64 * 1024
+"""Bytes that a stream may send before somebody reads them."""
+CONNECTIONS = 256
+_STREAMS = 16
+"""Of one connection."""
 _LONGEST_METADATA = 64 * 1024
 
 _BOTH = (
@@ -23,23 +29,31 @@ _BOTH = (
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_send_message_length", _LONGEST_MESSAGE),
-    ("grpc.max_receive_message_length", _LONGEST_MESSAGE),
+    ("grpc.max_send_message_length", _LONGEST_ANSWER),
     ("grpc.max_metadata_size", _LONGEST_METADATA),
     ("grpc.absolute_max_metadata_size", _LONGEST_METADATA),
 )
 
 SERVER_OPTIONS = (
     *_BOTH,
-    # Without these the server ends connections whose pings come more often than every 5 min.
+    ("grpc.max_receive_message_length", _LONGEST_REQUEST),
+    ("grpc.max_concurrent_streams", _STREAMS),
+    ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+    ("grpc.max_connection_idle_ms", 300_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    # Windows stay as they are, however fast somebody sends.
+    ("grpc.http2.lookahead_bytes", _WINDOW),
+    ("grpc.http2.bdp_probe", 0),
+    # A connection may ping every 5 s; without the first, every 5 min. It is ended when it does so more often.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.http2.max_ping_strikes", 5),
     # Two coordinators on one port would share its connections at random.
     ("grpc.so_reuseport", 0),
 )
 
 CLIENT_OPTIONS = (
     *_BOTH,
+    ("grpc.max_receive_message_length", _LONGEST_ANSWER),
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

@@ -10,7 +10,7 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
-from services.shared.rpc.channel import SERVER_OPTIONS
+from services.shared.rpc.limits import limited_server
 from services.shared.rpc.listening import bind
 
 StopServing = Callable[[], Awaitable[None]]
@@ -54,7 +54,7 @@ class HealthServer:
 
     async def start(self) -> str:
         """Returns the bound HOST:PORT. Raises PgmigError(INVALID_ARGUMENT) if it is taken."""
-        server = aio.server(options=SERVER_OPTIONS)
+        server = limited_server()
         await add_health(server, ())
         address = bind(server, self._listen, "PGMIG_HEALTH_LISTEN")
         await server.start()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from grpc import aio
 from pgmig.v1 import control_pb2, worker_pb2
 from pgmig.v1.control_pb2_grpc import add_ControlServicer_to_server
 from pgmig.v1.worker_pb2_grpc import add_WorkersServicer_to_server
 
-from services.shared.rpc.channel import SERVER_OPTIONS, server_interceptors
+from services.shared.rpc.channel import server_interceptors
 from services.shared.rpc.control_api import ControlApi, ControlHandler
 from services.shared.rpc.health import StopServing, add_health
+from services.shared.rpc.limits import limited_server
 from services.shared.rpc.listening import bind
 from services.shared.rpc.workers_api import WorkerHandler, WorkersApi
 
@@ -32,7 +32,7 @@ class ControlServer:
         self._stopping = asyncio.Event()
         self._workers = WorkersApi(workers, token)
         self._stop_serving: StopServing | None = None
-        self._server = aio.server(options=SERVER_OPTIONS, interceptors=server_interceptors())
+        self._server = limited_server(*server_interceptors())
         add_ControlServicer_to_server(ControlApi(control, self._stopping), self._server)
         add_WorkersServicer_to_server(self._workers, self._server)
 

@@ -38,6 +38,7 @@ _KINDS = {
     grpc.StatusCode.UNAUTHENTICATED: ErrorKind.AUTHENTICATION,
     grpc.StatusCode.DEADLINE_EXCEEDED: ErrorKind.TIMEOUT,
     grpc.StatusCode.UNAVAILABLE: ErrorKind.UNREACHABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorKind.UNREACHABLE,  # it has more to do than it takes
 }
 
 
