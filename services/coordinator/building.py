@@ -145,7 +145,8 @@ async def load(pipeline: Pipeline) -> Building:
     if migration.record.options.data_only:
         whole = Plan(b"", (), (), (), (), ())  # the destination brought its own
     else:
-        whole = plan(await _script(pipeline), kinds, migration.record.destination.server_version_num)
+        version = migration.record.destination.server_version_num
+        whole = await asyncio.to_thread(plan, await _script(pipeline), kinds, version)
     return Building(pipeline, uris.destination_uri, whole, kinds, done)
 
 
