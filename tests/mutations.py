@@ -27,6 +27,7 @@ WORKER_SECRET = "tests/contract/test_worker_secret.py"
 FULL_STREAM = "tests/integration/test_full_stream.py"
 ENCODINGS = "tests/integration/test_encodings.py"
 IDENTITIES = "tests/integration/test_identities.py"
+OWNERS = "tests/integration/test_owners_functions.py"
 PARTITIONS = "tests/integration/test_partitions.py"
 PROGRESS_ROW = "tests/integration/test_progress_row.py"
 COPY_PARTS = "tests/integration/test_copy_parts.py"
@@ -489,6 +490,27 @@ MUTATIONS = (
         "if not hmac.compare_digest(self._keys.get(worker, key), key):",
         "if False:",
         f"{WORKER_SECRET}::test_a_worker_id_belongs_to_the_process_that_registered_it",
+    ),
+    Mutation(
+        "S5 functions of owners are named",
+        "services/shared/pg/preflight_functions.sql",
+        "     WHERE k.contype = 'c'\n    UNION ALL\n    SELECT 'pg_catalog.pg_type'",
+        "     WHERE false\n    UNION ALL\n    SELECT 'pg_catalog.pg_type'",
+        f"{OWNERS}::test_they_have_the_rights_of_a_superuser_who_is_warned",
+    ),
+    Mutation(
+        "S5 built-in functions that carry out any SQL",
+        "services/shared/pg/preflight_functions.sql",
+        "p.provolatile = 'v'",
+        "false",
+        f"{OWNERS}::test_whatever_calls_functions_is_named[built-in]",
+    ),
+    Mutation(
+        "S5 roles that may become a superuser",
+        "services/shared/pg/preflight_functions.py",
+        "    if may_become:",
+        "    if False:",
+        f"{OWNERS}::test_a_role_that_may_become_a_superuser_is_warned[member]",
     ),
     Mutation(
         "S3 a socket of this user alone",

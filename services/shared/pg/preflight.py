@@ -28,6 +28,7 @@ from services.shared.pg import (
     preflight_apart,
     preflight_destination,
     preflight_freeze,
+    preflight_functions,
     preflight_locks,
     preflight_source,
 )
@@ -121,6 +122,11 @@ async def check_migration(
                 no_acl=options.no_acl,
                 large_objects=apart is not LargeObjects.SKIP,
                 chosen=chosen,
+            )
+        if not options.schema_only:
+            acting, no_owner = (destination, False) if options.data_only else (source, options.no_owner)
+            warnings += await preflight_functions.check(
+                acting, destination, facts[1], chosen, no_owner=no_owner
             )
         warnings += _differences(*facts)
     return Preflight(*ends, tools, facts[0].identity, facts[1].identity, tuple(warnings), options, plan)
