@@ -25,7 +25,7 @@ from tests.lab.compare import compare_databases
 from tests.lab.workload import Writer, WriterReport, check_conserved_sum, check_markers
 
 FOLLOW = MigrationOptions(follow=True)
-WAIT_S = 45.0
+WAIT_S = 90.0
 SWITCHOVER_S = 30.0
 HELD = "orders"
 """A table of schema shop."""

@@ -21,7 +21,7 @@ from tests.lab.postgres import PostgresServer
 from tests.lab.workload import Writer
 
 PROGRAMS = {"nats-server", "services.coordinator", "services.decoder", "services.applier", "services.copier"}
-STREAMING_S = 45.0
+STREAMING_S = 120.0
 FIRST = "hunter2"
 PASSWORD = f"{FIRST}/Zwölf:@#%"
 QUOTED = f"{FIRST}%2FZw%C3%B6lf%3A%40%23%25"

@@ -16,7 +16,7 @@ from tests.e2e.verdict import inventory
 from tests.lab.door import reopen
 from tests.lab.workload import Writer
 
-STREAMING_S = 45.0
+STREAMING_S = 120.0
 FILTERS = (
     *("--exclude-table", "shop.ledger"),
     *("--exclude-table", 'public."Mixed "*'),

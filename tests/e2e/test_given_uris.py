@@ -17,7 +17,7 @@ from tests.e2e.verdict import left_on_destination, left_on_source
 from tests.lab.postgres import PostgresServer
 from tests.lab.proxy import proxied
 
-STREAMING_S = 45.0
+STREAMING_S = 120.0
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from services.shared.model import ExitCode, MigrationView, Phase
 from tests.e2e.cli import Cli
 from tests.lab.pipeline import rows, run
 
-STREAMING_S = 45.0
+STREAMING_S = 120.0
 REASON = "a row of the old application"
 
 
