@@ -83,6 +83,7 @@ async def written(pipeline: Pipeline) -> str:
     publications = [migration.publication, *([migration.inserts_publication] if record.inserts_only else [])]
     conn = await writable_connection(uri)
     try:
-        return told(await late_writes(conn, migration.slot, publications, record.switchover.sentinel_lsn))
+        found = await late_writes(conn, migration.slot, publications, record.switchover.sentinel_lsn)
+        return told(found or ())
     finally:
         await conn.close()

@@ -20,9 +20,12 @@ from services.coordinator.record import Record, pack
 from services.coordinator.workforce import Workforce
 from services.shared.bus.connection import connect_bus
 from services.shared.bus.store import StateStore
-from services.shared.model import Endpoint, ErrorKind, MigrationOptions, PgmigError, Phase
+from services.shared.model import Endpoint, ErrorKind, Lsn, MigrationOptions, PgmigError, Phase
+from services.shared.pg.connection import connection
 from services.shared.pg.freeze import Freeze
+from services.shared.pg.late_writes import late_writes
 from services.shared.pg.preflight import reachable
+from services.shared.pg.replication import ReplicationConnection
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.door import reopen
 from tests.lab.nats import NatsServer
@@ -98,6 +101,25 @@ async def test_old_source_is_closed_until_it_is_unfrozen_and_late_writes_are_an_
         assert "2 in public.item" in caught.value.message
         removed = await session.cleanup("m", force=True)
         assert any("replication slot" in line for line in removed.removed)
+
+
+async def test_a_slot_that_is_in_use_does_not_count_as_one_without_late_writes(source: str) -> None:
+    """Two looks at once, say the coordinator's and cleanup's: one of them has to look again."""
+    with psycopg.connect(source, autocommit=True) as conn:
+        conn.execute("CREATE PUBLICATION p FOR TABLE item")
+        conn.execute("SELECT pg_create_logical_replication_slot('in_use', 'pgoutput')")
+    insert(source, 1)
+    async with connection(source, "source") as conn:
+        replication = await ReplicationConnection.open(source)
+        try:
+            await replication.start("in_use", Lsn(0), "p")
+            assert await late_writes(conn, "in_use", ["p"], Lsn(0)) is None
+        finally:
+            await replication.close()
+        while (found := await late_writes(conn, "in_use", ["p"], Lsn(0))) is None:
+            await asyncio.sleep(0.02)  # the server tells nobody when a slot is released
+        assert found == (("public.item", 1),)
+        assert await late_writes(conn, "gone", ["p"], Lsn(0)) == ()
 
 
 async def test_cleanup_reaches_into_a_closed_source_and_leaves_it_closed(

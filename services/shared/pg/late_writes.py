@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
+import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import Lsn
@@ -43,18 +44,19 @@ SELECT coalesce(n.nspname || '.' || c.relname, 'a table that is gone'), pg_catal
 
 async def late_writes(
     conn: AsyncConnection, slot: str, publications: Sequence[str], after: Lsn
-) -> tuple[tuple[str, int], ...]:
+) -> tuple[tuple[str, int], ...] | None:
     """Tables and numbers of changes, a TRUNCATE as one, of transactions that committed behind `after`.
-    Nothing when the slot is gone or in use."""
+    Nothing when the slot is gone. None when it is in use, if only by another look: that tells nothing."""
     with translated("looking for writes to the old source"):
         found = await (
             await conn.execute(
-                "SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %s AND active_pid IS NULL",
-                [slot],
+                "SELECT active_pid IS NULL FROM pg_catalog.pg_replication_slots WHERE slot_name = %s", [slot]
             )
         ).fetchone()
         if found is None:
             return ()
+        if not found[0]:
+            return None
         options = list(chain.from_iterable(stream_options(conn.info.server_version, publications).items()))
         query = sql.SQL(_LATE).format(
             slot=sql.Literal(slot),
@@ -62,7 +64,10 @@ async def late_writes(
             options=sql.SQL("{}::text[]").format(sql.Literal(options)),
             after=sql.SQL("{}::pg_catalog.pg_lsn").format(sql.Literal(str(after))),
         )
-        rows = await (await conn.execute(query)).fetchall()
+        try:
+            rows = await (await conn.execute(query)).fetchall()
+        except psycopg.errors.ObjectInUse:
+            return None
     return tuple((str(name), int(count)) for name, count in rows)
 
 

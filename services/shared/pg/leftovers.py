@@ -58,10 +58,7 @@ async def _remove_slot(
 ) -> bool:
     deadline = time.monotonic() + RELEASE_WAIT_S
     while (slot := await _slot(conn, name)) is not None:
-        if not slot.active_pid:
-            if after is not None and (found := await late_writes(conn, name, publications, after)):
-                raise _late(found)
-            await drop_slot(conn, name)
+        if not slot.active_pid and await _drop_unused(conn, name, publications, after):
             return True
         if time.monotonic() > deadline:
             raise PgmigError(
@@ -71,6 +68,24 @@ async def _remove_slot(
             )
         await asyncio.sleep(_POLL_S)  # the server tells nobody when a slot is released
     return False
+
+
+async def _drop_unused(
+    conn: AsyncConnection, name: str, publications: Sequence[str], after: Lsn | None
+) -> bool:
+    """False when somebody has begun to use the slot, if only for a look at it."""
+    found = () if after is None else await late_writes(conn, name, publications, after)
+    if found:
+        raise _late(found)
+    if found is None:
+        return False
+    try:
+        await drop_slot(conn, name)
+    except PgmigError as exc:
+        if isinstance(exc.__cause__, psycopg.errors.ObjectInUse):
+            return False
+        raise
+    return True
 
 
 def _late(found: Sequence[tuple[str, int]]) -> PgmigError:
