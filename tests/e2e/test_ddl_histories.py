@@ -50,7 +50,7 @@ COUNT = int(os.environ.get("PGMIG_DDL_HISTORIES", "0"))
 SEED = int(os.environ.get("PGMIG_DDL_SEED") or 1)
 MODE = os.environ.get("PGMIG_DDL_MODE", "")
 LEFT_OUT = frozenset(map(int, filter(None, os.environ.get("PGMIG_DDL_LEAVE_OUT", "").split(","))))
-KINDS = {"SCHEMA_DRIFT", "MISSING_ROW", "APPLY_FAILED", "COPY_FAILED"}
+KINDS = {"SCHEMA_FAILED", "SCHEMA_DRIFT", "MISSING_ROW", "APPLY_FAILED", "COPY_FAILED"}
 _AT_GATE: LiteralString = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
 
 
