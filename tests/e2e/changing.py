@@ -45,7 +45,11 @@ _WAITING: LiteralString = """
 @contextmanager
 def services(folder: Path) -> Iterator[Stack]:
     """All services but the copier, for many migrations."""
-    with NatsServer() as nats, Stack(nats, folder, workers=("decoder", "applier")) as stack:
+    settings = {"PGMIG_MAX_STREAM_BYTES": str(256 << 20)}  # of each: the broker reserves them
+    with (
+        NatsServer() as nats,
+        Stack(nats, folder, workers=("decoder", "applier"), settings=settings) as stack,
+    ):
         yield stack
 
 
