@@ -9,7 +9,7 @@ warning and ends the task; phase indexes begins it anew and stops with what stil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -146,11 +146,11 @@ async def load(pipeline: Pipeline) -> Building:
         whole = Plan(b"", (), (), (), (), ())  # the destination brought its own
     else:
         version = migration.record.destination.server_version_num
-        whole = await asyncio.to_thread(plan, await _script(pipeline), kinds, version)
+        whole = await asyncio.to_thread(plan, await _script(pipeline, kinds), kinds, version)
     return Building(pipeline, uris.destination_uri, whole, kinds, done)
 
 
-async def _script(pipeline: Pipeline) -> Script:
+async def _script(pipeline: Pipeline, there: Collection[TableId]) -> Script:
     uris, migration = await pipeline.credentials(), pipeline.migration
     options = migration.record.options
     if not pipeline.archive.exists():
@@ -166,6 +166,7 @@ async def _script(pipeline: Pipeline) -> Script:
         no_owner=options.no_owner,
         no_acl=options.no_acl,
         skip=options.skip_objects,
+        there=there,
     )
 
 

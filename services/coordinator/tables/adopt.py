@@ -146,8 +146,13 @@ async def _note(conn: Connection, migration_id: str, tables: Sequence[KnownTable
 
 
 async def forget(pipeline: Pipeline, destination: Connection, tables: Sequence[TableId], at: Lsn) -> None:
-    """Tables that neither side has any more. at: changes to them that commit before it are passed over."""
+    """Tables that neither side has any more. at: changes to them that commit before it are passed over.
+
+    The rest of the schema is dumped again, since a table may have got another name.
+    """
     migration = pipeline.migration
+    await pipeline.stop_building()
+    pipeline.archive.unlink(missing_ok=True)
     await forget_copies(destination, migration.record.migration_id, tables, identities=True)
     migration.copying.forget(tables)
     others = tuple(one for one in migration.record.dropped if one.table not in tables)

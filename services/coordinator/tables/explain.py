@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from services.coordinator.tables.look import Difference, Look
@@ -66,15 +66,19 @@ async def findings(
                 altered.add(root)
         found.append(_finding(destination, seen, one, replace(comparison, own=(*comparison.own, *placed))))
     for table in added:
+        statements = await creation(source, destination, table)
         problem = f"{table} is new on the source and missing on the destination"
-        found.append(Finding(table, problem, await creation(source, destination, table), needs_copy=False))
+        if not statements:
+            problem += ": create it there as it is on the source (pg_dump --schema-only --table)"
+        found.append(Finding(table, problem, statements, needs_copy=not statements))
     return tuple(found)
 
 
 def _finding(conn: Connection, seen: Look, one: Difference, comparison: Comparison) -> Finding:
     table = one.table
     if one.now is None:
-        return _gone(conn, seen, one)
+        names = {other.oid: other.table for other in seen.now.values()}
+        return gone_from_source(conn, table, one.before.oid, names)
     if one.before.logged and not one.now.logged:
         return unlogged(table)
     problems = {
@@ -91,12 +95,13 @@ def _finding(conn: Connection, seen: Look, one: Difference, comparison: Comparis
     return Finding(table, problem, comparison.statements, needs_copy)
 
 
-def _gone(conn: Connection, seen: Look, one: Difference) -> Finding:
-    renamed = next((other.table for other in seen.now.values() if other.oid == one.before.oid), None)
-    if renamed is None:
-        return dropped(conn, one.table)
-    statements = rename_table(conn, one.table, renamed)
-    return Finding(one.table, f"{one.table} was renamed to {renamed}", statements, needs_copy=False)
+def gone_from_source(conn: Connection, table: TableId, oid: int, names: Mapping[int, TableId]) -> Finding:
+    """The source has no such table any more. oid: that it had. names: the source's tables by OID."""
+    renamed = names.get(oid)
+    if renamed is None or renamed == table:
+        return Finding(table, f"{table} was dropped", drop_table(conn, table), needs_copy=False)
+    statements = rename_table(conn, table, renamed)
+    return Finding(table, f"{table} was renamed to {renamed}", statements, needs_copy=False)
 
 
 def unlogged(table: TableId) -> Finding:
@@ -105,11 +110,6 @@ def unlogged(table: TableId) -> Finding:
         " run ALTER TABLE ... SET LOGGED there"
     )
     return Finding(table, problem, (), needs_copy=True)
-
-
-def dropped(conn: Connection, table: TableId) -> Finding:
-    """The source has no such table any more, under whatever name."""
-    return Finding(table, f"{table} was dropped", drop_table(conn, table), needs_copy=False)
 
 
 def drift_error(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.coordinator.parts import choose_split, gathered, renew_plans, wants_key
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.tables.adopt import forget, forget_copies
-from services.coordinator.tables.explain import Finding, absent, drift_error, dropped, unlogged
+from services.coordinator.tables.explain import Finding, absent, drift_error, gone_from_source, unlogged
 from services.coordinator.tables.publish import publish
 from services.shared.model import SnapshotReady, SourceTable, Split, TableId, TableIdentity
 from services.shared.pg.catalog import key_bounds, list_tables_under
@@ -19,7 +19,13 @@ from services.shared.pg.partition_places import inheriting, places, placing, top
 from services.shared.pg.position import wal_position
 from services.shared.pg.reconcile import compare, read_columns
 from services.shared.pg.selecting import choose_under
-from services.shared.pg.table_identity import freshly_known, known_tables, note_tables, read_identities_under
+from services.shared.pg.table_identity import (
+    KnownTable,
+    freshly_known,
+    known_tables,
+    note_tables,
+    read_identities_under,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
         async with connection(uris.destination_uri, "destination") as destination:
             await _by_partitions(pipeline, conn, destination, found, identities)
             there = await read_columns(conn, _wanted(pipeline))  # now, not under the snapshot
-            await _forget_dropped(pipeline, conn, destination, found.keys() & there.keys())
+            await _forget_dropped(pipeline, conn, destination, found.keys() & there.keys(), identities)
             wanted = _wanted(pipeline)
             leaves = _leaves(pipeline, wanted, identities)
             if migration.record.options.follow and await publish(pipeline, conn, identities, leaves):
@@ -105,7 +111,11 @@ async def _by_partitions(
 
 
 async def _forget_dropped(
-    pipeline: Pipeline, source: Connection, destination: Connection, there: set[TableId]
+    pipeline: Pipeline,
+    source: Connection,
+    destination: Connection,
+    there: set[TableId],
+    identities: Mapping[TableId, TableIdentity],
 ) -> None:
     """Tables that were dropped before they were copied. Raises SCHEMA_DRIFT while the destination
     has them."""
@@ -115,8 +125,16 @@ async def _forget_dropped(
     lacking = await absent(destination, gone)
     left = [table for table in gone if table not in lacking]
     if left:
-        raise drift_error(pipeline.migration.id, [dropped(destination, table) for table in left])
+        migration = pipeline.migration
+        known = await known_tables(destination, migration.record.migration_id)
+        names = {one.oid: table for table, one in identities.items() if table in there or table not in gone}
+        found = [gone_from_source(destination, table, _oid(known, table), names) for table in left]
+        raise drift_error(migration.id, found)
     await forget(pipeline, destination, lacking, await wal_position(source))
+
+
+def _oid(known: Mapping[TableId, KnownTable], table: TableId) -> int:
+    return known[table].identity.oid if table in known else 0
 
 
 async def _check_columns(
@@ -153,12 +171,10 @@ async def _check_columns(
             copied=True,
             exact=before is not None and same is None and table not in inherited,
         )
-        statements = list(comparison.statements)
-        if before is not None and before.published != now.published:
-            statements += placing(sides[1], table, here_placed, there_placed)
-        if statements:
+        placed = placing(sides[1], table, here_placed, there_placed)
+        if statements := (*comparison.statements, *placed):
             problem = f"{table} was altered before its rows were copied"
-            found.append(Finding(table, problem, tuple(statements), needs_copy=False))
+            found.append(Finding(table, problem, statements, needs_copy=False))
     if found:
         raise drift_error(migration.id, found)
 

@@ -7,7 +7,7 @@ security labels have none; they name the entry that they need.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from services.shared.model import ErrorKind, PgmigError, TableId
 from services.shared.pg.archive import ArchiveEntry
@@ -95,8 +95,7 @@ def skipped(entries: Sequence[ArchiveEntry], names: Iterable[str]) -> frozenset[
         )
     out = {entry.dump_id for entry in entries if entry.identity in wanted}
     out |= _views_of(entries, out)
-    while more := {e.dump_id for e in entries if e.dump_id not in out and not out.isdisjoint(e.needs)}:
-        out |= more
+    out |= _needing(entries, out)
     tables = [entry.identity for entry in entries if entry.dump_id in out and entry.kind in _TAKING_ROWS]
     if tables:
         raise PgmigError(
@@ -105,6 +104,21 @@ def skipped(entries: Sequence[ArchiveEntry], names: Iterable[str]) -> frozenset[
             "abort this migration, and begin another with --exclude-table for the tables that need it",
         )
     return frozenset(out)
+
+
+def absent(entries: Sequence[ArchiveEntry], there: Collection[TableId]) -> frozenset[int]:
+    """dump_ids of tables that the destination has not got (any more), and of all that needs them.
+    there: the tables that it has."""
+    out = {e.dump_id for e in entries if e.kind == "TABLE" and TableId(e.schema, e.name) not in there}
+    return frozenset(out | _needing(entries, out))
+
+
+def _needing(entries: Sequence[ArchiveEntry], out: set[int]) -> set[int]:
+    """What needs one of `out`, directly or by way of others."""
+    found = set(out)
+    while more := {e.dump_id for e in entries if e.dump_id not in found and not found.isdisjoint(e.needs)}:
+        found |= more
+    return found
 
 
 def _views_of(entries: Sequence[ArchiveEntry], out: Iterable[int]) -> set[int]:

@@ -22,9 +22,9 @@ from pathlib import Path
 import psycopg
 from psycopg import AsyncConnection, conninfo
 
-from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError
-from services.shared.pg.archive import Section, read_archive
-from services.shared.pg.archive_choice import exclusions, left_out, skipped
+from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, TableId
+from services.shared.pg.archive import ArchiveEntry, Section, read_archive
+from services.shared.pg.archive_choice import absent, exclusions, left_out, skipped
 from services.shared.pg.archive_sql import Script, script_of
 from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import (
@@ -109,21 +109,25 @@ async def section_script(
     no_owner: bool = False,
     no_acl: bool = False,
     skip: Collection[str] = (),
+    there: Collection[TableId] | None = None,
 ) -> Script:
-    """The SQL of one section, entry by entry. skip: identities of objects to do without. Raises CORRUPT,
-    TOOL_MISSING and INVALID_ARGUMENT."""
-    return await asyncio.to_thread(_section_script, archive, section, no_owner, no_acl, skip)
+    """The SQL of one section, entry by entry.
+
+    skip: identities of objects to do without. there: the destination's tables; what needs another one
+    is left out, since both sides have dropped it. Raises CORRUPT, TOOL_MISSING and INVALID_ARGUMENT.
+    """
+    entries = await asyncio.to_thread(_kept, archive, skip, there)
+    return script_of(entries, section, no_owner=no_owner, no_acl=no_acl)
 
 
-def _section_script(
-    archive: Path, section: Section, no_owner: bool, no_acl: bool, skip: Collection[str]
-) -> Script:
+def _kept(archive: Path, skip: Collection[str], there: Collection[TableId] | None) -> list[ArchiveEntry]:
     entries = read_archive(archive)
     out = set(skipped(entries, skip))
+    if there is not None:
+        out |= absent(entries, there)
     if list_of(archive).exists():
         out.update(json.loads(list_of(archive).read_text(encoding="utf-8")))
-    kept = [entry for entry in entries if entry.dump_id not in out]
-    return script_of(kept, section, no_owner=no_owner, no_acl=no_acl)
+    return [entry for entry in entries if entry.dump_id not in out]
 
 
 async def check_skippable(archive: Path, names: Collection[str]) -> None:
