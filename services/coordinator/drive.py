@@ -88,6 +88,12 @@ class Driver:
                 afterwards.watch(self.pipeline), name=f"watch-{self.migration.id}"
             )
 
+    async def _unwatch(self) -> None:
+        task, self._watching = self._watching, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
     async def stop(self) -> None:
         """The coordinator ends: workers go on, and the next coordinator takes over. A
         switchover that has not been decided is rolled back first."""
@@ -95,10 +101,10 @@ class Driver:
             self._switching.cancel()
             await asyncio.wait({self._switching})
         await self._halt()
-        for beside in (self._sampling, self._watching):
-            if beside is not None:
-                beside.cancel()
-                await asyncio.wait({beside})
+        if self._sampling is not None:
+            self._sampling.cancel()
+            await asyncio.wait({self._sampling})
+        await self._unwatch()
         if not self.migration.removed:
             with suppress(PgmigError):
                 await self.pipeline.journal.save()
@@ -369,8 +375,13 @@ class Driver:
                 handover.check()
             self._use(handover)
             await self._halt()
+            await self._unwatch()
             await self.pipeline.release()
-            return await teardown.remove_all(self.pipeline, handover.refused, force=force)
+            try:
+                return await teardown.remove_all(self.pipeline, handover.refused, force=force)
+            finally:
+                if not migration.removed:
+                    self._watch_old_source()
 
 
 def _resumable(phase: Phase) -> Phase:
