@@ -49,6 +49,7 @@ def preparing_server() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.mark.timeout(120 + 60 * SWITCHOVERS)
 async def test_no_acknowledged_commit_is_missing(
     preparing_server: PostgresServer, dest_server: PostgresServer, nats_server: NatsServer, tmp_path: Path
 ) -> None:
