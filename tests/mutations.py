@@ -26,6 +26,7 @@ CHANNEL = "tests/integration/test_channel.py"
 WORKER_SECRET = "tests/contract/test_worker_secret.py"
 FULL_STREAM = "tests/integration/test_full_stream.py"
 ENCODINGS = "tests/integration/test_encodings.py"
+LOOSE_KEYS = "tests/integration/test_loose_keys.py"
 IDENTITIES = "tests/integration/test_identities.py"
 OWNERS = "tests/integration/test_owners_functions.py"
 PARTITIONS = "tests/integration/test_partitions.py"
@@ -268,6 +269,13 @@ MUTATIONS = (
         "for i in self.inserted if new[i] is not UNCHANGED and not self.columns",
         "for i in self.inserted if new[i] is not None and new[i] is not UNCHANGED and not self.columns",
         f"{PIPELINE}::test_null_and_empty_and_unchanged_are_three_things",
+    ),
+    Mutation(
+        "32 keys of tables that are not replicated in full",
+        "services/coordinator/phases/indexes.py",
+        "    await _loosen_keys(pipeline)",
+        "    pass",
+        f"{LOOSE_KEYS}::test_keys_of_tables_that_are_not_replicated_in_full_are_not_valid",
     ),
     Mutation(
         "31 SQL_ASCII is not converted",

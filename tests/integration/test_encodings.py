@@ -102,8 +102,7 @@ async def test_text_arrives_byte_for_byte(
             run(source, encoding, *changes)
             await flushed(session, source.partition("?")[0] + "?client_encoding=UTF8")
             assert rows(dest, DIGEST) == rows(source, DIGEST)
-            assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
-            await session.cleanup("m")
+            await session.cleanup("m", force=True)
 
 
 def re_double(statement: str) -> str:

@@ -80,6 +80,11 @@ async def follow(session: Session, source: str, dest: str, choice: NoKeyTables =
     await until_phase(session, "m", Phase.STREAMING)
 
 
+async def switched_over(session: Session) -> None:
+    await until_phase(session, "m", Phase.STREAMING)
+    assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
+
+
 async def refused(source: str, choice: NoKeyTables = NoKeyTables.REFUSE) -> PgmigError:
     async with connection(source, "source") as conn:
         with pytest.raises(PgmigError) as caught:
@@ -100,8 +105,8 @@ async def test_stored_generated_columns_of_identities_are_published_from_18_on(
         run(new_source, "TRUNCATE indexed", "INSERT INTO indexed (a) VALUES (1)")
         await flushed(session, new_source)
         equal(new_source, dest_db, *TABLES)
-        assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
         assert rows(dest_db, IDENTITIES) == rows(new_source, IDENTITIES)
+        await switched_over(session)
 
 
 async def test_before_18_an_identity_with_a_generated_column_counts_as_none(source_db: str) -> None:
@@ -178,14 +183,16 @@ async def test_a_partition_made_later_can_be_updated_though_its_root_has_no_key(
         await flushed(session, source_db)
         equal(source_db, dest_db, "root")
         run(source_db, *LATER)
+        await until_phase(session, "m", Phase.STREAMING)
         with pytest.raises(PgmigError, match=r"public\.later"):
             async for _ in session.switchover("m", 20.0):
                 pass
         view = await until(session, "m", lambda view: view.phase is Phase.STREAMING)
         assert warned(view, "public.root")
         run(source_db, "DROP TABLE later")
-        assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
-    equal(source_db, dest_db, "root")
+        await flushed(session, source_db)
+        equal(source_db, dest_db, "root")
+        await switched_over(session)
 
 
 async def test_a_partition_made_later_has_its_roots_key_and_is_replicated(
@@ -199,7 +206,7 @@ async def test_a_partition_made_later_has_its_roots_key_and_is_replicated(
         run(source_db, *LATER)
         await flushed(session, source_db)
         equal(source_db, dest_db, "root")
-        assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
+        await switched_over(session)
 
 
 async def test_rows_without_columns_are_deleted_one_by_one(

@@ -27,7 +27,9 @@ from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_
 from services.shared.pg.connection import connection
 from services.shared.pg.database_settings import read_database_settings, write_database_settings
 from services.shared.pg.dump import list_of
+from services.shared.pg.event_triggers import silence
 from services.shared.pg.identity import use_indexes
+from services.shared.pg.loose_keys import loosen_keys
 from services.shared.pg.position import wal_position
 from services.shared.pg.postdata import Item, analysis
 from services.shared.pg.selecting import choose
@@ -82,7 +84,20 @@ async def _across_tables(pipeline: Pipeline, building: Building) -> None:
         await building.work_off(checks)
     except ExceptionGroup as exc:
         raise _with_remedy(exc, follow=pipeline.migration.record.options.follow) from exc
+    await _loosen_keys(pipeline)
     await _at_once(building, building.plan.rest, POST_DATA)
+
+
+async def _loosen_keys(pipeline: Pipeline) -> None:
+    """Before anything refers to the constraints: comments come with the rest of the section."""
+    uris, migration = await pipeline.credentials(), pipeline.migration
+    if not migration.record.options.follow:
+        return
+    async with connection(uris.destination_uri, "destination") as conn:
+        await silence(conn)
+        loose = await loosen_keys(conn, (*migration.record.inserts_only, *migration.record.copied_only))
+    for warning in loose.warnings:
+        migration.event("warning", warning)
 
 
 async def _at_once(building: Building, items: Sequence[Item], step: str) -> None:

@@ -48,6 +48,7 @@ class ErrorKind(StrEnum):
     TIMEOUT = "TIMEOUT"
     INTERNAL = "INTERNAL"
     ORPHAN_ROW = "ORPHAN_ROW"
+    DUPLICATE_ROW = "DUPLICATE_ROW"
     DISK_FULL = "DISK_FULL"
     DATABASE_CLOSED = "DATABASE_CLOSED"
     TABLE_CHANGED = "TABLE_CHANGED"
@@ -117,6 +118,7 @@ POLICIES: dict[ErrorKind, Policy] = {
     ErrorKind.TIMEOUT: Policy(False, "DEADLINE_EXCEEDED", ExitCode.TIMEOUT),
     ErrorKind.INTERNAL: Policy(False, "INTERNAL", ExitCode.INTERNAL),
     ErrorKind.ORPHAN_ROW: Policy(False, "FAILED_PRECONDITION", ExitCode.FAILED),
+    ErrorKind.DUPLICATE_ROW: Policy(False, "FAILED_PRECONDITION", ExitCode.FAILED),
     ErrorKind.TABLE_CHANGED: Policy(True, "ABORTED", ExitCode.FAILED),
     ErrorKind.DISK_FULL: Policy(True, "UNAVAILABLE", ExitCode.FAILED),
     ErrorKind.LATE_WRITES: Policy(False, "FAILED_PRECONDITION", ExitCode.REFUSED),

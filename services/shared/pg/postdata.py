@@ -289,6 +289,17 @@ def _explained(error: PgmigError) -> PgmigError:
     if not isinstance(refused, psycopg.errors.IntegrityError) or not refused.diag.message_detail:
         return error
     detail, diag = refused.diag.message_detail, refused.diag
+    if isinstance(refused, psycopg.errors.UniqueViolation | psycopg.errors.ExclusionViolation):
+        table = f"{diag.schema_name}.{diag.table_name}"
+        return PgmigError(
+            ErrorKind.DUPLICATE_ROW,
+            f"the source's own rows violate index {diag.constraint_name} of {table}: {detail}",
+            f"the source's index is damaged, since it lets such rows in: there SET enable_indexscan = off, "
+            "enable_indexonlyscan = off and enable_bitmapscan = off, and group the rows by these columns to "
+            f"find all of them; mend them and REINDEX TABLE {table}; then copy the table again with "
+            f"pgmig-cli resync-table {table}, or, if changes are not replicated, mend the rows on the "
+            "destination too and resume",
+        )
     if not isinstance(refused, psycopg.errors.ForeignKeyViolation):
         return PgmigError(error.kind, f"{error.message} ({detail})", error.hint)
     return PgmigError(
