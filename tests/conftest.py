@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.lab.installs import newest, oldest
 from tests.lab.nats import NatsServer
 from tests.lab.postgres import PostgresServer
 
 # How long an example takes says something of the machine, not of what is tested.
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 # Whoever starts us with nohup or in the background has these ignored, and pgmig-cli takes that over.

@@ -278,6 +278,13 @@ MUTATIONS = (
         f"{LOOSE_KEYS}::test_keys_of_tables_that_are_not_replicated_in_full_are_not_valid",
     ),
     Mutation(
+        "11 no sets where rows share a key",
+        "services/shared/pg/matching.py",
+        " or not any(one <= key for one in unique)",
+        "",
+        f"{PIPELINE}::test_a_key_that_rows_share_does_not_hide_a_missing_one",
+    ),
+    Mutation(
         "31 SQL_ASCII is not converted",
         "services/shared/pg/encoding.py",
         'return conn.info.parameter_status("server_encoding") == RAW',

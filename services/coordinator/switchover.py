@@ -34,6 +34,7 @@ from services.coordinator.pipeline import Pipeline
 from services.coordinator.readiness import await_ready
 from services.coordinator.steps import StepFeed
 from services.coordinator.tables.check import check_unchanged
+from services.coordinator.unlogged import check_unlogged
 from services.shared.model import (
     MESSAGE_PREFIX,
     ErrorKind,
@@ -179,6 +180,7 @@ def _interrupted(pipeline: Pipeline, exc: BaseException) -> PgmigError:
 async def _attempt(run: _Run) -> None:
     await await_ready(run.pipeline.migration, run.deadline)
     await _await_copies(run)
+    await check_unlogged(run.pipeline)
     await _unfollowed_ahead(run)
     freeze = await Freeze.open(run.uris.source_uri)
     try:

@@ -8,11 +8,14 @@ Messages go on unparsed; only a type byte, an LSN or a relation's OID is looked 
 - Logical messages travel when transactional and ours (sentinels); others are dropped.
 - A batch is full at `target` bytes; whoever feeds the batcher may end it before, because nothing
   more is at hand. A message that comes in pieces may go on in the next batch.
+- A TRUNCATE may need more Relation messages than a batch holds. They are spread over several, in front of
+  it and in its transaction, whose reader therefore has met them all.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from services.decoder import absorbing
@@ -49,15 +52,16 @@ class Batcher:
         self._continues = False  # the current batch began inside a transaction
         self._continues_frame = False  # or inside a message
         self._number = 0
+        self._ready: deque[ChangeBatch] = deque()  # batches that were full amid a message's relations
 
     @property
     def pending(self) -> bool:
         """Whether an unfinished batch holds anything."""
-        return bool(self._chunks)
+        return bool(self._chunks or self._ready)
 
     @property
     def full(self) -> bool:
-        return self._size >= self._target
+        return self._size >= self._target or bool(self._ready)
 
     def absorb(self, messages: Sequence[object], start: int) -> int:
         """Take what needs no closer look from `start` on, until the batch is full; the position of the
@@ -135,6 +139,8 @@ class Batcher:
         elif kind == _TRUNCATE:
             for at in range(6, len(message), 4):
                 self._describe(message[at : at + 4])
+                if self._size >= self._target and (batch := self._end()) is not None:
+                    self._ready.append(batch)
         elif kind not in (_MESSAGE, _ORIGIN):
             raise PgmigError(ErrorKind.CORRUPT, f"the source sent an unknown message type {chr(kind)!r}")
 
@@ -153,7 +159,10 @@ class Batcher:
         self._size += len(message) + FRAME_HEADER
 
     def flush(self) -> ChangeBatch | None:
-        """End the current batch; None if it holds nothing."""
+        """End the current batch, or give the first of those that have ended; None if nothing is left."""
+        return self._ready.popleft() if self._ready else self._end()
+
+    def _end(self) -> ChangeBatch | None:
         if not self._chunks:
             return None
         cut = self._missing > 0 and not self._dropping
@@ -177,7 +186,7 @@ class Batcher:
 
     def heartbeat(self, wal_end: Lsn) -> ChangeBatch | None:
         """Progress without data: None unless idle and `wal_end` is news (rule 6)."""
-        if self.in_transaction or self._chunks or wal_end <= self.position:
+        if self.in_transaction or self.pending or wal_end <= self.position:
             return None
         batch = ChangeBatch(previous_lsn=self.position, end_lsn=wal_end, heartbeat=True, number=self._number)
         self._number += 1

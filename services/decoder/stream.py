@@ -119,8 +119,7 @@ class DecoderStream:
                 await self._flush_batch()
 
     async def _flush_batch(self) -> None:
-        batch = self._batcher.flush()
-        if batch is not None:
+        while (batch := self._batcher.flush()) is not None:
             await self._publish(batch)
 
     async def _publish(self, batch: ChangeBatch) -> None:

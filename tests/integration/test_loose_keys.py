@@ -10,7 +10,14 @@ import psycopg
 import pytest
 
 from clients.session import Session
-from services.shared.model import MigrationOptions, MigrationView, NoKeyTables, Phase, TableId
+from services.shared.model import (
+    MigrationOptions,
+    MigrationView,
+    NoKeyTables,
+    PgmigError,
+    Phase,
+    TableId,
+)
 from services.shared.pg.connection import connection
 from services.shared.pg.loose_keys import loosen_keys
 from tests.integration.coordinator_bed import Services, until_phase
@@ -118,6 +125,28 @@ async def test_rows_that_violate_a_damaged_index_are_named_and_count_once_they_a
         await flushed(session, source_db)
         assert rows(dest_db, "SELECT * FROM t ORDER BY 1") == rows(source_db, "SELECT * FROM t ORDER BY 1")
         run(dest_db, f"SELECT '{index}'::regclass")
+
+
+async def test_unlogged_tables_that_a_crash_has_emptied_are_copied_again_before_the_switchover(
+    services: Services, source_db: str, dest_db: str
+) -> None:
+    """TRUNCATE stands for the crash: the file is as empty."""
+    run(
+        source_db,
+        "CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY)",
+        "INSERT INTO fleeting SELECT generate_series(1, 50)",
+    )
+    async with services.session() as session:
+        await session.start("m", source_db, dest_db, MigrationOptions(follow=True))
+        await until_phase(session, "m", Phase.STREAMING)
+        run(dest_db, "TRUNCATE fleeting", "INSERT INTO fleeting VALUES (1)")
+        with pytest.raises(PgmigError, match=r"public\.fleeting \(1 of 50 rows\)"):
+            async for _ in session.switchover("m", 20.0):
+                pass
+        await session.resync_tables("m", (TableId("public", "fleeting"),))
+        await until_phase(session, "m", Phase.STREAMING)
+        assert rows(dest_db, "SELECT count(*) FROM fleeting") == [(50,)]
+        assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
 
 
 async def failed(session: Session) -> MigrationView:

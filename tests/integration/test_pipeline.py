@@ -307,6 +307,41 @@ async def test_update_of_a_missing_row_stops_the_pipeline(
         equal(p)
 
 
+async def test_a_key_that_rows_share_does_not_hide_a_missing_one(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    """One row too many and one too few are as many as there should be."""
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(source_db, "INSERT INTO t SELECT i, 'v' FROM generate_series(1, 100) i")
+        await p.drain("one")
+        await p.stop("applier")
+        run(dest_db, "ALTER TABLE t DROP CONSTRAINT t_pkey", "UPDATE t SET id = 3 WHERE id = 2")
+        run(source_db, "UPDATE t SET v = 'changed'")
+        p.start_applier()
+        error = await p.failure("applier")
+    assert error.kind is ErrorKind.MISSING_ROW
+    assert "public.t" in error.message
+
+
+async def test_a_truncate_of_more_than_a_message_holds(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    """The relations that it names take more than the broker's limit of 1 MiB to describe."""
+    names = [f"t{n}" for n in range(25)]
+    columns = ", ".join(f"{'c' * 55}{n:04} int" for n in range(1000))
+    ddl = "; ".join(f"CREATE TABLE {name} ({columns})" for name in names)
+    async with pipeline(source_db, dest_db, nats_server, ddl, *names) as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(source_db, *(f"INSERT INTO {name} DEFAULT VALUES" for name in names[:3]))
+        await p.drain("rows")
+        run(source_db, f"TRUNCATE {', '.join(names)}", "INSERT INTO t0 DEFAULT VALUES")
+        await p.drain("truncated")
+        assert [rows(dest_db, f"SELECT count(*) FROM {name}")[0][0] for name in names[:3]] == [1, 0, 0]
+
+
 async def test_a_refused_change_stops_the_pipeline_at_its_transaction(
     source_db: str, dest_db: str, nats_server: NatsServer
 ) -> None:

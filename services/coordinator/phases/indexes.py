@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from services.coordinator.building import POST_DATA, Building, begin, load
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.schedule import one_by_one
+from services.coordinator.unlogged import check_unlogged
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.connection import connection
@@ -56,6 +57,7 @@ async def run(pipeline: Pipeline) -> Phase:
         building.count(building.plan.items())
         await _analyze_the_others(pipeline, building)
     await pipeline.stop_building()
+    await check_unlogged(pipeline)
     await _finish(pipeline, done)
     return Phase.CATCHUP if follow else Phase.COMPLETE
 

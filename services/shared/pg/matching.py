@@ -44,6 +44,20 @@ SELECT a.attname,
 """
 
 
+# Keys that no two rows can share: of the whole table, checked at once, by what `=` of the column means.
+_UNIQUE = """
+SELECT ARRAY(SELECT a.attname::text
+               FROM pg_catalog.pg_attribute a
+              WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+  FROM pg_catalog.pg_index i
+ WHERE i.indrelid = pg_catalog.to_regclass(%s)
+   AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+   AND NOT EXISTS (SELECT FROM unnest(i.indkey::int2[], i.indcollation::oid[]) k (attnum, rule)
+                     JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+                    WHERE k.rule IS NOT NULL AND k.rule <> a.attcollation)
+"""
+
+
 async def describe_target(
     conn: AsyncConnection, relation: Relation, lsn: Lsn, *, generated: bool = False
 ) -> TargetTable:
@@ -53,6 +67,7 @@ async def describe_target(
     name = sql.Identifier(relation.schema, relation.name).as_string(conn)
     with translated(f"reading the columns of {relation.table} on the destination"):
         rows = await (await conn.execute(_COLUMNS, [name])).fetchall()
+        unique = [set(row[0]) for row in await (await conn.execute(_UNIQUE, [name])).fetchall()]
     found = {row[0]: TargetColumn(*row[:8]) for row in rows}
     unfit = await drift(conn, relation, {name: column.type_sql for name, column in found.items()}, lsn)
     if unfit is not None:
@@ -61,11 +76,13 @@ async def describe_target(
     columns = tuple(found[name] for name in wanted)
     if not generated and (computed := [column.name for column in columns if column.generated]):
         raise _computed(relation, computed, lsn)
+    where = _find_by(relation, columns, found)
+    key = {columns[i].name for i in where}
     return TargetTable(
         relation,
         columns,
-        where=_find_by(relation, columns, found),
-        row_by_row=any(row[8] for row in rows),
+        where=where,
+        row_by_row=any(row[8] for row in rows) or not any(one <= key for one in unique),
         further=tuple(row[0] for row in rows if not row[7] and row[0] not in wanted),
         partitioned=bool(rows) and bool(rows[0][9]),
     )

@@ -83,9 +83,10 @@ class TargetTable:
     """Built from a Relation message and the destination's catalog.
 
     where: indexes of the columns that find a row; empty when rows have no key. row_by_row: the
-    destination has triggers that fire for replicated changes, which must see each one. further: columns
-    that only the destination has and that can be written. partitioned: on the destination. inserted:
-    indexes of the columns that an INSERT sets.
+    destination has triggers that fire for replicated changes, which must see each one, or its rows may
+    share a key, so that the count of a set's rows would not tell a missing row from one too many.
+    further: columns that only the destination has and that can be written. partitioned: on the
+    destination. inserted: indexes of the columns that an INSERT sets.
     """
 
     relation: Relation

@@ -1,0 +1,40 @@
+"""Unlogged tables of the destination, which a crash of its server empties although they were copied.
+
+Their changes are not replicated, so until the switchover the destination has to hold at least as many rows
+as were copied. The rows are counted: parts that were copied after the crash would hide it otherwise.
+"""
+
+from __future__ import annotations
+
+from services.coordinator.pipeline import Pipeline
+from services.shared.model import ErrorKind, PgmigError
+from services.shared.pg.connection import connection
+from services.shared.pg.unlogged import count_unlogged
+
+
+async def check_unlogged(pipeline: Pipeline) -> None:
+    """Raises COPY_FAILED with the names of unlogged tables that have lost rows on the destination."""
+    migration = pipeline.migration
+    copied = {record.table: record.rows for record in migration.copying.records() if record.rows}
+    if not copied:
+        return
+    uris = await pipeline.credentials()
+    async with connection(uris.destination_uri, "destination") as conn:
+        counted = await count_unlogged(conn)
+    lost = [
+        f"{table} ({rows} of {copied[table]} rows)"
+        for table, rows in counted.items()
+        if rows < copied.get(table, 0)
+    ]
+    if lost:
+        again = f"pgmig-cli resync-table --id {migration.id} SCHEMA.TABLE"
+        raise PgmigError(
+            ErrorKind.COPY_FAILED,
+            f"unlogged tables have lost rows on the destination since they were copied: {', '.join(lost)}",
+            "a crash of the destination empties unlogged tables: "
+            + (
+                f"copy them again with {again}"
+                if migration.record.options.follow
+                else "copy their rows by hand (pg_dump --data-only --table), then resume"
+            ),
+        )
