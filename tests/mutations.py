@@ -210,7 +210,7 @@ MUTATIONS = (
     Mutation(
         "6 keepalives prove nothing",
         "services/decoder/batcher.py",
-        "if self.in_transaction or self._chunks or wal_end <= self.position:",
+        "if self.in_transaction or self.pending or wal_end <= self.position:",
         "if wal_end <= self.position:",
         f"{BATCHES}::test_a_heartbeat_waits_for_what_is_under_way",
     ),
