@@ -65,7 +65,15 @@ async def findings(
             if comparison.structure:
                 altered.add(root)
         found.append(_finding(destination, seen, one, replace(comparison, own=(*comparison.own, *placed))))
-    for table in added:
+    return (*found, *await creations(source, destination, added))
+
+
+async def creations(
+    source: Connection, destination: Connection, tables: Sequence[TableId]
+) -> tuple[Finding, ...]:
+    """For tables of the source that the destination has not got."""
+    found = []
+    for table in tables:
         statements = await creation(source, destination, table)
         problem = f"{table} is new on the source and missing on the destination"
         if not statements:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from services.coordinator.parts import choose_split, gathered, renew_plans, wants_key
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.tables.adopt import forget, forget_copies
-from services.coordinator.tables.explain import Finding, absent, drift_error, gone_from_source, unlogged
+from services.coordinator.tables.explain import (
+    Finding,
+    absent,
+    creations,
+    drift_error,
+    gone_from_source,
+    unlogged,
+)
 from services.coordinator.tables.publish import publish
 from services.shared.model import SnapshotReady, SourceTable, Split, TableId, TableIdentity
 from services.shared.pg.catalog import key_bounds, list_tables_under
@@ -60,6 +67,8 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
             await _by_partitions(pipeline, conn, destination, found, identities)
             there = await read_columns(conn, _wanted(pipeline))  # now, not under the snapshot
             await _forget_dropped(pipeline, conn, destination, found.keys() & there.keys(), identities)
+            if not migration.record.options.follow:
+                await _take_new(pipeline, conn, destination, found)
             wanted = _wanted(pipeline)
             leaves = _leaves(pipeline, wanted, identities)
             if migration.record.options.follow and await publish(pipeline, conn, identities, leaves):
@@ -70,6 +79,22 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
     tables = [found[table] for table in wanted]
     splits = {t.table: choose_split(t, larger_than, version, bounds.get(t.table)) for t in tables}
     return ToCopy(tables, splits, identities)
+
+
+async def _take_new(
+    pipeline: Pipeline, source: Connection, destination: Connection, found: Mapping[TableId, SourceTable]
+) -> None:
+    """Tables that were created after the schema was dumped: nobody adds them later to a clone that does
+    not follow. Raises SCHEMA_DRIFT for those that the destination has not got."""
+    migration = pipeline.migration
+    listed = {record.table for record in migration.copying.records()}
+    new = [table for table in found if table not in listed]
+    missing = await absent(destination, new)
+    if missing:
+        raise drift_error(migration.id, await creations(source, destination, missing))
+    if new:
+        migration.copying.add(new)
+        migration.update(tables=migration.copying.records())
 
 
 def _leaves(
