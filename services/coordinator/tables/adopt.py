@@ -71,7 +71,8 @@ async def take_stock(
             migration.event("info", f"altered columns of {table.identity.table} are the same on both sides")
         lasting = [table for table in seen.added() if not seen.now[table].logged]
         added = names_copied([t for t in seen.added() if seen.now[t].logged], pipeline.routes)
-        missing = (*await absent(destination, added), *missing_parents)
+        missing = (*await absent(destination, (*added, *lasting)), *missing_parents)
+        lasting = [table for table in lasting if table not in missing]
         error = None
         if left or missing or lasting:
             found = await findings(source, destination, seen, left, missing)
