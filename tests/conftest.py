@@ -25,10 +25,6 @@ settings.load_profile("untimed")
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says how busy the machine is.
-settings.register_profile("pgmig", deadline=None)
-settings.load_profile("pgmig")
-
 
 @pytest.fixture(scope="session")
 def source_server() -> Iterator[PostgresServer]:

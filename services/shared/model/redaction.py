@@ -23,7 +23,9 @@ _IN_SQL = re.compile(rf"({_KEY}\s+)(?:{_QUOTED})", re.IGNORECASE | re.DOTALL)
 # Up to the last @ of the word: a password may itself hold an unescaped : / or @.
 _IN_URI = re.compile(r"(://[^:/?#@\s'\"]*):\S*@")
 _BEFORE_AT = re.compile(r"\b((?:nats|tls|wss?)://)\S*@", re.IGNORECASE)
-_WITHOUT_SCHEME = re.compile(r"(?<!\S)([^\s:/@]*):(?!//)\S*@")
+# A password may begin with // and make the user's name look like a scheme.
+_SCHEME = r"(?:postgres(?:ql)?|https?|grpcs?|nats|tls|wss?|unix|file)://"
+_WITHOUT_SCHEME = re.compile(rf"(?<!\S)((?!{_SCHEME})[^\s:/@]*):\S*@", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
