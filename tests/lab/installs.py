@@ -82,10 +82,10 @@ def relocated(bin_dir: Path, account: Account | None) -> Path:
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     install = root / package.name / "pginstall"
     for part in _SHARED_PARTS:
-        _share(bin_dir.parent / part, install / part)
+        _share(bin_dir.parent / part, install / part, root)
     bundled = package.with_name(f"{package.name}.libs")
     if bundled.is_dir():
-        _share(bundled, root / bundled.name)
+        _share(bundled, root / bundled.name, root)
     return install / "bin"
 
 
@@ -123,13 +123,14 @@ def _major_version(bin_dir: Path, account: Account | None) -> int | None:
     return int(match[1]) if match and not any(a.returncode for a in answers) else None
 
 
-def _share(source: Path, target: Path) -> None:
-    """Link or copy a tree so that everyone can read it, and run what lies in bin."""
+def _share(source: Path, target: Path, root: Path) -> None:
+    """Link or copy a tree so that everyone can read it, and run what lies in bin. root: the folder of ours
+    above the target; nothing at or above it is touched."""
     wanted = 0o755 if source.name == "bin" else 0o644
     for folder, _, names in os.walk(source):
         here = target / Path(folder).relative_to(source)
         here.mkdir(parents=True, mode=0o755)
-        for parent in (here, *here.parents[: len(here.relative_to(target).parts) + 2]):
+        for parent in (here, *here.parents[: len(here.relative_to(root).parts) - 1]):
             parent.chmod(0o755)
         for name in names:
             _share_file(Path(folder) / name, here / name, wanted)
