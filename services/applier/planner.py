@@ -173,7 +173,7 @@ class Planner:
         for start in range(0, len(changes), PART_STEPS):
             some = changes[start : start + PART_STEPS] if len(changes) > PART_STEPS else changes
             if self._floors:  # before targets: what the copy has already may no longer fit the table
-                some = [one for one in some if not self._in_copy(self._relation(one[0]).table)]
+                some = [one for one in some if not self._in_copy(one[0])]
             try:
                 steps: list[Step] = [(self._targets[change[0]], change) for change in some]
             except KeyError:
@@ -250,10 +250,11 @@ class Planner:
         if self._floors and commit_lsn >= self._highest_floor:
             self._floors = {}
 
-    def _in_copy(self, table: TableId) -> bool:
-        """Whether the table was copied under a snapshot that has this transaction already."""
-        floor = self._floors.get(table)
-        return floor is not None and self._commit_lsn < floor.value
+    def _in_copy(self, oid: int) -> bool:
+        """Whether the table was copied under a snapshot that has this transaction already: by its own
+        name, or by that of its root."""
+        names = self._relation(oid).table, self._leaves.get(oid)
+        return any(self._commit_lsn < self._floors[name].value for name in names if name in self._floors)
 
     def _routed(self, relation: Relation) -> Relation:
         root = self._roots.get(relation.table)
@@ -294,7 +295,7 @@ class Planner:
     async def _truncate(self, change: Truncate) -> None:
         if self._given_up:
             return
-        oids = [oid for oid in change.relation_oids if not self._in_copy(self._relation(oid).table)]
+        oids = [oid for oid in change.relation_oids if not self._in_copy(oid)]
         self._check_roots_whole(oids)
         targets = [self._targets.get(oid) or await self._target(oid) for oid in oids]
         if targets:

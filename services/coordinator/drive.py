@@ -160,6 +160,9 @@ class Driver:
     async def _enter(self, phase: Phase) -> None:
         """Run one phase, or whatever of it is left, and move on."""
         if phase is Phase.SWITCHOVER:
+            if self._switching is not None and not self._switching.done():
+                await asyncio.wait({self._switching})  # it ends by itself, one way or the other
+                return
             await switchover.undo(self.pipeline)  # a coordinator died before it could decide
             return
         target = await self._run_phase(phase)
@@ -215,6 +218,11 @@ class Driver:
                 raise PgmigError(ErrorKind.NOT_FOUND, f"migration {self.migration.id} has been cleaned up")
             yield self.migration
 
+    def _check_not_switching(self, done: str) -> None:
+        """Raises WRONG_PHASE amid a switchover, which begins before its phase does."""
+        if self._switching is not None and not self._switching.done():
+            raise _wrong_phase(self.migration, done, "wait for the end of the switchover")
+
     async def pause(self) -> None:
         """Raises WRONG_PHASE unless it runs and is not switching over."""
         async with self._commanded() as migration:
@@ -222,6 +230,7 @@ class Driver:
                 return
             if not migration.phase.running or migration.phase is Phase.SWITCHOVER:
                 raise _wrong_phase(migration, "paused")
+            self._check_not_switching("paused")
             await self._halt()
             migration.move(Phase.PAUSED, resume_phase=_resumable(migration.phase))
             await self.pipeline.journal.save()
@@ -239,6 +248,7 @@ class Driver:
             if "source" in handover.moved:
                 await handing.check_timeline(migration.record, given.source_uri)
             if handover.moved and migration.phase.running:
+                self._check_not_switching("given another address")
                 await self._begin_elsewhere(handover)
                 return
             credentials = self._use(handover)
@@ -309,8 +319,7 @@ class Driver:
             if phase not in _RESYNCED or not migration.record.options.follow:
                 hint = "tables can be copied again while changes are replicated (clone --follow)"
                 raise _wrong_phase(migration, "told to copy tables again", hint)
-            if self._switching is not None and not self._switching.done():
-                raise _wrong_phase(migration, "told to copy tables again", "wait for the switchover's end")
+            self._check_not_switching("told to copy tables again")
             await self._halt()
             try:
                 await self.pipeline.release()
@@ -318,8 +327,6 @@ class Driver:
             except BaseException:
                 self._run()
                 raise
-            if migration.phase is not Phase.COPY:
-                migration.move(Phase.COPY, resume_phase=None, failure=None)
             await self.pipeline.journal.save()
             self._run()
 
@@ -347,6 +354,7 @@ class Driver:
                 return
             if migration.phase.ended or migration.phase is Phase.SWITCHOVER:
                 raise _wrong_phase(migration, "aborted")
+            self._check_not_switching("aborted")
             handover = await handing.judge(migration.record, given, handing.GIVE_UP)
             handover.check()
             self._use(handover)
@@ -370,6 +378,7 @@ class Driver:
         async with self._commanded() as migration:
             if migration.phase is Phase.SWITCHOVER or (migration.phase.running and not force):
                 raise _wrong_phase(migration, "cleaned up", "pause or abort it first, or use --force")
+            self._check_not_switching("cleaned up")
             handover = await handing.judge(migration.record, given, handing.GIVE_UP)
             if not force:
                 handover.check()

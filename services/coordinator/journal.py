@@ -77,6 +77,12 @@ class Journal:
                 log.warning("state not in the store yet: %s", exc)
                 self._behind.set()
 
+    async def claim(self) -> None:
+        """Put the record as it is into the store, and into no file, whose disk may be full. Raises
+        FENCED and BROKER."""
+        async with self._lock:
+            await self._put()
+
     async def decide(self, **changes: Any) -> None:
         """Store the record with `changes`, then make them. Raises like a strict `save`, with
         nothing changed; the store may have it all the same, until the next `save`."""

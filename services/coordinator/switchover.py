@@ -31,7 +31,7 @@ from services.coordinator.credentials import Credentials
 from services.coordinator.fence import check_nothing_behind, written_behind
 from services.coordinator.migration import failure_of
 from services.coordinator.pipeline import Pipeline
-from services.coordinator.readiness import await_ready
+from services.coordinator.readiness import await_ready, check_ready
 from services.coordinator.steps import StepFeed
 from services.coordinator.tables.check import check_unchanged
 from services.coordinator.unlogged import check_unlogged
@@ -67,6 +67,8 @@ EXPLAIN_S = 0.3
 """The locks are given up this long before the time is over, so as to tell who was in the way."""
 
 COPIES_LOOK_S = 0.5
+FIRST_UNDO_S, LONGEST_UNDO_S = 0.5, 15.0
+"""Between two attempts to let writers in again."""
 
 
 @dataclass(slots=True)
@@ -182,9 +184,12 @@ async def _attempt(run: _Run) -> None:
     await _await_copies(run)
     await check_unlogged(run.pipeline)
     await _unfollowed_ahead(run)
-    freeze = await Freeze.open(run.uris.source_uri)
+    migration = run.pipeline.migration
+    freeze = await Freeze.open(run.uris.source_uri, migration.id.slot)
     try:
-        run.pipeline.migration.move(Phase.SWITCHOVER, failure=None, freeze=freeze.before)
+        check_ready(migration)  # nothing is awaited before the move: it may have been paused, or have failed
+        check_move(migration.phase, Phase.SWITCHOVER)
+        migration.move(Phase.SWITCHOVER, failure=None, freeze=freeze.before)
         await run.pipeline.journal.save(strict=True)
         await _while_frozen(run, freeze)
     finally:
@@ -385,10 +390,8 @@ async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> N
     migration.event("error", f"switchover rolled back: {error.message}")
     if migration.phase is Phase.SWITCHOVER:
         try:
-            await undo(pipeline)
+            await _undo_at_last(pipeline)
         except PgmigError as exc:
-            if exc.kind is not ErrorKind.FENCED:
-                raise
             log.error("the switchover of migration %s is left to another coordinator: %s", migration.id, exc)
             feed.tell("rollback", "failed", exc.message)
             return
@@ -396,6 +399,21 @@ async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> N
     feed.tell("rollback", "done")
     feed.blocked_at = 0.0
     await pipeline.journal.save()
+
+
+async def _undo_at_last(pipeline: Pipeline) -> None:
+    """`undo` until it succeeds, whatever stands in its way: nobody can write before. Raises FENCED."""
+    migration, wait = pipeline.migration, FIRST_UNDO_S
+    while migration.phase is Phase.SWITCHOVER:
+        try:
+            await undo(pipeline)
+        except Exception as exc:
+            error = cause(exc) or pipeline.unexpected(exc)
+            if error.kind is ErrorKind.FENCED:
+                raise error from exc
+            migration.event("error", f"the source is not open to writers yet: {error}")
+            await asyncio.sleep(wait)
+            wait = min(LONGEST_UNDO_S, 2 * wait)
 
 
 async def undo(pipeline: Pipeline) -> None:
@@ -421,7 +439,7 @@ async def _claim(pipeline: Pipeline) -> None:
         nonlocal fenced
         pipeline.migration.touch()
         try:
-            await pipeline.journal.save(strict=True)
+            await pipeline.journal.claim()
         except PgmigError as exc:
             if exc.kind is not ErrorKind.FENCED:
                 raise

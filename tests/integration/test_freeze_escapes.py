@@ -122,6 +122,28 @@ async def test_sessions_of_another_role_are_ended_at_the_freeze(other_role: str,
             pooled.execute("SELECT 1")
 
 
+@pytest.mark.parametrize("temporary", [True, False])
+async def test_session_with_a_slot_of_its_own_is_ended_too(
+    source: str, opened: Opened, temporary: bool
+) -> None:
+    """A session stays the active one of a temporary slot that it has made."""
+    freeze = await opened(source)
+    with psycopg.connect(source, autocommit=True) as conn:
+        made = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', %s)"
+        conn.execute(made, [f"theirs_{secrets.token_hex(4)}", temporary])
+        conn.execute("INSERT INTO a VALUES (1)")
+        await frozen(freeze)
+        await shut(freeze)
+        with pytest.raises(psycopg.OperationalError):
+            conn.execute("SELECT 1")
+    await freeze.close()
+    with administrator(source) as conn:
+        conn.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+            " WHERE database = current_database()"
+        )
+
+
 @pytest.mark.parametrize(
     "asks",
     [

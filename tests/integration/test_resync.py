@@ -71,6 +71,23 @@ async def test_a_table_is_copied_again_and_nothing_else_is_touched(
     same(source_db, dest_db, "customer", "orders")
 
 
+async def test_rows_that_refer_to_a_table_that_is_copied_in_parts_stay(
+    nats_server: NatsServer, tmp_path: Path, source_db: str, dest_db: str
+) -> None:
+    run(source_db, SCHEMA)
+    run(source_db, "INSERT INTO customer SELECT n, repeat('c', 200) FROM generate_series(1, 2000) AS n")
+    run(source_db, "INSERT INTO orders SELECT n, n, 'o' || n FROM generate_series(1, 2000) AS n", "ANALYZE")
+    with Services(nats_server, tmp_path) as services:
+        async with services.session() as session:
+            options = MigrationOptions(follow=True, split_tables_larger_than=64 << 10)
+            await session.start("m", source_db, dest_db, options)
+            await until_phase(session, "m", Phase.STREAMING)
+            await resync(session, CUSTOMER)
+            await switch_over(session)
+    assert rows(dest_db, "SELECT count(*) FROM orders") == [(2000,)]
+    same(source_db, dest_db, "customer", "orders")
+
+
 async def test_a_table_that_was_created_since_is_added(
     nats_server: NatsServer, tmp_path: Path, source_db: str, dest_db: str
 ) -> None:

@@ -33,7 +33,7 @@ async def run(pipeline: Pipeline) -> Phase:
     await _check_gap(pipeline)
     await pipeline.look_for_routes()
     stock = await try_stock(pipeline)
-    if stock is not None and stock.copy:
+    if stock is not None and stock.copy and stock.error is None:
         begin_copy(pipeline, stock.copy, NEW_TABLES)
         return Phase.COPY
     await pipeline.staff(Role.DECODER, Role.APPLIER)

@@ -134,6 +134,7 @@ async def _of_one_moment(pipeline: Pipeline, *, again: bool) -> None:
             target, why = await wal_position(conn), "before foreign keys are checked again"
     if target:
         migration.event("info", f"changes are applied up to {target}, {why}")
+        await pipeline.look_for_routes()
         await pipeline.staff(Role.DECODER, Role.APPLIER)
         await pipeline.until(lambda: migration.following.applied >= target)
         await pipeline.staff(Role.DECODER)

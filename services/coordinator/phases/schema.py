@@ -103,7 +103,11 @@ async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> tuple[Cho
     migration.update(tables=migration.copying.records())
     await pipeline.journal.save()
     taken = {record.table for record in migration.record.tables}
-    known = {t: one for t, one in identities.items() if t in taken or (taken and not one.has_rows)}
+    known = {
+        t: one
+        for t, one in identities.items()
+        if t in taken or (taken and not one.has_rows and chosen.makes(t))
+    }
     return chosen, tuple(freshly_known(known))
 
 

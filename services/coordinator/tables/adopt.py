@@ -18,7 +18,7 @@ from services.coordinator.pipeline import Pipeline
 from services.coordinator.record import DroppedTable
 from services.coordinator.tables.explain import absent, drift_error, findings, names_copied, unlogged
 from services.coordinator.tables.look import Difference, Look, look
-from services.shared.model import ChangeKind, ErrorKind, Lsn, PgmigError, TableId
+from services.shared.model import ChangeKind, ErrorKind, Lsn, PgmigError, Phase, TableId
 from services.shared.pg.connection import Connection, connection, translated
 from services.shared.pg.copy_ledger import forget_plans, read_ledger_alone
 from services.shared.pg.partition_places import places, placing
@@ -87,10 +87,10 @@ async def try_stock(pipeline: Pipeline) -> Stock | None:
     try:
         return await take_stock(pipeline)
     except PgmigError as exc:
-        if exc.policy.retry or exc.kind is ErrorKind.INTERNAL:
-            log.warning("the source's tables cannot be compared just now: %s", exc)
-            return None
-        raise
+        if exc.kind in {ErrorKind.SCHEMA_DRIFT, ErrorKind.FENCED}:
+            raise
+        log.warning("the source's tables cannot be compared just now: %s", exc)
+        return None
 
 
 async def _divide(
@@ -179,7 +179,7 @@ async def forget_copies(
 
 
 def begin_copy(pipeline: Pipeline, tables: Sequence[TableId], why: str) -> None:
-    """Have these tables copied in phase copy, which the caller enters."""
+    """Go to phase copy for these tables. Nothing is awaited, so that nobody comes in between."""
     migration = pipeline.migration
     migration.copying.add(tables)
     dropped = tuple(one for one in migration.record.dropped if one.table not in tables)
@@ -189,5 +189,7 @@ def begin_copy(pipeline: Pipeline, tables: Sequence[TableId], why: str) -> None:
         applier_epoch=secrets.token_hex(8),  # changes may have been applied to these tables before
         snapshot_id="",
     )
+    if migration.phase is not Phase.COPY:
+        migration.move(Phase.COPY, resume_phase=None, failure=None)
     named = ", ".join(map(str, tables[:5])) + (" and more" if len(tables) > 5 else "")
     migration.event("info", f"{why}: {named}")

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from services.coordinator.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
-from services.shared.pg.catalog import lacking_identity, list_tables
 from services.shared.pg.connection import Connection
+from services.shared.pg.identity import never_identified
+from services.shared.pg.partition_places import topmost
 from services.shared.pg.publication import add_to_publication
 
 
@@ -22,15 +23,13 @@ async def publish(
     Only a snapshot that is taken afterwards may be copied under. Raises NO_REPLICA_IDENTITY.
     """
     migration = pipeline.migration
-    copied_only = migration.record.copied_only
-    wanted = {
-        table
-        for table in names
-        if table in now and now[table].logged and not now[table].published and table not in copied_only
-    }
+    left_out = set(migration.record.copied_only)
+    unpublished = [t for t in names if t in now and now[t].logged and not now[t].published]
+    tops = await topmost(source, unpublished)
+    wanted = {table for table in unpublished if not {table, tops.get(table, table)} & left_out}
     if not wanted:
         return False
-    lacking = lacking_identity(tuple(t for t in await list_tables(source) if t.table in wanted))
+    lacking = await never_identified(source, wanted, sends_generated=migration.record.sends_generated)
     if lacking:
         raise PgmigError(
             ErrorKind.NO_REPLICA_IDENTITY,

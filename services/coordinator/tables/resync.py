@@ -41,8 +41,10 @@ async def prepare_resync(pipeline: Pipeline, tables: Sequence[TableId]) -> None:
             raise drift_error(migration.id, [unlogged(table) for table in lost])
         await publish(pipeline, source, seen.now, names)
         await forget_copies(destination, migration.record.migration_id, names, identities=False)
-        gone = [table for table in known if table not in seen.now and not _listed(pipeline, table)]
-        await forget_tables(destination, migration.record.migration_id, gone)  # partitions of a root
+        if any(table in seen.now and not seen.now[table].has_rows for table in names):
+            # Partitions that went by their root's name: their rows go as its rows are replaced.
+            gone = [table for table in known if table not in seen.now and not _listed(pipeline, table)]
+            await forget_tables(destination, migration.record.migration_id, gone)
     begin_copy(pipeline, names, AGAIN)
 
 

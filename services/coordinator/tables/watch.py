@@ -15,7 +15,7 @@ from services.coordinator.tables.adopt import Stock, try_stock
 from services.shared.model import Lsn, Phase, TableId
 
 LOOK_EVERY_S = 3.0
-LONGEST_PAUSE_S = 15.0
+LONGEST_PAUSE_S = 60.0
 PAGE_HEADER = 64
 """Bytes: the WAL's end may lie behind the header of a page that no record has reached yet."""
 

@@ -79,6 +79,8 @@ async def empty(conn: AsyncConnection, table: TableId, kind: Described) -> bool:
     brought its own schema may. An inheritance parent loses its own rows alone; one that is
     partitioned here, and an ordinary table on the source, all that it holds."""
     form = "DELETE FROM {}{}" if kind.referenced else "TRUNCATE {}{}"
+    if kind.referenced:  # or ON DELETE CASCADE would empty tables that keep their rows
+        await conn.execute("SET LOCAL session_replication_role = replica")
     only = sql.SQL("" if kind.partitioned else "ONLY ")
     await conn.execute(sql.SQL(form).format(only, table_name(table)))
     return not kind.referenced

@@ -66,17 +66,24 @@ class Freeze:
     """
 
     def __init__(
-        self, locker: AsyncConnection, admin: AsyncConnection, side: AsyncConnection, before: Before
+        self,
+        locker: AsyncConnection,
+        admin: AsyncConnection,
+        side: AsyncConnection,
+        before: Before,
+        slot: str,
     ) -> None:
         self._locker = locker
         self._admin = admin
         self._side = side
         self._detects_early = False
+        self._slot = slot
         self.before = before
 
     @classmethod
-    async def open(cls, uri: str) -> Freeze:
-        """Three sessions, one of them on another database; nothing is blocked yet."""
+    async def open(cls, uri: str, slot: str = "") -> Freeze:
+        """Three sessions, one of them on another database; nothing is blocked yet. slot: whoever streams
+        from it goes on; "": nobody does."""
         opened: list[AsyncConnection] = []
         try:
             admin = await writable_connection(uri)
@@ -86,7 +93,7 @@ class Freeze:
             opened.append(side)
             locker = await writable_connection(uri)
             opened.append(locker)
-            freeze = cls(locker, admin, side, before)
+            freeze = cls(locker, admin, side, before, slot)
             freeze._detects_early = await _shorten_deadlock_timeout(locker)
         except BaseException:
             for conn in opened:
@@ -100,9 +107,17 @@ class Freeze:
         others from step 5 on."""
         return self._admin
 
-    @property
-    def _spared(self) -> list[int]:
-        return [conn.info.backend_pid for conn in (self._locker, self._admin)]
+    async def _spared(self) -> list[int]:
+        """Process ids of our two sessions and of the walsender that streams from our slot. Nobody else is
+        spared: a session keeps a temporary slot that it has made, and may write all the same."""
+        with translated("looking for the session that streams from the slot"):
+            cursor = await self._side.execute(
+                "SELECT active_pid FROM pg_catalog.pg_replication_slots"
+                " WHERE slot_name = %s AND NOT temporary AND active_pid IS NOT NULL",
+                [self._slot],
+            )
+            streaming = [int(row[0]) async for row in cursor]
+        return [*(conn.info.backend_pid for conn in (self._locker, self._admin)), *streaming]
 
     async def close(self) -> None:
         """Give the locks back, if any are held."""
@@ -211,15 +226,16 @@ class Freeze:
     async def end_writers(self, before: float) -> int:
         """End every other session that began before `before`; returns how many.
 
-        Our two and those that stream from a slot stay. Raises PERMISSION when one may not be ended.
+        Our two and the one that streams from our slot stay. Raises PERMISSION when one may not be ended.
         """
-        return await end_begun_before(self._admin, self.before.database, self._spared, before)
+        spared = await self._spared()
+        return await end_begun_before(self._admin, self.before.database, spared, before)
 
     async def shut(self, deadline: float) -> int:
         """Let nobody in any more, and end all that are in; returns how many were. Nothing but our two
-        sessions and those that stream from a slot is left. deadline: time.monotonic()."""
+        sessions and the one that streams from our slot is left. deadline: time.monotonic()."""
         await set_open(self._side, self.before.database, accepts=False)
-        return await end_all(self._side, self.before.database, self._spared, deadline)
+        return await end_all(self._side, self.before.database, await self._spared(), deadline)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ copy-only one partition without an identity decides for its root.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from psycopg import AsyncConnection, sql
@@ -112,6 +112,23 @@ async def choose_published(
         sends_generated=version >= PUBLISH_GENERATED_SINCE
         and _needs_generated(whole, roots, {one.table for one in altered}, generated),
     )
+
+
+async def never_identified(
+    conn: AsyncConnection, wanted: Collection[TableId], *, sends_generated: bool
+) -> tuple[TableId, ...]:
+    """Those of `wanted` whose UPDATE and DELETE would fail on the source, or could not be replicated, in a
+    publication that sends stored generated columns or does not."""
+    tables = tuple(table for table in await list_tables(conn) if table.table in wanted)
+    identities = {table.table: table.replica_identity for table in tables}
+    generated, version = await generated_columns(conn), conn.info.server_version
+    lacking = set(_lacking(lacking_identity(tables), identities, generated, version).tables)
+    for table, identity in identities.items():
+        of = generated.get(table, NO_GENERATED_COLUMNS)
+        full = identity is ReplicaIdentity.FULL
+        if (of.identity_stored and not sends_generated) or (full and of.rule_out_full(version)):
+            lacking.add(table)
+    return tuple(sorted(lacking))
 
 
 def _needs_generated(

@@ -58,14 +58,14 @@ async def find_routes(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen = EVERYTHING
 ) -> tuple[Route, ...]:
     """The partitions of the source whose rows go to their root on the destination: all those of
-    a root that is on the destination and divided there in another way, down to the bounds. A destination
-    that only lacks partitions is not: those have to be created. A root that is not taken with all of its
-    partitions is left alone: it would bring the others' rows."""
+    a root that is on the destination and divided there in another way, down to the bounds. One side that
+    only has more partitions is not another way: they have to be created or dropped. A root that is not
+    taken with all of its partitions is left alone: it would bring the others' rows."""
     with translated("reading the source's partitions"):
         here = {root: tree for root, tree in (await _trees(source)).items() if _whole(tree, chosen)}
     with translated("reading the destination's partitions"):
         there = await _trees(destination)
-        differing = [root for root, tree in here.items() if root not in there or not there[root] <= tree]
+        differing = [root for root, tree in here.items() if _differ(tree, there.get(root))]
         existing = await existing_tables(destination, differing)
     return tuple(
         Route(leaf, root)
@@ -74,6 +74,16 @@ async def find_routes(
         for leaf, kind, _ in sorted(here[root])
         if kind == "r"
     )
+
+
+def _differ(here: Tree, there: Tree | None) -> bool:
+    if there is None:
+        return True
+    ways = [{table: (kind, how) for table, kind, how in tree} for tree in (here, there)]
+    shared = ways[0].keys() & ways[1].keys()
+    if any(ways[0][table] != ways[1][table] for table in shared):
+        return True
+    return len(shared) < len(ways[0]) and len(shared) < len(ways[1])
 
 
 def _whole(tree: Tree, chosen: Chosen) -> bool:
@@ -92,5 +102,6 @@ async def existing_tables(conn: AsyncConnection, tables: Iterable[TableId]) -> s
     """Those of `tables` that are there, partitioned ones too."""
     listed = list(tables)
     names = [table.schema for table in listed], [table.name for table in listed]
-    cursor = await conn.execute(_EXISTING, names)
-    return {TableId(schema, name) async for schema, name in cursor}
+    with translated("looking which tables exist"):
+        cursor = await conn.execute(_EXISTING, names)
+        return {TableId(schema, name) async for schema, name in cursor}

@@ -133,7 +133,7 @@ def compare(
         )
         if lax and column.not_null:
             match = replace(match, not_null=True)
-        retyped = copied and column.type_name != match.type_name
+        retyped = copied and (root or now.table) == now.table and column.type_name != match.type_name
         if retyped:
             structure += _retyped(column, match)
             own += [_default(column)] if column.default else []
@@ -275,17 +275,15 @@ def _default(column: ColumnDefinition) -> sql.Composable:
 
 
 def _retyped(column: ColumnDefinition, match: ColumnDefinition) -> Iterator[sql.Composable]:
-    """Another type, whatever becomes of the values: there may be no cast."""
+    """Another type by way of text, since there may be no cast. Other tables may share the column by
+    inheritance, so that its values are kept where they can be."""
     name = sql.Identifier(column.name)
     if match.default and not match.generated:
         yield sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name)
     parts: list[sql.Composable] = [sql.SQL("ALTER COLUMN"), name, sql.SQL("TYPE"), sql.SQL(column.type_sql)]
     if column.collation:
         parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
-    if match.not_null:
-        parts.append(sql.SQL("USING {}::text::{}").format(name, sql.SQL(column.type_sql)))
-    else:
-        parts.append(sql.SQL("USING NULL::{}").format(sql.SQL(column.type_sql)))
+    parts.append(sql.SQL("USING {}::text::{}").format(name, sql.SQL(column.type_sql)))
     yield sql.SQL(" ").join(parts)
 
 

@@ -33,8 +33,7 @@ _POLL_S = 0.01
 _OTHERS: LiteralString = (
     "SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')"
     " FROM pg_catalog.pg_stat_activity a WHERE a.datname = %(database)s AND a.usesysid IS NOT NULL"
-    " AND a.pid <> ALL (%(spared)s) AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s"
-    " WHERE s.active_pid = a.pid AND s.slot_type = 'logical')"
+    " AND a.pid <> ALL (%(spared)s)"
 )
 _SINCE: LiteralString = " AND coalesce(a.backend_start >= pg_catalog.to_timestamp(%(moment)s), true)"
 _UNTIL: LiteralString = " AND coalesce(a.backend_start <= pg_catalog.to_timestamp(%(moment)s), true)"
