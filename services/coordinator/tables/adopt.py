@@ -66,7 +66,7 @@ async def take_stock(
         new = freshly_known({one.table: one for one in parents})
         await _note(destination, migration.record.migration_id, [*seen.refreshed(), *harmless, *new])
         if gone:
-            await forget(pipeline, destination, gone, seen.at)
+            await forget(pipeline, destination, gone, seen.end)
         for table in harmless:
             migration.event("info", f"altered columns of {table.identity.table} are the same on both sides")
         lasting = [table for table in seen.added() if not seen.now[table].logged]

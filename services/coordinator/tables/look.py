@@ -16,7 +16,7 @@ from services.shared.model import (
 )
 from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import Connection
-from services.shared.pg.position import wal_position
+from services.shared.pg.position import wal_insert_position, wal_position
 from services.shared.pg.selecting import choose
 from services.shared.pg.table_identity import KnownTable, read_identities
 
@@ -36,12 +36,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """known: as noted on the destination. now: the source's tables. at: a position in the source's WAL behind
-    every statement whose effect `now` shows. chosen: what the migration takes."""
+    """known: as noted on the destination. now: the source's tables. at, end: where the source's WAL ends, on
+    disk and altogether; what `now` shows was committed before `end`. chosen: what the migration takes."""
 
     known: Mapping[TableId, KnownTable]
     now: Mapping[TableId, TableIdentity]
     at: Lsn
+    end: Lsn
     chosen: Chosen = EVERYTHING
 
     def differences(self) -> tuple[Difference, ...]:
@@ -89,4 +90,4 @@ async def look(
     """Read the source's catalogs. known: `known_tables` of the destination."""
     chosen = await choose(source, options)
     now = await read_identities(source, migration)
-    return Look(known, now, await wal_position(source), chosen)
+    return Look(known, now, await wal_position(source), await wal_insert_position(source), chosen)

@@ -23,7 +23,7 @@ from services.shared.pg.connection import Connection, connection, translated
 from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
 from services.shared.pg.copy_table import empty_for_parts
 from services.shared.pg.partition_places import inheriting, places, placing, topmost
-from services.shared.pg.position import wal_position
+from services.shared.pg.position import wal_insert_position
 from services.shared.pg.reconcile import compare, read_columns
 from services.shared.pg.selecting import choose_under
 from services.shared.pg.table_identity import (
@@ -155,7 +155,7 @@ async def _forget_dropped(
         names = {one.oid: table for table, one in identities.items() if table in there or table not in gone}
         found = [gone_from_source(destination, table, _oid(known, table), names) for table in left]
         raise drift_error(migration.id, found)
-    await forget(pipeline, destination, lacking, await wal_position(source))
+    await forget(pipeline, destination, lacking, await wal_insert_position(source))
 
 
 def _oid(known: Mapping[TableId, KnownTable], table: TableId) -> int:

@@ -17,6 +17,7 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.connection import connect, connection, translated
 from services.shared.pg.sessions import end_all
+from services.shared.pg.uri import endpoint
 
 USUAL = ("postgres", "template1")
 _TRIED_AT_MOST = 5
@@ -119,6 +120,7 @@ async def inside(uri: str, database: str, door: str, deadline: float) -> AsyncIt
             await conn.close()
         return
     side = await beside(uri, door)
+    database = database or endpoint(uri).dbname
     try:
         await set_open(side, database, accepts=True)
         try:

@@ -91,6 +91,9 @@ class Freeze:
             before = await before_freeze(admin, uri)
             side = await beside(uri, before.door)
             opened.append(side)
+            await set_open(
+                side, before.database, accepts=True
+            )  # it is: but our role must be allowed to say so
             locker = await writable_connection(uri)
             opened.append(locker)
             freeze = cls(locker, admin, side, before, slot)

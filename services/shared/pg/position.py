@@ -47,6 +47,14 @@ async def source_state(conn: AsyncConnection, slot: str) -> SourceState:
     return SourceState(end, kept, SLOT_GONE if gone else wal_status or "")
 
 
+async def wal_insert_position(conn: AsyncConnection) -> Lsn:
+    """The end of the source's WAL, on disk or not: behind every commit that is visible."""
+    with translated("reading the source's WAL position"):
+        row = await (await conn.execute("SELECT pg_catalog.pg_current_wal_insert_lsn()::text")).fetchone()
+    assert row is not None
+    return Lsn.parse(row[0])
+
+
 class SourceWatch:
     """Asks the source again and again, over a connection of its own."""
 
