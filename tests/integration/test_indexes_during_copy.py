@@ -130,7 +130,7 @@ async def test_orphan_of_the_source_stops_the_migration_until_it_is_mended(
             assert view.failure.kind == "ORPHAN_ROW"
             assert "orders_account_id_fkey of shop.orders" in view.failure.message
             assert "(account_id)=(987654)" in view.failure.message
-            assert "resume" in view.failure.hint
+            assert "then continue" in view.failure.hint
             for side in (source,) if follow else (source, dest_db):
                 assert ("on the source alone" in view.failure.hint) is follow
                 with psycopg.connect(side) as conn:

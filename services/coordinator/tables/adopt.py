@@ -100,7 +100,7 @@ async def _divide(
     differences = seen.differences()
     tables = [one.table for one in differences if _adoptable(one)]
     here, there = await read_columns(source, tables), await read_columns(destination, tables)
-    here_placed, there_placed = await places(source, tables), await places(destination, tables)
+    here_placed, there_placed = await places(source, tables, seen.chosen), await places(destination, tables)
     options = pipeline.migration.record.options
     by_own_name = {record.table for record in pipeline.migration.copying.records()}
     lost = [one for one in differences if one.kind is ChangeKind.GONE]

@@ -11,6 +11,7 @@ from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
 from services.shared.pg.connection import Connection, connection
 from services.shared.pg.partition_places import inheriting, places, placing, topmost
 from services.shared.pg.reconcile import compare, read_columns
+from services.shared.pg.selecting import choose
 from services.shared.pg.table_identity import known_tables, read_identities
 
 
@@ -37,12 +38,13 @@ async def check_unchanged(pipeline: Pipeline, source: Connection) -> None:
 
 async def _compare_columns(pipeline: Pipeline, source: Connection, destination: Connection) -> None:
     migration = pipeline.migration
+    chosen = await choose(source, migration.record.options)
     known = await known_tables(destination, migration.record.migration_id)
     now: Mapping[TableId, TableIdentity] = await read_identities(source, migration.id)
     # Partitions that the destination has not got go by the name of their root.
     routed = {name for route in pipeline.routes for name in (route.leaf, route.root)}
     tables = [table for table in known if table in now and table not in routed]
-    here_placed, there_placed = await places(source, tables), await places(destination, tables)
+    here_placed, there_placed = await places(source, tables, chosen), await places(destination, tables)
     here, there = await read_columns(source, tables), await read_columns(destination, tables)
     roots, inherited = await topmost(destination, tables), await inheriting(destination, tables)
     whole = migration.record.options.selection.everything

@@ -38,7 +38,7 @@ async def findings(
     """What to say of each. added: published tables that the destination has not got."""
     tables = [one.table for one in differences]
     here, there = await read_columns(source, tables), await read_columns(destination, tables)
-    here_placed, there_placed = await places(source, tables), await places(destination, tables)
+    here_placed, there_placed = await places(source, tables, seen.chosen), await places(destination, tables)
     roots = await topmost(destination, tables)
     inherited = await inheriting(destination, tables)
     found, altered = [], set()

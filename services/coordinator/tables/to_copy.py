@@ -19,6 +19,7 @@ from services.coordinator.tables.explain import (
 from services.coordinator.tables.publish import publish
 from services.shared.model import SnapshotReady, SourceTable, Split, TableId, TableIdentity
 from services.shared.pg.catalog import key_bounds, list_tables_under
+from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import Connection, connection, translated
 from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
 from services.shared.pg.copy_table import empty_for_parts
@@ -74,7 +75,7 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
             if migration.record.options.follow and await publish(pipeline, conn, identities, leaves):
                 return None
             if not migration.record.options.data_only:
-                await _check_columns(pipeline, (conn, destination), wanted, identities)
+                await _check_columns(pipeline, (conn, destination), wanted, identities, chosen)
     migration.copying.estimate(listed)
     tables = [found[table] for table in wanted]
     splits = {t.table: choose_split(t, larger_than, version, bounds.get(t.table)) for t in tables}
@@ -167,12 +168,13 @@ async def _check_columns(
     sides: tuple[Connection, Connection],
     wanted: Sequence[TableId],
     identities: Mapping[TableId, TableIdentity],
+    chosen: Chosen,
 ) -> None:
     """A column of another type than the source's would take its values changed."""
     migration = pipeline.migration
     tables = [table for table in wanted if table in identities]
     here, there = await read_columns(sides[0], tables), await read_columns(sides[1], tables)
-    here_placed, there_placed = await places(sides[0], tables), await places(sides[1], tables)
+    here_placed, there_placed = await places(sides[0], tables, chosen), await places(sides[1], tables)
     roots, inherited = await topmost(sides[1], tables), await inheriting(sides[1], tables)
     known = await known_tables(sides[1], migration.record.migration_id)
     found = []

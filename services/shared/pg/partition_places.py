@@ -8,6 +8,7 @@ from itertools import pairwise
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import TableId
+from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.partitions import existing_tables
 
@@ -66,12 +67,14 @@ Places = Mapping[TableId, tuple[TableId, str]]
 """Parent and bound of tables that are partitions; others have no entry."""
 
 
-async def places(conn: AsyncConnection, tables: Collection[TableId]) -> Places:
-    """Of those of `tables` that are partitions on this server."""
+async def places(conn: AsyncConnection, tables: Collection[TableId], chosen: Chosen = EVERYTHING) -> Places:
+    """Of those of `tables` that are partitions on this server. chosen: what the migration takes; without
+    its root a partition is a table of its own."""
     with translated("reading which tables are partitions"):
         cursor = await conn.execute(_PLACES, [[t.schema for t in tables], [t.name for t in tables]])
         rows = await cursor.fetchall()
-    return {TableId(s, t): (TableId(ps, p), bound or "") for s, t, ps, p, bound in rows}
+    found = {TableId(s, t): (TableId(ps, p), bound or "") for s, t, ps, p, bound in rows}
+    return {table: place for table, place in found.items() if chosen.makes(place[0])}
 
 
 _TOPMOST = """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, sql
 
@@ -62,8 +62,16 @@ async def read_columns(conn: AsyncConnection, tables: Collection[TableId]) -> De
         async for schema, name, *column in cursor:
             columns = found.setdefault(TableId(schema, name), [])
             if column[0] is not None:
-                columns.append(ColumnDefinition(*column))
+                columns.append(_definition(column))
     return {table: tuple(columns) for table, columns in found.items()}
+
+
+def _definition(row: Sequence[Any]) -> ColumnDefinition:
+    """Expressions and values come as bytes, which in a database without an encoding may be anything."""
+    texts: list[Any] = [
+        text.decode(errors="backslashreplace") if isinstance(text, bytes) else text for text in row
+    ]
+    return ColumnDefinition(*texts)
 
 
 def _missing(conn: AsyncConnection) -> LiteralString:
