@@ -1,4 +1,4 @@
-"""What an operator is told about tables that changed on the source, with the DDL that is needed."""
+"""Error messages about tables that changed on the source, with the DDL that the destination needs."""
 
 from __future__ import annotations
 

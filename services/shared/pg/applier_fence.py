@@ -1,4 +1,4 @@
-"""One applier at a time, and none of before a table is copied again.
+"""One applier at a time, and no earlier applier while tables are copied again.
 
 A session of the applier holds an advisory lock as long as it lives, and begins only while the epoch that it
 was given is in force. Before tables are copied to which changes were already applied, the coordinator puts a
@@ -52,7 +52,7 @@ async def take_applier_lock(conn: AsyncConnection, migration: MigrationId, epoch
 
 
 async def fence_applier(conn: AsyncConnection, migration: MigrationId, epoch: str) -> None:
-    """Put `epoch` in force and end the session of an applier of before. Raises TRANSIENT while it lives."""
+    """Put `epoch` in force and end the session of an earlier applier. Raises TRANSIENT while it lives."""
     upsert = sql.SQL(
         "INSERT INTO {} (migration_id, epoch) VALUES (%s, %s)"
         " ON CONFLICT (migration_id) DO UPDATE SET epoch = excluded.epoch"

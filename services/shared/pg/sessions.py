@@ -1,6 +1,6 @@
 """The other sessions of a database: who they are, and how they are ended.
 
-A session is exempt by its process id, or because it streams from a logical replication slot; never by
+A session is exempt by its process id alone: pgmig's own, and the walsender of its slot. Never by
 `application_name`, `usename` or anything else that a client may choose. A role without
 pg_read_all_stats sees of other roles' sessions only the database, the user and the application; so
 nothing else decides who is ended.
