@@ -46,16 +46,23 @@ class StateStore:
         with translated(_DOING):
             try:
                 bucket = await self._jetstream.key_value(STATE_BUCKET)
-                keys = await bucket.keys()
-            except (js_errors.BucketNotFoundError, js_errors.NoKeysError):
+            except js_errors.BucketNotFoundError:
                 return {}
             found: dict[str, bytes] = {}
-            for key in keys:
-                if "." in key:
-                    continue  # a piece
+            for key in await self._keys():
                 with suppress(js_errors.KeyNotFoundError):
                     found[key] = await self._whole(bucket, key)
         return found
+
+    async def _keys(self) -> list[str]:
+        """Every key in the stream's own list of subjects. Pieces, `key.digest.N`, do not match `*`.
+
+        nats-py's `keys()` starts a consumer and may report an empty bucket when the consumer's
+        first message arrives before the answer that counts the messages still to come.
+        """
+        prefix = f"$KV.{STATE_BUCKET}."
+        info = await self._jetstream.stream_info(_STREAM, subjects_filter=f"{prefix}*")
+        return [subject.removeprefix(prefix) for subject in info.state.subjects or {}]
 
     async def _whole(self, bucket: KeyValue, key: str) -> bytes:
         """The value, from its pieces where it has some. One whose pieces are lost is empty."""
