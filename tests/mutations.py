@@ -598,6 +598,13 @@ MUTATIONS = (
         f"{AFTER}::test_undo_wins_its_compare_and_set_before_it_thaws",
     ),
     Mutation(
+        "42 a coordinator that was refused stays refused",
+        "services/shared/bus/store.py",
+        "            if head in ours:\n                self._revisions[key] = revision\n",
+        "            self._revisions[key] = revision\n            if head in ours:\n",
+        "tests/integration/test_store.py::test_second_coordinator_fences_the_first",
+    ),
+    Mutation(
         "20 a part's table is in the file that the snapshot shows",
         "services/shared/pg/copy_snapshot.py",
         "    if (there.oid, there.file, shown) != (oid, file, numbers):",

@@ -67,7 +67,7 @@ class StateStore:
     async def _whole(self, bucket: KeyValue, key: str) -> bytes:
         """The value, from its pieces where it has some. One whose pieces are lost is empty."""
         for _ in range(_READ_ATTEMPTS):
-            head = await self._read(bucket, key)
+            head, self._revisions[key] = await self._read(bucket, key)
             manifest = self._manifests[key] = Manifest.of(head)
             if manifest is None:
                 return head
@@ -78,11 +78,10 @@ class StateStore:
                     return value
         return b""
 
-    async def _read(self, bucket: KeyValue, key: str) -> bytes:
-        """What lies under the key itself."""
+    async def _read(self, bucket: KeyValue, key: str) -> tuple[bytes, int]:
+        """What is stored under the key itself, and its revision."""
         entry = await bucket.get(key)
-        self._revisions[key] = entry.revision or 0
-        return entry.value or b""
+        return entry.value or b"", entry.revision or 0
 
     async def save(self, key: str, value: bytes) -> None:
         """Write `value` if nobody else wrote since. Raises FENCED, or BROKER: outcome unknown."""
@@ -130,9 +129,12 @@ class StateStore:
             return await self._jetstream.create_key_value(self._config)
 
     async def _recognise(self, bucket: KeyValue, key: str, ours: set[bytes | None]) -> None:
-        """Learn the key's revision if what it holds is ours or nothing."""
+        """Learn the key's revision if what it holds is ours or nothing. Otherwise every later save is
+        refused, too: a coordinator that knew the revision of the other one's record would overwrite it."""
         try:
-            if await self._read(bucket, key) in ours:
+            head, revision = await self._read(bucket, key)
+            if head in ours:
+                self._revisions[key] = revision
                 return
         except js_errors.KeyNotFoundError:
             self._revisions[key] = 0
