@@ -656,13 +656,13 @@ MUTATIONS = (
 )
 
 
-def verdict(mutation: Mutation, tree: Path) -> str:
-    """What becomes of the test with the mutation in place: "red", "GREEN" when it passes all the same, or
-    "skipped". The file is restored."""
+def verdict(mutation: Mutation, tree: Path) -> tuple[str, str]:
+    """The test's outcome with the mutation in place, and its first error: "red", "GREEN" when it passes
+    all the same, "skipped", or "BROKEN" when it could not be run. The file is restored."""
     path = tree / mutation.file
     text = path.read_text()
     if text.count(mutation.old) != 1:
-        raise SystemExit(f"{mutation.rule}: {mutation.file} holds it {text.count(mutation.old)} times")
+        return "BROKEN", f"{mutation.file} contains the text {text.count(mutation.old)} times"
     path.write_text(text.replace(mutation.old, mutation.new))
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutation.test]
     environment = {**os.environ, "PYTHONPATH": str(tree)}  # for services that tests start, too
@@ -677,14 +677,15 @@ def verdict(mutation: Mutation, tree: Path) -> str:
             timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return "red, out of time"
+        return "red", f"no result within {TIMEOUT_S} s"
     finally:
         path.write_text(text)
     if done.returncode not in {0, 1}:
-        raise SystemExit(f"{mutation.rule}: {mutation.test} could not be run\n{done.stdout[-2000:]}")
+        return "BROKEN", f"pytest exited with {done.returncode}: {done.stdout[-500:]}"
     if done.returncode:
-        return "red"
-    return "GREEN" if " passed" in done.stdout else "skipped"
+        errors = [line for line in done.stdout.splitlines() if line.startswith("E  ")]
+        return "red", errors[0][1:].strip() if errors else done.stdout[-500:]
+    return ("GREEN", "") if " passed" in done.stdout else ("skipped", "")
 
 
 def copied_tree(folder: str) -> Path:
@@ -701,16 +702,18 @@ def copied_tree(folder: str) -> Path:
 
 
 def main(rules: list[str]) -> int:
-    survivors = 0
+    bad = 0
     with tempfile.TemporaryDirectory(prefix="pgmig-mutations-") as folder:
         tree = copied_tree(folder)
         for mutation in MUTATIONS:
             if rules and mutation.rule.split()[0] not in rules:
                 continue
-            found = verdict(mutation, tree)
-            survivors += found == "GREEN"
+            found, why = verdict(mutation, tree)
+            bad += found in {"GREEN", "BROKEN"}
             print(f"{found:7} {mutation.rule}  ({mutation.test.split('::')[-1]})", flush=True)
-    return 1 if survivors else 0
+            if why:
+                print(f"        {why[:200]}", flush=True)
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":
