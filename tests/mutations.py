@@ -35,6 +35,7 @@ COPY_PARTS = "tests/integration/test_copy_parts.py"
 STALE_STATE = "tests/integration/test_stale_state.py"
 VERSIONS = "tests/e2e/test_source_versions.py"
 ESCAPES = "tests/integration/test_freeze_escapes.py"
+BROKEN_OFF = "tests/integration/test_tables_broken_off.py"
 AFTER = "tests/integration/test_after_switchover.py"
 TIMEOUT_S = 180
 
@@ -645,6 +646,24 @@ MUTATIONS = (
         "    if altered and (now.file != before.file or _names_reused(before, now)):",
         "    if altered and _names_reused(before, now):",
         "tests/unit/test_table_identity.py::test_a_change_is_named_by_what_it_takes_to_go_on",
+    ),
+    Mutation(
+        "21 what is forgotten is recorded before its notes are deleted",
+        "services/coordinator/tables/adopt.py",
+        """    await pipeline.journal.save()
+    await forget_copies(destination, migration.record.migration_id, tables, identities=True)
+""",
+        """    await forget_copies(destination, migration.record.migration_id, tables, identities=True)
+    await pipeline.journal.save()
+""",
+        f"{BROKEN_OFF}::test_a_dropped_table_is_forgotten_again_by_the_next_coordinator",
+    ),
+    Mutation(
+        "21 a table that was forgotten half is forgotten",
+        "services/coordinator/tables/adopt.py",
+        "    by_own_name |= {one.table for one in pipeline.migration.record.dropped}",
+        "    by_own_name |= set()",
+        f"{BROKEN_OFF}::test_a_dropped_table_is_forgotten_again_by_the_next_coordinator",
     ),
     Mutation(
         "22 an applier of before is kept out",

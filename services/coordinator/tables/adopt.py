@@ -103,6 +103,7 @@ async def _divide(
     here_placed, there_placed = await places(source, tables, seen.chosen), await places(destination, tables)
     options = pipeline.migration.record.options
     by_own_name = {record.table for record in pipeline.migration.copying.records()}
+    by_own_name |= {one.table for one in pipeline.migration.record.dropped}  # forgotten, but not to the end
     lost = [one for one in differences if one.kind is ChangeKind.GONE]
     lost = [one for one in lost if one.table in by_own_name or not one.before.has_rows]
     gone = set(await absent(destination, [one.table for one in lost]))
@@ -149,19 +150,21 @@ async def _note(conn: Connection, migration_id: str, tables: Sequence[KnownTable
 async def forget(pipeline: Pipeline, destination: Connection, tables: Sequence[TableId], at: Lsn) -> None:
     """Tables that neither side has any more. at: changes to them that commit before it are passed over.
 
-    The rest of the schema is dumped again, since a table may have got another name.
+    The record is saved before the destination's notes are deleted: whoever repeats this after a crash
+    still finds the notes, or nothing that is left to do. The rest of the schema is dumped again, since a
+    table may have got another name.
     """
     migration = pipeline.migration
     await pipeline.stop_building()
     pipeline.archive.unlink(missing_ok=True)
-    await forget_copies(destination, migration.record.migration_id, tables, identities=True)
     migration.copying.forget(tables)
     others = tuple(one for one in migration.record.dropped if one.table not in tables)
     dropped = tuple(DroppedTable(table, at) for table in tables)
     migration.update(tables=migration.copying.records(), dropped=(*others, *dropped))
+    await pipeline.journal.save()
+    await forget_copies(destination, migration.record.migration_id, tables, identities=True)
     for table in tables:
         migration.event("info", f"table {table} was dropped on both sides")
-    await pipeline.journal.save()
 
 
 async def forget_copies(

@@ -72,7 +72,7 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
                 await _take_new(pipeline, conn, destination, found)
             wanted = _wanted(pipeline)
             leaves = _leaves(pipeline, wanted, identities)
-            if migration.record.options.follow and await publish(pipeline, conn, identities, leaves):
+            if migration.record.options.follow and await _publish(pipeline, conn, identities, leaves):
                 return None
             if not migration.record.options.data_only:
                 await _check_columns(pipeline, (conn, destination), wanted, identities, chosen)
@@ -80,6 +80,21 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
     tables = [found[table] for table in wanted]
     splits = {t.table: choose_split(t, larger_than, version, bounds.get(t.table)) for t in tables}
     return ToCopy(tables, splits, identities)
+
+
+async def _publish(
+    pipeline: Pipeline,
+    source: Connection,
+    identities: Mapping[TableId, TableIdentity],
+    leaves: Sequence[TableId],
+) -> bool:
+    """`publish`. When it fails, some tables may have been added already: the snapshot does not show them
+    as published, so that the next attempt needs another one."""
+    try:
+        return await publish(pipeline, source, identities, leaves)
+    except BaseException:
+        pipeline.close_snapshot()
+        raise
 
 
 async def _take_new(

@@ -43,14 +43,30 @@ async def ensure_publication(
         await conn.execute(statement)
 
 
+_NOT_IN_PUBLICATION = """
+SELECT n.nspname, c.relname
+  FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS wanted (s, r, place)
+  JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_publication_rel r
+                     JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
+                    WHERE r.prrelid = c.oid AND b.pubname = %s)
+ ORDER BY wanted.place
+"""
+
+
 async def add_to_publication(conn: AsyncConnection, name: str, tables: Sequence[TableId]) -> None:
-    """Have the changes of more tables published, from the next transaction on. Without their heirs."""
+    """Have the changes of more tables published, from the next transaction on. Without their heirs.
+
+    Tables that the publication has now, or that do not exist now, are passed over: an earlier attempt may
+    have been broken off, and the caller may have seen the tables under an older snapshot.
+    """
     statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE ONLY {}")
     with translated(f"adding tables to publication {name} on the source"):
-        for table in tables:
-            await conn.execute(
-                statement.format(sql.Identifier(name), sql.Identifier(table.schema, table.name))
-            )
+        names = [t.schema for t in tables], [t.name for t in tables]
+        lacking = await (await conn.execute(_NOT_IN_PUBLICATION, [*names, name])).fetchall()
+        for schema, table in lacking:
+            await conn.execute(statement.format(sql.Identifier(name), sql.Identifier(schema, table)))
 
 
 async def read_slot(uri: str, name: str) -> SlotState | None:
