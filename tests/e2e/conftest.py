@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.changing import Bed, services
 from tests.e2e.live import application
 from tests.e2e.stack import Stack
 from tests.lab.nats import NatsServer
@@ -44,3 +45,16 @@ def stack(nats_server: NatsServer, tmp_path: Path) -> Iterator[Stack]:
     """All services."""
     with Stack(nats_server, tmp_path) as stack:
         yield stack
+
+
+@pytest.fixture(scope="module")
+def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """All services but the copier, for the migrations of a module's tests."""
+    with services(tmp_path_factory.mktemp("services")) as stack:
+        yield stack
+
+
+@pytest.fixture
+def bed(shared_stack: Stack, source_db: str, dest_db: str) -> Bed:
+    """Two empty databases to migrate, with tables that change meanwhile."""
+    return Bed(shared_stack, source_db, dest_db)

@@ -7,12 +7,9 @@ follow the advice makes the databases equal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.e2e.changing import Bed, services
-from tests.e2e.stack import Stack
+from tests.e2e.changing import Bed
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -57,17 +54,6 @@ CHANGES = {
     "an expression that is gone": "ALTER TABLE app.t ALTER g DROP EXPRESSION",
     "another collation": 'ALTER TABLE app.t ALTER v TYPE text COLLATE "POSIX"',
 }
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with services(tmp_path_factory.mktemp("services")) as stack:
-        yield stack
-
-
-@pytest.fixture
-def bed(stack: Stack, source_db: str, dest_db: str) -> Bed:
-    return Bed(stack, source_db, dest_db)
 
 
 @pytest.mark.parametrize("change", CHANGES)

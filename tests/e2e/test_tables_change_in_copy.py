@@ -6,14 +6,12 @@ with equal databases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from services.shared.model import Phase
-from tests.e2e.changing import CLONE, CUT, FOLLOW, Bed, services
-from tests.e2e.stack import Stack
+from tests.e2e.changing import CLONE, CUT, FOLLOW, Bed
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -30,17 +28,6 @@ REWRITES = {
     "other values": "ALTER TABLE app.{} ALTER v TYPE int USING v + 1",
     "a volatile default": "ALTER TABLE app.{} ADD w uuid DEFAULT gen_random_uuid()",
 }
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with services(tmp_path_factory.mktemp("services")) as stack:
-        yield stack
-
-
-@pytest.fixture
-def bed(stack: Stack, source_db: str, dest_db: str) -> Bed:
-    return Bed(stack, source_db, dest_db)
 
 
 @pytest.mark.parametrize("rewrite", REWRITES)

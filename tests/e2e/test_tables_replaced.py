@@ -7,12 +7,11 @@ what was not equal by itself had stopped the migration before, which then named 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.changing import Bed, services
-from tests.e2e.stack import Stack
+from tests.e2e.changing import Bed
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -40,17 +39,6 @@ LOADED = (
 )
 
 Apply = Callable[..., None]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with services(tmp_path_factory.mktemp("services")) as stack:
-        yield stack
-
-
-@pytest.fixture
-def bed(stack: Stack, source_db: str, dest_db: str) -> Bed:
-    return Bed(stack, source_db, dest_db)
 
 
 @pytest.fixture(params=[True, False], ids=["one transaction", "statement by statement"])

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import socket
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,10 +17,9 @@ from services.shared.pg.channel import Channel, TlsChannel, borrow, ready
 from services.shared.pg.connection import connect
 from services.shared.pg.copy import PartCopier
 from tests.integration.copy_bed import copy_schema, count, execute, exported_snapshot, keep_books, part
-from tests.lab.installs import oldest
 from tests.lab.postgres import PostgresServer
 from tests.lab.proxy import Proxy
-from tests.lab.tls import plain_uri, tls_uri, turn_on_tls
+from tests.lab.tls import plain_uri, tls_uri
 
 MIGRATION = MigrationId("m1")
 READY_AFTER_COPY = b"Z\0\0\0\5T"
@@ -44,26 +42,6 @@ def error_response(sqlstate: bytes) -> bytes:
     return b"E" + (len(body) + 4).to_bytes(4, "big") + body
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer(oldest(), fsync=False) as server:
-        if not turn_on_tls(server):
-            pytest.skip(f"PostgreSQL {server.install.major} here was built without TLS")
-        yield server
-
-
-@pytest.fixture
-def source(server: PostgresServer) -> Iterator[str]:
-    with server.fresh_database("source") as uri:
-        yield uri
-
-
-@pytest.fixture
-def dest(server: PostgresServer) -> Iterator[str]:
-    with server.fresh_database("dest") as uri:
-        yield uri
-
-
 def through(uri: str, proxy: Proxy) -> str:
     login, _, rest = uri.rpartition("@")
     return plain_uri(f"{login}@{proxy.address}/{rest.partition('/')[2]}")
@@ -76,29 +54,29 @@ def through(uri: str, proxy: Proxy) -> str:
     ids=["half a message", "another answer", "one byte", "an error"],
 )
 async def test_bytes_behind_the_last_answer_close_the_connection(
-    server: PostgresServer, source: str, dest: str, side: str, extra: bytes
+    tls_server: PostgresServer, tls_source: str, tls_dest: str, side: str, extra: bytes
 ) -> None:
-    execute(source, "CREATE TABLE t (id int)", "INSERT INTO t SELECT generate_series(1, 100)")
-    copy_schema(server.bin_dir, source, dest)
-    await keep_books(dest)
-    proxy = Adding((source if side == "source" else dest).rpartition("@")[2].partition("/")[0])
+    execute(tls_source, "CREATE TABLE t (id int)", "INSERT INTO t SELECT generate_series(1, 100)")
+    copy_schema(tls_server.bin_dir, tls_source, tls_dest)
+    await keep_books(tls_dest)
+    proxy = Adding((tls_source if side == "source" else tls_dest).rpartition("@")[2].partition("/")[0])
     await proxy.start()
-    there = through(source, proxy) if side == "source" else plain_uri(source)
-    here = through(dest, proxy) if side == "destination" else plain_uri(dest)
+    there = through(tls_source, proxy) if side == "source" else plain_uri(tls_source)
+    here = through(tls_dest, proxy) if side == "destination" else plain_uri(tls_dest)
     copier = PartCopier(there, here, MIGRATION)
     try:
-        with exported_snapshot(source) as snapshot:
+        with exported_snapshot(tls_source) as snapshot:
             proxy.extra = extra
             with pytest.raises(PgmigError) as caught:
                 await copier.copy(part("t", "id", snapshot=snapshot), lambda _rows, _size: None)
             assert caught.value.policy.retry
             assert proxy.extra == b""
-            assert await asyncio.to_thread(count, dest, "t") == 0  # the proxy runs in this thread
+            assert await asyncio.to_thread(count, tls_dest, "t") == 0  # the proxy runs in this thread
             await copier.copy(part("t", "id", snapshot=snapshot), lambda _rows, _size: None)
     finally:
         await copier.close()
         await proxy.close()
-    assert count(dest, "t") == 100
+    assert count(tls_dest, "t") == 100
 
 
 async def answer(channel: Channel) -> bytes:
@@ -114,8 +92,8 @@ async def answer(channel: Channel) -> bytes:
 
 
 @pytest.mark.parametrize("uri_of", [plain_uri, tls_uri])
-async def test_connection_that_is_closed_under_a_channel_is_noticed(source: str, uri_of: Any) -> None:
-    conn = await connect(uri_of(source), "source")
+async def test_connection_that_is_closed_under_a_channel_is_noticed(tls_source: str, uri_of: Any) -> None:
+    conn = await connect(uri_of(tls_source), "source")
     channel = borrow(conn)
     assert b"42" in await answer(channel)
     await conn.close()
@@ -129,12 +107,12 @@ async def test_connection_that_is_closed_under_a_channel_is_noticed(source: str,
 
 
 @pytest.mark.parametrize("uri_of", [plain_uri, tls_uri])
-async def test_channel_holds_its_connection(source: str, uri_of: Any) -> None:
+async def test_channel_holds_its_connection(tls_source: str, uri_of: Any) -> None:
     """Nobody else need: libpq would free the TLS session that the channel uses."""
     channels_by_id: dict[int, Channel] = {}
 
     async def lend() -> None:
-        conn = await connect(uri_of(source), "source")
+        conn = await connect(uri_of(tls_source), "source")
         channels_by_id[0] = borrow(conn)
 
     await lend()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,35 +23,14 @@ from tests.integration.copy_bed import (
     scalar,
 )
 from tests.lab.compare import compare_databases
-from tests.lab.installs import oldest
 from tests.lab.nats import NatsServer
 from tests.lab.postgres import PostgresServer
 from tests.lab.schema import seed
-from tests.lab.tls import plain_uri, tls_uri, turn_on_tls
+from tests.lab.tls import plain_uri, tls_uri
 
 pytestmark = pytest.mark.xdist_group("heavy")
 
 MIGRATION = MigrationId("m1")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer(oldest(), fsync=False) as server:
-        if not turn_on_tls(server):
-            pytest.skip(f"PostgreSQL {server.install.major} here was built without TLS")
-        yield server
-
-
-@pytest.fixture
-def source(server: PostgresServer) -> Iterator[str]:
-    with server.fresh_database("source") as uri:
-        yield uri
-
-
-@pytest.fixture
-def dest(server: PostgresServer) -> Iterator[str]:
-    with server.fresh_database("dest") as uri:
-        yield uri
 
 
 async def copied(source: str, dest: str, *parts: CopyPart) -> list[Copied | None]:
@@ -71,8 +49,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-async def test_both_ways_are_taken(source: str, way: str) -> None:
-    for uri, past in ((plain_uri(source), True), (tls_uri(source), way == "past libpq")):
+async def test_both_ways_are_taken(tls_source: str, way: str) -> None:
+    for uri, past in ((plain_uri(tls_source), True), (tls_uri(tls_source), way == "past libpq")):
         async with connection(uri, "source") as conn:
             assert await copy_relay.may_relay(conn) is past
 
@@ -80,20 +58,20 @@ async def test_both_ways_are_taken(source: str, way: str) -> None:
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("which", ["source", "destination", "both"])
 async def test_rows_are_the_same_whichever_side_is_encrypted(
-    server: PostgresServer, source: str, dest: str, which: str
+    tls_server: PostgresServer, tls_source: str, tls_dest: str, which: str
 ) -> None:
-    seed(source, 2000)
-    copy_schema(server.bin_dir, source, dest)
-    await keep_books(dest)
-    there = (plain_uri if which == "destination" else tls_uri)(source)
-    here = (plain_uri if which == "source" else tls_uri)(dest)
-    with exported_snapshot(source) as snapshot:
-        parts = await parts_of(source, snapshot, server.install.major * 10000)
+    seed(tls_source, 2000)
+    copy_schema(tls_server.bin_dir, tls_source, tls_dest)
+    await keep_books(tls_dest)
+    there = (plain_uri if which == "destination" else tls_uri)(tls_source)
+    here = (plain_uri if which == "source" else tls_uri)(tls_dest)
+    with exported_snapshot(tls_source) as snapshot:
+        parts = await parts_of(tls_source, snapshot, tls_server.install.major * 10000)
         encrypted = await copied(there, here, *parts)
-        assert compare_databases(source, dest, sequences=False, definitions=False) == []
-        execute(dest, "TRUNCATE pgmig.copy_part")
-        assert await copied(plain_uri(source), plain_uri(dest), *parts) == encrypted
-    assert compare_databases(source, dest, sequences=False, definitions=False) == []
+        assert compare_databases(tls_source, tls_dest, sequences=False, definitions=False) == []
+        execute(tls_dest, "TRUNCATE pgmig.copy_part")
+        assert await copied(plain_uri(tls_source), plain_uri(tls_dest), *parts) == encrypted
+    assert compare_databases(tls_source, tls_dest, sequences=False, definitions=False) == []
 
 
 @pytest.mark.usefixtures("way")
@@ -106,13 +84,13 @@ async def test_rows_are_the_same_whichever_side_is_encrypted(
     ],
 )
 async def test_a_side_that_fails_in_the_middle_is_curable_and_leaves_nothing_on_the_destination(
-    source: str, dest: str, encrypted: bool, side: str, function: str
+    tls_source: str, tls_dest: str, encrypted: bool, side: str, function: str
 ) -> None:
-    uris = {"source": source, "destination": dest}
+    uris = {"source": tls_source, "destination": tls_dest}
     for uri in uris.values():
         execute(uri, "CREATE TABLE t (a text)")
-    execute(source, "INSERT INTO t SELECT repeat('x', 1000000) FROM generate_series(1, 50)")
-    await keep_books(dest)
+    execute(tls_source, "INSERT INTO t SELECT repeat('x', 1000000) FROM generate_series(1, 50)")
+    await keep_books(tls_dest)
     struck = asyncio.Event()
 
     def strike(_rows: int, _size: int) -> None:
@@ -125,27 +103,27 @@ async def test_a_side_that_fails_in_the_middle_is_curable_and_leaves_nothing_on_
             )
 
     reached = tls_uri if encrypted else plain_uri
-    copier = PartCopier(reached(source), reached(dest), MIGRATION)
-    with exported_snapshot(source) as snapshot:
+    copier = PartCopier(reached(tls_source), reached(tls_dest), MIGRATION)
+    with exported_snapshot(tls_source) as snapshot:
         given = part("t", "a", snapshot=snapshot)
         with pytest.raises(PgmigError) as caught:
             await copier.copy(given, strike)
         assert caught.value.policy.retry
         assert side == "destination" or "canceling statement" in caught.value.message
-        assert count(dest, "t") == 0
+        assert count(tls_dest, "t") == 0
         outcome = await copier.copy(given, lambda _rows, _size: None)
     await copier.close()
     assert outcome is not None
-    assert outcome.rows == count(dest, "t") == 50
+    assert outcome.rows == count(tls_dest, "t") == 50
 
 
 @pytest.mark.usefixtures("way")
-async def test_a_row_that_the_destination_refuses_is_not_quoted(source: str, dest: str) -> None:
-    execute(source, "CREATE TABLE t (a text)", "INSERT INTO t VALUES ('my \"secret\" word')")
-    execute(dest, "CREATE TABLE t (a int)")
-    await keep_books(dest)
-    with exported_snapshot(source) as snapshot, pytest.raises(PgmigError) as caught:
-        await copied(source, tls_uri(dest), part("t", "a", snapshot=snapshot))
+async def test_a_row_that_the_destination_refuses_is_not_quoted(tls_source: str, tls_dest: str) -> None:
+    execute(tls_source, "CREATE TABLE t (a text)", "INSERT INTO t VALUES ('my \"secret\" word')")
+    execute(tls_dest, "CREATE TABLE t (a int)")
+    await keep_books(tls_dest)
+    with exported_snapshot(tls_source) as snapshot, pytest.raises(PgmigError) as caught:
+        await copied(tls_source, tls_uri(tls_dest), part("t", "a", snapshot=snapshot))
     assert caught.value.kind is ErrorKind.COPY_FAILED
     assert "invalid input syntax" in caught.value.message
     assert "secret" not in f"{caught.value!r} {caught.value.message} {caught.value.__cause__!r}"
@@ -153,23 +131,23 @@ async def test_a_row_that_the_destination_refuses_is_not_quoted(source: str, des
 
 @pytest.mark.parametrize("kind", ["text", "bytea"])
 async def test_memory_does_not_grow_with_the_row(
-    source: str, dest: str, kind: str, nats_server: NatsServer
+    tls_source: str, tls_dest: str, kind: str, nats_server: NatsServer
 ) -> None:
     value = "convert_to(repeat('{}', 100000000), 'UTF8')" if kind == "bytea" else "repeat('{}', 100000000)"
     execute(
-        source,
+        tls_source,
         f"CREATE TABLE t (a {kind})",
         *(f"INSERT INTO t SELECT {value.format(letter)}" for letter in "xy"),
     )
-    execute(dest, f"CREATE TABLE t (a {kind})")
-    await keep_books(dest)
-    async with copier_stand(tls_uri(source), tls_uri(dest), nats_server, "m1") as stand:
-        with exported_snapshot(source) as snapshot:
+    execute(tls_dest, f"CREATE TABLE t (a {kind})")
+    await keep_books(tls_dest)
+    async with copier_stand(tls_uri(tls_source), tls_uri(tls_dest), nats_server, "m1") as stand:
+        with exported_snapshot(tls_source) as snapshot:
             await stand.start("c1")
             await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
             stand.assign("c1", MIGRATION)
             await stand.coordinator.until(lambda: len(stand.coordinator.done()) == 1)
             peak = stand.peak_memory("c1")
     digests = "SELECT string_agg(length(a) || md5(a), ' ' ORDER BY a) FROM t"
-    assert scalar(dest, digests) == scalar(source, digests)
+    assert scalar(tls_dest, digests) == scalar(tls_source, digests)
     assert peak < 150 << 20
