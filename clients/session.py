@@ -104,20 +104,44 @@ class Session:
         of the schema that are not restored."""
         return await self._client.resume(migration_id, source_uri, destination_uri, skip_objects)
 
-    async def skip_transaction(self, migration_id: str, lsn: Lsn, reason: str, who: str) -> MigrationView:
+    async def skip_transaction(
+        self,
+        migration_id: str,
+        lsn: Lsn,
+        reason: str,
+        who: str,
+        *,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
         """Give up the one transaction that a failed migration stopped at, and continue behind it.
 
         lsn: of its commit record, as the failure tells it. who: USER@HOST, for the audit record.
         """
-        return await self._client.skip_transaction(migration_id, lsn, reason, who)
+        return await self._client.skip_transaction(
+            migration_id, lsn, reason, who, source_uri=source_uri, destination_uri=destination_uri
+        )
 
-    async def resync_tables(self, migration_id: str, tables: tuple[TableId, ...]) -> MigrationView:
+    async def resync_tables(
+        self,
+        migration_id: str,
+        tables: tuple[TableId, ...],
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
         """Copy tables again under a new snapshot, or add tables that were created since."""
-        return await self._client.resync_tables(migration_id, tables)
+        return await self._client.resync_tables(migration_id, tables, source_uri, destination_uri)
 
-    async def unfreeze(self, migration_id: str, *, read_only: bool = False) -> MigrationView:
+    async def unfreeze(
+        self,
+        migration_id: str,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+        *,
+        read_only: bool = False,
+    ) -> MigrationView:
         """Let sessions into the old source again, after a switchover."""
-        return await self._client.unfreeze(migration_id, read_only)
+        return await self._client.unfreeze(migration_id, read_only, source_uri, destination_uri)
 
     async def abort(
         self, migration_id: str, source_uri: str | None = None, destination_uri: str | None = None

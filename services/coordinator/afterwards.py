@@ -10,23 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from services.coordinator.migration import Migration
 from services.coordinator.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError, Phase
 from services.shared.pg.door import beside, is_open, writable_connection
 from services.shared.pg.late_writes import late_writes, told
-from services.shared.pg.thaw import admit_readers, thaw
+from services.shared.pg.thaw import Before, admit_readers, thaw
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
 
 
-async def unfreeze(pipeline: Pipeline, *, read_only: bool) -> None:
-    """Let sessions into the old source again: those that write too, or read-only by default.
-
-    Raises WRONG_PHASE unless the migration has switched over and the source is still frozen.
-    """
-    migration, frozen = pipeline.migration, pipeline.migration.record.freeze
+def check_frozen(migration: Migration) -> Before:
+    """What the switchover changed on the source. Raises WRONG_PHASE unless the migration has switched over
+    and the source is still frozen."""
+    frozen = migration.record.freeze
     if migration.phase is not Phase.SWITCHED_OVER:
         raise PgmigError(
             ErrorKind.WRONG_PHASE,
@@ -37,6 +36,15 @@ async def unfreeze(pipeline: Pipeline, *, read_only: bool) -> None:
         raise PgmigError(
             ErrorKind.WRONG_PHASE, f"the source of migration {migration.id} is not frozen any more"
         )
+    return frozen
+
+
+async def unfreeze(pipeline: Pipeline, *, read_only: bool) -> None:
+    """Let sessions into the old source again: those that write too, or read-only by default.
+
+    Raises WRONG_PHASE unless the source is frozen, CREDENTIALS_NEEDED.
+    """
+    migration, frozen = pipeline.migration, check_frozen(pipeline.migration)
     uri = await pipeline.known_source()
     if read_only:
         await admit_readers(uri, frozen)

@@ -33,6 +33,9 @@ class Credentials:
         return Credentials(completed(self.source_uri, source), completed(self.destination_uri, destination))
 
 
+NOTHING_GIVEN = Credentials()
+
+
 def of_environment(
     source: Endpoint, destination: Endpoint, source_uri: str | None, destination_uri: str | None
 ) -> Credentials:

@@ -17,7 +17,7 @@ from typing import Any
 
 from services.coordinator import afterwards, skipping, switchover, teardown
 from services.coordinator import handover as handing
-from services.coordinator.credentials import Credentials
+from services.coordinator.credentials import NOTHING_GIVEN, Credentials
 from services.coordinator.lookout import Lookout
 from services.coordinator.migration import Migration, failure_of
 from services.coordinator.phases import copy, follow, indexes, schema
@@ -243,10 +243,7 @@ class Driver:
         that is not the recorded one.
         """
         async with self._commanded() as migration:
-            handover = await handing.judge(migration.record, given, handing.GO_ON)
-            handover.check()
-            if "source" in handover.moved:
-                await handing.check_timeline(migration.record, given.source_uri)
+            handover = await handing.judge_to_go_on(migration.record, given)
             if handover.moved and migration.phase.running:
                 self._check_not_switching("given another address")
                 await self._begin_elsewhere(handover)
@@ -280,8 +277,6 @@ class Driver:
 
     async def _begin_elsewhere(self, handover: handing.Handover) -> None:
         """The running phase begins again at new addresses of the same databases."""
-        if self.migration.phase is Phase.SWITCHOVER:
-            raise _wrong_phase(self.migration, "moved to another address")
         await self._halt()
         await self.pipeline.release()
         self._use(handover)
@@ -295,24 +290,27 @@ class Driver:
         await self.pipeline.journal.save()
         self._run()
 
-    async def skip_transaction(self, lsn: Lsn, reason: str, who: str) -> None:
+    async def skip_transaction(
+        self, lsn: Lsn, reason: str, who: str, given: Credentials = NOTHING_GIVEN
+    ) -> None:
         """Go on after a failure without the one transaction that it is about.
 
         Raises INVALID_ARGUMENT unless that one commits at `lsn`, WRONG_PHASE for any other state.
         """
         async with self._commanded() as migration:
+            given_up = skipping.decided(migration.record, lsn, reason, who, time.time())
+            self._use(await handing.judge_to_go_on(migration.record, given))
             record = migration.record
-            given_up = skipping.decided(record, lsn, reason, who, time.time())
             assert record.resume_phase is not None
             await self._go_on(record.resume_phase, skipped=(*record.skipped, given_up))
             migration.event("warning", skipping.told(given_up))
             await self.pipeline.journal.save()
 
-    async def resync(self, tables: Sequence[TableId]) -> None:
+    async def resync(self, tables: Sequence[TableId], given: Credentials = NOTHING_GIVEN) -> None:
         """Copy tables again, or add new ones; what ran, or was halted, goes on afterwards.
 
-        Raises WRONG_PHASE unless it is copying or replicating, or was; and what `prepare_resync` raises,
-        with everything as it was.
+        Raises WRONG_PHASE unless it is copying or replicating, or was; CREDENTIALS_NEEDED; and what
+        `prepare_resync` raises, with everything as it was.
         """
         async with self._commanded() as migration:
             phase = migration.record.resume_phase or migration.phase
@@ -320,9 +318,12 @@ class Driver:
                 hint = "tables can be copied again while changes are replicated (clone --follow)"
                 raise _wrong_phase(migration, "told to copy tables again", hint)
             self._check_not_switching("told to copy tables again")
+            handover = await handing.judge_to_go_on(migration.record, given)
             await self._halt()
             try:
                 await self.pipeline.release()
+                self._use(handover)
+                await self.pipeline.known_credentials()
                 await prepare_resync(self.pipeline, tables)
             except BaseException:
                 self._run()
@@ -342,9 +343,13 @@ class Driver:
             )
             return feed
 
-    async def unfreeze(self, *, read_only: bool) -> None:
-        """Let sessions into the old source again. Raises WRONG_PHASE."""
-        async with self._commanded():
+    async def unfreeze(self, given: Credentials = NOTHING_GIVEN, *, read_only: bool) -> None:
+        """Let sessions into the old source again. Raises WRONG_PHASE, CREDENTIALS_NEEDED."""
+        async with self._commanded() as migration:
+            afterwards.check_frozen(migration)
+            handover = await handing.judge(migration.record, given, handing.GO_ON)
+            handover.check()
+            self._use(handover)
             await afterwards.unfreeze(self.pipeline, read_only=read_only)
 
     async def abort(self, given: Credentials) -> None:
@@ -376,7 +381,7 @@ class Driver:
         force: also while it runs, and also when a server cannot be reached, or is not given.
         """
         async with self._commanded() as migration:
-            if migration.phase is Phase.SWITCHOVER or (migration.phase.running and not force):
+            if migration.phase.running and not force:
                 raise _wrong_phase(migration, "cleaned up", "pause or abort it first, or use --force")
             self._check_not_switching("cleaned up")
             handover = await handing.judge(migration.record, given, handing.GIVE_UP)

@@ -90,15 +90,29 @@ class ControlApiHandler:
         return driver.migration.view()
 
     async def skip_transaction(
-        self, migration_id: MigrationId, lsn: Lsn, reason: str, who: str
+        self,
+        migration_id: MigrationId,
+        lsn: Lsn,
+        reason: str,
+        who: str,
+        *,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
     ) -> MigrationView:
         driver = self._coordinator.driver(migration_id)
-        await self._whole(driver.skip_transaction(lsn, reason, who))
+        given = Credentials(source_uri or "", destination_uri or "")
+        await self._whole(driver.skip_transaction(lsn, reason, who, given))
         return driver.migration.view()
 
-    async def resync_tables(self, migration_id: MigrationId, tables: tuple[TableId, ...]) -> MigrationView:
+    async def resync_tables(
+        self,
+        migration_id: MigrationId,
+        tables: tuple[TableId, ...],
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
         driver = self._coordinator.driver(migration_id)
-        await self._whole(driver.resync(tables))
+        await self._whole(driver.resync(tables, Credentials(source_uri or "", destination_uri or "")))
         return driver.migration.view()
 
     async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
@@ -106,9 +120,16 @@ class ControlApiHandler:
         async for step in feed.read():
             yield step
 
-    async def unfreeze(self, migration_id: MigrationId, read_only: bool) -> MigrationView:
+    async def unfreeze(
+        self,
+        migration_id: MigrationId,
+        read_only: bool,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
         driver = self._coordinator.driver(migration_id)
-        await self._whole(driver.unfreeze(read_only=read_only))
+        given = Credentials(source_uri or "", destination_uri or "")
+        await self._whole(driver.unfreeze(given, read_only=read_only))
         return driver.migration.view()
 
     async def abort(

@@ -15,8 +15,10 @@ from services.coordinator.credentials import Credentials
 from services.coordinator.record import Record
 from services.shared.model import DatabaseIdentity, Endpoint, ErrorKind, PgmigError
 from services.shared.pg.connection import connection, reached
-from services.shared.pg.preflight_server import read_server
+from services.shared.pg.door import beside
+from services.shared.pg.preflight_server import identity_of, read_server
 from services.shared.pg.replication import ReplicationConnection
+from services.shared.pg.thaw import Before
 from services.shared.pg.uri import as_recorded, endpoint
 
 GO_ON = "leave that connection string out to go on with the recorded database"
@@ -54,6 +56,15 @@ async def judge(record: Record, given: Credentials, remedy: str) -> Handover:
     return replace(handover, accepted=Credentials(source, destination))
 
 
+async def judge_to_go_on(record: Record, given: Credentials) -> Handover:
+    """`judge` for commands after which changes are read on. Raises the first refusal, and GAP."""
+    handover = await judge(record, given, GO_ON)
+    handover.check()
+    if "source" in handover.moved:
+        await check_timeline(record, handover.accepted.source_uri)
+    return handover
+
+
 async def _judged(handover: Handover, side: str, uri: str, record: Record, hint: str) -> str:
     """The URI if it is accepted, else ""."""
     known: Endpoint = getattr(record, side)
@@ -62,27 +73,40 @@ async def _judged(handover: Handover, side: str, uri: str, record: Record, hint:
     uri = as_recorded(uri, known)
     if endpoint(uri).place == known.place:
         return uri
-    identity: DatabaseIdentity | None = getattr(record, f"{side}_identity")
     try:
-        handover.moved[side] = await _found(side, uri, known, identity, hint)
+        handover.moved[side] = await _found(side, uri, record, hint)
     except PgmigError as exc:
         handover.refused[side] = exc
         return ""
     return uri
 
 
-async def _found(
-    side: str, uri: str, known: Endpoint, identity: DatabaseIdentity | None, hint: str
-) -> Endpoint:
-    recorded = f"the {side} of this migration is recorded as {place(known)}"
+async def _found(side: str, uri: str, record: Record, hint: str) -> Endpoint:
+    recorded = f"the {side} of this migration is recorded as {place(getattr(record, side))}"
+    known: DatabaseIdentity | None = getattr(record, f"{side}_identity")
     try:
-        async with connection(uri, side) as conn:
-            facts, found = await read_server(conn, side), reached(conn, uri)
+        identity, found = await _seen(side, uri, record.freeze)
     except PgmigError as exc:
         raise PgmigError(exc.kind, f"{exc.message}; {recorded}", f"{exc.hint}, or {hint}") from exc
-    if identity is not None and facts.identity != identity:
+    if known is not None and identity != known:
         raise PgmigError(ErrorKind.INVALID_ARGUMENT, f"{place(found)} is another database: {recorded}", hint)
     return found
+
+
+async def _seen(side: str, uri: str, freeze: Before | None) -> tuple[DatabaseIdentity | None, Endpoint]:
+    """The database that `uri` leads to. One that our freeze has closed is looked up from another database
+    of its server. The identity is None if that server has no such database."""
+    try:
+        async with connection(uri, side) as conn:
+            return (await read_server(conn, side)).identity, reached(conn, uri)
+    except PgmigError as exc:
+        if exc.kind is not ErrorKind.DATABASE_CLOSED or side != "source" or freeze is None:
+            raise
+    conn = await beside(uri, freeze.door)
+    try:
+        return await identity_of(conn, endpoint(uri).dbname, side), reached(conn, uri)
+    finally:
+        await conn.close()
 
 
 async def check_timeline(record: Record, uri: str) -> None:
@@ -90,7 +114,8 @@ async def check_timeline(record: Record, uri: str) -> None:
     slot = record.slot
     if slot is None or not slot.timeline:
         return
-    replication = await ReplicationConnection.open(uri)
+    # A source that the freeze has closed still shows its timeline from another database.
+    replication = await ReplicationConnection.open(uri, record.freeze.door if record.freeze else "")
     try:
         found = await replication.identify_system()
     finally:

@@ -168,6 +168,10 @@ class Pipeline:
         await self._look_for_credentials()
         return self._credentials.destination_uri or self._unknown("destination")
 
+    async def known_credentials(self) -> Credentials:
+        """Like `credentials`, but raises CREDENTIALS_NEEDED instead of waiting."""
+        return Credentials(await self.known_source(), await self.known_destination())
+
     def _unknown(self, side: str) -> str:
         option = "--source-uri" if side == "source" else "--dest-uri"
         raise PgmigError(

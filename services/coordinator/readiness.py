@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 
+from services.coordinator.credentials import Credentials
 from services.coordinator.migration import Migration
+from services.coordinator.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError, Phase
 
 _ABOUT_TO = frozenset({Phase.CATCHUP, Phase.STREAMING})
@@ -50,6 +52,22 @@ async def await_ready(migration: Migration, deadline: float) -> None:
                 await migration.changed()
     except TimeoutError as exc:
         raise _late(migration) from exc
+
+
+async def await_credentials(pipeline: Pipeline, deadline: float) -> Credentials:
+    """Both connection strings. deadline: time.monotonic(). Raises CREDENTIALS_NEEDED."""
+    migration = pipeline.migration
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await pipeline.credentials()
+    except TimeoutError as exc:
+        raise PgmigError(
+            ErrorKind.CREDENTIALS_NEEDED,
+            f"the connection strings of migration {migration.id} are not known any more; "
+            "writes were not blocked",
+            f"give them with `pgmig-cli resume --id {migration.id} --source-uri ... --dest-uri ...`, "
+            "then switch over again",
+        ) from exc
 
 
 def _ready(migration: Migration, deadline: float) -> bool:

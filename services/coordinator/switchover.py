@@ -31,7 +31,7 @@ from services.coordinator.credentials import Credentials
 from services.coordinator.fence import check_nothing_behind, written_behind
 from services.coordinator.migration import failure_of
 from services.coordinator.pipeline import Pipeline
-from services.coordinator.readiness import await_ready, check_ready
+from services.coordinator.readiness import await_credentials, await_ready, check_ready
 from services.coordinator.steps import StepFeed
 from services.coordinator.tables.check import check_unchanged
 from services.coordinator.unlogged import check_unlogged
@@ -117,8 +117,9 @@ async def run(pipeline: Pipeline, feed: StepFeed, timeout_s: float) -> None:
     """The whole switchover or its roll-back. Its outcome is in the feed and in the record."""
     interrupted: BaseException | None = None
     try:
-        uris = await pipeline.credentials()
-        await _attempt(_Run(pipeline, feed, time.monotonic() + timeout_s, uris))
+        deadline = time.monotonic() + timeout_s
+        uris = await await_credentials(pipeline, deadline)
+        await _attempt(_Run(pipeline, feed, deadline, uris))
     except BaseException as exc:  # also when cancelled: the source must not stay frozen
         interrupted = exc
     if pipeline.migration.phase is Phase.SWITCHED_OVER:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -215,7 +216,38 @@ def test_unfreeze_lets_writers_in_or_only_readers(served: ServedControl) -> None
     assert at(served, "unfreeze").stdout == "the old source of migration m accepts connections again\n"
     assert at(served, "unfreeze", "--read-only").exit_code == 0
     calls = [call for call in served.control.calls if call[0] == "unfreeze"]
-    assert calls == [("unfreeze", "m", False), ("unfreeze", "m", True)]
+    assert calls == [("unfreeze", "m", False, None, None), ("unfreeze", "m", True, None, None)]
+
+
+GIVEN = {
+    "clone": (),
+    "follow": (),
+    "resume": (),
+    "skip-transaction": ("--lsn", "1/2", "--reason", "r"),
+    "resync-table": ("shop.orders",),
+    "unfreeze": (),
+    "abort": (),
+    "cleanup": ("--force",),
+}
+"""What each command needs besides connection strings."""
+
+
+def test_every_command_that_takes_connection_strings_is_known_here() -> None:
+    context = click.Context(cli)
+    commands = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
+    taking = {name for name, one in commands.items() if one and "source_uri" in {p.name for p in one.params}}
+    assert taking == set(GIVEN)
+
+
+@pytest.mark.parametrize("command", sorted(GIVEN))
+def test_connection_strings_that_a_command_takes_reach_a_remote_coordinator(
+    served: ServedControl, command: str
+) -> None:
+    if command != "clone":
+        put(served, phase=Phase.FAILED)
+    served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
+    at(served, command, *GIVEN[command], *URIS)
+    assert any({URIS[1], URIS[3]} <= set(map(str, call)) for call in served.control.calls)
 
 
 def test_switchover_as_json_is_one_step_a_line(served: ServedControl) -> None:

@@ -113,12 +113,25 @@ class FakeControl:
         return self.note("resume", migration_id, source_uri, destination_uri, *skip_objects)
 
     async def skip_transaction(
-        self, migration_id: MigrationId, lsn: Lsn, reason: str, who: str
+        self,
+        migration_id: MigrationId,
+        lsn: Lsn,
+        reason: str,
+        who: str,
+        *,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
     ) -> MigrationView:
-        return self.note("skip_transaction", migration_id, lsn, reason, who)
+        return self.note("skip_transaction", migration_id, lsn, reason, who, source_uri, destination_uri)
 
-    async def resync_tables(self, migration_id: MigrationId, tables: tuple[TableId, ...]) -> MigrationView:
-        return self.note("resync_tables", migration_id, tables)
+    async def resync_tables(
+        self,
+        migration_id: MigrationId,
+        tables: tuple[TableId, ...],
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
+        return self.note("resync_tables", migration_id, tables, source_uri, destination_uri)
 
     async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
         self.note("switchover", migration_id, timeout_s)
@@ -135,8 +148,14 @@ class FakeControl:
         self.note("plan", migration_id, source_uri, destination_uri, options)
         return PLAN
 
-    async def unfreeze(self, migration_id: MigrationId, read_only: bool) -> MigrationView:
-        return self.note("unfreeze", migration_id, read_only)
+    async def unfreeze(
+        self,
+        migration_id: MigrationId,
+        read_only: bool,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
+        return self.note("unfreeze", migration_id, read_only, source_uri, destination_uri)
 
     async def abort(
         self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
@@ -165,6 +184,8 @@ async def serving(control: FakeControl) -> AsyncIterator[tuple[ControlServer, Co
         await server.stop(0)
 
 
+URIS = ("postgresql://a", "postgresql://b")
+GIVEN = {"source_uri": URIS[0], "destination_uri": URIS[1]}
 TABLES = (TableId("shop", "orders"), TableId("Odd.", 'na"me'))
 
 
@@ -183,9 +204,12 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.resume(m1, "postgresql://a", "postgresql://b") == VIEW
         assert await client.resume(m1, None, None, ("view app.v",)) == VIEW
         assert await client.skip_transaction("m1", Lsn(2**64 - 1), "broken", "a@b") == VIEW
+        assert await client.skip_transaction("m1", Lsn(1), "broken", "a@b", **GIVEN) == VIEW
         assert await client.resync_tables(m1, TABLES) == VIEW
+        assert await client.resync_tables(m1, TABLES, *URIS) == VIEW
         assert [step async for step in client.switchover(m1, 2.5)] == list(STEPS)
         assert await client.unfreeze(m1, True) == VIEW
+        assert await client.unfreeze(m1, False, *URIS) == VIEW
         assert await client.abort(m1) == VIEW
         assert await client.abort(m1, "postgresql://a", "postgresql://b") == VIEW
         assert await client.cleanup(m1, force=True) == CLEANED
@@ -199,10 +223,13 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("resume", m1, None, None),
         ("resume", m1, "postgresql://a", "postgresql://b"),
         ("resume", m1, None, None, "view app.v"),
-        ("skip_transaction", m1, Lsn(2**64 - 1), "broken", "a@b"),
-        ("resync_tables", m1, TABLES),
+        ("skip_transaction", m1, Lsn(2**64 - 1), "broken", "a@b", None, None),
+        ("skip_transaction", m1, Lsn(1), "broken", "a@b", *URIS),
+        ("resync_tables", m1, TABLES, None, None),
+        ("resync_tables", m1, TABLES, *URIS),
         ("switchover", m1, 2.5),
-        ("unfreeze", m1, True),
+        ("unfreeze", m1, True, None, None),
+        ("unfreeze", m1, False, *URIS),
         ("abort", m1, None, None),
         ("abort", m1, "postgresql://a", "postgresql://b"),
         ("cleanup", m1, True, None, None),

@@ -29,6 +29,7 @@ from services.shared.pg.replication import ReplicationConnection
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.door import reopen
 from tests.lab.nats import NatsServer
+from tests.lab.proxy import proxied
 
 FOLLOW = MigrationOptions(follow=True)
 CLOSED = "not currently accepting connections"
@@ -235,3 +236,94 @@ async def test_undo_wins_its_compare_and_set_before_it_thaws(
     await switchover.undo(pipeline)
     assert not closed(source)
     insert(source, 1)
+
+
+def place(uri: str) -> str:
+    """HOST:PORT."""
+    return uri.rpartition("@")[2].partition("/")[0]
+
+
+async def test_unfreeze_takes_the_connection_string_that_a_restarted_coordinator_lacks(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async with services.session() as session:
+        await switched_over(session, source, dest_db)
+        services.restart("coordinator")
+        with pytest.raises(PgmigError) as caught:
+            await session.unfreeze("m")
+        assert caught.value.kind is ErrorKind.CREDENTIALS_NEEDED
+        assert "--source-uri" in caught.value.hint
+        assert closed(source)
+        await session.unfreeze("m", source)
+        insert(source, 1)
+
+
+async def test_closed_source_at_another_address_is_found_through_another_database(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async with proxied(place(source)) as proxy, services.session() as session:
+        await switched_over(session, source.replace(place(source), proxy.address), dest_db)
+        await proxy.close()
+        other = source.rpartition("/")[0] + "/postgres"
+        for wrong, named in ((other, "postgres"), (f"{other}_gone", "postgres_gone")):
+            with pytest.raises(PgmigError) as caught:
+                await session.unfreeze("m", wrong)
+            assert f"{place(source)}/{named}" in caught.value.message
+            assert proxy.address in caught.value.message
+        assert closed(source)
+        view = await session.unfreeze("m", source, read_only=True)
+        assert f"{view.source.host}:{view.source.port}" == place(source)
+        await session.unfreeze("m")
+        insert(source, 1)
+
+
+async def test_switchover_is_undone_at_the_address_that_the_source_has_moved_to(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async with proxied(place(source)) as proxy, services.session() as session:
+        moved = source.replace(place(source), proxy.address)
+        await session.start("m", moved, dest_db, FOLLOW)
+        await until_phase(session, "m", Phase.STREAMING)
+        with psycopg.connect(source) as held:  # its own transaction keeps the switchover from being quick
+            held.execute("INSERT INTO item VALUES (1)")
+            with pytest.raises(PgmigError):
+                async for told in session.switchover("m", 30.0):
+                    if (told.name, told.state) == ("freeze", "started"):
+                        services.kill9("coordinator")
+            await proxy.close()
+        services.start("coordinator")
+        services.wait_serving()
+    async with services.session() as session:
+        assert (await session.get("m")).phase is Phase.SWITCHOVER
+        await session.resume("m", moved, dest_db)  # known, but it leads nowhere any more
+        await session.resume("m", source, dest_db)
+        await until(session, "m", lambda view: view.phase is not Phase.SWITCHOVER)
+        insert(source, 2)
+        await until_phase(session, "m", Phase.STREAMING)
+
+
+async def test_switchover_that_cannot_be_undone_is_cleaned_up_by_force(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async with proxied(place(source)) as proxy, services.session() as session:
+        moved = source.replace(place(source), proxy.address)
+        await session.start("m", moved, dest_db, FOLLOW)
+        await until_phase(session, "m", Phase.STREAMING)
+        with psycopg.connect(source) as held:
+            held.execute("INSERT INTO item VALUES (1)")
+            with pytest.raises(PgmigError):
+                async for told in session.switchover("m", 30.0):
+                    if (told.name, told.state) == ("freeze", "started"):
+                        services.kill9("coordinator")
+            await proxy.close()
+        services.start("coordinator")
+        services.wait_serving()
+    async with services.session() as session:
+        # Cleanup can stop only workers that have come back to the restarted coordinator.
+        await until(session, "m", lambda view: {"decoder", "applier"} <= {one.role for one in view.workers})
+        with pytest.raises(PgmigError) as caught:
+            await session.cleanup("m", moved, dest_db)
+        assert caught.value.kind is ErrorKind.WRONG_PHASE
+        done = await session.cleanup("m", moved, dest_db, force=True)
+        assert any("source" in line for line in done.left)
+        assert any("bookkeeping" in line for line in done.removed), done

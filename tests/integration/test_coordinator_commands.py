@@ -253,6 +253,38 @@ async def test_credentials_are_asked_for_when_nobody_knows_them(
         assert uri.partition("@")[0].rpartition(":")[2] not in state
 
 
+async def test_resync_takes_the_connection_strings_that_a_restarted_coordinator_lacks(
+    services: Services, source: str, dest_db: str
+) -> None:
+    """It used to wait for them while it kept every other command waiting, `resume` too."""
+    async with services.session() as session:
+        await session.start("m", source, dest_db, FOLLOW)
+        await until_phase(session, "m", Phase.STREAMING)
+        await session.pause("m")
+        services.restart("coordinator")
+        tables = tuple(one.table for one in (await session.get("m")).tables)
+        with pytest.raises(PgmigError) as caught:
+            await session.resync_tables("m", tables)
+        assert caught.value.kind is ErrorKind.CREDENTIALS_NEEDED
+        assert (await session.get("m")).phase is Phase.PAUSED
+        await session.resync_tables("m", tables, source, dest_db)
+        await until_phase(session, "m", Phase.STREAMING)
+
+
+async def test_switchover_without_credentials_says_how_to_give_them(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async with services.session() as session:
+        await session.start("m", source, dest_db, FOLLOW)
+        await until_phase(session, "m", Phase.STREAMING)
+        services.restart("coordinator")
+        with pytest.raises(PgmigError) as caught:
+            async for _ in session.switchover("m", 2.0):
+                pass
+        assert caught.value.kind is ErrorKind.CREDENTIALS_NEEDED
+        assert "pgmig-cli resume --id m --source-uri" in caught.value.hint
+
+
 async def test_two_migrations_side_by_side(
     services: Services, source: str, dest_db: str, source_server: PostgresServer, dest_server: PostgresServer
 ) -> None:

@@ -179,15 +179,28 @@ class StandInControl:
         return view
 
     async def skip_transaction(
-        self, migration_id: MigrationId, lsn: Lsn, reason: str, who: str
+        self,
+        migration_id: MigrationId,
+        lsn: Lsn,
+        reason: str,
+        who: str,
+        *,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
     ) -> MigrationView:
-        self._called("skip_transaction", migration_id.value, lsn, reason, who)
+        self._called("skip_transaction", migration_id.value, lsn, reason, who, source_uri, destination_uri)
         view = self._known(migration_id)
         skipped = SkippedTransaction(lsn, 742, time.time(), who, reason, "refused")
         return self.move(migration_id.value, view.resume_phase or view.phase, skipped=(skipped,))
 
-    async def resync_tables(self, migration_id: MigrationId, tables: tuple[TableId, ...]) -> MigrationView:
-        self._called("resync_tables", migration_id.value, tables)
+    async def resync_tables(
+        self,
+        migration_id: MigrationId,
+        tables: tuple[TableId, ...],
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
+        self._called("resync_tables", migration_id.value, tables, source_uri, destination_uri)
         self._known(migration_id)
         return self.move(migration_id.value, Phase.COPY, resume_phase=None, failure=None)
 
@@ -200,14 +213,20 @@ class StandInControl:
             self._called(f"switchover, {name} is done")
         self.move(migration_id.value, Phase.SWITCHED_OVER, switchover=RESULT)
 
-    async def unfreeze(self, migration_id: MigrationId, read_only: bool) -> MigrationView:
-        self._called("unfreeze", migration_id.value, read_only)
+    async def unfreeze(
+        self,
+        migration_id: MigrationId,
+        read_only: bool,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
+        self._called("unfreeze", migration_id.value, read_only, source_uri, destination_uri)
         return self._known(migration_id)
 
     async def abort(
         self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
     ) -> MigrationView:
-        self._called("abort", migration_id.value)
+        self._called("abort", migration_id.value, source_uri, destination_uri)
         self._known(migration_id)
         return self.move(migration_id.value, Phase.ABORTED)
 
@@ -218,7 +237,7 @@ class StandInControl:
         source_uri: str | None = None,
         destination_uri: str | None = None,
     ) -> CleanupResult:
-        self._called("cleanup", migration_id.value, force)
+        self._called("cleanup", migration_id.value, force, source_uri, destination_uri)
         view = self._known(migration_id)
         if not (view.phase.ended or force):
             raise PgmigError(ErrorKind.WRONG_PHASE, f"migration {migration_id} is in phase {view.phase}")

@@ -67,7 +67,9 @@ def unfreeze(invocation: Invocation, uris: Uris, read_only: bool, yes: bool) -> 
 
 async def _unfreeze(invocation: Invocation, uris: Uris, *, read_only: bool) -> MigrationView:
     async with coordinated(invocation, uris, "unfreeze") as (session, migration_id):
-        return await session.unfreeze(migration_id.value, read_only=read_only)
+        return await session.unfreeze(
+            migration_id.value, uris.source or None, uris.destination or None, read_only=read_only
+        )
 
 
 @click.command()

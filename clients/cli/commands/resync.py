@@ -44,4 +44,6 @@ def resync_table(invocation: Invocation, uris: Uris, tables: tuple[TableId, ...]
 
 async def _resync(invocation: Invocation, uris: Uris, tables: tuple[TableId, ...]) -> MigrationView:
     async with coordinated(invocation, uris, "copy tables of") as (session, migration_id):
-        return await session.resync_tables(migration_id.value, tables)
+        return await session.resync_tables(
+            migration_id.value, tables, uris.source or None, uris.destination or None
+        )

@@ -46,7 +46,14 @@ def skip_transaction(invocation: Invocation, uris: Uris, lsn: Lsn, reason: str) 
 
 async def _skip(invocation: Invocation, uris: Uris, lsn: Lsn, reason: str) -> MigrationView:
     async with coordinated(invocation, uris, "skip a transaction of") as (session, migration_id):
-        return await session.skip_transaction(migration_id.value, lsn, reason, _operator())
+        return await session.skip_transaction(
+            migration_id.value,
+            lsn,
+            reason,
+            _operator(),
+            source_uri=uris.source or None,
+            destination_uri=uris.destination or None,
+        )
 
 
 def _operator() -> str:

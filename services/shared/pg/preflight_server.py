@@ -55,6 +55,19 @@ async def read_server(conn: AsyncConnection, side: str) -> ServerFacts:
     return facts
 
 
+async def identity_of(conn: AsyncConnection, database: str, side: str) -> DatabaseIdentity | None:
+    """Of a database by its name, which need not accept connections; None if the server has no such
+    database. conn: to any database of the server."""
+    facts = await read_server(conn, side)
+    with translated(f"looking at the {side}"):
+        row = await (
+            await conn.execute(
+                "SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = %s", [database]
+            )
+        ).fetchone()
+    return DatabaseIdentity(facts.system_identifier, row[0]) if row else None
+
+
 def listing(names: Sequence[object], at_most: int = NAMED_AT_MOST) -> str:
     """The first few, and how many more."""
     shown = ", ".join(str(name) for name in names[:at_most])

@@ -76,8 +76,10 @@ class ReplicationConnection:
         self._gss = conn.info.get_parameters().get("gssencmode", "disable") != "disable"
 
     @classmethod
-    async def open(cls, uri: str) -> ReplicationConnection:
-        info = complete_conninfo(uri, "pgmig decoder", "source", replication="database")
+    async def open(cls, uri: str, database: str = "") -> ReplicationConnection:
+        """database: another one of the same server than the URI's."""
+        other = {"dbname": database} if database else {}
+        info = complete_conninfo(uri, "pgmig decoder", "source", replication="database", **other)
         try:
             return cls(await open_session(info))
         except psycopg.OperationalError as exc:

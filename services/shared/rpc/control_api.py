@@ -90,11 +90,24 @@ class ControlHandler(Protocol):
     ) -> MigrationView: ...
 
     async def skip_transaction(
-        self, migration_id: MigrationId, lsn: Lsn, reason: str, who: str
+        self,
+        migration_id: MigrationId,
+        lsn: Lsn,
+        reason: str,
+        who: str,
+        *,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
     ) -> MigrationView:
         """Give up the transaction that commits at `lsn`, on which the migration failed."""
 
-    async def resync_tables(self, migration_id: MigrationId, tables: tuple[TableId, ...]) -> MigrationView:
+    async def resync_tables(
+        self,
+        migration_id: MigrationId,
+        tables: tuple[TableId, ...],
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
         """Copy tables again, or add tables that were created since the migration began."""
 
     def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
@@ -103,7 +116,13 @@ class ControlHandler(Protocol):
         timeout_s: writes stay blocked no longer than this.
         """
 
-    async def unfreeze(self, migration_id: MigrationId, read_only: bool) -> MigrationView:
+    async def unfreeze(
+        self,
+        migration_id: MigrationId,
+        read_only: bool,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
         """Let sessions into the old source again, read-only by default or not."""
 
     async def abort(
@@ -200,7 +219,12 @@ class ControlApi(ControlServicer):
         async with answering(context, "SkipTransaction"):
             migration = MigrationId.parse(request.migration_id)
             view = await self._handler.skip_transaction(
-                migration, Lsn(request.lsn), request.reason, request.who
+                migration,
+                Lsn(request.lsn),
+                request.reason,
+                request.who,
+                source_uri=request.source_uri or None,
+                destination_uri=request.destination_uri or None,
             )
             return view_to_pb(view)
 
@@ -210,7 +234,10 @@ class ControlApi(ControlServicer):
             tables = tuple(TableId(table.schema, table.name) for table in request.tables)
             if not tables:
                 raise PgmigError(ErrorKind.INVALID_ARGUMENT, "at least one table must be given")
-            return view_to_pb(await self._handler.resync_tables(migration, tables))
+            view = await self._handler.resync_tables(
+                migration, tables, request.source_uri or None, request.destination_uri or None
+            )
+            return view_to_pb(view)
 
     async def Switchover(
         self, request: pb.SwitchoverRequest, context: Context
@@ -224,8 +251,13 @@ class ControlApi(ControlServicer):
 
     async def Unfreeze(self, request: pb.UnfreezeRequest, context: Context) -> pb.Migration:
         async with answering(context, "Unfreeze"):
-            migration = MigrationId.parse(request.migration_id)
-            return view_to_pb(await self._handler.unfreeze(migration, request.read_only))
+            view = await self._handler.unfreeze(
+                MigrationId.parse(request.migration_id),
+                request.read_only,
+                request.source_uri or None,
+                request.destination_uri or None,
+            )
+            return view_to_pb(view)
 
     async def AbortMigration(self, request: pb.AbortMigrationRequest, context: Context) -> pb.Migration:
         async with answering(context, "AbortMigration"):

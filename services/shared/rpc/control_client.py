@@ -144,22 +144,40 @@ class ControlClient:
         return view_from_pb(await self._answer(call, f"resuming {migration_id}"))
 
     async def skip_transaction(
-        self, migration_id: MigrationId | str, lsn: Lsn, reason: str, who: str
+        self,
+        migration_id: MigrationId | str,
+        lsn: Lsn,
+        reason: str,
+        who: str,
+        *,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
     ) -> MigrationView:
         """lsn: of the commit record of the transaction that the migration failed at."""
         request = pb.SkipTransactionRequest(
-            migration_id=str(migration_id), lsn=lsn.value, reason=reason, who=who
+            migration_id=str(migration_id),
+            lsn=lsn.value,
+            reason=reason,
+            who=who,
+            source_uri=source_uri or "",
+            destination_uri=destination_uri or "",
         )
         call = self._stub.SkipTransaction(request, timeout=LONG_DEADLINE_S)
         return view_from_pb(await self._answer(call, f"skipping a transaction of {migration_id}"))
 
     async def resync_tables(
-        self, migration_id: MigrationId | str, tables: tuple[TableId, ...]
+        self,
+        migration_id: MigrationId | str,
+        tables: tuple[TableId, ...],
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
     ) -> MigrationView:
         """Copy tables again, or add tables that were created since the migration began."""
         request = pb.ResyncTablesRequest(
             migration_id=str(migration_id),
             tables=[pb.TableName(schema=table.schema, name=table.name) for table in tables],
+            source_uri=source_uri or "",
+            destination_uri=destination_uri or "",
         )
         call = self._stub.ResyncTables(request, timeout=LONG_DEADLINE_S)
         return view_from_pb(await self._answer(call, f"copying tables of {migration_id} again"))
@@ -181,8 +199,19 @@ class ControlClient:
         finally:
             call.cancel()
 
-    async def unfreeze(self, migration_id: MigrationId | str, read_only: bool) -> MigrationView:
-        request = pb.UnfreezeRequest(migration_id=str(migration_id), read_only=read_only)
+    async def unfreeze(
+        self,
+        migration_id: MigrationId | str,
+        read_only: bool,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
+        request = pb.UnfreezeRequest(
+            migration_id=str(migration_id),
+            read_only=read_only,
+            source_uri=source_uri or "",
+            destination_uri=destination_uri or "",
+        )
         call = self._stub.Unfreeze(request, timeout=LONG_DEADLINE_S)
         return view_from_pb(await self._answer(call, f"unfreezing the source of {migration_id}"))
 
