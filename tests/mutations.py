@@ -593,10 +593,17 @@ MUTATIONS = (
     ),
     Mutation(
         "42 undo wins its compare and set",
-        "services/coordinator/switchover.py",
-        "        await _claim(pipeline)\n",
+        "services/coordinator/undo.py",
+        "        await pipeline.journal.claim()\n",
         "",
         f"{AFTER}::test_undo_wins_its_compare_and_set_before_it_thaws",
+    ),
+    Mutation(
+        "42 a thaw ends the sessions of the freeze first",
+        "services/shared/pg/thaw.py",
+        "        await end_own(conn, others)\n",
+        "",
+        "tests/integration/test_two_coordinators.py",
     ),
     Mutation(
         "42 a coordinator that was refused stays refused",

@@ -26,6 +26,7 @@ from services.coordinator.readiness import check_ready
 from services.coordinator.steps import StepFeed
 from services.coordinator.tables.recover import after_drift
 from services.coordinator.tables.resync import prepare_resync
+from services.coordinator.undo import undo
 from services.shared.model import CleanupResult, ErrorKind, Lsn, PgmigError, Phase, TableId, failure_event
 from services.shared.pg.dump import check_skippable
 from services.shared.runtime.assignments import cause
@@ -163,7 +164,7 @@ class Driver:
             if self._switching is not None and not self._switching.done():
                 await asyncio.wait({self._switching})  # it ends by itself, one way or the other
                 return
-            await switchover.undo(self.pipeline)  # a coordinator died before it could decide
+            await undo(self.pipeline)  # a coordinator died before it could decide
             return
         target = await self._run_phase(phase)
         if target is not self.migration.phase:

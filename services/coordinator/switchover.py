@@ -9,9 +9,7 @@ close on, and stays so afterwards: nobody can write to it, whatever his rights. 
 everything that looks at the source uses the freeze's own session, since no other can be opened.
 
 How to thaw is stored before the source is frozen, so that a coordinator that starts after a
-crash finds phase switchover and undoes it (`undo`). It may not be the only one: whoever wants to thaw
-first writes the record once more, by compare and set. If another coordinator has decided meanwhile, or
-undone it already, that fails, and the source is left alone.
+crash finds phase switchover and undoes it (services.coordinator.undo).
 """
 
 from __future__ import annotations
@@ -34,6 +32,7 @@ from services.coordinator.pipeline import Pipeline
 from services.coordinator.readiness import await_credentials, await_ready, check_ready
 from services.coordinator.steps import StepFeed
 from services.coordinator.tables.check import check_unchanged
+from services.coordinator.undo import undo_at_last
 from services.coordinator.unlogged import check_unlogged
 from services.shared.model import (
     MESSAGE_PREFIX,
@@ -56,10 +55,8 @@ from services.shared.pg.partitions import existing_tables
 from services.shared.pg.selecting import choose
 from services.shared.pg.sequences import read_sequences, set_sequences, verify_sequences
 from services.shared.pg.stream_options import MESSAGES_SINCE
-from services.shared.pg.thaw import thaw
 from services.shared.pg.truncation import check_truncated
 from services.shared.runtime.assignments import cause
-from services.shared.runtime.retry import retrying
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +64,6 @@ EXPLAIN_S = 0.3
 """The locks are given up this long before the time is over, so as to tell who was in the way."""
 
 COPIES_LOOK_S = 0.5
-FIRST_UNDO_S, LONGEST_UNDO_S = 0.5, 15.0
-"""Between two attempts to let writers in again."""
 
 
 @dataclass(slots=True)
@@ -391,7 +386,7 @@ async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> N
     migration.event("error", f"switchover rolled back: {error.message}")
     if migration.phase is Phase.SWITCHOVER:
         try:
-            await _undo_at_last(pipeline)
+            await undo_at_last(pipeline)
         except PgmigError as exc:
             log.error("the switchover of migration %s is left to another coordinator: %s", migration.id, exc)
             feed.tell("rollback", "failed", exc.message)
@@ -400,52 +395,3 @@ async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> N
     feed.tell("rollback", "done")
     feed.blocked_at = 0.0
     await pipeline.journal.save()
-
-
-async def _undo_at_last(pipeline: Pipeline) -> None:
-    """`undo` until it succeeds, whatever stands in its way: nobody can write before. Raises FENCED."""
-    migration, wait = pipeline.migration, FIRST_UNDO_S
-    while migration.phase is Phase.SWITCHOVER:
-        try:
-            await undo(pipeline)
-        except Exception as exc:
-            error = cause(exc) or pipeline.unexpected(exc)
-            if error.kind is ErrorKind.FENCED:
-                raise error from exc
-            migration.event("error", f"the source is not open to writers yet: {error}")
-            await asyncio.sleep(wait)
-            wait = min(LONGEST_UNDO_S, 2 * wait)
-
-
-async def undo(pipeline: Pipeline) -> None:
-    """From phase switchover, which was not committed, back to streaming. Raises FENCED, with the source
-    as it is, when another coordinator has written the record since."""
-    freeze = pipeline.migration.record.freeze
-    if freeze is not None:
-        uri = await pipeline.source_uri()
-        await _claim(pipeline)
-        await retrying("thawing the source", lambda: thaw(uri, freeze))
-    pipeline.migration.move(Phase.STREAMING, "writers may write to the source again", freeze=None)
-    if not pipeline.migration.following.live:
-        pipeline.migration.move(Phase.CATCHUP)
-    await pipeline.journal.save()
-
-
-async def _claim(pipeline: Pipeline) -> None:
-    """Write the record by compare and set. The store has then no decision of anybody else, nor one of
-    ours whose answer was lost; and a coordinator that still runs this switchover can decide no more."""
-    fenced: PgmigError | None = None
-
-    async def attempt() -> None:
-        nonlocal fenced
-        pipeline.migration.touch()
-        try:
-            await pipeline.journal.claim()
-        except PgmigError as exc:
-            if exc.kind is not ErrorKind.FENCED:
-                raise
-            fenced = exc
-
-    await retrying("storing that the switchover is undone", attempt)
-    if fenced is not None:
-        raise fenced

@@ -11,12 +11,13 @@ import pytest
 from nats.aio.client import Client
 
 from clients.session import Session
-from services.coordinator import switchover, teardown
+from services.coordinator import teardown
 from services.coordinator.credentials import Credentials
 from services.coordinator.journal import Journal
 from services.coordinator.migration import Migration
 from services.coordinator.pipeline import Pipeline, Surroundings
 from services.coordinator.record import Record, pack
+from services.coordinator.undo import undo
 from services.coordinator.workforce import Workforce
 from services.shared.bus.connection import connect_bus
 from services.shared.bus.store import StateStore
@@ -229,11 +230,11 @@ async def test_undo_wins_its_compare_and_set_before_it_thaws(
     pipeline.offer_credentials(Credentials(source, dest_db))
     await other.save("m", pack(record)[:-1] + b"decided")
     with pytest.raises(PgmigError) as caught:
-        await switchover.undo(pipeline)
+        await undo(pipeline)
     assert caught.value.kind is ErrorKind.FENCED
     assert closed(source)
     await store.delete("m")
-    await switchover.undo(pipeline)
+    await undo(pipeline)
     assert not closed(source)
     insert(source, 1)
 

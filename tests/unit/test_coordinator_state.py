@@ -39,6 +39,7 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.model.jsonview import view_from_json
+from services.shared.pg.sessions import OwnSession
 from services.shared.pg.thaw import Before
 
 RECORD = Record(
@@ -60,7 +61,7 @@ RECORD = Record(
     tables=(TableRecord(TableId("s", 'o"dd'), 1, 2, True, 3, 4, Lsn(9)),),
     snapshot_id="snap 1:2:",
     flushed_lsn=Lsn(12),
-    freeze=Before("on", 3.25, "shop", "postgres", ("feed",)),
+    freeze=Before("on", 3.25, "shop", "postgres", ("feed",), (OwnSession(7, 1_700_000_000_123_456),)),
     switchover=SwitchoverResult(Lsn(4), 120, 6, 4.5),
     events=(Event(1.0, "info", "begun"),),
     skipped=(SkippedTransaction(Lsn(4), 742, 1.5, "who@host", "why", "refused"),),

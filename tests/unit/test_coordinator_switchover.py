@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from services.coordinator import switchover
+from services.coordinator import undo as undo_module
 from services.coordinator.credentials import Credentials
 from services.coordinator.migration import Migration
 from services.coordinator.pipeline import Pipeline
@@ -112,7 +113,7 @@ async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
         thawed.set()
 
     monkeypatch.setattr(switchover, "_attempt", refused)
-    monkeypatch.setattr(switchover, "undo", undo)
+    monkeypatch.setattr(undo_module, "undo", undo)
     stand.journal.may_end.set()
     running = asyncio.create_task(switchover.run(cast(Pipeline, stand), feed, 30.0))
     await thawing.wait()

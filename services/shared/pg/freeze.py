@@ -29,6 +29,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -36,7 +37,7 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import ErrorKind, Lsn, PgmigError, TableId
 from services.shared.pg.connection import connection, translate, translated
 from services.shared.pg.door import beside, set_open, way_in, writable_connection
-from services.shared.pg.sessions import end_all, end_begun_before, prepared_transactions
+from services.shared.pg.sessions import end_all, end_begun_before, own_session, prepared_transactions
 from services.shared.pg.subscriptions import disable, enabled_subscriptions
 from services.shared.pg.thaw import Before, clock, database_default, set_database_default
 
@@ -96,7 +97,8 @@ class Freeze:
             )  # it is: but our role must be allowed to say so
             locker = await writable_connection(uri)
             opened.append(locker)
-            freeze = cls(locker, admin, side, before, slot)
+            sessions = tuple([await own_session(conn) for conn in opened])
+            freeze = cls(locker, admin, side, replace(before, sessions=sessions), slot)
             freeze._detects_early = await _shorten_deadlock_timeout(locker)
         except BaseException:
             for conn in opened:

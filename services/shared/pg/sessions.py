@@ -27,6 +27,8 @@ from services.shared.pg.connection import translated
 NAMED_AT_MOST = 3
 STUBBORN_S = 3.0
 """How long we wait for sessions to leave by themselves that our role may not end."""
+OWN_S = 10.0
+"""How long we wait for sessions of our own to end."""
 _POLL_S = 0.01
 
 # Autovacuum has no user. Parallel workers go with their leaders.
@@ -54,6 +56,64 @@ class Other:
 
     def __str__(self) -> str:
         return f"process {self.pid} ({self.application or 'unnamed'}, role {self.user or 'unknown'})"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSession:
+    """A session of pgmig, as another coordinator can find it on the server.
+
+    began: microseconds since 1970 by the server's clock. Process ids are used again, so it must match too.
+    """
+
+    pid: int
+    began: int
+
+
+_OWN: LiteralString = (
+    "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint"
+    " FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()"
+)
+_ALIVE: LiteralString = (
+    " FROM pg_catalog.pg_stat_activity a JOIN unnest(%(pids)s::int[], %(began)s::bigint[]) AS s (pid, began)"
+    " ON a.pid = s.pid AND (extract(epoch FROM a.backend_start) * 1000000)::bigint = s.began"
+)
+
+
+async def own_session(conn: AsyncConnection) -> OwnSession:
+    with translated("looking at our session on the source"):
+        row = await (await conn.execute(_OWN)).fetchone()
+    assert row is not None
+    return OwnSession(int(row[0]), int(row[1]))
+
+
+async def alive(conn: AsyncConnection, sessions: Collection[OwnSession]) -> tuple[OwnSession, ...]:
+    """Those of pgmig's sessions that still exist, in whatever database of the server."""
+    if not sessions:
+        return ()
+    with translated("looking for sessions of an earlier freeze"):
+        rows = await (await conn.execute("SELECT s.pid, s.began" + _ALIVE, _given(sessions))).fetchall()
+    return tuple(OwnSession(int(pid), int(began)) for pid, began in rows)
+
+
+async def end_own(conn: AsyncConnection, sessions: Collection[OwnSession]) -> None:
+    """End exactly these sessions, and return when they are gone: what they were doing is then done, or
+    never will be. Raises TRANSIENT when one does not end, PERMISSION when our role may not end it."""
+    deadline = time.monotonic() + OWN_S
+    while left := await alive(conn, sessions):
+        with translated("ending the sessions of an earlier freeze"):
+            await conn.execute("SELECT pg_catalog.pg_terminate_backend(s.pid)" + _ALIVE, _given(left))
+        if time.monotonic() > deadline:
+            raise PgmigError(
+                ErrorKind.TRANSIENT,
+                "sessions of an earlier freeze of the source do not end: process "
+                + ", ".join(str(one.pid) for one in left),
+                "see what these processes of the source wait for",
+            )
+        await asyncio.sleep(_POLL_S)  # a server process that ends does not report it
+
+
+def _given(sessions: Collection[OwnSession]) -> dict[str, list[int]]:
+    return {"pids": [one.pid for one in sessions], "began": [one.began for one in sessions]}
 
 
 async def end_begun_before(

@@ -1,7 +1,15 @@
-"""Letting writers into a frozen source again: everything is put back as it was recorded."""
+"""Letting writers into a frozen source again: everything is put back as it was recorded.
+
+The coordinator that froze the source may still be running, for example when a second one has taken the
+migration over. Its sessions would go on with the freeze after the thaw, and nobody would thaw the source
+again. So the freeze records its sessions before it begins, and a thaw ends them first. A thaw records its
+own session in the same way: a coordinator that stops responding in a thaw must not open the source
+later, when another one has frozen it again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,10 +18,14 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import PgmigError
 from services.shared.pg.connection import translated
 from services.shared.pg.door import beside, is_open, set_open, writable_connection
-from services.shared.pg.sessions import end_begun_after
+from services.shared.pg.sessions import OwnSession, alive, end_begun_after, end_own, own_session
 from services.shared.pg.subscriptions import enable
 
 SETTING = "default_transaction_read_only"
+
+Announce = Callable[[tuple[OwnSession, ...]], Awaitable[None]]
+"""Stores which sessions may still change the freeze of the source, the caller's among them. Raises FENCED
+when another coordinator has taken over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +34,8 @@ class Before:
 
     read_only_default: the database's own setting, "" when it had none. at: the source's clock, Unix
     seconds. database: its name. door: another database, from which this one can be opened.
-    subscriptions: those that were enabled. What an earlier release recorded lacks the last three: it
-    closed nothing.
+    subscriptions: those that were enabled. sessions: of the freeze, and of a thaw that may still be
+    running. What an earlier release recorded lacks the last four: it closed nothing.
     """
 
     read_only_default: str
@@ -31,16 +43,24 @@ class Before:
     database: str = ""
     door: str = ""
     subscriptions: tuple[str, ...] = ()
+    sessions: tuple[OwnSession, ...] = ()
 
 
-async def thaw(uri: str, before: Before) -> bool:
+async def thaw(uri: str, before: Before, announce: Announce | None = None) -> bool:
     """Put back what the freeze has changed, whatever of it has happened; whether there was anything.
 
-    The setting first, so that nobody comes in who finds the database read-only. Sessions that began
-    meanwhile stay read-only until they reconnect, and a connection pool would keep them: they are ended.
+    announce: is awaited before anything is changed. Then the sessions of the freeze are ended.
+
+    The setting is put back before the database is opened, so that nobody comes in who finds it read-only.
+    Sessions that began meanwhile stay read-only until they reconnect, and a connection pool would keep
+    them: they are ended.
     """
     conn = await beside(uri, before.door) if before.database else await writable_connection(uri)
     try:
+        others = await alive(conn, before.sessions)
+        if announce is not None:
+            await announce((*others, await own_session(conn)))
+        await end_own(conn, others)
         database = before.database or await _current(conn)
         changed = await database_default(conn, database) != before.read_only_default
         if changed:

@@ -1,0 +1,71 @@
+"""Undoing a switchover that was not decided: writers may write to the source again.
+
+The coordinator that undoes may not be the only one. So it opens its session on the source, writes the
+record by compare and set with that session in it, and only then changes anything. If another coordinator
+has decided meanwhile, or has undone the switchover already, that write is refused (FENCED), and
+the source is left as it is. If another one takes over later, it finds the session in the record and ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from services.coordinator.pipeline import Pipeline
+from services.shared.model import ErrorKind, PgmigError, Phase
+from services.shared.pg.sessions import OwnSession
+from services.shared.pg.thaw import thaw
+from services.shared.runtime.assignments import cause
+from services.shared.runtime.retry import retrying
+
+FIRST_UNDO_S, LONGEST_UNDO_S = 0.5, 15.0
+"""Between two attempts to let writers in again."""
+
+
+async def undo_at_last(pipeline: Pipeline) -> None:
+    """`undo` until it succeeds, whatever stands in its way: nobody can write before. Raises FENCED."""
+    migration, wait = pipeline.migration, FIRST_UNDO_S
+    while migration.phase is Phase.SWITCHOVER:
+        try:
+            await undo(pipeline)
+        except Exception as exc:
+            error = cause(exc) or pipeline.unexpected(exc)
+            if error.kind is ErrorKind.FENCED:
+                raise error from exc
+            migration.event("error", f"the source is not open to writers yet: {error}")
+            await asyncio.sleep(wait)
+            wait = min(LONGEST_UNDO_S, 2 * wait)
+
+
+async def undo(pipeline: Pipeline) -> None:
+    """From phase switchover, which was not committed, back to streaming. Raises FENCED, with the source
+    as it is, when another coordinator has written the record since."""
+    if pipeline.migration.record.freeze is not None:
+        uri = await pipeline.source_uri()
+        fenced = await retrying("thawing the source", lambda: _thaw(pipeline, uri))
+        if fenced is not None:
+            raise fenced
+    pipeline.migration.move(Phase.STREAMING, "writers may write to the source again", freeze=None)
+    if not pipeline.migration.following.live:
+        pipeline.migration.move(Phase.CATCHUP)
+    await pipeline.journal.save()
+
+
+async def _thaw(pipeline: Pipeline, uri: str) -> PgmigError | None:
+    """Returns FENCED instead of raising it: `retrying` would try again."""
+    freeze = pipeline.migration.record.freeze
+    assert freeze is not None
+
+    async def claim(sessions: tuple[OwnSession, ...]) -> None:
+        """The store has then no decision of anybody else, nor one of ours whose answer was lost; and a
+        coordinator that still runs this switchover can decide no more."""
+        pipeline.migration.update(freeze=replace(freeze, sessions=sessions))
+        await pipeline.journal.claim()
+
+    try:
+        await thaw(uri, freeze, claim)
+    except PgmigError as exc:
+        if exc.kind is not ErrorKind.FENCED:
+            raise
+        return exc
+    return None
