@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
-from services.shared.model import Endpoint, PgmigError
+from services.coordinator.record import Record
+from services.shared.model import Endpoint, ErrorKind, PgmigError
 from services.shared.pg.preflight import reachable
 from services.shared.pg.uri import as_recorded, endpoint, passwordless_uri
 
@@ -34,6 +36,8 @@ class Credentials:
 
 
 NOTHING_GIVEN = Credentials()
+OPTIONS = {"source": "--source-uri", "destination": "--dest-uri"}
+"""Of the command line, by side."""
 
 
 def of_environment(
@@ -46,11 +50,43 @@ def of_environment(
     ).as_recorded(source, destination)
 
 
-async def of_password_file(source: Endpoint, destination: Endpoint) -> Credentials:
-    """Connection strings without passwords, if libpq finds what is missing (or none is needed)."""
-    found = Credentials(passwordless_uri(source), passwordless_uri(destination))
+@dataclass(frozen=True, slots=True)
+class Found:
+    """credentials: those that were found. refused: by side ("source", "destination"), why another one was
+    not, as its server or the network says it."""
+
+    credentials: Credentials = NOTHING_GIVEN
+    refused: dict[str, PgmigError] = field(default_factory=dict)
+
+
+async def of_password_file(source: Endpoint, destination: Endpoint) -> Found:
+    """Connection strings without passwords, where libpq finds what is missing (or none is needed). Each
+    side is tried by itself, so that one that is down does not hide the other one's."""
+    uris = {"source": passwordless_uri(source), "destination": passwordless_uri(destination)}
+    answers = await asyncio.gather(*(_refusal(uri, side) for side, uri in uris.items()))
+    refused = {side: error for side, error in zip(uris, answers, strict=True) if error is not None}
+    known = {side: "" if side in refused else uri for side, uri in uris.items()}
+    return Found(Credentials(known["source"], known["destination"]), refused)
+
+
+async def _refusal(uri: str, side: str) -> PgmigError | None:
     try:
-        await reachable(found.source_uri, found.destination_uri)
-    except PgmigError:
-        return Credentials()
-    return found
+        await reachable(uri, side)
+    except PgmigError as exc:
+        return exc
+    return None
+
+
+def asked_for(record: Record, known: Credentials, refused: dict[str, PgmigError]) -> str:
+    """For the timeline: which connection strings are needed, why, and how to give them."""
+    known_uris = {"source": known.source_uri, "destination": known.destination_uri}
+    missing = [side for side, uri in known_uris.items() if not uri]
+    options = " ".join(f"{OPTIONS[side]} ..." for side in missing)
+    text = (
+        f"credentials are needed for the {' and the '.join(missing)}: give the connection strings with "
+        f"`pgmig-cli resume --id {record.migration_id} {options}`"
+    )
+    if record.freeze is not None and "source" in missing:
+        text += "; the source is closed to writers until then"
+    down = [error.message for error in refused.values() if error.kind is ErrorKind.UNREACHABLE]
+    return "; ".join([text, *down])

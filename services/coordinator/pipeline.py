@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.coordinator.credentials import Credentials, of_environment, of_password_file
+from services.coordinator.credentials import OPTIONS, Credentials, asked_for, of_environment, of_password_file
 from services.coordinator.journal import Journal
 from services.coordinator.migration import Migration
 from services.coordinator.record import SlotRecord
@@ -160,48 +160,56 @@ class Pipeline:
 
     async def known_source(self) -> str:
         """Like `source_uri`, but raises CREDENTIALS_NEEDED instead of waiting."""
-        await self._look_for_credentials()
-        return self._credentials.source_uri or self._unknown("source")
+        refused = await self._look_for_credentials()
+        return self._credentials.source_uri or self._unknown("source", refused)
 
     async def known_destination(self) -> str:
         """The destination's connection string. Raises CREDENTIALS_NEEDED."""
-        await self._look_for_credentials()
-        return self._credentials.destination_uri or self._unknown("destination")
+        refused = await self._look_for_credentials()
+        return self._credentials.destination_uri or self._unknown("destination", refused)
 
     async def known_credentials(self) -> Credentials:
         """Like `credentials`, but raises CREDENTIALS_NEEDED instead of waiting."""
         return Credentials(await self.known_source(), await self.known_destination())
 
-    def _unknown(self, side: str) -> str:
-        option = "--source-uri" if side == "source" else "--dest-uri"
+    def _unknown(self, side: str, refused: dict[str, PgmigError]) -> str:
+        why = refused.get(side)
+        down = f"; {why.message}" if why is not None and why.kind is ErrorKind.UNREACHABLE else ""
         raise PgmigError(
             ErrorKind.CREDENTIALS_NEEDED,
-            f"the connection string of the {side} of migration {self.migration.id} is not known any more",
-            f"give it with {option}",
+            f"the connection string of the {side} of migration {self.migration.id} is not known any more"
+            + down,
+            f"give it with {OPTIONS[side]}",
         )
 
-    async def _look_for_credentials(self) -> None:
-        """Where a restarted coordinator may find them without anybody's help."""
+    async def _look_for_credentials(self) -> dict[str, PgmigError]:
+        """Where a restarted coordinator may find them without anybody's help. Returns by side why the
+        password file is of no use."""
         record, around = self.migration.record, self._around
         own = of_environment(record.source, record.destination, around.source_uri, around.destination_uri)
         self._credentials = self._credentials.filled_from(own)
         if not self._credentials.complete:
-            found = await of_password_file(record.source, record.destination)
+            tried = await of_password_file(record.source, record.destination)
+            found = tried.credentials
             if around.embedded:  # what was given names another address: it is judged, not replaced
                 found = Credentials(
                     "" if around.source_uri else found.source_uri,
                     "" if around.destination_uri else found.destination_uri,
                 )
             self._credentials = self._credentials.filled_from(found)
+            return tried.refused
+        return {}
 
     async def _find_credentials(self, enough: Callable[[], bool]) -> None:
+        asked = ""
         while not enough():
-            await self._look_for_credentials()
+            refused = await self._look_for_credentials()
             if enough():
                 break
-            if not self.migration.needs_credentials:
-                self.migration.needs_credentials = True
-                self.migration.event("warning", "credentials are needed: resume with both URIs")
+            text = asked_for(self.migration.record, self._credentials, refused)
+            if text != asked:
+                asked, self.migration.needs_credentials = text, True
+                self.migration.event("warning", text)
             with suppress(TimeoutError):
                 async with asyncio.timeout(PASSWORD_FILE_EVERY_S):
                     await self.until(enough)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.parse
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from nats.aio.client import Client
 
 from clients.session import Session
 from services.coordinator import teardown
-from services.coordinator.credentials import Credentials
+from services.coordinator.credentials import Credentials, of_password_file
 from services.coordinator.journal import Journal
 from services.coordinator.migration import Migration
 from services.coordinator.pipeline import Pipeline, Surroundings
@@ -25,8 +26,8 @@ from services.shared.model import Endpoint, ErrorKind, Lsn, MigrationOptions, Pg
 from services.shared.pg.connection import connection
 from services.shared.pg.freeze import Freeze
 from services.shared.pg.late_writes import late_writes
-from services.shared.pg.preflight import reachable
 from services.shared.pg.replication import ReplicationConnection
+from services.shared.pg.uri import endpoint
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.door import reopen
 from tests.lab.nats import NatsServer
@@ -210,9 +211,27 @@ async def test_cleanup_of_a_switchover_that_could_not_be_undone_thaws_the_source
     insert(source, 1)
 
 
-async def test_password_file_finds_the_way_into_a_closed_source(source: str, dest_db: str) -> None:
+def password_file(path: Path, *uris: str) -> str:
+    """libpq's, for the databases of `uris`."""
+    parts = [urllib.parse.urlsplit(uri) for uri in uris]
+    path.write_text("".join(f"{p.hostname}:{p.port}:*:{p.username}:{p.password}\n" for p in parts))
+    path.chmod(0o600)
+    return str(path)
+
+
+async def test_password_file_finds_the_way_into_a_closed_source(
+    source: str, dest_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await frozen_in_vain(source)
-    await reachable(source, dest_db)
+    found = await of_password_file(endpoint(source), endpoint(dest_db))
+    assert found.credentials == Credentials()
+    assert {side: exc.kind for side, exc in found.refused.items()} == {
+        "source": ErrorKind.AUTHENTICATION,
+        "destination": ErrorKind.AUTHENTICATION,
+    }
+    monkeypatch.setenv("PGPASSFILE", password_file(tmp_path / "passwords", source, dest_db))
+    found = await of_password_file(endpoint(source), endpoint(dest_db))
+    assert found.credentials.complete
 
 
 async def test_undo_wins_its_compare_and_set_before_it_thaws(
@@ -278,6 +297,14 @@ async def test_closed_source_at_another_address_is_found_through_another_databas
         insert(source, 1)
 
 
+async def killed_in_the_freeze(services: Services, session: Session) -> None:
+    """A lock that a transaction of the test holds keeps the switchover from being quicker."""
+    with pytest.raises(PgmigError):
+        async for told in session.switchover("m", 30.0):
+            if (told.name, told.state) == ("freeze", "started"):
+                services.kill9("coordinator")
+
+
 async def test_switchover_is_undone_at_the_address_that_the_source_has_moved_to(
     services: Services, source: str, dest_db: str
 ) -> None:
@@ -285,12 +312,9 @@ async def test_switchover_is_undone_at_the_address_that_the_source_has_moved_to(
         moved = source.replace(place(source), proxy.address)
         await session.start("m", moved, dest_db, FOLLOW)
         await until_phase(session, "m", Phase.STREAMING)
-        with psycopg.connect(source) as held:  # its own transaction keeps the switchover from being quick
+        with psycopg.connect(source) as held:
             held.execute("INSERT INTO item VALUES (1)")
-            with pytest.raises(PgmigError):
-                async for told in session.switchover("m", 30.0):
-                    if (told.name, told.state) == ("freeze", "started"):
-                        services.kill9("coordinator")
+            await killed_in_the_freeze(services, session)
             await proxy.close()
         services.start("coordinator")
         services.wait_serving()
@@ -312,10 +336,7 @@ async def test_switchover_that_cannot_be_undone_is_cleaned_up_by_force(
         await until_phase(session, "m", Phase.STREAMING)
         with psycopg.connect(source) as held:
             held.execute("INSERT INTO item VALUES (1)")
-            with pytest.raises(PgmigError):
-                async for told in session.switchover("m", 30.0):
-                    if (told.name, told.state) == ("freeze", "started"):
-                        services.kill9("coordinator")
+            await killed_in_the_freeze(services, session)
             await proxy.close()
         services.start("coordinator")
         services.wait_serving()
@@ -328,3 +349,50 @@ async def test_switchover_that_cannot_be_undone_is_cleaned_up_by_force(
         done = await session.cleanup("m", moved, dest_db, force=True)
         assert any("source" in line for line in done.left)
         assert any("bookkeeping" in line for line in done.removed), done
+
+
+async def test_source_is_opened_again_while_the_destination_is_down(
+    nats_server: NatsServer, source: str, dest_db: str, tmp_path: Path
+) -> None:
+    """The password file opens the source: whether it opens the destination does not matter for that."""
+    async with proxied(place(dest_db)) as proxy:
+        moved = dest_db.replace(place(dest_db), proxy.address)
+        passwords = password_file(tmp_path / "passwords", source, moved)
+        with Services(nats_server, tmp_path, PGPASSFILE=passwords) as services:
+            async with services.session() as session:
+                await session.start("m", source, moved, FOLLOW)
+                await until_phase(session, "m", Phase.STREAMING)
+                with psycopg.connect(source) as held:
+                    held.execute("INSERT INTO item VALUES (1)")
+                    await killed_in_the_freeze(services, session)
+                await proxy.close()
+                services.start("coordinator")
+                services.wait_serving()
+            async with services.session() as session:
+                view = await until(session, "m", lambda view: view.phase is not Phase.SWITCHOVER)
+                insert(source, 2)
+                view = await until(session, "m", lambda view: view.needs_credentials)
+                told = [e.text for e in view.events if e.level == "warning" and "credentials" in e.text]
+                assert "cannot connect to destination" in told[-1]
+                assert "source" not in told[-1]
+
+
+async def test_credentials_for_a_frozen_source_are_asked_for_with_the_reason_to_hurry(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async with services.session() as session:
+        await session.start("m", source, dest_db, FOLLOW)
+        await until_phase(session, "m", Phase.STREAMING)
+        with psycopg.connect(source) as held:
+            held.execute("INSERT INTO item VALUES (1)")
+            await killed_in_the_freeze(services, session)
+        services.start("coordinator")
+        services.wait_serving()
+    async with services.session() as session:
+        view = await until(session, "m", lambda view: view.needs_credentials)
+        told = [e.text for e in view.events if "credentials" in e.text]
+        assert "`pgmig-cli resume --id m --source-uri ... --dest-uri ...`" in told[-1]
+        assert "source is closed to writers until then" in told[-1]
+        await session.resume("m", source)
+        await until(session, "m", lambda view: view.phase is not Phase.SWITCHOVER)
+        insert(source, 2)
