@@ -22,11 +22,12 @@ def check_ready(migration: Migration) -> None:
     """Raises WRONG_PHASE unless the migration streams, or is about to."""
     if migration.phase in _ABOUT_TO:
         return
-    raise PgmigError(
-        ErrorKind.WRONG_PHASE,
-        f"migration {migration.id} is in phase {migration.phase}, not streaming",
-        _remedy(migration),
-    )
+    failure = migration.record.failure
+    if migration.phase is Phase.FAILED and failure is not None:
+        problem = f"migration {migration.id} has failed: {failure.message}"
+    else:
+        problem = f"migration {migration.id} is in phase {migration.phase}, not streaming"
+    raise PgmigError(ErrorKind.WRONG_PHASE, problem, _remedy(migration))
 
 
 def _remedy(migration: Migration) -> str:
@@ -34,7 +35,8 @@ def _remedy(migration: Migration) -> str:
     if migration.phase is Phase.PAUSED:
         return f"resume it first: {resume}"
     if migration.phase is Phase.FAILED:
-        return f"remove the cause of the failure (see `pgmig-cli status`), then {resume}"
+        failure = migration.record.failure
+        return (failure.hint if failure else "") or f"remove the cause of the failure, then {resume}"
     if migration.phase.ended:
         return ""
     return "wait until it is streaming (see `pgmig-cli status`)"

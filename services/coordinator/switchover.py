@@ -391,7 +391,8 @@ async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> N
             log.error("the switchover of migration %s is left to another coordinator: %s", migration.id, exc)
             feed.tell("rollback", "failed", exc.message)
             return
-    migration.update(failure=failure_of(error))
+    if migration.phase is not Phase.FAILED:  # what it failed with meanwhile tells how to go on
+        migration.update(failure=failure_of(error))
     feed.tell("rollback", "done")
     feed.blocked_at = 0.0
     await pipeline.journal.save()

@@ -40,6 +40,7 @@ _INDEXES: LiteralString = """
     UNION ALL
     SELECT conrelid::regclass::text, 'check', pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'c'
        AND connamespace::regnamespace::text NOT IN ('information_schema', 'pgmig')"""
+_TABLES: LiteralString = "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p')"
 _RESYNC = re.compile(r"pgmig-cli (?P<command>resync-table[^;\n]*?)(?=[;,\n)]| then |$)")
 
 
@@ -158,6 +159,9 @@ class Operator:
         try:
             await self.live.switch_over(SWITCHOVER_S)
         except PgmigError as exc:
+            if exc.kind is ErrorKind.WRONG_PHASE:  # it stopped just before: look what with
+                assert (await self.settled()).failure is not None, exc
+                return await self._next_stop()
             return Stop(exc.kind.name, exc.message, exc.hint)
         return None
 
@@ -176,7 +180,7 @@ class Operator:
             await asyncio.to_thread(self._run, self.live.source, drops, strictly=False)
         elif not stop.commands:
             by_hand, self.by_hand = self.by_hand, ()
-            await asyncio.to_thread(self._run, self.live.dest, by_hand, strictly=False)
+            await asyncio.to_thread(self._make_by_hand, by_hand)
             await self._on_source()
         for command in stop.commands:
             arguments = [name for word in command for name in (stop.listed if word == TABLE else [word])]
@@ -217,6 +221,14 @@ class Operator:
         """Run on the destination, unasked."""
         self._run(self.live.dest, statements, strictly=True)
 
+    def _make_by_hand(self, statements: Iterable[str]) -> None:
+        """Run on the destination what the application ran. What fails there may leave a table behind that
+        the source has under another name by now, or not at all: it is dropped."""
+        before = _tables(self.live.dest)
+        self._run(self.live.dest, statements, strictly=False)
+        left = _tables(self.live.dest) - before - _tables(self.live.source)
+        self._run(self.live.dest, [f"DROP TABLE {table}" for table in sorted(left)], strictly=False)
+
     def _run(self, uri: str, statements: Iterable[str], *, strictly: bool) -> None:
         with psycopg.connect(uri, autocommit=True, options="-c lock_timeout=20s") as conn:
             for statement in statements:
@@ -236,6 +248,11 @@ class Operator:
             lines.append(f"phase {view.phase}, {view.failure}, {view.positions}")
             lines += [f"{event.at:.3f} {event.level} {event.text}" for event in view.events[-20:]]
         return "\n".join(lines)
+
+
+def _tables(uri: str) -> set[str]:
+    with psycopg.connect(uri, options="-c search_path=") as conn:
+        return {row[0] for row in conn.execute(_TABLES)}
 
 
 def differences(source: str, dest: str) -> list[str]:

@@ -62,6 +62,24 @@ async def test_a_table_that_is_made_anew_is_named(bed: Bed, change: Apply, writt
         assert operator.named("app.one")
 
 
+async def test_a_table_that_somebody_makes_anew_on_the_destination_is_named(bed: Bed) -> None:
+    """Nothing in the change stream shows that the rows that were copied are gone."""
+    async with bed.streaming(*ONE, *TWO) as operator:
+        operator.prepare("DROP TABLE app.one", ONE[0])
+        await operator.to_the_end()
+        assert operator.named("app.one")
+        assert not operator.named("app.two")
+
+
+@pytest.mark.parametrize("name", ["app.root", "app.low"])
+async def test_a_partition_that_somebody_makes_anew_on_the_destination_is_named(bed: Bed, name: str) -> None:
+    async with bed.streaming(*PARTITIONED) as operator:
+        partitions = [PARTITIONED[1], PARTITIONED[2]] if name == "app.root" else [PARTITIONED[1]]
+        operator.prepare(f"DROP TABLE {name}", *(PARTITIONED[:1] if name == "app.root" else ()), *partitions)
+        await operator.to_the_end()
+        assert operator.named("app.low")
+
+
 async def test_a_table_that_is_made_anew_with_other_columns_is_named(bed: Bed) -> None:
     async with bed.streaming(*ONE) as operator:
         operator.by_hand = ("ALTER TABLE app.one ADD w text",)

@@ -207,4 +207,15 @@ async def test_a_partition_without_identity_decides_for_its_root_and_heirs_for_t
     run(source_db, "INSERT INTO heir VALUES (1)", "UPDATE parent SET id = 2")  # both tables' rows
 
 
+async def test_a_table_that_was_dropped_since_it_was_listed_is_not_published(source_db: str) -> None:
+    run(source_db, "CREATE TABLE stays (id int PRIMARY KEY)")
+    stays, gone = TableId("public", "stays"), TableId("public", "gone")
+    elsewhere = TableId("no_such_schema", "gone")
+    async with connection(source_db, "source") as conn:
+        await ensure_publication(conn, "p", (gone, elsewhere, stays))
+        await ensure_publication(conn, "none", (gone,), inserts_only=True)
+    published = "SELECT pubname::text, tablename::text FROM pg_publication_tables"
+    assert rows(source_db, published) == [("p", "stays")]
+
+
 pytestmark = pytest.mark.timeout(120)

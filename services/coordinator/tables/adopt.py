@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from services.coordinator.parts import copied_by_table, part_id
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.record import DroppedTable
-from services.coordinator.tables.explain import absent, drift_error, findings, names_copied, unlogged
+from services.coordinator.tables.explain import (
+    absent,
+    drift_error,
+    findings,
+    names_copied,
+    replaced_on_destination,
+    unlogged,
+)
 from services.coordinator.tables.look import Difference, Look, look
 from services.shared.model import ChangeKind, ErrorKind, Lsn, PgmigError, Phase, TableId
 from services.shared.pg.connection import Connection, connection, translated
@@ -29,6 +36,7 @@ from services.shared.pg.table_identity import (
     freshly_known,
     known_tables,
     note_tables,
+    replaced_destinations,
 )
 
 log = logging.getLogger(__name__)
@@ -73,10 +81,15 @@ async def take_stock(
         added = names_copied([t for t in seen.added() if seen.now[t].logged], pipeline.routes)
         missing = (*await absent(destination, (*added, *lasting)), *missing_parents)
         lasting = [table for table in lasting if table not in missing]
+        left_names = {one.table for one in left}
+        places = {route.leaf: route.root for route in pipeline.routes}
+        replaced = await replaced_destinations(destination, migration.record.migration_id, places)
+        replaced = [table for table in replaced if table not in left_names]
         error = None
-        if left or missing or lasting:
+        if left or missing or lasting or replaced:
             found = await findings(source, destination, seen, left, missing)
-            error = drift_error(migration.id, (*found, *map(unlogged, lasting)), cause)
+            others = (*map(unlogged, lasting), *map(replaced_on_destination, replaced))
+            error = drift_error(migration.id, (*found, *others), cause)
         copy = tuple(table for table in added if table not in missing)
     adopted = (*(table.identity.table for table in harmless), *gone)
     return Stock(error, copy, adopted, seen.at, seen.unpublished())

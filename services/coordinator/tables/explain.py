@@ -120,6 +120,14 @@ def unlogged(table: TableId) -> Finding:
     return Finding(table, problem, (), needs_copy=True)
 
 
+def replaced_on_destination(table: TableId) -> Finding:
+    problem = (
+        f"{table} was dropped and created again on the destination after its rows were copied, so they are"
+        " missing there"
+    )
+    return Finding(table, problem, (), needs_copy=True)
+
+
 def drift_error(
     migration: MigrationId, found: Sequence[Finding], cause: PgmigError | None = None
 ) -> PgmigError:

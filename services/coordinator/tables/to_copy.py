@@ -31,6 +31,7 @@ from services.shared.pg.table_identity import (
     KnownTable,
     freshly_known,
     known_tables,
+    note_destinations,
     note_tables,
     read_identities_under,
 )
@@ -237,4 +238,6 @@ async def renewed(pipeline: Pipeline, snapshot: SnapshotReady, found: ToCopy) ->
                 await replace_plans(conn, key, new, void)
                 leaves = _leaves(pipeline, [plan.table for plan in new], found.identities)
                 await note_tables(conn, key, freshly_known({t: found.identities[t] for t in leaves}))
+                places = {route.leaf: route.root for route in pipeline.routes}
+                await note_destinations(conn, key, {leaf: places.get(leaf, leaf) for leaf in leaves})
         return await read_ledger(conn, key)

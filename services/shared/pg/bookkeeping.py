@@ -48,6 +48,7 @@ _TABLES = {
         table_name pg_catalog.text NOT NULL,
         identity pg_catalog.text NOT NULL,
         signatures pg_catalog.text[] NOT NULL,
+        destination pg_catalog.oid,
         PRIMARY KEY (migration_id, schema_name, table_name)""",
     "applier": """
         migration_id pg_catalog.text PRIMARY KEY,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, Lsn, PgmigError, TableId
 from services.shared.pg.connection import connection, translated
+from services.shared.pg.partitions import existing_tables
 from services.shared.pg.replication import SlotState, slot_state
 from services.shared.pg.truncation import TRUNCATE_SINCE
+
+_ATTEMPTS = 5
 
 
 async def ensure_publication(
@@ -26,21 +30,41 @@ async def ensure_publication(
     inserts_only: of INSERT, and of TRUNCATE where publications know it. UPDATE and DELETE of a
     table without replica identity then go on working on the source. ONLY: a table's heirs are
     published if they are listed. generated: with stored generated columns (from 18 on).
+
+    A table that was dropped or renamed since it was listed is left out. Another one that has its name
+    by the time of the snapshot is added before its rows are copied: services.coordinator.tables.publish.
     """
-    with translated(f"creating publication {name} on the source"):
-        await conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
-        statement = sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(name))
-        if tables:
-            listed = sql.SQL(", ").join(
-                sql.SQL("ONLY {}").format(sql.Identifier(table.schema, table.name)) for table in tables
-            )
-            statement = sql.SQL("{} FOR TABLE {}").format(statement, listed)
-        if inserts_only:
-            kinds = "insert, truncate" if conn.info.server_version >= TRUNCATE_SINCE else "insert"
-            statement = sql.SQL("{} WITH (publish = {})").format(statement, sql.Literal(kinds))
-        elif generated:
-            statement = sql.SQL("{} WITH (publish_generated_columns = stored)").format(statement)
-        await conn.execute(statement)
+    left = tables
+    for _ in range(_ATTEMPTS):
+        with translated(f"creating publication {name} on the source"):
+            try:
+                await _replace(conn, name, left, inserts_only=inserts_only, generated=generated)
+            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+                there = await existing_tables(conn, tables)
+            else:
+                return
+        left = tuple(table for table in tables if table in there)
+    raise PgmigError(
+        ErrorKind.TRANSIENT, f"tables of the source were dropped while publication {name} was being created"
+    )
+
+
+async def _replace(
+    conn: AsyncConnection, name: str, tables: Sequence[TableId], *, inserts_only: bool, generated: bool
+) -> None:
+    await conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
+    statement = sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(name))
+    if tables:
+        listed = sql.SQL(", ").join(
+            sql.SQL("ONLY {}").format(sql.Identifier(table.schema, table.name)) for table in tables
+        )
+        statement = sql.SQL("{} FOR TABLE {}").format(statement, listed)
+    if inserts_only:
+        kinds = "insert, truncate" if conn.info.server_version >= TRUNCATE_SINCE else "insert"
+        statement = sql.SQL("{} WITH (publish = {})").format(statement, sql.Literal(kinds))
+    elif generated:
+        statement = sql.SQL("{} WITH (publish_generated_columns = stored)").format(statement)
+    await conn.execute(statement)
 
 
 _NOT_IN_PUBLICATION = """

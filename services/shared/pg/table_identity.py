@@ -2,7 +2,8 @@
 
 `pgmig.source_table` holds a row for each table that is copied, written in the transaction that
 gives the table its copy plan. The applier compares Relation messages with it, the coordinator the source's
-catalogs.
+catalogs. Its column `destination` is the OID of the table that the rows are copied into: whoever drops
+that table and creates it again takes away rows that no change stream brings back.
 """
 
 from __future__ import annotations
@@ -85,6 +86,52 @@ def _row(migration_id: str, known: KnownTable) -> tuple[object, ...]:
     identity = [one.oid, one.kind, one.file, one.persistence, one.published, one.sends_generated, columns]
     text = json.dumps(identity, separators=(",", ":"))
     return migration_id, one.table.schema, one.table.name, text, list(known.signatures[-KEPT_SIGNATURES:])
+
+
+async def note_destinations(
+    conn: AsyncConnection, migration_id: str, places: Mapping[TableId, TableId]
+) -> None:
+    """Note which table of the destination the rows of a source's table are copied into, as it is now,
+    within the caller's transaction. places: that table's name, by the source table's, which is noted."""
+    query = sql.SQL(
+        "UPDATE {} AS known SET destination = c.oid"
+        " FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS place (s, t, at_s, at_t)"
+        " JOIN pg_catalog.pg_namespace n ON n.nspname = place.at_s"
+        " JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = place.at_t"
+        " WHERE known.migration_id = %s AND known.schema_name = place.s AND known.table_name = place.t"
+    ).format(book("source_table"))
+    with translated(KEEPING_BOOKS):
+        await conn.execute(query, [*_columns(places), migration_id])
+
+
+async def replaced_destinations(
+    conn: AsyncConnection, migration_id: str, places: Mapping[TableId, TableId]
+) -> list[TableId]:
+    """Tables of the source whose table on the destination is another one than their rows were copied
+    into. places: as for `note_destinations`; without an entry, both names are the same. One that is
+    missing there altogether does not count."""
+    query = sql.SQL(
+        "SELECT known.schema_name, known.table_name FROM {} AS known"
+        " LEFT JOIN unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS place (s, t, at_s, at_t)"
+        " ON (place.s, place.t) = (known.schema_name, known.table_name)"
+        " JOIN pg_catalog.pg_namespace n ON n.nspname = coalesce(place.at_s, known.schema_name)"
+        " JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid"
+        " AND c.relname = coalesce(place.at_t, known.table_name)"
+        " WHERE known.migration_id = %s AND c.oid <> known.destination ORDER BY 1, 2"
+    ).format(book("source_table"))
+    with translated(KEEPING_BOOKS):
+        cursor = await conn.execute(query, [*_columns(places), migration_id])
+        return [TableId(*row) async for row in cursor]
+
+
+def _columns(places: Mapping[TableId, TableId]) -> list[list[str]]:
+    pairs = places.items()
+    return [
+        [table.schema for table, _ in pairs],
+        [table.name for table, _ in pairs],
+        [place.schema for _, place in pairs],
+        [place.name for _, place in pairs],
+    ]
 
 
 async def known_tables(conn: AsyncConnection, migration_id: str) -> dict[TableId, KnownTable]:
