@@ -53,6 +53,13 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
+        "21 a table made anew on the destination is noticed",
+        "services/coordinator/tables/to_copy.py",
+        "                await note_destinations(conn, key,",
+        "                await note_destinations(conn, '',",
+        "tests/e2e/test_tables_replaced.py::test_a_table_that_somebody_makes_anew_on_the_destination_is_named",
+    ),
+    Mutation(
         "S5 requests are bounded",
         "services/shared/rpc/channel.py",
         "_LONGEST_REQUEST = 4 * 1024 * 1024",

@@ -14,11 +14,13 @@ from services.coordinator import undo as undo_module
 from services.coordinator.credentials import Credentials
 from services.coordinator.migration import Migration
 from services.coordinator.pipeline import Pipeline
+from services.coordinator.readiness import check_ready
 from services.coordinator.record import Record
 from services.coordinator.steps import StepFeed
 from services.shared.model import (
     Endpoint,
     ErrorKind,
+    Failure,
     Lsn,
     MigrationOptions,
     PgmigError,
@@ -125,6 +127,28 @@ async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
         ("rollback", "started"),
         ("rollback", "done"),
     ]
+
+
+async def test_what_the_migration_failed_with_outlives_a_refused_switchover(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It holds the LSN that skip-transaction needs, and the way to go on."""
+    stand = Stand()
+    failure = Failure("SCHEMA_DRIFT", "columns of app.a were altered", "resync", Lsn(77))
+    stand.journal.may_end.set()
+
+    async def fails_meanwhile(_run: Any) -> None:
+        stand.migration.update(phase=Phase.FAILED, failure=failure)
+        check_ready(stand.migration)
+
+    monkeypatch.setattr(switchover, "_attempt", fails_meanwhile)
+    feed = StepFeed()
+    await switchover.run(cast(Pipeline, stand), feed, 30.0)
+    assert stand.migration.record.failure == failure
+    with pytest.raises(PgmigError) as caught:
+        _ = [step async for step in feed.read()]
+    assert (caught.value.kind, caught.value.hint) == (ErrorKind.WRONG_PHASE, "resync")
+    assert "columns of app.a were altered" in caught.value.message
 
 
 async def _until_error(steps: AsyncIterator[SwitchoverStep]) -> AsyncIterator[SwitchoverStep]:
