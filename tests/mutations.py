@@ -309,8 +309,8 @@ MUTATIONS = (
     Mutation(
         "30 generated columns of identities are published",
         "services/shared/pg/publication.py",
-        "        elif generated:",
-        "        elif False:",
+        "    elif generated:",
+        "    elif False:",
         f"{IDENTITIES}::test_stored_generated_columns_of_identities_are_published_from_18_on",
     ),
     Mutation(
