@@ -613,6 +613,20 @@ MUTATIONS = (
         "tests/integration/test_two_coordinators.py",
     ),
     Mutation(
+        "43 sessions that cannot be ended refuse the freeze",
+        "services/shared/pg/freeze.py",
+        "            await check_endable(side, before.database, await freeze._spared())\n",
+        "",
+        f"{ESCAPES}::test_sessions_of_superusers_refuse_the_freeze_of_a_role_that_may_not_end_them",
+    ),
+    Mutation(
+        "43 the right to close the database is proven first",
+        "services/shared/pg/freeze.py",
+        "            await _prove_rights(admin, side, before)\n",
+        "",
+        f"{ESCAPES}::test_role_that_does_not_own_the_database_is_refused_before_anything_is_blocked",
+    ),
+    Mutation(
         "42 a coordinator that was refused stays refused",
         "services/shared/bus/store.py",
         "            if head in ours:\n                self._revisions[key] = revision\n",

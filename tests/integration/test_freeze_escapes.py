@@ -323,11 +323,12 @@ async def test_table_made_while_the_locks_are_waited_for_is_locked_too(source: s
 async def test_role_without_another_database_is_told_before_anything_is_blocked(
     source: str, owner: str, opened: Opened
 ) -> None:
-    with psycopg.connect(source, autocommit=True) as conn:
+    database = conninfo.conninfo_to_dict(source)["dbname"]
+    with psycopg.connect(conninfo.make_conninfo(source, dbname="postgres"), autocommit=True) as conn:
         others = [
             name
             for (name,) in conn.execute(
-                "SELECT datname FROM pg_database WHERE datallowconn AND datname <> current_database()"
+                "SELECT datname FROM pg_database WHERE datallowconn AND datname <> %s", [database]
             )
         ]
         role = sql.Identifier(str(conninfo.conninfo_to_dict(owner)["user"]))
@@ -346,6 +347,70 @@ async def test_role_without_another_database_is_told_before_anything_is_blocked(
             for name in others:
                 conn.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO PUBLIC").format(sql.Identifier(name)))
             conn.execute(sql.SQL("REVOKE CONNECT ON DATABASE postgres FROM {}").format(role))
+
+
+def setting(uri: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(uri) as conn:
+        return conn.execute("SELECT setconfig FROM pg_db_role_setting WHERE setrole = 0").fetchall()
+
+
+async def test_sessions_of_superusers_refuse_the_freeze_of_a_role_that_may_not_end_them(
+    source: str, owner: str, other_role: str
+) -> None:
+    """While nobody is blocked yet, and before the first session is ended."""
+    with psycopg.connect(other_role, autocommit=True) as app:
+        with psycopg.connect(source, autocommit=True, application_name="monitor") as superuser:
+            with pytest.raises(PgmigError) as caught:
+                await Freeze.open(owner)
+            assert caught.value.kind is ErrorKind.PERMISSION
+            assert f"process {superuser.info.backend_pid} (monitor, role postgres)" in caught.value.message
+            assert "superuser" in caught.value.hint
+            superuser.execute("SELECT 1")
+        app.execute("INSERT INTO a VALUES (1)")
+        await (await Freeze.open(owner)).close()
+
+
+async def test_sessions_of_other_roles_refuse_the_freeze_of_a_role_without_pg_signal_backend(
+    source: str, owner: str, other_role: str
+) -> None:
+    role = sql.Identifier(str(conninfo.conninfo_to_dict(owner)["user"]))
+    with psycopg.connect(source, autocommit=True) as conn:
+        conn.execute(sql.SQL("REVOKE pg_signal_backend FROM {}").format(role))
+    with psycopg.connect(other_role, autocommit=True) as app:
+        with pytest.raises(PgmigError) as caught:
+            await Freeze.open(owner)
+        assert caught.value.kind is ErrorKind.PERMISSION
+        assert f"process {app.info.backend_pid} " in caught.value.message
+        assert "pg_signal_backend" in caught.value.hint
+        app.execute("INSERT INTO a VALUES (1)")
+    await (await Freeze.open(owner)).close()
+
+
+async def test_role_that_does_not_own_the_database_is_refused_before_anything_is_blocked(
+    source: str, owner: str, other_role: str
+) -> None:
+    """It could neither close the database nor make it read-only by default."""
+    before = setting(source)
+    with pytest.raises(PgmigError) as caught:
+        await Freeze.open(other_role)
+    assert caught.value.kind is ErrorKind.PERMISSION
+    assert "own" in caught.value.hint
+    assert setting(source) == before
+    with psycopg.connect(other_role, autocommit=True) as app:
+        app.execute("INSERT INTO a VALUES (1)")
+
+
+@pytest.mark.parametrize("value", ["", "off", "false"])
+async def test_proof_of_the_right_to_freeze_changes_nothing(source: str, opened: Opened, value: str) -> None:
+    with psycopg.connect(source, autocommit=True) as conn:
+        if value:
+            name = sql.Identifier(conn.info.dbname)
+            conn.execute(
+                sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}").format(name, value)
+            )
+    before = setting(source)
+    await opened(source)
+    assert setting(source) == before
 
 
 async def test_closed_database_is_named_with_the_remedy(source: str, opened: Opened) -> None:

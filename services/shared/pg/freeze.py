@@ -37,7 +37,13 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import ErrorKind, Lsn, PgmigError, TableId
 from services.shared.pg.connection import connection, translate, translated
 from services.shared.pg.door import beside, set_open, way_in, writable_connection
-from services.shared.pg.sessions import end_all, end_begun_before, own_session, prepared_transactions
+from services.shared.pg.sessions import (
+    check_endable,
+    end_all,
+    end_begun_before,
+    own_session,
+    prepared_transactions,
+)
 from services.shared.pg.subscriptions import disable, enabled_subscriptions
 from services.shared.pg.thaw import Before, clock, database_default, set_database_default
 
@@ -83,8 +89,11 @@ class Freeze:
 
     @classmethod
     async def open(cls, uri: str, slot: str = "") -> Freeze:
-        """Three sessions, one of them on another database; nothing is blocked yet. slot: whoever streams
-        from it goes on; "": nobody does."""
+        """Three sessions, one of them on another database. Nothing is blocked yet, and nobody's session
+        ended. slot: whoever streams from it goes on; "": nobody does.
+
+        Raises PERMISSION when our role lacks a right that the freeze needs later.
+        """
         opened: list[AsyncConnection] = []
         try:
             admin = await writable_connection(uri)
@@ -92,14 +101,13 @@ class Freeze:
             before = await before_freeze(admin, uri)
             side = await beside(uri, before.door)
             opened.append(side)
-            await set_open(
-                side, before.database, accepts=True
-            )  # it is: but our role must be allowed to say so
+            await _prove_rights(admin, side, before)
             locker = await writable_connection(uri)
             opened.append(locker)
             sessions = tuple([await own_session(conn) for conn in opened])
             freeze = cls(locker, admin, side, replace(before, sessions=sessions), slot)
             freeze._detects_early = await _shorten_deadlock_timeout(locker)
+            await check_endable(side, before.database, await freeze._spared())
         except BaseException:
             for conn in opened:
                 await conn.close()
@@ -251,6 +259,18 @@ async def source_session(uri: str, freeze: Freeze | None) -> AsyncIterator[Async
         return
     async with connection(uri, "source") as conn:
         yield conn
+
+
+async def _prove_rights(admin: AsyncConnection, side: AsyncConnection, before: Before) -> None:
+    """Set what the freeze will change to the value that it has. Raises PERMISSION."""
+    try:
+        await set_open(side, before.database, accepts=True)
+        await set_database_default(admin, before.database, before.read_only_default)
+    except PgmigError as exc:
+        if exc.kind is not ErrorKind.PERMISSION:
+            raise
+        hint = f"use the role that owns database {before.database}, a member of it, or a superuser"
+        raise PgmigError(exc.kind, exc.message, hint) from exc
 
 
 async def _shorten_deadlock_timeout(conn: AsyncConnection) -> bool:

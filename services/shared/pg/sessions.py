@@ -27,6 +27,7 @@ from services.shared.pg.connection import translated
 NAMED_AT_MOST = 3
 STUBBORN_S = 3.0
 """How long we wait for sessions to leave by themselves that our role may not end."""
+_LOOK_S = 0.1
 OWN_S = 10.0
 """How long we wait for sessions of our own to end."""
 _POLL_S = 0.01
@@ -39,6 +40,12 @@ _OTHERS: LiteralString = (
 )
 _SINCE: LiteralString = " AND coalesce(a.backend_start >= pg_catalog.to_timestamp(%(moment)s), true)"
 _UNTIL: LiteralString = " AND coalesce(a.backend_start <= pg_catalog.to_timestamp(%(moment)s), true)"
+# As pg_terminate_backend decides it.
+_NOT_OURS: LiteralString = (
+    " AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles us, pg_catalog.pg_roles them"
+    " WHERE us.rolname = current_user AND them.oid = a.usesysid AND (us.rolsuper OR NOT them.rolsuper AND"
+    " (pg_catalog.pg_has_role(them.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE'))))"
+)
 _STARTING: LiteralString = (
     "SELECT count(*) FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.objid"
     " WHERE l.locktype = 'object' AND l.classid = 'pg_catalog.pg_database'::pg_catalog.regclass"
@@ -169,6 +176,17 @@ async def end_all(conn: AsyncConnection, database: str, spared: Collection[int],
                 "see what these processes wait for, or allow more time, then switch over again",
             )
         await asyncio.sleep(_POLL_S)  # a server process that ends tells nobody
+
+
+async def check_endable(conn: AsyncConnection, database: str, spared: Collection[int]) -> None:
+    """Raises PERMISSION for other sessions that our role may not end, unless they leave within
+    STUBBORN_S. Ends none."""
+    given = {"database": database, "spared": list(spared)}
+    deadline = time.monotonic() + STUBBORN_S
+    while found := await _others(conn, _OTHERS + _NOT_OURS, given):
+        if time.monotonic() > deadline:
+            raise _may_not_end(found)
+        await asyncio.sleep(_LOOK_S)  # a server process that ends does not report it
 
 
 async def _others(conn: AsyncConnection, query: LiteralString, given: Mapping[str, object]) -> list[Other]:
