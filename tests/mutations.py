@@ -265,10 +265,10 @@ MUTATIONS = (
         "tests/integration/test_copy_parts.py::test_a_part_whose_plan_is_given_up_meanwhile_cannot_commit",
     ),
     Mutation(
-        "9 floors, where transactions come in runs",
+        "9 each table has a floor of its own",
         "services/applier/planner.py",
-        "            if self._floors or self._skip:",
-        "            if self._skip:",
+        "self._highest_floor = max(",
+        "self._highest_floor = min(",
         f"{PIPELINE}::test_changes_below_a_tables_floor_are_in_its_copy",
     ),
     Mutation(
@@ -284,6 +284,27 @@ MUTATIONS = (
         "    await _loosen_keys(pipeline)",
         "    pass",
         f"{LOOSE_KEYS}::test_keys_of_tables_that_are_not_replicated_in_full_are_not_valid",
+    ),
+    Mutation(
+        "33 rows of unlogged tables are counted at the switchover",
+        "services/coordinator/switchover.py",
+        "    await check_unlogged(run.pipeline)\n",
+        "",
+        f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_has_emptied_are_copied_again_before_the_switchover",
+    ),
+    Mutation(
+        "33 rows of unlogged tables are counted at the end of the copy",
+        "services/coordinator/phases/indexes.py",
+        "    await check_unlogged(pipeline)\n",
+        "",
+        f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_has_emptied_amid_a_clone_stop_its_end",
+    ),
+    Mutation(
+        "33 some rows are not all rows",
+        "services/coordinator/unlogged.py",
+        "        if rows < copied.get(table, 0)",
+        "        if not rows and copied.get(table, 0)",
+        f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_has_emptied_are_copied_again_before_the_switchover",
     ),
     Mutation(
         "11 no sets where rows share a key",
@@ -421,6 +442,13 @@ MUTATIONS = (
         "return self.first.end_lsn == self.last.end_lsn <= self.flushed",
         "return True",
         "tests/unit/test_stream_space.py::test_what_is_not_flushed_or_not_trimmed_yet_may_still_make_space",
+    ),
+    Mutation(
+        "14 a TRUNCATE of many tables goes in several messages",
+        "services/decoder/batcher.py",
+        "                if self._size >= self._target and (batch := self._end()) is not None:",
+        "                if False and (batch := self._end()) is not None:",
+        f"{PIPELINE}::test_a_truncate_of_more_than_a_message_holds",
     ),
     Mutation(
         "15 the bus is untrusted",

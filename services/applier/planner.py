@@ -152,11 +152,14 @@ class Planner:
                 self._other(item)
 
     async def _take_whole(self, whole: Whole) -> None:
-        """Many transactions at once, unless one of them needs a closer look."""
+        """Many transactions at once, unless one of them needs a closer look.
+
+        Floors do not ask for one: a table gets a target with its first transaction beyond its floor.
+        """
         targets = self._targets
         self._pass_floors(whole.transactions[0].commit_lsn)
         try:
-            if self._floors or self._skip:
+            if self._skip:
                 raise KeyError
             steps: list[Step] = [(targets[change[0]], change) for change in whole.changes]
         except KeyError:

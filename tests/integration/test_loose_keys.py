@@ -17,10 +17,11 @@ from services.shared.model import (
     PgmigError,
     Phase,
     TableId,
+    TableState,
 )
 from services.shared.pg.connection import connection
 from services.shared.pg.loose_keys import loosen_keys
-from tests.integration.coordinator_bed import Services, until_phase
+from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.integration.test_no_key_tables import flushed, warned
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import rows, run
@@ -149,10 +150,39 @@ async def test_unlogged_tables_that_a_crash_has_emptied_are_copied_again_before_
         assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
 
 
+async def test_unlogged_tables_that_a_crash_has_emptied_amid_a_clone_stop_its_end(
+    nats_server: NatsServer, tmp_path: Path, source_db: str, dest_db: str
+) -> None:
+    """While another table is copied. A clone copies no table again, so the operator does."""
+    fill = "INSERT INTO fleeting SELECT generate_series(1, 50)"
+    run(source_db, "CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY)", fill, "CREATE TABLE held (id int)")
+    with Services(nats_server, tmp_path, workers=("decoder",)) as services:
+        async with services.session() as session:
+            await session.start("m", source_db, dest_db, MigrationOptions())
+            await until_phase(session, "m", Phase.COPY)
+            with psycopg.connect(dest_db) as holder:
+                holder.execute("LOCK TABLE held IN ACCESS SHARE MODE")
+                services.start("copier")
+                await until(session, "m", lambda view: "public.fleeting" in copied(view))
+                run(dest_db, "TRUNCATE fleeting")
+            view = await failed(session)
+            assert view.failure is not None
+            assert "public.fleeting (0 of 50 rows)" in view.failure.message
+            assert "by hand" in view.failure.hint
+            run(dest_db, fill)
+            await session.resume("m", source_db, dest_db)
+            await until_phase(session, "m", Phase.COMPLETE)
+
+
+def copied(view: MigrationView) -> set[str]:
+    return {str(table.table) for table in view.tables if table.state is TableState.COPIED}
+
+
 async def failed(session: Session) -> MigrationView:
     async for view in session.follow("m"):
         if view.phase is Phase.FAILED:
             return view
+        assert not view.phase.ended
     raise AssertionError("the migration was cleaned up")
 
 

@@ -332,21 +332,21 @@ async def test_a_key_that_rows_share_does_not_hide_a_missing_one(
     assert "public.t" in error.message
 
 
-async def test_a_truncate_of_more_than_a_message_holds(
-    source_db: str, dest_db: str, nats_server: NatsServer
-) -> None:
-    """The relations that it names take more than the broker's limit of 1 MiB to describe."""
+async def test_a_truncate_of_more_than_a_message_holds(source_db: str, dest_db: str) -> None:
+    """The relations that it names take more than NATS's default limit of 1 MiB to describe."""
     names = [f"t{n}" for n in range(25)]
     columns = ", ".join(f"{'c' * 55}{n:04} int" for n in range(1000))
     ddl = "; ".join(f"CREATE TABLE {name} ({columns})" for name in names)
-    async with pipeline(source_db, dest_db, nats_server, ddl, *names) as p:
-        await p.start_decoder()
-        p.start_applier()
-        run(source_db, *(f"INSERT INTO {name} DEFAULT VALUES" for name in names[:3]))
-        await p.drain("rows")
-        run(source_db, f"TRUNCATE {', '.join(names)}", "INSERT INTO t0 DEFAULT VALUES")
-        await p.drain("truncated")
-        assert [rows(dest_db, f"SELECT count(*) FROM {name}")[0][0] for name in names[:3]] == [1, 0, 0]
+    with NatsServer(max_payload=1 << 20) as nats:
+        async with pipeline(source_db, dest_db, nats, ddl, *names) as p:
+            await p.start_decoder()
+            p.start_applier()
+            run(source_db, *(f"INSERT INTO {name} DEFAULT VALUES" for name in names[:3]))
+            await p.drain("rows")
+            run(source_db, f"TRUNCATE {', '.join(names)}", "INSERT INTO t0 DEFAULT VALUES")
+            await p.drain("truncated")
+            counted = [rows(dest_db, f"SELECT count(*) FROM {name}")[0][0] for name in names[:3]]
+            assert counted == [1, 0, 0]
 
 
 async def test_a_refused_change_stops_the_pipeline_at_its_transaction(
@@ -590,8 +590,8 @@ async def test_changes_below_a_tables_floor_are_in_its_copy(
         run(source_db, "INSERT INTO t VALUES ('copied too')", "INSERT INTO u VALUES ('streamed too')")
         floor = Lsn.parse(str(rows(source_db, "SELECT pg_current_wal_insert_lsn()::text")[0][0]))
         run(dest_db, "INSERT INTO t VALUES ('copied'), ('copied too')")
-        p.start_applier(floors=((TableId("public", "t"), floor),))
-        run(source_db, "INSERT INTO t VALUES ('later')")
+        p.start_applier(floors=((TableId("public", "t"), floor), (TableId("public", "u"), Lsn(1))))
+        run(source_db, "INSERT INTO t VALUES ('later')", "INSERT INTO u VALUES ('later')")
         await p.drain("one")
         equal(p, "t")
         equal(p, "u")
