@@ -15,15 +15,19 @@ from services.shared.model import (
     Assignment,
     CloseSnapshot,
     DecoderWork,
+    ErrorKind,
     Lsn,
     MigrationId,
     OpenSnapshot,
     PgmigError,
     SlotReady,
+    TableId,
     WorkerReport,
 )
 from services.shared.pg.publication import check_usable, read_slot
 from services.shared.pg.replication import ReplicationConnection
+from services.shared.pg.untranslatable import find_untranslatable, untranslatable
+from services.shared.pg.wal_stream import DOING
 from services.shared.runtime.assignments import cause, retried
 from services.shared.runtime.retry import retrying
 from services.shared.wire.changes import decode_batch, decode_flush_report
@@ -145,8 +149,23 @@ class Decoding:
                 report=self._report,
             )
             await _explained(stream)
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.UNTRANSLATABLE:
+                raise
+            where = await find_untranslatable(self._work.source_uri, self._published())
+            raise untranslatable(DOING, where, self._clone_again()) from exc
         finally:
             await replication.close()
+
+    def _clone_again(self) -> str:
+        """The change stays in the WAL, and nothing behind it can be decoded."""
+        return (
+            f"remove the migration with `pgmig-cli cleanup --force --id {self._migration}`, and begin a new "
+            "clone: the change is in the source's WAL already and cannot be sent"
+        )
+
+    def _published(self) -> tuple[TableId, ...]:
+        return (*self._work.tables, *self._work.inserts_only)
 
 
 async def _explained(stream: DecoderStream) -> None:

@@ -54,6 +54,7 @@ class ErrorKind(StrEnum):
     TABLE_CHANGED = "TABLE_CHANGED"
     LATE_WRITES = "LATE_WRITES"
     DEADLOCK = "DEADLOCK"
+    UNTRANSLATABLE = "UNTRANSLATABLE"
 
 
 class ExitCode(IntEnum):
@@ -124,6 +125,7 @@ POLICIES: dict[ErrorKind, Policy] = {
     ErrorKind.LATE_WRITES: Policy(False, "FAILED_PRECONDITION", ExitCode.REFUSED),
     ErrorKind.DATABASE_CLOSED: Policy(True, "FAILED_PRECONDITION", ExitCode.REFUSED),
     ErrorKind.DEADLOCK: Policy(True, "ABORTED", ExitCode.FAILED),
+    ErrorKind.UNTRANSLATABLE: Policy(False, "FAILED_PRECONDITION", ExitCode.FAILED),
 }
 
 

@@ -56,6 +56,8 @@ _AUTHENTICATION = re.compile(r"28...")
 _PERMISSION = "42501"
 _NO_SUCH = re.compile(r'(database|role|user) ".*" does not exist')
 _DISK_FULL = "53100"
+UNTRANSLATABLE_STATES = frozenset({"22P05", "22021"})
+"""Of characters that the other encoding lacks, and of bytes that are no character."""
 _DEADLOCK = frozenset({"40P01", "40001"})
 
 
@@ -150,6 +152,13 @@ def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> Pgmig
             ErrorKind.AUTHENTICATION,
             f"{place} refuses the login: {text}",
             "check user and password in the URI, and pg_hba.conf on the server",
+        )
+    if "conversion between" in lowered and "is not supported" in lowered:
+        return PgmigError(
+            ErrorKind.SOURCE_NOT_READY if side == "source" else ErrorKind.DESTINATION_NOT_READY,
+            f"{place} is in an encoding that PostgreSQL cannot convert to UTF-8: {text}",
+            "pgmig cannot migrate such a database: move it with pg_dump into a database in UTF8 or another "
+            "encoding",
         )
     if "not currently accepting connections" in lowered:
         return PgmigError(

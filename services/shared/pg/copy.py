@@ -25,9 +25,9 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import CopyPart, CtidRange, ErrorKind, MigrationId, PartRange, PgmigError
+from services.shared.model import CopyPart, CtidRange, ErrorKind, MigrationId, PartRange, PgmigError, TableId
 from services.shared.pg.answers import answers
-from services.shared.pg.connection import connect, translated
+from services.shared.pg.connection import UNTRANSLATABLE_STATES, connect, translated
 from services.shared.pg.copy_errors import copy_failure
 from services.shared.pg.copy_format import binary_safe
 from services.shared.pg.copy_ledger import already, enter_part, look
@@ -36,6 +36,7 @@ from services.shared.pg.copy_snapshot import begin_under_snapshot
 from services.shared.pg.copy_stream import CopyIn, CopyOut
 from services.shared.pg.copy_table import Described, describe, described, empty, table_name
 from services.shared.pg.encoding import COPY_RAW, is_raw
+from services.shared.pg.untranslatable import find_untranslatable, untranslatable
 
 __all__ = ["Copied", "PartCopier", "binary_safe"]
 
@@ -94,11 +95,17 @@ class PartCopier:
             try:
                 copied, bulky = await self._transaction(source, destination, part, on_progress, pace)
             except psycopg.Error as exc:
+                if exc.sqlstate in UNTRANSLATABLE_STATES and getattr(exc, "side", "source") == "source":
+                    raise await self._untranslatable(part.table) from exc
                 raise copy_failure(part.table, exc) from exc
         finally:
             if bulky:
                 await self.close()
         return copied
+
+    async def _untranslatable(self, table: TableId) -> PgmigError:
+        where = await find_untranslatable(self._source_uri, [table])
+        return untranslatable(f"copying {table}", where, "then continue")
 
     async def close(self) -> None:
         """Close the connections; the next copy opens new ones."""

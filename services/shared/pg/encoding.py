@@ -22,6 +22,24 @@ COPY_RAW = f"ENCODING '{RAW}'"
 AS_STORED = f"SET client_encoding = {RAW}"
 
 
+CONVERTED_IN_FULL = frozenset(
+    {"UTF8", RAW, "LATIN1", "LATIN2", "LATIN4", "LATIN5", "LATIN6", "LATIN7", "LATIN8", "LATIN9", "LATIN10"}
+    | {"ISO_8859_5", "KOI8R", "KOI8U", "WIN866", "WIN1256"}
+)
+"""Encodings whose every byte has an equivalent in UTF-8, or that are not converted."""
+
+
+def conversion_warnings(encoding: str) -> list[str]:
+    """About text of the source that may have no equivalent in UTF-8."""
+    if encoding in CONVERTED_IN_FULL:
+        return []
+    return [
+        f"the source is encoded in {encoding}, some bytes of which have no equivalent in UTF-8, and text is "
+        "sent in UTF-8: a row with such text stops the copy, and a change with it stops the replication; "
+        "docs/operating.md says how to find such rows before"
+    ]
+
+
 def is_raw(conn: AsyncConnection) -> bool:
     """Whether the connected database is encoded in SQL_ASCII; the server has said so at the login."""
     return conn.info.parameter_status("server_encoding") == RAW

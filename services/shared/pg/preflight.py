@@ -33,7 +33,7 @@ from services.shared.pg import (
 )
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import connection, reached
-from services.shared.pg.encoding import check_names
+from services.shared.pg.encoding import check_names, conversion_warnings
 from services.shared.pg.existing import plan_to_drop, plan_to_fill
 from services.shared.pg.preflight_server import ServerFacts, read_server
 from services.shared.pg.roles import check_roles
@@ -85,7 +85,7 @@ async def check_migration(
         tools = await find_tools(facts[0].major, facts[1].major, tls=tls)
         options = await _with_search_path(source_uri, options)
         chosen = await choose(source, options, strict=True)
-        warnings = list(chosen.warnings)
+        warnings = [*chosen.warnings, *conversion_warnings(facts[0].encoding)]
         warnings += await preflight_source.check(
             source,
             migration,

@@ -22,7 +22,14 @@ from psycopg.abc import PQGen
 
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.pg.channel import lends
-from services.shared.pg.connection import complete_conninfo, connect, connect_failure, open_session, translate
+from services.shared.pg.connection import (
+    UNTRANSLATABLE_STATES,
+    complete_conninfo,
+    connect,
+    connect_failure,
+    open_session,
+    translate,
+)
 from services.shared.pg.encoding import AS_STORED, is_raw
 from services.shared.pg.stream_options import stream_options
 from services.shared.pg.wal_stream import (
@@ -266,4 +273,6 @@ def _state_error(state: str, text: str, error: psycopg.Error, doing: str) -> Pgm
             f"{doing}: {text}",
             "the source no longer has the WAL that is needed: clean up and start the migration again",
         )
+    if state in UNTRANSLATABLE_STATES:
+        return PgmigError(ErrorKind.UNTRANSLATABLE, f"{doing}: {text}")
     return translate(error, doing)
