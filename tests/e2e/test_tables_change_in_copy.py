@@ -145,3 +145,21 @@ SWAP = (
     "ALTER TABLE app.other RENAME TO small",
     "ALTER TABLE app.swapped RENAME TO other",
 )
+
+
+async def test_a_partition_that_goes_before_indexes_are_made_leaves_its_roots_indexes_valid(bed: Bed) -> None:
+    """The schema is dumped again after a table was renamed, and then lacks the partition's index."""
+    ddl = (
+        *SMALL,
+        "CREATE TABLE app.root (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE app.low PARTITION OF app.root FOR VALUES FROM (0) TO (100)",
+        "CREATE TABLE app.high PARTITION OF app.root FOR VALUES FROM (100) TO (200)",
+        "INSERT INTO app.root SELECT generate_series(90, 110)",
+    )
+    async with bed.in_copy(*ddl) as operator:
+        bed.app("ALTER TABLE app.small RENAME TO other")
+        operator.release()
+        await operator.until(lambda view: view.phase is Phase.FAILED)
+        bed.app("DROP TABLE app.low")
+        await operator.to_the_end()
+        assert operator.named("app.low")

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from services.coordinator.building import POST_DATA, Building, begin, load
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.schedule import one_by_one
+from services.coordinator.tables.partitions import check_partitions
 from services.coordinator.unlogged import check_unlogged
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
@@ -77,6 +78,8 @@ async def _build(pipeline: Pipeline) -> Building:
 
 
 async def _across_tables(pipeline: Pipeline, building: Building) -> None:
+    if pipeline.migration.record.options.follow:
+        await check_partitions(pipeline)
     await _at_once(building, building.plan.parents, "post-data: partitioned tables")
     unchecked = any(item.step not in building.done for chain in building.plan.checks for item in chain)
     await _of_one_moment(pipeline, again=unchecked and KEYS in building.done)
