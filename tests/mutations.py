@@ -35,6 +35,7 @@ COPY_PARTS = "tests/integration/test_copy_parts.py"
 STALE_STATE = "tests/integration/test_stale_state.py"
 VERSIONS = "tests/e2e/test_source_versions.py"
 ESCAPES = "tests/integration/test_freeze_escapes.py"
+PARTED = "tests/integration/test_parted_partitions.py"
 BROKEN_OFF = "tests/integration/test_tables_broken_off.py"
 AFTER = "tests/integration/test_after_switchover.py"
 TIMEOUT_S = 180
@@ -727,6 +728,34 @@ MUTATIONS = (
         '        if (found[0] if found else "") != epoch:',
         "        if False:",
         "tests/integration/test_resync.py::test_an_applier_of_before_is_ended_and_kept_out",
+    ),
+    Mutation(
+        "23 a partition that is detached keeps no rows in its root",
+        "services/coordinator/tables/routed.py",
+        "    return {leaf: root for leaf, root in roots.items() if tops.get(leaf) != root}",
+        "    return {}",
+        f"{PARTED}::test_a_detached_partition_stops_until_both_are_copied_again",
+    ),
+    Mutation(
+        "23 the floor of a root is that of its partitions",
+        "services/coordinator/tables/routed.py",
+        "        await _keep_floors(pipeline, divided)",
+        "        pass",
+        f"{PARTED}::test_what_a_root_has_got_with_its_copy_is_not_applied_to_partitions_again",
+    ),
+    Mutation(
+        "23 a root without partitions is emptied",
+        "services/coordinator/tables/to_copy.py",
+        "    bare = set(roots) - set(tops.values())",
+        "    bare = set()",
+        f"{PARTED}::test_a_root_without_partitions_is_empty_when_it_is_copied_again",
+    ),
+    Mutation(
+        "23 a partition that is attached comes with its root",
+        "services/coordinator/tables/adopt.py",
+        "        if roots := [table for table in copy if table not in seen.added()]:",
+        "        if roots := []:",
+        f"{PARTED}::test_an_attached_partition_comes_with_its_root",
     ),
 )
 

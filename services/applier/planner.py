@@ -9,6 +9,7 @@ hot path.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -91,6 +92,7 @@ class Planner:
         *,
         check: Check = unchecked,
     ) -> None:
+        self._migration = migration
         self._sentinel_prefix = f"{migration}:"
         self._describe = describe
         self._check = check
@@ -319,8 +321,8 @@ class Planner:
                     ErrorKind.SCHEMA_DRIFT,
                     f"partition {leaf} was truncated on the source; the destination has no such partition, "
                     f"and its rows in {root} are not told from the others",
-                    f"delete the partition's rows from {root} on the destination by hand, then give up this "
-                    "transaction with skip-transaction, after a look at what else it did",
+                    "copy the rows of all partitions again with: pgmig-cli resync-table --id "
+                    f"{self._migration} {shlex.quote(root.argument)}",
                     Lsn(self._commit_lsn),
                 )
 

@@ -47,9 +47,6 @@ from services.shared.model import (
     SnapshotReady,
     WorkerReport,
 )
-from services.shared.pg.connection import connection
-from services.shared.pg.partitions import find_routes
-from services.shared.pg.selecting import choose
 
 if TYPE_CHECKING:
     from services.coordinator.building import Building
@@ -93,6 +90,7 @@ class Pipeline:
         self.fatal: PgmigError | None = None
         self.drifted_at: Lsn | None = None  # where the applier last stopped at an altered table
         self.routes: tuple[Route, ...] = ()
+        self.parted: tuple[Route, ...] = ()  # of before: these are in no partitioned table any more
         self.building: asyncio.Task[Building] | None = (
             None  # beside the phases: services.coordinator.building
         )
@@ -287,26 +285,10 @@ class Pipeline:
             (*self.migration.copying.floors(), *((one.table, one.floor) for one in record.dropped)),
             tuple(skipped.lsn for skipped in record.skipped),
             record.options.strict_boundaries,
-            self.routes,
+            (*self.routes, *self.parted),  # changes of before it was detached may still come
             record.sends_generated,
             record.applier_epoch,
         )
-
-    async def look_for_routes(self) -> None:
-        """Compare the partitions of both sides as they are now, for the copy and the applier.
-        Only an operator who changed the destination's tables makes them differ."""
-        uris, before = await self.credentials(), self.routes
-        async with (
-            connection(uris.source_uri, "source") as source,
-            connection(uris.destination_uri, "destination") as destination,
-        ):
-            chosen = await choose(source, self.migration.record.options)
-            self.routes = await find_routes(source, destination, chosen)
-        roots = sorted({route.root for route in self.routes})
-        if roots and self.routes != before:
-            self.migration.event(
-                "info", f"partitioned otherwise on the destination: {', '.join(map(str, roots[:5]))}"
-            )
 
     async def stop_building(self) -> None:
         """End what runs beside the phases. What it has not noted as done is begun anew."""

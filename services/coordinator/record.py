@@ -56,7 +56,8 @@ class TableRecord:
 
 @dataclass(frozen=True, slots=True)
 class DroppedTable:
-    """A table that both sides dropped. floor: changes that commit before it are passed over."""
+    """A table that has no `TableRecord`: both sides dropped it, or it is a partition whose rows came, or
+    went, with a copy of its root. floor: changes that commit before it are passed over."""
 
     table: TableId
     floor: Lsn
@@ -72,8 +73,8 @@ class Record:
     and TRUNCATE. copied_only: what no publication carries. altered: tables that have, or may have,
     got REPLICA IDENTITY FULL from us on the source. sends_generated: the first publication holds
     stored generated columns. files: of the published tables before the slot was
-    made, where the source does not replicate TRUNCATE. dropped: tables that both sides
-    dropped. applier_epoch: of the applier that may write. snapshot_id: under which the
+    made, where the source does not replicate TRUNCATE. dropped: tables that are in no other
+    list. applier_epoch: of the applier that may write. snapshot_id: under which the
     parts in the copy queue were published. flushed_lsn: the destination's progress as last heard.
     freeze: written before the source is frozen: how to thaw it.
     """

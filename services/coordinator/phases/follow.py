@@ -16,6 +16,7 @@ from services.coordinator.lookout import note
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.tables.adopt import begin_copy, try_stock
 from services.coordinator.tables.recover import NEW_TABLES
+from services.coordinator.tables.routed import look_for_routes
 from services.coordinator.tables.watch import watch_tables
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role, TableId
 from services.shared.pg.connection import connection
@@ -31,7 +32,7 @@ async def run(pipeline: Pipeline) -> Phase:
     """Returns the phase that ends it, which somebody else moved to."""
     migration = pipeline.migration
     await _check_gap(pipeline)
-    await pipeline.look_for_routes()
+    await look_for_routes(pipeline)
     stock = await try_stock(pipeline)
     if stock is not None and stock.copy and stock.error is None:
         begin_copy(pipeline, stock.copy, NEW_TABLES)

@@ -23,6 +23,7 @@ from services.coordinator.building import POST_DATA, Building, begin, load
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.schedule import one_by_one
 from services.coordinator.tables.partitions import check_partitions
+from services.coordinator.tables.routed import look_for_routes
 from services.coordinator.unlogged import check_unlogged
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
 from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
@@ -137,7 +138,7 @@ async def _of_one_moment(pipeline: Pipeline, *, again: bool) -> None:
             target, why = await wal_position(conn), "before foreign keys are checked again"
     if target:
         migration.event("info", f"changes are applied up to {target}, {why}")
-        await pipeline.look_for_routes()
+        await look_for_routes(pipeline)
         await pipeline.staff(Role.DECODER, Role.APPLIER)
         await pipeline.until(lambda: migration.following.applied >= target)
         await pipeline.staff(Role.DECODER)

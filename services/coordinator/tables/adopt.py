@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.coordinator.parts import copied_by_table, part_id
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.record import DroppedTable
 from services.coordinator.tables.explain import (
     absent,
+    apart,
     drift_error,
     findings,
     names_copied,
@@ -25,6 +26,7 @@ from services.coordinator.tables.explain import (
     unlogged,
 )
 from services.coordinator.tables.look import Difference, Look, look
+from services.coordinator.tables.routed import parted, take_routes
 from services.shared.model import ChangeKind, ErrorKind, Lsn, PgmigError, Phase, TableId
 from services.shared.pg.connection import Connection, connection, translated
 from services.shared.pg.copy_ledger import forget_plans, read_ledger_alone
@@ -68,7 +70,10 @@ async def take_stock(
         if not known:
             return Stock(None, (), (), Lsn(0), ())
         seen = await look(source, known, migration.id, migration.record.options)
-        harmless, gone, left = await _divide(pipeline, source, destination, seen)
+        if pipeline.routes or seen.added() or any(one.root for one in known.values()):
+            seen = replace(seen, known=await take_routes(pipeline, source, destination, seen.chosen))
+        lost = await parted(pipeline, source, seen)
+        harmless, gone, left = await _divide(pipeline, source, destination, seen, lost)
         missing_parents = await absent(destination, seen.added_parents())
         parents = [seen.now[table] for table in seen.added_parents() if table not in missing_parents]
         new = freshly_known({one.table: one for one in parents})
@@ -86,11 +91,13 @@ async def take_stock(
         replaced = await replaced_destinations(destination, migration.record.migration_id, places)
         replaced = [table for table in replaced if table not in left_names]
         error = None
-        if left or missing or lasting or replaced:
+        if left or missing or lasting or replaced or lost:
             found = await findings(source, destination, seen, left, missing)
             others = (*map(unlogged, lasting), *map(replaced_on_destination, replaced))
-            error = drift_error(migration.id, (*found, *others), cause)
+            error = drift_error(migration.id, (*found, *others, *map(apart, lost.items())), cause)
         copy = tuple(table for table in added if table not in missing)
+        if roots := [table for table in copy if table not in seen.added()]:  # with the rows of others so far
+            await forget_copies(destination, migration.record.migration_id, roots, identities=False)
     adopted = (*(table.identity.table for table in harmless), *gone)
     return Stock(error, copy, adopted, seen.at, seen.unpublished())
 
@@ -107,12 +114,20 @@ async def try_stock(pipeline: Pipeline) -> Stock | None:
 
 
 async def _divide(
-    pipeline: Pipeline, source: Connection, destination: Connection, seen: Look
+    pipeline: Pipeline,
+    source: Connection,
+    destination: Connection,
+    seen: Look,
+    split_off: Collection[TableId],
 ) -> tuple[list[KnownTable], list[TableId], list[Difference]]:
-    """Altered tables to note anew, dropped tables to forget, and differences that are left."""
-    differences = seen.differences()
+    """Altered tables to note anew, dropped tables to forget, and differences that are left. split_off: these
+    are explained otherwise."""
+    routed = {t for t, one in seen.known.items() if one.root is not None}
+    follow = {t for t in routed if seen.target(t) not in seen.now}  # their root is what has changed
+    differences = [one for one in seen.differences() if one.table not in {*follow, *split_off}]
     tables = [one.table for one in differences if _adoptable(one)]
-    here, there = await read_columns(source, tables), await read_columns(destination, tables)
+    here = await read_columns(source, tables)
+    there = await read_columns(destination, [seen.target(table) for table in tables])
     here_placed, there_placed = await places(source, tables, seen.chosen), await places(destination, tables)
     options = pipeline.migration.record.options
     by_own_name = {record.table for record in pipeline.migration.copying.records()}
@@ -120,11 +135,13 @@ async def _divide(
     lost = [one for one in differences if one.kind is ChangeKind.GONE]
     lost = [one for one in lost if one.table in by_own_name or not one.before.has_rows]
     gone = set(await absent(destination, [one.table for one in lost]))
+    gone |= {table for table in follow if seen.target(table) in gone}
     harmless, left = [], []
     for one in differences:
         if one.table in gone:
             continue
-        if one.now is None or one.table not in here or one.table not in there:
+        target = seen.target(one.table)
+        if one.now is None or one.table not in here or target not in there:
             left.append(one)
             continue
         found = compare(
@@ -132,17 +149,19 @@ async def _divide(
             one.before,
             one.now,
             here[one.table],
-            there[one.table],
+            there[target],
             constraints=not options.data_only and options.selection.everything,
             lax=True,
         )
         placed = placing(destination, one.table, here_placed, there_placed)
+        if target != one.table:  # the rest is the root's own
+            found, placed = replace(found, own=()), ()
         old_rows_differ = found.old_rows_differ and one.before.has_rows
         if found.statements or placed or old_rows_differ:
             left.append(one)
             continue
         signatures = (*seen.known[one.table].signatures, one.now.signature)
-        harmless.append(KnownTable(one.now, tuple(dict.fromkeys(signatures))))
+        harmless.append(KnownTable(one.now, tuple(dict.fromkeys(signatures)), seen.known[one.table].root))
     return harmless, sorted(gone), left
 
 
@@ -194,18 +213,23 @@ async def forget_copies(
                 await forget_tables(conn, migration_id, tables)
 
 
-def begin_copy(pipeline: Pipeline, tables: Sequence[TableId], why: str) -> None:
-    """Go to phase copy for these tables. Nothing is awaited, so that nobody comes in between."""
+def begin_copy(
+    pipeline: Pipeline, tables: Sequence[TableId], why: str, without: Sequence[DroppedTable] = ()
+) -> None:
+    """Go to phase copy for these tables. Nothing is awaited, so that nobody comes in between. without:
+    partitions whose rows the new copies have no more."""
     migration = pipeline.migration
     migration.copying.add(tables)
-    dropped = tuple(one for one in migration.record.dropped if one.table not in tables)
+    named = {*tables, *(one.table for one in without)}
+    dropped = [one for one in migration.record.dropped if one.table not in named]
+    dropped += [one for one in without if one.table not in tables]
     migration.update(
         tables=migration.copying.records(),
-        dropped=dropped,
+        dropped=tuple(dropped),
         applier_epoch=secrets.token_hex(8),  # changes may have been applied to these tables before
         snapshot_id="",
     )
     if migration.phase is not Phase.COPY:
         migration.move(Phase.COPY, resume_phase=None, failure=None)
-    named = ", ".join(map(str, tables[:5])) + (" and more" if len(tables) > 5 else "")
-    migration.event("info", f"{why}: {named}")
+    listed = ", ".join(map(str, tables[:5])) + (" and more" if len(tables) > 5 else "")
+    migration.event("info", f"{why}: {listed}")

@@ -37,29 +37,33 @@ async def findings(
 ) -> tuple[Finding, ...]:
     """What to say of each. added: published tables that the destination has not got."""
     tables = [one.table for one in differences]
-    here, there = await read_columns(source, tables), await read_columns(destination, tables)
+    targets = [seen.target(table) for table in tables]
+    here, there = await read_columns(source, tables), await read_columns(destination, targets)
     here_placed, there_placed = await places(source, tables, seen.chosen), await places(destination, tables)
-    roots = await topmost(destination, tables)
-    inherited = await inheriting(destination, tables)
+    roots = await topmost(destination, targets)
+    inherited = await inheriting(destination, targets)
     found, altered = [], set()
     for one in sorted(differences, key=lambda one: not one.before.has_rows):
         comparison = Comparison()
         placed: tuple[str, ...] = ()
-        if one.now is not None and one.table in here and one.table in there:
+        target = seen.target(one.table)
+        if one.now is not None and one.table in here and target in there:
             before = None if one.kind is ChangeKind.REPLACED else one.before
-            root = roots.get(one.table, one.table)
+            root = roots.get(target, target)
             comparison = compare(
                 destination,
                 before,
                 one.now,
                 here[one.table],
-                there[one.table],
+                there[target],
                 root=root,
                 lax=True,
                 copied=one.kind.needs_copy,
-                exact=one.kind is ChangeKind.REPLACED and one.table not in inherited,
+                exact=one.kind is ChangeKind.REPLACED and target == one.table and target not in inherited,
             )
             placed = placing(destination, one.table, here_placed, there_placed)
+            if target != one.table:  # the rest is the root's own
+                comparison, placed = replace(comparison, own=()), ()
             if not one.before.has_rows and root in altered:  # by what was said of its partitions
                 comparison = replace(comparison, structure=())
             if comparison.structure:
@@ -112,6 +116,13 @@ def gone_from_source(conn: Connection, table: TableId, oid: int, names: Mapping[
     return Finding(table, f"{table} was renamed to {renamed}", statements, needs_copy=False)
 
 
+def apart(partition: tuple[TableId, TableId]) -> Finding:
+    """A partition that its root has lost, while the destination has its rows in the root's table."""
+    leaf, root = partition
+    problem = f"{leaf} is no partition of {root} any more, but its rows are in that table on the destination"
+    return Finding(root, problem, (), needs_copy=True)
+
+
 def unlogged(table: TableId) -> Finding:
     problem = (
         f"{table} is unlogged on the source, so its changes are not replicated:"
@@ -145,7 +156,7 @@ def drift_error(
 
 def _hint(migration: MigrationId, found: Sequence[Finding]) -> str:
     statements = list(dict.fromkeys(statement for one in found for statement in one.statements))
-    again = [one.table.argument for one in found if one.needs_copy]
+    again = list(dict.fromkeys(one.table.argument for one in found if one.needs_copy))
     steps = []
     if statements:
         steps.append(f"run on the destination: {'; '.join(statements)}")

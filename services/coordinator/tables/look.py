@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.shared.model import (
     ChangeKind,
@@ -54,10 +54,14 @@ class Look:
                 found.append(Difference(kind, known.identity, self.now.get(table)))
         return tuple(found)
 
+    def target(self, table: TableId) -> TableId:
+        """The destination's table that has its rows."""
+        return (self.known[table].root if table in self.known else None) or table
+
     def refreshed(self) -> list[KnownTable]:
         """Tables that are the same, in a new file or with new catalog rows."""
         return [
-            KnownTable(self.now[table], known.signatures)
+            replace(known, identity=self.now[table])
             for table, known in self.known.items()
             if table in self.now
             and self.now[table] != known.identity

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.coordinator.pipeline import Pipeline
+from services.coordinator.record import DroppedTable
 from services.coordinator.tables.adopt import begin_copy, forget_copies
 from services.coordinator.tables.explain import absent, drift_error, findings, names_copied, unlogged
 from services.coordinator.tables.look import Look, look
 from services.coordinator.tables.publish import publish
+from services.coordinator.tables.routed import look_for_routes, parted
 from services.shared.model import ErrorKind, PgmigError, TableId
 from services.shared.pg.connection import connection
-from services.shared.pg.table_identity import forget_tables, known_tables
+from services.shared.pg.table_identity import known_tables
 
 AGAIN = "tables are copied again"
 
@@ -25,7 +27,7 @@ async def prepare_resync(pipeline: Pipeline, tables: Sequence[TableId]) -> None:
     """Make phase copy copy these tables. No worker runs. Raises INVALID_ARGUMENT for a name that is no
     table of the migration, SCHEMA_DRIFT for one that the destination has not got, NO_REPLICA_IDENTITY."""
     uris, migration = await pipeline.credentials(), pipeline.migration
-    await pipeline.look_for_routes()
+    await look_for_routes(pipeline)
     async with (
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
@@ -33,19 +35,18 @@ async def prepare_resync(pipeline: Pipeline, tables: Sequence[TableId]) -> None:
         known = await known_tables(destination, migration.record.migration_id)
         seen = await look(source, known, migration.id, migration.record.options)
         names = _resolved(pipeline, seen, tables)
+        lost = await parted(pipeline, source, seen)
         missing = await absent(destination, names)
         if missing:
             raise drift_error(migration.id, await findings(source, destination, seen, (), missing))
-        lost = [table for table in tables if _is_unlogged(seen, table)]
-        if lost:
-            raise drift_error(migration.id, [unlogged(table) for table in lost])
+        lasting = [table for table in tables if _is_unlogged(seen, table)]
+        if lasting:
+            raise drift_error(migration.id, [unlogged(table) for table in lasting])
         await publish(pipeline, source, seen.now, names)
         await forget_copies(destination, migration.record.migration_id, names, identities=False)
-        if any(table in seen.now and not seen.now[table].has_rows for table in names):
-            # Partitions that went by their root's name: their rows go as its rows are replaced.
-            gone = [table for table in known if table not in seen.now and not _listed(pipeline, table)]
-            await forget_tables(destination, migration.record.migration_id, gone)
-    begin_copy(pipeline, names, AGAIN)
+    # What was in the root's table goes as its rows are replaced, and no change of before may bring it back.
+    without = [DroppedTable(leaf, seen.end) for leaf, root in lost.items() if root in names]
+    begin_copy(pipeline, names, AGAIN, without)
 
 
 def _is_unlogged(seen: Look, table: TableId) -> bool:
@@ -61,7 +62,7 @@ def _listed(pipeline: Pipeline, table: TableId) -> bool:
 def _resolved(pipeline: Pipeline, seen: Look, tables: Sequence[TableId]) -> tuple[TableId, ...]:
     """The names that the tables are copied by."""
     names = names_copied(tables, pipeline.routes)
-    roots = {route.root for route in pipeline.routes}
+    roots = {route.root for route in (*pipeline.routes, *pipeline.parted)}
     new = {table for table, one in seen.now.items() if one.has_rows and seen.chosen.fills(table)}
     unknown = [table for table in names if table not in new | roots and not _listed(pipeline, table)]
     if unknown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.coordinator.parts import choose_split, gathered, renew_plans, wants_key
@@ -17,6 +17,7 @@ from services.coordinator.tables.explain import (
     unlogged,
 )
 from services.coordinator.tables.publish import publish
+from services.coordinator.tables.routed import look_for_routes
 from services.shared.model import SnapshotReady, SourceTable, Split, TableId, TableIdentity
 from services.shared.pg.catalog import key_bounds, list_tables_under
 from services.shared.pg.choice import Chosen
@@ -29,6 +30,7 @@ from services.shared.pg.reconcile import compare, read_columns
 from services.shared.pg.selecting import choose_under
 from services.shared.pg.table_identity import (
     KnownTable,
+    forget_tables,
     freshly_known,
     known_tables,
     note_destinations,
@@ -52,7 +54,7 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
     uris, migration = await pipeline.credentials(), pipeline.migration
     version = migration.record.source.server_version_num
     larger_than = migration.record.options.split_tables_larger_than
-    await pipeline.look_for_routes()
+    await look_for_routes(pipeline)
     async with connection(uris.source_uri, "source") as conn:
         chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
         under = await list_tables_under(conn, snapshot.snapshot_name, chosen)
@@ -144,12 +146,29 @@ async def _by_partitions(
         return
     tops = await topmost(source, tuple(found))
     migration = pipeline.migration
+    bare = set(roots) - set(tops.values())
+    if bare:  # what the destination has in them is of partitions that the source has no more
+        with translated("emptying tables of the destination"):
+            async with destination.transaction():
+                await destination.execute("SET LOCAL lock_timeout = '60s'")
+                await empty_for_parts(destination, sorted(bare))
+                await _forget_parted(destination, migration.record.migration_id, bare, ())
     listed = {record.table for record in migration.copying.records()}
     leaves = [leaf for leaf, top in tops.items() if top in roots and leaf not in listed]
     await forget_copies(destination, migration.record.migration_id, roots, identities=False)
     migration.copying.forget(roots)
     migration.copying.add(leaves)
     migration.update(tables=migration.copying.records())
+
+
+async def _forget_parted(
+    destination: Connection, migration_id: str, roots: Collection[TableId], leaves: Collection[TableId]
+) -> None:
+    """Partitions whose rows were in these tables and are not any more. leaves: those that are."""
+    known = await known_tables(destination, migration_id) if roots else {}
+    lost = [table for table, one in known.items() if one.root in roots and table not in leaves]
+    if lost:
+        await forget_tables(destination, migration_id, lost)
 
 
 async def _forget_dropped(
@@ -237,7 +256,9 @@ async def renewed(pipeline: Pipeline, snapshot: SnapshotReady, found: ToCopy) ->
                 await empty_for_parts(conn, [plan.table for plan in new if plan.split.parts > 1])
                 await replace_plans(conn, key, new, void)
                 leaves = _leaves(pipeline, [plan.table for plan in new], found.identities)
-                await note_tables(conn, key, freshly_known({t: found.identities[t] for t in leaves}))
-                places = {route.leaf: route.root for route in pipeline.routes}
-                await note_destinations(conn, key, {leaf: places.get(leaf, leaf) for leaf in leaves})
+                await _forget_parted(conn, key, {plan.table for plan in new} - set(leaves), leaves)
+                roots = {route.leaf: route.root for route in pipeline.routes}
+                noted = freshly_known({t: found.identities[t] for t in leaves}, roots)
+                await note_tables(conn, key, noted)
+                await note_destinations(conn, key, {leaf: roots.get(leaf, leaf) for leaf in leaves})
         return await read_ledger(conn, key)

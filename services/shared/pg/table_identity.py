@@ -21,15 +21,19 @@ from services.shared.pg.catalog import load_sql, under_snapshot
 from services.shared.pg.connection import translated
 
 KEPT_SIGNATURES = 8
+_FACTS = 7
+"""Values that are stored of a `TableIdentity`, beside its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownTable:
     """A table as `pgmig.source_table` has it. signatures: of the Relation messages that may describe
-    it, the newest last; a message of before an ALTER TABLE may still be in the stream after it."""
+    it, the newest last; a message of before an ALTER TABLE may still be in the stream after it. root: the
+    partitioned table whose table on the destination has the rows; None: it has its own."""
 
     identity: TableIdentity
     signatures: tuple[str, ...]
+    root: TableId | None = None
 
 
 async def read_identities(conn: AsyncConnection, migration: MigrationId) -> dict[TableId, TableIdentity]:
@@ -83,8 +87,9 @@ async def note_tables(conn: AsyncConnection, migration_id: str, tables: Iterable
 def _row(migration_id: str, known: KnownTable) -> tuple[object, ...]:
     one = known.identity
     columns = [astuple(column) for column in one.columns]
-    identity = [one.oid, one.kind, one.file, one.persistence, one.published, one.sends_generated, columns]
-    text = json.dumps(identity, separators=(",", ":"))
+    root = astuple(known.root) if known.root is not None else None
+    facts = [one.oid, one.kind, one.file, one.persistence, one.published, one.sends_generated, columns]
+    text = json.dumps([*facts, root], separators=(",", ":"))
     return migration_id, one.table.schema, one.table.name, text, list(known.signatures[-KEPT_SIGNATURES:])
 
 
@@ -161,7 +166,9 @@ async def known_table(conn: AsyncConnection, migration_id: str, table: TableId) 
 
 def _known(row: Sequence[Any]) -> KnownTable:
     schema, name, text, signatures = row
-    return KnownTable(_identity((schema, name, *json.loads(text))), tuple(signatures))
+    facts = json.loads(text)
+    root = TableId(*facts[_FACTS]) if facts[_FACTS:] and facts[_FACTS] else None  # earlier releases had none
+    return KnownTable(_identity((schema, name, *facts[:_FACTS])), tuple(signatures), root)
 
 
 async def any_known(conn: AsyncConnection, migration_id: str) -> bool:
@@ -184,6 +191,9 @@ async def forget_tables(conn: AsyncConnection, migration_id: str, tables: Collec
         await conn.execute(query, [migration_id, [t.schema for t in tables], [t.name for t in tables]])
 
 
-def freshly_known(tables: Mapping[TableId, TableIdentity]) -> list[KnownTable]:
-    """As noted with a copy: only this shape is expected from there on."""
-    return [KnownTable(one, (one.signature,)) for one in tables.values()]
+def freshly_known(
+    tables: Mapping[TableId, TableIdentity], roots: Mapping[TableId, TableId] | None = None
+) -> list[KnownTable]:
+    """As noted with a copy: only this shape is expected from there on. roots: of those whose rows go to
+    their root's table."""
+    return [KnownTable(one, (one.signature,), (roots or {}).get(table)) for table, one in tables.items()]

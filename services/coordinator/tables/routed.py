@@ -1,0 +1,79 @@
+"""Partitions of the source whose rows are in their root's table on the destination.
+
+The destination has noted which these are (`KnownTable.root`), since nothing else tells it once the source
+has dropped or detached such a partition: its rows stay in the root's table, and only a new copy of the
+root removes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from services.coordinator.pipeline import Pipeline
+from services.coordinator.record import DroppedTable
+from services.coordinator.tables.look import Look
+from services.shared.model import Lsn, Route, TableId
+from services.shared.pg.choice import Chosen
+from services.shared.pg.connection import Connection, connection, translated
+from services.shared.pg.partition_places import topmost
+from services.shared.pg.partitions import find_routes
+from services.shared.pg.selecting import choose
+from services.shared.pg.table_identity import KnownTable, known_tables, note_tables
+
+
+async def look_for_routes(pipeline: Pipeline) -> None:
+    """Compare the partitions of both sides as they are now, for the copy and the applier.
+    Only an operator who changed the destination's tables makes them differ."""
+    uris = await pipeline.credentials()
+    async with (
+        connection(uris.source_uri, "source") as source,
+        connection(uris.destination_uri, "destination") as destination,
+    ):
+        chosen = await choose(source, pipeline.migration.record.options)
+        await take_routes(pipeline, source, destination, chosen)
+
+
+async def take_routes(
+    pipeline: Pipeline, source: Connection, destination: Connection, chosen: Chosen
+) -> dict[TableId, KnownTable]:
+    """`look_for_routes` with these sessions; what the destination has noted of the tables from now on."""
+    migration, before = pipeline.migration, pipeline.routes
+    pipeline.routes = await find_routes(source, destination, chosen)
+    roots = sorted({route.root for route in pipeline.routes})
+    if roots and pipeline.routes != before:
+        migration.event("info", f"partitioned otherwise on the destination: {', '.join(map(str, roots[:5]))}")
+    known = await known_tables(destination, migration.record.migration_id)
+    routes = {route.leaf: route.root for route in pipeline.routes}
+    apart = {t: one.root for t, one in known.items() if one.root is not None and t not in routes}
+    tops = await topmost(destination, apart)
+    divided = {table: root for table, root in apart.items() if tops.get(table) == root}
+    changed = {leaf: replace(known[leaf], root=root) for leaf, root in routes.items() if leaf in known}
+    changed = {leaf: one for leaf, one in changed.items() if one != known[leaf]}
+    changed |= {leaf: replace(known[leaf], root=None) for leaf in divided}
+    if divided:
+        await _keep_floors(pipeline, divided)
+    if changed:
+        with translated("noting the source's tables"):
+            async with destination.transaction():
+                await note_tables(destination, migration.record.migration_id, changed.values())
+    pipeline.parted = tuple(Route(leaf, root) for leaf, root in apart.items() if leaf not in divided)
+    return known | changed
+
+
+async def _keep_floors(pipeline: Pipeline, divided: Mapping[TableId, TableId]) -> None:
+    """For partitions that the destination has got: their rows came with the copy of the root."""
+    migration = pipeline.migration
+    floors, listed = dict(migration.copying.floors()), {record.table for record in migration.record.tables}
+    added = [DroppedTable(t, floors.get(root, Lsn(0))) for t, root in divided.items() if t not in listed]
+    others = tuple(one for one in migration.record.dropped if one.table not in divided)
+    migration.update(dropped=(*others, *added))
+    await pipeline.journal.save()
+
+
+async def parted(pipeline: Pipeline, source: Connection, seen: Look) -> dict[TableId, TableId]:
+    """Partitions that their root has lost on the source, by DROP or DETACH, with the root; `take_routes`
+    comes first. Where the root itself is gone or has another name, that is what has to be said."""
+    roots = {route.leaf: route.root for route in pipeline.parted if route.root in seen.now}
+    tops = await topmost(source, roots)
+    return {leaf: root for leaf, root in roots.items() if tops.get(leaf) != root}
