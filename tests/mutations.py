@@ -497,9 +497,16 @@ MUTATIONS = (
     Mutation(
         "18 TRUNCATE of a source that does not replicate it",
         "services/coordinator/switchover.py",
-        "        await check_truncated(freeze.session, conn, run.pipeline.migration.record.files)\n",
+        "        await check_truncated(freeze.session, conn, files, routes, migration.id)\n",
         "",
         f"{VERSIONS}::test_truncate_is_followed_or_stops_the_switchover[from-10]",
+    ),
+    Mutation(
+        "18 files of tables that are added later",
+        "services/coordinator/tables/to_copy.py",
+        "                _note_files(pipeline, identities, leaves)",
+        "                pass",
+        f"{VERSIONS}::test_truncate_of_an_added_table_is_followed_or_stops_the_switchover[from-10]",
     ),
     Mutation(
         "18 files are noted before the slot",

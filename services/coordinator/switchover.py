@@ -363,7 +363,9 @@ async def _verify(run: _Run, freeze: Freeze) -> None:
     values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
         await verify_sequences(conn, values)
-        await check_truncated(freeze.session, conn, run.pipeline.migration.record.files)
+        migration = run.pipeline.migration
+        files, routes = migration.record.files, run.pipeline.routes
+        await check_truncated(freeze.session, conn, files, routes, migration.id)
     await freeze.shut(run.deadline - EXPLAIN_S)
     await freeze.check_prepared()
     await freeze.holds()

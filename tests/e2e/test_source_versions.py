@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.shared.model import ErrorKind, MigrationId, PgmigError, Phase
+from services.shared.model import ErrorKind, MigrationId, PgmigError, Phase, TableId
 from services.shared.pg.preflight import check_migration
 from tests.e2e.conftest import ROWS
 from tests.e2e.live import Live, application
@@ -146,6 +146,40 @@ async def test_truncate_is_followed_or_stops_the_switchover(
                 await live.switch_over()
                 await live.until_phase(Phase.SWITCHED_OVER)
         assert compare_databases(shop, dest_db) == []
+
+
+@of_sources(OLDEST)
+async def test_truncate_of_an_added_table_is_followed_or_stops_the_switchover(
+    source: PostgresServer, dest_db: str, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    added = "CREATE TABLE added (id int PRIMARY KEY)"
+    with source.fresh_database("added") as uri, Stack(nats_server, tmp_path) as stack:
+        database = uri.rpartition("/")[2]
+        source.execute("CREATE TABLE first (id int PRIMARY KEY)", database)
+        async with stack.session() as session:
+            live = Live(session, "added", uri, dest_db)
+            await live.start()
+            await live.until_phase(Phase.STREAMING)
+            source.execute(added, database)
+            source.execute("INSERT INTO added VALUES (1), (2)", database)
+            with psycopg.connect(dest_db) as conn:
+                conn.execute(added)
+            await session.resync_tables("added", (TableId("public", "added"),))
+            await live.until_phase(Phase.STREAMING)
+            source.execute("TRUNCATE added", database)
+            source.execute("INSERT INTO added VALUES (3)", database)
+            if source.install.major < 11:
+                with pytest.raises(PgmigError) as caught:
+                    await live.switch_over()
+                assert caught.value.kind is ErrorKind.SWITCHOVER_FAILED
+                assert "public.added" in caught.value.message
+                assert "pgmig-cli resync-table --id added public.added" in caught.value.hint
+                await live.until_phase(Phase.STREAMING)
+                await session.resync_tables("added", (TableId("public", "added"),))
+                await live.until_phase(Phase.STREAMING)
+            await live.switch_over()
+            await live.until_phase(Phase.SWITCHED_OVER)
+        assert compare_rows(uri, dest_db) == []
 
 
 @of_sources(OLDEST)

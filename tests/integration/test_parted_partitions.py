@@ -154,7 +154,14 @@ async def test_a_column_that_both_sides_added_is_adopted(
 async def test_a_root_without_partitions_is_empty_when_it_is_copied_again(
     nats_server: NatsServer, tmp_path: Path, source_db: str, dest_db: str
 ) -> None:
-    async with streaming(nats_server, tmp_path, source_db, dest_db, *RANGES) as (_, session):
+    other = "CREATE TABLE other (id int PRIMARY KEY)"
+    run(dest_db, other)
+    shape = (
+        *RANGES,
+        f"{other} PARTITION BY LIST (id)",
+        "CREATE TABLE one PARTITION OF other FOR VALUES IN (1)",
+    )
+    async with streaming(nats_server, tmp_path, source_db, dest_db, *shape) as (_, session):
         run(source_db, "DROP TABLE low, high")
         await stopped(session)
         await resync(session, TABLE)

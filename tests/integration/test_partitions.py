@@ -20,6 +20,7 @@ from services.shared.model import (
     Lsn,
     MigrationId,
     MigrationOptions,
+    PgmigError,
     Phase,
     Route,
     SnapshotReady,
@@ -30,6 +31,7 @@ from services.shared.pg.catalog import list_tables, publication_tables
 from services.shared.pg.connection import connection
 from services.shared.pg.copy import PartCopier
 from services.shared.pg.partitions import find_routes
+from services.shared.pg.truncation import check_truncated, table_files
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.integration.copy_bed import copy_schema, exported_snapshot, keep_books
 from tests.lab.nats import NatsServer
@@ -216,6 +218,25 @@ async def test_a_key_that_two_partitions_share_stops_the_pipeline(
         run(source_db, "UPDATE t SET v = 'y' WHERE place = 'here' AND id = 1")
         assert (await p.failure("applier")).kind is ErrorKind.MISSING_ROW
     assert rows(dest_db, "SELECT v FROM t ORDER BY v") == [("a",), ("b",), ("x",)]
+
+
+async def test_partitions_that_were_rewritten_are_counted_with_their_root(
+    source_db: str, dest_db: str
+) -> None:
+    """Where the source does not replicate TRUNCATE."""
+    both_sides(source_db, dest_db, "partitions to plain")
+    run(source_db, BEFORE)
+    run(dest_db, BEFORE)
+    found = await routes(source_db, dest_db)
+    async with connection(source_db, "source") as here, connection(dest_db, "destination") as there:
+        files = await table_files(here, [route.leaf for route in found])
+        run(source_db, "VACUUM FULL low")
+        await check_truncated(here, there, files, found, MigrationId("pipe"))
+        run(source_db, "TRUNCATE low")
+        with pytest.raises(PgmigError) as caught:
+            await check_truncated(here, there, files, found, MigrationId("pipe"))
+    assert caught.value.kind is ErrorKind.SWITCHOVER_FAILED
+    assert "resync-table --id pipe public.t;" in caught.value.hint
 
 
 async def test_partitions_are_compared_down_to_their_bounds(source_db: str, dest_db: str) -> None:

@@ -18,7 +18,7 @@ from services.coordinator.tables.explain import (
 )
 from services.coordinator.tables.publish import publish
 from services.coordinator.tables.routed import look_for_routes
-from services.shared.model import SnapshotReady, SourceTable, Split, TableId, TableIdentity
+from services.shared.model import SnapshotReady, SourceTable, Split, TableFile, TableId, TableIdentity
 from services.shared.pg.catalog import key_bounds, list_tables_under
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import Connection, connection, translated
@@ -37,6 +37,7 @@ from services.shared.pg.table_identity import (
     note_tables,
     read_identities_under,
 )
+from services.shared.pg.truncation import TRUNCATE_SINCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,8 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
         by_key = [table for table in found.values() if wants_key(table, larger_than, version)]
         bounds = await key_bounds(conn, by_key, snapshot.snapshot_name) if by_key else {}
         identities = await read_identities_under(conn, migration.id, snapshot.snapshot_name)
-        if pipeline.routes:  # roots stand in the list in place of their partitions
-            planned = {table.table for table in migration.record.tables} | {r.root for r in pipeline.routes}
-            migration.copying.plan(table for table in listed if table.table in planned)
-            migration.update(tables=migration.copying.records())
+        if pipeline.routes:
+            _list_roots(pipeline, found)
         async with connection(uris.destination_uri, "destination") as destination:
             await _by_partitions(pipeline, conn, destination, found, identities)
             there = await read_columns(conn, _wanted(pipeline))  # now, not under the snapshot
@@ -77,12 +76,35 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
             leaves = _leaves(pipeline, wanted, identities)
             if migration.record.options.follow and await _publish(pipeline, conn, identities, leaves):
                 return None
+            if migration.record.options.follow and version < TRUNCATE_SINCE:
+                _note_files(pipeline, identities, leaves)
             if not migration.record.options.data_only:
                 await _check_columns(pipeline, (conn, destination), wanted, identities, chosen)
     migration.copying.estimate(listed)
     tables = [found[table] for table in wanted]
     splits = {t.table: choose_split(t, larger_than, version, bounds.get(t.table)) for t in tables}
     return ToCopy(tables, splits, identities)
+
+
+def _list_roots(pipeline: Pipeline, found: Collection[TableId]) -> None:
+    """Have roots in the list in place of their partitions."""
+    migration = pipeline.migration
+    listed = {record.table for record in migration.copying.records()}
+    migration.copying.forget(route.leaf for route in pipeline.routes if route.leaf in listed)
+    migration.copying.add({r.root: None for r in pipeline.routes if r.root in found and r.root not in listed})
+    migration.update(tables=migration.copying.records())
+
+
+def _note_files(
+    pipeline: Pipeline, identities: Mapping[TableId, TableIdentity], leaves: Collection[TableId]
+) -> None:
+    """Files of tables that were added since, as the snapshot shows them: by these a TRUNCATE is found that
+    the source does not replicate."""
+    record = pipeline.migration.record
+    known = {one.table for one in record.files} | {*record.inserts_only, *record.copied_only}
+    added = tuple(TableFile(table, identities[table].file) for table in leaves if table not in known)
+    if added:
+        pipeline.migration.update(files=(*record.files, *added))
 
 
 async def _publish(

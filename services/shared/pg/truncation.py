@@ -1,18 +1,20 @@
 """TRUNCATE on a source that does not replicate it (PostgreSQL 10).
 
 Such a TRUNCATE leaves rows on the destination that the source has no more. It gives its table
-another file, as do only commands that rewrite tables; those that were rewritten since before the slot
-was made are counted on both sides when nobody can write any more. Every other change is followed,
-so the destination has more rows exactly when a TRUNCATE removed some.
+another file, as do only commands that rewrite tables. Those that were rewritten since before the slot
+was made, or since the snapshot that they were added under, are counted on both sides when nobody can
+write any more. Every other change is followed, so the destination has more rows exactly when a TRUNCATE
+removed some.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import ErrorKind, PgmigError, TableFile, TableId
+from services.shared.model import ErrorKind, MigrationId, PgmigError, Route, TableFile, TableId
 from services.shared.pg.connection import translated
 from services.shared.pg.preflight_server import listing
 
@@ -34,22 +36,30 @@ async def table_files(conn: AsyncConnection, tables: Sequence[TableId]) -> tuple
 
 
 async def check_truncated(
-    source: AsyncConnection, destination: AsyncConnection, before: Sequence[TableFile]
+    source: AsyncConnection,
+    destination: AsyncConnection,
+    before: Sequence[TableFile],
+    routes: Sequence[Route],
+    migration: MigrationId,
 ) -> None:
     """Raises SWITCHOVER_FAILED when a rewritten table has not as many rows on the destination.
 
-    before: as they were before the slot was made. The source is frozen, the destination in step.
+    before: as they were before the slot was made, or under the snapshot of their copy. routes: partitions
+    that are counted with their root. The source is frozen, the destination in step.
     """
     now = {one.table: one.filenode for one in await table_files(source, [one.table for one in before])}
     rewritten = [one.table for one in before if now.get(one.table, one.filenode) != one.filenode]
-    differing = [t for t in rewritten if await _count(source, t) != await _count(destination, t)]
+    roots = {route.leaf: route.root for route in routes}
+    counted = dict.fromkeys(roots.get(table, table) for table in rewritten)
+    differing = [t for t in counted if await _count(source, t) != await _count(destination, t)]
     if differing:
+        names = " ".join(shlex.quote(table.argument) for table in differing)
         raise PgmigError(
             ErrorKind.SWITCHOVER_FAILED,
             "tables were truncated on the source, which this version of PostgreSQL does not replicate: "
             f"{listing(differing)}",
-            "delete from them on the destination what the source has no more, then switch over again; "
-            "or clean up and start the migration again",
+            f"copy their rows again with: pgmig-cli resync-table --id {migration} {names}; "
+            "then switch over again",
         )
 
 
