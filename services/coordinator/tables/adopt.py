@@ -86,8 +86,8 @@ async def take_stock(
         added = names_copied([t for t in seen.added() if seen.now[t].logged], pipeline.routes)
         missing = (*await absent(destination, (*added, *lasting)), *missing_parents)
         lasting = [table for table in lasting if table not in missing]
-        left_names = {one.table for one in left}
-        places = {route.leaf: route.root for route in pipeline.routes}
+        left_names = {*(one.table for one in left), *lost}
+        places = {table: one.root for table, one in seen.known.items() if one.root is not None}
         replaced = await replaced_destinations(destination, migration.record.migration_id, places)
         replaced = [table for table in replaced if table not in left_names]
         error = None
@@ -161,7 +161,8 @@ async def _divide(
             left.append(one)
             continue
         signatures = (*seen.known[one.table].signatures, one.now.signature)
-        harmless.append(KnownTable(one.now, tuple(dict.fromkeys(signatures)), seen.known[one.table].root))
+        noted = replace(seen.known[one.table], identity=one.now, signatures=tuple(dict.fromkeys(signatures)))
+        harmless.append(noted)
     return harmless, sorted(gone), left
 
 

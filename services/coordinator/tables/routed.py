@@ -17,9 +17,9 @@ from services.shared.model import Lsn, Route, TableId
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import Connection, connection, translated
 from services.shared.pg.partition_places import topmost
-from services.shared.pg.partitions import find_routes
+from services.shared.pg.partitions import divisions, find_routes
 from services.shared.pg.selecting import choose
-from services.shared.pg.table_identity import KnownTable, known_tables, note_tables
+from services.shared.pg.table_identity import KnownTable, known_tables, note_destinations, note_tables
 
 
 async def look_for_routes(pipeline: Pipeline) -> None:
@@ -48,15 +48,22 @@ async def take_routes(
     apart = {t: one.root for t, one in known.items() if one.root is not None and t not in routes}
     tops = await topmost(destination, apart)
     divided = {table: root for table, root in apart.items() if tops.get(table) == root}
-    changed = {leaf: replace(known[leaf], root=root) for leaf, root in routes.items() if leaf in known}
-    changed = {leaf: one for leaf, one in changed.items() if one != known[leaf]}
-    changed |= {leaf: replace(known[leaf], root=None) for leaf in divided}
+    ways = await divisions(destination, set(routes.values()))
+    changed = {
+        leaf: replace(known[leaf], root=root, division=ways[root])
+        for leaf, root in routes.items()
+        if leaf in known and (known[leaf].root, known[leaf].division) != (root, ways[root])
+    }
+    changed |= {leaf: replace(known[leaf], root=None, division="") for leaf in divided}
     if divided:
         await _keep_floors(pipeline, divided)
     if changed:
         with translated("noting the source's tables"):
             async with destination.transaction():
                 await note_tables(destination, migration.record.migration_id, changed.values())
+                # Whoever divides a table otherwise moves its rows. One that is made anew as it was is empty.
+                places = {leaf: one.root or leaf for leaf, one in changed.items()}
+                await note_destinations(destination, migration.record.migration_id, places)
     pipeline.parted = tuple(Route(leaf, root) for leaf, root in apart.items() if leaf not in divided)
     return known | changed
 

@@ -25,6 +25,7 @@ from services.shared.pg.connection import Connection, connection, translated
 from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
 from services.shared.pg.copy_table import empty_for_parts
 from services.shared.pg.partition_places import inheriting, places, placing, topmost
+from services.shared.pg.partitions import divisions
 from services.shared.pg.position import wal_insert_position
 from services.shared.pg.reconcile import compare, read_columns
 from services.shared.pg.selecting import choose_under
@@ -280,7 +281,8 @@ async def renewed(pipeline: Pipeline, snapshot: SnapshotReady, found: ToCopy) ->
                 leaves = _leaves(pipeline, [plan.table for plan in new], found.identities)
                 await _forget_parted(conn, key, {plan.table for plan in new} - set(leaves), leaves)
                 roots = {route.leaf: route.root for route in pipeline.routes}
-                noted = freshly_known({t: found.identities[t] for t in leaves}, roots)
-                await note_tables(conn, key, noted)
+                ways = await divisions(conn, set(roots.values()))
+                divided = {leaf: (root, ways[root]) for leaf, root in roots.items()}
+                await note_tables(conn, key, freshly_known({t: found.identities[t] for t in leaves}, divided))
                 await note_destinations(conn, key, {leaf: roots.get(leaf, leaf) for leaf in leaves})
         return await read_ledger(conn, key)

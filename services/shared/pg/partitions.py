@@ -11,8 +11,9 @@ replica identity although each was logged by its partition's. So names are repla
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from psycopg import AsyncConnection
 
@@ -74,6 +75,17 @@ async def find_routes(
         for leaf, kind, _ in sorted(here[root])
         if kind == "r"
     )
+
+
+async def divisions(conn: AsyncConnection, roots: Collection[TableId]) -> dict[TableId, str]:
+    """How each of these tables is divided on this server, as a digest; all plain tables have the same."""
+    with translated("reading the destination's partitions"):
+        trees = await _trees(conn) if roots else {}
+    return {root: _digest(trees.get(root, frozenset())) for root in roots}
+
+
+def _digest(tree: Tree) -> str:
+    return hashlib.blake2b(repr(sorted(tree)).encode(), digest_size=8).hexdigest()
 
 
 def _differ(here: Tree, there: Tree | None) -> bool:

@@ -29,11 +29,13 @@ _FACTS = 7
 class KnownTable:
     """A table as `pgmig.source_table` has it. signatures: of the Relation messages that may describe
     it, the newest last; a message of before an ALTER TABLE may still be in the stream after it. root: the
-    partitioned table whose table on the destination has the rows; None: it has its own."""
+    partitioned table whose table on the destination has the rows; None: it has its own. division: how
+    that table is divided there."""
 
     identity: TableIdentity
     signatures: tuple[str, ...]
     root: TableId | None = None
+    division: str = ""
 
 
 async def read_identities(conn: AsyncConnection, migration: MigrationId) -> dict[TableId, TableIdentity]:
@@ -87,7 +89,7 @@ async def note_tables(conn: AsyncConnection, migration_id: str, tables: Iterable
 def _row(migration_id: str, known: KnownTable) -> tuple[object, ...]:
     one = known.identity
     columns = [astuple(column) for column in one.columns]
-    root = astuple(known.root) if known.root is not None else None
+    root = (known.root.schema, known.root.name, known.division) if known.root is not None else None
     facts = [one.oid, one.kind, one.file, one.persistence, one.published, one.sends_generated, columns]
     text = json.dumps([*facts, root], separators=(",", ":"))
     return migration_id, one.table.schema, one.table.name, text, list(known.signatures[-KEPT_SIGNATURES:])
@@ -167,8 +169,9 @@ async def known_table(conn: AsyncConnection, migration_id: str, table: TableId) 
 def _known(row: Sequence[Any]) -> KnownTable:
     schema, name, text, signatures = row
     facts = json.loads(text)
-    root = TableId(*facts[_FACTS]) if facts[_FACTS:] and facts[_FACTS] else None  # earlier releases had none
-    return KnownTable(_identity((schema, name, *facts[:_FACTS])), tuple(signatures), root)
+    root = facts[_FACTS] if facts[_FACTS:] else None  # earlier releases had none
+    where = (TableId(root[0], root[1]), root[2]) if root is not None else (None, "")
+    return KnownTable(_identity((schema, name, *facts[:_FACTS])), tuple(signatures), *where)
 
 
 async def any_known(conn: AsyncConnection, migration_id: str) -> bool:
@@ -192,8 +195,9 @@ async def forget_tables(conn: AsyncConnection, migration_id: str, tables: Collec
 
 
 def freshly_known(
-    tables: Mapping[TableId, TableIdentity], roots: Mapping[TableId, TableId] | None = None
+    tables: Mapping[TableId, TableIdentity], roots: Mapping[TableId, tuple[TableId, str]] | None = None
 ) -> list[KnownTable]:
     """As noted with a copy: only this shape is expected from there on. roots: of those whose rows go to
-    their root's table."""
-    return [KnownTable(one, (one.signature,), (roots or {}).get(table)) for table, one in tables.items()]
+    their root's table, with its division."""
+    own = (None, "")
+    return [KnownTable(one, (one.signature,), *(roots or {}).get(t, own)) for t, one in tables.items()]
