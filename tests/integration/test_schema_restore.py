@@ -91,6 +91,29 @@ async def test_lost_snapshot_and_failing_program_are_told(source_db: str, tmp_pa
     assert not any(tmp_path.glob("*"))  # noqa: ASYNC240 - a handful of names
 
 
+@pytest.mark.parametrize("failures", [2, 3])
+async def test_a_dump_that_meets_ddl_is_made_again(source_db: str, tmp_path: Path, failures: int) -> None:
+    """pg_dump's stand-in fails so often as pg_dump does beside DROP INDEX."""
+    program = tmp_path / "pg_dump"
+    program.write_text(
+        f"""#!/bin/sh
+echo x >> {tmp_path}/calls
+[ $(wc -l < {tmp_path}/calls) -gt {failures} ] && exit 0
+echo "pg_dump: error: query failed: ERROR:  cache lookup failed for index 18199" >&2
+exit 1
+"""
+    )
+    program.chmod(0o755)
+    dump = dump_schema(DumpTools(tmp_path, 17), source_db, None, tmp_path / "out")
+    if failures == 2:
+        await dump
+    else:
+        with pytest.raises(PgmigError, match="cache lookup failed") as caught:
+            await dump
+        assert caught.value.kind is ErrorKind.SCHEMA_FAILED
+    assert len((tmp_path / "calls").read_text().split()) == 3
+
+
 async def test_sequences_are_set_and_proven(source_db: str, dest_db: str) -> None:
     for uri in (source_db, dest_db):
         with psycopg.connect(uri) as conn:

@@ -50,6 +50,10 @@ def list_of(archive: Path) -> Path:
     return archive.with_suffix(".list")
 
 
+_DUMP_ATTEMPTS = 3
+_QUERY_FAILED = "query failed: "
+
+
 async def dump_schema(
     tools: DumpTools,
     source_uri: str,
@@ -86,7 +90,7 @@ async def dump_schema(
     ]
     try:
         async with _service(source_uri) as env:
-            await _run(tools.pg_dump, [*arguments, f"--dbname=service={_SERVICE}"], env)
+            await _dump(tools.pg_dump, [*arguments, f"--dbname=service={_SERVICE}"], env)
         list_of(target).unlink(missing_ok=True)
         if not (chosen.everything and rows and not chosen.schemas_there):
             out = left_out(await asyncio.to_thread(read_archive, partial), chosen, rows=rows)
@@ -95,6 +99,20 @@ async def dump_schema(
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+async def _dump(program: Path, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+    """Run pg_dump, again when a query fails: the catalogs that it reads under its snapshot and the functions
+    that it calls, which see them as they are now, disagree while tables are dropped or altered."""
+    for _ in range(_DUMP_ATTEMPTS - 1):
+        try:
+            await _run(program, arguments, env)
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.SCHEMA_FAILED or _QUERY_FAILED not in exc.message:
+                raise
+        else:
+            return
+    await _run(program, arguments, env)
 
 
 def _new_file(path: Path) -> int:
@@ -203,7 +221,8 @@ async def _service(uri: str) -> AsyncIterator[dict[str, str]]:
     completed = conninfo.conninfo_to_dict(complete_conninfo(uri, "pgmig dump", "source"))
     given = {name: str(value) for name, value in completed.items()}
     password = given.pop("password", None)
-    env = {k: v for k, v in os.environ.items() if k not in {"PGSERVICE", "PGSERVICEFILE"}}
+    ours = {"PGSERVICE", "PGSERVICEFILE", "LC_ALL", "LANGUAGE"}  # the last two would translate messages
+    env = {k: v for k, v in os.environ.items() if k not in ours} | {"LC_MESSAGES": "C"}
     if password is not None:
         env["PGPASSWORD"] = password
     for key, value in given.items():
