@@ -231,6 +231,20 @@ MUTATIONS = (
         "tests/unit/test_applier_writer.py::test_a_sentinel_counts_when_its_transaction_is_on_disk",
     ),
     Mutation(
+        "7 a sentinel's commit has a progress to write",
+        "services/shared/pg/apply.py",
+        "head += [Operation(_DURABLE, ()), Operation(_WRITE_WAL, ())]",
+        "head += [Operation(_DURABLE, ())]",
+        "tests/integration/test_apply_session.py::test_durable_commit_without_rows_is_on_disk_at_once",
+    ),
+    Mutation(
+        "7 a sentinel's commit waits for the disk",
+        "services/shared/pg/apply.py",
+        "Operation(_DURABLE, ()), Operation(_WRITE_WAL, ())",
+        "Operation(_DURABLE, ()), Operation(_ASSIGN_XID, ())",
+        "tests/integration/test_apply_session.py::test_durable_commit_without_rows_is_on_disk_at_once",
+    ),
+    Mutation(
         "7 the sentinel's position, where no message comes",
         "services/coordinator/switchover.py",
         "return following.flushed >= run.sentinel",

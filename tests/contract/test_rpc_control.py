@@ -301,7 +301,7 @@ async def test_a_watcher_that_leaves_closes_the_handlers_iterator() -> None:
     async with serving(control) as (_server, client):
         async with aclosing(client.watch("m1")) as views:
             assert await anext(views) == VIEW
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await control.watch_closed.wait()
 
 
@@ -313,7 +313,7 @@ async def test_a_cancelled_watcher_closes_the_handlers_iterator() -> None:
         async for _view in client.watch("m1"):
             seen.set()
 
-    async with serving(control) as (_server, client), asyncio.timeout(5):
+    async with serving(control) as (_server, client), asyncio.timeout(30):
         task = asyncio.create_task(watch(client))
         await seen.wait()
         task.cancel()
@@ -324,7 +324,7 @@ async def test_a_cancelled_watcher_closes_the_handlers_iterator() -> None:
 
 async def test_leaving_a_switchover_closes_only_the_steps() -> None:
     control = FakeControl()
-    async with serving(control) as (_server, client), asyncio.timeout(5):
+    async with serving(control) as (_server, client), asyncio.timeout(30):
         async with aclosing(client.switchover("m1", 1)) as steps:
             assert await anext(steps) == STEPS[0]
         await control.steps_closed.wait()
@@ -333,7 +333,7 @@ async def test_leaving_a_switchover_closes_only_the_steps() -> None:
 
 async def test_stopping_the_server_ends_a_watch_as_unreachable_without_waiting_for_the_grace() -> None:
     control = FakeControl()
-    async with serving(control) as (server, client), asyncio.timeout(5):
+    async with serving(control) as (server, client), asyncio.timeout(30):
         views = client.watch("m1")
         await anext(views)
         stopping = asyncio.create_task(server.stop(60))

@@ -23,8 +23,8 @@ from tests.lab.process import free_port, spawn, tail
 COORDINATOR = "coordinator"
 WORKERS = ("decoder", "applier", "copier-1", "copier-2")
 
-_START_TIMEOUT_S = 30.0
-_STOP_TIMEOUT_S = 25.0
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 60.0
 _SHOWN_LINES = 80
 
 

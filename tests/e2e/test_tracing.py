@@ -13,7 +13,7 @@ from tests.lab.nats import NatsServer
 from tests.lab.workload import Writer
 
 WAY = (SpanName.DECODE_BATCH, SpanName.APPLY_BATCH, SpanName.FLUSH)
-TRACE_S = 20.0
+TRACE_S = 60.0
 
 
 def complete(spans: list[Span]) -> bool:

@@ -12,7 +12,7 @@ from services.shared.model import ExitCode, Phase
 from tests.e2e.cli import Cli
 from tests.e2e.verdict import left_on_source
 
-STREAMING_S = 45.0
+STREAMING_S = 120.0
 
 
 def test_old_source_is_closed_read_opened_and_its_late_writes_stop_the_cleanup(

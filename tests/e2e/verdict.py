@@ -20,7 +20,7 @@ from tests.lab.compare import compare_databases
 from tests.lab.door import reopen
 from tests.lab.workload import WriterReport, check_conserved_sum, check_markers
 
-_GOING_S = 5.0
+_GOING_S = 30.0
 _POLL_S = 0.05
 
 _ON_SOURCE: dict[str, LiteralString] = {

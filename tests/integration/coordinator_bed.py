@@ -19,8 +19,8 @@ from tests.lab.nats import NatsServer
 from tests.lab.process import free_port, spawn, tail
 
 WORKERS = ("decoder", "copier", "applier")
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
 
 
 class Services:

@@ -156,7 +156,7 @@ async def test_tls_session_that_must_write_first_does_not_block(monkeypatch: pyt
         with contextlib.suppress(BlockingIOError):
             while theirs.recv(65536):
                 pass
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await waiting
         wanted.append(channels._WANT_READ)
         with pytest.raises(BlockingIOError):

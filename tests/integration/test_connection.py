@@ -15,7 +15,7 @@ from psycopg import sql
 from services.shared.pg.connection import connect
 from services.shared.pg.replication import ReplicationConnection
 
-GONE_WITHIN_S = 5.0
+GONE_WITHIN_S = 30.0
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def may_write(uri: str) -> bool:
 
 
 async def frozen(freeze: Freeze) -> None:
-    await freeze.lock(tables, time.monotonic() + 5)
+    await freeze.lock(tables, time.monotonic() + 30)
     await freeze.end_writers(await freeze.forbid_writes())
 
 
@@ -61,9 +61,9 @@ async def test_frozen_source_takes_no_row_and_no_sequence_value(source: str, fre
 
 
 async def test_waiting_writer_fails_instead_of_committing_later(source: str, freeze: Freeze) -> None:
-    await freeze.lock(tables, time.monotonic() + 5)
+    await freeze.lock(tables, time.monotonic() + 30)
     waiting = asyncio.create_task(asyncio.to_thread(may_write_patiently, source))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await _someone_waits(freeze):
             await asyncio.sleep(0.02)  # the server tells nobody who waits for a lock
     await freeze.end_writers(await freeze.forbid_writes())
@@ -130,7 +130,7 @@ async def test_held_lock_times_out_with_its_holder_and_leaves_nothing_locked(
 async def test_lock_waits_for_a_writer_that_ends_in_time(source: str, freeze: Freeze) -> None:
     with psycopg.connect(source) as holder:
         holder.execute("INSERT INTO b VALUES (1)")
-        locking = asyncio.create_task(freeze.lock(tables, time.monotonic() + 10))
+        locking = asyncio.create_task(freeze.lock(tables, time.monotonic() + 30))
         await asyncio.wait({locking}, timeout=0.3)
         assert not locking.done()
         holder.commit()
@@ -142,7 +142,7 @@ async def test_writer_that_would_deadlock_with_the_freeze_is_not_ended(source: s
     """It holds b and then wants a, while we hold a and want b: we give way."""
     with psycopg.connect(source) as writer:
         writer.execute("INSERT INTO b VALUES (1)")
-        locking = asyncio.create_task(freeze.lock(tables, time.monotonic() + 10))
+        locking = asyncio.create_task(freeze.lock(tables, time.monotonic() + 30))
         await asyncio.wait({locking}, timeout=0.2)
         await asyncio.to_thread(writer.execute, "INSERT INTO a VALUES (1)")
         writer.commit()
@@ -175,7 +175,7 @@ async def test_autovacuum_does_not_keep_the_freeze_out() -> None:
                     await asyncio.sleep(0.1)  # the launcher tells nobody when it begins
             freeze = await Freeze.open(uri)
             try:
-                await freeze.lock(tables, time.monotonic() + 5)
+                await freeze.lock(tables, time.monotonic() + 30)
                 assert not may_write(uri)
             finally:
                 await freeze.close()

@@ -95,12 +95,12 @@ async def tables() -> list[TableId]:
 
 
 async def frozen(freeze: Freeze) -> None:
-    await freeze.lock(tables, time.monotonic() + 5)
+    await freeze.lock(tables, time.monotonic() + 30)
     await freeze.end_writers(await freeze.forbid_writes())
 
 
 async def shut(freeze: Freeze) -> int:
-    return await freeze.shut(time.monotonic() + 10)
+    return await freeze.shut(time.monotonic() + 30)
 
 
 def refused(uri: str) -> bool:
@@ -204,7 +204,7 @@ async def test_superusers_that_keep_coming_are_all_ended(source: str, opened: Op
 
     writers = [asyncio.create_task(asyncio.to_thread(write)) for _ in range(4)]
     try:
-        await freeze.lock(tables, time.monotonic() + 10)
+        await freeze.lock(tables, time.monotonic() + 30)
         await freeze.forbid_writes()
         await shut(freeze)
         row = await (await freeze.session.execute("SELECT count(*) FROM public.a")).fetchone()
@@ -289,7 +289,7 @@ async def test_prepared_transaction_holds_the_freeze_up_and_is_named(opened: Ope
                 with pytest.raises(PgmigError, match="new table"):
                     await freeze.lock(tables, time.monotonic() + 1.0)
                 conn.execute("ROLLBACK PREPARED 'new table'")
-                await freeze.lock(tables, time.monotonic() + 5)
+                await freeze.lock(tables, time.monotonic() + 30)
                 conn.execute("BEGIN; CREATE TABLE c (id int); PREPARE TRANSACTION 'late'")
                 with pytest.raises(PgmigError, match="late"):
                     await freeze.check_prepared()
@@ -310,7 +310,7 @@ async def test_table_made_while_the_locks_are_waited_for_is_locked_too(source: s
         return found
 
     try:
-        await freeze.lock(listed, time.monotonic() + 5)
+        await freeze.lock(listed, time.monotonic() + 30)
         with (
             psycopg.connect(source, options="-c lock_timeout=100ms") as conn,
             pytest.raises(psycopg.errors.LockNotAvailable),

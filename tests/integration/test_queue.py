@@ -24,7 +24,7 @@ from services.shared.model import CopyPart, ErrorKind, Lsn, MigrationId, PgmigEr
 from tests.lab.nats import NatsServer
 
 MIGRATION = MigrationId("m1")
-SOON_S = 5.0
+SOON_S = 30.0
 NOW_S = 0.2
 
 

@@ -58,8 +58,8 @@ def dashboard(session: FakeSession) -> Dashboard:
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
-    """Let messages be handled until `condition` holds; ten seconds are a failure."""
-    end = time.monotonic() + 10
+    """Let messages be handled until `condition` holds; half a minute is a failure."""
+    end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end, "the dashboard never got there"
         await pilot.pause()
@@ -87,7 +87,7 @@ def screen_text(pilot: Pilot[None]) -> str:
 async def reads(pilot: Pilot[None], *parts: str) -> None:
     """Wait until all of `parts` are on the screen, which is painted when the machine has time. Each is
     looked for in the lines as they are, and in all of them as one line with single spaces."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while missing := [part for part in parts if part not in _both(screen_text(pilot))]:
         assert time.monotonic() < end, (missing, screen_text(pilot))
         await pilot.pause()

@@ -21,8 +21,8 @@ from tests.lab.process import free_port, spawn, tail
 MAX_PAYLOAD = 8 * 1024 * 1024
 """Bytes: what the broker takes as one message."""
 
-_READY_TIMEOUT_S = 30.0
-_STOP_TIMEOUT_S = 10.0
+_READY_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
 
 
 def nats_server_path() -> Path:

@@ -30,7 +30,7 @@ from tests.lab.door import session
 from tests.lab.nats import NatsServer
 
 MIGRATION = MigrationId("pipe")
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 @dataclass

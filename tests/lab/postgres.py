@@ -29,7 +29,7 @@ from tests.lab.process import free_port, run, spawn, tail, unprivileged_account
 SUPERUSER = "postgres"
 
 _READY_TIMEOUT_S = 60.0
-_STOP_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.02
 _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _SETTINGS = {

@@ -61,7 +61,7 @@ async def written(*chunks: Chunk) -> list[str]:
         cast("ApplySession", session), Totals(), lambda one, end: session.done.append(f"{one.token} at {end}")
     )
     task = asyncio.create_task(writer.run(queue))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await session.rests.wait()
     task.cancel()
     with suppress(asyncio.CancelledError):

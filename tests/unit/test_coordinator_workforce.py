@@ -64,7 +64,7 @@ class Listening:
         self.news.set()
 
     async def until(self, line: str) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while line not in self.log:
                 self.news.clear()
                 await self.news.wait()
