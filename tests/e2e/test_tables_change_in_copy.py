@@ -107,6 +107,29 @@ async def test_a_plain_clone_of_a_table_that_is_rewritten_is_complete(bed: Bed) 
         await operator.to_the_end()
 
 
+async def test_a_plain_clone_takes_tables_that_were_created_meanwhile(bed: Bed) -> None:
+    async with bed.in_copy(*SMALL, options=CLONE) as operator:
+        bed.app(
+            "CREATE TABLE app.late (id serial PRIMARY KEY, v text UNIQUE)",
+            "CREATE INDEX late_lower ON app.late (lower(v))",
+            "INSERT INTO app.late (v) VALUES ('one'), ('two')",
+            REWRITES["other values"].format("small"),  # so that a new snapshot is taken
+        )
+        operator.release()
+        await operator.to_the_end()
+        assert operator.named("app.late")
+        assert all("resync-table" not in stop.hint for stop in operator.stops)
+
+
+async def test_a_plain_clone_copies_tables_that_have_become_unlogged(bed: Bed) -> None:
+    async with bed.in_copy(*SMALL, options=CLONE) as operator:
+        bed.app("ALTER TABLE app.small SET UNLOGGED")
+        operator.release()
+        await operator.until(lambda view: view.phase in {Phase.COMPLETE, Phase.FAILED})
+        assert all("resync-table" not in stop.hint for stop in operator.stops)
+        assert (await operator.settled()).phase is Phase.COMPLETE
+
+
 @pytest.mark.parametrize("held", ["in phase copy", "in phase schema", "paused in phase schema"])
 async def test_a_table_that_is_made_anew_before_its_copy_is_followed(bed: Bed, held: str) -> None:
     begin = bed.in_copy if held == "in phase copy" else bed.in_schema

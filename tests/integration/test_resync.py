@@ -14,6 +14,7 @@ from services.shared.pg.apply import ApplySession
 from services.shared.pg.bookkeeping import ensure_bookkeeping
 from services.shared.pg.connection import connection
 from tests.integration.coordinator_bed import Services, until, until_phase
+from tests.lab.compare import compare_databases
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import MIGRATION, rows, run
 
@@ -96,16 +97,29 @@ async def test_a_table_that_was_created_since_is_added(
         async with services.session() as session:
             await session.start("m", source_db, dest_db, FOLLOW)
             await until_phase(session, "m", Phase.STREAMING)
-            run(source_db, "CREATE TABLE added (id int PRIMARY KEY)", "INSERT INTO added VALUES (1)")
+            run(
+                source_db,
+                "CREATE TABLE added (id serial, small smallserial,"
+                " name varchar(20) COLLATE \"C\" DEFAULT 'it''s',"
+                " twice int GENERATED ALWAYS AS (small * 2) STORED, own int GENERATED ALWAYS AS IDENTITY,"
+                " at timestamptz NOT NULL DEFAULT now(), CHECK (small > 0), PRIMARY KEY (id), UNIQUE (name))",
+                "CREATE INDEX ON added (lower(name)) WHERE small < 100",
+                "CREATE UNIQUE INDEX by_small ON added (at)",
+                "ALTER TABLE added REPLICA IDENTITY USING INDEX by_small",
+                "INSERT INTO added (name) VALUES ('one')",
+            )
             with pytest.raises(PgmigError) as caught:
                 await session.resync_tables("m", (ADDED,))
             assert caught.value.kind is ErrorKind.SCHEMA_DRIFT
             assert "public.added" in caught.value.message
-            run(dest_db, "CREATE TABLE added (id int PRIMARY KEY)")
+            ddl, then = caught.value.hint.removeprefix("run on the destination: ").split("; then ")
+            assert then == "copy the rows again with: pgmig-cli resync-table --id m public.added"
+            run(dest_db, *ddl.split("; "))
             await resync(session, ADDED)
-            run(source_db, "INSERT INTO added VALUES (2)")
+            run(source_db, "INSERT INTO added (name) VALUES ('two')")
             await switch_over(session)
     same(source_db, dest_db, "added")
+    assert compare_databases(source_db, dest_db) == []
 
 
 async def test_names_that_are_no_tables_change_nothing(

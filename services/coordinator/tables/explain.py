@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from services.coordinator.tables.look import Difference, Look
 from services.shared.model import ChangeKind, ErrorKind, MigrationId, PgmigError, Route, TableId
 from services.shared.pg.connection import Connection
+from services.shared.pg.new_table import new_table
 from services.shared.pg.partition_places import creation, inheriting, places, placing, topmost
 from services.shared.pg.partitions import existing_tables
 from services.shared.pg.reconcile import Comparison, compare, drop_table, read_columns, rename_table
@@ -69,20 +70,22 @@ async def findings(
             if comparison.structure:
                 altered.add(root)
         found.append(_finding(destination, seen, one, replace(comparison, own=(*comparison.own, *placed))))
-    return (*found, *await creations(source, destination, added))
+    return (*found, *await creations(source, destination, added, copied=False))
 
 
 async def creations(
-    source: Connection, destination: Connection, tables: Sequence[TableId]
+    source: Connection, destination: Connection, tables: Sequence[TableId], *, copied: bool
 ) -> tuple[Finding, ...]:
-    """For tables of the source that the destination has not got."""
+    """For tables of the source that the destination has not got. copied: those that are no partitions are
+    copied without `resync-table`."""
     found = []
     for table in tables:
-        statements = await creation(source, destination, table)
+        statements, needs_copy = await creation(source, destination, table), False
         problem = f"{table} is new on the source and missing on the destination"
         if not statements:
-            problem += ": create it there as it is on the source (pg_dump --schema-only --table)"
-        found.append(Finding(table, problem, statements, needs_copy=not statements))
+            statements, needs_copy = await new_table(source, destination, table), not copied
+            problem += " (foreign keys, triggers and privileges are not part of the proposed DDL)"
+        found.append(Finding(table, problem, statements, needs_copy))
     return tuple(found)
 
 
@@ -140,23 +143,28 @@ def replaced_on_destination(table: TableId) -> Finding:
 
 
 def drift_error(
-    migration: MigrationId, found: Sequence[Finding], cause: PgmigError | None = None
+    migration: MigrationId,
+    found: Sequence[Finding],
+    cause: PgmigError | None = None,
+    *,
+    follow: bool = True,
 ) -> PgmigError:
-    """SCHEMA_DRIFT that names the tables and the way out. cause: what the applier stopped with."""
+    """SCHEMA_DRIFT that names the tables and the way out. cause: what the applier stopped with. follow: the
+    migration follows changes; a plain clone copies all rows again by itself."""
     problems = "; ".join(one.problem for one in found[:LISTED])
     more = f"; and {len(found) - LISTED} more tables" if len(found) > LISTED else ""
     text = f"tables of the source are not what was copied: {problems}{more}"
     if cause is not None:
         text = f"{cause.message}; {text}"
-    error = PgmigError(ErrorKind.SCHEMA_DRIFT, text, _hint(migration, found[:LISTED]))
+    error = PgmigError(ErrorKind.SCHEMA_DRIFT, text, _hint(migration, found[:LISTED], follow=follow))
     if cause is not None:
         error.lsn, error.xid = cause.lsn, cause.xid
     return error
 
 
-def _hint(migration: MigrationId, found: Sequence[Finding]) -> str:
+def _hint(migration: MigrationId, found: Sequence[Finding], *, follow: bool) -> str:
     statements = list(dict.fromkeys(statement for one in found for statement in one.statements))
-    again = list(dict.fromkeys(one.table.argument for one in found if one.needs_copy))
+    again = list(dict.fromkeys(one.table.argument for one in found if one.needs_copy and follow))
     steps = []
     if statements:
         steps.append(f"run on the destination: {'; '.join(statements)}")

@@ -40,4 +40,8 @@ async def check_partitions(pipeline: Pipeline) -> None:
         attached = {TableId(e.schema, e.name) for e in archive if e.kind == "TABLE ATTACH"}
         left = [one for one in left if one.table not in attached]
         if left:
-            raise drift_error(migration.id, await findings(source, destination, seen, left, ()))
+            found, follow = (
+                await findings(source, destination, seen, left, ()),
+                migration.record.options.follow,
+            )
+            raise drift_error(migration.id, found, follow=follow)

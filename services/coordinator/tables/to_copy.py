@@ -133,7 +133,8 @@ async def _take_new(
     new = [table for table in found if table not in listed]
     missing = await absent(destination, new)
     if missing:
-        raise drift_error(migration.id, await creations(source, destination, missing))
+        found_missing = await creations(source, destination, missing, copied=True)
+        raise drift_error(migration.id, found_missing, follow=False)
     if new:
         migration.copying.add(new)
         migration.update(tables=migration.copying.records())
@@ -235,10 +236,11 @@ async def _check_columns(
     here_placed, there_placed = await places(sides[0], tables, chosen), await places(sides[1], tables)
     roots, inherited = await topmost(sides[1], tables), await inheriting(sides[1], tables)
     known = await known_tables(sides[1], migration.record.migration_id)
+    follow = migration.record.options.follow
     found = []
     for table in tables:
         now, before = identities[table], known[table].identity if table in known else None
-        if before is not None and before.logged and not now.logged:
+        if follow and before is not None and before.logged and not now.logged:
             found.append(unlogged(table))
             continue
         if table not in there:
@@ -261,7 +263,7 @@ async def _check_columns(
             problem = f"{table} was altered before its rows were copied"
             found.append(Finding(table, problem, statements, needs_copy=False))
     if found:
-        raise drift_error(migration.id, found)
+        raise drift_error(migration.id, found, follow=follow)
 
 
 async def renewed(pipeline: Pipeline, snapshot: SnapshotReady, found: ToCopy) -> CopyLedger:

@@ -267,6 +267,23 @@ def _added(column: ColumnDefinition) -> sql.Composable:
     return sql.SQL(" ").join(parts)
 
 
+def defined(column: ColumnDefinition) -> sql.Composable:
+    """As CREATE TABLE has it."""
+    name = sql.Identifier(column.name)
+    parts: list[sql.Composable] = [name, sql.SQL(column.type_sql)]
+    if column.collation:
+        parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
+    if column.generated:
+        parts.append(sql.SQL(f"GENERATED ALWAYS AS ({column.default}) {_GENERATED[column.generated]}"))
+    elif column.identity:
+        parts.append(sql.SQL(f"GENERATED {_IDENTITY[column.identity]} AS IDENTITY"))
+    elif column.default:
+        parts.append(sql.SQL("DEFAULT {}").format(sql.SQL(column.default)))
+    if column.not_null:
+        parts.append(sql.SQL("NOT NULL"))
+    return sql.SQL(" ").join(parts)
+
+
 def _default_of_added(column: ColumnDefinition) -> list[sql.Composable]:
     """The default of rows to come. In a statement of its own: ALTER TABLE runs its clauses in an order
     of its own, with these before ADD COLUMN."""

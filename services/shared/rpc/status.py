@@ -26,7 +26,7 @@ DOMAIN = "pgmig"
 # A status travels in HTTP/2 trailers, twice (grpc-message and grpc-status-details-bin), and
 # peers refuse headers beyond 8 to 16 KiB.
 _LONGEST_MESSAGE = 1500
-_LONGEST_HINT = 500
+_LONGEST_HINT = 2500  # DDL for several tables
 
 # For answers without ErrorInfo: from gRPC itself, a proxy, or a server that is not pgmig's.
 _KINDS = {
