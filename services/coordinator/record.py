@@ -74,8 +74,9 @@ class Record:
     got REPLICA IDENTITY FULL from us on the source. sends_generated: the first publication holds
     stored generated columns. files: of the published tables before the slot was
     made, where the source does not replicate TRUNCATE. dropped: tables that are in no other
-    list. applier_epoch: of the applier that may write. snapshot_id: under which the
-    parts in the copy queue were published. flushed_lsn: the destination's progress as last heard.
+    list. damaged: tables that are copied again before indexes are built. applier_epoch: of the
+    applier that may write. snapshot_id: under which the parts in the copy queue were published.
+    flushed_lsn: the destination's progress as last heard.
     freeze: written before the source is frozen: how to thaw it.
     """
 
@@ -98,6 +99,7 @@ class Record:
     files: tuple[TableFile, ...] = ()
     tables: tuple[TableRecord, ...] = ()
     dropped: tuple[DroppedTable, ...] = ()
+    damaged: tuple[TableId, ...] = ()
     applier_epoch: str = ""
     snapshot_id: str = ""
     flushed_lsn: Lsn = Lsn(0)

@@ -105,8 +105,9 @@ def without_index(uri: str, index: str, statement: str) -> None:
     ],
     ids=["unique constraint", "primary key"],
 )
+@pytest.mark.parametrize("asked_for", [False, True], ids=["resume", "resync-table"])
 async def test_rows_that_violate_a_damaged_index_are_named_and_count_once_they_are_mended(
-    services: Services, source_db: str, dest_db: str, case: tuple[str, str, str]
+    services: Services, source_db: str, dest_db: str, case: tuple[str, str, str], *, asked_for: bool
 ) -> None:
     index, duplicate, key = case
     run(source_db, *DAMAGED)
@@ -118,10 +119,17 @@ async def test_rows_that_violate_a_damaged_index_are_named_and_count_once_they_a
         assert view.failure.kind == "DUPLICATE_ROW"
         assert f"index {index} of public.t" in view.failure.message
         assert key in view.failure.message
-        assert "damaged" in view.failure.hint and "resync-table public.t" in view.failure.hint
+        assert "damaged" in view.failure.hint and "copied again" in view.failure.hint
+        await session.resume("m")  # in vain, until the rows are mended
+        view = await failed(session)
+        assert view.failure is not None
+        assert view.failure.kind == "DUPLICATE_ROW"
         run(source_db, "DELETE FROM t WHERE ctid = (SELECT max(ctid) FROM t)", "REINDEX TABLE t")
         run(source_db, "UPDATE t SET code = 'mended' WHERE id = 7")
-        await session.resync_tables("m", (TableId("public", "t"),))
+        if asked_for:
+            await session.resync_tables("m", (TableId("public", "t"),))
+        else:
+            await session.resume("m")
         await until_phase(session, "m", Phase.STREAMING)
         await flushed(session, source_db)
         assert rows(dest_db, "SELECT * FROM t ORDER BY 1") == rows(source_db, "SELECT * FROM t ORDER BY 1")

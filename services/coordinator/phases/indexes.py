@@ -11,7 +11,8 @@ Where tables were copied under several snapshots, a row may refer to one that a 
 does not hold any more: no foreign key would stand. So before keys are made, changes are applied
 up to the latest of those snapshots, from where on the tables are of one moment. A foreign key that
 the source's own rows break stops the migration; when it is resumed, changes are applied up to
-that time before the key is checked again, so that rows mended on the source count.
+that time before the key is checked again, so that rows mended on the source count. A table whose
+rows violate a unique index is copied again then (services.coordinator.tables.damaged).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from services.coordinator.building import POST_DATA, Building, begin, load
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.schedule import one_by_one
+from services.coordinator.tables import damaged
 from services.coordinator.tables.partitions import check_partitions
 from services.coordinator.tables.routed import look_for_routes
 from services.coordinator.unlogged import check_unlogged
@@ -48,13 +50,18 @@ async def run(pipeline: Pipeline) -> Phase:
     """Returns the next phase."""
     uris, migration = await pipeline.credentials(), pipeline.migration
     follow = migration.record.options.follow
+    if migration.record.damaged:
+        return await damaged.copy_again(pipeline)
     await pipeline.staff(*([Role.DECODER] if follow else []))
     pipeline.close_snapshot()
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         done = await steps_done(conn, migration.record.migration_id)
     if ANALYZE not in done:
-        building = await _build(pipeline) if POST_DATA not in done else await load(pipeline)
+        try:
+            building = await _build(pipeline) if POST_DATA not in done else await load(pipeline)
+        except Exception as exc:
+            raise damaged.noted(pipeline, exc) from exc
         await building.look_again()
         building.count(building.plan.items())
         await _analyze_the_others(pipeline, building)

@@ -227,6 +227,7 @@ def begin_copy(
     migration.update(
         tables=migration.copying.records(),
         dropped=tuple(dropped),
+        damaged=tuple(table for table in migration.record.damaged if table not in tables),
         applier_epoch=secrets.token_hex(8),  # changes may have been applied to these tables before
         snapshot_id="",
     )

@@ -283,6 +283,14 @@ async def building_session(
         yield BuildingSession(conn, migration_id)
 
 
+class DuplicateRowError(PgmigError):
+    """Rows of the source violate one of its unique indexes. table: whose."""
+
+    def __init__(self, kind: ErrorKind, message: str, hint: str, table: TableId) -> None:
+        super().__init__(kind, message, hint)
+        self.table = table
+
+
 def _explained(error: PgmigError) -> PgmigError:
     """With the key of the row that stands in the way: it is in the server's detail."""
     refused = error.__cause__
@@ -290,15 +298,14 @@ def _explained(error: PgmigError) -> PgmigError:
         return error
     detail, diag = refused.diag.message_detail, refused.diag
     if isinstance(refused, psycopg.errors.UniqueViolation | psycopg.errors.ExclusionViolation):
-        table = f"{diag.schema_name}.{diag.table_name}"
-        return PgmigError(
+        table = TableId(diag.schema_name or "", diag.table_name or "")
+        return DuplicateRowError(
             ErrorKind.DUPLICATE_ROW,
             f"the source's own rows violate index {diag.constraint_name} of {table}: {detail}",
-            f"the source's index is damaged, since it lets such rows in: there SET enable_indexscan = off, "
-            "enable_indexonlyscan = off and enable_bitmapscan = off, and group the rows by these columns to "
-            f"find all of them; mend them and REINDEX TABLE {table}; then copy the table again with "
-            f"pgmig-cli resync-table {table}, or, if changes are not replicated, mend the rows on the "
-            "destination too and resume",
+            "the source's index is damaged, since it lets such rows in. To find all of them, SET "
+            "enable_indexscan = off, enable_indexonlyscan = off and enable_bitmapscan = off there, and group "
+            "the rows by these columns",
+            table,
         )
     if not isinstance(refused, psycopg.errors.ForeignKeyViolation):
         return PgmigError(error.kind, f"{error.message} ({detail})", error.hint)

@@ -1,0 +1,48 @@
+"""Tables whose own rows violate a unique index of the source, which is damaged therefore.
+
+The index cannot be built on the destination. Changes cannot be relied on to mend such a table there: without
+its key, a DELETE of one of two equal rows finds both. So the table is noted in the record, and when the
+migration is continued, it is copied again before its indexes are built: rows that were mended on the source
+arrive with its new snapshot.
+"""
+
+from __future__ import annotations
+
+from services.coordinator.pipeline import Pipeline
+from services.coordinator.tables.resync import prepare_resync
+from services.shared.model import PgmigError, Phase
+from services.shared.pg.postdata import DuplicateRowError
+from services.shared.runtime.assignments import cause
+
+
+def noted(pipeline: Pipeline, exc: Exception) -> Exception:
+    """The error to stop with, once the table is noted. Other errors are returned as they are."""
+    error = cause(exc)
+    if not isinstance(error, DuplicateRowError):
+        return exc
+    migration = pipeline.migration
+    remedy = (
+        f"mend them on the source alone and REINDEX TABLE {error.table} there, then continue: the table is "
+        "copied again before its indexes are built"
+    )
+    if not migration.record.options.follow:
+        remedy = (
+            f"mend them on the source and on the destination and REINDEX TABLE {error.table} on the source, "
+            "then continue"
+        )
+    elif any(one.table == error.table for one in migration.copying.records()):
+        migration.update(damaged=(error.table,))
+    else:  # its rows are copied by its root's name
+        remedy = (
+            f"mend them on the source and REINDEX TABLE {error.table} there, then copy the partitioned table "
+            f"again with `pgmig-cli resync-table --id {migration.id}`"
+        )
+    return PgmigError(error.kind, error.message, f"{error.hint}; {remedy}")
+
+
+async def copy_again(pipeline: Pipeline) -> Phase:
+    """Go back to phase copy for the noted tables."""
+    await pipeline.release()
+    await prepare_resync(pipeline, pipeline.migration.record.damaged)
+    await pipeline.journal.save()
+    return Phase.COPY
