@@ -649,6 +649,13 @@ MUTATIONS = (
         f"{AFTER}::test_old_source_is_closed_until_it_is_unfrozen_and_late_writes_are_an_alarm",
     ),
     Mutation(
+        "41 a full look that found nothing says nothing",
+        "services/shared/pg/late_writes.py",
+        "            if rows or -looked_at < LOOKED_AT_MOST:",
+        "            if True:",
+        f"{AFTER}::test_late_writes_are_found_behind_more_changes_than_one_look_decodes",
+    ),
+    Mutation(
         "42 undo wins its compare and set",
         "services/coordinator/undo.py",
         "        await pipeline.journal.claim()\n",

@@ -125,6 +125,37 @@ async def test_a_slot_that_is_in_use_does_not_count_as_one_without_late_writes(s
         assert await late_writes(conn, "gone", ["p"], Lsn(0)) == ()
 
 
+@pytest.mark.parametrize("since", [110000, 990000])
+@pytest.mark.parametrize("amid", ["before the decision", "after it"])
+async def test_late_writes_are_found_behind_more_changes_than_one_look_decodes(
+    source: str, amid: str, since: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the decision: a large transaction that the slot has not been told of, though it is applied.
+    After it: transactions that change nothing. since: the version from which slots can be advanced."""
+    monkeypatch.setattr("services.shared.pg.late_writes.LOOKED_AT_MOST", 1000)
+    monkeypatch.setattr("services.shared.pg.late_writes._ADVANCE_SINCE", since)
+    with psycopg.connect(source, autocommit=True) as conn:
+        conn.execute("CREATE PUBLICATION p FOR TABLE item")
+        conn.execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
+        messages = "SELECT pg_logical_emit_message(%s, 'noise', n::text) FROM generate_series(1, 5000) n"
+        if amid == "before the decision":
+            conn.execute("INSERT INTO item SELECT generate_series(1, 5000)")
+        decided = conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', 'm')::text").fetchone()
+        assert decided is not None
+        if amid == "after it":
+            conn.execute(messages, [True])
+            conn.execute(messages, [False])
+        async with connection(source, "source") as looking:
+            after = Lsn.parse(decided[0])
+            assert await late_writes(looking, "s", ["p"], after) == ()
+            conn.execute("DELETE FROM item; INSERT INTO item VALUES (6000)")
+            conn.execute("INSERT INTO item VALUES (6001)")
+            gone = 5001 if amid == "before the decision" else 2
+            for _ in range(2):
+                assert await late_writes(looking, "s", ["p"], after) == (("public.item", gone),)
+        conn.execute("SELECT pg_drop_replication_slot('s')")
+
+
 async def test_cleanup_reaches_into_a_closed_source_and_leaves_it_closed(
     services: Services, source: str, dest_db: str
 ) -> None:

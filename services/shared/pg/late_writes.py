@@ -1,13 +1,20 @@
 """What was committed on the old source after the switchover: read from the slot, never applied.
 
-The slot is kept until `cleanup`, so the server can be asked as often as one likes: peeking moves nothing.
-It must not be in use, and the session must be on the slot's database.
+The slot is kept until `cleanup`, so the server can be asked as often as one likes. It must not be in use,
+and the session must be on the slot's database.
+
+One look decodes a limited number of changes. So the slot is moved past what is no late write: first to the
+decision, since the destination has everything before it, and then past each full look that found
+nothing. Otherwise such changes could fill every look, and hide the late writes that come after them. The slot
+never moves past a late write, so later looks find it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
+from typing import LiteralString
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -17,7 +24,8 @@ from services.shared.pg.connection import translated
 from services.shared.pg.stream_options import stream_options
 
 LOOKED_AT_MOST = 100_000
-"""Changes that one look decodes: enough to say that there are any, and where."""
+"""Changes that one look decodes, and the rest of their transaction."""
+_ADVANCE_SINCE = 110000
 
 # pgoutput's messages: C is a commit, whose LSN is its end; I, U, D and T begin with the kind and, T behind
 # the number of tables and a byte of options, the table's OID.
@@ -39,7 +47,21 @@ SELECT coalesce(n.nspname || '.' || c.relname, 'a table that is gone'), pg_catal
   FROM counted t
   LEFT JOIN pg_catalog.pg_class c ON c.oid::bigint = t.oid
   LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- GROUP BY 1 ORDER BY 1"""
+ GROUP BY 1
+UNION ALL
+SELECT (SELECT pg_catalog.max(lsn)::text FROM seen), -pg_catalog.count(*) FROM seen
+ ORDER BY 2"""
+# The first row of the answer: the position of the last change that was decoded, and minus their number.
+
+_USUAL: LiteralString = "pg_catalog.pg_replication_slot_advance({slot}, {upto})"
+# PostgreSQL 10 has no such function.
+_READING: LiteralString = (
+    "pg_catalog.pg_logical_slot_get_binary_changes({slot}, {upto}, NULL, VARIADIC {options})"
+)
+_ADVANCE: LiteralString = (
+    "SELECT pg_catalog.count(*) FROM {moving} WHERE (SELECT confirmed_flush_lsn < {upto}"
+    " FROM pg_catalog.pg_replication_slots WHERE slot_name = {slot})"
+)
 
 
 async def late_writes(
@@ -58,17 +80,43 @@ async def late_writes(
         if not found[0]:
             return None
         options = list(chain.from_iterable(stream_options(conn.info.server_version, publications).items()))
-        query = sql.SQL(_LATE).format(
-            slot=sql.Literal(slot),
-            most=sql.Literal(LOOKED_AT_MOST),
-            options=sql.SQL("{}::text[]").format(sql.Literal(options)),
-            after=sql.SQL("{}::pg_catalog.pg_lsn").format(sql.Literal(str(after))),
+        looking = _Looking(
+            conn, sql.Literal(slot), sql.SQL("{}::text[]").format(sql.Literal(options)), _lsn(str(after))
         )
         try:
-            rows = await (await conn.execute(query)).fetchall()
+            return await looking.look()
         except psycopg.errors.ObjectInUse:
             return None
-    return tuple((str(name), int(count)) for name, count in rows)
+
+
+def _lsn(text: str) -> sql.Composed:
+    return sql.SQL("{}::pg_catalog.pg_lsn").format(sql.Literal(text))
+
+
+@dataclass(frozen=True, slots=True)
+class _Looking:
+    """At one slot. options: of pgoutput. after: the decision."""
+
+    conn: AsyncConnection
+    slot: sql.Composable
+    options: sql.Composable
+    after: sql.Composable
+
+    async def look(self) -> tuple[tuple[str, int], ...]:
+        await self._advance(self.after)
+        query = sql.SQL(_LATE).format(
+            slot=self.slot, most=sql.Literal(LOOKED_AT_MOST), options=self.options, after=self.after
+        )
+        while True:
+            (last, looked_at), *rows = await (await self.conn.execute(query)).fetchall()
+            if rows or -looked_at < LOOKED_AT_MOST:
+                return tuple(sorted((str(name), int(count)) for name, count in rows))
+            await self._advance(_lsn(last))
+
+    async def _advance(self, upto: sql.Composable) -> None:
+        moving = _USUAL if self.conn.info.server_version >= _ADVANCE_SINCE else _READING
+        function = sql.SQL(moving).format(slot=self.slot, upto=upto, options=self.options)
+        await self.conn.execute(sql.SQL(_ADVANCE).format(moving=function, upto=upto, slot=self.slot))
 
 
 def told(found: Sequence[tuple[str, int]]) -> str:
