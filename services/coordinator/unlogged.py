@@ -35,6 +35,6 @@ async def check_unlogged(pipeline: Pipeline) -> None:
             + (
                 f"copy them again with {again}"
                 if migration.record.options.follow
-                else "copy their rows by hand (pg_dump --data-only --table), then resume"
+                else "copy their rows by hand (pg_dump --data-only --table), then continue"
             ),
         )

@@ -30,7 +30,7 @@ REPEATED = 2
 SETTLE_S = 90.0
 SWITCHOVER_S = 60.0
 _DDL = re.compile(
-    r"run on the destination: (?P<ddl>.*?);? then (?:resume|pgmig-cli|copy the rows)", re.DOTALL
+    r"run on the destination: (?P<ddl>.*?);? then (?:continue|pgmig-cli|copy the rows)", re.DOTALL
 )
 _INDEXES: LiteralString = """
     SELECT i.indrelid::regclass::text, concat('valid ', i.indisvalid, ' primary ', i.indisprimary),

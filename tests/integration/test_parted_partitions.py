@@ -140,7 +140,7 @@ async def test_a_column_that_both_sides_added_is_adopted(
         view = await stopped(session)
         assert view.failure is not None
         assert (
-            'run on the destination: ALTER TABLE "public"."t" ADD COLUMN "w" integer; then resume'
+            'run on the destination: ALTER TABLE "public"."t" ADD COLUMN "w" integer; then continue'
             in view.failure.hint  # and, where the applier was first, skip-transaction
         )
         run(dest_db, "ALTER TABLE t ADD COLUMN w int")
@@ -179,7 +179,7 @@ async def test_a_root_that_both_sides_dropped_is_forgotten_with_its_partitions(
         run(source_db, "CREATE TABLE other (id int PRIMARY KEY)", "DROP TABLE t", "DROP TABLE other")
         view = await stopped(session)
         assert view.failure is not None
-        assert view.failure.hint == 'run on the destination: DROP TABLE "public"."t"; then resume'
+        assert view.failure.hint == 'run on the destination: DROP TABLE "public"."t"; then continue'
         run(dest_db, "DROP TABLE t")
         await session.resume("m")
         await until_phase(session, "m", Phase.STREAMING)
@@ -213,7 +213,7 @@ async def test_what_a_root_has_got_with_its_copy_is_not_applied_to_partitions_ag
             run(source_db, "DROP TABLE low")
             view = await stopped(session)
             assert view.failure is not None
-            assert view.failure.hint == 'run on the destination: DROP TABLE "public"."low"; then resume'
+            assert view.failure.hint == 'run on the destination: DROP TABLE "public"."low"; then continue'
             run(dest_db, "DROP TABLE low")
             await session.resume("m")
             await until_phase(session, "m", Phase.STREAMING)

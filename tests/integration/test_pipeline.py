@@ -616,7 +616,7 @@ async def test_a_table_that_the_destination_lacks_is_drift(
         assert error.xid == rows(source_db, "SELECT xmin::text::bigint FROM t WHERE id = 2")[0][0]
         assert "on the destination (id integer, v text, big text)" in error.message
         assert "(id integer, v text, big text, extra numeric(9,2)[], Odd" in error.message
-        ddl = error.hint.removeprefix("run on the destination: ").removesuffix("; then resume")
+        ddl = error.hint.removeprefix("run on the destination: ").removesuffix("; then continue")
         assert ddl == (
             'ALTER TABLE "public"."t" ADD COLUMN "extra" numeric(9,2)[],'
             ' ADD COLUMN "Odd ""name" <its type on the source>'

@@ -67,8 +67,8 @@ async def run(pipeline: Pipeline) -> Phase:
             raise PgmigError(
                 ErrorKind.COPY_FAILED,
                 f"tables of the source were truncated or altered during each of {rounds} attempts to copy",
-                "stop the jobs that do so (the events name the tables) and resume, or clone with --follow, "
-                "which copies only the changed tables again",
+                "stop the jobs that do so (the events name the tables), then continue; or clone with "
+                "--follow, which copies only the changed tables again",
             )
     await pipeline.staff(Role.DECODER)
     await delete_queue(pipeline.bus, pipeline.migration.id)

@@ -61,7 +61,10 @@ async def run(pipeline: Pipeline) -> Phase:
         try:
             building = await _build(pipeline) if POST_DATA not in done else await load(pipeline)
         except Exception as exc:
-            raise damaged.noted(pipeline, exc) from exc
+            error = damaged.noted(pipeline, exc)
+            if error is exc:
+                raise
+            raise error from exc
         await building.look_again()
         building.count(building.plan.items())
         await _analyze_the_others(pipeline, building)

@@ -172,7 +172,7 @@ def _hint(migration: MigrationId, found: Sequence[Finding], *, follow: bool) -> 
         names = " ".join(map(shlex.quote, again))
         steps.append(f"copy the rows again with: pgmig-cli resync-table --id {migration} {names}")
     else:
-        steps.append("resume")
+        steps.append("continue")
     return "; then ".join(steps)
 
 

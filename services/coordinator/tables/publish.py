@@ -34,7 +34,7 @@ async def publish(
         raise PgmigError(
             ErrorKind.NO_REPLICA_IDENTITY,
             f"tables without a replica identity: {', '.join(map(str, lacking))}",
-            "give them a primary key or another replica identity on the source, then resume",
+            "give them a primary key or another replica identity on the source, then continue",
         )
     await add_to_publication(source, migration.id.publication, sorted(wanted))
     migration.event("info", f"added to the publication: {', '.join(map(str, sorted(wanted)))}")

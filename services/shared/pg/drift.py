@@ -38,7 +38,7 @@ async def drift(
             ErrorKind.SCHEMA_DRIFT,
             f"table {relation.table} does not exist on the destination; "
             f"on the source it has columns ({_listed(here)})",
-            f"create it there as it is on the source, {_create(conn, relation, here)}, then resume",
+            f"create it there as it is on the source, {_create(conn, relation, here)}, then continue",
             lsn,
         )
     ddl = _add(conn, relation, {name: here[name] for name in missing})
@@ -46,7 +46,7 @@ async def drift(
         ErrorKind.SCHEMA_DRIFT,
         f"table {relation.table} differs: on the source it has columns ({_listed(here)}), "
         f"on the destination ({_listed(there)}); missing there: {', '.join(missing)}",
-        f"run on the destination: {ddl}; then resume",
+        f"run on the destination: {ddl}; then continue",
         lsn,
     )
 

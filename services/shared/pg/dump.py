@@ -175,7 +175,7 @@ def naming(error: PgmigError, identity: str) -> PgmigError:
     return PgmigError(
         error.kind,
         f"{error.message} ({identity})",
-        f"{error.hint}; or go on without this object and what needs it: resume with "
+        f"{error.hint}; or go on without this object and what needs it: continue with "
         f"--skip-object {shlex.quote(identity)}",
     )
 

@@ -94,7 +94,7 @@ def _computed(relation: Relation, columns: list[str], lsn: Lsn) -> PgmigError:
         f"columns of table {relation.table} are generated on the destination, but the source sends values "
         f"for them: {', '.join(columns)}",
         "run ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION on the destination, as was done on the source, "
-        "then resume",
+        "then continue",
         lsn,
     )
 
