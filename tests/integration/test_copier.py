@@ -170,10 +170,10 @@ async def test_a_long_copy_keeps_its_lease(stand: Stand) -> None:
     with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
         await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
         for worker in ("c1", "c2"):
-            await stand.start(worker, lease_s=1)
+            await stand.start(worker, lease_s=3)
             stand.assign(worker, MIGRATION)
         await gate.waiting()
-        await asyncio.sleep(2.5)  # longer than the lease: that nothing happens has no event
+        await asyncio.sleep(6.5)  # longer than the lease: that nothing happens has no event
         info = await stand.client.jetstream().consumer_info(MIGRATION.copy_stream, CONSUMER)
         assert (info.num_ack_pending, info.num_redelivered) == (1, 0)
         gate.open()

@@ -648,7 +648,7 @@ async def test_a_table_that_is_gone_from_the_destination_comes_with_its_ddl(
         equal(p)
 
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 async def test_a_source_restored_to_an_earlier_state_is_a_gap(
