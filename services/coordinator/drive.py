@@ -53,6 +53,8 @@ _RUN: dict[Phase, Callable[[Pipeline], Awaitable[Phase]]] = {
 
 
 _REPLICATING = frozenset({Phase.CATCHUP, Phase.STREAMING})
+_APPLYING = frozenset({Phase.INDEXES, *_REPLICATING})
+"""With an applier at work, for a while at least: where tables are of several snapshots."""
 _RESYNCED = frozenset({Phase.COPY, Phase.INDEXES, *_REPLICATING})
 
 
@@ -187,7 +189,7 @@ class Driver:
                 await asyncio.wait({self._switching})
                 if self.migration.phase is Phase.SWITCHED_OVER:
                     return self.migration.phase
-            if error.kind is ErrorKind.SCHEMA_DRIFT and phase in _REPLICATING:
+            if error.kind is ErrorKind.SCHEMA_DRIFT and phase in _APPLYING:
                 return await after_drift(self.pipeline, error)
             raise error
         finally:

@@ -41,6 +41,9 @@ _INDEXES: LiteralString = """
     SELECT conrelid::regclass::text, 'check', pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'c'
        AND connamespace::regnamespace::text NOT IN ('information_schema', 'pgmig')"""
 _TABLES: LiteralString = "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p')"
+_COLUMN = re.compile(
+    r"column app\.p\d\.\w+ is \[\d+ (?P<here>.*)\] at the source, \[\d+ (?P<there>.*)\] at the destination"
+)
 _RESYNC = re.compile(r"pgmig-cli (?P<command>resync-table[^;\n]*?)(?=[;,\n)]| then |$)")
 
 
@@ -184,11 +187,19 @@ class Operator:
             await self._on_source()
         for command in stop.commands:
             arguments = [name for word in command for name in (stop.listed if word == TABLE else [word])]
-            code = await asyncio.to_thread(self.cli.run, *arguments)
-            self.done.append(f"pgmig-cli {shlex.join(arguments)}: {code.returncode} {code.stderr.strip()}")
-            if code.returncode != 0:
+            refused = await self._command(arguments)
+            if refused and (ddl := Stop("", "", refused).ddl):
+                await asyncio.to_thread(self._run, self.live.dest, [ddl], strictly=True)
+                refused = await self._command(arguments)
+            if refused:
                 raise AdviceRefusedError(self.told(None))
         await self.resume()
+
+    async def _command(self, arguments: list[str]) -> str:
+        """What it says when it is refused; "" when it is not."""
+        ended = await asyncio.to_thread(self.cli.run, *arguments)
+        self.done.append(f"pgmig-cli {shlex.join(arguments)}: {ended.returncode} {ended.stderr.strip()}")
+        return ended.stderr if ended.returncode != 0 else ""
 
     async def _copied(self, stop: Stop) -> None:
         """Until the new tables that it names are copied, which the migration does by itself."""
@@ -259,7 +270,9 @@ def differences(source: str, dest: str) -> list[str]:
     """Of rows, sequences and definitions. Indexes and constraints count whatever their names are: they
     stay with a table that is renamed."""
     found = [
-        line for line in compare_databases(source, dest) if not line.startswith(("index ", "constraint "))
+        line
+        for line in compare_databases(source, dest)
+        if not line.startswith(("index ", "constraint ")) and not _in_another_place(line)
     ]
     sides = []
     for uri in (source, dest):
@@ -268,6 +281,13 @@ def differences(source: str, dest: str) -> list[str]:
     at_source, at_dest = sides
     found += [f"only at the source: {one}" for one in at_source - at_dest]
     return found + [f"only at the destination: {one}" for one in at_dest - at_source]
+
+
+def _in_another_place(line: str) -> bool:
+    """Whether it is of a column that is the same but for its number, as partitions have them that were
+    attached on one side and made as partitions on the other."""
+    sides = _COLUMN.fullmatch(line)
+    return sides is not None and sides["here"] == sides["there"]
 
 
 def stop_of(failure: Failure) -> Stop:

@@ -127,9 +127,10 @@ async def _migrated(bed: Bed, application: Application, random: Random, told: li
         if mode == "clone":
             application.states.append(state(conn))
         application.log.append(f"-- the migration begins, {mode}")
+        before = len(application.ddl)
         holds = stack.enter_context(Holds.on(bed.dest)) if mode != "free" else None
         async with bed.migration(CLONE if mode == "clone" else FOLLOW) as operator:
-            history = History(bed, application, random, conn, operator)
+            history = History(bed, application, random, conn, operator, before)
             try:
                 await (history.held(holds) if holds is not None else history.free())
                 return await (history.cloned() if mode == "clone" else history.followed())
@@ -162,13 +163,15 @@ class Holds:
 
 @dataclass(slots=True)
 class History:
-    """One migration with its application, which has the connection, and its operator."""
+    """One migration with its application, which has the connection, and its operator. before: how many
+    statements of DDL the application had run when the migration began."""
 
     bed: Bed
     application: Application
     random: Random
     conn: psycopg.Connection
     operator: Operator
+    before: int
 
     async def held(self, holds: Holds) -> None:
         """Play while the schema waits to be made, and while the copy is at its beginning."""
@@ -185,7 +188,7 @@ class History:
 
     async def cloned(self) -> str:
         """The destination is what the source was at some moment since it began."""
-        self.operator.by_hand = tuple(self.application.ddl)
+        self.operator.by_hand = tuple(self.application.ddl[self.before :])
         for _ in range(ATTEMPTS):
             view = await self.operator.settled()
             if view.phase is not Phase.FAILED:
@@ -214,7 +217,7 @@ class History:
             await self._play("while changes are followed", self.random.choice((1, 2, 4, 7)))
             if self.random.random() < 0.4:
                 await self._drain()
-        self.operator.by_hand = tuple(self.application.ddl)
+        self.operator.by_hand = tuple(self.application.ddl[self.before :])
         equal = await self.operator.finishes(ATTEMPTS)
         for stop in self.operator.stops:
             _check(stop)

@@ -186,3 +186,26 @@ async def test_a_partition_that_goes_before_indexes_are_made_leaves_its_roots_in
         bed.app("DROP TABLE app.low")
         await operator.to_the_end()
         assert operator.named("app.low")
+
+
+async def test_a_new_partition_is_told_with_its_ddl_before_indexes_are_complete(bed: Bed) -> None:
+    """Two snapshots: the applier brings the tables to one moment before foreign keys are made."""
+    ddl = (
+        *SMALL,
+        "CREATE TABLE app.root (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE app.low PARTITION OF app.root FOR VALUES FROM (0) TO (100)",
+    )
+    async with bed.in_copy(*ddl) as operator:
+        bed.app(
+            "CREATE TABLE app.high PARTITION OF app.root FOR VALUES FROM (100) TO (200)",
+            "INSERT INTO app.root SELECT generate_series(90, 110)",
+            "TRUNCATE app.small",
+            "INSERT INTO app.small VALUES (1, 1)",
+        )
+        operator.release()
+        view = await operator.until(lambda view: view.phase is Phase.FAILED)
+        assert view.resume_phase is Phase.INDEXES
+        await operator.to_the_end()
+        assert [stop.ddl.startswith('CREATE TABLE "app"."high" PARTITION OF') for stop in operator.stops] == [
+            True
+        ]
