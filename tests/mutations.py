@@ -37,6 +37,7 @@ VERSIONS = "tests/e2e/test_source_versions.py"
 ESCAPES = "tests/integration/test_freeze_escapes.py"
 PARTED = "tests/integration/test_parted_partitions.py"
 BROKEN_OFF = "tests/integration/test_tables_broken_off.py"
+AMID = "tests/unit/test_coordinator_commands_amid_switchover.py"
 AFTER = "tests/integration/test_after_switchover.py"
 TIMEOUT_S = 180
 
@@ -682,6 +683,27 @@ MUTATIONS = (
         "            await _prove_rights(admin, side, before)\n",
         "",
         f"{ESCAPES}::test_role_that_does_not_own_the_database_is_refused_before_anything_is_blocked",
+    ),
+    Mutation(
+        "42 a claim needs no disk",
+        "services/coordinator/journal.py",
+        '        FENCED and BROKER."""\n        async with self._lock:\n',
+        '        FENCED and BROKER."""\n        async with self._lock:\n            await self._write()\n',
+        f"{AFTER}::test_undo_opens_the_source_although_the_state_file_cannot_be_written",
+    ),
+    Mutation(
+        "44 commands wait for the end of a switchover",
+        "services/coordinator/drive.py",
+        "not self._switching.done():\n            raise _wrong_phase(",
+        "False:\n            raise _wrong_phase(",
+        AMID,
+    ),
+    Mutation(
+        "45 undoing goes on until it succeeds",
+        "services/coordinator/undo.py",
+        "        except Exception as exc:",
+        "        except PgmigError as exc:",
+        AMID,
     ),
     Mutation(
         "42 a coordinator that was refused stays refused",

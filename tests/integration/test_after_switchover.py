@@ -17,7 +17,7 @@ from services.coordinator.credentials import Credentials, of_password_file
 from services.coordinator.journal import Journal
 from services.coordinator.migration import Migration
 from services.coordinator.pipeline import Pipeline, Surroundings
-from services.coordinator.record import Record, pack
+from services.coordinator.record import Record, pack, unpack
 from services.coordinator.undo import undo
 from services.coordinator.workforce import Workforce
 from services.shared.bus.connection import connect_bus
@@ -427,3 +427,20 @@ async def test_credentials_for_a_frozen_source_are_asked_for_with_the_reason_to_
         await session.resume("m", source)
         await until(session, "m", lambda view: view.phase is not Phase.SWITCHOVER)
         insert(source, 2)
+
+
+async def test_undo_opens_the_source_although_the_state_file_cannot_be_written(
+    source: str, dest_db: str, client: Client, tmp_path: Path
+) -> None:
+    """As on a full disk: the store has the record, which is what counts between coordinators."""
+    record = await frozen_in_vain(source)
+    (tmp_path / "file").touch()
+    migration = Migration(record, lambda: ())
+    journal = Journal(StateStore(client), tmp_path / "file", migration)
+    pipeline = Pipeline(migration, journal, Surroundings(client, Workforce(), tmp_path))
+    pipeline.offer_credentials(Credentials(source, dest_db))
+    with pytest.raises(PgmigError, match="cannot be written"):
+        await undo(pipeline)
+    insert(source, 1)
+    stored = unpack((await StateStore(client).load())["m"])
+    assert stored.phase is Phase.SWITCHOVER  # until the disk has room

@@ -1,0 +1,108 @@
+"""Commands exclude a switchover from the moment it is asked for, which is before its phase begins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import cast
+
+import pytest
+
+from services.coordinator import undo as undo_module
+from services.coordinator.credentials import Credentials
+from services.coordinator.drive import Driver
+from services.coordinator.migration import Migration
+from services.coordinator.pipeline import Pipeline
+from services.coordinator.record import Record
+from services.coordinator.undo import undo_at_last
+from services.shared.model import Endpoint, ErrorKind, MigrationOptions, PgmigError, Phase, TableId
+
+
+def migration(phase: Phase) -> Migration:
+    record = Record(
+        migration_id="m",
+        revision=7,
+        phase=phase,
+        options=MigrationOptions(follow=True),
+        source=Endpoint("a", 1, "b", "c"),
+        destination=Endpoint("d", 2, "e", "f"),
+        created_at=1.5,
+        phase_since=2.5,
+    )
+    return Migration(record, lambda: ())
+
+
+class Stand:
+    """What of a pipeline a refused command, and an undoing that fails, need."""
+
+    def __init__(self, phase: Phase) -> None:
+        self.migration = migration(phase)
+
+    def unexpected(self, exc: BaseException) -> PgmigError:
+        return PgmigError(ErrorKind.INTERNAL, f"unexpected {type(exc).__name__}")
+
+
+@pytest.fixture
+async def driver() -> AsyncIterator[Driver]:
+    """Its switchover waits for the lag, say: the phase is still streaming."""
+    driver = Driver(cast(Pipeline, Stand(Phase.STREAMING)))
+    driver._switching = asyncio.create_task(asyncio.Event().wait(), name="switchover")  # type: ignore[arg-type]
+    yield driver
+    driver._switching.cancel()
+
+
+COMMANDS: dict[str, Callable[[Driver], Awaitable[object]]] = {
+    "pause": lambda driver: driver.pause(),
+    "resync-table": lambda driver: driver.resync([TableId("s", "t")]),
+    "abort": lambda driver: driver.abort(Credentials()),
+    "cleanup": lambda driver: driver.cleanup(Credentials(), force=False),
+    "cleanup --force": lambda driver: driver.cleanup(Credentials(), force=True),
+    "unfreeze": lambda driver: driver.unfreeze(read_only=False),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_command_is_refused_before_the_phase_of_the_switchover_begins(
+    driver: Driver, command: str
+) -> None:
+    before = driver.migration.record
+    with pytest.raises(PgmigError) as caught:
+        await COMMANDS[command](driver)
+    assert caught.value.kind is ErrorKind.WRONG_PHASE
+    assert driver.migration.record == before
+    assert driver._switching is not None
+    assert not driver._switching.cancelled()
+
+
+async def test_undoing_goes_on_whatever_fails_until_writers_are_let_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand = Stand(Phase.SWITCHOVER)
+    failures: list[Exception] = [
+        PgmigError(ErrorKind.AUTHENTICATION, "the password was changed"),
+        PgmigError(ErrorKind.UNREACHABLE, "the source is restarted"),
+        KeyError("a mistake of ours"),
+    ]
+
+    async def undo(pipeline: Pipeline) -> None:
+        if failures:
+            raise failures.pop(0)
+        pipeline.migration.move(Phase.STREAMING)
+
+    monkeypatch.setattr(undo_module, "undo", undo)
+    monkeypatch.setattr(undo_module, "FIRST_UNDO_S", 0.001)
+    await undo_at_last(cast(Pipeline, stand))
+    assert stand.migration.phase is Phase.STREAMING
+    told = [event.text for event in stand.migration.record.events if event.level == "error"]
+    assert [text for text in told if "not open to writers yet" in text] == told
+    assert len(told) == 3
+
+
+async def test_undoing_ends_when_another_coordinator_has_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def undo(_pipeline: Pipeline) -> None:
+        raise PgmigError(ErrorKind.FENCED, "written by another coordinator")
+
+    monkeypatch.setattr(undo_module, "undo", undo)
+    with pytest.raises(PgmigError) as caught:
+        await undo_at_last(cast(Pipeline, Stand(Phase.SWITCHOVER)))
+    assert caught.value.kind is ErrorKind.FENCED
