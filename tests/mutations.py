@@ -309,6 +309,13 @@ MUTATIONS = (
         f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_has_emptied_are_copied_again_before_the_switchover",
     ),
     Mutation(
+        "33 unlogged tables are looked at again within the freeze",
+        "services/coordinator/switchover.py",
+        "    await check_unlogged(run.pipeline, frozen=True)\n",
+        "",
+        f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_empties_amid_the_freeze_roll_the_switchover_back",
+    ),
+    Mutation(
         "33 rows of unlogged tables are counted at the end of the copy",
         "services/coordinator/phases/indexes.py",
         "    await check_unlogged(pipeline)\n",
@@ -318,8 +325,8 @@ MUTATIONS = (
     Mutation(
         "33 some rows are not all rows",
         "services/coordinator/unlogged.py",
-        "        if rows < copied.get(table, 0)",
-        "        if not rows and copied.get(table, 0)",
+        "        if rows < expected.get(table, 0)",
+        "        if not rows and expected.get(table, 0)",
         f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_has_emptied_are_copied_again_before_the_switchover",
     ),
     Mutation(

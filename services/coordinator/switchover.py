@@ -360,6 +360,7 @@ async def _verify(run: _Run, freeze: Freeze) -> None:
     """Nothing got past the freeze: the locks still stand, the database is still closed, the
     tables are those that were copied, no sequence has moved, and no TRUNCATE was missed."""
     await _check_tables(run, freeze)
+    await check_unlogged(run.pipeline, frozen=True)
     values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
         await verify_sequences(conn, values)

@@ -158,6 +158,31 @@ async def test_unlogged_tables_that_a_crash_has_emptied_are_copied_again_before_
         assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
 
 
+async def test_unlogged_tables_that_a_crash_empties_amid_the_freeze_roll_the_switchover_back(
+    services: Services, source_db: str, dest_db: str
+) -> None:
+    """After the count: a writer holds the freeze up meanwhile. TRUNCATE stands for the crash."""
+    run(
+        source_db,
+        "CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY)",
+        "INSERT INTO fleeting SELECT generate_series(1, 50)",
+        "CREATE TABLE held (id int PRIMARY KEY)",
+    )
+    async with services.session() as session:
+        await session.start("m", source_db, dest_db, MigrationOptions(follow=True))
+        await until_phase(session, "m", Phase.STREAMING)
+        with psycopg.connect(source_db) as holder:
+            holder.execute("INSERT INTO held VALUES (1)")
+            with pytest.raises(PgmigError, match=r"public\.fleeting \(0 of 50 rows\)"):
+                async for step in session.switchover("m", 60.0):
+                    if (step.name, step.state) == ("freeze", "started"):
+                        run(dest_db, "TRUNCATE fleeting")
+                        holder.commit()
+        view = await session.get("m")
+        assert view.phase is Phase.STREAMING
+        run(source_db, "INSERT INTO held VALUES (2)")
+
+
 async def test_unlogged_tables_that_a_crash_has_emptied_amid_a_clone_stop_its_end(
     nats_server: NatsServer, tmp_path: Path, source_db: str, dest_db: str
 ) -> None:

@@ -16,13 +16,15 @@ SELECT n.nspname, c.relname
 """
 
 
-async def count_unlogged(conn: AsyncConnection) -> dict[TableId, int]:
-    """The rows of each, by a scan of it."""
+async def count_unlogged(conn: AsyncConnection, at_most: int | None = None) -> dict[TableId, int]:
+    """The rows of each, by a scan of it that ends at `at_most` rows."""
     counted: dict[TableId, int] = {}
     with translated("counting the rows of unlogged tables"):
         cursor = await conn.execute(_UNLOGGED)
         for table in [TableId(*row) for row in await cursor.fetchall()]:
-            query = sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(table.schema, table.name))
+            query = sql.SQL("SELECT count(*) FROM (SELECT FROM ONLY {} LIMIT {}) counted").format(
+                sql.Identifier(table.schema, table.name), sql.Literal(at_most)
+            )
             row = await (await conn.execute(query)).fetchone()
             counted[table] = int(row[0]) if row else 0
     return counted
