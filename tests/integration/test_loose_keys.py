@@ -68,6 +68,20 @@ async def test_keys_of_tables_that_are_not_replicated_in_full_are_not_valid(
         run(dest_db, "INSERT INTO entry VALUES (9, 9, 1)")
 
 
+async def test_keys_that_the_destination_brought_itself_are_only_named(
+    services: Services, source_db: str, dest_db: str
+) -> None:
+    run(source_db, *KEYS)
+    run(dest_db, *(one for one in KEYS if not one.startswith("INSERT")))
+    options = MigrationOptions(follow=True, data_only=True, no_key_tables=NoKeyTables.INSERT_ONLY)
+    async with services.session() as session:
+        await session.start("m", source_db, dest_db, options)
+        view = await until_phase(session, "m", Phase.STREAMING)
+        assert warned(view, "foreign keys of the destination")
+        assert warned(view, "of_log of public.entry, of_scratch of public.scratch")
+        assert rows(dest_db, VALID) == [("Of Other", True), ("of_log", True), ("of_scratch", True)]
+
+
 async def test_keys_of_partitioned_tables_count_with_any_partition_and_go_where_they_must_be_valid(
     source_db: str, dest_db: str
 ) -> None:

@@ -34,7 +34,7 @@ from services.shared.pg.database_settings import read_database_settings, write_d
 from services.shared.pg.dump import list_of
 from services.shared.pg.event_triggers import silence
 from services.shared.pg.identity import use_indexes
-from services.shared.pg.loose_keys import loosen_keys
+from services.shared.pg.loose_keys import doubtful_keys, loosen_keys
 from services.shared.pg.position import wal_position
 from services.shared.pg.postdata import Item, analysis
 from services.shared.pg.selecting import choose
@@ -80,6 +80,7 @@ async def _build(pipeline: Pipeline) -> Building:
     await asyncio.wait({tables})  # to await it would cancel it with us; whoever pauses stops it anyway
     building = tables.result()
     if pipeline.migration.record.options.data_only:
+        await _warn_of_keys(pipeline)
         return building  # the destination has its indexes and constraints
     await building.look_again()
     building.count(building.plan.of_tables())
@@ -114,6 +115,17 @@ async def _loosen_keys(pipeline: Pipeline) -> None:
         loose = await loosen_keys(conn, (*migration.record.inserts_only, *migration.record.copied_only))
     for warning in loose.warnings:
         migration.event("warning", warning)
+
+
+async def _warn_of_keys(pipeline: Pipeline) -> None:
+    """About keys of a destination that brought its own tables."""
+    uris, record = await pipeline.credentials(), pipeline.migration.record
+    if not record.options.follow:
+        return
+    async with connection(uris.destination_uri, "destination") as conn:
+        warning = await doubtful_keys(conn, (*record.inserts_only, *record.copied_only))
+    if warning:
+        pipeline.migration.event("warning", warning)
 
 
 async def _at_once(building: Building, items: Sequence[Item], step: str) -> None:

@@ -3,7 +3,8 @@
 A foreign key that is marked valid promises that every row fits, and the planner and the operator rely on
 it. Where one of its tables is copied once, or gets only INSERT and TRUNCATE, nothing keeps that promise.
 So such a key is made NOT VALID: it is checked for rows that are written from then on. A server before 18
-has no NOT VALID for keys of and to partitioned tables: there it is dropped. Either is reported by name.
+has no NOT VALID for keys of and to partitioned tables: there it is dropped. Either is reported by
+name. Keys that the destination had before (--data-only) are not changed, and only reported.
 """
 
 from __future__ import annotations
@@ -40,15 +41,33 @@ class LooseKeys:
         return tuple(f"{what}: {listing(keys, len(keys))}" for what, keys in told.items() if keys)
 
 
+async def doubtful_keys(conn: AsyncConnection, tables: Sequence[TableId]) -> str:
+    """A sentence about keys that the destination had before, which are left as they are; "" if none is in
+    question. Nobody could tell later that pgmig had changed them."""
+    with translated("looking at the foreign keys of tables that are not replicated in full"):
+        rows = await (await conn.execute(load_sql("loose_keys.sql"), _values(tables))).fetchall()
+    if not rows:
+        return ""
+    names = [f"{name} of {schema}.{table}" for schema, table, name, _, _ in rows]
+    return (
+        "rows may come to violate foreign keys of the destination, since one of their tables is not "
+        "replicated in full, although they are marked as valid; drop them and add them NOT VALID, or look "
+        f"for such rows after the switchover: {listing(names, len(names))}"
+    )
+
+
+def _values(tables: Sequence[TableId]) -> dict[str, list[str]]:
+    return {"schemas": [table.schema for table in tables], "names": [table.name for table in tables]}
+
+
 async def loosen_keys(conn: AsyncConnection, tables: Sequence[TableId]) -> LooseKeys:
     """Make NOT VALID what refers to `tables` or from them, and to or from unlogged tables. In one
     transaction."""
-    values = {"schemas": [table.schema for table in tables], "names": [table.name for table in tables]}
     unchecked: list[str] = []
     dropped: list[str] = []
     with translated("looking at the foreign keys of tables that are not replicated in full"):
         async with conn.transaction():
-            rows = await (await conn.execute(load_sql("loose_keys.sql"), values)).fetchall()
+            rows = await (await conn.execute(load_sql("loose_keys.sql"), _values(tables))).fetchall()
             for schema, table, name, definition, partitioned in rows:
                 drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(
                     sql.Identifier(schema, table), sql.Identifier(name)
