@@ -35,6 +35,7 @@ COPY_PARTS = "tests/integration/test_copy_parts.py"
 STALE_STATE = "tests/integration/test_stale_state.py"
 VERSIONS = "tests/e2e/test_source_versions.py"
 ESCAPES = "tests/integration/test_freeze_escapes.py"
+CASTS = "tests/integration/test_hijacked_casts.py"
 PARTED = "tests/integration/test_parted_partitions.py"
 BROKEN_OFF = "tests/integration/test_tables_broken_off.py"
 AMID = "tests/unit/test_coordinator_commands_amid_switchover.py"
@@ -778,6 +779,20 @@ MUTATIONS = (
         "    by_own_name |= {one.table for one in pipeline.migration.record.dropped}",
         "    by_own_name |= set()",
         f"{BROKEN_OFF}::test_a_dropped_table_is_forgotten_again_by_the_next_coordinator",
+    ),
+    Mutation(
+        "S16 only the server's own casts to text",
+        "services/shared/pg/target.py",
+        "_SAME_BY_CAST if self.columns[i].cast_to_text else _SAME_BY_OUTPUT",
+        "_SAME_BY_CAST",
+        f"{CASTS}::test_rows_without_a_key_are_found_by_what_the_type_prints",
+    ),
+    Mutation(
+        "S16 no cast of a row",
+        "services/shared/pg/untranslatable.py",
+        "ROW(pgmig_row.*)::text AS text",
+        "pgmig_row.*::text AS text",
+        f"{CASTS}::test_the_search_for_text_without_equivalent_calls_no_cast_of_the_row",
     ),
     Mutation(
         "22 an applier of before is kept out",

@@ -33,6 +33,9 @@ SELECT a.attname,
                   WHERE c.opcmethod = 403 AND c.opcdefault AND n.nspname <> 'pg_catalog'
                     AND c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid)), '='),
        coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') <> '',
+       t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast k
+                          WHERE k.castsource = t.oid AND k.oid >= 16384), -- FirstNormalObjectId
        EXISTS (SELECT FROM pg_catalog.pg_trigger g
                 WHERE g.tgrelid = a.attrelid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
        (SELECT c.relkind = 'p' FROM pg_catalog.pg_class c WHERE c.oid = a.attrelid)
@@ -68,7 +71,7 @@ async def describe_target(
     with translated(f"reading the columns of {relation.table} on the destination"):
         rows = await (await conn.execute(_COLUMNS, [name])).fetchall()
         unique = [set(row[0]) for row in await (await conn.execute(_UNIQUE, [name])).fetchall()]
-    found = {row[0]: TargetColumn(*row[:8]) for row in rows}
+    found = {row[0]: TargetColumn(*row[:9]) for row in rows}
     unfit = await drift(conn, relation, {name: column.type_sql for name, column in found.items()}, lsn)
     if unfit is not None:
         raise unfit
@@ -82,9 +85,9 @@ async def describe_target(
         relation,
         columns,
         where=where,
-        row_by_row=any(row[8] for row in rows) or not any(one <= key for one in unique),
+        row_by_row=any(row[9] for row in rows) or not any(one <= key for one in unique),
         further=tuple(row[0] for row in rows if not row[7] and row[0] not in wanted),
-        partitioned=bool(rows) and bool(rows[0][9]),
+        partitioned=bool(rows) and bool(rows[0][10]),
     )
 
 

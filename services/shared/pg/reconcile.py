@@ -308,7 +308,11 @@ def _retyped(column: ColumnDefinition, match: ColumnDefinition) -> Iterator[sql.
     parts: list[sql.Composable] = [sql.SQL("ALTER COLUMN"), name, sql.SQL("TYPE"), sql.SQL(column.type_sql)]
     if column.collation:
         parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
-    parts.append(sql.SQL("USING {}::text::{}").format(name, sql.SQL(column.type_sql)))
+    text = sql.SQL("{}::text").format(name)
+    if "." in match.type_sql:  # not the server's own type: whoever owns it may have defined a cast
+        printed = "CASE WHEN pg_catalog.num_nulls({0}) = 0 THEN pg_catalog.format('%s', {0}) END"
+        text = sql.SQL(printed).format(name)
+    parts.append(sql.SQL("USING ({})::{}").format(text, sql.SQL(column.type_sql)))
     yield sql.SQL(" ").join(parts)
 
 

@@ -28,6 +28,15 @@ from services.shared.pg import arrays
 from services.shared.pg.long_values import LongValue, joined, long_values
 from services.shared.pgoutput import UNCHANGED, Relation, Value, Values
 
+# A column against a value: as text, byte for byte, NULL apart from all else. `format` calls the type's output
+# function, and no cast.
+_SAME_BY_CAST = '{}::text COLLATE pg_catalog."C" IS NOT DISTINCT FROM (CAST({} AS {}))::text'
+_SAME_BY_OUTPUT = (
+    "(pg_catalog.num_nulls({0}), pg_catalog.format('%s', {0}) COLLATE pg_catalog.\"C\") ="
+    " (SELECT pg_catalog.num_nulls(one.x), pg_catalog.format('%s', one.x)"
+    " FROM (SELECT CAST({1} AS {2}) AS x) AS one)"
+)
+
 _compiled = twin_of(arrays)
 array: Callable[[Sequence[bytes | None]], bytes] = _compiled.array
 _column: Callable[[Sequence[Values], int], bytes] = _compiled.column
@@ -59,7 +68,8 @@ class TargetColumn:
     type as an array's element; None: send it as text.
     primary: part of the primary key, unless that is deferrable: rows may share such a key for a
     while. equals: the operator, with the schema of an extension's, which search_path leaves out.
-    generated: computed here; what the source sends of it only finds rows."""
+    generated: computed here; what the source sends of it only finds rows. cast_to_text: the cast is the
+    server's own; the owner of another type may have defined one, which would run with our rights."""
 
     name: str
     type_sql: str
@@ -69,6 +79,7 @@ class TargetColumn:
     primary: bool
     equals: str = "="
     generated: bool = False
+    cast_to_text: bool = False
 
 
 Key = bytes | tuple[bytes | None, ...] | None
@@ -300,7 +311,7 @@ class TargetTable:
             ]
             return sql.SQL(" AND ").join(pairs)
         same = sql.SQL(" AND ").join(
-            sql.SQL("{}::text IS NOT DISTINCT FROM (CAST({} AS {}))::text").format(
+            sql.SQL(_SAME_BY_CAST if self.columns[i].cast_to_text else _SAME_BY_OUTPUT).format(
                 self._column(i), given(first + n, i), sql.SQL(self.columns[i].type_sql)
             )
             for n, i in enumerate(where)

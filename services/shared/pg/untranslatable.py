@@ -27,7 +27,7 @@ DO $search$
 DECLARE
     found record;
 BEGIN
-    FOR found IN SELECT tableoid, ctid, pgmig_row.*::text AS text FROM {table} AS pgmig_row LOOP
+    FOR found IN SELECT tableoid, ctid, ROW(pgmig_row.*)::text AS text FROM {table} AS pgmig_row LOOP
         BEGIN
             PERFORM convert_to(found.text, 'UTF8');
         EXCEPTION WHEN untranslatable_character OR character_not_in_repertoire THEN
