@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import types
 import typing
+from dataclasses import fields
 from enum import Enum
 from typing import Any
 
@@ -208,4 +209,5 @@ def test_a_command_that_says_nothing_known_is_refused(message: worker_pb2.Worker
 
 @given(_values(Assign))
 def test_credentials_do_not_show_in_the_repr_of_an_assignment(value: Assign) -> None:
-    assert "_uri" not in repr(value)
+    shown = [one.name for one in fields(value.assignment.work) if one.repr]  # a drawn value may say anything
+    assert not [name for name in shown if name.endswith("_uri")]
