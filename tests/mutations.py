@@ -303,6 +303,20 @@ MUTATIONS = (
         f"{LOOSE_KEYS}::test_keys_of_tables_that_are_not_replicated_in_full_are_not_valid",
     ),
     Mutation(
+        "32 keys that the destination had before are named",
+        "services/coordinator/phases/indexes.py",
+        "        await _warn_of_keys(pipeline)\n",
+        "",
+        f"{LOOSE_KEYS}::test_keys_that_the_destination_brought_itself_are_only_named",
+    ),
+    Mutation(
+        "4 a promoted source is not read on",
+        "services/coordinator/handover.py",
+        "if found.timeline != slot.timeline:",
+        "if not found.timeline:",
+        "tests/integration/test_promoted_source.py",
+    ),
+    Mutation(
         "33 rows of unlogged tables are counted at the switchover",
         "services/coordinator/switchover.py",
         "    await check_unlogged(run.pipeline)\n",
