@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
@@ -27,7 +27,7 @@ from services.coordinator.tables.explain import (
 )
 from services.coordinator.tables.look import Difference, Look, look
 from services.coordinator.tables.routed import parted, take_routes
-from services.shared.model import ChangeKind, ErrorKind, Lsn, PgmigError, Phase, TableId
+from services.shared.model import ChangeKind, ErrorKind, Lsn, PgmigError, Phase, TableId, TableIdentity
 from services.shared.pg.connection import Connection, connection, translated
 from services.shared.pg.copy_ledger import forget_plans, read_ledger_alone
 from services.shared.pg.partition_places import places, placing
@@ -47,13 +47,15 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Stock:
     """error: SCHEMA_DRIFT for what is left; None: nothing is. copy: tables to be copied, by the names that
-    they are copied by. adopted: tables that were. at: the source's WAL position of the look."""
+    they are copied by. adopted: tables that were. at: the source's WAL position of the look. now: the
+    source's tables that it saw."""
 
     error: PgmigError | None
     copy: tuple[TableId, ...]
     adopted: tuple[TableId, ...]
     at: Lsn
     unpublished: tuple[TableId, ...]
+    now: Mapping[TableId, TableIdentity]
 
 
 async def take_stock(
@@ -68,7 +70,7 @@ async def take_stock(
         destination = await stack.enter_async_context(connection(uris.destination_uri, "destination"))
         known = await known_tables(destination, migration.record.migration_id)
         if not known:
-            return Stock(None, (), (), Lsn(0), ())
+            return Stock(None, (), (), Lsn(0), (), {})
         seen = await look(source, known, migration.id, migration.record.options)
         if pipeline.routes or seen.added() or any(one.root for one in known.values()):
             seen = replace(seen, known=await take_routes(pipeline, source, destination, seen.chosen))
@@ -99,7 +101,7 @@ async def take_stock(
         if roots := [table for table in copy if table not in seen.added()]:  # with the rows of others so far
             await forget_copies(destination, migration.record.migration_id, roots, identities=False)
     adopted = (*(table.identity.table for table in harmless), *gone)
-    return Stock(error, copy, adopted, seen.at, seen.unpublished())
+    return Stock(error, copy, adopted, seen.at, seen.unpublished(), seen.now)
 
 
 async def try_stock(pipeline: Pipeline) -> Stock | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from services.coordinator.pipeline import Pipeline
@@ -12,7 +13,7 @@ from services.shared.pg.connection import Connection, connection
 from services.shared.pg.partition_places import inheriting, places, placing, topmost
 from services.shared.pg.reconcile import compare, read_columns
 from services.shared.pg.selecting import choose
-from services.shared.pg.table_identity import known_tables, read_identities
+from services.shared.pg.table_identity import known_tables
 
 
 async def check_unchanged(pipeline: Pipeline, source: Connection) -> None:
@@ -33,19 +34,22 @@ async def check_unchanged(pipeline: Pipeline, source: Connection) -> None:
         return
     uris = await pipeline.credentials()
     async with connection(uris.destination_uri, "destination") as destination:
-        await _compare_columns(pipeline, source, destination)
+        await _compare_columns(pipeline, source, destination, stock.now)
 
 
-async def _compare_columns(pipeline: Pipeline, source: Connection, destination: Connection) -> None:
+async def _compare_columns(
+    pipeline: Pipeline, source: Connection, destination: Connection, now: Mapping[TableId, TableIdentity]
+) -> None:
+    """now: the source's tables, as `take_stock` has just read them."""
     migration = pipeline.migration
     chosen = await choose(source, migration.record.options)
     known = await known_tables(destination, migration.record.migration_id)
-    now: Mapping[TableId, TableIdentity] = await read_identities(source, migration.id)
     # Partitions that the destination has not got go by the name of their root.
     routed = {name for route in pipeline.routes for name in (route.leaf, route.root)}
     tables = [table for table in known if table in now and table not in routed]
     here_placed, there_placed = await places(source, tables, chosen), await places(destination, tables)
-    here, there = await read_columns(source, tables), await read_columns(destination, tables)
+    # Both sides at once: within the freeze, writers wait for this.
+    here, there = await asyncio.gather(read_columns(source, tables), read_columns(destination, tables))
     roots, inherited = await topmost(destination, tables), await inheriting(destination, tables)
     whole = migration.record.options.selection.everything
     found = []

@@ -8,6 +8,7 @@ that table and creates it again takes away rows that no change stream brings bac
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -142,13 +143,15 @@ def _columns(places: Mapping[TableId, TableId]) -> list[list[str]]:
 
 
 async def known_tables(conn: AsyncConnection, migration_id: str) -> dict[TableId, KnownTable]:
-    """All rows of the migration; none while there is no bookkeeping."""
+    """All rows of the migration; none while there is no bookkeeping. They are decoded in a thread: tens of
+    thousands take long enough to hold up everything else that the coordinator does."""
     with translated(KEEPING_BOOKS):
         if not await books_exist(conn):
             return {}
         query = "SELECT schema_name, table_name, identity, signatures FROM {} WHERE migration_id = %s"
         cursor = await conn.execute(sql.SQL(query).format(book("source_table")), [migration_id])
-        found = [_known(row) async for row in cursor]
+        rows = await cursor.fetchall()
+    found = await asyncio.to_thread(lambda: [_known(row) for row in rows])
     return {one.identity.table: one for one in found}
 
 
