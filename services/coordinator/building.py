@@ -62,7 +62,8 @@ class Building:
         """Build what needs one table alone, as the tables become complete, until all are."""
         copying = self._pipeline.migration.copying
         with_items = {items.table: items for items in self.plan.tables}
-        copied = {record.table for record in copying.records()}
+        # Partitions that the destination lacks may still be listed in place of their root.
+        copied = {record.table for record in copying.records() if record.table in self.kinds}
         small = {record.table for record in copying.records() if record.bytes_estimated <= SMALL}
         tasks = [
             task
