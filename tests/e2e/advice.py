@@ -44,7 +44,7 @@ _TABLES: LiteralString = "SELECT oid::regclass::text FROM pg_class WHERE relkind
 _COLUMN = re.compile(
     r"column app\.p\d\.\w+ is \[\d+ (?P<here>.*)\] at the source, \[\d+ (?P<there>.*)\] at the destination"
 )
-_RESYNC = re.compile(r"pgmig-cli (?P<command>resync-table[^;\n]*?)(?=[;,\n)]| then |$)")
+_RESYNC = re.compile(r"pgmig-cli (?P<command>resync-table[^;\n]*?)(?=[;,\n)]| then | \(|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class Operator:
         if "SET LOGGED" in f"{stop.message} {stop.hint}":
             await self._on_source()
         if stop.ddl:
-            await asyncio.to_thread(self._run, self.live.dest, [stop.ddl], strictly=True)
+            await asyncio.to_thread(self._alter, stop)
         elif stop.kind == ErrorKind.TIMEOUT:
             return
         elif stop.soon:
@@ -231,6 +231,17 @@ class Operator:
     def prepare(self, *statements: str) -> None:
         """Run on the destination, unasked."""
         self._run(self.live.dest, statements, strictly=True)
+
+    def _alter(self, stop: Stop) -> None:
+        """Run the DDL. Rows whose values it cannot convert go before, where the hint says so."""
+        try:
+            self._run(self.live.dest, [stop.ddl], strictly=True)
+        except AdviceRefusedError as exc:
+            if not isinstance(exc.__cause__, psycopg.DataError) or "delete the table's rows" not in stop.hint:
+                raise
+            tables = [name for command in stop.commands for name in command if name.startswith("app.")]
+            emptied = "; ".join(f"DELETE FROM {table}" for table in tables)
+            self._run(self.live.dest, [f"{emptied}; {stop.ddl}"], strictly=True)
 
     def _make_by_hand(self, statements: Iterable[str]) -> None:
         """Run on the destination what the application ran. What fails there may leave a table behind that

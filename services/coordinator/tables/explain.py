@@ -70,7 +70,10 @@ async def findings(
             if comparison.structure:
                 altered.add(root)
         found.append(_finding(destination, seen, one, replace(comparison, own=(*comparison.own, *placed))))
-    return (*found, *await creations(source, destination, added, copied=False))
+    names = {one.oid: one.table for one in seen.now.values()}
+    renamed = {names.get(one.before.oid) for one in differences if one.now is None}
+    new = [table for table in added if table not in renamed]
+    return (*found, *await creations(source, destination, new, copied=False))
 
 
 async def creations(
@@ -162,6 +165,11 @@ def drift_error(
     return error
 
 
+_MAY_BE_EMPTIED = (
+    "where a statement cannot convert a value, delete the table's rows before: they are copied again"
+)
+
+
 def _hint(migration: MigrationId, found: Sequence[Finding], *, follow: bool) -> str:
     statements = list(dict.fromkeys(statement for one in found for statement in one.statements))
     again = list(dict.fromkeys(one.table.argument for one in found if one.needs_copy and follow))
@@ -173,6 +181,8 @@ def _hint(migration: MigrationId, found: Sequence[Finding], *, follow: bool) -> 
         steps.append(f"copy the rows again with: pgmig-cli resync-table --id {migration} {names}")
     else:
         steps.append("continue")
+    if any(one.needs_copy and one.statements for one in found):
+        steps[-1] += f" ({_MAY_BE_EMPTIED})"
     return "; then ".join(steps)
 
 
