@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from importlib.resources import files
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -27,12 +26,7 @@ from services.shared.model import (
 )
 from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
-
-
-def load_sql(name: str) -> LiteralString:
-    """The text of a `.sql` file beside this module."""
-    return files("services.shared.pg").joinpath(name).read_text(encoding="utf-8")
-
+from services.shared.pg.sql_files import load_sql
 
 _TABLES = load_sql("catalog_tables.sql")
 ROOTS_SINCE = 130000

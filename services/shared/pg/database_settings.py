@@ -15,8 +15,8 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import PgmigError
-from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import connection, translated
+from services.shared.pg.sql_files import load_sql
 
 OURS_TOO = frozenset(
     {

@@ -21,7 +21,7 @@ from services.shared.model import (
     PgmigError,
     TableId,
 )
-from services.shared.pg.catalog import list_tables, load_sql
+from services.shared.pg.catalog import list_tables
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.dependencies import CLASS, fallout
@@ -39,6 +39,7 @@ from services.shared.pg.objects import (
 from services.shared.pg.partitions import find_routes
 from services.shared.pg.preflight_server import listing
 from services.shared.pg.sequences import list_sequences
+from services.shared.pg.sql_files import load_sql
 
 _BATCH = 200
 """Tables looked into by one statement."""

@@ -14,9 +14,9 @@ from typing import LiteralString
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import TableId
-from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import translated
 from services.shared.pg.encoding import COPY_RAW, is_raw
+from services.shared.pg.sql_files import load_sql
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from psycopg import AsyncConnection
 
 from services.shared.model import ReplicaIdentity, TableId
-from services.shared.pg.catalog import ROOTS_SINCE, load_sql
+from services.shared.pg.catalog import ROOTS_SINCE
 from services.shared.pg.connection import translated
+from services.shared.pg.sql_files import load_sql
 
 GENERATED_SINCE = 120000
 """server_version_num from which there are generated columns."""

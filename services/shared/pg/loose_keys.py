@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import TableId
-from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import translated
 from services.shared.pg.postdata import KEYS_OF_PARTITIONED_SINCE
 from services.shared.pg.preflight_server import listing
+from services.shared.pg.sql_files import load_sql
 
 
 @dataclass(frozen=True, slots=True)

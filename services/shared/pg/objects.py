@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from psycopg import AsyncConnection
 
 from services.shared.model import TableId
-from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import translated
 from services.shared.pg.dependencies import Edge, Node
+from services.shared.pg.sql_files import load_sql
 
 SCHEMA = "schema"
 LARGE_OBJECT = "large object"

@@ -32,11 +32,11 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import ErrorKind, PgmigError, TableId
 from services.shared.pg.archive_sql import RestoreEntry, Script
 from services.shared.pg.bookkeeping import step_note
-from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import connection, translated
 from services.shared.pg.dump import naming, run_script
 from services.shared.pg.event_triggers import silence
 from services.shared.pg.lexer import Token, source, statements
+from services.shared.pg.sql_files import load_sql
 from services.shared.pg.table_ddl import (
     UniqueKey,
     calls_functions,

@@ -10,10 +10,10 @@ from __future__ import annotations
 from psycopg import AsyncConnection
 
 from services.shared.model import BOOKKEEPING_SCHEMA, TableId
-from services.shared.pg.catalog import load_sql
 from services.shared.pg.choice import Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.preflight_server import ServerFacts, listing
+from services.shared.pg.sql_files import load_sql
 
 NAMED_AT_MOST = 10
 _MAY_GRANT_ITSELF_BEFORE = 160000

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from psycopg import AsyncConnection
 
 from services.shared.model import DatabaseIdentity, ErrorKind, PgmigError
-from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import translated
+from services.shared.pg.sql_files import load_sql
 
 NAMED_AT_MOST = 5
 

@@ -13,11 +13,12 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.pg import preflight_read_only
-from services.shared.pg.catalog import list_tables, load_sql
+from services.shared.pg.catalog import list_tables
 from services.shared.pg.choice import EVERYTHING, SEQUENCE, Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.identity import choose_published
 from services.shared.pg.preflight_server import ServerFacts, listing
+from services.shared.pg.sql_files import load_sql
 from services.shared.pg.truncation import TRUNCATE_SINCE
 
 OLDEST_MAJOR = 10

@@ -14,8 +14,8 @@ from typing import Any, LiteralString
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ColumnIdentity, TableId, TableIdentity
-from services.shared.pg.catalog import load_sql
 from services.shared.pg.connection import translated
+from services.shared.pg.sql_files import load_sql
 
 _GENERATED = {"s": "STORED", "v": "VIRTUAL"}
 _IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}

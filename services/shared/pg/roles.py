@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from psycopg import AsyncConnection
 
 from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, TableId
-from services.shared.pg.catalog import load_sql
 from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
 from services.shared.pg.preflight_server import listing
+from services.shared.pg.sql_files import load_sql
 
 
 @dataclass(frozen=True, slots=True)

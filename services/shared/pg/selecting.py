@@ -30,7 +30,7 @@ from services.shared.model.selection import (
     INCLUDE_SCHEMA,
     INCLUDE_TABLE,
 )
-from services.shared.pg.catalog import ROOTS_SINCE, load_sql, under_snapshot
+from services.shared.pg.catalog import ROOTS_SINCE, under_snapshot
 from services.shared.pg.choice import (
     EVERYTHING,
     MATERIALIZED,
@@ -49,6 +49,7 @@ from services.shared.pg.choice import (
 from services.shared.pg.connection import complete_conninfo, connect_failure, open_session, translated
 from services.shared.pg.dependencies import CLASS, CONSTRAINT, NAMESPACE, Edge, Node, Outcome, Wanted, decide
 from services.shared.pg.objects import dependencies, describe
+from services.shared.pg.sql_files import load_sql
 from services.shared.pg.uri import parameters
 
 _BOOKKEEPING = {"bookkeeping": BOOKKEEPING_SCHEMA}

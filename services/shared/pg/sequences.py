@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, TableId
-from services.shared.pg.catalog import load_sql
 from services.shared.pg.choice import EVERYTHING, Chosen
 from services.shared.pg.connection import translated
+from services.shared.pg.sql_files import load_sql
 
 _BATCH = 200
 """Sequences read by one statement: each is a relation of its own."""

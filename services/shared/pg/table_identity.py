@@ -18,8 +18,9 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import BOOKKEEPING_SCHEMA, ColumnIdentity, MigrationId, TableId, TableIdentity
 from services.shared.pg.bookkeeping import KEEPING_BOOKS, book, books_exist
-from services.shared.pg.catalog import load_sql, under_snapshot
+from services.shared.pg.catalog import under_snapshot
 from services.shared.pg.connection import translated
+from services.shared.pg.sql_files import load_sql
 
 KEPT_SIGNATURES = 8
 _FACTS = 7
