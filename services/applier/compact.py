@@ -20,7 +20,7 @@ from services.applier import pending as _pure
 from services.applier.pending import Change, Pending
 from services.shared.model import TableId
 from services.shared.model.compiled import twin_of
-from services.shared.pg.target import Operation, TargetTable, truncate
+from services.shared.pg.apply.target_table import Operation, TargetTable, truncate
 from services.shared.pgoutput import Delete, Insert
 
 _compiled = twin_of(_pure)

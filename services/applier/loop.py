@@ -30,10 +30,10 @@ from services.shared.model import (
     SentinelApplied,
     WorkerReport,
 )
-from services.shared.pg.apply import ApplySession
-from services.shared.pg.connection import connection
-from services.shared.pg.known_relation import check_known
-from services.shared.pg.matching import describe_target
+from services.shared.pg.apply.known_relation import check_known
+from services.shared.pg.apply.relation_match import describe_target
+from services.shared.pg.apply.session import ApplySession
+from services.shared.pg.session.connection import connection
 from services.shared.runtime.assignments import cause, retried
 from services.shared.runtime.retry import retrying
 from services.shared.runtime.telemetry import extract

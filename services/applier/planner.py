@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 from services.applier.assembler import Changes, Discard, Heartbeat, Item, Whole
 from services.applier.compact import Step, Truncation
 from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, MigrationId, PgmigError, Route, TableId
-from services.shared.pg.target import TargetTable
+from services.shared.pg.apply.target_table import TargetTable
 from services.shared.pgoutput import Begin, Commit, Message, Relation, Transaction, Truncate
 
 log = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ from services.applier.chunks import ChunkQueue
 from services.applier.compact import compact, row_by_row
 from services.applier.planner import Chunk, Sentinel
 from services.shared.model import Lsn, PgmigError, TableId
-from services.shared.pg.apply import ApplySession, CommitFailedError, RefusedError
-from services.shared.pg.target import Operation
+from services.shared.pg.apply.session import ApplySession, CommitFailedError, RefusedError
+from services.shared.pg.apply.target_table import Operation
 from services.shared.runtime.telemetry import SpanName, span, tracer
 
 log = logging.getLogger(__name__)

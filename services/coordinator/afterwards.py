@@ -13,9 +13,9 @@ import logging
 from services.coordinator.migration import Migration
 from services.coordinator.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError, Phase
-from services.shared.pg.door import beside, is_open, writable_connection
-from services.shared.pg.late_writes import late_writes, told
-from services.shared.pg.thaw import Before, admit_readers, thaw
+from services.shared.pg.freeze.closed_database import beside, is_open, writable_connection
+from services.shared.pg.freeze.thaw import Before, admit_readers, thaw
+from services.shared.pg.replication.late_writes import late_writes, told
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from services.coordinator.phases.schema import schema_tools
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.schedule import Schedule, Task, table_tasks
 from services.shared.model import IndexProgress, PgmigError, TableId
-from services.shared.pg.archive import Section
-from services.shared.pg.archive_sql import Script
-from services.shared.pg.bookkeeping import ensure_bookkeeping, steps_done
-from services.shared.pg.connection import connection
-from services.shared.pg.dump import dump_schema, section_script
-from services.shared.pg.postdata import (
+from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, steps_done
+from services.shared.pg.catalog.selected import choose
+from services.shared.pg.schema.archive import Section
+from services.shared.pg.schema.archive_sql import Script
+from services.shared.pg.schema.dump import dump_schema, section_script
+from services.shared.pg.schema.post_data import (
     BuildingSession,
     Item,
     Plan,
@@ -33,7 +33,7 @@ from services.shared.pg.postdata import (
     plan,
     relations,
 )
-from services.shared.pg.selecting import choose
+from services.shared.pg.session.connection import connection
 from services.shared.runtime.assignments import cause
 
 POST_DATA = "post-data"

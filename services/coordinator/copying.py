@@ -18,7 +18,7 @@ from services.shared.model import (
     TableProgress,
     TableState,
 )
-from services.shared.pg.copy_ledger import CopyLedger
+from services.shared.pg.bookkeeping.copy_ledger import CopyLedger
 
 
 @dataclass(slots=True)

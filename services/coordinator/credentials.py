@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from services.coordinator.record import Record
 from services.shared.model import Endpoint, ErrorKind, PgmigError
-from services.shared.pg.preflight import reachable
-from services.shared.pg.uri import as_recorded, endpoint, passwordless_uri
+from services.shared.pg.preflight.checks import reachable
+from services.shared.pg.session.uri import as_recorded, endpoint, passwordless_uri
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from services.coordinator.schedule import Schedule, Task
 from services.shared.model import PgmigError
-from services.shared.pg.postdata import Item
+from services.shared.pg.schema.post_data import Item
 
 S = TypeVar("S")
 

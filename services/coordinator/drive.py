@@ -28,7 +28,7 @@ from services.coordinator.tables.recover import after_drift
 from services.coordinator.tables.resync import prepare_resync
 from services.coordinator.undo import undo
 from services.shared.model import CleanupResult, ErrorKind, Lsn, PgmigError, Phase, TableId, failure_event
-from services.shared.pg.dump import check_skippable
+from services.shared.pg.schema.dump import check_skippable
 from services.shared.runtime.assignments import cause
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.coordinator.lag import LagClock, lag_bytes
 from services.coordinator.rates import Totals
 from services.shared.model import ApplierProgress, DecoderProgress, Lsn, Positions
-from services.shared.pg.position import SourceState
+from services.shared.pg.replication.position import SourceState
 
 FULL_EPISODE_S = 60.0
 

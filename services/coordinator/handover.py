@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from services.coordinator.credentials import Credentials
 from services.coordinator.record import Record
 from services.shared.model import DatabaseIdentity, Endpoint, ErrorKind, PgmigError
-from services.shared.pg.connection import connection, reached
-from services.shared.pg.door import beside
-from services.shared.pg.preflight_server import identity_of, read_server
-from services.shared.pg.replication import ReplicationConnection
-from services.shared.pg.thaw import Before
-from services.shared.pg.uri import as_recorded, endpoint
+from services.shared.pg.catalog.server import identity_of, read_server
+from services.shared.pg.freeze.closed_database import beside
+from services.shared.pg.freeze.thaw import Before
+from services.shared.pg.replication.connection import ReplicationConnection
+from services.shared.pg.session.connection import connection, reached
+from services.shared.pg.session.uri import as_recorded, endpoint
 
 GO_ON = "leave that connection string out to go on with the recorded database"
 GIVE_UP = (

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from services.coordinator.pipeline import Pipeline
 from services.shared.model import SLOT_GONE, PgmigError, Phase
-from services.shared.pg.position import SourceState, SourceWatch
+from services.shared.pg.replication.position import SourceState, SourceWatch
 
 _ASK_THEMSELVES = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER})
 SEARCH_EVERY_S = 15.0

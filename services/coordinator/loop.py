@@ -18,8 +18,8 @@ from services.coordinator.record import Record, pack, same_migration, supersedes
 from services.coordinator.state_file import read_states, state_file
 from services.shared.bus.store import StateStore
 from services.shared.model import ErrorKind, MigrationId, MigrationOptions, MigrationPlan, PgmigError, Phase
-from services.shared.pg.existing import check_confirmed
-from services.shared.pg.preflight import Preflight, check_migration
+from services.shared.pg.preflight.checks import Preflight, check_migration
+from services.shared.pg.schema.existing_objects import check_confirmed
 
 log = logging.getLogger(__name__)
 

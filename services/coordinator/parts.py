@@ -18,8 +18,8 @@ from services.shared.model import (
     Split,
     TableId,
 )
-from services.shared.pg.copy_format import binary_safe
-from services.shared.pg.copy_ledger import CopyLedger
+from services.shared.pg.bookkeeping.copy_ledger import CopyLedger
+from services.shared.pg.copy.binary_format import binary_safe
 
 TID_RANGE_SCAN_SINCE = 140000
 MOST_PARTS = 1000

@@ -27,7 +27,7 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.model.jsonview import from_json, to_json
-from services.shared.pg.thaw import Before
+from services.shared.pg.freeze.thaw import Before
 
 FORMAT = 1
 

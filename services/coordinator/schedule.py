@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from services.shared.model import TableId
-from services.shared.pg.postdata import Item, TableItems
+from services.shared.pg.schema.post_data import Item, TableItems
 
 
 @dataclass(frozen=True, slots=True)

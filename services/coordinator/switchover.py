@@ -45,17 +45,17 @@ from services.shared.model import (
     TableId,
     check_move,
 )
-from services.shared.pg.catalog import list_tables, publication_tables
-from services.shared.pg.choice import EVERYTHING, Chosen
-from services.shared.pg.connection import connection, translated
-from services.shared.pg.extension_tables import list_extension_tables
-from services.shared.pg.freeze import Freeze, emit_sentinel, source_session
-from services.shared.pg.identity import uncovered
-from services.shared.pg.partitions import existing_tables
-from services.shared.pg.selecting import choose
-from services.shared.pg.sequences import read_sequences, set_sequences, verify_sequences
-from services.shared.pg.stream_options import MESSAGES_SINCE
-from services.shared.pg.truncation import check_truncated
+from services.shared.pg.catalog.partitions import existing_tables
+from services.shared.pg.catalog.replica_identity import uncovered
+from services.shared.pg.catalog.selected import choose
+from services.shared.pg.catalog.sequences import read_sequences, set_sequences, verify_sequences
+from services.shared.pg.catalog.tables import list_tables, publication_tables
+from services.shared.pg.freeze.source import Freeze, emit_sentinel, source_session
+from services.shared.pg.replication.stream_options import MESSAGES_SINCE
+from services.shared.pg.replication.truncation import check_truncated
+from services.shared.pg.selection.rules import EVERYTHING, Chosen
+from services.shared.pg.session.connection import connection, translated
+from services.shared.pg.unpublished.extension_tables import list_extension_tables
 from services.shared.runtime.assignments import cause
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from functools import partial
 from services.coordinator.pipeline import Pipeline
 from services.shared.bus.store import delete_stream
 from services.shared.model import CleanupResult, ErrorKind, PgmigError
-from services.shared.pg.bookkeeping import drop_bookkeeping, steps_done
-from services.shared.pg.connection import connection
-from services.shared.pg.leftovers import remove_from_source, remove_origin
-from services.shared.pg.thaw import thaw
+from services.shared.pg.bookkeeping.schema import drop_bookkeeping, steps_done
+from services.shared.pg.freeze.thaw import thaw
+from services.shared.pg.session.connection import connection
+from services.shared.pg.teardown import remove_from_source, remove_origin
 
 Removal = Callable[[Pipeline], Awaitable[list[str]]]
 """Returns a line for each thing removed."""

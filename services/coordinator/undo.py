@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from services.coordinator.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError, Phase
-from services.shared.pg.sessions import OwnSession
-from services.shared.pg.thaw import thaw
+from services.shared.pg.freeze.sessions import OwnSession
+from services.shared.pg.freeze.thaw import thaw
 from services.shared.runtime.assignments import cause
 from services.shared.runtime.retry import retrying
 

@@ -1,4 +1,4 @@
-"""Large objects and extensions' configuration tables on their way: see services.shared.pg.unfollowed.
+"""Large objects and extensions' configuration tables on their way.
 
 They are copied under the snapshot of the tables. Nobody tells of their changes afterwards; so a
 migration that follows brings them in step once more in the switchover: before the source is frozen,
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from services.coordinator.pipeline import Pipeline
 from services.shared.model import LargeObjects, Phase, counted
-from services.shared.pg.bookkeeping import mark_step, steps_done
-from services.shared.pg.connection import connection
-from services.shared.pg.freeze import Freeze
-from services.shared.pg.snapshot import one_snapshot, under_snapshot
-from services.shared.pg.unfollowed import Brought, Wanted, any_unfollowed, bring, silent_destination
+from services.shared.pg.bookkeeping.schema import mark_step, steps_done
+from services.shared.pg.freeze.source import Freeze
+from services.shared.pg.session.connection import connection
+from services.shared.pg.session.snapshot import one_snapshot, under_snapshot
+from services.shared.pg.unpublished.content import Brought, Wanted, any_unfollowed, bring, silent_destination
 
 UNFOLLOWED = "unfollowed"
 

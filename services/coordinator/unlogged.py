@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from services.coordinator.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.pg.connection import connection
-from services.shared.pg.unlogged import count_unlogged
+from services.shared.pg.catalog.unlogged import count_unlogged
+from services.shared.pg.session.connection import connection
 
 
 async def check_unlogged(pipeline: Pipeline, *, frozen: bool = False) -> None:

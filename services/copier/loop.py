@@ -33,7 +33,7 @@ from services.shared.model import (
     PgmigError,
     WorkerReport,
 )
-from services.shared.pg.copy import Copied, PartCopier
+from services.shared.pg.copy.part import Copied, PartCopier
 from services.shared.runtime.assignments import failed, retried
 from services.shared.runtime.retry import retrying
 from services.shared.runtime.telemetry import SpanName, span

@@ -24,10 +24,10 @@ from services.shared.model import (
     TableId,
     WorkerReport,
 )
-from services.shared.pg.publication import check_usable, read_slot
-from services.shared.pg.replication import ReplicationConnection
-from services.shared.pg.untranslatable import find_untranslatable, untranslatable
-from services.shared.pg.wal_stream import DOING
+from services.shared.pg.copy.untranslatable import find_untranslatable, untranslatable
+from services.shared.pg.replication.connection import ReplicationConnection
+from services.shared.pg.replication.publication import check_usable, read_slot
+from services.shared.pg.replication.wal_stream import DOING
 from services.shared.runtime.assignments import cause, retried
 from services.shared.runtime.retry import retrying
 from services.shared.wire.changes import decode_batch, decode_flush_report

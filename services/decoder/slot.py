@@ -14,9 +14,9 @@ from services.shared.model import (
     SlotReady,
     SnapshotReady,
 )
-from services.shared.pg.connection import connection
-from services.shared.pg.publication import check_usable, drop_slot, ensure_publication, read_slot
-from services.shared.pg.replication import ReplicationConnection, SnapshotKeeper, SystemIdentity
+from services.shared.pg.replication.connection import ReplicationConnection, SnapshotKeeper, SystemIdentity
+from services.shared.pg.replication.publication import check_usable, drop_slot, ensure_publication, read_slot
+from services.shared.pg.session.connection import connection
 
 log = logging.getLogger(__name__)
 

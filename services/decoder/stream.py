@@ -21,8 +21,8 @@ from services.decoder.batcher import Batcher
 from services.decoder.space import Look, does_not_fit, in_vain
 from services.shared.bus.changes import ChangeWriter
 from services.shared.model import DecoderProgress, Lsn
-from services.shared.pg.replication import ReplicationConnection
-from services.shared.pg.wal_stream import Item, Keepalive
+from services.shared.pg.replication.connection import ReplicationConnection
+from services.shared.pg.replication.wal_stream import Item, Keepalive
 from services.shared.pgoutput.pieces import Piece
 from services.shared.runtime.telemetry import SpanName, inject, span
 from services.shared.wire.changes import ChangeBatch, decode_batch, encode_batch

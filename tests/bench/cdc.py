@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.shared.model import Lsn
-from services.shared.pg.replication import ReplicationConnection
+from services.shared.pg.replication.connection import ReplicationConnection
 from tests.bench import latency, pgcopydb
 from tests.bench.arena import Arena, arena, drop_slot, fingerprint, run_sql, value
 from tests.bench.followers import Follower, MakeFollower, Native, Pgmig

@@ -19,9 +19,9 @@ from unittest.mock import patch
 import psycopg
 
 from services.shared.model import CopyPart, MigrationId, Split
-from services.shared.pg import copy as copying
-from services.shared.pg.copy import PartCopier
-from services.shared.pg.copy_relay import may_relay
+from services.shared.pg.copy import part as copying
+from services.shared.pg.copy.part import PartCopier
+from services.shared.pg.copy.relay import may_relay
 from tests.integration.copy_bed import execute, exported_snapshot, keep_books, part, scalar
 from tests.lab.installs import newest, oldest
 from tests.lab.postgres import PostgresServer

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, MigrationId, PgmigError, Phase, TableId
-from services.shared.pg.preflight import check_migration
+from services.shared.pg.preflight.checks import check_migration
 from tests.e2e.conftest import ROWS
 from tests.e2e.live import Live, application
 from tests.e2e.stack import Stack

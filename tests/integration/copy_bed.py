@@ -11,10 +11,10 @@ import psycopg
 from psycopg import sql
 
 from services.shared.model import CopyPart, Lsn, TableId
-from services.shared.pg.bookkeeping import ensure_bookkeeping
-from services.shared.pg.catalog import list_tables
-from services.shared.pg.connection import connection
-from services.shared.pg.copy import binary_safe
+from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
+from services.shared.pg.catalog.tables import list_tables
+from services.shared.pg.copy.part import binary_safe
+from services.shared.pg.session.connection import connection
 
 SNAPSHOT_LSN = Lsn.parse("0/AB00")
 

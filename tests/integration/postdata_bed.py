@@ -12,12 +12,12 @@ import psycopg
 from services.coordinator.crew import Crew
 from services.coordinator.schedule import Schedule, Task, one_by_one, table_tasks
 from services.shared.model import TableId
-from services.shared.pg.archive import Section
-from services.shared.pg.archive_sql import Script
-from services.shared.pg.bookkeeping import ensure_bookkeeping, steps_done
-from services.shared.pg.connection import connection
-from services.shared.pg.dump import dump_schema, section_script
-from services.shared.pg.postdata import (
+from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, steps_done
+from services.shared.pg.schema.archive import Section
+from services.shared.pg.schema.archive_sql import Script
+from services.shared.pg.schema.dump import dump_schema, section_script
+from services.shared.pg.schema.dump_tools import DumpTools
+from services.shared.pg.schema.post_data import (
     BuildingSession,
     Item,
     Plan,
@@ -26,7 +26,7 @@ from services.shared.pg.postdata import (
     plan,
     relations,
 )
-from services.shared.pg.tools import DumpTools
+from services.shared.pg.session.connection import connection
 
 SCHEMA = """
 CREATE EXTENSION btree_gist;

@@ -23,11 +23,11 @@ from services.coordinator.workforce import Workforce
 from services.shared.bus.connection import connect_bus
 from services.shared.bus.store import StateStore
 from services.shared.model import Endpoint, ErrorKind, Lsn, MigrationOptions, PgmigError, Phase
-from services.shared.pg.connection import connection
-from services.shared.pg.freeze import Freeze
-from services.shared.pg.late_writes import late_writes
-from services.shared.pg.replication import ReplicationConnection
-from services.shared.pg.uri import endpoint
+from services.shared.pg.freeze.source import Freeze
+from services.shared.pg.replication.connection import ReplicationConnection
+from services.shared.pg.replication.late_writes import late_writes
+from services.shared.pg.session.connection import connection
+from services.shared.pg.session.uri import endpoint
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.door import reopen
 from tests.lab.nats import NatsServer
@@ -132,8 +132,8 @@ async def test_late_writes_are_found_behind_more_changes_than_one_look_decodes(
 ) -> None:
     """Before the decision: a large transaction that the slot has not been told of, though it is applied.
     After it: transactions that change nothing. since: the version from which slots can be advanced."""
-    monkeypatch.setattr("services.shared.pg.late_writes.LOOKED_AT_MOST", 1000)
-    monkeypatch.setattr("services.shared.pg.late_writes._ADVANCE_SINCE", since)
+    monkeypatch.setattr("services.shared.pg.replication.late_writes.LOOKED_AT_MOST", 1000)
+    monkeypatch.setattr("services.shared.pg.replication.late_writes._ADVANCE_SINCE", since)
     with psycopg.connect(source, autocommit=True) as conn:
         conn.execute("CREATE PUBLICATION p FOR TABLE item")
         conn.execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')")

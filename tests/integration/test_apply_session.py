@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from services.shared.model import Lsn, MigrationId
-from services.shared.pg.apply import ApplySession
-from services.shared.pg.connection import connection
-from services.shared.pg.progress import applied_progress
+from services.shared.pg.apply.session import ApplySession
+from services.shared.pg.bookkeeping.progress import applied_progress
+from services.shared.pg.session.connection import connection
 from tests.lab.postgres import PostgresServer
 
 

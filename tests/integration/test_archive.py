@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from services.shared.pg.archive import Section, read_archive
-from services.shared.pg.archive_sql import script_of
-from services.shared.pg.dump import dump_schema
-from services.shared.pg.lexer import Kind, Token, statements
-from services.shared.pg.tools import DumpTools, find_tools
+from services.shared.pg.schema.archive import Section, read_archive
+from services.shared.pg.schema.archive_sql import script_of
+from services.shared.pg.schema.dump import dump_schema
+from services.shared.pg.schema.dump_tools import DumpTools, find_tools
+from services.shared.pg.schema.lexer import Kind, Token, statements
 from tests.integration.postdata_bed import SCHEMA, post_data, scripts
 from tests.lab.installs import PostgresInstall, installs
 from tests.lab.postgres import PostgresServer

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from services.shared.model import MigrationId, PgmigError
-from services.shared.pg import channel as channels
-from services.shared.pg.channel import Channel, TlsChannel, borrow, ready
-from services.shared.pg.connection import connect
-from services.shared.pg.copy import PartCopier
+from services.shared.pg.copy.part import PartCopier
+from services.shared.pg.session.connection import connect
+from services.shared.pg.transport import raw_connection as channels
+from services.shared.pg.transport.raw_connection import Channel, TlsChannel, borrow, ready
 from tests.integration.copy_bed import copy_schema, count, execute, exported_snapshot, keep_books, part
 from tests.lab.postgres import PostgresServer
 from tests.lab.proxy import Proxy

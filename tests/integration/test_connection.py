@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from services.shared.pg.connection import connect
-from services.shared.pg.replication import ReplicationConnection
+from services.shared.pg.replication.connection import ReplicationConnection
+from services.shared.pg.session.connection import connect
 
 GONE_WITHIN_S = 30.0
 

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from services.shared.model import CopyPart, ErrorKind, MigrationId, PgmigError
-from services.shared.pg.connection import connection
-from services.shared.pg.copy import Copied, PartCopier
-from services.shared.pg.copy_ledger import read_ledger
+from services.shared.pg.bookkeeping.copy_ledger import read_ledger
+from services.shared.pg.copy.part import Copied, PartCopier
+from services.shared.pg.session.connection import connection
 from tests.integration.copy_bed import (
     SNAPSHOT_LSN,
     copy_schema,

@@ -9,14 +9,14 @@ import pytest
 from psycopg import AsyncConnection
 
 from services.shared.model import CopiedPart, CopyPart, Lsn, TableId
-from services.shared.pg.bookkeeping import (
+from services.shared.pg.bookkeeping.copy_ledger import CopyLedger, enter_part, read_ledger
+from services.shared.pg.bookkeeping.schema import (
     drop_bookkeeping,
     ensure_bookkeeping,
     mark_step,
     steps_done,
 )
-from services.shared.pg.connection import connection
-from services.shared.pg.copy_ledger import CopyLedger, enter_part, read_ledger
+from services.shared.pg.session.connection import connection
 from tests.integration.copy_bed import execute, scalar
 
 PART = CopyPart("p1", TableId("public", "t"), ("a",), "1-1-1", Lsn.parse("1A/FF"), False)

@@ -20,10 +20,15 @@ from services.shared.model import (
     Split,
     TableId,
 )
-from services.shared.pg.connection import connection
-from services.shared.pg.copy import Copied, PartCopier
-from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
-from services.shared.pg.copy_table import empty_for_parts
+from services.shared.pg.bookkeeping.copy_ledger import (
+    CopyLedger,
+    read_ledger,
+    read_ledger_alone,
+    replace_plans,
+)
+from services.shared.pg.copy.part import Copied, PartCopier
+from services.shared.pg.copy.table import empty_for_parts
+from services.shared.pg.session.connection import connection
 from tests.integration.copier_stand import closed_gate, make_gate
 from tests.integration.copy_bed import count, execute, exported_snapshot, keep_books, part, scalar
 

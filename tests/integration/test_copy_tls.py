@@ -8,9 +8,9 @@ import pytest
 
 from services.shared.bus.queue import publish_parts
 from services.shared.model import CopyPart, ErrorKind, MigrationId, PgmigError
-from services.shared.pg import copy_relay
-from services.shared.pg.connection import connection
-from services.shared.pg.copy import Copied, PartCopier
+from services.shared.pg.copy import relay as copy_relay
+from services.shared.pg.copy.part import Copied, PartCopier
+from services.shared.pg.session.connection import connection
 from tests.integration.copier_stand import copier_stand
 from tests.integration.copy_bed import (
     copy_schema,

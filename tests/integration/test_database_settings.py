@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from services.shared.pg.connection import connection
-from services.shared.pg.database_settings import read_database_settings, write_database_settings
+from services.shared.pg.schema.database_settings import read_database_settings, write_database_settings
+from services.shared.pg.session.connection import connection
 from tests.lab.pipeline import rows, run
 
 SETTINGS = (

@@ -11,8 +11,8 @@ import pytest
 
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationId, MigrationOptions, MigrationView, PgmigError, Phase
-from services.shared.pg.encoding import CONVERTED_IN_FULL
-from services.shared.pg.preflight import check_migration
+from services.shared.pg.preflight.checks import check_migration
+from services.shared.pg.session.encoding import CONVERTED_IN_FULL
 from tests.integration.coordinator_bed import Services, until_phase
 from tests.integration.test_no_key_tables import flushed
 from tests.lab.nats import NatsServer

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, PgmigError, TableId
-from services.shared.pg.door import writable_connection
-from services.shared.pg.freeze import Freeze, before_freeze, emit_sentinel
-from services.shared.pg.thaw import thaw
+from services.shared.pg.freeze.closed_database import writable_connection
+from services.shared.pg.freeze.source import Freeze, before_freeze, emit_sentinel
+from services.shared.pg.freeze.thaw import thaw
 from tests.lab.postgres import PostgresServer
 
 

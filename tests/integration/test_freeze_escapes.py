@@ -13,9 +13,9 @@ import pytest
 from psycopg import conninfo, sql
 
 from services.shared.model import ErrorKind, PgmigError, TableId
-from services.shared.pg.connection import connection
-from services.shared.pg.freeze import Freeze
-from services.shared.pg.thaw import thaw
+from services.shared.pg.freeze.source import Freeze
+from services.shared.pg.freeze.thaw import thaw
+from services.shared.pg.session.connection import connection
 from tests.lab.door import reopen
 from tests.lab.postgres import PostgresServer
 

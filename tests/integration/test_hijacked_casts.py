@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from services.shared.model import TableId
-from services.shared.pg.untranslatable import find_untranslatable
+from services.shared.pg.copy.untranslatable import find_untranslatable
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import pipeline, rows, run
 

@@ -27,8 +27,8 @@ import pytest
 
 from services.shared.bus.connection import bus
 from services.shared.model import PgmigError
-from services.shared.pg.connection import connection
-from services.shared.pg.partitions import find_routes
+from services.shared.pg.catalog.partitions import find_routes
+from services.shared.pg.session.connection import connection
 from tests.histories.compare import OPTIONS, differences
 from tests.histories.play import History, connections
 from tests.lab.installs import oldest

@@ -10,8 +10,8 @@ import pytest
 
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationOptions, NoKeyTables, PgmigError, Phase
-from services.shared.pg.connection import connection
-from services.shared.pg.identity import choose_published
+from services.shared.pg.catalog.replica_identity import choose_published
+from services.shared.pg.session.connection import connection
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.integration.test_no_key_tables import flushed, warned
 from tests.lab.nats import NatsServer

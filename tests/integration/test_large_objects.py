@@ -8,9 +8,9 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from services.shared.pg import large_objects
-from services.shared.pg.connection import connection
-from services.shared.pg.large_objects import Outcome, synchronise
+from services.shared.pg.session.connection import connection
+from services.shared.pg.unpublished import large_objects
+from services.shared.pg.unpublished.large_objects import Outcome, synchronise
 from tests.lab.pipeline import rows, run
 
 ALL: LiteralString = """

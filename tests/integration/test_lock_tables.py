@@ -9,10 +9,10 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Selection
-from services.shared.pg.connection import connection
-from services.shared.pg.dump import dump_schema, run_script
-from services.shared.pg.preflight import check_migration
-from services.shared.pg.tools import find_tools
+from services.shared.pg.preflight.checks import check_migration
+from services.shared.pg.schema.dump import dump_schema, run_script
+from services.shared.pg.schema.dump_tools import find_tools
+from services.shared.pg.session.connection import connection
 from tests.lab.installs import oldest
 from tests.lab.postgres import PostgresServer
 

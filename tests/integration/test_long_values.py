@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.shared.model import ErrorKind
-from services.shared.pg import long_values
+from services.shared.pg.apply import long_values
 from services.shared.wire import joining
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import Pipeline, pipeline, rows, run

@@ -19,8 +19,8 @@ from services.shared.model import (
     TableId,
     TableState,
 )
-from services.shared.pg.connection import connection
-from services.shared.pg.loose_keys import loosen_keys
+from services.shared.pg.schema.unchecked_keys import loosen_keys
+from services.shared.pg.session.connection import connection
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.integration.test_no_key_tables import flushed, warned
 from tests.lab.nats import NatsServer

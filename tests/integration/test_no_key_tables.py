@@ -23,9 +23,9 @@ from services.shared.model import (
     ReplicaIdentity,
     TableId,
 )
-from services.shared.pg.connection import connection
-from services.shared.pg.identity import choose_published
-from services.shared.pg.publication import ensure_publication
+from services.shared.pg.catalog.replica_identity import choose_published
+from services.shared.pg.replication.publication import ensure_publication
+from services.shared.pg.session.connection import connection
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.integration.test_preflight import traces
 from tests.lab.nats import NatsServer

@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 
 from services.shared.model import MigrationId, MigrationOptions, Phase, Selection
-from services.shared.pg.preflight import check_migration
+from services.shared.pg.preflight.checks import check_migration
 from tests.integration.coordinator_bed import Services, until_phase
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import rows, run

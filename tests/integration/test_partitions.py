@@ -27,11 +27,11 @@ from services.shared.model import (
     Split,
     TableId,
 )
-from services.shared.pg.catalog import list_tables, publication_tables
-from services.shared.pg.connection import connection
-from services.shared.pg.copy import PartCopier
-from services.shared.pg.partitions import find_routes
-from services.shared.pg.truncation import check_truncated, table_files
+from services.shared.pg.catalog.partitions import find_routes
+from services.shared.pg.catalog.tables import list_tables, publication_tables
+from services.shared.pg.copy.part import PartCopier
+from services.shared.pg.replication.truncation import check_truncated, table_files
+from services.shared.pg.session.connection import connection
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.integration.copy_bed import copy_schema, exported_snapshot, keep_books
 from tests.lab.nats import NatsServer

@@ -11,11 +11,11 @@ import pytest
 from psycopg import sql
 
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.pg.archive_sql import Script
-from services.shared.pg.bookkeeping import ensure_bookkeeping
-from services.shared.pg.connection import connection
-from services.shared.pg.postdata import Item, Plan, building_session
-from services.shared.pg.tools import DumpTools, find_tools
+from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
+from services.shared.pg.schema.archive_sql import Script
+from services.shared.pg.schema.dump_tools import DumpTools, find_tools
+from services.shared.pg.schema.post_data import Item, Plan, building_session
+from services.shared.pg.session.connection import connection
 from services.shared.runtime.assignments import cause
 from tests.integration.postdata_bed import (
     done_steps,

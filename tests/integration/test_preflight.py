@@ -21,9 +21,9 @@ from services.shared.model import (
     Selection,
     TableId,
 )
-from services.shared.pg.connection import connection
-from services.shared.pg.preflight import Preflight, check_migration
-from services.shared.pg.selecting import choose
+from services.shared.pg.catalog.selected import choose
+from services.shared.pg.preflight.checks import Preflight, check_migration
+from services.shared.pg.session.connection import connection
 from tests.lab.door import session
 from tests.lab.postgres import PostgresServer
 from tests.lab.process import free_port

@@ -10,7 +10,7 @@ import pytest
 from psycopg import conninfo, sql
 
 from services.shared.model import ErrorKind, MigrationId, PgmigError
-from services.shared.pg.preflight import check_migration
+from services.shared.pg.preflight.checks import check_migration
 from tests.lab.postgres import PostgresServer
 
 ID = MigrationId("m")

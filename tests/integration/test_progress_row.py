@@ -14,10 +14,10 @@ import pytest
 from psycopg import sql
 
 from services.shared.model import ErrorKind, Lsn, MigrationOptions, PgmigError, Phase
-from services.shared.pg.apply import ApplySession
-from services.shared.pg.bookkeeping import ensure_bookkeeping
-from services.shared.pg.connection import connection
-from services.shared.pg.progress import ORIGIN_FUNCTIONS
+from services.shared.pg.apply.session import ApplySession
+from services.shared.pg.bookkeeping.progress import ORIGIN_FUNCTIONS
+from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
+from services.shared.pg.session.connection import connection
 from tests.integration.coordinator_bed import Services, until_phase
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import MIGRATION, pipeline, rows, run

@@ -9,10 +9,10 @@ import pytest
 
 from clients.session import Session
 from services.shared.model import ErrorKind, Lsn, MigrationOptions, MigrationView, PgmigError, Phase, TableId
-from services.shared.pg.applier_fence import fence_applier
-from services.shared.pg.apply import ApplySession
-from services.shared.pg.bookkeeping import ensure_bookkeeping
-from services.shared.pg.connection import connection
+from services.shared.pg.apply.fence import fence_applier
+from services.shared.pg.apply.session import ApplySession
+from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
+from services.shared.pg.session.connection import connection
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.compare import compare_databases
 from tests.lab.nats import NatsServer

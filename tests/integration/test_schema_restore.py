@@ -9,12 +9,12 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.pg.archive import Section
-from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
-from services.shared.pg.connection import connection
-from services.shared.pg.dump import dump_schema, run_script, section_script
-from services.shared.pg.sequences import read_sequences, set_sequences, verify_sequences
-from services.shared.pg.tools import DumpTools, find_tools
+from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
+from services.shared.pg.catalog.sequences import read_sequences, set_sequences, verify_sequences
+from services.shared.pg.schema.archive import Section
+from services.shared.pg.schema.dump import dump_schema, run_script, section_script
+from services.shared.pg.schema.dump_tools import DumpTools, find_tools
+from services.shared.pg.session.connection import connection
 from tests.integration.postdata_bed import post_data
 from tests.lab.compare import compare_databases
 from tests.lab.schema import create_schema

@@ -7,7 +7,7 @@ import pytest
 
 from services.decoder.slot import Snapshots, prepare
 from services.shared.model import DecoderWork, Lsn, MigrationId, TableId
-from services.shared.pg.replication import SnapshotKeeper
+from services.shared.pg.replication.connection import SnapshotKeeper
 
 MIGRATION = MigrationId("slot")
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError
-from services.shared.pg.apply import ApplySession
-from services.shared.pg.bookkeeping import ensure_bookkeeping
-from services.shared.pg.connection import connection
-from services.shared.pg.copy import PartCopier
-from services.shared.pg.dump import dump_schema
-from services.shared.pg.preflight import check_migration
-from services.shared.pg.replication import ReplicationConnection, SnapshotKeeper
-from services.shared.pg.tools import DumpTools, speaks_tls
-from services.shared.pg.uri import requires_tls
+from services.shared.pg.apply.session import ApplySession
+from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
+from services.shared.pg.copy.part import PartCopier
+from services.shared.pg.preflight.checks import check_migration
+from services.shared.pg.replication.connection import ReplicationConnection, SnapshotKeeper
+from services.shared.pg.schema.dump import dump_schema
+from services.shared.pg.schema.dump_tools import DumpTools, speaks_tls
+from services.shared.pg.session.connection import connection
+from services.shared.pg.session.uri import requires_tls
 from tests.lab.installs import PostgresInstall, installs, newest
 from tests.lab.postgres import PostgresServer
 from tests.lab.tls import plain_uri, turn_on_tls, verified_uri

@@ -13,9 +13,9 @@ import pytest
 
 from clients.session import Session
 from services.shared.model import MigrationOptions, PgmigError, Phase, TableId
-from services.shared.pg.freeze import Freeze
-from services.shared.pg.sessions import OwnSession
-from services.shared.pg.thaw import thaw
+from services.shared.pg.freeze.sessions import OwnSession
+from services.shared.pg.freeze.source import Freeze
+from services.shared.pg.freeze.thaw import thaw
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.nats import NatsServer
 

@@ -11,7 +11,7 @@ import pytest
 
 from services.shared.bus.connection import bus
 from services.shared.model import MigrationId, TableId
-from services.shared.pg.copy import PartCopier
+from services.shared.pg.copy.part import PartCopier
 from tests.integration.copy_bed import exported_snapshot, keep_books, parts_of
 from tests.integration.values_bed import PHASES, ValuesBed, make_odd
 from tests.lab.nats import NatsServer

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, Lsn, PgmigError
-from services.shared.pg import replication as replicating
-from services.shared.pg.replication import ReplicationConnection
-from services.shared.pg.wal_stream import BorrowedStream, LibpqStream
+from services.shared.pg.replication import connection as replicating
+from services.shared.pg.replication.connection import ReplicationConnection
+from services.shared.pg.replication.wal_stream import BorrowedStream, LibpqStream
 from services.shared.pgoutput.pieces import LONG, Piece
 from tests.lab.installs import oldest
 from tests.lab.postgres import PostgresServer

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.pg.archive import Section, parse_archive
-from services.shared.pg.archive_sql import script_of
-from services.shared.pg.lexer import Kind, statements, tokens
+from services.shared.pg.schema.archive import Section, parse_archive
+from services.shared.pg.schema.archive_sql import script_of
+from services.shared.pg.schema.lexer import Kind, statements, tokens
 from tests.unit.archives import archive, archive_entry
 
 HOSTILE = (

@@ -7,19 +7,8 @@ from dataclasses import replace
 import pytest
 
 from services.shared.model import TableId
-from services.shared.pg.archive_choice import exclusions, left_out
-from services.shared.pg.choice import (
-    Chosen,
-    Family,
-    ForeignKey,
-    Matches,
-    Relation,
-    cut_keys,
-    is_chosen,
-    is_filled,
-    publishable,
-)
-from services.shared.pg.dependencies import (
+from services.shared.pg.schema.archive_selection import exclusions, left_out
+from services.shared.pg.selection.dependencies import (
     CLASS,
     NAMESPACE,
     RULE,
@@ -29,6 +18,17 @@ from services.shared.pg.dependencies import (
     Wanted,
     decide,
     fallout,
+)
+from services.shared.pg.selection.rules import (
+    Chosen,
+    Family,
+    ForeignKey,
+    Matches,
+    Relation,
+    cut_keys,
+    is_chosen,
+    is_filled,
+    publishable,
 )
 from tests.unit.archives import archive_entry
 

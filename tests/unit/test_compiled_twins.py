@@ -15,7 +15,9 @@ from services.applier import pending
 from services.decoder import absorbing
 from services.shared.model import ReplicaIdentity
 from services.shared.model.compiled import twin_of
-from services.shared.pg import arrays, copy_runs, wal_frames
+from services.shared.pg.apply import arrays
+from services.shared.pg.copy import row_merge as copy_runs
+from services.shared.pg.replication import wal_frames
 from services.shared.pgoutput import (
     UNCHANGED,
     Begin,

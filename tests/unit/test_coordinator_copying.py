@@ -37,7 +37,7 @@ from services.shared.model import (
     TableId,
     TableState,
 )
-from services.shared.pg.copy_ledger import CopyLedger
+from services.shared.pg.bookkeeping.copy_ledger import CopyLedger
 
 TEXT, REGCLASS, USER_TYPE = 25, 2205, 16_500
 SNAPSHOT = SnapshotReady("d", "snap", Lsn(7), "5:9:")

@@ -14,7 +14,7 @@ from services.shared.model import (
     Lsn,
     Phase,
 )
-from services.shared.pg.uri import endpoint
+from services.shared.pg.session.uri import endpoint
 
 
 def test_lag_in_seconds_is_the_age_of_the_oldest_position_not_applied() -> None:

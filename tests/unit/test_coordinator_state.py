@@ -39,8 +39,8 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.model.jsonview import view_from_json
-from services.shared.pg.sessions import OwnSession
-from services.shared.pg.thaw import Before
+from services.shared.pg.freeze.sessions import OwnSession
+from services.shared.pg.freeze.thaw import Before
 
 RECORD = Record(
     migration_id="m",

@@ -10,8 +10,8 @@ import pytest
 from services.copier.progress import Throttle
 from services.copier.rate import BURST_S, RateLimit
 from services.shared.model import ErrorKind, TableId
-from services.shared.pg.copy import binary_safe
-from services.shared.pg.copy_errors import ServerError, copy_failure, without_values
+from services.shared.pg.copy.errors import ServerError, copy_failure, without_values
+from services.shared.pg.copy.part import binary_safe
 
 TABLE = TableId("shop", "orders")
 INT4, TEXT_ARRAY, INTERVAL, XML, ENUM = 23, 1009, 1186, 142, 16385

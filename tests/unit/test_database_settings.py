@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.shared.pg.database_settings import list_items
+from services.shared.pg.schema.database_settings import list_items
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.pg.tools import BINDIR_VARIABLE, find_tools
+from services.shared.pg.schema.dump_tools import BINDIR_VARIABLE, find_tools
 
 
 def programs(bindir: Path, major: int | None) -> Path:

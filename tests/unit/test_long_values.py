@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.shared.pg import long_values
-from services.shared.pg.long_values import LongValue, pieces
+from services.shared.pg.apply import long_values
+from services.shared.pg.apply.long_values import LongValue, pieces
 
 
 @pytest.fixture(autouse=True)

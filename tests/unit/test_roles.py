@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.shared.model import ErrorKind
-from services.shared.pg.roles import LackingRoles, lacking, refusal
+from services.shared.pg.preflight.roles import LackingRoles, lacking, refusal
 
 NAMED = [
     ("app", "owner"),

@@ -11,7 +11,7 @@ import pytest
 from services.coordinator.crew import Crew
 from services.coordinator.schedule import Schedule, Task, table_tasks
 from services.shared.model import ErrorKind, PgmigError, TableId
-from services.shared.pg.postdata import Item, TableItems
+from services.shared.pg.schema.post_data import Item, TableItems
 
 A, B = TableId("public", "a"), TableId("public", "b")
 

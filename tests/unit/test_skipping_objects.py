@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.shared.model import ErrorKind, PgmigError
-from services.shared.pg.archive_choice import skipped
+from services.shared.pg.schema.archive_selection import skipped
 from tests.unit.archives import archive_entry
 
 ENTRIES = (

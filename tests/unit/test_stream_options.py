@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.shared.pg.stream_options import stream_options
+from services.shared.pg.replication.stream_options import stream_options
 
 VERSIONS = {major: major * 10000 + 1 for major in range(10, 19)}
 

@@ -12,8 +12,8 @@ from psycopg import conninfo
 
 from services.shared.model import ErrorKind, Parameter, PgmigError
 from services.shared.model.redaction import has_password, redact
-from services.shared.pg.connection import complete_conninfo
-from services.shared.pg.uri import (
+from services.shared.pg.session.connection import complete_conninfo
+from services.shared.pg.session.uri import (
     as_recorded,
     endpoint,
     parameters,

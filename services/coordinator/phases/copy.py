@@ -34,10 +34,10 @@ from services.shared.model import (
     TableId,
     counted,
 )
-from services.shared.pg.applier_fence import fence_applier
-from services.shared.pg.bookkeeping import steps_done
-from services.shared.pg.connection import connection
-from services.shared.pg.copy_ledger import CopyLedger, read_ledger
+from services.shared.pg.apply.fence import fence_applier
+from services.shared.pg.bookkeeping.copy_ledger import CopyLedger, read_ledger
+from services.shared.pg.bookkeeping.schema import steps_done
+from services.shared.pg.session.connection import connection
 
 CHECK_EVERY_S = 5.0
 MOST_ROUNDS = 5

@@ -19,10 +19,10 @@ from services.coordinator.tables.recover import NEW_TABLES
 from services.coordinator.tables.routed import look_for_routes
 from services.coordinator.tables.watch import watch_tables
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role, TableId
-from services.shared.pg.connection import connection
-from services.shared.pg.position import SourceWatch
-from services.shared.pg.progress import applied_progress
-from services.shared.pg.publication import check_usable, read_slot
+from services.shared.pg.bookkeeping.progress import applied_progress
+from services.shared.pg.replication.position import SourceWatch
+from services.shared.pg.replication.publication import check_usable, read_slot
+from services.shared.pg.session.connection import connection
 
 LOOK_EVERY_S = 1.0
 FOLLOWING = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER})

@@ -4,7 +4,7 @@ The post-data section (indexes, constraints, triggers, policies) and the statist
 planner. A clone that does not follow ends here, with the sequences' values.
 
 What needs one table alone has begun in phase copy (services.coordinator.building); here it is
-waited for, and what is left is done in the order that services.shared.pg.postdata gives. Each piece
+waited for, and what is left is done in the order that services.shared.pg.schema.post_data gives. Each piece
 is noted on the destination in its own transaction: after a crash the others are done again.
 
 Where tables were copied under several snapshots, a row may refer to one that a later snapshot
@@ -28,17 +28,17 @@ from services.coordinator.tables.partitions import check_partitions
 from services.coordinator.tables.routed import look_for_routes
 from services.coordinator.unlogged import check_unlogged
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
-from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
-from services.shared.pg.connection import connection
-from services.shared.pg.database_settings import read_database_settings, write_database_settings
-from services.shared.pg.dump import list_of
-from services.shared.pg.event_triggers import silence
-from services.shared.pg.identity import use_indexes
-from services.shared.pg.loose_keys import doubtful_keys, loosen_keys
-from services.shared.pg.position import wal_position
-from services.shared.pg.postdata import Item, analysis
-from services.shared.pg.selecting import choose
-from services.shared.pg.sequences import read_sequences, set_sequences
+from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
+from services.shared.pg.catalog.replica_identity import use_indexes
+from services.shared.pg.catalog.selected import choose
+from services.shared.pg.catalog.sequences import read_sequences, set_sequences
+from services.shared.pg.replication.position import wal_position
+from services.shared.pg.schema.database_settings import read_database_settings, write_database_settings
+from services.shared.pg.schema.dump import list_of
+from services.shared.pg.schema.post_data import Item, analysis
+from services.shared.pg.schema.unchecked_keys import doubtful_keys, loosen_keys
+from services.shared.pg.session.connection import connection
+from services.shared.pg.session.event_triggers import silence
 from services.shared.runtime.assignments import cause
 
 ANALYZE = "analyze"

@@ -12,27 +12,27 @@ from dataclasses import replace
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.record import Record
 from services.shared.model import ErrorKind, PgmigError, Phase, Role, SnapshotReady, counted
-from services.shared.pg.archive import Section
-from services.shared.pg.archive_sql import Script
-from services.shared.pg.bookkeeping import ensure_bookkeeping, mark_step, steps_done
-from services.shared.pg.catalog import list_tables_under, publication_tables
-from services.shared.pg.choice import Chosen
-from services.shared.pg.connection import connection
-from services.shared.pg.dump import dump_schema, run_entries, run_script, section_script
-from services.shared.pg.event_triggers import silence
-from services.shared.pg.existing import check_agreed, drop_agreed
-from services.shared.pg.identity import choose_published, put_back, set_full
-from services.shared.pg.objects import list_schemas
-from services.shared.pg.selecting import choose, choose_under
-from services.shared.pg.table_identity import (
+from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
+from services.shared.pg.catalog.objects import list_schemas
+from services.shared.pg.catalog.replica_identity import choose_published, put_back, set_full
+from services.shared.pg.catalog.selected import choose, choose_under
+from services.shared.pg.catalog.table_identity import (
     KnownTable,
     freshly_known,
     note_tables,
     read_identities_under,
 )
-from services.shared.pg.tools import DumpTools, find_tools
-from services.shared.pg.truncation import TRUNCATE_SINCE, table_files
-from services.shared.pg.uri import requires_tls
+from services.shared.pg.catalog.tables import list_tables_under, publication_tables
+from services.shared.pg.replication.truncation import TRUNCATE_SINCE, table_files
+from services.shared.pg.schema.archive import Section
+from services.shared.pg.schema.archive_sql import Script
+from services.shared.pg.schema.dump import dump_schema, run_entries, run_script, section_script
+from services.shared.pg.schema.dump_tools import DumpTools, find_tools
+from services.shared.pg.schema.existing_objects import check_agreed, drop_agreed
+from services.shared.pg.selection.rules import Chosen
+from services.shared.pg.session.connection import connection
+from services.shared.pg.session.event_triggers import silence
+from services.shared.pg.session.uri import requires_tls
 
 PRE_DATA = "pre-data"
 

@@ -28,11 +28,10 @@ from services.coordinator.tables.explain import (
 from services.coordinator.tables.look import Difference, Look, look
 from services.coordinator.tables.routed import parted, take_routes
 from services.shared.model import ChangeKind, ErrorKind, Lsn, PgmigError, Phase, TableId, TableIdentity
-from services.shared.pg.connection import Connection, connection, translated
-from services.shared.pg.copy_ledger import forget_plans, read_ledger_alone
-from services.shared.pg.partition_places import places, placing
-from services.shared.pg.reconcile import compare, read_columns
-from services.shared.pg.table_identity import (
+from services.shared.pg.bookkeeping.copy_ledger import forget_plans, read_ledger_alone
+from services.shared.pg.catalog.partition_routes import places, placing
+from services.shared.pg.catalog.table_changes import compare, read_columns
+from services.shared.pg.catalog.table_identity import (
     KnownTable,
     forget_tables,
     freshly_known,
@@ -40,6 +39,7 @@ from services.shared.pg.table_identity import (
     note_tables,
     replaced_destinations,
 )
+from services.shared.pg.session.connection import Connection, connection, translated
 
 log = logging.getLogger(__name__)
 

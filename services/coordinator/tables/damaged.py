@@ -11,7 +11,7 @@ from __future__ import annotations
 from services.coordinator.pipeline import Pipeline
 from services.coordinator.tables.resync import prepare_resync
 from services.shared.model import PgmigError, Phase
-from services.shared.pg.postdata import DuplicateRowError
+from services.shared.pg.schema.post_data import DuplicateRowError
 from services.shared.runtime.assignments import cause
 
 

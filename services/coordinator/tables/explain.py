@@ -8,11 +8,17 @@ from dataclasses import dataclass, replace
 
 from services.coordinator.tables.look import Difference, Look
 from services.shared.model import ChangeKind, ErrorKind, MigrationId, PgmigError, Route, TableId
-from services.shared.pg.connection import Connection
-from services.shared.pg.new_table import new_table
-from services.shared.pg.partition_places import creation, inheriting, places, placing, topmost
-from services.shared.pg.partitions import existing_tables
-from services.shared.pg.reconcile import Comparison, compare, drop_table, read_columns, rename_table
+from services.shared.pg.catalog.new_table import new_table
+from services.shared.pg.catalog.partition_routes import creation, inheriting, places, placing, topmost
+from services.shared.pg.catalog.partitions import existing_tables
+from services.shared.pg.catalog.table_changes import (
+    Comparison,
+    compare,
+    drop_table,
+    read_columns,
+    rename_table,
+)
+from services.shared.pg.session.connection import Connection
 
 LISTED = 5
 """Tables that one error names."""

@@ -14,11 +14,11 @@ from services.shared.model import (
     TableIdentity,
     change_of,
 )
-from services.shared.pg.choice import EVERYTHING, Chosen
-from services.shared.pg.connection import Connection
-from services.shared.pg.position import wal_insert_position, wal_position
-from services.shared.pg.selecting import choose
-from services.shared.pg.table_identity import KnownTable, read_identities
+from services.shared.pg.catalog.selected import choose
+from services.shared.pg.catalog.table_identity import KnownTable, read_identities
+from services.shared.pg.replication.position import wal_insert_position, wal_position
+from services.shared.pg.selection.rules import EVERYTHING, Chosen
+from services.shared.pg.session.connection import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from services.coordinator.pipeline import Pipeline
 from services.coordinator.tables.explain import drift_error, findings
 from services.coordinator.tables.look import look
 from services.shared.model import TableId
-from services.shared.pg.archive import read_archive
-from services.shared.pg.connection import connection
-from services.shared.pg.partition_places import places
-from services.shared.pg.table_identity import known_tables
+from services.shared.pg.catalog.partition_routes import places
+from services.shared.pg.catalog.table_identity import known_tables
+from services.shared.pg.schema.archive import read_archive
+from services.shared.pg.session.connection import connection
 
 
 async def check_partitions(pipeline: Pipeline) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from services.coordinator.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
-from services.shared.pg.connection import Connection
-from services.shared.pg.identity import never_identified
-from services.shared.pg.partition_places import topmost
-from services.shared.pg.publication import add_to_publication
+from services.shared.pg.catalog.partition_routes import topmost
+from services.shared.pg.catalog.replica_identity import never_identified
+from services.shared.pg.replication.publication import add_to_publication
+from services.shared.pg.session.connection import Connection
 
 
 async def publish(

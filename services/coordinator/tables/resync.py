@@ -17,8 +17,8 @@ from services.coordinator.tables.look import Look, look
 from services.coordinator.tables.publish import publish
 from services.coordinator.tables.routed import look_for_routes, parted
 from services.shared.model import ErrorKind, PgmigError, TableId
-from services.shared.pg.connection import connection
-from services.shared.pg.table_identity import known_tables
+from services.shared.pg.catalog.table_identity import known_tables
+from services.shared.pg.session.connection import connection
 
 AGAIN = "tables are copied again"
 

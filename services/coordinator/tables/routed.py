@@ -14,12 +14,12 @@ from services.coordinator.pipeline import Pipeline
 from services.coordinator.record import DroppedTable
 from services.coordinator.tables.look import Look
 from services.shared.model import Lsn, Route, TableId
-from services.shared.pg.choice import Chosen
-from services.shared.pg.connection import Connection, connection, translated
-from services.shared.pg.partition_places import topmost
-from services.shared.pg.partitions import divisions, find_routes
-from services.shared.pg.selecting import choose
-from services.shared.pg.table_identity import KnownTable, known_tables, note_destinations, note_tables
+from services.shared.pg.catalog.partition_routes import topmost
+from services.shared.pg.catalog.partitions import divisions, find_routes
+from services.shared.pg.catalog.selected import choose
+from services.shared.pg.catalog.table_identity import KnownTable, known_tables, note_destinations, note_tables
+from services.shared.pg.selection.rules import Chosen
+from services.shared.pg.session.connection import Connection, connection, translated
 
 
 async def look_for_routes(pipeline: Pipeline) -> None:

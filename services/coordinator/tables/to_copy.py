@@ -19,17 +19,17 @@ from services.coordinator.tables.explain import (
 from services.coordinator.tables.publish import publish
 from services.coordinator.tables.routed import look_for_routes
 from services.shared.model import SnapshotReady, SourceTable, Split, TableFile, TableId, TableIdentity
-from services.shared.pg.catalog import key_bounds, list_tables_under
-from services.shared.pg.choice import Chosen
-from services.shared.pg.connection import Connection, connection, translated
-from services.shared.pg.copy_ledger import CopyLedger, read_ledger, read_ledger_alone, replace_plans
-from services.shared.pg.copy_table import empty_for_parts
-from services.shared.pg.partition_places import inheriting, places, placing, topmost
-from services.shared.pg.partitions import divisions
-from services.shared.pg.position import wal_insert_position
-from services.shared.pg.reconcile import compare, read_columns
-from services.shared.pg.selecting import choose_under
-from services.shared.pg.table_identity import (
+from services.shared.pg.bookkeeping.copy_ledger import (
+    CopyLedger,
+    read_ledger,
+    read_ledger_alone,
+    replace_plans,
+)
+from services.shared.pg.catalog.partition_routes import inheriting, places, placing, topmost
+from services.shared.pg.catalog.partitions import divisions
+from services.shared.pg.catalog.selected import choose_under
+from services.shared.pg.catalog.table_changes import compare, read_columns
+from services.shared.pg.catalog.table_identity import (
     KnownTable,
     forget_tables,
     freshly_known,
@@ -38,7 +38,12 @@ from services.shared.pg.table_identity import (
     note_tables,
     read_identities_under,
 )
-from services.shared.pg.truncation import TRUNCATE_SINCE
+from services.shared.pg.catalog.tables import key_bounds, list_tables_under
+from services.shared.pg.copy.table import empty_for_parts
+from services.shared.pg.replication.position import wal_insert_position
+from services.shared.pg.replication.truncation import TRUNCATE_SINCE
+from services.shared.pg.selection.rules import Chosen
+from services.shared.pg.session.connection import Connection, connection, translated
 
 
 @dataclass(frozen=True, slots=True)

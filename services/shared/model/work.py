@@ -64,7 +64,7 @@ class ApplierWork:
     applied as empty ones, because an operator said so. strict: each source transaction is one on
     the destination, however far behind. routes: partitions that the destination lacks.
     sends_generated: the source sends stored generated columns. epoch: see
-    services.shared.pg.applier_fence.
+    services.shared.pg.apply.fence.
     """
 
     destination_uri: str = field(repr=False)

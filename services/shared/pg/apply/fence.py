@@ -1,0 +1,73 @@
+"""One applier at a time, and no earlier applier while tables are copied again.
+
+A session of the applier holds an advisory lock as long as it lives, and begins only while the epoch that it
+was given is in force. Before tables are copied to which changes were already applied, the coordinator puts a
+new epoch in force and ends the session that holds the lock. So an applier that is cut off from the
+coordinator cannot write to a table that is being copied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import ErrorKind, MigrationId, PgmigError
+from services.shared.pg.bookkeeping.schema import KEEPING_BOOKS, book, books_exist
+from services.shared.pg.session.connection import translated
+
+ENDED_WITHIN_S = 10.0
+LOOK_S = 0.05
+
+_HOLDERS = (
+    "SELECT l.pid FROM pg_catalog.pg_locks AS l"
+    " WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted"
+    " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+    " AND (l.classid::pg_catalog.int8 << 32 | l.objid::pg_catalog.int8) = %s"
+)
+
+
+def _key(migration: MigrationId) -> int:
+    text = f"pgmig applier {migration}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), signed=True)
+
+
+async def take_applier_lock(conn: AsyncConnection, migration: MigrationId, epoch: str) -> bool:
+    """Whether this session is the applier now. Raises FENCED when another epoch is in force."""
+    row = await (
+        await conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [_key(migration)])
+    ).fetchone()
+    if row is None or not row[0]:
+        return False
+    if await books_exist(conn):
+        query = sql.SQL("SELECT epoch FROM {} WHERE migration_id = %s").format(book("applier"))
+        found = await (await conn.execute(query, [str(migration)])).fetchone()
+        if (found[0] if found else "") != epoch:
+            raise PgmigError(
+                ErrorKind.FENCED,
+                f"tables of migration {migration} were copied again since this applier was assigned",
+            )
+    return True
+
+
+async def fence_applier(conn: AsyncConnection, migration: MigrationId, epoch: str) -> None:
+    """Put `epoch` in force and end the session of an earlier applier. Raises TRANSIENT while it lives."""
+    upsert = sql.SQL(
+        "INSERT INTO {} (migration_id, epoch) VALUES (%s, %s)"
+        " ON CONFLICT (migration_id) DO UPDATE SET epoch = excluded.epoch"
+    ).format(book("applier"))
+    with translated(KEEPING_BOOKS):
+        await conn.execute(upsert, [str(migration), epoch])
+        ends = asyncio.get_running_loop().time() + ENDED_WITHIN_S
+        while pids := [row[0] async for row in await conn.execute(_HOLDERS, [_key(migration)])]:
+            await conn.execute(
+                "SELECT pg_catalog.pg_terminate_backend(p) FROM unnest(%s::int[]) AS p", [pids]
+            )
+            if asyncio.get_running_loop().time() > ends:
+                raise PgmigError(
+                    ErrorKind.TRANSIENT,
+                    f"an applier's session on the destination does not end (process {pids[0]})",
+                    "see what it waits for in pg_stat_activity",
+                )
+            await asyncio.sleep(LOOK_S)

@@ -1,0 +1,382 @@
+"""The applier's session on the destination: pipelined statements, exactly once.
+
+Rule 3: progress (the source's end LSN) is written by every destination transaction itself,
+through replication origin progress or, where the role may not use origins, a row of
+`pgmig.progress`. A restarted session reads it and skips what it covers.
+
+Commits do not wait for the disk (`synchronous_commit=off`); `flushed` follows the
+destination's WAL flush pointer and says which source position is safe. A transaction that was
+asked to be durable waits.
+
+A pipeline segment ends with one Sync: after an error the server skips the rest of it, so
+nothing is applied behind a failure. A commit is sent together with the statements that follow
+it, or by `settle` when nothing follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+
+import psycopg
+from psycopg import AsyncConnection, generators, pq
+from psycopg.abc import PipelineCommand, PQGen
+from psycopg.waiting import Ready, Wait
+
+from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, TableId
+from services.shared.pg.apply import long_values
+from services.shared.pg.apply.fence import take_applier_lock
+from services.shared.pg.apply.target_table import Operation, Statement
+from services.shared.pg.bookkeeping.progress import ORIGIN_FUNCTIONS, row_progress
+from services.shared.pg.session.connection import connect, translate, translated
+from services.shared.pg.session.encoding import send_as_stored
+
+MAX_PREPARED = 5000
+FLUSH_LOOK_S = 0.01
+
+# Every row is found by its key, whatever the statistics of a table that was just loaded say.
+_PLAN_FOR_KEYS = (
+    "SET enable_seqscan = off",
+    "SET enable_hashjoin = off",
+    "SET enable_mergejoin = off",
+    "SET plan_cache_mode = force_generic_plan",
+    "SET jit = off",
+)
+
+_BEGIN = Statement(b"BEGIN")
+_COMMIT = Statement(b"COMMIT")
+_ROLLBACK = Statement(b"ROLLBACK")
+_DURABLE = Statement(b"SET LOCAL synchronous_commit = local")
+# A commit waits for the disk only if its transaction wrote WAL before it; an xid is not enough.
+_WRITE_WAL = Statement(b"SELECT pg_catalog.pg_logical_emit_message(true, 'pgmig', 'durable')")
+_ASSIGN_XID = Statement(b"SELECT pg_catalog.txid_current()")
+_WAL = Statement(b"SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()")
+_ORIGIN = Statement(
+    b"SELECT pg_catalog.pg_replication_origin_xact_setup($1::pg_catalog.pg_lsn,"
+    b" pg_catalog.to_timestamp($2::float8 / 1000000))"
+)
+_PROGRESS_ROW = Statement(
+    b"INSERT INTO pgmig.progress AS p (migration_id, lsn) VALUES ($1, $2::pg_catalog.pg_lsn)"
+    b" ON CONFLICT (migration_id) DO UPDATE SET lsn = EXCLUDED.lsn"
+)
+_MAKE_PIECES = (Statement(long_values.MAKE_TABLE), Statement(long_values.UNCOMPRESSED))
+_EMPTY_PIECES = Statement(long_values.EMPTY_TABLE)
+_ADD_PIECE = {True: Statement(long_values.ADD_BYTEA), False: Statement(long_values.ADD_TEXT)}
+
+
+class CommitFailedError(Exception):
+    """A commit failed that was sent together with what follows it. `error` says why."""
+
+    def __init__(self, error: PgmigError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class RefusedError(PgmigError):
+    """The destination refuses a change, or lacks its row. table: which the change is about."""
+
+    table: TableId | None = None
+
+    @classmethod
+    def of(cls, error: PgmigError, table: TableId | None) -> RefusedError:
+        refused = cls(error.kind, error.message, error.hint, error.lsn)
+        refused.table = table
+        return refused
+
+
+class ApplySession:
+    """One destination session of one migration; exclusive, since the origin is."""
+
+    def __init__(self, conn: AsyncConnection, migration: MigrationId, *, uses_origin: bool) -> None:
+        self._conn = conn
+        self._pgconn = conn.pgconn
+        self._migration = migration
+        self._uses_origin = uses_origin
+        self._prepared: dict[Statement, bytes] = {}
+        self._names = 0
+        self._held: list[Operation] = []  # a commit that waits for company
+        self._unflushed: deque[tuple[int, Lsn]] = deque()
+        self._in_transaction = False
+        self._wrote = False
+        self._pieces_made = False  # the table that long values go through
+        self._pgconn.enter_pipeline_mode()
+        self.progress = Lsn(0)  # with the commit that is held
+        self.applied = Lsn(0)
+        self.flushed = Lsn(0)
+
+    @classmethod
+    async def open(cls, uri: str, migration: MigrationId, start: Lsn, epoch: str = "") -> ApplySession:
+        """Connect, take the origin, read progress (`start` when there is none yet). epoch: as the
+        coordinator gave it. Raises FENCED when another one is in force."""
+        conn = await connect(uri, "destination")
+        try:
+            with translated("preparing the apply session on the destination"):
+                await conn.execute("SET session_replication_role = replica")
+                await conn.execute("SET synchronous_commit = local")
+                if not await take_applier_lock(conn, migration, epoch):
+                    raise _in_use(f"the progress of migration {migration}")
+                uses_origin = await _uses_origin(conn, migration)
+                if uses_origin:
+                    progress = await _take_origin(conn, migration)
+                else:
+                    progress = await _take_row(conn, migration, start)
+                await conn.execute("SET synchronous_commit = off")
+                for setting in _PLAN_FOR_KEYS:
+                    await conn.execute(setting)
+            await send_as_stored(conn)
+            session = cls(conn, migration, uses_origin=uses_origin)
+        except BaseException:
+            await conn.close()
+            raise
+        session.progress = session.applied = session.flushed = progress or start
+        return session
+
+    async def close(self) -> None:
+        await self._conn.close()
+
+    async def execute(self, operations: Sequence[Operation], *, durable: bool = False) -> None:
+        """Run row changes in the open transaction, beginning one if need be.
+
+        Raises CommitFailedError when the commit that was held failed, otherwise PgmigError: among
+        them MISSING_ROW when an UPDATE or DELETE did not find its rows (rule 11). Then `rollback`
+        gives up the open transaction, unless the error is one that a new session cures.
+        """
+        held = len(self._held)
+        head = self._take_held()
+        if not self._in_transaction:
+            head.append(Operation(_BEGIN, ()))
+            self._in_transaction = True
+            self._wrote = False
+        if durable:
+            head += [Operation(_DURABLE, ()), Operation(_WRITE_WAL, ())]
+        self._wrote = self._wrote or durable or bool(operations)
+        counts = await self._run_apart([*head, *operations], held)
+        for operation, count in zip(operations, counts[len(head) :], strict=True):
+            if operation.rows is not None and count != operation.rows:
+                raise _missing(operation, count)
+
+    async def _run_apart(self, operations: list[Operation], held: int) -> list[int]:
+        """As `_run`; what is long is sent ahead of its operation, when those before have run."""
+        counts: list[int] = []
+        for at, operation in enumerate(operations):
+            if operation.long:
+                counts += await self._run(operations[len(counts) : at], held)
+                held = 0
+                await self._send_pieces(operation.long)
+        return counts + await self._run(operations[len(counts) :], held)
+
+    async def _send_pieces(self, values: Sequence[long_values.LongValue]) -> None:
+        if not self._pieces_made:
+            await self._run([Operation(statement, ()) for statement in _MAKE_PIECES])
+            self._pieces_made = True
+        await self._run([Operation(_EMPTY_PIECES, ())])
+        for value in values:
+            for number, piece in enumerate(long_values.pieces(value)):
+                given = (b"%d" % value.parameter, b"%d" % number, piece)
+                await self._run([Operation(_ADD_PIECE[value.bytea], given)])
+
+    def commit(self, end: Lsn, commit_time_us: int) -> None:
+        """End the open transaction with progress `end`. Takes effect with the next `execute`
+        or `settle`."""
+        assert self._in_transaction
+        if self._uses_origin:
+            if not self._wrote:  # a commit without an xid would not record the origin
+                self._held.append(Operation(_ASSIGN_XID, ()))
+            self._held.append(Operation(_ORIGIN, (str(end).encode(), b"%d" % commit_time_us)))
+        else:
+            self._held.append(Operation(_PROGRESS_ROW, (str(self._migration).encode(), str(end).encode())))
+        self._held += [Operation(_COMMIT, ()), Operation(_WAL, ())]
+        self._in_transaction = False
+        self.progress = end
+
+    async def settle(self) -> None:
+        """Send a held commit and wait for it."""
+        if self._held:
+            held = self._take_held()
+            await self._run(held, len(held))
+
+    async def poll_flush(self) -> Lsn:
+        """Ask how far the destination's disk is; returns `flushed`. Only between transactions."""
+        if self._unflushed and not self._in_transaction:
+            await self.settle()
+            await self._run([Operation(_WAL, ())])
+        return self.flushed
+
+    async def await_flush(self) -> None:
+        """Return when everything committed is on the destination's disk. A durable commit is there
+        already, but other sessions' WAL may blur the look."""
+        while not self.all_flushed:
+            await self.poll_flush()
+            if not self.all_flushed:
+                await asyncio.sleep(FLUSH_LOOK_S)
+
+    @property
+    def all_flushed(self) -> bool:
+        return not self._unflushed and not self._held
+
+    async def rollback(self) -> None:
+        """Give up the open transaction."""
+        self._held.clear()
+        if self._in_transaction:
+            self._in_transaction = self._pieces_made = False
+            await self._run([Operation(_ROLLBACK, ())])
+
+    def _take_held(self) -> list[Operation]:
+        held, self._held = self._held, []
+        return held
+
+    async def _run(self, operations: Sequence[Operation], held: int = 0) -> list[int]:
+        """One pipeline segment; rows affected by each operation. The first `held` are a commit."""
+        commands: deque[PipelineCommand] = deque()
+        owners: list[Operation | Statement | None] = []  # a Statement: its preparation
+        if len(self._prepared) >= MAX_PREPARED:
+            self._prepared.clear()
+            commands.append(partial(self._pgconn.send_query_params, b"DEALLOCATE ALL", None))
+            owners.append(None)
+        for operation in operations:
+            name = self._prepared.get(operation.statement)
+            if name is None:
+                name = self._prepare(operation.statement, commands)
+                owners.append(operation.statement)
+            commands.append(partial(self._pgconn.send_query_prepared, name, operation.values))
+            owners.append(operation)
+        commands.append(self._pgconn.pipeline_sync)
+        try:
+            results = await self._conn.wait(self._exchange(commands))
+        except psycopg.Error as exc:
+            raise translate(exc, "applying changes to the destination") from exc
+        counts: list[int] = []
+        for owner, result in zip(owners, results, strict=True):
+            if result.status not in {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}:
+                self._forget_skipped(owners, results)
+                failure = self._failure(owner, result)
+                raise CommitFailedError(failure) if len(counts) < held else failure
+            if not isinstance(owner, Operation):
+                continue
+            counts.append(result.command_tuples or 0)
+            if owner.statement is _WAL:
+                self._note_wal(result)
+        return counts
+
+    def _prepare(self, statement: Statement, commands: deque[PipelineCommand]) -> bytes:
+        self._names += 1
+        name = self._prepared[statement] = b"pgmig_%d" % self._names
+        commands.append(partial(self._pgconn.send_prepare, name, statement.text))
+        return name
+
+    def _exchange(self, commands: deque[PipelineCommand]) -> PQGen[list[pq.abc.PGresult]]:
+        """Send all, receive all, up to the Sync."""
+        groups = yield from generators.pipeline_communicate(self._pgconn, commands)
+        while self._pgconn.flush():  # it leaves unsent what the socket did not take at once
+            if (yield Wait.RW) & Ready.R:
+                self._pgconn.consume_input()
+        while not groups or groups[-1][0].status != pq.ExecStatus.PIPELINE_SYNC:
+            groups.append((yield from generators.fetch_many(self._pgconn)))
+        return [group[0] for group in groups[:-1]]
+
+    def _forget_skipped(
+        self, owners: list[Operation | Statement | None], results: list[pq.abc.PGresult]
+    ) -> None:
+        """Statements whose preparation was skipped behind an error are not prepared."""
+        for owner, result in zip(owners, results, strict=True):
+            if isinstance(owner, Statement) and result.status != pq.ExecStatus.COMMAND_OK:
+                self._prepared.pop(owner, None)
+
+    def _failure(self, owner: Operation | Statement | None, result: pq.abc.PGresult) -> PgmigError:
+        error = psycopg.errors.error_from_result(result, encoding=self._conn.info.encoding)
+        found = translate(error, "applying changes to the destination")
+        if found.kind is not ErrorKind.INTERNAL:
+            return found
+        where = _where_refused(error.diag, owner if isinstance(owner, Operation) else None)
+        refused = PgmigError(
+            ErrorKind.APPLY_FAILED,
+            f"the destination refuses a change{where}: {error.diag.message_primary} "
+            f"(SQLSTATE {error.sqlstate})",
+            "remove the cause on the destination, then continue",
+        )
+        return RefusedError.of(refused, owner.table if isinstance(owner, Operation) else None)
+
+    def _note_wal(self, result: pq.abc.PGresult) -> None:
+        """Everything committed before the insert position is safe once the flush position is there."""
+        inserted, flushed = (Lsn.parse((result.get_value(0, i) or b"").decode()).value for i in (0, 1))
+        self.applied = self.progress
+        if not self._unflushed or self._unflushed[-1][1] != self.progress:
+            self._unflushed.append((inserted, self.progress))
+        while self._unflushed and self._unflushed[0][0] <= flushed:
+            self.flushed = self._unflushed.popleft()[1]
+
+
+def _where_refused(diag: psycopg.errors.Diagnostic, operation: Operation | None) -> str:
+    """` (table public.t, row id=2, constraint t_check)`, as far as it is known."""
+    table = f"{diag.schema_name}.{diag.table_name}" if diag.table_name else ""
+    if operation is not None and operation.table is not None:
+        table = table or str(operation.table)
+    key = operation.key if operation is not None else ""
+    told = [f"table {table}" if table else "", f"row {key}" if key else ""]
+    told.append(f"constraint {diag.constraint_name}" if diag.constraint_name else "")
+    known = ", ".join(filter(None, told))
+    return f" ({known})" if known else ""
+
+
+def _missing(operation: Operation, count: int) -> RefusedError:
+    which = f"row with {operation.key}" if operation.key else f"{(operation.rows or 0) - count} of the rows"
+    missing = PgmigError(
+        ErrorKind.MISSING_ROW,
+        f"{operation.table} on the destination lacks the {which} that a change of the source is about",
+        "find out who changed the destination; put the row back, then continue",
+    )
+    return RefusedError.of(missing, operation.table)
+
+
+async def _uses_origin(conn: AsyncConnection, migration: MigrationId) -> bool:
+    """Where progress is kept: where it was begun, whatever the role has been granted since."""
+    if await row_progress(conn, migration) is not None:
+        return False
+    row = await (
+        await conn.execute(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s)"
+            " OR (SELECT pg_catalog.bool_and(pg_catalog.has_function_privilege(p.oid, 'EXECUTE'))"
+            "       FROM pg_catalog.pg_proc p WHERE p.proname = ANY (%s))",
+            [migration.origin, [function.partition("(")[0] for function in ORIGIN_FUNCTIONS]],
+        )
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def _take_row(conn: AsyncConnection, migration: MigrationId, start: Lsn) -> Lsn:
+    """Progress from the row of `pgmig.progress`, which is made if need be. The session's advisory lock
+    makes it nobody else's."""
+    # It writes, so that its commit flushes those before that did not wait for the disk.
+    await conn.execute(
+        "INSERT INTO pgmig.progress AS p (migration_id, lsn) VALUES (%s, %s::pg_catalog.pg_lsn)"
+        " ON CONFLICT (migration_id) DO UPDATE SET lsn = p.lsn",
+        [str(migration), str(start)],
+    )
+    return await row_progress(conn, migration) or start
+
+
+def _in_use(what: str) -> PgmigError:
+    return PgmigError(
+        ErrorKind.TRANSIENT,
+        f"{what} is in use on the destination",
+        "another applier session still holds it; it ends by itself when its connection breaks",
+    )
+
+
+async def _take_origin(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
+    name = migration.origin
+    await conn.execute(
+        "SELECT pg_catalog.pg_replication_origin_create(%s)"
+        " WHERE pg_catalog.pg_replication_origin_oid(%s) IS NULL",
+        [name, name],
+    )
+    try:
+        await conn.execute("SELECT pg_catalog.pg_replication_origin_session_setup(%s)", [name])
+    except psycopg.errors.ObjectInUse as exc:
+        raise _in_use(f"replication origin {name}") from exc
+    row = await (
+        await conn.execute("SELECT pg_catalog.pg_replication_origin_session_progress(true)::text")
+    ).fetchone()
+    return Lsn.parse(row[0]) if row and row[0] else None

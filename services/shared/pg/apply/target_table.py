@@ -1,0 +1,430 @@
+"""A destination table as the target of row changes: what its rows are found by, and the statements.
+
+Statements are built once for each shape (operation and which columns it touches) and are
+prepared by the session. Values stay the bytes that pgoutput sent; the server reads them as
+the column's type.
+
+One row at a time (`insert`, `update`, `delete`), or many at once (`insert_many`, ...): then each
+column travels as one array, and rows are joined by key. A column whose type cannot be an
+array's element (arrays, composites, domains) travels as text and is cast.
+
+Rows are found by the replica identity. Where that is FULL the destination's primary key takes
+its place, if there is one; otherwise all columns are compared as text, because json, xml and
+point have no equality and some types' `=` is not identity (box, numeric), and one of several
+equal rows is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from psycopg import sql
+
+from services.shared.model import ErrorKind, PgmigError, ReplicaIdentity, TableId
+from services.shared.model.compiled import twin_of
+from services.shared.pg.apply import arrays
+from services.shared.pg.apply.long_values import LongValue, joined, long_values
+from services.shared.pgoutput import UNCHANGED, Relation, Value, Values
+
+# A column against a value: as text, byte for byte, NULL apart from all else. `format` calls the type's output
+# function, and no cast.
+_SAME_BY_CAST = '{}::text COLLATE pg_catalog."C" IS NOT DISTINCT FROM (CAST({} AS {}))::text'
+_SAME_BY_OUTPUT = (
+    "(pg_catalog.num_nulls({0}), pg_catalog.format('%s', {0}) COLLATE pg_catalog.\"C\") ="
+    " (SELECT pg_catalog.num_nulls(one.x), pg_catalog.format('%s', one.x)"
+    " FROM (SELECT CAST({1} AS {2}) AS x) AS one)"
+)
+
+_compiled = twin_of(arrays)
+array: Callable[[Sequence[bytes | None]], bytes] = _compiled.array
+_column: Callable[[Sequence[Values], int], bytes] = _compiled.column
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statement:
+    """One statement text, prepared once by each session that runs it."""
+
+    text: bytes
+
+
+class Operation(NamedTuple):
+    """A statement with its parameters. rows: how many it must touch; None: any number.
+    key: names the row of a single-row statement, for an error. long: what is sent ahead of it."""
+
+    statement: Statement
+    values: tuple[bytes | None, ...]
+    table: TableId | None = None
+    rows: int | None = None
+    key: str = ""
+    long: tuple[LongValue, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TargetColumn:
+    """type_sql: as declared. plain_sql: without length and domain; what is cast to it and then assigned
+    is refused if it does not fit, where a cast to the declared type would cut it. element_sql: the
+    type as an array's element; None: send it as text.
+    primary: part of the primary key, unless that is deferrable: rows may share such a key for a
+    while. equals: the operator, with the schema of an extension's, which search_path leaves out.
+    generated: computed here; what the source sends of it only finds rows. cast_to_text: the cast is the
+    server's own; the owner of another type may have defined one, which would run with our rights."""
+
+    name: str
+    type_sql: str
+    plain_sql: str
+    element_sql: str | None
+    identity_always: bool
+    primary: bool
+    equals: str = "="
+    generated: bool = False
+    cast_to_text: bool = False
+
+
+Key = bytes | tuple[bytes | None, ...] | None
+Shape = tuple[str, tuple[int, ...]]
+"""Of a single-row statement: its kind, and the columns that it sets where that may differ."""
+Given = Callable[[int, int], sql.Composable]
+"""A statement's parameter as an expression, by its index and its column's."""
+
+
+@dataclass(slots=True, eq=False)
+class TargetTable:
+    """Built from a Relation message and the destination's catalog.
+
+    where: indexes of the columns that find a row; empty when rows have no key. row_by_row: the
+    destination has triggers that fire for replicated changes, which must see each one, or its rows may
+    share a key, so that the count of a set's rows would not tell a missing row from one too many.
+    further: columns that only the destination has and that can be written. partitioned: on the
+    destination. inserted: indexes of the columns that an INSERT sets.
+    """
+
+    relation: Relation
+    columns: tuple[TargetColumn, ...]  # in the relation's order
+    where: tuple[int, ...]
+    row_by_row: bool
+    further: tuple[str, ...] = ()
+    partitioned: bool = False
+    _shapes: dict[tuple[object, ...], Statement] = field(default_factory=dict)
+
+    _identities: tuple[int, ...] = field(init=False)
+    inserted: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._identities = tuple(i for i, column in enumerate(self.columns) if column.identity_always)
+        self.inserted = tuple(i for i, column in enumerate(self.columns) if not column.generated)
+
+    @property
+    def table(self) -> TableId:
+        return self.relation.table
+
+    @property
+    def keyed(self) -> bool:
+        return bool(self.where)
+
+    # One row at a time.
+
+    def insert(self, new: Values) -> Operation:
+        if UNCHANGED in new:
+            raise PgmigError(ErrorKind.CORRUPT, f"an inserted row of {self.table} lacks a value")
+        values = new if len(self.inserted) == len(new) else [new[i] for i in self.inserted]
+        return self._single(("I", ()), self.inserted, values, None, self._key_text(self.where, new))
+
+    def update(self, old: Values | None, new: Values) -> Operation:
+        """old: the replica identity as it was, when it changed or is FULL."""
+        where = self._row_where()
+        if self._identities and self._identity_may_change(old, new):
+            touched = tuple(i for i in self.inserted if new[i] is not UNCHANGED)
+            kind = "R"
+        else:
+            touched = self._settable(new)
+            kind = "U"
+        found_by = old if old is not None else new
+        values = [new[i] for i in touched] + [found_by[i] for i in where]
+        key = self._key_text(where, found_by)
+        return self._single((kind, touched), (*touched, *where), values, 1, key)
+
+    def delete(self, old: Values) -> Operation:
+        where = self._row_where()
+        values = [old[i] for i in where]
+        return self._single(("D", ()), where, values, 1, self._key_text(where, old))
+
+    def _single(
+        self,
+        shape: Shape,
+        columns: Sequence[int],
+        values: Sequence[Value],
+        rows: int | None,
+        key: str,
+    ) -> Operation:
+        """columns: indexes of those whose values are given."""
+        long: tuple[LongValue, ...] = ()
+        found_by: tuple[object, ...] = shape
+        if memoryview in map(type, values):
+            long = long_values(values, [self.columns[i].element_sql for i in columns])
+            stand_ins = {value.parameter: b"%d" % value.parameter for value in long}
+            values = [stand_ins.get(n, value) for n, value in enumerate(values)]
+            found_by = (*shape, *((value.parameter, value.bytea) for value in long))
+        statement = self._shapes.get(found_by)
+        if statement is None:
+            statement = self._build(found_by, self._single_sql(shape, self._given(long)))
+        return Operation(statement, _bytes(values), self.table, rows, key, long)
+
+    def _single_sql(self, shape: Shape, given: Given) -> sql.Composable:
+        kind, touched = shape
+        if kind == "I":
+            return self._insert_sql(given)
+        if kind == "D":
+            return self._delete_sql(self._row_where(), given)
+        build = self._update_sql if kind == "U" else self._replace_sql
+        return build(touched, self._row_where(), given)
+
+    def _given(self, long: Sequence[LongValue]) -> Given:
+        """How a statement sees its parameters, some of which stand for long values."""
+        found = {value.parameter: value for value in long}
+
+        def given(n: int, i: int) -> sql.Composable:
+            if n not in found:
+                return _slot(n)
+            return joined(_slot(n), found[n], self.columns[i].element_sql or self.columns[i].plain_sql)
+
+        return given
+
+    # Many rows at once; every row has a key that no other of them has.
+
+    def insert_many(self, rows: Sequence[Values]) -> Operation:
+        statement = self._shapes.get(("i",)) or self._build(("i",), self._insert_many_sql())
+        return Operation(statement, _arrays(rows, self.inserted), self.table, len(rows))
+
+    def update_many(self, rows: Sequence[Values], touched: tuple[int, ...]) -> Operation:
+        """rows: as they become; all leave the same columns out (see `touched`)."""
+        shape = ("u", touched)
+        statement = self._shapes.get(shape) or self._build(shape, self._update_many_sql(touched))
+        sent = (*self.where, *touched, *self._free_identities)
+        return Operation(statement, _arrays(rows, sent), self.table, len(rows))
+
+    def delete_many(self, keys: Sequence[Key]) -> Operation:
+        statement = self._shapes.get(("d",)) or self._build(("d",), self._delete_many_sql())
+        columns = [keys] if len(self.where) == 1 else list(zip(*keys, strict=True))
+        return Operation(statement, tuple(array(c) for c in columns), self.table, len(keys))  # type: ignore[arg-type]
+
+    def touched(self, new: Values) -> tuple[int, ...]:
+        """The columns that an UPDATE to `new` sets, its key being known to stay as it is."""
+        return tuple(i for i in self._settable(new) if i not in self.where)
+
+    def _identity_may_change(self, old: Values | None, new: Values) -> bool:
+        """Whether a GENERATED ALWAYS identity may become another: UPDATE t SET id = DEFAULT. One
+        that is not part of what was sent of the old row might be any."""
+        full = old is not None and self.relation.replica_identity is ReplicaIdentity.FULL
+        for i in self._identities:
+            if i not in self.where and not full:
+                return True
+            if old is not None and old[i] != new[i]:
+                return True
+        return False
+
+    def _settable(self, new: Values) -> tuple[int, ...]:
+        """Columns that were sent, without those that UPDATE cannot set: GENERATED ALWAYS identities, and
+        generated ones."""
+        return tuple(
+            i for i in self.inserted if new[i] is not UNCHANGED and not self.columns[i].identity_always
+        )
+
+    def _row_where(self) -> tuple[int, ...]:
+        if self.where:
+            return self.where
+        if self.relation.replica_identity is not ReplicaIdentity.FULL:
+            raise PgmigError(
+                ErrorKind.NO_REPLICA_IDENTITY,
+                f"the source sent an update or delete of {self.table}, which has no replica identity",
+                "give the table a primary key or REPLICA IDENTITY FULL on the source",
+            )
+        return self.inserted  # generated columns follow from the others
+
+    def _build(self, shape: tuple[object, ...], text: sql.Composable) -> Statement:
+        statement = self._shapes[shape] = Statement(text.as_bytes(None))
+        return statement
+
+    def _name(self) -> sql.Identifier:
+        return sql.Identifier(self.table.schema, self.table.name)
+
+    def _rows_of(self) -> sql.Composable:
+        """The table without those that inherit from it; a partitioned one has rows in others alone."""
+        return self._name() if self.partitioned else sql.SQL("ONLY {}").format(self._name())
+
+    def _column(self, i: int) -> sql.Identifier:
+        return sql.Identifier(self.columns[i].name)
+
+    def _insert_sql(self, given: Given) -> sql.Composable:
+        if not self.inserted:
+            return sql.SQL("INSERT INTO {} DEFAULT VALUES").format(self._name())
+        values = _list(given(n, i) for n, i in enumerate(self.inserted))
+        return sql.SQL("{} VALUES ({})").format(self._insert_head(), values)
+
+    def _insert_head(self) -> sql.Composable:
+        names = _list(self._column(i) for i in self.inserted)
+        return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE").format(self._name(), names)
+
+    def _update_sql(self, touched: tuple[int, ...], where: tuple[int, ...], given: Given) -> sql.Composable:
+        if not self.inserted:  # all rows are alike and stay as they are: one has to be there
+            return sql.SQL("SELECT FROM {} LIMIT 1").format(self._rows_of())
+        assignments = [sql.SQL("{} = {}").format(self._column(i), given(n, i)) for n, i in enumerate(touched)]
+        return sql.SQL("UPDATE {} t SET {} WHERE {}").format(
+            self._rows_of(),
+            _list(assignments or [self._no_change()]),
+            self._condition(where, len(touched), given),
+        )
+
+    def _replace_sql(self, touched: tuple[int, ...], where: tuple[int, ...], given: Given) -> sql.Composable:
+        """An UPDATE that sets GENERATED ALWAYS identities, which SQL allows an INSERT alone: the row
+        is deleted and inserted again, with what was not sent as it was."""
+        kept = [self.columns[i].name for i in self.inserted if i not in touched]
+        kept += self.further
+        names = [self._column(i) for i in touched] + [sql.Identifier(name) for name in kept]
+        values = [
+            sql.SQL("CAST({} AS {})").format(given(n, i), sql.SQL(self.columns[i].plain_sql))
+            for n, i in enumerate(touched)
+        ]
+        values += [sql.SQL("gone.{}").format(sql.Identifier(name)) for name in kept]
+        return sql.SQL(
+            "WITH gone AS (DELETE FROM {} WHERE {} RETURNING *)"
+            " INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone"
+        ).format(
+            self._rows_of(),
+            self._condition(where, len(touched), given),
+            self._name(),
+            _list(names),
+            _list(values),
+        )
+
+    def _delete_sql(self, where: tuple[int, ...], given: Given) -> sql.Composable:
+        return sql.SQL("DELETE FROM {} WHERE {}").format(self._rows_of(), self._condition(where, 0, given))
+
+    def _condition(self, where: tuple[int, ...], first: int, given: Given) -> sql.Composable:
+        if self.where:
+            pairs = [
+                sql.SQL("{} {} CAST({} AS {})").format(
+                    self._column(i), self._equals(i), given(first + n, i), self._key_type(i)
+                )
+                for n, i in enumerate(where)
+            ]
+            return sql.SQL(" AND ").join(pairs)
+        same = sql.SQL(" AND ").join(
+            sql.SQL(_SAME_BY_CAST if self.columns[i].cast_to_text else _SAME_BY_OUTPUT).format(
+                self._column(i), given(first + n, i), sql.SQL(self.columns[i].type_sql)
+            )
+            for n, i in enumerate(where)
+        )
+        if not where:  # no columns: any row will do
+            same = sql.Composed([sql.SQL("true")])
+        if self.partitioned:  # a ctid says where in one partition
+            found = "(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)"
+        else:
+            found = "ctid = (SELECT ctid FROM {} WHERE {} LIMIT 1)"
+        return sql.SQL(found).format(self._rows_of(), same)
+
+    def _insert_many_sql(self) -> sql.Composable:
+        values = _list(self._element(i, n) for n, i in enumerate(self.inserted))
+        return sql.SQL("{} SELECT {} FROM {}").format(
+            self._insert_head(), values, self._unnest(self.inserted)
+        )
+
+    def _update_many_sql(self, touched: tuple[int, ...]) -> sql.Composable:
+        sent = (*self.where, *touched, *self._free_identities)
+        elements = {i: self._element(i, n) for n, i in enumerate(sent)}
+        assignments = [sql.SQL("{} = {}").format(self._column(i), elements[i]) for i in touched]
+        # An identity that is to change is found nowhere: then each row is written by itself.
+        same = [sql.SQL(" AND t.{} = {}").format(self._column(i), elements[i]) for i in self._free_identities]
+        return sql.SQL("UPDATE {} t SET {} FROM {} WHERE {}{}").format(
+            self._rows_of(),
+            _list(assignments or [self._no_change()]),
+            self._unnest(sent),
+            self._join(),
+            sql.Composed(same),
+        )
+
+    @property
+    def _free_identities(self) -> tuple[int, ...]:
+        return tuple(i for i in self._identities if i not in self.where)
+
+    def _no_change(self) -> sql.Composable:
+        """Nothing to set still has to find its row."""
+        column = next(
+            (one for one in self.columns if not (one.identity_always or one.generated)), self.columns[0]
+        )
+        return sql.SQL("{0} = t.{0}").format(sql.Identifier(column.name))
+
+    def _delete_many_sql(self) -> sql.Composable:
+        return sql.SQL("DELETE FROM {} t USING {} WHERE {}").format(
+            self._rows_of(), self._unnest(self.where), self._join()
+        )
+
+    def _unnest(self, columns: Sequence[int]) -> sql.Composable:
+        arrays = _list(
+            sql.SQL("{}::{}[]").format(_slot(n), sql.SQL(self.columns[i].element_sql or "text"))
+            for n, i in enumerate(columns)
+        )
+        names = _list(sql.SQL(f"v{n}") for n in range(len(columns)))
+        # Not qualified: several arrays side by side are syntax, and the search path is empty.
+        return sql.SQL("unnest({}) AS s({})").format(arrays, names)
+
+    def _element(self, i: int, n: int) -> sql.Composable:
+        value = sql.SQL(f"s.v{n}")
+        if self.columns[i].element_sql is not None:
+            return value
+        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(self.columns[i].plain_sql))
+
+    def _join(self) -> sql.Composable:
+        return sql.SQL(" AND ").join(
+            sql.SQL("t.{} {} {}").format(self._column(i), self._equals(i), self._element(i, n))
+            for n, i in enumerate(self.where)
+        )
+
+    def _equals(self, i: int) -> sql.Composable:
+        return sql.SQL(self.columns[i].equals)
+
+    def _key_type(self, i: int) -> sql.Composable:
+        """For a key value sent alone: `composite = $1` would leave its type open."""
+        return sql.SQL(self.columns[i].element_sql or self.columns[i].type_sql)
+
+    def _key_text(self, where: tuple[int, ...], values: Values) -> str:
+        """The key for an error text: at most four columns, each value cut to 40 bytes."""
+        shown = []
+        for i in where[:4]:
+            value = values[i]
+            text = "NULL" if value is None else bytes(value[:40]).decode(errors="replace")  # type: ignore[index]
+            shown.append(f"{self.columns[i].name}={text}")
+        return ", ".join(shown)
+
+
+def _slot(n: int) -> sql.SQL:
+    return sql.SQL(f"${n + 1}")
+
+
+def _list(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
+
+
+def _bytes(values: Sequence[object]) -> tuple[bytes | None, ...]:
+    if UNCHANGED in values:
+        raise PgmigError(ErrorKind.CORRUPT, "a key value was not sent")
+    return tuple(values)  # type: ignore[arg-type]
+
+
+def _arrays(rows: Sequence[Values], columns: Sequence[int]) -> tuple[bytes, ...]:
+    return tuple(_column(rows, i) for i in columns)
+
+
+def truncate(
+    tables: Sequence[TableId], *, restart_identity: bool, partitioned: Container[TableId] = ()
+) -> Operation:
+    """All in one statement: tables that refer to each other can only be truncated together.
+    The source lists those that CASCADE reached, and children, so neither is repeated here."""
+    listed = _list(
+        sql.SQL("{}" if t in partitioned else "ONLY {}").format(sql.Identifier(t.schema, t.name))
+        for t in tables
+    )
+    restart = sql.SQL(" RESTART IDENTITY") if restart_identity else sql.SQL("")
+    text = sql.SQL("TRUNCATE {}{}").format(listed, restart)
+    return Operation(Statement(text.as_bytes(None)), (), tables[0])

@@ -1,0 +1,165 @@
+"""The ledger of the copy on the destination: how each table is copied, and which parts are here.
+
+A table's plan has an epoch, a token of its own. A part enters itself in the transaction that copied
+it, and only while the plan that it belongs to is in force: it holds the plan's row as it
+does so. Whoever makes a new plan holds that row too, and in the same transaction empties the table
+and forgets its parts. So parts of two snapshots, or of two ways to cut a table, never count
+together, and a copier that was cut off from everybody cannot commit rows that nobody waits for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import CopiedPart, CopyPart, CopyPlan, ErrorKind, Lsn, PgmigError, Split, TableId
+from services.shared.pg.bookkeeping.schema import KEEPING_BOOKS, book, books_exist
+from services.shared.pg.session.connection import translated
+
+_PLANS = "SELECT schema_name, table_name, epoch, snapshot, split FROM {} WHERE migration_id = %s"
+_PARTS = "SELECT part_id, snapshot_lsn::text, rows, bytes, epoch FROM {} WHERE migration_id = %s"
+_PLAN = """
+    SELECT epoch FROM {plans}
+    WHERE migration_id = {migration} AND schema_name = {schema} AND table_name = {name}"""
+_LOOK = """
+    SELECT ({plan}), p.rows, p.bytes
+    FROM (SELECT) AS one
+    LEFT JOIN {parts} AS p ON p.migration_id = {migration} AND p.part_id = {part} AND p.epoch = {epoch}"""
+_ENTER = """
+    INSERT INTO {parts} (migration_id, part_id, snapshot_lsn, rows, bytes, epoch)
+    SELECT {migration}, {part}, {lsn}::pg_catalog.pg_lsn, {rows}, {bytes}, {epoch}
+    WHERE coalesce(({plan} FOR SHARE), '') = {epoch}"""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyLedger:
+    """parts: by part id. Only those count whose epoch is that of their table's plan."""
+
+    plans: Mapping[TableId, CopyPlan] = field(default_factory=dict)
+    parts: Mapping[str, CopiedPart] = field(default_factory=dict)
+
+
+async def read_ledger(conn: AsyncConnection, migration_id: str) -> CopyLedger:
+    """All of it; empty also while there is no bookkeeping."""
+    with translated(KEEPING_BOOKS):
+        if not await books_exist(conn):
+            return CopyLedger()
+        return await _read(conn, migration_id, "")
+
+
+async def read_ledger_alone(conn: AsyncConnection, migration_id: str) -> CopyLedger:
+    """Like `read_ledger`, first thing in the caller's transaction: until that ends, no other part is
+    entered, and what had been entered by then is read."""
+    with translated(KEEPING_BOOKS):
+        await conn.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        return await _read(conn, migration_id, " ORDER BY schema_name, table_name FOR UPDATE")
+
+
+async def _read(conn: AsyncConnection, migration_id: str, lock: str) -> CopyLedger:
+    plans = sql.SQL(_PLANS).format(book("copy_table")) + sql.SQL(lock)
+    cursor = await conn.execute(plans, [migration_id])
+    found = [_plan(row) for row in await cursor.fetchall()]
+    cursor = await conn.execute(sql.SQL(_PARTS).format(book("copy_part")), [migration_id])
+    parts = {
+        part: CopiedPart(Lsn.parse(lsn), rows, size, epoch)
+        for part, lsn, rows, size, epoch in await cursor.fetchall()
+    }
+    return CopyLedger({plan.table: plan for plan in found}, parts)
+
+
+def _plan(row: tuple[Any, ...]) -> CopyPlan:
+    schema, name, epoch, snapshot, split = row
+    return CopyPlan(TableId(schema, name), epoch, snapshot, Split(**json.loads(split)))
+
+
+async def replace_plans(
+    conn: AsyncConnection, migration_id: str, plans: Sequence[CopyPlan], forget: Iterable[str]
+) -> None:
+    """Put `plans` in force, and forget the parts `forget`, within the caller's transaction, which also
+    empties the tables that the new plans split."""
+    upsert = sql.SQL(
+        "INSERT INTO {} AS t (migration_id, schema_name, table_name, epoch, snapshot, split)"
+        " VALUES (%s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (migration_id, schema_name, table_name) DO UPDATE SET epoch = excluded.epoch,"
+        " snapshot = excluded.snapshot, split = excluded.split"
+    ).format(book("copy_table"))
+    remove = sql.SQL("DELETE FROM {} WHERE migration_id = %s AND part_id = ANY(%s)").format(book("copy_part"))
+    with translated(KEEPING_BOOKS):
+        await conn.execute(remove, [migration_id, list(forget)])
+        async with conn.cursor() as cursor:
+            await cursor.executemany(upsert, [_row(migration_id, plan) for plan in plans])
+
+
+async def forget_plans(
+    conn: AsyncConnection, migration_id: str, tables: Sequence[TableId], parts: Iterable[str]
+) -> None:
+    """Delete the plans of tables and their parts `parts`, within the caller's transaction. No copy of
+    these tables that is under way can be entered afterwards."""
+    plans = sql.SQL(
+        "DELETE FROM {} WHERE migration_id = %s AND (schema_name, table_name) IN"
+        " (SELECT s, t FROM unnest(%s::text[], %s::text[]) AS gone (s, t))"
+    ).format(book("copy_table"))
+    with translated(KEEPING_BOOKS):
+        await conn.execute(plans, [migration_id, [t.schema for t in tables], [t.name for t in tables]])
+    await replace_plans(conn, migration_id, (), parts)
+
+
+def _row(migration_id: str, plan: CopyPlan) -> tuple[object, ...]:
+    split = json.dumps(asdict(plan.split))
+    table = plan.table
+    return (migration_id, table.schema, table.name, plan.epoch, plan.snapshot, split)
+
+
+def look(migration_id: str, part: CopyPart) -> sql.Composed:
+    """The query for `already`."""
+    return sql.SQL(_LOOK).format(**_names(migration_id, part))
+
+
+def already(found: Sequence[tuple[Any, ...]], part: CopyPart) -> tuple[int, int] | None:
+    """Rows and bytes of a part that is in the ledger; None while it is not. Raises FENCED when its
+    plan is not in force (any more)."""
+    ((epoch, rows, size),) = found
+    if rows is not None:
+        return rows, size
+    if (epoch or "") != part.epoch:
+        raise _given_up(part)
+    return None
+
+
+async def enter_part(conn: AsyncConnection, migration_id: str, part: CopyPart, rows: int, size: int) -> None:
+    """Enter a part in the ledger, within the transaction that copied it and while its plan is in
+    force, which it then is until that transaction ends. Raises FENCED."""
+    values = {
+        "lsn": sql.Literal(str(part.snapshot_lsn)),
+        "rows": sql.Literal(rows),
+        "bytes": sql.Literal(size),
+    }
+    cursor = await conn.execute(sql.SQL(_ENTER).format(**_names(migration_id, part), **values))
+    if cursor.rowcount != 1:
+        raise _given_up(part)
+
+
+def _names(migration_id: str, part: CopyPart) -> dict[str, sql.Composable]:
+    table = {
+        "plans": book("copy_table"),
+        "migration": sql.Literal(migration_id),
+        "schema": sql.Literal(part.table.schema),
+        "name": sql.Literal(part.table.name),
+    }
+    return {
+        "plan": sql.SQL(_PLAN).format(**table),
+        "migration": sql.Literal(migration_id),
+        "parts": book("copy_part"),
+        "part": sql.Literal(part.part_id),
+        "epoch": sql.Literal(part.epoch),
+    }
+
+
+def _given_up(part: CopyPart) -> PgmigError:
+    return PgmigError(
+        ErrorKind.FENCED, f"part {part.part_id} belongs to a copy of {part.table} that was given up"
+    )

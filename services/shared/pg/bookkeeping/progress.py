@@ -1,0 +1,58 @@
+"""How far a destination is: its replication origin, or a row where the role may not use origins."""
+
+from __future__ import annotations
+
+from psycopg import AsyncConnection
+
+from services.shared.model import Lsn, MigrationId
+from services.shared.pg.session.connection import translated
+
+ORIGIN_FUNCTIONS = (
+    "pg_replication_origin_create(text)",
+    "pg_replication_origin_drop(text)",
+    "pg_replication_origin_oid(text)",
+    "pg_replication_origin_session_setup(text)",
+    "pg_replication_origin_session_progress(boolean)",
+    "pg_replication_origin_xact_setup(pg_lsn,timestamp with time zone)",
+    "pg_replication_origin_progress(text,boolean)",
+)
+
+
+async def applied_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
+    """The destination's progress, wherever it is kept; None when it is kept nowhere yet."""
+    found = await row_progress(conn, migration)
+    return found if found is not None else await origin_progress(conn, migration)
+
+
+async def row_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
+    """The migration's row in `pgmig.progress`; None without one."""
+    with translated("looking at the progress of the migration"):
+        row = await (
+            await conn.execute("SELECT pg_catalog.to_regclass('pgmig.progress') IS NOT NULL")
+        ).fetchone()
+        if row is None or not row[0]:
+            return None
+        row = await (
+            await conn.execute(
+                "SELECT lsn::text FROM pgmig.progress WHERE migration_id = %s", [str(migration)]
+            )
+        ).fetchone()
+    return Lsn.parse(row[0]) if row else None
+
+
+async def origin_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
+    """The origin's progress on disk; 0/0 before the first transaction, None without origin."""
+    with translated(f"looking at replication origin {migration.origin}"):
+        cursor = await conn.execute(
+            "SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s", [migration.origin]
+        )
+        if await cursor.fetchone() is None:  # the function may be denied
+            return None
+        row = await (
+            await conn.execute(
+                "SELECT coalesce(pg_catalog.pg_replication_origin_progress(roname, true), '0/0')::text"
+                " FROM pg_catalog.pg_replication_origin WHERE roname = %s",
+                [migration.origin],
+            )
+        ).fetchone()
+    return Lsn.parse(row[0]) if row else None

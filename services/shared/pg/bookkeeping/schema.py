@@ -1,0 +1,164 @@
+"""What pgmig writes down on the destination: the schema `pgmig`, shared by all migrations.
+
+Each row is written in the transaction whose effect it records, so that the two live or die
+together:
+
+copy_table the plan by which a table is copied; the module copy_ledger uses it and copy_part
+copy_part  the ledger of the copy: this part's rows are all here, as of `snapshot_lsn`
+source_table  what each table was on the source when it was copied: services.shared.pg.catalog.table_identity
+applier    the epoch of the applier that may write: services.shared.pg.apply.fence
+progress   where replication origins are denied: everything that ends at or before `lsn` is here
+step       the coordinator's schema steps
+
+`cleanup` takes a migration's rows away, and the schema with the last of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import BOOKKEEPING_SCHEMA
+from services.shared.pg.session.connection import translated
+from services.shared.pg.session.event_triggers import silence
+
+_TABLES = {
+    "copy_table": """
+        migration_id pg_catalog.text NOT NULL,
+        schema_name pg_catalog.text NOT NULL,
+        table_name pg_catalog.text NOT NULL,
+        epoch pg_catalog.text NOT NULL,
+        snapshot pg_catalog.text NOT NULL,
+        split pg_catalog.text NOT NULL,
+        PRIMARY KEY (migration_id, schema_name, table_name)""",
+    "copy_part": """
+        migration_id pg_catalog.text NOT NULL,
+        part_id pg_catalog.text NOT NULL,
+        snapshot_lsn pg_catalog.pg_lsn NOT NULL,
+        rows pg_catalog.int8 NOT NULL,
+        bytes pg_catalog.int8 NOT NULL,
+        epoch pg_catalog.text NOT NULL,
+        PRIMARY KEY (migration_id, part_id)""",
+    "source_table": """
+        migration_id pg_catalog.text NOT NULL,
+        schema_name pg_catalog.text NOT NULL,
+        table_name pg_catalog.text NOT NULL,
+        identity pg_catalog.text NOT NULL,
+        signatures pg_catalog.text[] NOT NULL,
+        destination pg_catalog.oid,
+        PRIMARY KEY (migration_id, schema_name, table_name)""",
+    "applier": """
+        migration_id pg_catalog.text PRIMARY KEY,
+        epoch pg_catalog.text NOT NULL""",
+    "progress": """
+        migration_id pg_catalog.text PRIMARY KEY,
+        lsn pg_catalog.pg_lsn NOT NULL""",
+    "step": """
+        migration_id pg_catalog.text NOT NULL,
+        step pg_catalog.text NOT NULL,
+        PRIMARY KEY (migration_id, step)""",
+}
+# "pgmig" in ASCII. Serialises creation and removal, which race within IF (NOT) EXISTS.
+_LOCK_KEY = 0x70676D6967
+KEEPING_BOOKS = f"keeping the books in schema {BOOKKEEPING_SCHEMA} of the destination"
+
+
+def book(table: str) -> sql.Identifier:
+    """The name of one of the tables above."""
+    return sql.Identifier(BOOKKEEPING_SCHEMA, table)
+
+
+@asynccontextmanager
+async def _alone(conn: AsyncConnection) -> AsyncIterator[None]:
+    await silence(conn)
+    with translated(KEEPING_BOOKS):
+        async with conn.transaction():
+            await conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_LOCK_KEY])
+            yield
+
+
+async def books_exist(conn: AsyncConnection) -> bool:
+    """Whether the schema and its tables have been made."""
+    name = f"{BOOKKEEPING_SCHEMA}.copy_part"
+    row = await (await conn.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", [name])).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def ensure_bookkeeping(conn: AsyncConnection) -> None:
+    """Create the schema and its tables where they are missing."""
+    with translated(KEEPING_BOOKS):
+        if await _complete(conn):
+            return
+    async with _alone(conn):
+        row = await (
+            await conn.execute("SELECT pg_catalog.to_regnamespace(%s) IS NULL", [BOOKKEEPING_SCHEMA])
+        ).fetchone()
+        if row is not None and row[0]:  # IF NOT EXISTS would ask for CREATE on the database even then
+            await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(BOOKKEEPING_SCHEMA)))
+        for table, columns in _TABLES.items():
+            await conn.execute(
+                sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(book(table), sql.SQL(columns))
+            )
+
+
+async def _complete(conn: AsyncConnection) -> bool:
+    names = [f"{BOOKKEEPING_SCHEMA}.{table}" for table in _TABLES]
+    query = "SELECT bool_and(pg_catalog.to_regclass(name) IS NOT NULL) FROM unnest(%s::text[]) name"
+    row = await (await conn.execute(query, [names])).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def drop_bookkeeping(conn: AsyncConnection, migration_id: str) -> None:
+    """Delete the migration's rows; drop the tables with the last row of any migration, and the
+    schema unless it holds something that is not ours. Nothing happens when it is missing."""
+    async with _alone(conn):
+        if not await books_exist(conn):
+            return
+        for table in _TABLES:
+            await conn.execute(
+                sql.SQL("DELETE FROM {} WHERE migration_id = %s").format(book(table)), [migration_id]
+            )
+        if await _in_use(conn):
+            return
+        for table in _TABLES:
+            await conn.execute(sql.SQL("DROP TABLE {}").format(book(table)))
+        try:
+            async with conn.transaction():
+                await conn.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(BOOKKEEPING_SCHEMA)))
+        except psycopg.errors.DependentObjectsStillExist:
+            pass
+
+
+async def _in_use(conn: AsyncConnection) -> bool:
+    exist = sql.SQL(" OR ").join(sql.SQL("EXISTS (SELECT FROM {})").format(book(table)) for table in _TABLES)
+    row = await (await conn.execute(sql.SQL("SELECT {}").format(exist))).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def steps_done(conn: AsyncConnection, migration_id: str) -> set[str]:
+    """The steps marked so far; empty also while there is no bookkeeping."""
+    with translated(KEEPING_BOOKS):
+        if not await books_exist(conn):
+            return set()
+        cursor = await conn.execute(
+            sql.SQL("SELECT step FROM {} WHERE migration_id = %s").format(book("step")), [migration_id]
+        )
+        return {row[0] for row in await cursor.fetchall()}
+
+
+async def mark_step(conn: AsyncConnection, migration_id: str, step: str) -> None:
+    """Mark a step, within the caller's transaction where there is one. Again: nothing happens."""
+    with translated(KEEPING_BOOKS):
+        await conn.execute(step_note(conn, migration_id, [step]))
+
+
+def step_note(conn: AsyncConnection, migration_id: str, steps: Sequence[str]) -> bytes:
+    """The statement that marks steps, to go with those that take them. Again: nothing happens."""
+    rows = sql.SQL(", ").join(
+        sql.SQL("({}, {})").format(sql.Literal(migration_id), sql.Literal(step)) for step in steps
+    )
+    note = sql.SQL("INSERT INTO {} (migration_id, step) VALUES {} ON CONFLICT DO NOTHING;")
+    return note.format(book("step"), rows).as_bytes(conn)

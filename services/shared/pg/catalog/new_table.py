@@ -1,0 +1,120 @@
+"""The DDL of a table that the source has and the destination lacks, from the source's catalogs.
+
+It has everything that rows and changes need: schema, columns with their defaults, the sequences that belong
+to them, keys, CHECK constraints, indexes and the replica identity. Foreign keys, triggers, privileges and
+comments are left to the operator: they may name objects that the destination has not got yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import TableId
+from services.shared.pg.catalog.table_changes import ColumnDefinition, defined, read_columns
+from services.shared.pg.session.connection import translated
+
+_RELATION = """
+SELECT c.oid, CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END,
+       c.relpersistence = 'u', c.relreplident::text
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s
+"""
+_PARENTS = """
+SELECT n.nspname, c.relname
+  FROM pg_catalog.pg_inherits i
+  JOIN pg_catalog.pg_class c ON c.oid = i.inhparent
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE i.inhrelid = %s ORDER BY i.inhseqno
+"""
+_CONSTRAINTS = """
+SELECT conname, pg_catalog.pg_get_constraintdef(oid)
+  FROM pg_catalog.pg_constraint
+ WHERE conrelid = %s AND contype IN ('p', 'u', 'x', 'c') AND conislocal
+ ORDER BY contype <> 'p', conname
+"""
+_INDEXES = """
+SELECT c.relname, pg_catalog.pg_get_indexdef(i.indexrelid), i.indisreplident
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+ WHERE i.indrelid = %s
+   AND (i.indisreplident OR NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k
+                                         WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')))
+ ORDER BY 1
+"""
+_SEQUENCES = """
+SELECT n.nspname, c.relname, a.attname, pg_catalog.format_type(s.seqtypid, NULL)
+  FROM pg_catalog.pg_depend d
+  JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind = 'S'
+  JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+ WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+   AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = %s AND d.deptype = 'a'
+ ORDER BY 1, 2
+"""
+
+
+async def new_table(source: AsyncConnection, destination: AsyncConnection, table: TableId) -> tuple[str, ...]:
+    """Statements for the destination; none when the source has no such table."""
+    with translated(f"reading the definition of {table}"):
+        row = await (await source.execute(_RELATION, [table.schema, table.name])).fetchone()
+        if row is None:
+            return ()
+        oid, key, unlogged, identity = row
+        parents, constraints, indexes, sequences = [
+            await (await source.execute(query, [oid])).fetchall()
+            for query in (_PARENTS, _CONSTRAINTS, _INDEXES, _SEQUENCES)
+        ]
+    columns = (await read_columns(source, [table]))[table]
+    name = sql.Identifier(table.schema, table.name)
+    made = _created(name, columns, constraints, unlogged=unlogged)
+    if parents:
+        made += sql.SQL(" INHERITS ({})").format(sql.SQL(", ").join(sql.Identifier(*one) for one in parents))
+    if key:
+        made += sql.SQL(" PARTITION BY {}").format(sql.SQL(key))
+    statements: list[sql.Composable] = [
+        sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(table.schema)),
+        *(
+            sql.SQL("CREATE SEQUENCE {} AS {}").format(sql.Identifier(schema, sequence), sql.SQL(kind))
+            for schema, sequence, _, kind in sequences
+        ),
+        made,
+        *(
+            sql.SQL("ALTER SEQUENCE {} OWNED BY {}").format(
+                sql.Identifier(schema, sequence), sql.Identifier(table.schema, table.name, column)
+            )
+            for schema, sequence, column, _ in sequences
+        ),
+    ]
+    keys = {constraint for constraint, _ in constraints}
+    statements += [sql.SQL(text) for index, text, _ in indexes if index not in keys]
+    statements += _identity(name, identity, [index for index, _, chosen in indexes if chosen])
+    return tuple(statement.as_string(destination) for statement in statements)
+
+
+def _created(
+    name: sql.Identifier,
+    columns: Sequence[ColumnDefinition],
+    constraints: Sequence[tuple[str, str]],
+    *,
+    unlogged: bool,
+) -> sql.Composed:
+    parts: list[sql.Composable] = [defined(column) for column in columns]
+    parts += [
+        sql.SQL("CONSTRAINT {} {}").format(sql.Identifier(constraint), sql.SQL(text))
+        for constraint, text in constraints
+    ]
+    create = sql.SQL("CREATE UNLOGGED TABLE" if unlogged else "CREATE TABLE")
+    return sql.SQL("{} {} ({})").format(create, name, sql.SQL(", ").join(parts))
+
+
+def _identity(name: sql.Identifier, identity: str, index: Sequence[str]) -> list[sql.Composable]:
+    """Statements for a replica identity that is not the default."""
+    alter = sql.SQL("ALTER TABLE {} REPLICA IDENTITY {}")
+    if identity == "i" and index:
+        using = sql.SQL("USING INDEX {}").format(sql.Identifier(index[0]))
+        return [alter.format(name, using)]
+    return [alter.format(name, sql.SQL("FULL"))] if identity == "f" else []

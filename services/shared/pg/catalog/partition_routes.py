@@ -1,0 +1,132 @@
+"""Where tables are among partitions, and the DDL that gives the destination the same partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from itertools import pairwise
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import TableId
+from services.shared.pg.catalog.partitions import existing_tables
+from services.shared.pg.selection.rules import EVERYTHING, Chosen
+from services.shared.pg.session.connection import translated
+
+# The table and what it is a partition of, the root last.
+_CHAIN = """
+WITH RECURSIVE up AS (
+    SELECT c.oid, 0 AS height FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = %s AND c.relname = %s
+     UNION ALL
+    SELECT i.inhparent, up.height + 1
+      FROM up
+      JOIN pg_catalog.pg_class c ON c.oid = up.oid AND c.relispartition
+      JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
+SELECT n.nspname, c.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid),
+       CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END
+  FROM up
+  JOIN pg_catalog.pg_class c ON c.oid = up.oid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ ORDER BY up.height DESC
+"""
+
+
+async def creation(source: AsyncConnection, destination: AsyncConnection, table: TableId) -> tuple[str, ...]:
+    """Statements for the destination, parents first; none for a table that is not a partition."""
+    with translated(f"reading how {table} is a partition on the source"):
+        rows = await (await source.execute(_CHAIN, [table.schema, table.name])).fetchall()
+    chain = [(TableId(schema, name), bound, key) for schema, name, bound, key in rows]
+    there = await existing_tables(destination, [name for name, _, _ in chain])
+    statements = []
+    for (parent, _, _), (name, bound, key) in pairwise(chain):
+        if name in there or not bound:
+            continue
+        statement = sql.SQL("CREATE TABLE {} PARTITION OF {} {}").format(
+            sql.Identifier(name.schema, name.name),
+            sql.Identifier(parent.schema, parent.name),
+            sql.SQL(bound),
+        )
+        if key:
+            statement += sql.SQL(" PARTITION BY {}").format(sql.SQL(key))
+        statements.append(statement.as_string(destination))
+    return tuple(statements)
+
+
+_PLACES = """
+SELECT n.nspname, c.relname, pn.nspname, p.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid)
+  FROM unnest(%s::text[], %s::text[]) AS wanted (s, r)
+  JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r AND c.relispartition
+  JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid
+  JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
+  JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+"""
+
+Places = Mapping[TableId, tuple[TableId, str]]
+"""Parent and bound of tables that are partitions; others have no entry."""
+
+
+async def places(conn: AsyncConnection, tables: Collection[TableId], chosen: Chosen = EVERYTHING) -> Places:
+    """Of those of `tables` that are partitions on this server. chosen: what the migration takes; without
+    its root a partition is a table of its own."""
+    with translated("reading which tables are partitions"):
+        cursor = await conn.execute(_PLACES, [[t.schema for t in tables], [t.name for t in tables]])
+        rows = await cursor.fetchall()
+    found = {TableId(s, t): (TableId(ps, p), bound or "") for s, t, ps, p, bound in rows}
+    return {table: place for table, place in found.items() if chosen.makes(place[0])}
+
+
+_TOPMOST = """
+WITH RECURSIVE up AS (
+    SELECT n.nspname AS s, c.relname AS r, c.oid
+      FROM unnest(%s::text[], %s::text[]) AS wanted (s, r)
+      JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s
+      JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r
+     UNION ALL
+    SELECT up.s, up.r, i.inhparent
+      FROM up
+      JOIN pg_catalog.pg_class c ON c.oid = up.oid AND c.relispartition
+      JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
+SELECT up.s, up.r, n.nspname, c.relname
+  FROM up
+  JOIN pg_catalog.pg_class c ON c.oid = up.oid AND NOT c.relispartition
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+"""
+
+
+async def topmost(conn: AsyncConnection, tables: Collection[TableId]) -> Mapping[TableId, TableId]:
+    """The root that each table belongs to on this server; itself where it is no partition."""
+    with translated("reading which tables are partitions"):
+        cursor = await conn.execute(_TOPMOST, [[t.schema for t in tables], [t.name for t in tables]])
+        return {TableId(s, t): TableId(rs, r) async for s, t, rs, r in cursor}
+
+
+async def inheriting(conn: AsyncConnection, tables: Collection[TableId]) -> set[TableId]:
+    """Those of `tables` that are partitions or inherit: the order of their columns may differ."""
+    query = (
+        "SELECT DISTINCT n.nspname, c.relname FROM unnest(%s::text[], %s::text[]) AS wanted (s, r)"
+        " JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s"
+        " JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r"
+        " JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid"
+    )
+    with translated("reading which tables inherit"):
+        cursor = await conn.execute(query, [[t.schema for t in tables], [t.name for t in tables]])
+        return {TableId(schema, name) async for schema, name in cursor}
+
+
+def placing(conn: AsyncConnection, table: TableId, here: Places, there: Places) -> tuple[str, ...]:
+    """Statements that give the destination's table (there) the place that the source's (here) has."""
+    if here.get(table) == there.get(table):
+        return ()
+    name = sql.Identifier(table.schema, table.name)
+    statements = []
+    if table in there:
+        parent, _ = there[table]
+        detach = sql.SQL("ALTER TABLE {} DETACH PARTITION {}")
+        statements.append(detach.format(sql.Identifier(parent.schema, parent.name), name))
+    if table in here:
+        parent, bound = here[table]
+        attach = sql.SQL("ALTER TABLE {} ATTACH PARTITION {} {}")
+        statements.append(attach.format(sql.Identifier(parent.schema, parent.name), name, sql.SQL(bound)))
+    return tuple(statement.as_string(conn) for statement in statements)

@@ -1,0 +1,207 @@
+"""Identities of tables: read from the source's catalogs, and kept on the destination.
+
+`pgmig.source_table` holds a row for each table that is copied, written in the transaction that
+gives the table its copy plan. The applier compares Relation messages with it, the coordinator the source's
+catalogs. Its column `destination` is the OID of the table that the rows are copied into: whoever drops
+that table and creates it again takes away rows that no change stream brings back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import BOOKKEEPING_SCHEMA, ColumnIdentity, MigrationId, TableId, TableIdentity
+from services.shared.pg.bookkeeping.schema import KEEPING_BOOKS, book, books_exist
+from services.shared.pg.catalog.tables import under_snapshot
+from services.shared.pg.session.connection import translated
+from services.shared.pg.session.sql_files import load_sql
+
+KEPT_SIGNATURES = 8
+_FACTS = 7
+"""Values that are stored of a `TableIdentity`, beside its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTable:
+    """A table as `pgmig.source_table` has it. signatures: of the Relation messages that may describe
+    it, the newest last; a message of before an ALTER TABLE may still be in the stream after it. root: the
+    partitioned table whose table on the destination has the rows; None: it has its own. division: how
+    that table is divided there."""
+
+    identity: TableIdentity
+    signatures: tuple[str, ...]
+    root: TableId | None = None
+    division: str = ""
+
+
+async def read_identities(conn: AsyncConnection, migration: MigrationId) -> dict[TableId, TableIdentity]:
+    """All tables of the source, partitioned ones too, as the transaction's snapshot shows them."""
+    with translated("reading the source's tables"):
+        cursor = await conn.execute(
+            load_sql("catalog/sql/table_identity.sql"),
+            {
+                "bookkeeping": BOOKKEEPING_SCHEMA,
+                "publications": [migration.publication, migration.inserts_publication],
+            },
+        )
+        found = [_identity(row) async for row in cursor]
+    return {one.table: one for one in found}
+
+
+async def read_identities_under(
+    conn: AsyncConnection, migration: MigrationId, snapshot: str
+) -> dict[TableId, TableIdentity]:
+    """`read_identities` as of an exported snapshot. Raises SNAPSHOT_LOST."""
+    async with under_snapshot(conn, snapshot):
+        return await read_identities(conn, migration)
+
+
+def _identity(row: Sequence[Any]) -> TableIdentity:
+    schema, name, oid, kind, file, persistence, way, generated, columns = row
+    return TableIdentity(
+        TableId(schema, name),
+        oid,
+        kind,
+        file,
+        persistence,
+        way or "",
+        generated,
+        tuple(ColumnIdentity(*column) for column in columns),
+    )
+
+
+async def note_tables(conn: AsyncConnection, migration_id: str, tables: Iterable[KnownTable]) -> None:
+    """Write or replace rows, within the caller's transaction."""
+    upsert = sql.SQL(
+        "INSERT INTO {} (migration_id, schema_name, table_name, identity, signatures)"
+        " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (migration_id, schema_name, table_name)"
+        " DO UPDATE SET identity = excluded.identity, signatures = excluded.signatures"
+    ).format(book("source_table"))
+    with translated(KEEPING_BOOKS):
+        async with conn.cursor() as cursor:
+            await cursor.executemany(upsert, [_row(migration_id, table) for table in tables])
+
+
+def _row(migration_id: str, known: KnownTable) -> tuple[object, ...]:
+    one = known.identity
+    columns = [astuple(column) for column in one.columns]
+    root = (known.root.schema, known.root.name, known.division) if known.root is not None else None
+    facts = [one.oid, one.kind, one.file, one.persistence, one.published, one.sends_generated, columns]
+    text = json.dumps([*facts, root], separators=(",", ":"))
+    return migration_id, one.table.schema, one.table.name, text, list(known.signatures[-KEPT_SIGNATURES:])
+
+
+async def note_destinations(
+    conn: AsyncConnection, migration_id: str, places: Mapping[TableId, TableId]
+) -> None:
+    """Note which table of the destination the rows of a source's table are copied into, as it is now,
+    within the caller's transaction. places: that table's name, by the source table's, which is noted."""
+    query = sql.SQL(
+        "UPDATE {} AS known SET destination = c.oid"
+        " FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS place (s, t, at_s, at_t)"
+        " JOIN pg_catalog.pg_namespace n ON n.nspname = place.at_s"
+        " JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = place.at_t"
+        " WHERE known.migration_id = %s AND known.schema_name = place.s AND known.table_name = place.t"
+    ).format(book("source_table"))
+    with translated(KEEPING_BOOKS):
+        await conn.execute(query, [*_columns(places), migration_id])
+
+
+async def replaced_destinations(
+    conn: AsyncConnection, migration_id: str, places: Mapping[TableId, TableId]
+) -> list[TableId]:
+    """Tables of the source whose table on the destination is another one than their rows were copied
+    into. places: as for `note_destinations`; without an entry, both names are the same. One that is
+    missing there altogether does not count."""
+    query = sql.SQL(
+        "SELECT known.schema_name, known.table_name FROM {} AS known"
+        " LEFT JOIN unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS place (s, t, at_s, at_t)"
+        " ON (place.s, place.t) = (known.schema_name, known.table_name)"
+        " JOIN pg_catalog.pg_namespace n ON n.nspname = coalesce(place.at_s, known.schema_name)"
+        " JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid"
+        " AND c.relname = coalesce(place.at_t, known.table_name)"
+        " WHERE known.migration_id = %s AND c.oid <> known.destination ORDER BY 1, 2"
+    ).format(book("source_table"))
+    with translated(KEEPING_BOOKS):
+        cursor = await conn.execute(query, [*_columns(places), migration_id])
+        return [TableId(*row) async for row in cursor]
+
+
+def _columns(places: Mapping[TableId, TableId]) -> list[list[str]]:
+    pairs = places.items()
+    return [
+        [table.schema for table, _ in pairs],
+        [table.name for table, _ in pairs],
+        [place.schema for _, place in pairs],
+        [place.name for _, place in pairs],
+    ]
+
+
+async def known_tables(conn: AsyncConnection, migration_id: str) -> dict[TableId, KnownTable]:
+    """All rows of the migration; none while there is no bookkeeping. They are decoded in a thread: tens of
+    thousands take long enough to hold up everything else that the coordinator does."""
+    with translated(KEEPING_BOOKS):
+        if not await books_exist(conn):
+            return {}
+        query = "SELECT schema_name, table_name, identity, signatures FROM {} WHERE migration_id = %s"
+        cursor = await conn.execute(sql.SQL(query).format(book("source_table")), [migration_id])
+        rows = await cursor.fetchall()
+    found = await asyncio.to_thread(lambda: [_known(row) for row in rows])
+    return {one.identity.table: one for one in found}
+
+
+async def known_table(conn: AsyncConnection, migration_id: str, table: TableId) -> KnownTable | None:
+    """One row of the migration."""
+    with translated(KEEPING_BOOKS):
+        query = (
+            "SELECT schema_name, table_name, identity, signatures FROM {}"
+            " WHERE migration_id = %s AND schema_name = %s AND table_name = %s"
+        )
+        cursor = await conn.execute(
+            sql.SQL(query).format(book("source_table")), [migration_id, table.schema, table.name]
+        )
+        row = await cursor.fetchone()
+    return _known(row) if row is not None else None
+
+
+def _known(row: Sequence[Any]) -> KnownTable:
+    schema, name, text, signatures = row
+    facts = json.loads(text)
+    root = facts[_FACTS] if facts[_FACTS:] else None  # earlier releases had none
+    where = (TableId(root[0], root[1]), root[2]) if root is not None else (None, "")
+    return KnownTable(_identity((schema, name, *facts[:_FACTS])), tuple(signatures), *where)
+
+
+async def any_known(conn: AsyncConnection, migration_id: str) -> bool:
+    """Whether identities are kept for the migration at all."""
+    with translated(KEEPING_BOOKS):
+        if not await books_exist(conn):
+            return False
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE migration_id = %s)").format(book("source_table"))
+        row = await (await conn.execute(query, [migration_id])).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def forget_tables(conn: AsyncConnection, migration_id: str, tables: Collection[TableId]) -> None:
+    """Delete rows, within the caller's transaction."""
+    query = sql.SQL(
+        "DELETE FROM {} WHERE migration_id = %s AND (schema_name, table_name) IN"
+        " (SELECT s, t FROM unnest(%s::text[], %s::text[]) AS gone (s, t))"
+    ).format(book("source_table"))
+    with translated(KEEPING_BOOKS):
+        await conn.execute(query, [migration_id, [t.schema for t in tables], [t.name for t in tables]])
+
+
+def freshly_known(
+    tables: Mapping[TableId, TableIdentity], roots: Mapping[TableId, tuple[TableId, str]] | None = None
+) -> list[KnownTable]:
+    """As noted with a copy: only this shape is expected from there on. roots: of those whose rows go to
+    their root's table, with its division."""
+    own = (None, "")
+    return [KnownTable(one, (one.signature,), *(roots or {}).get(t, own)) for t, one in tables.items()]

@@ -1,0 +1,208 @@
+"""COPY from one server into another by the bytes of their connections, past libpq.
+
+Theory of operation. libpq holds each row whole, twice, and hands every one over by itself. CopyData
+messages are the same in both directions, so the bytes are read from one server into a buffer of
+fixed size and written from there to the other, and only joined on the way, many messages to one
+(`copy_frames`). Memory does not depend on the size of a row.
+
+libpq lends its channel (`channel`): it is idle, and has read all that the server said, up to
+ReadyForQuery. Servers say nothing by themselves then but that they end the session. After a COPY that
+ended well both sessions are idle again and libpq goes on; after any error, or when cancelled, it
+cannot: the caller closes both connections. Anything that a server sent behind its last ReadyForQuery is such
+an error, since libpq would miss it.
+
+A source that is ahead of us sends in pieces of 8 KiB, and waking up for each would cost more than all
+the rest, so after a short read we pause for a moment. A destination that does not take more stops the
+reading: that is all the back-pressure needed. It may fail at any time, and then throws the
+rest of the data away, so it is listened to after each write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from services.shared.pg.copy.errors import ServerError
+from services.shared.pg.copy.frames import Frames, Message
+from services.shared.pg.copy.row_merge import FramingError
+from services.shared.pg.transport.raw_connection import borrow, lends, ready
+
+BUFFER = 256 * 1024
+SHORT = 64 * 1024
+PAUSE_S = 0.001
+_ANSWERS = 8 * 1024
+_COPY_DONE = b"c\0\0\0\4"
+_NOT_ASKED_FOR = frozenset("ANS")  # notifications, notices, parameter changes
+
+Progress = Callable[[int, int], None]
+"""Told rows and bytes of COPY data so far, often."""
+Pace = Callable[[int], Awaitable[None]]
+"""Awaited with the bytes just passed on."""
+
+
+async def may_relay(conn: AsyncConnection) -> bool:
+    """Whether its channel can be borrowed."""
+    if conn.pgconn.ssl_in_use:
+        return lends(conn)
+    if conn.info.server_version < 120000:
+        return True  # knows no GSSAPI encryption
+    query = "SELECT encrypted FROM pg_catalog.pg_stat_gssapi WHERE pid = pg_catalog.pg_backend_pid()"
+    row = await (await conn.execute(query)).fetchone()
+    return row is not None and not row[0]
+
+
+async def relay(
+    source: AsyncConnection,
+    destination: AsyncConnection,
+    statements: tuple[sql.Composed, sql.Composed],
+    on_progress: Progress,
+    pace: Pace,
+) -> tuple[int, int, int, int]:
+    """Run COPY TO STDOUT on the source and COPY FROM STDIN on the destination: rows sent, rows
+    stored, bytes of COPY data, and of the largest piece that libpq had to hold (none). Raises
+    psycopg.Error."""
+    with (
+        _Session(source, "source", BUFFER) as reader,
+        _Session(destination, "destination", _ANSWERS) as writer,
+    ):
+        await reader.begin(statements[0], "H")
+        await writer.begin(statements[1], "G")
+        while isinstance(piece := await reader.next(), memoryview):
+            await writer.write(piece)
+            on_progress(reader.frames.frames, reader.frames.size)
+            await pace(len(piece))
+            # Neither side need have waited: let the lease be kept.
+            await asyncio.sleep(PAUSE_S if len(piece) < SHORT and not reader.has_more else 0)
+        reader.check(piece, "c")
+        sent = (await reader.expect("C")).rows
+        await reader.expect("Z")
+        await writer.write(memoryview(_COPY_DONE), quiet=False)
+        stored = (await writer.expect("C")).rows
+        await writer.expect("Z")
+        for session in (reader, writer):
+            session.check_nothing_left()
+        return sent, stored, reader.frames.size, 0
+
+
+class _Session:
+    """A server at the other end of an idle libpq connection, for the time of one COPY."""
+
+    def __init__(self, conn: AsyncConnection, side: str, buffer: int) -> None:
+        self._conn = conn
+        self._side = side
+        self.frames = Frames()  # one message for each row, and in binary one more at the end
+        self._buffer = memoryview(bytearray(buffer))
+        self._start = self._end = 0  # of what was received and is not handed out
+        self._channel = borrow(conn)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether more has been received than was handed out."""
+        return self._start < self._end
+
+    async def begin(self, statement: sql.Composable, answer: str) -> None:
+        text = statement.as_bytes(self._conn)
+        await self.write(memoryview(b"Q" + (len(text) + 5).to_bytes(4, "big") + text + b"\0"), quiet=False)
+        await self.expect(answer)
+
+    async def expect(self, kind: str) -> Message:
+        item = await self.next()
+        self.check(item, kind)
+        assert isinstance(item, Message)
+        return item
+
+    def check(self, item: Message | memoryview, kind: str) -> None:
+        if isinstance(item, memoryview) or item.kind != kind:
+            what = "data" if isinstance(item, memoryview) else f"message {item.kind!r}"
+            raise psycopg.OperationalError(f"the server sent {what} where {kind!r} belongs")
+
+    def check_nothing_left(self) -> None:
+        """Raises psycopg.Error when more was received than was asked for. libpq would never see it, and
+        be out of step with the server."""
+        if self.has_more:
+            while self._poll() is not None:  # the server's own error, if that is what it is
+                pass
+            raise psycopg.OperationalError("the server sent more than the answer to COPY")
+
+    async def next(self) -> Message | memoryview:
+        """The next message, or all CopyData at hand, to be used before the next call. Raises the
+        server's error, and OperationalError when the connection is gone."""
+        while (item := self._poll()) is None:
+            await ready(self._channel)
+        return item
+
+    async def write(self, data: memoryview, *, quiet: bool = True) -> None:
+        """Send all of `data`. quiet: the server has nothing to say meanwhile but an error."""
+        while data:
+            data = data[self._send(data) :]
+            if quiet and (item := self._poll()) is not None:
+                self.check(item, "nothing")
+            if data:
+                await ready(self._channel, send=True)
+
+    def _send(self, data: memoryview) -> int:
+        try:
+            return self._channel.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            while self._poll() is not None:  # it may have said why
+                pass
+            raise psycopg.OperationalError("the connection was lost while sending") from exc
+
+    def _poll(self) -> Message | memoryview | None:
+        """Like `next`, without waiting: None when nothing whole is there."""
+        try:
+            while True:
+                while (item := self._parsed()) is not None:
+                    if isinstance(item, memoryview) or item.kind not in _NOT_ASKED_FOR:
+                        return self._checked(item)
+                if not self._receive():
+                    return None
+        except FramingError as exc:
+            raise psycopg.OperationalError(f"the server sent {exc}") from exc
+
+    def _checked(self, item: Message | memoryview) -> Message | memoryview:
+        if isinstance(item, Message) and item.kind == "E":
+            fields = item.fields()
+            raise ServerError(fields.get("C", ""), fields.get("M", ""), self._side, fields.get("D", ""))
+        return item
+
+    def _parsed(self) -> Message | memoryview | None:
+        window = self._buffer[self._start : self._end]
+        taken, length = self.frames.data(window)
+        if taken:
+            self._start += taken
+            return window[:length]
+        taken, message = self.frames.message(window)
+        self._start += taken
+        return message
+
+    def _receive(self) -> bool:
+        """Read what is there, behind the incomplete header that may be left."""
+        left = self._end - self._start
+        self._buffer[:left] = self._buffer[self._start : self._end]
+        self._start, self._end = 0, left
+        try:
+            received = self._channel.receive(self._buffer[left:])
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            raise psycopg.OperationalError("the connection was lost") from exc
+        if not received:
+            raise psycopg.OperationalError("the server closed the connection")
+        self._end += received
+        return True

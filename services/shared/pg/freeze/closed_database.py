@@ -1,0 +1,136 @@
+"""A database that accepts no connections: the one wall that holds for everybody.
+
+`default_transaction_read_only` is a default that any session may change, CONNECTION LIMIT and REVOKE do
+not concern superusers, and locks end with their session. `ALTER DATABASE ... ALLOW_CONNECTIONS false`
+keeps out all new sessions, of superusers, of subscriptions and of extensions' workers too, until somebody
+changes it back. It can be set by the database's owner, but only from another database of the server:
+the way in. Sessions that are open stay open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import ErrorKind, PgmigError
+from services.shared.pg.freeze.sessions import end_all
+from services.shared.pg.session.connection import connect, connection, translated
+from services.shared.pg.session.uri import endpoint
+
+USUAL = ("postgres", "template1")
+_TRIED_AT_MOST = 5
+
+
+async def writable_connection(uri: str, database: str = "") -> AsyncConnection:
+    """A session on the source that may write although its database is read-only by default.
+
+    database: another one than the URI's.
+    """
+    conn = await connect(uri, "source", database=database)
+    try:
+        with translated("opening a session on the source"):
+            await conn.execute("SET default_transaction_read_only = off")
+            await conn.execute("SET synchronous_commit = local")  # the sentinel must reach disk, no more
+            # Servers before 18 refuse parallel workers while their database accepts no connections.
+            await conn.execute("SET max_parallel_workers_per_gather = 0")
+    except BaseException:
+        await conn.close()
+        raise
+    return conn
+
+
+async def way_in(conn: AsyncConnection, uri: str) -> str:
+    """The name of another database that our role can connect to. Raises PERMISSION."""
+    with translated("looking for another database of the source"):
+        rows = await (
+            await conn.execute(
+                "SELECT datname, current_database() FROM pg_catalog.pg_database"
+                " WHERE datallowconn AND datname <> current_database()"
+                " AND pg_catalog.has_database_privilege(oid, 'CONNECT')"
+                " ORDER BY datname <> 'postgres', datname = 'template1', datname LIMIT %s",
+                [_TRIED_AT_MOST],
+            )
+        ).fetchall()
+    for name, _ in rows:
+        try:
+            async with connection(uri, "source", database=name):
+                return str(name)
+        except PgmigError:
+            continue
+    raise PgmigError(
+        ErrorKind.PERMISSION,
+        "our role can connect to no other database of the source; the switchover closes the migrated one "
+        "to all connections, which PostgreSQL allows from another database only",
+        "let it connect to database postgres too (GRANT CONNECT, pg_hba.conf, the password file)",
+    )
+
+
+async def beside(uri: str, door: str) -> AsyncConnection:
+    """A session on another database of the same server. door: the name of the one to try first."""
+    failure: PgmigError | None = None
+    for name in dict.fromkeys([door, *USUAL]):
+        if name:
+            try:
+                return await writable_connection(uri, name)
+            except PgmigError as exc:
+                failure = failure or exc
+    assert failure is not None
+    raise failure
+
+
+async def is_open(conn: AsyncConnection, database: str) -> bool:
+    """Whether `database` accepts connections. conn: to any database of the server."""
+    with translated("looking whether the source accepts connections"):
+        row = await (
+            await conn.execute(
+                "SELECT datallowconn FROM pg_catalog.pg_database WHERE datname = %s", [database]
+            )
+        ).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def set_open(conn: AsyncConnection, database: str, *, accepts: bool) -> None:
+    """conn: to another database, unless connections are allowed."""
+    with translated(f"setting whether database {database} of the source accepts connections"):
+        await conn.execute(
+            sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}").format(
+                sql.Identifier(database), sql.SQL("true" if accepts else "false")
+            )
+        )
+
+
+@asynccontextmanager
+async def inside(uri: str, database: str, door: str, deadline: float) -> AsyncIterator[AsyncConnection]:
+    """A writable session, also where the database accepts no connections.
+
+    It is then opened for the moment that our own connection takes, closed again, and whoever came in
+    meanwhile is ended before the block begins.
+    """
+    try:
+        conn = await writable_connection(uri)
+    except PgmigError as exc:
+        if exc.kind is not ErrorKind.DATABASE_CLOSED:
+            raise
+    else:
+        try:
+            yield conn
+        finally:
+            await conn.close()
+        return
+    side = await beside(uri, door)
+    database = database or endpoint(uri).dbname
+    try:
+        await set_open(side, database, accepts=True)
+        try:
+            conn = await writable_connection(uri)
+        finally:
+            await set_open(side, database, accepts=False)
+        try:
+            await end_all(side, database, [conn.info.backend_pid], deadline)
+            yield conn
+        finally:
+            await conn.close()
+    finally:
+        await side.close()

@@ -1,0 +1,241 @@
+"""The other sessions of a database: who they are, and how they are ended.
+
+A session is exempt by its process id alone: pgmig's own, and the walsender of its slot. Never by
+`application_name`, `usename` or anything else that a client may choose. A role without
+pg_read_all_stats sees of other roles' sessions only the database, the user and the application; so
+nothing else decides who is ended.
+
+A server process that is just being started is not yet in pg_stat_activity. From its first step on,
+before it looks whether its database accepts connections, and until it can be seen, it holds a lock on
+the database, which pg_locks shows. So once a database accepts no connections, "nobody holds that lock,
+and after that nobody is to be seen" means that nobody is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import LiteralString
+
+from psycopg import AsyncConnection
+
+from services.shared.model import ErrorKind, PgmigError
+from services.shared.pg.session.connection import translated
+
+NAMED_AT_MOST = 3
+STUBBORN_S = 3.0
+"""How long we wait for sessions to leave by themselves that our role may not end."""
+_LOOK_S = 0.1
+OWN_S = 10.0
+"""How long we wait for sessions of our own to end."""
+_POLL_S = 0.01
+
+# Autovacuum has no user. Parallel workers go with their leaders.
+_OTHERS: LiteralString = (
+    "SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')"
+    " FROM pg_catalog.pg_stat_activity a WHERE a.datname = %(database)s AND a.usesysid IS NOT NULL"
+    " AND a.pid <> ALL (%(spared)s)"
+)
+_SINCE: LiteralString = " AND coalesce(a.backend_start >= pg_catalog.to_timestamp(%(moment)s), true)"
+_UNTIL: LiteralString = " AND coalesce(a.backend_start <= pg_catalog.to_timestamp(%(moment)s), true)"
+# As pg_terminate_backend decides it.
+_NOT_OURS: LiteralString = (
+    " AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles us, pg_catalog.pg_roles them"
+    " WHERE us.rolname = current_user AND them.oid = a.usesysid AND (us.rolsuper OR NOT them.rolsuper AND"
+    " (pg_catalog.pg_has_role(them.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE'))))"
+)
+_STARTING: LiteralString = (
+    "SELECT count(*) FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.objid"
+    " WHERE l.locktype = 'object' AND l.classid = 'pg_catalog.pg_database'::pg_catalog.regclass"
+    " AND l.mode = 'RowExclusiveLock' AND d.datname = %(database)s AND l.pid <> ALL (%(spared)s)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A session that is not ours."""
+
+    pid: int
+    user: str
+    application: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.application or 'unnamed'}, role {self.user or 'unknown'})"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSession:
+    """A session of pgmig, as another coordinator can find it on the server.
+
+    began: microseconds since 1970 by the server's clock. Process ids are used again, so it must match too.
+    """
+
+    pid: int
+    began: int
+
+
+_OWN: LiteralString = (
+    "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint"
+    " FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()"
+)
+_ALIVE: LiteralString = (
+    " FROM pg_catalog.pg_stat_activity a JOIN unnest(%(pids)s::int[], %(began)s::bigint[]) AS s (pid, began)"
+    " ON a.pid = s.pid AND (extract(epoch FROM a.backend_start) * 1000000)::bigint = s.began"
+)
+
+
+async def own_session(conn: AsyncConnection) -> OwnSession:
+    with translated("looking at our session on the source"):
+        row = await (await conn.execute(_OWN)).fetchone()
+    assert row is not None
+    return OwnSession(int(row[0]), int(row[1]))
+
+
+async def alive(conn: AsyncConnection, sessions: Collection[OwnSession]) -> tuple[OwnSession, ...]:
+    """Those of pgmig's sessions that still exist, in whatever database of the server."""
+    if not sessions:
+        return ()
+    with translated("looking for sessions of an earlier freeze"):
+        rows = await (await conn.execute("SELECT s.pid, s.began" + _ALIVE, _given(sessions))).fetchall()
+    return tuple(OwnSession(int(pid), int(began)) for pid, began in rows)
+
+
+async def end_own(conn: AsyncConnection, sessions: Collection[OwnSession]) -> None:
+    """End exactly these sessions, and return when they are gone: what they were doing is then done, or
+    never will be. Raises TRANSIENT when one does not end, PERMISSION when our role may not end it."""
+    deadline = time.monotonic() + OWN_S
+    while left := await alive(conn, sessions):
+        with translated("ending the sessions of an earlier freeze"):
+            await conn.execute("SELECT pg_catalog.pg_terminate_backend(s.pid)" + _ALIVE, _given(left))
+        if time.monotonic() > deadline:
+            raise PgmigError(
+                ErrorKind.TRANSIENT,
+                "sessions of an earlier freeze of the source do not end: process "
+                + ", ".join(str(one.pid) for one in left),
+                "see what these processes of the source wait for",
+            )
+        await asyncio.sleep(_POLL_S)  # a server process that ends does not report it
+
+
+def _given(sessions: Collection[OwnSession]) -> dict[str, list[int]]:
+    return {"pids": [one.pid for one in sessions], "began": [one.began for one in sessions]}
+
+
+async def end_begun_before(
+    conn: AsyncConnection, database: str, spared: Collection[int], moment: float
+) -> int:
+    """End the others that began at or before `moment` (the server's clock), once; how many.
+
+    Raises PERMISSION when our role may not end one of them.
+    """
+    return await _end_once(conn, _OTHERS + _UNTIL, database, spared, moment)
+
+
+async def end_begun_after(
+    conn: AsyncConnection, database: str, spared: Collection[int], moment: float
+) -> int:
+    """The same for those that began at or after `moment`."""
+    return await _end_once(conn, _OTHERS + _SINCE, database, spared, moment)
+
+
+async def _end_once(
+    conn: AsyncConnection, query: LiteralString, database: str, spared: Collection[int], moment: float
+) -> int:
+    found = await _others(conn, query, {"database": database, "spared": list(spared), "moment": moment})
+    if refused := await _end(conn, found):
+        raise _may_not_end(refused)
+    return len(found)
+
+
+async def end_all(conn: AsyncConnection, database: str, spared: Collection[int], deadline: float) -> int:
+    """End the others until none is left and none is being started; returns how many were ended.
+
+    The database must not accept connections any more. deadline: time.monotonic(). Raises PERMISSION
+    for sessions that our role may not end and that do not leave, TIMEOUT.
+    """
+    given = {"database": database, "spared": list(spared)}
+    ended: set[int] = set()
+    stubborn_since = 0.0
+    while True:
+        starting = await _starting(conn, given)  # first: who has started since is among the others
+        found = await _others(conn, _OTHERS, given)
+        if not starting and not found:
+            return len(ended)
+        refused = await _end(conn, found)
+        ended.update(other.pid for other in found)
+        now = time.monotonic()
+        stubborn_since = (stubborn_since or now) if refused else 0.0
+        if refused and now - stubborn_since > STUBBORN_S:
+            raise _may_not_end(refused)
+        if now > deadline:
+            raise PgmigError(
+                ErrorKind.TIMEOUT,
+                f"sessions on the source do not end: {_named(found) or 'one is still being started'}",
+                "see what these processes wait for, or allow more time, then switch over again",
+            )
+        await asyncio.sleep(_POLL_S)  # a server process that ends tells nobody
+
+
+async def check_endable(conn: AsyncConnection, database: str, spared: Collection[int]) -> None:
+    """Raises PERMISSION for other sessions that our role may not end, unless they leave within
+    STUBBORN_S. Ends none."""
+    given = {"database": database, "spared": list(spared)}
+    deadline = time.monotonic() + STUBBORN_S
+    while found := await _others(conn, _OTHERS + _NOT_OURS, given):
+        if time.monotonic() > deadline:
+            raise _may_not_end(found)
+        await asyncio.sleep(_LOOK_S)  # a server process that ends does not report it
+
+
+async def _others(conn: AsyncConnection, query: LiteralString, given: Mapping[str, object]) -> list[Other]:
+    with translated("looking for other sessions on the source"):
+        return [Other(*row) for row in await (await conn.execute(query, given)).fetchall()]
+
+
+async def _starting(conn: AsyncConnection, given: Mapping[str, object]) -> int:
+    with translated("looking for sessions that are being started on the source"):
+        row = await (await conn.execute(_STARTING, given)).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def _end(conn: AsyncConnection, others: Sequence[Other]) -> list[Other]:
+    """Those of them that our role may not end. One that it may not end does not spare the others."""
+    refused = []
+    for other in others:
+        try:
+            with translated("ending sessions on the source"):
+                await conn.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [other.pid])
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.PERMISSION:
+                raise
+            refused.append(other)
+    return refused
+
+
+def _named(others: Sequence[Other]) -> str:
+    more = f" and {len(others) - NAMED_AT_MOST} more" if len(others) > NAMED_AT_MOST else ""
+    return ", ".join(map(str, others[:NAMED_AT_MOST])) + more
+
+
+def _may_not_end(others: Sequence[Other]) -> PgmigError:
+    return PgmigError(
+        ErrorKind.PERMISSION,
+        f"our role may not end sessions on the source: {_named(others)}",
+        "grant it pg_signal_backend, and end the sessions of superusers yourself, then switch over again",
+    )
+
+
+async def prepared_transactions(conn: AsyncConnection) -> str:
+    """The prepared transactions of the database, for the operator; "" when there is none."""
+    with translated("looking for prepared transactions on the source"):
+        rows = await (
+            await conn.execute(
+                "SELECT gid, owner::text, extract(epoch FROM clock_timestamp() - prepared)::int"
+                " FROM pg_catalog.pg_prepared_xacts WHERE database = current_database() ORDER BY prepared"
+            )
+        ).fetchall()
+    shown = [f'prepared transaction "{gid}" (role {owner}, for {age} s)' for gid, owner, age in rows]
+    more = f" and {len(shown) - NAMED_AT_MOST} more" if len(shown) > NAMED_AT_MOST else ""
+    return ", ".join(shown[:NAMED_AT_MOST]) + more

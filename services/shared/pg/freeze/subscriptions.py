@@ -1,0 +1,62 @@
+"""Subscriptions of the source: their apply workers write into it, whoever else may not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import ErrorKind, PgmigError
+from services.shared.pg.session.connection import translate, translated
+
+_LOCK_S = 5
+
+
+async def enabled_subscriptions(conn: AsyncConnection) -> tuple[str, ...]:
+    """Names of the enabled subscriptions of the connected database."""
+    with translated("looking for subscriptions of the source"):
+        rows = await (
+            await conn.execute(
+                "SELECT subname::text FROM pg_catalog.pg_subscription WHERE subenabled AND subdbid ="
+                " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) ORDER BY 1"
+            )
+        ).fetchall()
+    return tuple(row[0] for row in rows)
+
+
+async def disable(conn: AsyncConnection, names: Sequence[str]) -> None:
+    """Raises PERMISSION with what to do when our role may not."""
+    await _alter(conn, names, "DISABLE")
+
+
+async def enable(conn: AsyncConnection, names: Sequence[str]) -> None:
+    """Those that are still there and disabled."""
+    with translated("looking for subscriptions of the source"):
+        rows = await (
+            await conn.execute(
+                "SELECT subname::text FROM pg_catalog.pg_subscription WHERE NOT subenabled AND subdbid ="
+                " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+            )
+        ).fetchall()
+    await _alter(conn, [name for name in names if (name,) in rows], "ENABLE")
+
+
+async def _alter(conn: AsyncConnection, names: Sequence[str], action: str) -> None:
+    for name in names:
+        statement = sql.SQL("ALTER SUBSCRIPTION {} {}").format(sql.Identifier(name), sql.SQL(action))
+        try:
+            await conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(f"{_LOCK_S}s")))
+            await conn.execute(statement)
+        except psycopg.errors.InsufficientPrivilege as exc:
+            raise PgmigError(
+                ErrorKind.PERMISSION,
+                f"subscription {name} writes into the source, and our role may not alter it",
+                f"let its owner run ALTER SUBSCRIPTION {name} {action}, then switch over again",
+            ) from exc
+        except psycopg.Error as exc:
+            raise translate(exc, f"altering subscription {name} of the source") from exc
+        finally:
+            if not conn.closed:
+                with translated("altering subscriptions of the source"):
+                    await conn.execute("SET lock_timeout = 0")

@@ -1,0 +1,130 @@
+"""Letting writers into a frozen source again: everything is put back as it was recorded.
+
+The coordinator that froze the source may still be running, for example when a second one has taken the
+migration over. Its sessions would go on with the freeze after the thaw, and nobody would thaw the source
+again. So the freeze records its sessions before it begins, and a thaw ends them first. A thaw records its
+own session in the same way: a coordinator that stops responding in a thaw must not open the source
+later, when another one has frozen it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import PgmigError
+from services.shared.pg.freeze.closed_database import beside, is_open, set_open, writable_connection
+from services.shared.pg.freeze.sessions import OwnSession, alive, end_begun_after, end_own, own_session
+from services.shared.pg.freeze.subscriptions import enable
+from services.shared.pg.session.connection import translated
+
+SETTING = "default_transaction_read_only"
+
+Announce = Callable[[tuple[OwnSession, ...]], Awaitable[None]]
+"""Stores which sessions may still change the freeze of the source, the caller's among them. Raises FENCED
+when another coordinator has taken over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The source before the freeze.
+
+    read_only_default: the database's own setting, "" when it had none. at: the source's clock, Unix
+    seconds. database: its name. door: another database, from which this one can be opened.
+    subscriptions: those that were enabled. sessions: of the freeze, and of a thaw that may still be
+    running. What an earlier release recorded lacks the last four: it closed nothing.
+    """
+
+    read_only_default: str
+    at: float
+    database: str = ""
+    door: str = ""
+    subscriptions: tuple[str, ...] = ()
+    sessions: tuple[OwnSession, ...] = ()
+
+
+async def thaw(uri: str, before: Before, announce: Announce | None = None) -> bool:
+    """Put back what the freeze has changed, whatever of it has happened; whether there was anything.
+
+    announce: is awaited before anything is changed. Then the sessions of the freeze are ended.
+
+    The setting is put back before the database is opened, so that nobody comes in who finds it read-only.
+    Sessions that began meanwhile stay read-only until they reconnect, and a connection pool would keep
+    them: they are ended.
+    """
+    conn = await beside(uri, before.door) if before.database else await writable_connection(uri)
+    try:
+        others = await alive(conn, before.sessions)
+        if announce is not None:
+            await announce((*others, await own_session(conn)))
+        await end_own(conn, others)
+        database = before.database or await _current(conn)
+        changed = await database_default(conn, database) != before.read_only_default
+        if changed:
+            await set_database_default(conn, database, before.read_only_default)
+        if not await is_open(conn, database):
+            changed = True
+            await set_open(conn, database, accepts=True)
+        if changed:
+            with suppress(PgmigError):
+                await end_begun_after(conn, database, [conn.info.backend_pid], before.at)
+    finally:
+        await conn.close()
+    if before.subscriptions:
+        conn = await writable_connection(uri)
+        try:
+            await enable(conn, before.subscriptions)
+        finally:
+            await conn.close()
+    return changed
+
+
+async def admit_readers(uri: str, before: Before) -> None:
+    """Let sessions in again, read-only by default."""
+    conn = await beside(uri, before.door)
+    try:
+        await set_open(conn, before.database, accepts=True)
+    finally:
+        await conn.close()
+
+
+async def _current(conn: AsyncConnection) -> str:
+    with translated("looking at the source"):
+        row = await (await conn.execute("SELECT current_database()::text")).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+async def database_default(conn: AsyncConnection, database: str) -> str:
+    """The database's setting for all roles, as ALTER DATABASE left it."""
+    with translated("reading the source database's settings"):
+        row = await (
+            await conn.execute(
+                "SELECT split_part(c, '=', 2) FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) c"
+                " WHERE s.setrole = 0 AND split_part(c, '=', 1) = %s AND s.setdatabase ="
+                " (SELECT oid FROM pg_catalog.pg_database WHERE datname = %s)",
+                [SETTING, database],
+            )
+        ).fetchone()
+    return str(row[0]) if row else ""
+
+
+async def set_database_default(conn: AsyncConnection, database: str, value: str) -> None:
+    """Set the database's default, or reset it for ""."""
+    with translated(f"setting the source database's {SETTING}"):
+        name, setting = sql.Identifier(database), sql.Identifier(SETTING)
+        statement = sql.SQL("ALTER DATABASE {} RESET {}").format(name, setting)
+        if value:
+            statement = sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, setting, sql.Literal(value))
+        await conn.execute(statement)
+
+
+async def clock(conn: AsyncConnection) -> float:
+    """Unix seconds."""
+    with translated("reading the source's clock"):
+        row = await (await conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8")).fetchone()
+    assert row is not None
+    return float(row[0])

@@ -1,0 +1,194 @@
+"""Everything that can be known to fail is looked for before anything is created.
+
+`check_migration` connects to both databases, reads, and changes nothing: the only writes are
+settings of its own sessions. Each refusal names what is wrong, where, and the remedy; what
+merely deserves the operator's attention comes back as warnings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from psycopg import AsyncConnection
+
+from services.shared.model import (
+    DatabaseIdentity,
+    Endpoint,
+    ErrorKind,
+    LargeObjects,
+    MigrationId,
+    MigrationOptions,
+    MigrationPlan,
+    NoKeyTables,
+    PgmigError,
+    check_options,
+)
+from services.shared.pg.catalog.selected import choose, default_search_path
+from services.shared.pg.catalog.server import ServerFacts, read_server
+from services.shared.pg.preflight import destination as preflight_destination
+from services.shared.pg.preflight import freeze as preflight_freeze
+from services.shared.pg.preflight import functions as preflight_functions
+from services.shared.pg.preflight import locks as preflight_locks
+from services.shared.pg.preflight import not_followed as preflight_apart
+from services.shared.pg.preflight import source as preflight_source
+from services.shared.pg.preflight.roles import check_roles
+from services.shared.pg.schema.dump_tools import DumpTools, find_tools
+from services.shared.pg.schema.existing_objects import plan_to_drop, plan_to_fill
+from services.shared.pg.selection.rules import Chosen
+from services.shared.pg.session.connection import connection, reached
+from services.shared.pg.session.encoding import check_names, conversion_warnings
+from services.shared.pg.session.uri import requires_tls
+
+_DEFAULTS = MigrationOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What a passed check found out. warnings: sentences for the timeline. options: as given, with
+    the search path of the source. plan: what is lost on the destination."""
+
+    source: Endpoint
+    destination: Endpoint
+    tools: DumpTools
+    source_identity: DatabaseIdentity
+    destination_identity: DatabaseIdentity
+    warnings: tuple[str, ...] = ()
+    options: MigrationOptions = field(default_factory=MigrationOptions)
+    plan: MigrationPlan = field(default_factory=MigrationPlan)
+
+
+async def check_migration(
+    migration: MigrationId,
+    source_uri: str,
+    destination_uri: str,
+    *,
+    follow: bool,
+    no_key_tables: NoKeyTables = NoKeyTables.REFUSE,
+    options: MigrationOptions = _DEFAULTS,
+) -> Preflight:
+    """Check both databases and the programs. Raises PgmigError for the first thing that is wrong.
+
+    options: of these, what is taken and what becomes of what the destination holds.
+    """
+    check_options(options)
+    async with (
+        connection(source_uri, "source") as source,
+        connection(destination_uri, "destination") as destination,
+    ):
+        facts = await read_server(source, "source"), await read_server(destination, "destination")
+        _check_pair(*facts)
+        await check_names(source)
+        ends = reached(source, source_uri), reached(destination, destination_uri)
+        tls = requires_tls(ends[0]) and not options.data_only
+        tools = await find_tools(facts[0].major, facts[1].major, tls=tls)
+        options = await _with_search_path(source_uri, options)
+        chosen = await choose(source, options, strict=True)
+        warnings = [*chosen.warnings, *conversion_warnings(facts[0].encoding)]
+        warnings += await preflight_source.check(
+            source,
+            migration,
+            facts[0],
+            follow=follow,
+            no_key_tables=no_key_tables,
+            chosen=chosen,
+            rows=not options.schema_only,
+        )
+        if follow:
+            warnings += await preflight_freeze.check(source, source_uri, facts[0])
+        warnings += await preflight_destination.check(destination, migration, facts[1], follow=follow)
+        plan = MigrationPlan()
+        if options.drop_if_exists or options.data_only:
+            await preflight_destination.check_unknown(destination, migration)
+            plan = await _plan(source, destination, options, chosen)
+        else:
+            await preflight_destination.check_empty(destination, facts[1])
+        if not options.data_only:
+            warnings += await preflight_destination.check_extensions(source, destination, chosen)
+            warnings += await preflight_locks.check(source, destination, chosen)
+        whole = not (options.data_only or options.schema_only)
+        apart = options.large_objects if whole else LargeObjects.SKIP
+        warnings += await preflight_apart.check(
+            source, facts[0], follow=follow, whole=whole, large_objects=apart, chosen=chosen
+        )
+        if not options.data_only:
+            await check_roles(
+                source,
+                destination,
+                facts[1].role,
+                no_owner=options.no_owner,
+                no_acl=options.no_acl,
+                large_objects=apart is not LargeObjects.SKIP,
+                chosen=chosen,
+            )
+        if not options.schema_only:
+            acting, no_owner = (destination, False) if options.data_only else (source, options.no_owner)
+            warnings += await preflight_functions.check(
+                acting, destination, facts[1], chosen, no_owner=no_owner
+            )
+        warnings += _differences(*facts)
+    return Preflight(*ends, tools, facts[0].identity, facts[1].identity, tuple(warnings), options, plan)
+
+
+async def _with_search_path(source_uri: str, options: MigrationOptions) -> MigrationOptions:
+    """Found once, so that patterns without a schema go on meaning what they mean now."""
+    if options.selection.everything or options.selection.search_path:
+        return options
+    path = await default_search_path(source_uri)
+    return replace(options, selection=replace(options.selection, search_path=path))
+
+
+async def _plan(
+    source: AsyncConnection, destination: AsyncConnection, options: MigrationOptions, chosen: Chosen
+) -> MigrationPlan:
+    """What is lost of what the destination holds."""
+    if options.data_only:
+        return await plan_to_fill(source, destination, chosen)
+    plan, _ = await plan_to_drop(source, destination, chosen, options)
+    return plan
+
+
+async def reachable(uri: str, side: str) -> None:
+    """Whether the server accepts the login; raises what a connection attempt raises. A database that a
+    switchover has closed accepts it, and then no session."""
+    try:
+        async with connection(uri, side):
+            pass
+    except PgmigError as exc:
+        if exc.kind is not ErrorKind.DATABASE_CLOSED:
+            raise
+
+
+def _check_pair(source: ServerFacts, destination: ServerFacts) -> None:
+    if source.identity == destination.identity:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"source and destination are the same database, {source.dbname}",
+            "give the destination's own URI",
+        )
+    if destination.major < source.major:
+        raise PgmigError(
+            ErrorKind.DESTINATION_NOT_READY,
+            f"the destination runs PostgreSQL {destination.major}, older than the source's {source.major}",
+            f"migrate to PostgreSQL {source.major} or newer",
+        )
+    if destination.major < preflight_destination.OLDEST_MAJOR:
+        raise PgmigError(
+            ErrorKind.DESTINATION_NOT_READY,
+            f"the destination runs PostgreSQL {destination.major}",
+            f"migrate to PostgreSQL {preflight_destination.OLDEST_MAJOR} or newer",
+        )
+    if destination.encoding != source.encoding:
+        raise PgmigError(
+            ErrorKind.DESTINATION_NOT_READY,
+            f"the destination database is encoded in {destination.encoding}, the source in {source.encoding}",
+            f"create it anew: CREATE DATABASE ... ENCODING '{source.encoding}' TEMPLATE template0",
+        )
+
+
+def _differences(source: ServerFacts, destination: ServerFacts) -> list[str]:
+    if (source.collate, source.ctype) == (destination.collate, destination.ctype):
+        return []
+    return [
+        f"the databases sort text differently: {source.collate}/{source.ctype} on the source, "
+        f"{destination.collate}/{destination.ctype} on the destination"
+    ]

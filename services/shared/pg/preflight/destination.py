@@ -1,0 +1,176 @@
+"""Checks of the destination: empty, writable, and able to take part in replication."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import AsyncConnection
+
+from services.shared.model import ErrorKind, MigrationId, PgmigError
+from services.shared.pg.apply.long_values import LONG
+from services.shared.pg.bookkeeping.copy_ledger import read_ledger
+from services.shared.pg.bookkeeping.progress import ORIGIN_FUNCTIONS
+from services.shared.pg.bookkeeping.schema import steps_done
+from services.shared.pg.catalog.objects import list_objects
+from services.shared.pg.catalog.server import ServerFacts, listing
+from services.shared.pg.preflight import read_only as preflight_read_only
+from services.shared.pg.selection.dependencies import EXTENSION
+from services.shared.pg.selection.rules import EVERYTHING, Chosen
+from services.shared.pg.session.connection import translated
+from services.shared.pg.session.event_triggers import unsilenced
+
+_ORIGIN_LIMIT_SINCE = 180000
+OBJECTS_NAMED = 20
+"""Of those in a destination that should be empty."""
+OLDEST_MAJOR = 12
+"""The oldest destination: apply sessions set plan_cache_mode, which came with it."""
+
+
+async def check(
+    conn: AsyncConnection, migration: MigrationId, facts: ServerFacts, *, follow: bool
+) -> list[str]:
+    """Warnings; raises what makes a migration to here impossible."""
+    if facts.read_only:
+        raise preflight_read_only.refusal(facts, "destination")
+    if not facts.may_create:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"role {facts.role} may not create schemas in database {facts.dbname} of the destination",
+            f"GRANT CREATE ON DATABASE {facts.dbname} TO {facts.role}",
+        )
+    await _check_replica_role(conn, facts)
+    warnings: list[str] = []
+    if follow:
+        warnings += await _check_progress(conn, migration, facts)
+        warnings += await _check_long_values(conn, facts)
+    firing = await unsilenced(conn)
+    if firing:
+        warnings.append(f"event triggers of the destination fire during the load: {listing(firing)}")
+    return warnings
+
+
+async def check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
+    """Raises DESTINATION_NOT_READY with a list in which every kind of object comes first once."""
+    found = await list_objects(conn, "destination")
+    if found:
+        raise _not_ready(
+            f"destination database {facts.dbname} is not empty: {listing(found, OBJECTS_NAMED)}",
+            "give an empty database, or use --drop-if-exists or --data-only; `cleanup` of an earlier "
+            "migration leaves the tables that it copied",
+        )
+
+
+async def check_unknown(conn: AsyncConnection, migration: MigrationId) -> None:
+    """The books of an earlier migration of this id would be taken for this one's."""
+    key = str(migration)
+    if await steps_done(conn, key) or (await read_ledger(conn, key)).plans:
+        raise PgmigError(
+            ErrorKind.ALREADY_EXISTS,
+            f"the destination knows a migration {key} already",
+            "clean up the earlier migration of this id, or choose another one with --id",
+        )
+
+
+async def _check_replica_role(conn: AsyncConnection, facts: ServerFacts) -> None:
+    """Triggers and foreign keys must not act on replicated rows."""
+    try:
+        async with conn.transaction(force_rollback=True):
+            await conn.execute("SET LOCAL session_replication_role = replica")
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"role {facts.role} of the destination may not set session_replication_role",
+            f"use a superuser, or GRANT SET ON PARAMETER session_replication_role TO {facts.role}",
+        ) from exc
+
+
+async def _check_progress(conn: AsyncConnection, migration: MigrationId, facts: ServerFacts) -> list[str]:
+    """Warnings. An origin's progress of before would pass over changes; a row's cannot be here, as
+    the database is empty."""
+    with translated("looking at the destination's replication origins"):
+        found = await (
+            await conn.execute(
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s),"
+                " ARRAY(SELECT f FROM unnest(%s::text[]) f WHERE NOT pg_catalog.has_function_privilege("
+                "  ('pg_catalog.' || f)::pg_catalog.regprocedure, 'EXECUTE'))",
+                [migration.origin, list(ORIGIN_FUNCTIONS)],
+            )
+        ).fetchone()
+    assert found is not None
+    exists, denied = found
+    if exists:
+        raise PgmigError(
+            ErrorKind.ALREADY_EXISTS,
+            f"replication origin {migration.origin} is on the destination already",
+            "clean up the earlier migration of this id, or choose another one with --id",
+        )
+    if denied:
+        return [
+            f"role {facts.role} of the destination may not use replication origins ({listing(denied)}): "
+            "progress is kept in the table pgmig.progress"
+        ]
+    await _check_free_origin(conn, facts)
+    return []
+
+
+async def _check_long_values(conn: AsyncConnection, facts: ServerFacts) -> list[str]:
+    """They come through a temporary table."""
+    query = "SELECT pg_catalog.has_database_privilege(current_database(), 'TEMPORARY')"
+    with translated("looking at the privileges on the destination"):
+        row = await (await conn.execute(query)).fetchone()
+    if row is not None and row[0]:
+        return []
+    return [
+        f"role {facts.role} may not create temporary tables in database {facts.dbname} of the destination, "
+        f"which changes with values beyond {LONG >> 20} MB need: "
+        f"GRANT TEMPORARY ON DATABASE {facts.dbname} TO {facts.role}"
+    ]
+
+
+async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:
+    """Each origin with progress takes an entry of a table that is sized at server start."""
+    setting = (
+        "max_active_replication_origins"
+        if facts.version_num >= _ORIGIN_LIMIT_SINCE
+        else "max_replication_slots"
+    )
+    with translated("looking at the destination's replication origins"):
+        row = await (
+            await conn.execute(
+                "SELECT current_setting(%s)::int, (SELECT count(*) FROM pg_catalog.pg_replication_origin)",
+                [setting],
+            )
+        ).fetchone()
+    assert row is not None
+    limit, taken = row
+    if taken >= limit:
+        raise _not_ready(
+            f"all {limit} replication origins of the destination are taken",
+            f"drop an origin that nobody uses, or raise {setting} and restart the destination",
+        )
+
+
+async def check_extensions(
+    source: AsyncConnection, destination: AsyncConnection, chosen: Chosen = EVERYTHING
+) -> list[str]:
+    """Extensions of the source must be there to be created."""
+    with translated("comparing extensions"):
+        wanted = await (
+            await source.execute("SELECT extname::text, oid::bigint FROM pg_catalog.pg_extension ORDER BY 1")
+        ).fetchall()
+        lacking = await (
+            await destination.execute(
+                "SELECT e FROM unnest(%s::text[]) e"
+                " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_available_extensions a WHERE a.name = e)",
+                [[name for name, oid in wanted if (EXTENSION, oid) not in chosen.dropped]],
+            )
+        ).fetchall()
+    if lacking:
+        raise _not_ready(
+            f"the destination server lacks extensions of the source: {listing([r[0] for r in lacking])}",
+            "install their packages on the destination's host, or drop them on the source",
+        )
+    return []
+
+
+def _not_ready(message: str, hint: str) -> PgmigError:
+    return PgmigError(ErrorKind.DESTINATION_NOT_READY, message, hint)

@@ -1,0 +1,124 @@
+"""What was committed on the old source after the switchover: read from the slot, never applied.
+
+The slot is kept until `cleanup`, so the server can be asked as often as one likes. It must not be in use,
+and the session must be on the slot's database.
+
+One look decodes a limited number of changes. So the slot is moved past what is no late write: first to the
+decision, since the destination has everything before it, and then past each full look that found
+nothing. Otherwise such changes could fill every look, and hide the late writes that come after them. The slot
+never moves past a late write, so later looks find it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import LiteralString
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import Lsn
+from services.shared.pg.replication.stream_options import stream_options
+from services.shared.pg.session.connection import translated
+
+LOOKED_AT_MOST = 100_000
+"""Changes that one look decodes, and the rest of their transaction."""
+_ADVANCE_SINCE = 110000
+
+# pgoutput's messages: C is a commit, whose LSN is its end; I, U, D and T begin with the kind and, T behind
+# the number of tables and a byte of options, the table's OID.
+_LATE = """
+WITH seen AS (
+    SELECT xid, lsn, data, pg_catalog.chr(pg_catalog.get_byte(data, 0)) AS kind
+      FROM pg_catalog.pg_logical_slot_peek_binary_changes({slot}, NULL, {most}, VARIADIC {options})
+), named AS (
+    SELECT s.data, s.kind, CASE s.kind WHEN 'T' THEN 6 ELSE 1 END AS at
+      FROM seen s
+     WHERE s.kind IN ('I', 'U', 'D', 'T')
+       AND s.xid::text IN (SELECT c.xid::text FROM seen c WHERE c.kind = 'C' AND c.lsn > {after})
+), counted AS (
+    SELECT (pg_catalog.get_byte(data, at)::bigint << 24) | (pg_catalog.get_byte(data, at + 1) << 16)
+           | (pg_catalog.get_byte(data, at + 2) << 8) | pg_catalog.get_byte(data, at + 3) AS oid
+      FROM named
+)
+SELECT coalesce(n.nspname || '.' || c.relname, 'a table that is gone'), pg_catalog.count(*)
+  FROM counted t
+  LEFT JOIN pg_catalog.pg_class c ON c.oid::bigint = t.oid
+  LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ GROUP BY 1
+UNION ALL
+SELECT (SELECT pg_catalog.max(lsn)::text FROM seen), -pg_catalog.count(*) FROM seen
+ ORDER BY 2"""
+# The first row of the answer: the position of the last change that was decoded, and minus their number.
+
+_USUAL: LiteralString = "pg_catalog.pg_replication_slot_advance({slot}, {upto})"
+# PostgreSQL 10 has no such function.
+_READING: LiteralString = (
+    "pg_catalog.pg_logical_slot_get_binary_changes({slot}, {upto}, NULL, VARIADIC {options})"
+)
+_ADVANCE: LiteralString = (
+    "SELECT pg_catalog.count(*) FROM {moving} WHERE (SELECT confirmed_flush_lsn < {upto}"
+    " FROM pg_catalog.pg_replication_slots WHERE slot_name = {slot})"
+)
+
+
+async def late_writes(
+    conn: AsyncConnection, slot: str, publications: Sequence[str], after: Lsn
+) -> tuple[tuple[str, int], ...] | None:
+    """Tables and numbers of changes, a TRUNCATE as one, of transactions that committed behind `after`.
+    Nothing when the slot is gone. None when it is in use, if only by another look: that tells nothing."""
+    with translated("looking for writes to the old source"):
+        found = await (
+            await conn.execute(
+                "SELECT active_pid IS NULL FROM pg_catalog.pg_replication_slots WHERE slot_name = %s", [slot]
+            )
+        ).fetchone()
+        if found is None:
+            return ()
+        if not found[0]:
+            return None
+        options = list(chain.from_iterable(stream_options(conn.info.server_version, publications).items()))
+        looking = _Looking(
+            conn, sql.Literal(slot), sql.SQL("{}::text[]").format(sql.Literal(options)), _lsn(str(after))
+        )
+        try:
+            return await looking.look()
+        except psycopg.errors.ObjectInUse:
+            return None
+
+
+def _lsn(text: str) -> sql.Composed:
+    return sql.SQL("{}::pg_catalog.pg_lsn").format(sql.Literal(text))
+
+
+@dataclass(frozen=True, slots=True)
+class _Looking:
+    """At one slot. options: of pgoutput. after: the decision."""
+
+    conn: AsyncConnection
+    slot: sql.Composable
+    options: sql.Composable
+    after: sql.Composable
+
+    async def look(self) -> tuple[tuple[str, int], ...]:
+        await self._advance(self.after)
+        query = sql.SQL(_LATE).format(
+            slot=self.slot, most=sql.Literal(LOOKED_AT_MOST), options=self.options, after=self.after
+        )
+        while True:
+            (last, looked_at), *rows = await (await self.conn.execute(query)).fetchall()
+            if rows or -looked_at < LOOKED_AT_MOST:
+                return tuple(sorted((str(name), int(count)) for name, count in rows))
+            await self._advance(_lsn(last))
+
+    async def _advance(self, upto: sql.Composable) -> None:
+        moving = _USUAL if self.conn.info.server_version >= _ADVANCE_SINCE else _READING
+        function = sql.SQL(moving).format(slot=self.slot, upto=upto, options=self.options)
+        await self.conn.execute(sql.SQL(_ADVANCE).format(moving=function, upto=upto, slot=self.slot))
+
+
+def told(found: Sequence[tuple[str, int]]) -> str:
+    """For messages."""
+    return ", ".join(f"{count} in {name}" for name, count in found)

@@ -1,0 +1,273 @@
+"""The schema's way: pg_dump's archive of pre-data and post-data, restored in one transaction each.
+
+The archive's entries are read as what they are (archive.py) and run through our own connection, in
+the transaction that also notes the step as done. So a crash leaves either the whole section or
+nothing, and the step is never run twice.
+
+Passwords reach the programs through the environment and a service file (mode 0600), never
+through their arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import AsyncConnection, conninfo
+
+from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, TableId
+from services.shared.pg.schema.archive import ArchiveEntry, Section, read_archive
+from services.shared.pg.schema.archive_selection import absent, exclusions, left_out, skipped
+from services.shared.pg.schema.archive_sql import Script, script_of
+from services.shared.pg.schema.dump_tools import DumpTools
+from services.shared.pg.selection.rules import EVERYTHING, Chosen
+from services.shared.pg.session.connection import (
+    LOCKS_SETTING,
+    RAISE_LOCKS,
+    complete_conninfo,
+    connection,
+    locks_are_full,
+    translate,
+)
+from services.shared.pg.session.encoding import RAW, is_raw, send_as_stored
+
+LOCK_WAIT_MS = 60_000
+"""How long pg_dump waits for a table that someone alters."""
+
+_SERVICE = "pgmig"
+_ERROR_LINES = 3
+
+
+def list_of(archive: Path) -> Path:
+    """Beside an archive of which only a part is restored: the dump_ids of what is left out."""
+    return archive.with_suffix(".list")
+
+
+_DUMP_ATTEMPTS = 3
+_QUERY_FAILED = "query failed: "
+
+
+async def dump_schema(
+    tools: DumpTools,
+    source_uri: str,
+    snapshot: str | None,
+    target: Path,
+    chosen: Chosen = EVERYTHING,
+    *,
+    rows: bool = True,
+) -> None:
+    """Write the archive to `target` (mode 0600, replaced whole). snapshot=None: as of now.
+
+    rows=False: nothing is to be filled with rows, materialized views neither.
+    """
+    partial = target.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    os.close(_new_file(partial))
+    async with connection(source_uri, "source") as conn:
+        encoding = RAW if is_raw(conn) else "UTF8"
+    arguments = [
+        "--format=custom",
+        "--section=pre-data",
+        "--section=post-data",
+        f"--encoding={encoding}",
+        "--no-publications",
+        "--no-subscriptions",
+        "--no-blobs",  # versions differ in the section that these are in: see large_objects.py
+        "--no-tablespaces",
+        f"--exclude-schema={BOOKKEEPING_SCHEMA}",
+        f"--lock-wait-timeout={LOCK_WAIT_MS}",
+        "--no-password",
+        f"--file={partial}",
+        *([f"--snapshot={snapshot}"] if snapshot is not None else []),
+        *(f"--exclude-table={pattern}" for pattern in exclusions(chosen.missing)),
+    ]
+    try:
+        async with _service(source_uri) as env:
+            await _dump(tools.pg_dump, [*arguments, f"--dbname=service={_SERVICE}"], env)
+        list_of(target).unlink(missing_ok=True)
+        if not (chosen.everything and rows and not chosen.schemas_there):
+            out = left_out(await asyncio.to_thread(read_archive, partial), chosen, rows=rows)
+            with os.fdopen(_new_file(list_of(target)), "w", encoding="utf-8") as file:
+                json.dump(sorted(out), file)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+async def _dump(program: Path, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+    """Run pg_dump, again when a query fails: the catalogs that it reads under its snapshot and the functions
+    that it calls, which see them as they are now, disagree while tables are dropped or altered."""
+    for _ in range(_DUMP_ATTEMPTS - 1):
+        try:
+            await _run(program, arguments, env)
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.SCHEMA_FAILED or _QUERY_FAILED not in exc.message:
+                raise
+        else:
+            return
+    await _run(program, arguments, env)
+
+
+def _new_file(path: Path) -> int:
+    """A file descriptor of a file that is made here, with mode 0600, and never found."""
+    return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+
+
+async def section_script(
+    archive: Path,
+    section: Section,
+    *,
+    no_owner: bool = False,
+    no_acl: bool = False,
+    skip: Collection[str] = (),
+    there: Collection[TableId] | None = None,
+) -> Script:
+    """The SQL of one section, entry by entry.
+
+    skip: identities of objects to do without. there: the destination's tables; what needs another one
+    is left out, since both sides have dropped it. Raises CORRUPT, TOOL_MISSING and INVALID_ARGUMENT.
+    """
+    entries = await asyncio.to_thread(_kept, archive, skip, there)
+    return script_of(entries, section, no_owner=no_owner, no_acl=no_acl)
+
+
+def _kept(archive: Path, skip: Collection[str], there: Collection[TableId] | None) -> list[ArchiveEntry]:
+    entries = read_archive(archive)
+    out = set(skipped(entries, skip))
+    if there is not None:
+        out |= absent(entries, there)
+    if list_of(archive).exists():
+        out.update(json.loads(list_of(archive).read_text(encoding="utf-8")))
+    return [entry for entry in entries if entry.dump_id not in out]
+
+
+async def check_skippable(archive: Path, names: Collection[str]) -> None:
+    """Raises INVALID_ARGUMENT for names of objects that --skip-object cannot leave out."""
+    await asyncio.to_thread(_check_skippable, archive, names)
+
+
+def _check_skippable(archive: Path, names: Collection[str]) -> None:
+    if archive.exists():
+        skipped(read_archive(archive), names)
+
+
+async def run_entries(conn: AsyncConnection, script: Script, section: str) -> None:
+    """Like `run_script`, one entry after the other, so that the error names the one that fails."""
+    await run_script(conn, script.settings, section)
+    for entry in script.entries:
+        try:
+            await run_script(conn, entry.text, section)
+        except PgmigError as exc:
+            raise naming(exc, entry.identity) from exc
+
+
+def naming(error: PgmigError, identity: str) -> PgmigError:
+    """The error with the object that it is about, and how to do without that."""
+    if error.kind is not ErrorKind.SCHEMA_FAILED or not identity:
+        return error
+    return PgmigError(
+        error.kind,
+        f"{error.message} ({identity})",
+        f"{error.hint}; or go on without this object and what needs it: continue with "
+        f"--skip-object {shlex.quote(identity)}",
+    )
+
+
+async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None:
+    """Run a section, or a part of it, as one query: inside the caller's transaction or, where there is
+    none, as one. Raises SCHEMA_FAILED, or what a retry cures.
+
+    It changes the session's settings: use a connection of its own.
+    """
+    try:
+        await send_as_stored(conn)
+        await conn.execute(script)
+        if is_raw(conn):
+            await conn.execute("SET client_encoding = 'UTF8'")
+    except psycopg.Error as exc:
+        error = translate(exc, f"restoring the {section} schema on the destination")
+        if locks_are_full(exc):  # by this very transaction
+            raise PgmigError(ErrorKind.SCHEMA_FAILED, error.message, error.hint) from exc
+        if error.policy.retry or error.kind is ErrorKind.PERMISSION:
+            raise error from exc
+        raise PgmigError(
+            ErrorKind.SCHEMA_FAILED,
+            f"{error.message}{_statement(exc, script)}",
+            "nothing of this section was kept; remove the cause on the destination, then continue",
+        ) from exc
+
+
+def _statement(exc: psycopg.Error, script: bytes) -> str:
+    """The first line of the statement that failed, when the server tells where it is."""
+    position = exc.diag.statement_position
+    if not position:
+        return ""
+    text = script.decode(errors="replace")
+    start = text.rfind(";\n", 0, int(position)) + 1
+    line = next((line for line in text[start:].splitlines() if line and not line.startswith("--")), "")
+    return f" in: {line[:120]}" if line else ""
+
+
+@asynccontextmanager
+async def _service(uri: str) -> AsyncIterator[dict[str, str]]:
+    """An environment in which libpq finds `uri`'s parameters as a service."""
+    completed = conninfo.conninfo_to_dict(complete_conninfo(uri, "pgmig dump", "source"))
+    given = {name: str(value) for name, value in completed.items()}
+    password = given.pop("password", None)
+    ours = {"PGSERVICE", "PGSERVICEFILE", "LC_ALL", "LANGUAGE"}  # the last two would translate messages
+    env = {k: v for k, v in os.environ.items() if k not in ours} | {"LC_MESSAGES": "C"}
+    if password is not None:
+        env["PGPASSWORD"] = password
+    for key, value in given.items():
+        if "\n" in value:
+            raise PgmigError(ErrorKind.INVALID_ARGUMENT, f"the source URI's {key} has a line break in it")
+    with tempfile.TemporaryDirectory(prefix="pgmig-") as folder:  # mode 0700
+        path = Path(folder) / "service"
+        path.write_text("\n".join([f"[{_SERVICE}]", *(f"{k}={v}" for k, v in given.items()), ""]))
+        path.chmod(0o600)
+        yield {**env, "PGSERVICEFILE": str(path)}
+
+
+async def _run(program: Path, arguments: Sequence[str], env: Mapping[str, str]) -> bytes:
+    """Its standard output. Cancelled: the program is ended too."""
+    process = await asyncio.create_subprocess_exec(
+        program,
+        *arguments,
+        env=env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await process.communicate()
+    except BaseException:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        raise
+    if process.returncode != 0:
+        raise _program_error(program.name, err.decode(errors="replace"), process.returncode)
+    return out
+
+
+def _program_error(name: str, text: str, code: int | None) -> PgmigError:
+    lines = [line.removeprefix(f"{name}: error: ") for line in text.splitlines() if line.strip()]
+    message = f"{name} failed: {' '.join(lines[:_ERROR_LINES]) or f'exit code {code}'}"
+    if "invalid snapshot identifier" in text or ("snapshot" in text and "does not exist" in text):
+        return PgmigError(ErrorKind.SNAPSHOT_LOST, message)
+    if "connection to server" in text and "failed" in text:
+        return PgmigError(ErrorKind.UNREACHABLE, message, "check that the source runs and can be reached")
+    if LOCKS_SETTING in text:
+        return PgmigError(ErrorKind.SCHEMA_FAILED, message, RAISE_LOCKS)
+    if "No space left on device" in text:  # here, where the archive goes, or on the source
+        return PgmigError(ErrorKind.DISK_FULL, message, "make room there: it is tried again until there is")
+    if "lock timeout" in text:
+        return PgmigError(ErrorKind.TRANSIENT, message, "another session alters a table of the source")
+    return PgmigError(ErrorKind.SCHEMA_FAILED, message, "see the message of the program")

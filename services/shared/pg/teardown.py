@@ -1,0 +1,130 @@
+"""What a migration made on both servers, removed again; each step is idempotent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import ErrorKind, IdentityBefore, Lsn, MigrationId, PgmigError
+from services.shared.pg.bookkeeping.progress import origin_progress
+from services.shared.pg.catalog.replica_identity import put_back
+from services.shared.pg.freeze.closed_database import inside
+from services.shared.pg.replication.connection import SlotState, slot_state
+from services.shared.pg.replication.late_writes import late_writes, told
+from services.shared.pg.replication.publication import drop_slot
+from services.shared.pg.session.connection import connection, translate, translated
+
+RELEASE_WAIT_S = 15.0
+"""How long a slot or an origin may stay in use after its worker was told to stop."""
+
+_POLL_S = 0.1
+
+
+async def remove_from_source(
+    uri: str,
+    migration: MigrationId,
+    *,
+    inserts_only: bool = False,
+    altered: Sequence[IdentityBefore] = (),
+    database: str = "",
+    door: str = "",
+    after: Lsn | None = None,
+) -> list[str]:
+    """Drop slot and publications, then give altered tables their replica identity back: while they
+    are published they need it. Returns what there was. Raises SLOT_ACTIVE.
+
+    inserts_only: there is a second publication; its name may be another migration's otherwise.
+    database, door: of a source that a switchover has closed; it stays so. after: where the switchover was
+    decided: raises LATE_WRITES, with nothing removed, when anything was committed behind.
+    """
+    removed = []
+    async with inside(uri, database, door, time.monotonic() + RELEASE_WAIT_S) as conn:
+        names = [migration.publication, *([migration.inserts_publication] if inserts_only else [])]
+        if await _remove_slot(conn, migration.slot, names, after):
+            removed.append(f"replication slot {migration.slot} on the source")
+        removed += [
+            f"publication {name} on the source" for name in names if await _remove_publication(conn, name)
+        ]
+        removed += await put_back(conn, altered)
+    return removed
+
+
+async def _remove_slot(
+    conn: AsyncConnection, name: str, publications: Sequence[str], after: Lsn | None
+) -> bool:
+    deadline = time.monotonic() + RELEASE_WAIT_S
+    while (slot := await _slot(conn, name)) is not None:
+        if not slot.active_pid and await _drop_unused(conn, name, publications, after):
+            return True
+        if time.monotonic() > deadline:
+            raise PgmigError(
+                ErrorKind.SLOT_ACTIVE,
+                f"replication slot {name} is still in use by process {slot.active_pid} of the source",
+                "stop the decoder that streams from it, then clean up again",
+            )
+        await asyncio.sleep(_POLL_S)  # the server tells nobody when a slot is released
+    return False
+
+
+async def _drop_unused(
+    conn: AsyncConnection, name: str, publications: Sequence[str], after: Lsn | None
+) -> bool:
+    """False when somebody has begun to use the slot, if only for a look at it."""
+    found = () if after is None else await late_writes(conn, name, publications, after)
+    if found:
+        raise _late(found)
+    if found is None:
+        return False
+    try:
+        await drop_slot(conn, name)
+    except PgmigError as exc:
+        if isinstance(exc.__cause__, psycopg.errors.ObjectInUse):
+            return False
+        raise
+    return True
+
+
+def _late(found: Sequence[tuple[str, int]]) -> PgmigError:
+    return PgmigError(
+        ErrorKind.LATE_WRITES,
+        "the old source was written to after the switchover; changes that the destination lacks: "
+        + told(found),
+        "look at them and bring them over by hand; cleanup --force forgets them",
+    )
+
+
+async def _slot(conn: AsyncConnection, name: str) -> SlotState | None:
+    with translated(f"looking at replication slot {name}"):
+        return await slot_state(conn, name)
+
+
+async def _remove_publication(conn: AsyncConnection, name: str) -> bool:
+    with translated(f"dropping publication {name}"):
+        found = await (
+            await conn.execute("SELECT FROM pg_catalog.pg_publication WHERE pubname = %s", [name])
+        ).fetchone()
+        if found is not None:
+            await conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
+    return found is not None
+
+
+async def remove_origin(uri: str, migration: MigrationId) -> list[str]:
+    """Drop the destination's replication origin."""
+    async with connection(uri, "destination") as conn:
+        deadline = time.monotonic() + RELEASE_WAIT_S
+        while await origin_progress(conn, migration) is not None:
+            try:
+                await conn.execute("SELECT pg_catalog.pg_replication_origin_drop(%s)", [migration.origin])
+            except psycopg.errors.ObjectInUse as exc:
+                if time.monotonic() > deadline:
+                    raise translate(exc, f"dropping replication origin {migration.origin}") from exc
+                await asyncio.sleep(_POLL_S)
+            except psycopg.Error as exc:
+                raise translate(exc, f"dropping replication origin {migration.origin}") from exc
+            else:
+                return [f"replication origin {migration.origin} on the destination"]
+    return []

@@ -1,0 +1,70 @@
+"""Configuration tables of extensions: the rows that a dump would hold.
+
+CREATE EXTENSION makes such a table, with rows of its own; the user's rows are those that the
+extension's condition names (pg_extension.extcondition; none: all). They are replaced as a whole,
+since they are few, and so that no row of the destination's own script is left beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import LiteralString
+
+from psycopg import AsyncConnection, sql
+
+from services.shared.model import TableId
+from services.shared.pg.session.connection import translated
+from services.shared.pg.session.encoding import COPY_RAW, is_raw
+from services.shared.pg.session.sql_files import load_sql
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionTable:
+    """condition: " WHERE ..." as the extension's script has it; "" for all rows. lockable: the role
+    may hold it against writers."""
+
+    table: TableId
+    condition: LiteralString
+    columns: tuple[str, ...]
+    lockable: bool
+
+
+async def list_extension_tables(conn: AsyncConnection) -> tuple[ExtensionTable, ...]:
+    """Those of the connected database, extension by extension."""
+    with translated("looking for configuration tables of extensions"):
+        cursor = await conn.execute(load_sql("unpublished/extension_tables.sql"))
+        return tuple(
+            [ExtensionTable(TableId(row[0], row[1]), row[2], tuple(row[3]), row[4]) async for row in cursor]
+        )
+
+
+async def copy_extension_tables(
+    source: AsyncConnection, destination: AsyncConnection, tables: Sequence[ExtensionTable]
+) -> tuple[int, tuple[TableId, ...]]:
+    """Make the destination's rows the source's; returns how many there are, and the tables that the
+    destination's version of the extension has not got. Triggers and keys do not act: see `silence`.
+    """
+    there = {table.table for table in await list_extension_tables(destination)}
+    rows = 0
+    with translated("copying configuration tables of extensions"):
+        async with destination.transaction():
+            for table in tables:
+                if table.table in there:
+                    rows += await _replace(source, destination, table)
+    return rows, tuple(table.table for table in tables if table.table not in there)
+
+
+async def _replace(source: AsyncConnection, destination: AsyncConnection, table: ExtensionTable) -> int:
+    name = sql.Identifier(table.table.schema, table.table.name)
+    condition = sql.SQL(table.condition)  # the extension's own SQL, as pg_dump uses it
+    columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+    await destination.execute(sql.SQL("DELETE FROM ONLY {} {}").format(name, condition))
+    options = sql.SQL(f"WITH ({COPY_RAW})" if is_raw(destination) else "")
+    read = sql.SQL("COPY (SELECT {} FROM ONLY {} {}) TO STDOUT {}").format(columns, name, condition, options)
+    write = sql.SQL("COPY {} ({}) FROM STDIN {}").format(name, columns, options)
+    cursor = destination.cursor()
+    async with source.cursor().copy(read) as rows, cursor.copy(write) as written:
+        async for data in rows:
+            await written.write(data)
+    return cursor.rowcount
