@@ -8,11 +8,11 @@ import sys
 
 from pydantic import SecretStr
 
+from services.coordinator.api import ControlApiHandler, WorkersApiHandler
 from services.coordinator.config import CoordinatorSettings
-from services.coordinator.handler import ControlApiHandler, WorkersApiHandler
-from services.coordinator.loop import Coordinator
-from services.coordinator.pipeline import Surroundings
-from services.coordinator.workforce import Workforce
+from services.coordinator.pipeline.pipeline import Surroundings
+from services.coordinator.registry import Coordinator
+from services.coordinator.workers.registry import Workforce
 from services.shared.bus.connection import bus
 from services.shared.bus.store import StateStore
 from services.shared.rpc.server import ControlServer

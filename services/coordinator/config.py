@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.coordinator.workforce import GRACE_S
+from services.coordinator.workers.registry import GRACE_S
 from services.shared.runtime.config import ServiceSettings
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psycopg
 
-from services.coordinator.crew import Crew
-from services.coordinator.schedule import Schedule, Task, one_by_one, table_tasks
+from services.coordinator.post_data.schedule import Schedule, Task, one_by_one, table_tasks
+from services.coordinator.post_data.task_pool import Crew
 from services.shared.model import TableId
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, steps_done
 from services.shared.pg.schema.archive import Section

@@ -12,14 +12,14 @@ import pytest
 from nats.aio.client import Client
 
 from clients.session import Session
-from services.coordinator import teardown
-from services.coordinator.credentials import Credentials, of_password_file
-from services.coordinator.journal import Journal
-from services.coordinator.migration import Migration
-from services.coordinator.pipeline import Pipeline, Surroundings
-from services.coordinator.record import Record, pack, unpack
-from services.coordinator.undo import undo
-from services.coordinator.workforce import Workforce
+from services.coordinator.migration.journal import Journal
+from services.coordinator.migration.record import Record, pack, unpack
+from services.coordinator.migration.state import Migration
+from services.coordinator.operations import teardown
+from services.coordinator.operations.undo import undo
+from services.coordinator.pipeline.credentials import Credentials, of_password_file
+from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
+from services.coordinator.workers.registry import Workforce
 from services.shared.bus.connection import connect_bus
 from services.shared.bus.store import StateStore
 from services.shared.model import Endpoint, ErrorKind, Lsn, MigrationOptions, PgmigError, Phase

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.coordinator.fence import check_nothing_behind
+from services.coordinator.operations.fence import check_nothing_behind
 from services.shared.model import ErrorKind, PgmigError, SentinelApplied, TableId
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import Pipeline, pipeline, run

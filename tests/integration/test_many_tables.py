@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from clients.session import Session
-from services.coordinator.migration import Migration
-from services.coordinator.record import Record, SlotRecord, TableRecord, pack
-from services.coordinator.state_file import NAME, folder, write_state
+from services.coordinator.migration.record import Record, SlotRecord, TableRecord, pack
+from services.coordinator.migration.state import Migration
+from services.coordinator.migration.state_file import NAME, folder, write_state
 from services.shared.model import (
     Endpoint,
     IdentityBefore,

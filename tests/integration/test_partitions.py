@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from services.coordinator.parts import gathered, plan_parts
+from services.coordinator.migration.copy_parts import gathered, plan_parts
 from services.shared.model import (
     CopyPlan,
     ErrorKind,

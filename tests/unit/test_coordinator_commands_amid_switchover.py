@@ -8,13 +8,13 @@ from typing import cast
 
 import pytest
 
-from services.coordinator import undo as undo_module
-from services.coordinator.credentials import Credentials
-from services.coordinator.drive import Driver
-from services.coordinator.migration import Migration
-from services.coordinator.pipeline import Pipeline
-from services.coordinator.record import Record
-from services.coordinator.undo import undo_at_last
+from services.coordinator.driver import Driver
+from services.coordinator.migration.record import Record
+from services.coordinator.migration.state import Migration
+from services.coordinator.operations import undo as undo_module
+from services.coordinator.operations.undo import undo_at_last
+from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import Endpoint, ErrorKind, MigrationOptions, PgmigError, Phase, TableId
 
 

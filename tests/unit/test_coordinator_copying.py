@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.coordinator.copying import CopyProgress
-from services.coordinator.parts import (
+from services.coordinator.migration.copy_parts import (
     MOST_PARTS,
     choose_split,
     part_id,
@@ -19,8 +18,9 @@ from services.coordinator.parts import (
     table_key,
     wants_key,
 )
-from services.coordinator.rates import Totals
-from services.coordinator.record import TableRecord
+from services.coordinator.migration.copy_progress import CopyProgress
+from services.coordinator.migration.rates import Totals
+from services.coordinator.migration.record import TableRecord
 from services.shared.model import (
     Column,
     CopiedPart,

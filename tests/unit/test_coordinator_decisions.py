@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.coordinator.credentials import Credentials, of_environment
-from services.coordinator.following import FollowProgress
-from services.coordinator.lag import FAR_BYTES, NEAR_BYTES, LagClock, follow_phase, lag_bytes
-from services.coordinator.rates import RateMeter, Totals
+from services.coordinator.migration.lag import FAR_BYTES, NEAR_BYTES, LagClock, follow_phase, lag_bytes
+from services.coordinator.migration.rates import RateMeter, Totals
+from services.coordinator.migration.stream_progress import FollowProgress
+from services.coordinator.pipeline.credentials import Credentials, of_environment
 from services.shared.model import (
     ApplierProgress,
     Endpoint,

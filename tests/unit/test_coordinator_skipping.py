@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from services.coordinator.record import Record
-from services.coordinator.skipping import LONGEST_TEXT, decided, explained
+from services.coordinator.migration.record import Record
+from services.coordinator.operations.skip import LONGEST_TEXT, decided, explained
 from services.shared.model import (
     Endpoint,
     ErrorKind,

@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.coordinator.loop import newest
-from services.coordinator.migration import Migration
-from services.coordinator.record import (
+from services.coordinator.migration.record import (
     Record,
     SlotRecord,
     TableRecord,
@@ -22,7 +20,9 @@ from services.coordinator.record import (
     record_to_json,
     unpack,
 )
-from services.coordinator.state_file import read_states, remove_state, write_state
+from services.coordinator.migration.state import Migration
+from services.coordinator.migration.state_file import read_states, remove_state, write_state
+from services.coordinator.registry import newest
 from services.shared.model import (
     DatabaseIdentity,
     Endpoint,
@@ -136,7 +136,7 @@ async def test_a_watch_gathers_changes_and_tells_at_once_of_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for bound in ("WATCH_EVERY_S", "LONGEST_PAUSE_S"):
-        monkeypatch.setattr(f"services.coordinator.migration.{bound}", 3600.0)
+        monkeypatch.setattr(f"services.coordinator.migration.state.{bound}", 3600.0)
     migration = Migration(replace(RECORD, phase=Phase.COPY), lambda: ())
     views = migration.watch()
     first = await anext(views)

@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from services.coordinator import switchover
-from services.coordinator import undo as undo_module
-from services.coordinator.credentials import Credentials
-from services.coordinator.migration import Migration
-from services.coordinator.pipeline import Pipeline
-from services.coordinator.readiness import check_ready
-from services.coordinator.record import Record
-from services.coordinator.steps import StepFeed
+from services.coordinator.migration.record import Record
+from services.coordinator.migration.state import Migration
+from services.coordinator.operations import switchover
+from services.coordinator.operations import undo as undo_module
+from services.coordinator.operations.readiness import check_ready
+from services.coordinator.operations.steps import StepFeed
+from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import (
     Endpoint,
     ErrorKind,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.coordinator.workforce import Workforce
+from services.coordinator.workers.registry import Workforce
 from services.shared.model import (
     ApplierProgress,
     ApplierWork,

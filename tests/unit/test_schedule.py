@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.coordinator.crew import Crew
-from services.coordinator.schedule import Schedule, Task, table_tasks
+from services.coordinator.post_data.schedule import Schedule, Task, table_tasks
+from services.coordinator.post_data.task_pool import Crew
 from services.shared.model import ErrorKind, PgmigError, TableId
 from services.shared.pg.schema.post_data import Item, TableItems
 

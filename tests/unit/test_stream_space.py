@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.coordinator.following import FULL_EPISODE_S, FollowProgress
+from services.coordinator.migration.stream_progress import FULL_EPISODE_S, FollowProgress
 from services.decoder.space import Look, in_vain
 from services.shared.model import DecoderProgress, Lsn
 from services.shared.wire.changes import ChangeBatch

@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from services.coordinator import unfollowed
-from services.coordinator.building import POST_DATA, begin
-from services.coordinator.parts import (
+from services.coordinator.migration.copy_parts import (
     copied_by_table,
     plan_parts,
 )
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.post_data.build import POST_DATA, begin
+from services.coordinator.tables import unpublished as unfollowed
 from services.coordinator.tables.to_copy import renewed, tables_to_copy
 from services.shared.bus.queue import delete_queue, ensure_queue, publish_parts, purge, queued
 from services.shared.model import (

@@ -11,9 +11,9 @@ import asyncio
 import time
 from contextlib import suppress
 
-from services.coordinator.lag import follow_phase
-from services.coordinator.lookout import note
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.migration.lag import follow_phase
+from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.source_watch import note
 from services.coordinator.tables.adopt import begin_copy, try_stock
 from services.coordinator.tables.recover import NEW_TABLES
 from services.coordinator.tables.routed import look_for_routes

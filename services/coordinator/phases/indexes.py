@@ -3,7 +3,7 @@
 The post-data section (indexes, constraints, triggers, policies) and the statistics for the
 planner. A clone that does not follow ends here, with the sequences' values.
 
-What needs one table alone has begun in phase copy (services.coordinator.building); here it is
+What needs one table alone has begun in phase copy (services.coordinator.post_data.build); here it is
 waited for, and what is left is done in the order that services.shared.pg.schema.post_data gives. Each piece
 is noted on the destination in its own transaction: after a crash the others are done again.
 
@@ -20,13 +20,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from services.coordinator.building import POST_DATA, Building, begin, load
-from services.coordinator.pipeline import Pipeline
-from services.coordinator.schedule import one_by_one
+from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.post_data.build import POST_DATA, Building, begin, load
+from services.coordinator.post_data.schedule import one_by_one
 from services.coordinator.tables import damaged
 from services.coordinator.tables.partitions import check_partitions
 from services.coordinator.tables.routed import look_for_routes
-from services.coordinator.unlogged import check_unlogged
+from services.coordinator.tables.unlogged import check_unlogged
 from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog.replica_identity import use_indexes

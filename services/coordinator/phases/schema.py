@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.coordinator.pipeline import Pipeline
-from services.coordinator.record import Record
+from services.coordinator.migration.record import Record
+from services.coordinator.pipeline.dump_tools import schema_tools
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError, Phase, Role, SnapshotReady, counted
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog.objects import list_schemas
@@ -27,12 +28,10 @@ from services.shared.pg.replication.truncation import TRUNCATE_SINCE, table_file
 from services.shared.pg.schema.archive import Section
 from services.shared.pg.schema.archive_sql import Script
 from services.shared.pg.schema.dump import dump_schema, run_entries, run_script, section_script
-from services.shared.pg.schema.dump_tools import DumpTools, find_tools
 from services.shared.pg.schema.existing_objects import check_agreed, drop_agreed
 from services.shared.pg.selection.rules import Chosen
 from services.shared.pg.session.connection import connection
 from services.shared.pg.session.event_triggers import silence
-from services.shared.pg.session.uri import requires_tls
 
 PRE_DATA = "pre-data"
 
@@ -191,9 +190,3 @@ def _described(record: Record) -> str:
     if record.options.schema_only:
         return "the schema"
     return f"schema of {counted(len(record.tables), 'table')}"
-
-
-async def schema_tools(pipeline: Pipeline) -> DumpTools:
-    record = pipeline.migration.record
-    source, destination = (end.server_version_num // 10000 for end in (record.source, record.destination))
-    return await find_tools(source, destination, tls=requires_tls(record.source))

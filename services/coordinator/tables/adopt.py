@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
-from services.coordinator.parts import copied_by_table, part_id
-from services.coordinator.pipeline import Pipeline
-from services.coordinator.record import DroppedTable
+from services.coordinator.migration.copy_parts import copied_by_table, part_id
+from services.coordinator.migration.record import DroppedTable
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.explain import (
     absent,
     apart,

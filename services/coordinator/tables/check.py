@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.adopt import take_stock
 from services.coordinator.tables.explain import Finding, drift_error
 from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity

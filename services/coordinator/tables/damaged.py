@@ -8,7 +8,7 @@ arrive with its new snapshot.
 
 from __future__ import annotations
 
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.resync import prepare_resync
 from services.shared.model import PgmigError, Phase
 from services.shared.pg.schema.post_data import DuplicateRowError

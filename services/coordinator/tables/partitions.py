@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.explain import drift_error, findings
 from services.coordinator.tables.look import look
 from services.shared.model import TableId

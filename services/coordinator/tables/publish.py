@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
 from services.shared.pg.catalog.partition_routes import topmost
 from services.shared.pg.catalog.replica_identity import never_identified

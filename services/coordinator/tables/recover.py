@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.adopt import begin_copy, take_stock
 from services.shared.model import PgmigError, Phase
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.coordinator.pipeline import Pipeline
-from services.coordinator.record import DroppedTable
+from services.coordinator.migration.record import DroppedTable
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.adopt import begin_copy, forget_copies
 from services.coordinator.tables.explain import absent, drift_error, findings, names_copied, unlogged
 from services.coordinator.tables.look import Look, look

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from services.coordinator.pipeline import Pipeline
-from services.coordinator.record import DroppedTable
+from services.coordinator.migration.record import DroppedTable
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.look import Look
 from services.shared.model import Lsn, Route, TableId
 from services.shared.pg.catalog.partition_routes import topmost

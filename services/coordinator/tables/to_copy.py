@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.coordinator.parts import choose_split, gathered, renew_plans, wants_key
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.migration.copy_parts import choose_split, gathered, renew_plans, wants_key
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.adopt import forget, forget_copies
 from services.coordinator.tables.explain import (
     Finding,

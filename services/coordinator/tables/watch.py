@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from services.coordinator.pace import pause
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.migration.pace import pause
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.adopt import Stock, try_stock
 from services.shared.model import Lsn, Phase, TableId
 

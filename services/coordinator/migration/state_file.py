@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.coordinator.record import Record, record_from_json, record_to_json
+from services.coordinator.migration.record import Record, record_from_json, record_to_json
 from services.shared.model import MigrationView, PgmigError
 from services.shared.model.jsonview import view_to_json
 from services.shared.runtime.files import replace_file

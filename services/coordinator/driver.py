@@ -15,18 +15,20 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from services.coordinator import afterwards, skipping, switchover, teardown
-from services.coordinator import handover as handing
-from services.coordinator.credentials import NOTHING_GIVEN, Credentials
-from services.coordinator.lookout import Lookout
-from services.coordinator.migration import Migration, failure_of
+from services.coordinator.migration.state import Migration, failure_of
+from services.coordinator.operations import after_switchover as afterwards
+from services.coordinator.operations import given_credentials as handing
+from services.coordinator.operations import skip as skipping
+from services.coordinator.operations import switchover, teardown
+from services.coordinator.operations.readiness import check_ready
+from services.coordinator.operations.steps import StepFeed
+from services.coordinator.operations.undo import undo
 from services.coordinator.phases import copy, follow, indexes, schema
-from services.coordinator.pipeline import Pipeline
-from services.coordinator.readiness import check_ready
-from services.coordinator.steps import StepFeed
+from services.coordinator.pipeline.credentials import NOTHING_GIVEN, Credentials
+from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.source_watch import Lookout
 from services.coordinator.tables.recover import after_drift
 from services.coordinator.tables.resync import prepare_resync
-from services.coordinator.undo import undo
 from services.shared.model import CleanupResult, ErrorKind, Lsn, PgmigError, Phase, TableId, failure_event
 from services.shared.pg.schema.dump import check_skippable
 from services.shared.runtime.assignments import cause

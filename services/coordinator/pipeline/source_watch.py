@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import SLOT_GONE, PgmigError, Phase
 from services.shared.pg.replication.position import SourceState, SourceWatch
 

@@ -9,7 +9,7 @@ close on, and stays so afterwards: nobody can write to it, whatever his rights. 
 everything that looks at the source uses the freeze's own session, since no other can be opened.
 
 How to thaw is stored before the source is frozen, so that a coordinator that starts after a
-crash finds phase switchover and undoes it (services.coordinator.undo).
+crash finds phase switchover and undoes it (services.coordinator.operations.undo).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from services.coordinator import unfollowed
-from services.coordinator.credentials import Credentials
-from services.coordinator.fence import check_nothing_behind, written_behind
-from services.coordinator.migration import failure_of
-from services.coordinator.pipeline import Pipeline
-from services.coordinator.readiness import await_credentials, await_ready, check_ready
-from services.coordinator.steps import StepFeed
+from services.coordinator.migration.state import failure_of
+from services.coordinator.operations.fence import check_nothing_behind, written_behind
+from services.coordinator.operations.readiness import await_credentials, await_ready, check_ready
+from services.coordinator.operations.steps import StepFeed
+from services.coordinator.operations.undo import undo_at_last
+from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.tables import unpublished as unfollowed
 from services.coordinator.tables.check import check_unchanged
-from services.coordinator.undo import undo_at_last
-from services.coordinator.unlogged import check_unlogged
+from services.coordinator.tables.unlogged import check_unlogged
 from services.shared.model import (
     MESSAGE_PREFIX,
     ErrorKind,

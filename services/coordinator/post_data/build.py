@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
-from services.coordinator.crew import Crew
-from services.coordinator.phases.schema import schema_tools
-from services.coordinator.pipeline import Pipeline
-from services.coordinator.schedule import Schedule, Task, table_tasks
+from services.coordinator.pipeline.dump_tools import schema_tools
+from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.post_data.schedule import Schedule, Task, table_tasks
+from services.coordinator.post_data.task_pool import Crew
 from services.shared.model import IndexProgress, PgmigError, TableId
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, steps_done
 from services.shared.pg.catalog.selected import choose

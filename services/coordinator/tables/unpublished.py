@@ -8,7 +8,7 @@ They go through the coordinator's own sessions, in pieces of bounded size.
 
 from __future__ import annotations
 
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import LargeObjects, Phase, counted
 from services.shared.pg.bookkeeping.schema import mark_step, steps_done
 from services.shared.pg.freeze.source import Freeze

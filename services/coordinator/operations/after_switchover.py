@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from services.coordinator.migration import Migration
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError, Phase
 from services.shared.pg.freeze.closed_database import beside, is_open, writable_connection
 from services.shared.pg.freeze.thaw import Before, admit_readers, thaw

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.coordinator.lag import LagClock, lag_bytes
-from services.coordinator.rates import Totals
+from services.coordinator.migration.lag import LagClock, lag_bytes
+from services.coordinator.migration.rates import Totals
 from services.shared.model import ApplierProgress, DecoderProgress, Lsn, Positions
 from services.shared.pg.replication.position import SourceState
 

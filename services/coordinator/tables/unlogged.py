@@ -8,7 +8,7 @@ nothing is copied meanwhile, and a crash leaves none.
 
 from __future__ import annotations
 
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.catalog.unlogged import count_unlogged
 from services.shared.pg.session.connection import connection

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
-from services.coordinator.credentials import Credentials
-from services.coordinator.loop import Coordinator
-from services.coordinator.workforce import Send, Workforce
+from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.registry import Coordinator
+from services.coordinator.workers.registry import Send, Workforce
 from services.shared.model import (
     CleanupResult,
     Lsn,

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from services.coordinator.credentials import Credentials
-from services.coordinator.record import Record
+from services.coordinator.migration.record import Record
+from services.coordinator.pipeline.credentials import Credentials
 from services.shared.model import DatabaseIdentity, Endpoint, ErrorKind, PgmigError
 from services.shared.pg.catalog.server import identity_of, read_server
 from services.shared.pg.freeze.closed_database import beside

@@ -13,11 +13,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from services.coordinator.copying import CopyProgress
-from services.coordinator.following import FollowProgress
-from services.coordinator.pace import pause
-from services.coordinator.rates import RateMeter, Totals
-from services.coordinator.record import Record
+from services.coordinator.migration.copy_progress import CopyProgress
+from services.coordinator.migration.pace import pause
+from services.coordinator.migration.rates import RateMeter, Totals
+from services.coordinator.migration.record import Record
+from services.coordinator.migration.stream_progress import FollowProgress
 from services.shared.model import (
     Event,
     Failure,

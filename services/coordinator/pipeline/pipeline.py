@@ -14,15 +14,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from services.coordinator.credentials import OPTIONS, Credentials, asked_for, of_environment, of_password_file
-from services.coordinator.journal import Journal
-from services.coordinator.migration import Migration
-from services.coordinator.record import SlotRecord
-from services.coordinator.retries import Retries
-from services.coordinator.state_file import ARCHIVE, folder, remove_state
-from services.coordinator.workforce import MakeWork, Workforce, error_of
+from services.coordinator.migration.journal import Journal
+from services.coordinator.migration.record import SlotRecord
+from services.coordinator.migration.state import Migration
+from services.coordinator.migration.state_file import ARCHIVE, folder, remove_state
+from services.coordinator.pipeline.credentials import (
+    OPTIONS,
+    Credentials,
+    asked_for,
+    of_environment,
+    of_password_file,
+)
+from services.coordinator.pipeline.retries import Retries
+from services.coordinator.workers.registry import MakeWork, Workforce, error_of
 from services.shared.bus.connection import Client
 from services.shared.model import (
     ApplierProgress,
@@ -47,9 +53,6 @@ from services.shared.model import (
     SnapshotReady,
     WorkerReport,
 )
-
-if TYPE_CHECKING:
-    from services.coordinator.building import Building
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +94,8 @@ class Pipeline:
         self.drifted_at: Lsn | None = None  # where the applier last stopped at an altered table
         self.routes: tuple[Route, ...] = ()
         self.parted: tuple[Route, ...] = ()  # of before: these are in no partitioned table any more
-        self.building: asyncio.Task[Building] | None = (
-            None  # beside the phases: services.coordinator.building
+        self.building: asyncio.Task[Any] | None = (
+            None  # beside the phases: services.coordinator.post_data.build
         )
         self._around = around
         self._credentials = Credentials()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError, Phase
 from services.shared.pg.freeze.sessions import OwnSession
 from services.shared.pg.freeze.thaw import thaw

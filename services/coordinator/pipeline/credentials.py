@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from services.coordinator.record import Record
+from services.coordinator.migration.record import Record
 from services.shared.model import Endpoint, ErrorKind, PgmigError
 from services.shared.pg.preflight.checks import reachable
 from services.shared.pg.session.uri import as_recorded, endpoint, passwordless_uri

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 
-from services.coordinator.parts import copied_by_table, part_id, table_key
-from services.coordinator.rates import Totals
-from services.coordinator.record import TableRecord
+from services.coordinator.migration.copy_parts import copied_by_table, part_id, table_key
+from services.coordinator.migration.rates import Totals
+from services.coordinator.migration.record import TableRecord
 from services.shared.model import (
     CopyPlan,
     Lsn,

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from services.coordinator.credentials import Credentials
-from services.coordinator.drive import Driver
-from services.coordinator.journal import Journal
-from services.coordinator.migration import REVISIONS_UNSAVED, Migration
-from services.coordinator.pipeline import Pipeline, Surroundings
-from services.coordinator.record import Record, pack, same_migration, supersedes, unpack
-from services.coordinator.state_file import read_states, state_file
+from services.coordinator.driver import Driver
+from services.coordinator.migration.journal import Journal
+from services.coordinator.migration.record import Record, pack, same_migration, supersedes, unpack
+from services.coordinator.migration.state import REVISIONS_UNSAVED, Migration
+from services.coordinator.migration.state_file import read_states, state_file
+from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
 from services.shared.bus.store import StateStore
 from services.shared.model import ErrorKind, MigrationId, MigrationOptions, MigrationPlan, PgmigError, Phase
 from services.shared.pg.preflight.checks import Preflight, check_migration

@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from services.coordinator.migration import Migration
-from services.coordinator.pace import pause
-from services.coordinator.record import pack
-from services.coordinator.state_file import write_state
+from services.coordinator.migration.pace import pause
+from services.coordinator.migration.record import pack
+from services.coordinator.migration.state import Migration
+from services.coordinator.migration.state_file import write_state
 from services.shared.bus.store import StateStore
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.runtime.retry import retrying

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Generic, TypeVar
 
-from services.coordinator.schedule import Schedule, Task
+from services.coordinator.post_data.schedule import Schedule, Task
 from services.shared.model import PgmigError
 from services.shared.pg.schema.post_data import Item
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.coordinator.record import Record
+from services.coordinator.migration.record import Record
 from services.shared.model import ErrorKind, Failure, Lsn, PgmigError, Phase, SkippedTransaction
 
 LONGEST_TEXT = 2000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.bus.store import delete_stream
 from services.shared.model import CleanupResult, ErrorKind, PgmigError
 from services.shared.pg.bookkeeping.schema import drop_bookkeeping, steps_done

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from services.coordinator.credentials import Credentials
-from services.coordinator.migration import Migration
-from services.coordinator.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import ErrorKind, PgmigError, Phase
 
 _ABOUT_TO = frozenset({Phase.CATCHUP, Phase.STREAMING})
