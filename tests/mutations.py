@@ -624,7 +624,7 @@ MUTATIONS = (
     ),
     Mutation(
         "S4 private whatever the umask",
-        "clients/cli/embedded/shim.py",
+        "clients/embedded/shim.py",
         "os.umask(0o077)",
         "os.umask(0)",
         f"{PRIVATE}::test_a_program_that_asks_for_no_mode_makes_private_files",

@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 
-from clients.cli.embedded import early
+from clients.embedded import prestart as early
 
 
 def main() -> None:

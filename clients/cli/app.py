@@ -31,11 +31,11 @@ _COMMANDS = {
     "pause": "control:pause",
     "resume": "control:resume",
     "resync-table": "resync:resync_table",
-    "skip-transaction": "skipping:skip_transaction",
+    "skip-transaction": "skip:skip_transaction",
     "switchover": "control:switchover",
-    "unfreeze": "ending:unfreeze",
-    "abort": "ending:abort",
-    "cleanup": "ending:cleanup",
+    "unfreeze": "teardown:unfreeze",
+    "abort": "teardown:abort",
+    "cleanup": "teardown:cleanup",
 }
 """By name, where in clients.cli.commands; imported when it is asked for."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from clients.cli.fragments import applied_text, copied_text, fields, lost_for_good, result_text
 from clients.cli.options import Invocation, Uris
 from clients.cli.output import print_table, say
-from clients.cli.pieces import applied_text, copied_text, fields, lost_for_good, result_text
 from clients.cli.progress import Progress
-from clients.tui.format import duration
-from clients.tui.timeline import elapsed
+from clients.presentation.figures import duration
+from clients.presentation.phases import elapsed
 from services.shared.model import ErrorKind, ExitCode, MigrationId, MigrationView, PgmigError, Phase
 
 if TYPE_CHECKING:

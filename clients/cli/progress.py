@@ -16,9 +16,9 @@ from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from clients.cli.fragments import event_text, events_beside_failure
 from clients.cli.options import Invocation
 from clients.cli.output import StderrTalk, print_json, say, stderr_console, warn
-from clients.cli.pieces import event_text, events_beside_failure
 from clients.cli.screens import live, plain_progress
 from services.shared.model import Event, MigrationView, PgmigError, Phase
 from services.shared.model.jsonview import view_to_json

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clients.cli.pieces import (
+from clients.cli.fragments import (
     Row,
     applied_text,
     bar,
@@ -35,8 +35,8 @@ from clients.cli.pieces import (
     timeline,
     workers_text,
 )
-from clients.tui.format import duration, endpoint, percent, printable
-from clients.tui.progress import Order, ordered, overall, table_fraction
+from clients.presentation.figures import duration, endpoint, percent, printable
+from clients.presentation.progress import Order, ordered, overall, table_fraction
 from services.shared.model import MigrationView, Phase, TableState
 
 TABLES_SHOWN = 8

@@ -11,7 +11,7 @@ from rich.text import Text
 from textual.events import Resize
 from textual.widgets import RichLog
 
-from clients.tui import format as show
+from clients.presentation import figures as show
 from services.shared.model import Event
 
 KEPT = 1000

@@ -6,8 +6,8 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from clients.tui import format as show
-from clients.tui.timeline import Mark, elapsed, labels, steps
+from clients.presentation import figures as show
+from clients.presentation.phases import Mark, elapsed, labels, steps
 from services.shared.model import Endpoint, ErrorKind, MigrationView, PgmigError, Phase
 
 _STYLES = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from clients.tui.progress import copied_bytes, lag_known
+from clients.presentation.progress import copied_bytes, lag_known
 from services.shared.model import MigrationView, Phase
 
 SAMPLES = 300

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from textual.content import Content
 from textual.widget import Widget
 
-from clients.tui import format as show
+from clients.presentation import figures as show
+from clients.presentation.progress import Overall, Trend, lag_known, lag_trend, overall, seconds_left
 from clients.tui.history import History
-from clients.tui.progress import Overall, Trend, lag_known, lag_trend, overall, seconds_left
 from clients.tui.sparkline import sparkline
 from services.shared.model import MigrationView, Phase
 

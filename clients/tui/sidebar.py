@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from clients.tui import format as show
+from clients.presentation import figures as show
 from services.shared.model import Lsn, MigrationView, Positions, Rates, WorkerView
 
 _ROLES = ("decoder", "copier", "applier")

@@ -17,7 +17,7 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from clients.tui import format as show
+from clients.presentation import figures as show
 from clients.tui.attempt import Attempt, Outcome
 from services.shared.model import MigrationView, PgmigError, Phase, SwitchoverStep
 

@@ -17,8 +17,8 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from clients.tui import format as show
-from clients.tui.progress import Order, ordered, table_fraction
+from clients.presentation import figures as show
+from clients.presentation.progress import Order, ordered, table_fraction
 from services.shared.model import TableProgress, TableState
 
 _SYMBOLS = {TableState.WAITING: "○", TableState.COPYING: "●", TableState.COPIED: "✔"}

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from clients.cli.embedded.stack import default_copiers
+from clients.embedded.stack import default_copiers
 from services.shared.model.jsonview import view_from_json
 from tests.bench.arena import run_sql, value
 from tests.bench.processes import Tally, Usage, sampled

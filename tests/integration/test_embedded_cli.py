@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clients.cli.embedded.early import can_fork
-from clients.cli.localstate import MigrationDir
+from clients.embedded.local_state import MigrationDir
+from clients.embedded.prestart import can_fork
 from services.shared.model import MigrationId, Phase
 
 PASSWORD = "hush-hush"

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.embedded.broker import BrokerFiles, find_nats_server
-from clients.cli.embedded.child import Child, Program, lifeline
-from clients.cli.embedded.logfile import open_log
-from clients.cli.embedded.stack import embedded_stack
+from clients.embedded.broker import BrokerFiles, find_nats_server
+from clients.embedded.child import Child, Program, lifeline
+from clients.embedded.logfile import open_log
+from clients.embedded.stack import embedded_stack
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationOptions, PgmigError, socket_path
 from services.shared.runtime.logfile import LIMIT

@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clients.cli.embedded.child import Child, Program, lifeline
-from clients.cli.embedded.early import can_fork
-from clients.cli.embedded.logfile import last_line
-from clients.cli.embedded.stack import FOLLOWING, StackPlan, embedded_stack
-from clients.cli.localstate import MigrationDir
+from clients.embedded.child import Child, Program, lifeline
+from clients.embedded.local_state import MigrationDir
+from clients.embedded.logfile import last_line
+from clients.embedded.prestart import can_fork
+from clients.embedded.stack import FOLLOWING, StackPlan, embedded_stack
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Phase
 from tests.standins.cli import standin_module

@@ -10,13 +10,13 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Footer
 
+from clients.presentation.progress import Order
 from clients.session import Connection
 from clients.tui.app import Dashboard
 from clients.tui.eventlog import EventLog
 from clients.tui.header import Banner, Timeline, Title, Trouble
 from clients.tui.help import HelpScreen
 from clients.tui.metrics import Card, LagCard, Progress
-from clients.tui.progress import Order
 from clients.tui.running import show_session
 from clients.tui.sidebar import PositionPanel, WorkerPanel, WorkerStrip
 from clients.tui.tables import TableList

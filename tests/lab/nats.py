@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from clients.cli.embedded.broker import ENVIRONMENT
+from clients.embedded.broker import ENVIRONMENT
 from tests.lab.process import free_port, spawn, tail
 
 MAX_PAYLOAD = 8 * 1024 * 1024

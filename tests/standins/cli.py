@@ -8,8 +8,8 @@ from functools import partial
 
 from clients.cli import target
 from clients.cli.__main__ import run
-from clients.cli.embedded import early
-from clients.cli.embedded.stack import StackPlan
+from clients.embedded import prestart as early
+from clients.embedded.stack import StackPlan
 
 
 def standin_module(role: str) -> str:

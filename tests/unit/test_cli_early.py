@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from clients.cli.embedded import early
+from clients.embedded import prestart as early
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.localstate import MigrationDir, RunningStack, known_migrations, process_start
+from clients.embedded.local_state import MigrationDir, RunningStack, known_migrations, process_start
 from services.shared.model import ErrorKind, MigrationId, MigrationView, PgmigError, Phase
 from services.shared.model.jsonview import to_json, view_to_json
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, RenderableType
 
-from clients.cli.pieces import step_text, workers_text
+from clients.cli.fragments import step_text, workers_text
 from clients.cli.progress import PlainLines
 from clients.cli.screens import list_rows, live, next_command, plain_progress, status
 from services.shared.model import (

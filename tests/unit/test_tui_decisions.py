@@ -6,10 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from clients.tui.attempt import Attempt, Outcome
-from clients.tui.eventlog import unseen
-from clients.tui.history import SAMPLES, History
-from clients.tui.progress import (
+from clients.presentation.phases import Mark, elapsed, labels, steps
+from clients.presentation.progress import (
     Order,
     Trend,
     lag_trend,
@@ -19,10 +17,12 @@ from clients.tui.progress import (
     slope,
     table_fraction,
 )
+from clients.tui.attempt import Attempt, Outcome
+from clients.tui.eventlog import unseen
+from clients.tui.history import SAMPLES, History
 from clients.tui.sidebar import by_role
 from clients.tui.tables import columns
 from clients.tui.themes import PGMIG, SIXTEEN, theme
-from clients.tui.timeline import Mark, elapsed, labels, steps
 from services.shared.model import (
     ErrorKind,
     Event,

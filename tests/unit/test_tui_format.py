@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from clients.tui import format as show
+from clients.presentation import figures as show
 from clients.tui.sparkline import sparkline
 from services.shared.model import Endpoint, Lsn
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clients.cli.agreement import agreed
+from clients.cli.confirmation import agreed
 from clients.cli.following import follow_to_end, print_summary, resumed, say_how_to_continue, stopped
-from clients.cli.localstate import MigrationDir
 from clients.cli.options import (
     Invocation,
     Uris,
@@ -26,6 +25,7 @@ from clients.cli.progress import Progress, progress_of
 from clients.cli.running import Interrupted, run
 from clients.cli.selecting import selection_options
 from clients.cli.target import connected, local_directory, new_id, own_stack, workers_for
+from clients.embedded.local_state import MigrationDir
 from services.shared.model import (
     ErrorKind,
     LargeObjects,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from clients.cli.fragments import result_text, step_text
 from clients.cli.options import Invocation, Uris, common_options, duration, skip_object_option, uri_options
 from clients.cli.output import print_json, print_table, say, talk
-from clients.cli.pieces import result_text, step_text
 from clients.cli.running import Interrupted, run
 from clients.cli.target import connected
 from services.shared.model import (

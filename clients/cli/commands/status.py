@@ -8,7 +8,6 @@ import time
 import click
 
 from clients.cli.following import follow_to_end, print_summary
-from clients.cli.localstate import MigrationDir, known_migrations
 from clients.cli.options import Invocation, common_options
 from clients.cli.output import print_json, print_table, say, stdout_console, warn
 from clients.cli.progress import progress_of
@@ -16,6 +15,7 @@ from clients.cli.running import run
 from clients.cli.screens import list_rows
 from clients.cli.screens import status as status_screen
 from clients.cli.target import connected, local_directory, nothing_runs
+from clients.embedded.local_state import MigrationDir, known_migrations
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationView, PgmigError
 from services.shared.model.jsonview import view_to_json

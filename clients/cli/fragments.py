@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clients.tui.format import (
+from clients.presentation.figures import (
     clock,
     count,
     duration,
@@ -25,8 +25,8 @@ from clients.tui.format import (
     size_rate,
     version,
 )
-from clients.tui.progress import Order, Overall, ordered, table_fraction
-from clients.tui.timeline import elapsed, labels, steps
+from clients.presentation.phases import elapsed, labels, steps
+from clients.presentation.progress import Order, Overall, ordered, table_fraction
 from services.shared.model import (
     Endpoint,
     ErrorKind,

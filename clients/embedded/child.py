@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from clients.cli.embedded.logfile import open_log
+from clients.embedded.logfile import open_log
 from services.shared.model import ErrorKind, PgmigError
 
 _SHIM = Path(__file__).with_name("shim.py")

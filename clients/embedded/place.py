@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clients.cli.localstate import MigrationDir
+from clients.embedded.local_state import MigrationDir
 from services.shared.model import ErrorKind, PgmigError, fits_socket, socket_path, unix_address
 
 NAME = "coordinator.sock"

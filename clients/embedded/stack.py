@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from clients.cli.embedded.broker import ENVIRONMENT, BrokerFiles, find_nats_server
-from clients.cli.embedded.child import Program, lifeline
-from clients.cli.embedded.early import can_fork, service_module
-from clients.cli.embedded.forking import ForkServer
-from clients.cli.embedded.lock import only_stack
-from clients.cli.embedded.place import socket_place
-from clients.cli.embedded.ports import free_port
-from clients.cli.embedded.supervisor import Launch, Supervisor
-from clients.cli.localstate import MigrationDir
+from clients.embedded.broker import ENVIRONMENT, BrokerFiles, find_nats_server
+from clients.embedded.child import Program, lifeline
+from clients.embedded.forking import ForkServer
+from clients.embedded.local_state import MigrationDir
+from clients.embedded.lock import only_stack
+from clients.embedded.place import socket_place
+from clients.embedded.ports import free_port
+from clients.embedded.prestart import can_fork, service_module
+from clients.embedded.supervisor import Launch, Supervisor
 from services.shared.runtime.logfile import PrivateFileHandler
 
 BROKER, COORDINATOR, WORKER = range(3)
@@ -216,7 +216,7 @@ def _logged_to(path: Path) -> Iterator[None]:
     """The supervisor's log records go to `path`, not to the terminal."""
     handler = PrivateFileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("clients.cli.embedded")
+    logger = logging.getLogger("clients.embedded")
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from clients.cli.localstate import MigrationDir
+from clients.embedded.local_state import MigrationDir
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.runtime.files import open_private
 

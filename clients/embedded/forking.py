@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clients.cli.embedded import early
-from clients.cli.embedded.child import Child, Program, Ties
-from clients.cli.embedded.logfile import last_line, open_log
+from clients.embedded import prestart as early
+from clients.embedded.child import Child, Program, Ties
+from clients.embedded.logfile import last_line, open_log
 from services.shared.model import ErrorKind, PgmigError
 
 

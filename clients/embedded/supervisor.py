@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.cli.embedded.child import Child, Program, Ties
-from clients.cli.embedded.forking import ForkServer
-from clients.cli.embedded.logfile import last_line
+from clients.embedded.child import Child, Program, Ties
+from clients.embedded.forking import ForkServer
+from clients.embedded.logfile import last_line
 from services.shared.model import ErrorKind, PgmigError
 
 log = logging.getLogger(__name__)

@@ -30,9 +30,9 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from clients.cli.embedded.logfile import open_log
-from clients.cli.embedded.shim import end_with_parent
-from clients.cli.embedded.title import show_as
+from clients.embedded.logfile import open_log
+from clients.embedded.shim import end_with_parent
+from clients.embedded.title import show_as
 
 _STDIN, _STDOUT, _STDERR = range(3)
 _READ_BYTES = 1 << 16

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-_COMMAND = (sys.executable, "-P", "-m", "clients.cli.embedded.forkserver")
+_COMMAND = (sys.executable, "-P", "-m", "clients.embedded.forkserver")
 _IMPORTING = "PGMIG_PURE_PYTHON"
 """The one setting of ours that importing depends on; others may be secrets."""
 

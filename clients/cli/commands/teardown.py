@@ -10,11 +10,11 @@ import sys
 
 import click
 
-from clients.cli.localstate import MigrationDir
 from clients.cli.options import Invocation, Uris, common_options, uri_options
 from clients.cli.output import print_json, print_table, say, warn
 from clients.cli.running import run
 from clients.cli.target import coordinated
+from clients.embedded.local_state import MigrationDir
 from services.shared.model import CleanupResult, ExitCode, MigrationView
 from services.shared.model.jsonview import to_json, view_to_json
 
