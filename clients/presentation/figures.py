@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from rich.cells import cell_len, set_cell_size
-
 from services.shared.model import Endpoint, Lsn
 
 NONE = "—"
@@ -105,20 +103,6 @@ def clock(at: float) -> str:
 def printable(text: str) -> str:
     """`text` on one line, control characters shown as a dot."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "·" for c in text)
-
-
-def cut(text: str, width: int) -> str:
-    """At most `width` cells of `text`; what was cut shows as an ellipsis."""
-    if cell_len(text) <= width:
-        return text
-    return set_cell_size(text, max(0, width - 1)).rstrip() + "…" if width > 0 else ""
-
-
-def fit(text: str, width: int, *, right: bool = False) -> str:
-    """`text` in exactly `width` cells, cut or padded; `right` aligns to the right."""
-    shown = cut(text, width)
-    padding = " " * (width - cell_len(shown))
-    return padding + shown if right else shown + padding
 
 
 def bar(fraction: float, width: int) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from textual.widgets import Static
 
 from clients.presentation import figures as show
 from clients.presentation.phases import Mark, elapsed, labels, steps
+from clients.tui.cells import cut, fit
 from services.shared.model import Endpoint, ErrorKind, MigrationView, PgmigError, Phase
 
 _STYLES = {
@@ -52,9 +53,9 @@ class Title(Widget):
         if self._view is None:
             return Content.assemble(
                 ("pgmig ", "bold $primary"),
-                (show.cut(self._migration_id, width - 6), "bold"),
+                (cut(self._migration_id, width - 6), "bold"),
                 "\n",
-                (show.cut(f"connecting to {show.printable(self._address)} …", width), "$muted"),
+                (cut(f"connecting to {show.printable(self._address)} …", width), "$muted"),
             )
         return self._first_line(self._view, width).append("\n").append(_route(self._view, width))
 
@@ -69,8 +70,8 @@ class Title(Widget):
         room = width - len(badge) - len(times) - 6
         return Content.assemble(
             ("pgmig ", "bold $primary"),
-            (show.cut(self._migration_id, room), "bold"),
-            (show.fit(where, room - len(show.cut(self._migration_id, room))), "$muted"),
+            (cut(self._migration_id, room), "bold"),
+            (fit(where, room - len(cut(self._migration_id, room))), "$muted"),
             (badge, f"bold reverse {style}"),
             (times, "$muted"),
         )
@@ -84,8 +85,8 @@ def _route(view: MigrationView, width: int) -> Content:
         source, destination = _place(view.source, product), _place(view.destination, product)
         if len(source) + len(destination) <= room:
             break
-    left = show.cut(source, max(room // 2, room - len(destination)))
-    right = show.cut(destination, max(0, room - len(left)))
+    left = cut(source, max(room // 2, room - len(destination)))
+    right = cut(destination, max(0, room - len(left)))
     return Content.assemble((left, "$foreground"), (arrow, "$primary"), (right, "$foreground"))
 
 

@@ -10,6 +10,7 @@ from textual.widget import Widget
 
 from clients.presentation import figures as show
 from clients.presentation.progress import Overall, Trend, lag_known, lag_trend, overall, seconds_left
+from clients.tui.cells import fit
 from clients.tui.history import History
 from clients.tui.sparkline import sparkline
 from services.shared.model import MigrationView, Phase
@@ -62,12 +63,12 @@ def _bar(
     told = min(34, max(0, room - 12))
     done, left = shape(fraction, max(4, room - told))
     return Content.assemble(
-        (show.fit(name, 9), "$muted"),
+        (fit(name, 9), "$muted"),
         (done, "$success" if fraction >= 1 else "$primary"),
         (left, "$track"),
-        (show.fit(show.percent(fraction), 7, right=True), "bold"),
+        (fit(show.percent(fraction), 7, right=True), "bold"),
         "  ",
-        (show.fit(text, told), "$muted"),
+        (fit(text, told), "$muted"),
     )
 
 
@@ -134,8 +135,8 @@ class Card(Widget):
         parts: list[str | tuple[str, str]] = []
         for row, line in enumerate(lines):
             last = row == len(lines) - 1
-            parts.append((show.fit(meter.name if last else "", name), "$muted"))
-            parts.append((show.fit(meter.value(view) if last else "", value, right=True), "bold"))
+            parts.append((fit(meter.name if last else "", name), "$muted"))
+            parts.append((fit(meter.value(view) if last else "", value, right=True), "bold"))
             parts += [" ", (line, "$primary"), "" if last else "\n"]
         return Content.assemble(*parts)
 

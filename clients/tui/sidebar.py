@@ -10,6 +10,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from clients.presentation import figures as show
+from clients.tui.cells import fit
 from services.shared.model import Lsn, MigrationView, Positions, Rates, WorkerView
 
 _ROLES = ("decoder", "copier", "applier")
@@ -76,7 +77,7 @@ def _worker(worker: WorkerView) -> Content:
     mark = ("✘ ", "bold $error") if worker.lost else ("● ", "$success")
     where = show.printable(worker.host)
     said = (f"{where}  LOST", "bold $error") if worker.lost else (where, "$muted")
-    return Content.assemble(mark, show.fit(show.printable(worker.role), 9), said)
+    return Content.assemble(mark, fit(show.printable(worker.role), 9), said)
 
 
 class PositionPanel(Static):
@@ -99,7 +100,7 @@ class PositionPanel(Static):
             _position("applied", positions.applied_lsn, positions.source_lsn),
             _position("flushed", positions.flushed_lsn, positions.source_lsn),
             _position("slot", positions.confirmed_lsn, positions.source_lsn),
-            Content.assemble((show.fit("in all", 9), "$muted"), _totals(view.rates)),
+            Content.assemble((fit("in all", 9), "$muted"), _totals(view.rates)),
         ]
         self.update(Content("\n").join(lines))
 
@@ -112,7 +113,7 @@ def _position(name: str, at: Lsn, source: Lsn) -> Content:
     behind = source - at if at and source else 0
     distance = f"-{show.size(behind)}" if behind > 0 else ""
     return Content.assemble(
-        (show.fit(name, 9), "$muted"),
-        show.fit(show.lsn(at), 14),
-        (show.fit(distance, 11, right=True), "$muted"),
+        (fit(name, 9), "$muted"),
+        fit(show.lsn(at), 14),
+        (fit(distance, 11, right=True), "$muted"),
     )

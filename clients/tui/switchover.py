@@ -19,6 +19,7 @@ from textual.widgets import Button, Static
 
 from clients.presentation import figures as show
 from clients.tui.attempt import Attempt, Outcome
+from clients.tui.cells import fit
 from services.shared.model import MigrationView, PgmigError, Phase, SwitchoverStep
 
 TIMEOUTS_S = (5, 10, 30, 60, 120, 300)
@@ -186,7 +187,7 @@ def question(view: MigrationView, timeout_s: int) -> list[Part]:
             (f"Not now: the migration is in phase {view.phase}, not streaming.\n\n", "bold $warning")
         )
     for number, name in enumerate(_ALWAYS):
-        parts += [(f" {number + 1} ", "$muted"), (show.fit(name, 11), "bold"), f"{_STEPS[name]}\n"]
+        parts += [(f" {number + 1} ", "$muted"), (fit(name, 11), "bold"), f"{_STEPS[name]}\n"]
     parts.append(
         f"\nWrites on the source wait from 1 on. If the limit passes before 6 is done, all is undone: "
         f"the source takes writes again and {view.migration_id} goes on as before."
@@ -211,8 +212,8 @@ def progress(attempt: Attempt, blocked_s: float, timeout_s: int) -> list[Part]:
         detail = show.printable(step.detail) or _STEPS.get(step.name, "")
         parts += [
             (f" {mark} ", colour),
-            (show.fit(show.printable(step.name), 11), "bold"),
-            (show.fit(f"{step.elapsed_ms / 1000:.2f} s", 9), "$muted"),
+            (fit(show.printable(step.name), 11), "bold"),
+            (fit(f"{step.elapsed_ms / 1000:.2f} s", 9), "$muted"),
             f" {detail}\n",
         ]
     return parts

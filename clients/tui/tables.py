@@ -19,6 +19,7 @@ from textual.strip import Strip
 
 from clients.presentation import figures as show
 from clients.presentation.progress import Order, ordered, table_fraction
+from clients.tui.cells import fit
 from services.shared.model import TableProgress, TableState
 
 _SYMBOLS = {TableState.WAITING: "○", TableState.COPYING: "●", TableState.COPIED: "✔"}
@@ -102,9 +103,9 @@ class TableList(ScrollView, can_focus=True):
 
     def _header(self, width: int) -> Strip:
         name, rows, size, _bar = columns(width)
-        text = "  " + show.fit("table", name)
-        text += show.fit("rows", rows, right=True) + show.fit("size", size, right=True)
-        return Strip([Segment(show.fit(text, width), self._style("header"))], width)
+        text = "  " + fit("table", name)
+        text += fit("rows", rows, right=True) + fit("size", size, right=True)
+        return Strip([Segment(fit(text, width), self._style("header"))], width)
 
     def _line(self, table: TableProgress, width: int) -> Strip:
         name, rows, size, bar = columns(width)
@@ -113,9 +114,9 @@ class TableList(ScrollView, can_focus=True):
         fraction = table_fraction(table)
         segments = [
             Segment(f"{_SYMBOLS[table.state]} ", state),
-            Segment(show.fit(show.printable(str(table.table)), name), state),
-            Segment(show.fit(_rows(table), rows, right=True), figure),
-            Segment(show.fit(_size(table), size, right=True), figure),
+            Segment(fit(show.printable(str(table.table)), name), state),
+            Segment(fit(_rows(table), rows, right=True), figure),
+            Segment(fit(_size(table), size, right=True), figure),
         ]
         if bar:
             done, left = show.line_bar(fraction, bar)
@@ -125,7 +126,7 @@ class TableList(ScrollView, can_focus=True):
                 Segment(done, done_style),
                 Segment(left, self._style("left")),
             ]
-        segments.append(Segment(show.fit(show.percent(fraction), _PERCENT, right=True), state))
+        segments.append(Segment(fit(show.percent(fraction), _PERCENT, right=True), state))
         return Strip(segments).adjust_cell_length(width, self.rich_style)
 
     def _style(self, part: str) -> Style:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from clients.presentation import figures as show
+from clients.tui.cells import fit
 from clients.tui.sparkline import sparkline
 from services.shared.model import Endpoint, Lsn
 
@@ -101,11 +102,11 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 @given(st.text(), st.integers(0, 60), st.booleans())
 def test_fit_gives_exactly_the_width(text: str, width: int, right: bool) -> None:
-    assert cell_len(show.fit(show.printable(text), width, right=right)) == width
+    assert cell_len(fit(show.printable(text), width, right=right)) == width
 
 
 def test_fit_cuts_wide_characters_whole() -> None:
-    assert show.fit("顧客住所録", 6) == "顧客… "
+    assert fit("顧客住所録", 6) == "顧客… "
 
 
 @given(st.floats(-1, 2), st.integers(0, 80))
