@@ -28,6 +28,8 @@ FULL_STREAM = "tests/integration/test_full_stream.py"
 ENCODINGS = "tests/integration/test_encodings.py"
 LOOSE_KEYS = "tests/integration/test_loose_keys.py"
 IDENTITIES = "tests/integration/test_identities.py"
+RESYNC_IDENTITIES = "tests/integration/test_resync_identities.py"
+BEGIN_COPY = "tests/unit/test_begin_copy.py"
 OWNERS = "tests/integration/test_owners_functions.py"
 PARTITIONS = "tests/integration/test_partitions.py"
 PROGRESS_ROW = "tests/integration/test_progress_row.py"
@@ -378,6 +380,41 @@ MUTATIONS = (
         "        return self.identity_stored and identity is not ReplicaIdentity.FULL",
         "        return False",
         f"{IDENTITIES}::test_before_18_an_identity_with_a_generated_column_counts_as_none",
+    ),
+    Mutation(
+        "22 a copy begins with a new applier",
+        "services/coordinator/tables/adopt.py",
+        "        applier_epoch=secrets.token_hex(8),",
+        "        applier_epoch=migration.record.applier_epoch,",
+        f"{BEGIN_COPY}::test_the_record_forgets_what_the_new_copies_replace",
+    ),
+    Mutation(
+        "22 a copy begins at once",
+        "services/coordinator/tables/adopt.py",
+        "def begin_copy(",
+        "async def begin_copy(",
+        f"{BEGIN_COPY}::test_the_phase_is_copy_before_any_other_task_runs",
+    ),
+    Mutation(
+        "30 partitions of a root that is only copied stay unpublished",
+        "services/coordinator/tables/publish.py",
+        "if not {table, tops.get(table, table)} & left_out",
+        "if table not in left_out",
+        f"{RESYNC_IDENTITIES}::test_partitions_of_a_copy_only_root_are_copied_again_and_stay_unpublished",
+    ),
+    Mutation(
+        "30 no table is added whose identity is not sent",
+        "services/shared/pg/catalog/replica_identity.py",
+        "    if version >= PUBLISH_GENERATED_SINCE and not sends_generated:",
+        "    if False:",
+        f"{RESYNC_IDENTITIES}::test_a_table_made_since_whose_key_the_publication_does_not_send_is_refused",
+    ),
+    Mutation(
+        "30 what is published decides which tables can be added",
+        "services/shared/pg/catalog/replica_identity.py",
+        "    if version >= PUBLISH_GENERATED_SINCE and not sends_generated:",
+        "    if version >= PUBLISH_GENERATED_SINCE:",
+        f"{RESYNC_IDENTITIES}::test_a_table_made_since_with_a_key_that_is_sent_is_replicated",
     ),
     Mutation(
         "30 a root without a key is published by its partitions",

@@ -123,11 +123,10 @@ async def never_identified(
     identities = {table.table: table.replica_identity for table in tables}
     generated, version = await generated_columns(conn), conn.info.server_version
     lacking = set(_lacking(lacking_identity(tables), identities, generated, version).tables)
-    for table, identity in identities.items():
-        of = generated.get(table, NO_GENERATED_COLUMNS)
-        full = identity is ReplicaIdentity.FULL
-        if (of.identity_stored and not sends_generated) or (full and of.rule_out_full(version)):
-            lacking.add(table)
+    if version >= PUBLISH_GENERATED_SINCE and not sends_generated:
+        lacking |= {
+            table for table in identities if generated.get(table, NO_GENERATED_COLUMNS).identity_stored
+        }
     return tuple(sorted(lacking))
 
 
