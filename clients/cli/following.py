@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from clients.cli.fragments import applied_text, copied_text, fields, lost_for_good, result_text
+from clients.cli.fragments import fields
 from clients.cli.options import Invocation, Uris
 from clients.cli.output import print_table, say
 from clients.cli.progress import Progress
 from clients.presentation.figures import duration
 from clients.presentation.phases import elapsed
+from clients.presentation.sentences import applied_text, copied_text, lost_for_good, switchover_result
 from services.shared.model import ErrorKind, ExitCode, MigrationId, MigrationView, PgmigError, Phase
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def print_summary(invocation: Invocation, view: MigrationView) -> None:
     if view.rates.transactions_applied:
         rows.append(("applied", applied_text(view)))
     if view.switchover is not None:
-        rows.append(("switchover", result_text(view.switchover)))
+        rows.append(("switchover", switchover_result(view.switchover)))
     print_table(fields(rows))
 
 

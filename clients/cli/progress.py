@@ -16,11 +16,13 @@ from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from clients.cli.fragments import event_text, events_beside_failure
+from clients.cli.fragments import event_text
 from clients.cli.options import Invocation
 from clients.cli.output import StderrTalk, print_json, say, stderr_console, warn
 from clients.cli.screens import live, plain_progress
-from services.shared.model import Event, MigrationView, PgmigError, Phase
+from clients.presentation.history import History
+from clients.presentation.sentences import CONNECTION_REGAINED, connection_lost, events_beside_failure
+from services.shared.model import Event, MigrationView, Phase
 from services.shared.model.jsonview import view_to_json
 from services.shared.model.redaction import redact
 
@@ -81,10 +83,12 @@ class PlainLines(StderrTalk):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._phase: Phase | None = None
+        self._history = History()
         self._events = _NewEvents()
         self._told_at = clock()
 
     def show(self, view: MigrationView) -> None:
+        self._history.add(view, self._clock())
         if view.phase is not self._phase:
             self._phase = view.phase
             self._told_at = self._clock()
@@ -92,7 +96,7 @@ class PlainLines(StderrTalk):
             say(event_text(event).plain)
         if self._clock() - self._told_at >= LINE_EVERY_S:
             self._told_at = self._clock()
-            if line := plain_progress(view):
+            if line := plain_progress(view, self._history):
                 say(line)
 
     def connection(self, connection: Connection) -> None:
@@ -105,6 +109,7 @@ class LiveDisplay:
 
     def __init__(self) -> None:
         self._view: MigrationView | None = None
+        self._history = History()
         self._events = _NewEvents()
         self._disturbed = ""
         self._display = Live(
@@ -127,11 +132,12 @@ class LiveDisplay:
 
     def show(self, view: MigrationView) -> None:
         self._view = view
+        self._history.add(view, time.monotonic())
         for event in self._events.of(view):
             self._print(event_text(event))
 
     def connection(self, connection: Connection) -> None:
-        self._disturbed = lost_text(connection.error) if connection.error else ""
+        self._disturbed = connection_lost(connection.error) if connection.error else ""
 
     def note(self, text: str) -> None:
         self._print(Text(redact(text), "dim"))
@@ -154,7 +160,7 @@ class LiveDisplay:
     def _render(self) -> RenderableType:
         if self._view is None:
             return Text("starting", "dim")
-        return live(self._view, time.time(), self._display.console.width, self._disturbed)
+        return live(self._view, self._history, time.time(), self._display.console.width, self._disturbed)
 
 
 class _NewEvents:
@@ -170,12 +176,8 @@ class _NewEvents:
         return fresh
 
 
-def lost_text(error: PgmigError) -> str:
-    return f"connection to the coordinator lost ({error}); trying again"
-
-
 def _tell_connection(connection: Connection) -> None:
     if connection.error is not None:
-        warn(lost_text(connection.error))
+        warn(connection_lost(connection.error))
     else:
-        say("connection to the coordinator regained")
+        say(CONNECTION_REGAINED)

@@ -10,33 +10,38 @@ from rich.text import Text
 
 from clients.cli.fragments import (
     Row,
-    applied_text,
     bar,
     columns,
+    event_text,
+    failure_text,
+    fields,
+    phase_line,
+    phase_text,
+    positions_text,
+    skipped_text,
+    table_rows,
+    timeline,
+    toned,
+)
+from clients.presentation.figures import duration, endpoint, percent, printable
+from clients.presentation.history import History
+from clients.presentation.progress import Order, ordered, overall, table_fraction
+from clients.presentation.sentences import (
+    applied_text,
     copied_text,
     copy_pace,
     copy_text,
     counted,
     described,
-    event_text,
     events_beside_failure,
-    failure_text,
-    fields,
+    keeps_wal,
     lag_text,
-    lost_for_good,
-    phase_line,
-    phase_text,
-    positions_text,
+    next_command,
     rate_text,
-    result_text,
-    retained_text,
-    skipped_text,
-    table_rows,
-    timeline,
-    workers_text,
+    switchover_result,
+    wal_kept,
+    workers_attached,
 )
-from clients.presentation.figures import duration, endpoint, percent, printable
-from clients.presentation.progress import Order, ordered, overall, table_fraction
 from services.shared.model import MigrationView, Phase, TableState
 
 TABLES_SHOWN = 8
@@ -77,7 +82,7 @@ def _status_rows(view: MigrationView, now: float, width: int, offline_since: flo
     if offline_since is not None:
         rows.append(("Running", Text(f"no; this is from {duration(now - offline_since)} ago", "yellow")))
     elif view.phase.running:
-        rows.append(("Workers", workers_text(view.workers)))
+        rows.append(("Workers", toned(workers_attached(view.workers))))
     following = next_command(view, offline=offline_since is not None)
     return [*rows, ("Next", Text(following, "cyan"))] if following else rows
 
@@ -87,14 +92,14 @@ def _progress_rows(view: MigrationView) -> list[Row]:
     if view.tables:
         total = overall(view.tables)
         told = copied_text(view.tables) if total.fraction >= 1 else copy_text(total)
-        rows.append(("Copied", ", ".join(filter(None, [told, copy_pace(view, total)]))))
+        rows.append(("Copied", ", ".join(filter(None, [told, copy_pace(view, History(view))]))))
     if view.indexes.total:
         rows.append(("Indexes", f"{view.indexes.done} of {view.indexes.total}"))
     if view.positions.applied_lsn and not view.phase.ended:
         rows.append(("Lag", lag_text(view)))
         rows.append(("Rate", rate_text(view)))
-    if _keeps_wal(view):
-        rows.append(("WAL kept", retained_text(view)))
+    if keeps_wal(view):
+        rows.append(("WAL kept", toned(wal_kept(view))))
     if view.rates.transactions_applied:
         rows.append(("Applied", applied_text(view)))
     if view.positions.source_lsn:
@@ -102,34 +107,11 @@ def _progress_rows(view: MigrationView) -> list[Row]:
     rows += [("Skipped", skipped_text(skipped)) for skipped in view.skipped]
     rows += [("Not restored", Text(printable(name), "yellow")) for name in view.options.skip_objects]
     if view.switchover is not None:
-        rows.append(("Switchover", result_text(view.switchover)))
+        rows.append(("Switchover", switchover_result(view.switchover)))
     return rows
 
 
-def _keeps_wal(view: MigrationView) -> bool:
-    """Whether anything is known of what the slot keeps on the source."""
-    positions = view.positions
-    known = bool(positions.retained_bytes or positions.wal_status)
-    return view.options.follow and known and not view.phase.ended
-
-
-def next_command(view: MigrationView, *, offline: bool) -> str:
-    """What the operator most likely does next; empty when there is nothing to do but wait."""
-    name = f"--id {view.migration_id}"
-    if view.phase.ended:
-        return f"pgmig-cli cleanup {name}"
-    if lost_for_good(view):
-        return f"pgmig-cli cleanup {name}, then clone again into an empty database or with --drop-if-exists"
-    if offline:
-        return f"pgmig-cli follow {name}"
-    if view.phase in {Phase.PAUSED, Phase.FAILED} or view.needs_credentials:
-        return f"pgmig-cli resume {name}"
-    if view.phase is Phase.STREAMING:
-        return f"pgmig-cli switchover {name}"
-    return ""
-
-
-def live(view: MigrationView, now: float, width: int, note: str = "") -> Group:
+def live(view: MigrationView, history: History, now: float, width: int, note: str = "") -> Group:
     """The display of a migration under way; note: what disturbs it, like a lost connection."""
     total = overall(view.tables)
     rows: list[Row] = [
@@ -139,7 +121,7 @@ def live(view: MigrationView, now: float, width: int, note: str = "") -> Group:
     ]
     if view.tables:
         rows.append(("copy", _measured(total.fraction, copy_text(total))))
-        if pace := copy_pace(view, total):
+        if pace := copy_pace(view, history):
             rows.append(("", pace))
     if view.phase is Phase.COPY:
         rows += _copying_rows(view)
@@ -169,12 +151,12 @@ def _measured(fraction: float, detail: str) -> Text:
     return bar(fraction).append(f" {detail}")
 
 
-def plain_progress(view: MigrationView) -> str:
+def plain_progress(view: MigrationView, history: History) -> str:
     """One line for a log: where the present phase stands; empty when it has no figures."""
     if view.phase is Phase.COPY and view.tables:
         total = overall(view.tables)
         indexes = f"indexes {view.indexes.done} of {view.indexes.total}" if view.indexes.total else ""
-        return ", ".join(filter(None, [f"copy {copy_text(total)}", copy_pace(view, total), indexes]))
+        return ", ".join(filter(None, [f"copy {copy_text(total)}", copy_pace(view, history), indexes]))
     if view.phase is Phase.INDEXES and view.indexes.total:
         return f"indexes {view.indexes.done} of {view.indexes.total}"
     if view.phase in {Phase.CATCHUP, Phase.STREAMING}:
@@ -193,7 +175,7 @@ def list_rows(entries: Iterable[tuple[MigrationView, bool]], now: float) -> Tabl
             endpoint(view.source),
             endpoint(view.destination),
             lag_text(view) if running and view.positions.applied_lsn else "",
-            retained_text(view) if _keeps_wal(view) else "",
+            toned(wal_kept(view)) if keeps_wal(view) else "",
             duration(now - view.created_at) if view.created_at else "",
         )
     return shown

@@ -1,4 +1,4 @@
-"""What the figures of a view add up to: overall progress, time left, the order of tables."""
+"""What the figures of a view add up to: overall progress, and the order of tables."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.shared.model import MigrationView, TableProgress, TableState
-
-WINDOW = 60
-"""Samples (seconds) that estimates look back on: long enough to be calm, short enough to follow."""
-
-TREND_WINDOW = 15
-"""Samples that the trend of the lag looks back on: it turns when the applier begins."""
-
-_LEAST = 5
-"""Samples needed before any estimate is shown."""
 
 
 def table_bytes(table: TableProgress) -> int:
@@ -71,51 +62,9 @@ def overall(tables: Sequence[TableProgress]) -> Overall:
     )
 
 
-def slope(values: Sequence[float | None], window: int = WINDOW) -> float | None:
-    """Change per sample over the known ones of the last `window`, or None when too few are."""
-    recent = [(at, value) for at, value in enumerate(values[-window:]) if value is not None]
-    if len(recent) < _LEAST:
-        return None
-    (first_at, first), (last_at, last) = recent[0], recent[-1]
-    return (last - first) / (last_at - first_at)
-
-
-def seconds_left(remaining: float, copied: Sequence[float | None]) -> float | None:
-    """Until `remaining` bytes are copied at the pace of the `copied` samples (one a second);
-    None while that cannot be said."""
-    pace = slope(copied)
-    if pace is None or pace <= 0:
-        return None
-    return remaining / pace
-
-
 def lag_known(view: MigrationView) -> bool:
     """Whether the lag means anything: something has been applied, or is being."""
     return view.options.follow and bool(view.positions.applied_lsn)
-
-
-class Trend(StrEnum):
-    UNKNOWN = "unknown"
-    CAUGHT_UP = "caught up"
-    SHRINKING = "shrinking"
-    STEADY = "steady"
-    GROWING = "growing"
-
-
-def lag_trend(lag: Sequence[float | None]) -> tuple[Trend, float]:
-    """Where the lag (bytes, one sample a second) goes, and the seconds until it is gone when it
-    shrinks. Less than a hundredth of itself in a minute is steady."""
-    pace = slope(lag, TREND_WINDOW)
-    now = lag[-1] if lag else None
-    if now is None:
-        return Trend.UNKNOWN, 0.0
-    if now <= 0:
-        return Trend.CAUGHT_UP, 0.0
-    if pace is None:
-        return Trend.UNKNOWN, 0.0
-    if abs(pace) * 60 < now / 100:
-        return Trend.STEADY, 0.0
-    return (Trend.GROWING, 0.0) if pace > 0 else (Trend.SHRINKING, now / -pace)
 
 
 class Order(StrEnum):

@@ -17,11 +17,11 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import Footer
 
+from clients.presentation.history import INTERVAL_S, History
 from clients.tui import feed
 from clients.tui.board import Board
 from clients.tui.feed import Ended, Heard, Lost, explained
 from clients.tui.help import HelpScreen
-from clients.tui.history import INTERVAL_S, History
 from clients.tui.switchover import SwitchoverScreen
 from clients.tui.themes import PGMIG, SIXTEEN, no_colour, theme
 from services.shared.model import MigrationView, PgmigError, Phase, SwitchoverStep

@@ -5,9 +5,9 @@ from __future__ import annotations
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
+from clients.presentation.history import History
 from clients.tui.eventlog import EventLog
 from clients.tui.header import Banner, Timeline, Title, Trouble
-from clients.tui.history import History
 from clients.tui.metrics import THROUGHPUT, Card, LagCard, Progress
 from clients.tui.sidebar import PositionPanel, WorkerPanel, WorkerStrip
 from clients.tui.tables import TableList

@@ -12,20 +12,11 @@ from textual.events import Resize
 from textual.widgets import RichLog
 
 from clients.presentation import figures as show
+from clients.presentation.sentences import unseen
 from services.shared.model import Event
 
 KEPT = 1000
 _MARKS = {"error": ("✘", "error"), "warning": ("⚠", "warning")}
-
-
-def unseen(seen: Sequence[Event], current: Sequence[Event]) -> Sequence[Event]:
-    """Events of `current` that follow those `seen`. The coordinator keeps a bounded tail, so
-    `current` may have lost events at its front; when nothing overlaps all of it is new."""
-    for start in range(max(0, len(seen) - len(current)), len(seen)):
-        overlap = len(seen) - start
-        if tuple(seen[start:]) == tuple(current[:overlap]):
-            return current[overlap:]
-    return current
 
 
 class EventLog(RichLog):

@@ -8,18 +8,12 @@ from textual.widgets import Static
 
 from clients.presentation import figures as show
 from clients.presentation.phases import Mark, elapsed, labels, steps
+from clients.presentation.sentences import figures_out_of_date, lost_for_good, trouble_title
+from clients.presentation.tones import phase_tone
 from clients.tui.cells import cut, fit
+from clients.tui.colours import STYLES
 from services.shared.model import Endpoint, ErrorKind, MigrationView, PgmigError, Phase
 
-_STYLES = {
-    Phase.STREAMING: "$success",
-    Phase.SWITCHED_OVER: "$success",
-    Phase.COMPLETE: "$success",
-    Phase.SWITCHOVER: "$warning",
-    Phase.PAUSED: "$warning",
-    Phase.FAILED: "$error",
-    Phase.ABORTED: "$error",
-}
 _MARKS = {
     Mark.DONE: "$success",
     Mark.NOW: "bold $accent",
@@ -61,7 +55,7 @@ class Title(Widget):
 
     def _first_line(self, view: MigrationView, width: int) -> Content:
         total, within = elapsed(view, self._now)
-        style = _STYLES.get(view.phase, "$accent")
+        style = STYLES[phase_tone(view.phase)]
         badge = f" {view.phase.upper()} "
         times = f"  {show.duration(total)}" if view.created_at else ""
         if view.created_at and not view.phase.ended and width >= 60:
@@ -127,12 +121,7 @@ class Banner(Static):
         self.display = False
 
     def lost(self, error: PgmigError, heard_at: float | None, phase: Phase | None) -> None:
-        """phase: as last heard. An ended migration's coordinator may well be gone for good."""
-        old = f" Figures are from {show.clock(heard_at)}." if heard_at else ""
-        if phase is not None and phase.ended:
-            self._say(f"The migration has ended and its coordinator cannot be reached any more.{old}")
-        else:
-            self._say(f"⚠ Connection lost, trying again: {error}.{old} The migration goes on without it.")
+        self._say(figures_out_of_date(error, heard_at, phase))
 
     def ended(self, error: PgmigError | None) -> None:
         if error is None or error.kind is ErrorKind.NOT_FOUND:
@@ -160,16 +149,8 @@ class Trouble(Static):
         self.display = content is not None
         self.set_class(view.phase is Phase.FAILED, "-failed")
         if content is not None:
-            self.border_title = _trouble_title(view)
+            self.border_title = trouble_title(view)
             self.update(content)
-
-
-def _trouble_title(view: MigrationView) -> str:
-    if view.phase is Phase.FAILED:
-        return "✘ The migration has stopped and keeps its state"
-    if view.failure is not None:
-        return "⚠ The last switchover was rolled back; the source takes writes"
-    return "⚠ The coordinator needs the credentials again"
 
 
 def _trouble(view: MigrationView) -> Content | None:
@@ -185,7 +166,7 @@ def _trouble(view: MigrationView) -> Content | None:
     if view.needs_credentials:
         parts.append("\n" if parts else "")
         parts += [("→ ", "bold"), (f"pgmig-cli resume --id {view.migration_id} with both URIs", "bold")]
-    elif view.positions.slot_lost or (failure is not None and failure.kind == ErrorKind.GAP):
+    elif lost_for_good(view):
         parts += ["\n", ("It cannot be continued: pgmig-cli cleanup, then clone again", "$muted")]
     elif view.phase is Phase.FAILED:
         onward = f" (continues with {view.resume_phase})" if view.resume_phase else ""

@@ -9,11 +9,14 @@ from textual.content import Content
 from textual.widget import Widget
 
 from clients.presentation import figures as show
-from clients.presentation.progress import Overall, Trend, lag_known, lag_trend, overall, seconds_left
+from clients.presentation.history import History
+from clients.presentation.progress import Overall, lag_known, overall
+from clients.presentation.sentences import lag_remark
+from clients.presentation.tones import Tone
 from clients.tui.cells import fit
-from clients.tui.history import History
+from clients.tui.colours import STYLES
 from clients.tui.sparkline import sparkline
-from services.shared.model import MigrationView, Phase
+from services.shared.model import MigrationView
 
 
 class Progress(Widget):
@@ -28,8 +31,7 @@ class Progress(Widget):
     def show(self, view: MigrationView, history: History) -> None:
         self._view = view
         self._copy = overall(view.tables)
-        remaining = self._copy.bytes_total - self._copy.bytes_done
-        self._left = seconds_left(remaining, history.series("copied")) if view.phase is Phase.COPY else None
+        self._left = history.copy_seconds_left(view)
         self.refresh()
 
     def render(self) -> Content:
@@ -141,14 +143,6 @@ class Card(Widget):
         return Content.assemble(*parts)
 
 
-_GROWING = {
-    Phase.PAUSED: ("▲ grows while paused", "$warning"),
-    Phase.FAILED: ("▲ grows while stopped", "$error"),
-}
-KEEPING_UP_S = 5.0
-"""While streaming, a lag below this is the pulse of a busy source, not a trend."""
-
-
 class LagCard(Card):
     """How far the destination is behind, whether it catches up, and what WAL the slot keeps."""
 
@@ -161,19 +155,5 @@ class LagCard(Card):
         self.border_subtitle = f"WAL kept {show.size(kept)}" if kept and not view.phase.ended else ""
 
     def remark(self, view: MigrationView, history: History) -> tuple[str, str]:
-        if not view.options.follow:
-            return "a clone does not follow", "$muted"
-        if view.positions.slot_lost:
-            return "✘ the replication slot is lost", "bold $error"
-        if not lag_known(view):
-            return "changes queue up meanwhile", "$muted"
-        if view.phase is Phase.STREAMING and view.positions.lag_seconds < KEEPING_UP_S:
-            return "✔ keeping up", "$success"
-        trend, left = lag_trend(history.series("lag_bytes"))
-        return {
-            Trend.UNKNOWN: ("", ""),
-            Trend.CAUGHT_UP: ("✔ caught up", "$success"),
-            Trend.SHRINKING: (f"▼ caught up in ~{show.duration(left)}", "$success"),
-            Trend.STEADY: ("▬ steady", "$muted"),
-            Trend.GROWING: _GROWING.get(view.phase, ("▲ growing: source is faster", "$warning")),
-        }[trend]
+        text, tone = lag_remark(view, history)
+        return text, f"bold {STYLES[tone]}" if tone is Tone.BAD else STYLES[tone]

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
 from clients.presentation import figures as show
+from clients.presentation.sentences import by_role
 from clients.tui.cells import fit
 from services.shared.model import Lsn, MigrationView, Positions, Rates, WorkerView
-
-_ROLES = ("decoder", "copier", "applier")
-
-
-def by_role(workers: Sequence[WorkerView]) -> list[tuple[str, list[WorkerView]]]:
-    """Workers of each role: the roles that every migration needs first, then any other."""
-
-    def rank(worker: WorkerView) -> tuple[int, str]:
-        known = worker.role in _ROLES
-        return (_ROLES.index(worker.role) if known else len(_ROLES), worker.role)
-
-    ranked = sorted(workers, key=lambda w: (rank(w), not w.lost, w.host, w.worker_id))
-    return [(role, list(some)) for role, some in groupby(ranked, key=lambda w: w.role)]
 
 
 class WorkerStrip(Widget):

@@ -18,7 +18,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
 from clients.presentation import figures as show
-from clients.tui.attempt import Attempt, Outcome
+from clients.presentation.switchover import OUTCOMES, PURPOSES, STEPS_IN_ORDER, Attempt, Outcome
 from clients.tui.cells import fit
 from services.shared.model import MigrationView, PgmigError, Phase, SwitchoverStep
 
@@ -26,19 +26,6 @@ TIMEOUTS_S = (5, 10, 30, 60, 120, 300)
 DEFAULT_TIMEOUT_S = 30
 TICK_S = 0.1
 
-_STEPS = {
-    "freeze": "block writes, end the sessions that write",
-    "sentinel": "write a marker into the source's WAL",
-    "drain": "apply everything up to the marker",
-    "close": "let nobody into the source any more",
-    "sequences": "set sequences on the destination",
-    "verify": "check that nothing is missing",
-    "commit": "end replication: the destination leads",
-    "rollback": "let the source take writes again",
-    "unfollowed": "compare large objects and extensions' tables",
-}
-_ALWAYS = tuple(_STEPS)[:7]
-"""Steps of every switchover that succeeds."""
 _MARKS = {"started": ("◐", "bold $accent"), "done": ("✔", "$success"), "failed": ("✘", "bold $error")}
 
 Part = str | tuple[str, str]
@@ -158,7 +145,7 @@ class SwitchoverScreen(ModalScreen[None]):
         blocked_s = self.attempt.elapsed_ms / 1000 + since
         parts = progress(self.attempt, blocked_s, self.timeout_s)
         if not self.attempt.ended:
-            return "Switching over …", parts
+            return OUTCOMES[Outcome.RUNNING][0], parts
         title, ending = conclusion(self.attempt, self._view)
         return title, [*parts, "\n", *ending]
 
@@ -186,8 +173,8 @@ def question(view: MigrationView, timeout_s: int) -> list[Part]:
         parts.append(
             (f"Not now: the migration is in phase {view.phase}, not streaming.\n\n", "bold $warning")
         )
-    for number, name in enumerate(_ALWAYS):
-        parts += [(f" {number + 1} ", "$muted"), (fit(name, 11), "bold"), f"{_STEPS[name]}\n"]
+    for number, name in enumerate(STEPS_IN_ORDER):
+        parts += [(f" {number + 1} ", "$muted"), (fit(name, 11), "bold"), f"{PURPOSES[name]}\n"]
     parts.append(
         f"\nWrites on the source wait from 1 on. If the limit passes before 6 is done, all is undone: "
         f"the source takes writes again and {view.migration_id} goes on as before."
@@ -209,7 +196,7 @@ def progress(attempt: Attempt, blocked_s: float, timeout_s: int) -> list[Part]:
         parts.append(("asking the coordinator …\n" if not attempt.ended else "", "$muted"))
     for step in attempt.steps:
         mark, colour = _MARKS.get(step.state, ("·", ""))
-        detail = show.printable(step.detail) or _STEPS.get(step.name, "")
+        detail = show.printable(step.detail) or PURPOSES.get(step.name, "")
         parts += [
             (f" {mark} ", colour),
             (fit(show.printable(step.name), 11), "bold"),
@@ -224,20 +211,13 @@ def conclusion(attempt: Attempt, view: MigrationView) -> tuple[str, list[Part]]:
     message, hint = attempt.reason
     why: list[Part] = [(show.printable(message), "bold"), "\n"] if message else []
     todo: list[Part] = [("→ ", "bold"), (show.printable(hint), "bold"), "\n"] if hint else []
-    match attempt.outcome:
-        case Outcome.SWITCHED_OVER:
-            return "✔ Switched over", _switched(attempt, view)
-        case Outcome.ROLLED_BACK:
-            onward = "The source takes writes again; the migration goes on and can be switched over later."
-            return "⚠ Rolled back", [*why, *todo, "\n", onward]
-        case Outcome.REFUSED:
-            return "⚠ Refused: nothing was changed", [*why, *todo]
-        case Outcome.STUCK:
-            onward = "The source may still refuse writes. pgmig-cli status says where it stands."
-            return "✘ The rollback failed", [*why, *todo, "\n", (onward, "bold $error")]
-        case _:
-            onward = "The coordinator goes on without this screen; the outcome shows here once it is heard."
-            return "⚠ Connection lost: outcome not known yet", [*why, *todo, "\n", onward]
+    title, onward = OUTCOMES[attempt.outcome]
+    if attempt.outcome is Outcome.SWITCHED_OVER:
+        return title, _switched(attempt, view)
+    if not onward:
+        return title, [*why, *todo]
+    said: Part = (onward, "bold $error") if attempt.outcome is Outcome.STUCK else onward
+    return title, [*why, *todo, "\n", said]
 
 
 def _switched(attempt: Attempt, view: MigrationView) -> list[Part]:

@@ -8,8 +8,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button
 
+from clients.presentation.switchover import Outcome
 from clients.tui.app import Dashboard
-from clients.tui.attempt import Outcome
 from clients.tui.switchover import SwitchoverScreen
 from services.shared.model import ErrorKind, Failure, PgmigError, Phase, SwitchoverStep
 from tests.integration.test_tui_dashboard import dashboard, heard, reads, screen_text, toasts, until

@@ -8,9 +8,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, RenderableType
 
-from clients.cli.fragments import step_text, workers_text
+from clients.cli.fragments import step_text
 from clients.cli.progress import PlainLines
-from clients.cli.screens import list_rows, live, next_command, plain_progress, status
+from clients.cli.screens import list_rows, live, plain_progress, status
+from clients.presentation.history import History
+from clients.presentation.sentences import next_command, workers_attached
+from clients.presentation.tones import Tone
 from services.shared.model import (
     Endpoint,
     Event,
@@ -123,7 +126,10 @@ def test_result_of_a_switchover_is_in_the_status() -> None:
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("view", [COPYING, STREAMING])
 def test_screens_keep_to_the_width(view: MigrationView, width: int) -> None:
-    for what in (live(view, NOW, width), status(view, NOW, width, offline_since=None, all_tables=True)):
+    for what in (
+        live(view, History(view), NOW, width),
+        status(view, NOW, width, offline_since=None, all_tables=True),
+    ):
         assert all(len(line) <= width for line in shown(what, width).splitlines())
 
 
@@ -140,7 +146,7 @@ def test_control_characters_of_names_do_not_reach_the_terminal() -> None:
     step = SwitchoverStep("freeze", "failed", f"detail{evil}")
     for what in (
         status(view, NOW, 120, offline_since=None, all_tables=True),
-        live(view, NOW, 120, f"note{evil}"),
+        live(view, History(view), NOW, 120, f"note{evil}"),
         list_rows([(view, True)], NOW),
         step_text(step),
     ):
@@ -166,8 +172,8 @@ def test_next_command(phase: Phase, offline: bool, expected: str) -> None:
 
 def test_lost_workers_are_named() -> None:
     workers = (WorkerView("a", "applier", "h1", lost=True), WorkerView("d", "decoder", "h1"))
-    assert workers_text(workers).plain == "decoder; lost: applier on h1"
-    assert workers_text(()).plain == "none attached"
+    assert workers_attached(workers) == [("decoder", Tone.PLAIN), ("; lost: applier on h1", Tone.WARNING)]
+    assert workers_attached(()) == [("none attached", Tone.WARNING)]
 
 
 def test_plain_lines_tell_each_event_once_and_progress_now_and_then(
@@ -185,5 +191,5 @@ def test_plain_lines_tell_each_event_once_and_progress_now_and_then(
     told = captured.err.splitlines()
     assert len(told) == 3
     assert told[0].endswith("copying 3 tables")
-    assert told[1] == plain_progress(COPYING)
+    assert told[1] == plain_progress(COPYING, History(COPYING))
     assert told[2].endswith("slow disk")

@@ -6,21 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from clients.presentation.history import SAMPLES, History, Trend
 from clients.presentation.phases import Mark, elapsed, labels, steps
 from clients.presentation.progress import (
     Order,
-    Trend,
-    lag_trend,
     ordered,
     overall,
-    seconds_left,
-    slope,
     table_fraction,
 )
-from clients.tui.attempt import Attempt, Outcome
-from clients.tui.eventlog import unseen
-from clients.tui.history import SAMPLES, History
-from clients.tui.sidebar import by_role
+from clients.presentation.sentences import by_role, unseen
+from clients.presentation.switchover import Attempt, Outcome
 from clients.tui.tables import columns
 from clients.tui.themes import PGMIG, SIXTEEN, theme
 from services.shared.model import (
@@ -28,8 +23,10 @@ from services.shared.model import (
     Event,
     Failure,
     MigrationOptions,
+    MigrationView,
     PgmigError,
     Phase,
+    Rates,
     SwitchoverStep,
     TableState,
     WorkerView,
@@ -58,14 +55,44 @@ def test_tables_of_unknown_size_count_by_number() -> None:
     assert overall(tables).fraction == 0.5
 
 
-def test_slope_needs_samples_and_skips_gaps() -> None:
-    assert slope([1.0, 2.0, 3.0]) is None
-    assert slope([0.0, None, 4.0, 6.0, 8.0, 10.0]) == 2.0
+def copying(done: float, bytes_per_second: float = 0.0) -> MigrationView:
+    one = replace(table("a", TableState.COPYING, 2000), bytes_copied=int(done * MIB))
+    return replace(view(Phase.COPY), tables=(one,), rates=Rates(0, bytes_per_second))
+
+
+def copied(*done: float | None) -> History:
+    """A sample a second, in MiB."""
+    history = History()
+    for each in done:
+        history.add(copying(each) if each is not None else None)
+    return history
+
+
+def test_the_pace_of_the_copy_needs_samples_and_skips_gaps() -> None:
+    assert copied(1, 2, 3).copy_seconds_left(copying(3)) is None
+    assert copied(0, None, 4, 6, 8, 10).copy_seconds_left(copying(1980)) == 10.0
 
 
 def test_time_left_follows_the_pace_of_the_last_minute() -> None:
-    assert seconds_left(100.0, [float(10 * i) for i in range(100)]) == 10.0
-    assert seconds_left(100.0, [5.0] * 10) is None
+    assert copied(*[0.0] * 50, *(10.0 * i for i in range(100))).copy_seconds_left(copying(1900)) == 10.0
+    assert copied(*[5.0] * 10).copy_seconds_left(copying(5)) is None
+
+
+def test_time_left_takes_the_reported_rate_until_there_are_samples() -> None:
+    now = copying(1000, bytes_per_second=100 * MIB)
+    assert History(now).copy_seconds_left(now) == 10.0
+    lost = History(now)
+    lost.add(None)
+    assert lost.copy_seconds_left(now) is None
+    assert History(now).copy_seconds_left(replace(now, phase=Phase.INDEXES)) is None
+
+
+def test_samples_that_come_sooner_than_a_second_are_left_out() -> None:
+    history = History()
+    for tenth in range(100):
+        history.add(copying(tenth), tenth / 10)
+    assert history.series("copied") == [float(10 * second * MIB) for second in range(10)]
+    assert history.copy_seconds_left(copying(1000)) == 100.0
 
 
 @pytest.mark.parametrize(
@@ -81,7 +108,11 @@ def test_time_left_follows_the_pace_of_the_last_minute() -> None:
     ],
 )
 def test_lag_trend(lag: list[float | None], trend: Trend, left: float) -> None:
-    assert lag_trend(lag) == (trend, left)
+    history = History()
+    for behind in lag:
+        positions = replace(streaming().positions, lag_bytes=int(behind)) if behind is not None else None
+        history.add(replace(streaming(), positions=positions) if positions is not None else None)
+    assert history.lag_trend() == (trend, left)
 
 
 def test_history_samples_views_and_is_bounded() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from clients.cli.fragments import result_text, step_text
+from clients.cli.fragments import step_text
 from clients.cli.options import Invocation, Uris, common_options, duration, skip_object_option, uri_options
 from clients.cli.output import print_json, print_table, say, talk
 from clients.cli.running import Interrupted, run
 from clients.cli.target import connected
+from clients.presentation.sentences import switchover_result
 from services.shared.model import (
     ErrorKind,
     MigrationOptions,
@@ -87,7 +88,7 @@ def switchover(invocation: Invocation, timeout: float) -> None:
         say("no longer waiting for the switchover; see how it went with `pgmig-cli status`")
         raise
     if not invocation.json:
-        print_table(f"switched over: {result_text(result)}")
+        print_table(f"switched over: {switchover_result(result)}")
 
 
 async def _switchover(invocation: Invocation, timeout_s: float) -> SwitchoverResult:

@@ -1,4 +1,4 @@
-"""A switchover as the dashboard follows it: a fold over its steps, its end and later views.
+"""A switchover as a client sees it: a fold over its steps, its end and later views.
 
 The stream of steps may break while the coordinator goes on. The outcome is then unknown until
 a view of the migration tells it; it is never guessed.
@@ -18,6 +18,22 @@ from services.shared.model import (
     SwitchoverStep,
 )
 
+PURPOSES = {
+    "freeze": "block writes, end the sessions that write",
+    "sentinel": "write a marker into the source's WAL",
+    "drain": "apply everything up to the marker",
+    "close": "let nobody into the source any more",
+    "sequences": "set sequences on the destination",
+    "verify": "check that nothing is missing",
+    "commit": "end replication: the destination leads",
+    "rollback": "let the source take writes again",
+    "unfollowed": "compare large objects and extensions' tables",
+}
+"""What each step does."""
+
+STEPS_IN_ORDER = tuple(PURPOSES)[:7]
+"""Steps of every switchover that succeeds."""
+
 _OF_THE_STREAM = frozenset({ErrorKind.UNREACHABLE, ErrorKind.TRANSIENT, ErrorKind.INTERNAL})
 
 
@@ -28,6 +44,26 @@ class Outcome(Enum):
     REFUSED = auto()  # before anything was done
     STUCK = auto()  # the rollback failed, or the migration stopped in it
     UNKNOWN = auto()  # the stream broke
+
+
+OUTCOMES = {
+    Outcome.RUNNING: ("Switching over …", ""),
+    Outcome.SWITCHED_OVER: ("✔ Switched over", ""),
+    Outcome.ROLLED_BACK: (
+        "⚠ Rolled back",
+        "The source takes writes again; the migration goes on and can be switched over later.",
+    ),
+    Outcome.REFUSED: ("⚠ Refused: nothing was changed", ""),
+    Outcome.STUCK: (
+        "✘ The rollback failed",
+        "The source may still refuse writes. pgmig-cli status says where it stands.",
+    ),
+    Outcome.UNKNOWN: (
+        "⚠ Connection lost: outcome not known yet",
+        "The coordinator goes on without this screen; the outcome shows here once it is heard.",
+    ),
+}
+"""(title, what is true now) of each outcome."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,48 @@
+"""What a piece of text means to its reader, for each client to show in its own colours."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from services.shared.model import Phase
+
+
+class Tone(StrEnum):
+    PLAIN = "plain"
+    MUTED = "muted"
+    """Said beside the main thing."""
+    ACTIVE = "active"
+    """Work goes on as it should."""
+    GOOD = "good"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+Phrase = tuple[str, Tone]
+"""Text of one tone. A sentence that changes its tone is a list of phrases."""
+
+_PHASES = {
+    Phase.STREAMING: Tone.GOOD,
+    Phase.SWITCHED_OVER: Tone.GOOD,
+    Phase.COMPLETE: Tone.GOOD,
+    Phase.SWITCHOVER: Tone.WARNING,
+    Phase.PAUSED: Tone.WARNING,
+    Phase.FAILED: Tone.BAD,
+    Phase.ABORTED: Tone.BAD,
+}
+_LEVELS = {"warning": Tone.WARNING, "error": Tone.BAD}
+_STEPS = {"started": Tone.ACTIVE, "done": Tone.GOOD, "failed": Tone.BAD}
+
+
+def phase_tone(phase: Phase) -> Tone:
+    return _PHASES.get(phase, Tone.ACTIVE)
+
+
+def level_tone(level: str) -> Tone:
+    """Of an event."""
+    return _LEVELS.get(level, Tone.PLAIN)
+
+
+def step_tone(state: str) -> Tone:
+    """Of a step of a switchover."""
+    return _STEPS.get(state, Tone.PLAIN)
