@@ -42,9 +42,10 @@ help: ## what there is
 
 setup: $(READY) $(GENERATED) $(COMPILED) $(BYTECODE) ## the virtual environment .venv with everything that the others use
 
-check: setup ## the daily loop: format, lint, types, import contracts, unit tests
+check: setup ## the daily loop: format, lint, spelling, types, import contracts, unit tests
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
+	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m pip check --disable-pip-version-check
