@@ -71,7 +71,7 @@ bench-cdc: setup ## change capture and its latency (`make bench-cdc BENCH='--sca
 bench-clone: setup ## copying a database
 	$(PY) -m tests.bench clone $(BENCH)
 
-protos: $(READY) ## gen/pgmig/v1 from protos/ (the other targets do so when a .proto has changed)
+protos: $(READY) ## gen/pgmig from protos/ (the other targets do so when a .proto has changed)
 	$(PY) hatch_build.py
 
 up: ## source, destination, NATS and the services in containers (see docker-compose.yml)

@@ -1,4 +1,4 @@
-"""Build hook: generates `pgmig.v1` from protos/ into gen/, and compiles the twins of hot modules.
+"""Build hook: generates the package `pgmig` from protos/ into gen/, and compiles the twins of hot modules.
 
 Wheels carry both. An editable install puts gen/ on the path and the twins beside their sources, so
 that `make protos` and `make compiled` (this file run as a script) are seen at once.

@@ -386,7 +386,7 @@ async def test_another_server_on_the_port_is_a_clear_error() -> None:
         await second.stop(0)
 
 
-@pytest.mark.parametrize("service", ["", "pgmig.v1.Control", "pgmig.v1.Workers"])
+@pytest.mark.parametrize("service", ["", "pgmig.control.v1.ControlService", "pgmig.worker.v1.WorkerService"])
 async def test_health_says_serving(service: str) -> None:
     async with serving(FakeControl()) as (_server, client), aio.insecure_channel(client.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -400,7 +400,11 @@ async def test_reflection_lists_the_services() -> None:
         call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
         answer = await call.read()
     names = {service.name for service in answer.list_services_response.service}
-    assert {"pgmig.v1.Control", "pgmig.v1.Workers", "grpc.health.v1.Health"} <= names
+    assert {
+        "pgmig.control.v1.ControlService",
+        "pgmig.worker.v1.WorkerService",
+        "grpc.health.v1.Health",
+    } <= names
 
 
 async def test_a_worker_process_can_serve_health_alone() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from grpc import StatusCode, aio
-from pgmig.v1 import control_pb2 as control
+from pgmig.control.v1 import control_pb2 as control
 
 from clients.session import Session
 from services.shared.model import MigrationOptions, MigrationView, Selection
@@ -19,10 +19,10 @@ from services.shared.rpc.convert_view import options_to_pb
 from services.shared.rpc.server import ControlServer
 from tests.contract.test_rpc_control import VIEW, FakeControl, NoWorkers
 
-GET = "/pgmig.v1.Control/GetMigration"
-START = "/pgmig.v1.Control/StartMigration"
-WATCH = "/pgmig.v1.Control/WatchMigration"
-ATTACH = "/pgmig.v1.Workers/Attach"
+GET = "/pgmig.control.v1.ControlService/GetMigration"
+START = "/pgmig.control.v1.ControlService/StartMigration"
+WATCH = "/pgmig.control.v1.ControlService/WatchMigration"
+ATTACH = "/pgmig.worker.v1.WorkerService/Attach"
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
@@ -159,7 +159,7 @@ async def test_a_call_without_a_deadline_ends_all_the_same(monkeypatch: pytest.M
             return ()
 
     async with served(Stuck()) as channel:
-        call = channel.unary_unary("/pgmig.v1.Control/ListMigrations")(b"")
+        call = channel.unary_unary("/pgmig.control.v1.ControlService/ListMigrations")(b"")
         assert await status_of(call) is StatusCode.DEADLINE_EXCEEDED
 
 

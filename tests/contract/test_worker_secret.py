@@ -10,8 +10,12 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
-from pgmig.v1 import worker_pb2 as pb
-from pgmig.v1.worker_pb2_grpc import WorkersServicer, WorkersStub, add_WorkersServicer_to_server
+from pgmig.worker.v1 import worker_pb2 as pb
+from pgmig.worker.v1.worker_pb2_grpc import (
+    WorkerServiceServicer,
+    WorkerServiceStub,
+    add_WorkerServiceServicer_to_server,
+)
 
 from services.shared.model import Assign, Assignment, CopierWork, ErrorKind, PgmigError, Role
 from services.shared.rpc import handshake
@@ -31,7 +35,7 @@ class Intruder:
 
     def __init__(self, address: str) -> None:
         self._channel = aio.insecure_channel(address)
-        self._call = WorkersStub(self._channel).Attach()
+        self._call = WorkerServiceStub(self._channel).Attach()
 
     async def __aenter__(self) -> Intruder:
         return self
@@ -41,13 +45,13 @@ class Intruder:
         await self._channel.close()
 
     async def say(self, **report: Any) -> None:
-        await self._call.write(pb.WorkerReport(**report))
+        await self._call.write(pb.AttachRequest(**report))
 
-    async def hear(self) -> pb.WorkerCommand:
+    async def hear(self) -> pb.AttachResponse:
         """Raises AioRpcError when the coordinator has ended the stream."""
         async with asyncio.timeout(30):
             message = await self._call.read()
-        assert isinstance(message, pb.WorkerCommand), await self._call.code()
+        assert isinstance(message, pb.AttachResponse), await self._call.code()
         return message
 
     async def refused(self) -> None:
@@ -102,14 +106,14 @@ async def test_a_recorded_handshake_opens_nothing_later() -> None:
     assert coordinator.happened.empty()
 
 
-class Impostor(WorkersServicer):
+class Impostor(WorkerServiceServicer):
     """Has taken the coordinator's address. Notes what it is sent; `says` is all that it says."""
 
-    def __init__(self, *says: pb.WorkerCommand) -> None:
-        self.heard: asyncio.Queue[pb.WorkerReport] = asyncio.Queue()
+    def __init__(self, *says: pb.AttachResponse) -> None:
+        self.heard: asyncio.Queue[pb.AttachRequest] = asyncio.Queue()
         self._says = says
 
-    async def Attach(self, request_iterator: AsyncIterator[pb.WorkerReport], context: Any) -> None:  # type: ignore[override] # noqa: N802
+    async def Attach(self, request_iterator: AsyncIterator[pb.AttachRequest], context: Any) -> None:  # type: ignore[override] # noqa: N802
         said = list(self._says)
         async for report in request_iterator:
             self.heard.put_nowait(report)
@@ -120,7 +124,7 @@ class Impostor(WorkersServicer):
 @asynccontextmanager
 async def posing(impostor: Impostor, address: str) -> AsyncIterator[None]:
     server = aio.server(options=[("grpc.so_reuseport", 0)])
-    add_WorkersServicer_to_server(impostor, server)
+    add_WorkerServiceServicer_to_server(impostor, server)
     server.add_insecure_port(address)
     await server.start()
     try:
@@ -129,21 +133,21 @@ async def posing(impostor: Impostor, address: str) -> AsyncIterator[None]:
         await server.stop(0)
 
 
-ASSIGN = pb.WorkerCommand(assign=pb.Assign(assignment_id="a2", migration_id="m1", copier=pb.CopierWork()))
+ASSIGN = pb.AttachResponse(assign=pb.Assign(assignment_id="a2", migration_id="m1", copier=pb.CopierWork()))
 
 
 @pytest.mark.parametrize(
     "says",
     [
-        (pb.WorkerCommand(challenge=pb.Challenge(nonce=b"\0" * 32, proof=b"\0" * 32)), ASSIGN),
-        (pb.WorkerCommand(challenge=pb.Challenge()), ASSIGN),
-        (pb.WorkerCommand(registered=pb.Registered()), ASSIGN),
+        (pb.AttachResponse(challenge=pb.Challenge(nonce=b"\0" * 32, proof=b"\0" * 32)), ASSIGN),
+        (pb.AttachResponse(challenge=pb.Challenge()), ASSIGN),
+        (pb.AttachResponse(registered=pb.Registered()), ASSIGN),
         (ASSIGN,),
     ],
     ids=["guessed", "empty", "none", "at once"],
 )
 async def test_who_takes_the_coordinators_address_is_told_ids_and_obeyed_by_nobody(
-    says: tuple[pb.WorkerCommand, ...],
+    says: tuple[pb.AttachResponse, ...],
 ) -> None:
     before, after = FakeCoordinator(), FakeCoordinator()
     worker = FakeWorker((ASSIGNMENT.ref,))
@@ -173,7 +177,7 @@ async def test_an_impostor_cannot_end_a_worker() -> None:
     """Only who has proved to know the secret may refuse it for good."""
 
     class Refusing(Impostor):
-        async def Attach(self, request_iterator: AsyncIterator[pb.WorkerReport], context: Any) -> None:  # type: ignore[override] # noqa: N802
+        async def Attach(self, request_iterator: AsyncIterator[pb.AttachRequest], context: Any) -> None:  # type: ignore[override] # noqa: N802
             self.heard.put_nowait(await anext(aiter(request_iterator)))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "go away")
 

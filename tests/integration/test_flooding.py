@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from grpc import StatusCode, aio
-from pgmig.v1 import control_pb2 as pb
+from pgmig.control.v1 import control_pb2 as pb
+from pgmig.control.v1 import options_pb2
 
 from services.shared.model import PgmigError
 from tests.bench.processes import peak_mb
@@ -20,8 +21,8 @@ from tests.lab.nats import NatsServer
 
 MORE_MB = 400
 """What a flood may cost, however many take part in it. Each of these used to cost 0.9 to 3 GB."""
-START = "/pgmig.v1.Control/StartMigration"
-ATTACH = "/pgmig.v1.Workers/Attach"
+START = "/pgmig.control.v1.ControlService/StartMigration"
+ATTACH = "/pgmig.worker.v1.WorkerService/Attach"
 UNLIMITED = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_concurrent_streams", 1000),
@@ -43,8 +44,10 @@ def large() -> bytes:
 
 def many_values() -> bytes:
     """Within the limit as they are sent, and many times larger when they are parsed."""
-    selection = pb.Selection(include_tables=[""] * ((2 << 20) - 100))
-    return pb.StartMigrationRequest(options=pb.MigrationOptions(selection=selection)).SerializeToString()
+    selection = options_pb2.Selection(include_tables=[""] * ((2 << 20) - 100))
+    return pb.StartMigrationRequest(
+        options=options_pb2.MigrationOptions(selection=selection)
+    ).SerializeToString()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pgmig.v1 import bus_pb2
+from pgmig.bus.v1 import bus_pb2
+from pgmig.common.v1.common_pb2 import TableName
 
 from services.shared.model import CopyPart, CtidRange, ErrorKind, KeyRange, Lsn, PgmigError, TableId
 from services.shared.wire.parts import decode_part, encode_part
@@ -56,14 +57,19 @@ def test_a_truncated_part_is_corrupt_or_lacks_only_its_tail(part: CopyPart, data
 
 @pytest.mark.parametrize("missing", ["part_id", "schema", "name", "snapshot_name"])
 def test_a_part_without_what_names_it_is_corrupt(missing: str) -> None:
-    message = bus_pb2.CopyPart(part_id="p", schema="s", name="n", columns=["a"], snapshot_name="1-1-1")
-    message.ClearField(missing)  # type: ignore[arg-type]
+    message = bus_pb2.CopyPart(
+        part_id="p", table=TableName(schema="s", name="n"), columns=["a"], snapshot_name="1-1-1"
+    )
+    of = message.table if missing in TableName.DESCRIPTOR.fields_by_name else message
+    of.ClearField(missing)  # type: ignore[arg-type]
     with pytest.raises(PgmigError) as caught:
         decode_part(message.SerializeToString())
     assert caught.value.kind is ErrorKind.CORRUPT
 
 
 def test_a_column_without_a_name_is_corrupt() -> None:
-    message = bus_pb2.CopyPart(part_id="p", schema="s", name="n", columns=["a", ""], snapshot_name="1-1-1")
+    message = bus_pb2.CopyPart(
+        part_id="p", table=TableName(schema="s", name="n"), columns=["a", ""], snapshot_name="1-1-1"
+    )
     with pytest.raises(PgmigError):
         decode_part(message.SerializeToString())

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pgmig.v1 import control_pb2, worker_pb2
+from pgmig.control.v1 import migration_pb2, options_pb2
+from pgmig.worker.v1 import worker_pb2
 
 from services.shared.model import (
     Assign,
@@ -92,13 +93,13 @@ def _of_its_role(register: Any) -> Any:
 
 @given(_values(MigrationView))
 def test_views_round_trip(value: MigrationView) -> None:
-    message = control_pb2.Migration.FromString(view_to_pb(value).SerializeToString())
+    message = migration_pb2.Migration.FromString(view_to_pb(value).SerializeToString())
     assert view_from_pb(message) == value
 
 
 @given(_values(SwitchoverStep))
 def test_switchover_steps_round_trip(value: SwitchoverStep) -> None:
-    message = control_pb2.SwitchoverStep.FromString(step_to_pb(value).SerializeToString())
+    message = migration_pb2.SwitchoverStep.FromString(step_to_pb(value).SerializeToString())
     assert step_from_pb(message) == value
 
 
@@ -119,13 +120,13 @@ def test_cleanup_result_survives(value: CleanupResult) -> None:
 
 @given(_values(WorkerCommand))
 def test_commands_round_trip(value: WorkerCommand) -> None:
-    message = worker_pb2.WorkerCommand.FromString(command_to_pb(value).SerializeToString())
+    message = worker_pb2.AttachResponse.FromString(command_to_pb(value).SerializeToString())
     assert command_from_pb(message) == value
 
 
 @given(_values(WorkerReport))
 def test_reports_round_trip(value: WorkerReport) -> None:
-    message = worker_pb2.WorkerReport.FromString(report_to_pb(value, 3).SerializeToString())
+    message = worker_pb2.AttachRequest.FromString(report_to_pb(value, 3).SerializeToString())
     assert report_from_pb(message) == value
     assert message.sequence == 3
 
@@ -170,11 +171,11 @@ def test_no_time_is_an_unset_timestamp() -> None:
 
 
 def test_options_left_out_by_a_client_are_the_defaults() -> None:
-    assert options_from_pb(control_pb2.MigrationOptions()) == MigrationOptions()
+    assert options_from_pb(options_pb2.MigrationOptions()) == MigrationOptions()
 
 
 def test_a_phase_of_a_newer_coordinator_is_a_clear_error() -> None:
-    message = control_pb2.Migration(migration_id="m")
+    message = migration_pb2.Migration(migration_id="m")
     message.phase = typing.cast(Any, 77)
     with pytest.raises(PgmigError, match="phase 77"):
         view_from_pb(message)
@@ -183,12 +184,12 @@ def test_a_phase_of_a_newer_coordinator_is_a_clear_error() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        worker_pb2.WorkerReport(),
-        worker_pb2.WorkerReport(register=worker_pb2.Register(worker_id="w", role="cook")),
-        worker_pb2.WorkerReport(register=worker_pb2.Register(role="copier")),
+        worker_pb2.AttachRequest(),
+        worker_pb2.AttachRequest(register=worker_pb2.Register(worker_id="w", role="cook")),
+        worker_pb2.AttachRequest(register=worker_pb2.Register(role="copier")),
     ],
 )
-def test_a_report_that_says_nothing_known_is_refused(message: worker_pb2.WorkerReport) -> None:
+def test_a_report_that_says_nothing_known_is_refused(message: worker_pb2.AttachRequest) -> None:
     with pytest.raises(PgmigError) as caught:
         report_from_pb(message)
     assert caught.value.kind is ErrorKind.INVALID_ARGUMENT
@@ -197,11 +198,11 @@ def test_a_report_that_says_nothing_known_is_refused(message: worker_pb2.WorkerR
 @pytest.mark.parametrize(
     "message",
     [
-        worker_pb2.WorkerCommand(),
-        worker_pb2.WorkerCommand(assign=worker_pb2.Assign(assignment_id="a")),
+        worker_pb2.AttachResponse(),
+        worker_pb2.AttachResponse(assign=worker_pb2.Assign(assignment_id="a")),
     ],
 )
-def test_a_command_that_says_nothing_known_is_refused(message: worker_pb2.WorkerCommand) -> None:
+def test_a_command_that_says_nothing_known_is_refused(message: worker_pb2.AttachResponse) -> None:
     with pytest.raises(PgmigError) as caught:
         command_from_pb(message)
     assert caught.value.kind is ErrorKind.INVALID_ARGUMENT

@@ -160,7 +160,7 @@ SLOT_GONE = "gone"
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """See `Positions` in protos/pgmig/v1/control.proto. lag_bytes and lag_seconds are 0 when
+    """See `Positions` in protos/pgmig/control/v1/migration.proto. lag_bytes and lag_seconds are 0 when
     nothing is pending; they mean nothing while source_lsn is not known. retained_bytes: WAL that the slot
     keeps on the source. wal_status: of the slot, as pg_replication_slots has it, or SLOT_GONE."""
 

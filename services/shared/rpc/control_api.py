@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from grpc import aio
-from pgmig.v1 import control_pb2 as pb
-from pgmig.v1.control_pb2_grpc import ControlServicer
+from pgmig.control.v1 import control_pb2 as pb
+from pgmig.control.v1.control_pb2_grpc import ControlServiceServicer
 
 from services.shared.model import (
     CleanupResult,
@@ -156,31 +156,45 @@ def shutting_down() -> PgmigError:
     return PgmigError(ErrorKind.UNREACHABLE, "the coordinator is shutting down", "try again when it is back")
 
 
-def _start_arguments(request: pb.StartMigrationRequest) -> tuple[MigrationId, str, str, MigrationOptions]:
+def _start_arguments(
+    request: pb.StartMigrationRequest | pb.PlanMigrationRequest,
+) -> tuple[MigrationId, str, str, MigrationOptions]:
     migration = MigrationId.parse(request.migration_id)
     if not (request.source_uri and request.destination_uri):
         raise PgmigError(ErrorKind.INVALID_ARGUMENT, "both source_uri and destination_uri must be given")
     return migration, request.source_uri, request.destination_uri, options_from_pb(request.options)
 
 
-class ControlApi(ControlServicer):
+class ControlApi(ControlServiceServicer):
     """stopping: set when the server shuts down; ends the watches."""
 
     def __init__(self, handler: ControlHandler, stopping: asyncio.Event) -> None:
         self._handler = handler
         self._stopping = stopping
 
-    async def StartMigration(self, request: pb.StartMigrationRequest, context: Context) -> pb.Migration:
+    async def StartMigration(
+        self, request: pb.StartMigrationRequest, context: Context
+    ) -> pb.StartMigrationResponse:
         async with answering(context, "StartMigration"):
-            return view_to_pb(await self._handler.start(*_start_arguments(request)))
+            return pb.StartMigrationResponse(
+                migration=view_to_pb(await self._handler.start(*_start_arguments(request)))
+            )
 
-    async def PlanMigration(self, request: pb.StartMigrationRequest, context: Context) -> pb.MigrationPlan:
+    async def PlanMigration(
+        self, request: pb.PlanMigrationRequest, context: Context
+    ) -> pb.PlanMigrationResponse:
         async with answering(context, "PlanMigration"):
-            return plan_to_pb(await self._handler.plan(*_start_arguments(request)))
+            return pb.PlanMigrationResponse(
+                plan=plan_to_pb(await self._handler.plan(*_start_arguments(request)))
+            )
 
-    async def GetMigration(self, request: pb.GetMigrationRequest, context: Context) -> pb.Migration:
+    async def GetMigration(
+        self, request: pb.GetMigrationRequest, context: Context
+    ) -> pb.GetMigrationResponse:
         async with answering(context, "GetMigration"):
-            return view_to_pb(await self._handler.get(MigrationId.parse(request.migration_id)))
+            return pb.GetMigrationResponse(
+                migration=view_to_pb(await self._handler.get(MigrationId.parse(request.migration_id)))
+            )
 
     async def ListMigrations(
         self, request: pb.ListMigrationsRequest, context: Context
@@ -191,20 +205,26 @@ class ControlApi(ControlServicer):
 
     async def WatchMigration(
         self, request: pb.WatchMigrationRequest, context: Context
-    ) -> AsyncIterator[pb.Migration]:
+    ) -> AsyncIterator[pb.WatchMigrationResponse]:
         async with answering(context, "WatchMigration"):
             views = self._handler.watch(MigrationId.parse(request.migration_id))
             async with closing(views), closing(until(self._stopping, views)) as open_views:
                 async for view in open_views:
-                    yield view_to_pb(view)
+                    yield pb.WatchMigrationResponse(migration=view_to_pb(view))
             if self._stopping.is_set():
                 raise shutting_down()
 
-    async def PauseMigration(self, request: pb.PauseMigrationRequest, context: Context) -> pb.Migration:
+    async def PauseMigration(
+        self, request: pb.PauseMigrationRequest, context: Context
+    ) -> pb.PauseMigrationResponse:
         async with answering(context, "PauseMigration"):
-            return view_to_pb(await self._handler.pause(MigrationId.parse(request.migration_id)))
+            return pb.PauseMigrationResponse(
+                migration=view_to_pb(await self._handler.pause(MigrationId.parse(request.migration_id)))
+            )
 
-    async def ResumeMigration(self, request: pb.ResumeMigrationRequest, context: Context) -> pb.Migration:
+    async def ResumeMigration(
+        self, request: pb.ResumeMigrationRequest, context: Context
+    ) -> pb.ResumeMigrationResponse:
         async with answering(context, "ResumeMigration"):
             migration = MigrationId.parse(request.migration_id)
             view = await self._handler.resume(
@@ -213,9 +233,11 @@ class ControlApi(ControlServicer):
                 request.destination_uri or None,
                 tuple(request.skip_objects),
             )
-            return view_to_pb(view)
+            return pb.ResumeMigrationResponse(migration=view_to_pb(view))
 
-    async def SkipTransaction(self, request: pb.SkipTransactionRequest, context: Context) -> pb.Migration:
+    async def SkipTransaction(
+        self, request: pb.SkipTransactionRequest, context: Context
+    ) -> pb.SkipTransactionResponse:
         async with answering(context, "SkipTransaction"):
             migration = MigrationId.parse(request.migration_id)
             view = await self._handler.skip_transaction(
@@ -226,9 +248,11 @@ class ControlApi(ControlServicer):
                 source_uri=request.source_uri or None,
                 destination_uri=request.destination_uri or None,
             )
-            return view_to_pb(view)
+            return pb.SkipTransactionResponse(migration=view_to_pb(view))
 
-    async def ResyncTables(self, request: pb.ResyncTablesRequest, context: Context) -> pb.Migration:
+    async def ResyncTables(
+        self, request: pb.ResyncTablesRequest, context: Context
+    ) -> pb.ResyncTablesResponse:
         async with answering(context, "ResyncTables"):
             migration = MigrationId.parse(request.migration_id)
             tables = tuple(TableId(table.schema, table.name) for table in request.tables)
@@ -237,19 +261,19 @@ class ControlApi(ControlServicer):
             view = await self._handler.resync_tables(
                 migration, tables, request.source_uri or None, request.destination_uri or None
             )
-            return view_to_pb(view)
+            return pb.ResyncTablesResponse(migration=view_to_pb(view))
 
     async def Switchover(
         self, request: pb.SwitchoverRequest, context: Context
-    ) -> AsyncIterator[pb.SwitchoverStep]:
+    ) -> AsyncIterator[pb.SwitchoverResponse]:
         async with answering(context, "Switchover"):
             migration = MigrationId.parse(request.migration_id)
             timeout_ms = request.timeout_ms or DEFAULT_SWITCHOVER_TIMEOUT_MS
             async with closing(self._handler.switchover(migration, timeout_ms / 1000)) as steps:
                 async for step in steps:
-                    yield step_to_pb(step)
+                    yield pb.SwitchoverResponse(step=step_to_pb(step))
 
-    async def Unfreeze(self, request: pb.UnfreezeRequest, context: Context) -> pb.Migration:
+    async def Unfreeze(self, request: pb.UnfreezeRequest, context: Context) -> pb.UnfreezeResponse:
         async with answering(context, "Unfreeze"):
             view = await self._handler.unfreeze(
                 MigrationId.parse(request.migration_id),
@@ -257,16 +281,18 @@ class ControlApi(ControlServicer):
                 request.source_uri or None,
                 request.destination_uri or None,
             )
-            return view_to_pb(view)
+            return pb.UnfreezeResponse(migration=view_to_pb(view))
 
-    async def AbortMigration(self, request: pb.AbortMigrationRequest, context: Context) -> pb.Migration:
+    async def AbortMigration(
+        self, request: pb.AbortMigrationRequest, context: Context
+    ) -> pb.AbortMigrationResponse:
         async with answering(context, "AbortMigration"):
             view = await self._handler.abort(
                 MigrationId.parse(request.migration_id),
                 request.source_uri or None,
                 request.destination_uri or None,
             )
-            return view_to_pb(view)
+            return pb.AbortMigrationResponse(migration=view_to_pb(view))
 
     async def CleanupMigration(
         self, request: pb.CleanupMigrationRequest, context: Context

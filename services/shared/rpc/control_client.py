@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from grpc import aio
-from pgmig.v1 import control_pb2 as pb
-from pgmig.v1.control_pb2_grpc import ControlStub
+from pgmig.common.v1.common_pb2 import TableName
+from pgmig.control.v1 import control_pb2 as pb
+from pgmig.control.v1.control_pb2_grpc import ControlServiceStub
 
 from services.shared.model import (
     CleanupResult,
@@ -44,24 +45,13 @@ SWITCHOVER_MARGIN_S = 60.0
 Answer = TypeVar("Answer")
 
 
-def _start_request(
-    migration_id: MigrationId | str, source_uri: str, destination_uri: str, options: MigrationOptions
-) -> pb.StartMigrationRequest:
-    return pb.StartMigrationRequest(
-        migration_id=str(migration_id),
-        source_uri=source_uri,
-        destination_uri=destination_uri,
-        options=options_to_pb(options),
-    )
-
-
 class ControlClient:
     """Make it inside a running event loop, and close it. address: HOST:PORT of the coordinator."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._channel = open_channel(address)
-        self._stub = ControlStub(self._channel)
+        self._stub = ControlServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,9 +71,15 @@ class ControlClient:
         destination_uri: str,
         options: MigrationOptions,
     ) -> MigrationView:
-        request = _start_request(migration_id, source_uri, destination_uri, options)
+        request = pb.StartMigrationRequest(
+            migration_id=str(migration_id),
+            source_uri=source_uri,
+            destination_uri=destination_uri,
+            options=options_to_pb(options),
+        )
         call = self._stub.StartMigration(request, timeout=LONG_DEADLINE_S)
-        return view_from_pb(await self._answer(call, f"starting {migration_id}"))
+        answer = await self._answer(call, f"starting {migration_id}")
+        return view_from_pb(answer.migration)
 
     async def plan(
         self,
@@ -92,14 +88,21 @@ class ControlClient:
         destination_uri: str,
         options: MigrationOptions,
     ) -> MigrationPlan:
-        request = _start_request(migration_id, source_uri, destination_uri, options)
+        request = pb.PlanMigrationRequest(
+            migration_id=str(migration_id),
+            source_uri=source_uri,
+            destination_uri=destination_uri,
+            options=options_to_pb(options),
+        )
         call = self._stub.PlanMigration(request, timeout=LONG_DEADLINE_S)
-        return plan_from_pb(await self._answer(call, f"planning {migration_id}"))
+        answer = await self._answer(call, f"planning {migration_id}")
+        return plan_from_pb(answer.plan)
 
     async def get(self, migration_id: MigrationId | str) -> MigrationView:
         request = pb.GetMigrationRequest(migration_id=str(migration_id))
         call = self._stub.GetMigration(request, timeout=DEADLINE_S)
-        return view_from_pb(await self._answer(call, f"asking for {migration_id}"))
+        answer = await self._answer(call, f"asking for {migration_id}")
+        return view_from_pb(answer.migration)
 
     async def list_all(self) -> tuple[MigrationView, ...]:
         call = self._stub.ListMigrations(pb.ListMigrationsRequest(), timeout=DEADLINE_S)
@@ -114,7 +117,7 @@ class ControlClient:
         call = self._stub.WatchMigration(pb.WatchMigrationRequest(migration_id=str(migration_id)))
         try:
             async for message in call:
-                yield view_from_pb(message)
+                yield view_from_pb(message.migration)
         except aio.AioRpcError as exc:
             raise self._error(exc, f"watching {migration_id}") from exc
         finally:
@@ -123,7 +126,8 @@ class ControlClient:
     async def pause(self, migration_id: MigrationId | str) -> MigrationView:
         request = pb.PauseMigrationRequest(migration_id=str(migration_id))
         call = self._stub.PauseMigration(request, timeout=DEADLINE_S)
-        return view_from_pb(await self._answer(call, f"pausing {migration_id}"))
+        answer = await self._answer(call, f"pausing {migration_id}")
+        return view_from_pb(answer.migration)
 
     async def resume(
         self,
@@ -141,7 +145,8 @@ class ControlClient:
             skip_objects=skip_objects,
         )
         call = self._stub.ResumeMigration(request, timeout=LONG_DEADLINE_S)
-        return view_from_pb(await self._answer(call, f"resuming {migration_id}"))
+        answer = await self._answer(call, f"resuming {migration_id}")
+        return view_from_pb(answer.migration)
 
     async def skip_transaction(
         self,
@@ -163,7 +168,8 @@ class ControlClient:
             destination_uri=destination_uri or "",
         )
         call = self._stub.SkipTransaction(request, timeout=LONG_DEADLINE_S)
-        return view_from_pb(await self._answer(call, f"skipping a transaction of {migration_id}"))
+        answer = await self._answer(call, f"skipping a transaction of {migration_id}")
+        return view_from_pb(answer.migration)
 
     async def resync_tables(
         self,
@@ -175,12 +181,13 @@ class ControlClient:
         """Copy tables again, or add tables that were created since the migration began."""
         request = pb.ResyncTablesRequest(
             migration_id=str(migration_id),
-            tables=[pb.TableName(schema=table.schema, name=table.name) for table in tables],
+            tables=[TableName(schema=table.schema, name=table.name) for table in tables],
             source_uri=source_uri or "",
             destination_uri=destination_uri or "",
         )
         call = self._stub.ResyncTables(request, timeout=LONG_DEADLINE_S)
-        return view_from_pb(await self._answer(call, f"copying tables of {migration_id} again"))
+        answer = await self._answer(call, f"copying tables of {migration_id} again")
+        return view_from_pb(answer.migration)
 
     async def switchover(
         self, migration_id: MigrationId | str, timeout_s: float
@@ -193,7 +200,7 @@ class ControlClient:
         call = self._stub.Switchover(request, timeout=timeout_s + SWITCHOVER_MARGIN_S)
         try:
             async for message in call:
-                yield step_from_pb(message)
+                yield step_from_pb(message.step)
         except aio.AioRpcError as exc:
             raise self._error(exc, f"switching {migration_id} over") from exc
         finally:
@@ -213,7 +220,8 @@ class ControlClient:
             destination_uri=destination_uri or "",
         )
         call = self._stub.Unfreeze(request, timeout=LONG_DEADLINE_S)
-        return view_from_pb(await self._answer(call, f"unfreezing the source of {migration_id}"))
+        answer = await self._answer(call, f"unfreezing the source of {migration_id}")
+        return view_from_pb(answer.migration)
 
     async def abort(
         self,
@@ -227,7 +235,8 @@ class ControlClient:
             destination_uri=destination_uri or "",
         )
         call = self._stub.AbortMigration(request, timeout=LONG_DEADLINE_S)
-        return view_from_pb(await self._answer(call, f"aborting {migration_id}"))
+        answer = await self._answer(call, f"aborting {migration_id}")
+        return view_from_pb(answer.migration)
 
     async def cleanup(
         self,

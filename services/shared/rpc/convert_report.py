@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pgmig.v1 import worker_pb2 as pb
+from pgmig.worker.v1 import worker_pb2 as pb
 
 from services.shared.model import (
     ApplierProgress,
@@ -24,6 +24,7 @@ from services.shared.model import (
     SnapshotReady,
     WorkerReport,
 )
+from services.shared.rpc.convert_view import time_from_pb, time_to_pb
 from services.shared.rpc.convert_work import (
     not_understood,
     register_from_pb,
@@ -32,52 +33,50 @@ from services.shared.rpc.convert_work import (
     table_to_pb,
 )
 
-_MICROS = 1_000_000
 
-
-def report_to_pb(report: WorkerReport, sequence: int = 0) -> pb.WorkerReport:
-    """sequence: see WorkerReport in protos/pgmig/v1/worker.proto."""
+def report_to_pb(report: WorkerReport, sequence: int = 0) -> pb.AttachRequest:
+    """sequence: see AttachRequest in protos/pgmig/worker/v1/worker.proto."""
     message = _report_to_pb(report)
     message.sequence = sequence
     return message
 
 
-def report_from_pb(message: pb.WorkerReport) -> WorkerReport:
+def report_from_pb(message: pb.AttachRequest) -> WorkerReport:
     decode = _DECODERS.get(message.WhichOneof("report") or "")
     if decode is None:
         raise not_understood("a worker's report")
     return decode(message)
 
 
-def _report_to_pb(report: WorkerReport) -> pb.WorkerReport:  # noqa: PLR0911 - one a kind
+def _report_to_pb(report: WorkerReport) -> pb.AttachRequest:  # noqa: PLR0911 - one a kind
     match report:
         case Register():
-            return pb.WorkerReport(register=register_to_pb(report))
+            return pb.AttachRequest(register=register_to_pb(report))
         case SlotReady():
-            return pb.WorkerReport(slot_ready=_slot_to_pb(report))
+            return pb.AttachRequest(slot_ready=_slot_to_pb(report))
         case SnapshotReady(key, name, lsn, xids):
             snapshot = pb.SnapshotReady(assignment_id=key, snapshot_name=name, lsn=lsn.value, xids=xids)
-            return pb.WorkerReport(snapshot_ready=snapshot)
+            return pb.AttachRequest(snapshot_ready=snapshot)
         case DecoderProgress():
-            return pb.WorkerReport(decoder_progress=_decoder_to_pb(report))
+            return pb.AttachRequest(decoder_progress=_decoder_to_pb(report))
         case PartProgress(key, part, rows, size):
             progress = pb.PartProgress(assignment_id=key, part_id=part, rows=rows, bytes=size)
-            return pb.WorkerReport(part_progress=progress)
+            return pb.AttachRequest(part_progress=progress)
         case PartDone(key, part, rows, size):
             done = pb.PartDone(assignment_id=key, part_id=part, rows=rows, bytes=size)
-            return pb.WorkerReport(part_done=done)
+            return pb.AttachRequest(part_done=done)
         case ApplierProgress():
-            return pb.WorkerReport(applier_progress=_applier_to_pb(report))
+            return pb.AttachRequest(applier_progress=_applier_to_pb(report))
         case SentinelApplied():
             sentinel = _sentinel_to_pb(report)
-            return pb.WorkerReport(sentinel_applied=sentinel)
+            return pb.AttachRequest(sentinel_applied=sentinel)
         case AssignmentFailed():
-            return pb.WorkerReport(failed=_failed_to_pb(report))
+            return pb.AttachRequest(failed=_failed_to_pb(report))
         case AssignmentRetrying(key, kind, message, hint):
             retrying = pb.AssignmentRetrying(assignment_id=key, kind=kind, message=message, hint=hint)
-            return pb.WorkerReport(retrying=retrying)
+            return pb.AttachRequest(retrying=retrying)
         case AssignmentStopped(key):
-            return pb.WorkerReport(stopped=pb.AssignmentStopped(assignment_id=key))
+            return pb.AttachRequest(stopped=pb.AssignmentStopped(assignment_id=key))
 
 
 def _slot_to_pb(report: SlotReady) -> pb.SlotReady:
@@ -120,7 +119,7 @@ def _applier_to_pb(report: ApplierProgress) -> pb.ApplierProgress:
         assignment_id=report.assignment_id,
         applied_lsn=report.applied_lsn.value,
         flushed_lsn=report.flushed_lsn.value,
-        last_commit_unix_us=round(report.last_commit_at * _MICROS),
+        last_commit_at=time_to_pb(report.last_commit_at),
         rows_applied=report.rows_applied,
         transactions_applied=report.transactions_applied,
         bytes_applied=report.bytes_applied,
@@ -132,7 +131,7 @@ def _applier_from_pb(message: pb.ApplierProgress) -> ApplierProgress:
         message.assignment_id,
         Lsn(message.applied_lsn),
         Lsn(message.flushed_lsn),
-        message.last_commit_unix_us / _MICROS,
+        time_from_pb(message.last_commit_at),
         message.rows_applied,
         message.transactions_applied,
         message.bytes_applied,
@@ -195,7 +194,7 @@ def _retrying_from_pb(message: pb.AssignmentRetrying) -> AssignmentRetrying:
     return AssignmentRetrying(message.assignment_id, message.kind, message.message, message.hint)
 
 
-_DECODERS: dict[str, Callable[[pb.WorkerReport], WorkerReport]] = {
+_DECODERS: dict[str, Callable[[pb.AttachRequest], WorkerReport]] = {
     "register": lambda message: register_from_pb(message.register),
     "slot_ready": lambda message: _slot_from_pb(message.slot_ready),
     "snapshot_ready": lambda message: _snapshot_from_pb(message.snapshot_ready),

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from pgmig.v1 import control_pb2 as pb
+from pgmig.common.v1.common_pb2 import TableName
+from pgmig.control.v1 import control_pb2, options_pb2
+from pgmig.control.v1 import migration_pb2 as pb
 
 from services.shared.model import (
     CleanupResult,
@@ -43,10 +45,12 @@ _NANOS = 1_000_000_000
 
 _PHASE_TO_PB = {phase: pb.Phase.Value(f"PHASE_{phase.name}") for phase in Phase}
 _PHASE_FROM_PB = {int(value): phase for phase, value in _PHASE_TO_PB.items()}
-_NO_KEY_TO_PB = {choice: pb.NoKeyTables.Value(f"NO_KEY_TABLES_{choice.name}") for choice in NoKeyTables}
+_NO_KEY_TO_PB = {
+    choice: options_pb2.NoKeyTables.Value(f"NO_KEY_TABLES_{choice.name}") for choice in NoKeyTables
+}
 _NO_KEY_FROM_PB = {int(value): choice for choice, value in _NO_KEY_TO_PB.items()}
 _LARGE_OBJECTS_TO_PB = {
-    choice: pb.LargeObjects.Value(f"LARGE_OBJECTS_{choice.name}") for choice in LargeObjects
+    choice: options_pb2.LargeObjects.Value(f"LARGE_OBJECTS_{choice.name}") for choice in LargeObjects
 }
 _LARGE_OBJECTS_FROM_PB = {int(value): choice for choice, value in _LARGE_OBJECTS_TO_PB.items()}
 _STATE_TO_PB = {state: pb.TableState.Value(f"TABLE_STATE_{state.name}") for state in TableState}
@@ -81,8 +85,8 @@ def phase_from_pb(value: int) -> Phase:
     return _PHASE_FROM_PB[value]
 
 
-def options_to_pb(options: MigrationOptions) -> pb.MigrationOptions:
-    return pb.MigrationOptions(
+def options_to_pb(options: MigrationOptions) -> options_pb2.MigrationOptions:
+    return options_pb2.MigrationOptions(
         follow=options.follow,
         copy_workers=options.copy_workers,
         index_workers=options.index_workers,
@@ -103,7 +107,7 @@ def options_to_pb(options: MigrationOptions) -> pb.MigrationOptions:
     )
 
 
-def options_from_pb(message: pb.MigrationOptions) -> MigrationOptions:
+def options_from_pb(message: options_pb2.MigrationOptions) -> MigrationOptions:
     """0 stands for the default. Raises INVALID_ARGUMENT for a choice that is none."""
     default = MigrationOptions()
     if message.no_key_tables and message.no_key_tables not in _NO_KEY_FROM_PB:
@@ -139,8 +143,8 @@ def _no_choice(option: str, value: int) -> PgmigError:
     )
 
 
-def _selection_to_pb(value: Selection) -> pb.Selection:
-    return pb.Selection(
+def _selection_to_pb(value: Selection) -> options_pb2.Selection:
+    return options_pb2.Selection(
         include_tables=value.include_tables,
         exclude_tables=value.exclude_tables,
         exclude_table_data=value.exclude_table_data,
@@ -150,7 +154,7 @@ def _selection_to_pb(value: Selection) -> pb.Selection:
     )
 
 
-def _selection_from_pb(message: pb.Selection) -> Selection:
+def _selection_from_pb(message: options_pb2.Selection) -> Selection:
     return Selection(
         tuple(message.include_tables),
         tuple(message.exclude_tables),
@@ -161,19 +165,21 @@ def _selection_from_pb(message: pb.Selection) -> Selection:
     )
 
 
-def plan_to_pb(plan: MigrationPlan) -> pb.MigrationPlan:
-    return pb.MigrationPlan(drops=plan.drops, empties=plan.empties, token=plan.token, misfits=plan.misfits)
+def plan_to_pb(plan: MigrationPlan) -> options_pb2.MigrationPlan:
+    return options_pb2.MigrationPlan(
+        drops=plan.drops, empties=plan.empties, token=plan.token, misfits=plan.misfits
+    )
 
 
-def plan_from_pb(message: pb.MigrationPlan) -> MigrationPlan:
+def plan_from_pb(message: options_pb2.MigrationPlan) -> MigrationPlan:
     return MigrationPlan(tuple(message.drops), tuple(message.empties), message.token, tuple(message.misfits))
 
 
-def cleaned_to_pb(result: CleanupResult) -> pb.CleanupMigrationResponse:
-    return pb.CleanupMigrationResponse(removed=result.removed, left=result.left)
+def cleaned_to_pb(result: CleanupResult) -> control_pb2.CleanupMigrationResponse:
+    return control_pb2.CleanupMigrationResponse(removed=result.removed, left=result.left)
 
 
-def cleaned_from_pb(message: pb.CleanupMigrationResponse) -> CleanupResult:
+def cleaned_from_pb(message: control_pb2.CleanupMigrationResponse) -> CleanupResult:
     return CleanupResult(tuple(message.removed), tuple(message.left))
 
 
@@ -281,8 +287,7 @@ def _rates_from_pb(message: pb.Rates) -> Rates:
 
 def _table_to_pb(value: TableProgress) -> pb.TableProgress:
     return pb.TableProgress(
-        schema=value.table.schema,
-        name=value.table.name,
+        table=TableName(schema=value.table.schema, name=value.table.name),
         state=_STATE_TO_PB[value.state],
         rows_estimated=value.rows_estimated,
         rows_copied=value.rows_copied,
@@ -295,7 +300,7 @@ def _table_from_pb(message: pb.TableProgress) -> TableProgress:
     if message.state not in _STATE_FROM_PB:
         raise _unknown("table state", message.state)
     return TableProgress(
-        TableId(message.schema, message.name),
+        TableId(message.table.schema, message.table.name),
         _STATE_FROM_PB[message.state],
         message.rows_estimated,
         message.rows_copied,

@@ -6,7 +6,8 @@ understands: an empty `oneof`, or a role that is none.
 
 from __future__ import annotations
 
-from pgmig.v1 import worker_pb2 as pb
+from pgmig.common.v1.common_pb2 import TableName
+from pgmig.worker.v1 import worker_pb2 as pb
 
 from services.shared.model import (
     ApplierWork,
@@ -38,11 +39,11 @@ def not_understood(what: str) -> PgmigError:
     )
 
 
-def table_to_pb(table: TableId) -> pb.QualifiedName:
-    return pb.QualifiedName(schema=table.schema, name=table.name)
+def table_to_pb(table: TableId) -> TableName:
+    return TableName(schema=table.schema, name=table.name)
 
 
-def table_from_pb(message: pb.QualifiedName) -> TableId:
+def table_from_pb(message: TableName) -> TableId:
     return TableId(message.schema, message.name)
 
 
@@ -140,19 +141,19 @@ def assignment_from_pb(message: pb.Assign) -> Assignment:
     return Assignment(message.assignment_id, message.migration_id, _work_from_pb(message))
 
 
-def command_to_pb(command: WorkerCommand) -> pb.WorkerCommand:
+def command_to_pb(command: WorkerCommand) -> pb.AttachResponse:
     match command:
         case Assign(assignment):
-            return pb.WorkerCommand(assign=assignment_to_pb(assignment))
+            return pb.AttachResponse(assign=assignment_to_pb(assignment))
         case Unassign(key):
-            return pb.WorkerCommand(unassign=pb.Unassign(assignment_id=key))
+            return pb.AttachResponse(unassign=pb.Unassign(assignment_id=key))
         case OpenSnapshot(key):
-            return pb.WorkerCommand(open_snapshot=pb.OpenSnapshot(assignment_id=key))
+            return pb.AttachResponse(open_snapshot=pb.OpenSnapshot(assignment_id=key))
         case CloseSnapshot(key):
-            return pb.WorkerCommand(close_snapshot=pb.CloseSnapshot(assignment_id=key))
+            return pb.AttachResponse(close_snapshot=pb.CloseSnapshot(assignment_id=key))
 
 
-def command_from_pb(message: pb.WorkerCommand) -> WorkerCommand:
+def command_from_pb(message: pb.AttachResponse) -> WorkerCommand:
     match message.WhichOneof("command"):
         case "assign":
             return Assign(assignment_from_pb(message.assign))

@@ -22,7 +22,7 @@ import hashlib
 import hmac
 import secrets
 
-from pgmig.v1 import worker_pb2 as pb
+from pgmig.worker.v1 import worker_pb2 as pb
 
 from services.shared.model import ErrorKind, PgmigError
 

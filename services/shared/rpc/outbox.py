@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 
-from pgmig.v1 import worker_pb2 as pb
+from pgmig.worker.v1 import worker_pb2 as pb
 
 from services.shared.model import (
     ApplierProgress,
@@ -32,8 +32,8 @@ from services.shared.rpc.convert_report import report_to_pb
 class Outbox:
     def __init__(self) -> None:
         self._last_sequence = 0
-        self._pending: OrderedDict[Hashable, pb.WorkerReport] = OrderedDict()
-        self._unacknowledged: deque[pb.WorkerReport] = deque()
+        self._pending: OrderedDict[Hashable, pb.AttachRequest] = OrderedDict()
+        self._unacknowledged: deque[pb.AttachRequest] = deque()
 
     def put(self, report: WorkerReport) -> None:
         """Queue a report. Raises TypeError for Register, which only the link may send."""
@@ -49,7 +49,7 @@ class Outbox:
         self._last_sequence += 1
         self._pending[self._last_sequence] = report_to_pb(report, self._last_sequence)
 
-    def take(self) -> pb.WorkerReport | None:
+    def take(self) -> pb.AttachRequest | None:
         """The next report to send; None when there is none."""
         if not self._pending:
             return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from pgmig.v1 import control_pb2, worker_pb2
-from pgmig.v1.control_pb2_grpc import add_ControlServicer_to_server
-from pgmig.v1.worker_pb2_grpc import add_WorkersServicer_to_server
+from pgmig.control.v1 import control_pb2
+from pgmig.control.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
+from pgmig.worker.v1 import worker_pb2
+from pgmig.worker.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 
 from services.shared.rpc.channel import server_interceptors
 from services.shared.rpc.control_api import ControlApi, ControlHandler
@@ -18,8 +19,8 @@ from services.shared.rpc.workers_api import WorkerHandler, WorkersApi
 STOP_GRACE_S = 5.0
 
 _SERVICES = (
-    control_pb2.DESCRIPTOR.services_by_name["Control"].full_name,
-    worker_pb2.DESCRIPTOR.services_by_name["Workers"].full_name,
+    control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name,
+    worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name,
 )
 
 
@@ -33,8 +34,8 @@ class ControlServer:
         self._workers = WorkersApi(workers, token)
         self._stop_serving: StopServing | None = None
         self._server = limited_server(*server_interceptors())
-        add_ControlServicer_to_server(ControlApi(control, self._stopping), self._server)
-        add_WorkersServicer_to_server(self._workers, self._server)
+        add_ControlServiceServicer_to_server(ControlApi(control, self._stopping), self._server)
+        add_WorkerServiceServicer_to_server(self._workers, self._server)
 
     async def start(self) -> str:
         """Returns the bound address. Raises PgmigError(INVALID_ARGUMENT) if it is taken."""

@@ -19,8 +19,8 @@ import random
 from typing import Protocol
 
 from grpc import aio
-from pgmig.v1 import worker_pb2 as pb
-from pgmig.v1.worker_pb2_grpc import WorkersStub
+from pgmig.worker.v1 import worker_pb2 as pb
+from pgmig.worker.v1.worker_pb2_grpc import WorkerServiceStub
 
 from services.shared.model import (
     AssignmentRef,
@@ -46,7 +46,7 @@ FAREWELL_S = 2.0
 
 _REFUSED = frozenset({ErrorKind.INVALID_ARGUMENT, ErrorKind.AUTHENTICATION})
 
-_Call = aio.StreamStreamCall[pb.WorkerReport, pb.WorkerCommand]
+_Call = aio.StreamStreamCall[pb.AttachRequest, pb.AttachResponse]
 
 
 class WorkerCommandHandler(Protocol):
@@ -99,7 +99,7 @@ class WorkerLink:
         secret, nobody else can do that: who has not proved to know it is tried again.
         """
         channel = open_channel(self._address, traced=False)
-        stub = WorkersStub(channel)
+        stub = WorkerServiceStub(channel)
         try:
             while not stop.is_set():
                 error = await self._session(stub.Attach(), handler, stop)
@@ -153,7 +153,7 @@ class WorkerLink:
         writing = asyncio.create_task(self._write(call), name="worker-link-write")
         try:
             while (message := await call.read()) is not aio.EOF:
-                if not isinstance(message, pb.WorkerCommand):
+                if not isinstance(message, pb.AttachResponse):
                     raise TypeError(f"not a command: {type(message).__name__}")
                 await self._dispatch(message, handler)
         finally:
@@ -163,13 +163,13 @@ class WorkerLink:
     async def _register(self, call: _Call, handler: WorkerCommandHandler) -> None:
         register = register_to_pb(Register(self._worker_id, self._role, self._host, handler.running()))
         register.nonce = new_nonce()
-        await self._send(call, pb.WorkerReport(register=register))
+        await self._send(call, pb.AttachRequest(register=register))
         challenged = await self._expect(call, "challenge")
         if challenged is None:
             return
         answered = answer(self._token, register, challenged.challenge, self._key, self._address)
         self._proven = True
-        await self._send(call, pb.WorkerReport(answer=answered))
+        await self._send(call, pb.AttachRequest(answer=answered))
         if await self._expect(call, "registered") is None:
             return
         self._outbox.rewind()
@@ -178,14 +178,14 @@ class WorkerLink:
         self._failures = 0
         log.info("attached to the coordinator at %s", self._address)
 
-    async def _send(self, call: _Call, message: pb.WorkerReport) -> None:
+    async def _send(self, call: _Call, message: pb.AttachRequest) -> None:
         with contextlib.suppress(asyncio.InvalidStateError):  # ended already: reading says why
             await call.write(message)
 
-    async def _expect(self, call: _Call, kind: str) -> pb.WorkerCommand | None:
+    async def _expect(self, call: _Call, kind: str) -> pb.AttachResponse | None:
         """The next message of the handshake; None: the stream has ended, and reading says why."""
         message = await call.read()
-        if not isinstance(message, pb.WorkerCommand):
+        if not isinstance(message, pb.AttachResponse):
             return None
         if message.WhichOneof("command") != kind:
             raise unproven(self._address)
@@ -197,7 +197,7 @@ class WorkerLink:
             f"what answers at {self._address} did not register this worker within {HANDSHAKE_S:g} s",
         )
 
-    async def _dispatch(self, message: pb.WorkerCommand, handler: WorkerCommandHandler) -> None:
+    async def _dispatch(self, message: pb.AttachResponse, handler: WorkerCommandHandler) -> None:
         if message.WhichOneof("command") == "ack":
             self._outbox.acknowledge(message.ack.sequence)
             if self._outbox.settled:

@@ -23,8 +23,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pgmig.v1 import worker_pb2 as pb
-from pgmig.v1.worker_pb2_grpc import WorkersServicer
+from pgmig.worker.v1 import worker_pb2 as pb
+from pgmig.worker.v1.worker_pb2_grpc import WorkerServiceServicer
 
 from services.shared.model import ErrorKind, PgmigError, Register, WorkerCommand, WorkerReport
 from services.shared.rpc.control_api import Context, answering, shutting_down
@@ -59,7 +59,7 @@ class WorkerHandler(Protocol):
 class _Session:
     register: Register
     key: bytes = field(repr=False)
-    outbox: asyncio.Queue[pb.WorkerCommand] = field(default_factory=asyncio.Queue)
+    outbox: asyncio.Queue[pb.AttachResponse] = field(default_factory=asyncio.Queue)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -68,7 +68,7 @@ class _Session:
             self.outbox.put_nowait(command_to_pb(command))
 
 
-class WorkersApi(WorkersServicer):
+class WorkersApi(WorkerServiceServicer):
     """token: the secret that workers must know, "" for none."""
 
     def __init__(self, handler: WorkerHandler, token: str = "") -> None:
@@ -86,7 +86,7 @@ class WorkersApi(WorkersServicer):
 
     # grpc.aio also takes a coroutine that writes, which the generated signature does not know.
     async def Attach(  # type: ignore[override]
-        self, request_iterator: AsyncIterator[pb.WorkerReport], context: Context
+        self, request_iterator: AsyncIterator[pb.AttachRequest], context: Context
     ) -> None:
         async with answering(context, "Attach"):
             reports = aiter(request_iterator)
@@ -107,7 +107,7 @@ class WorkersApi(WorkersServicer):
                 )
 
     async def _shake_hands(
-        self, reports: AsyncIterator[pb.WorkerReport], context: Context
+        self, reports: AsyncIterator[pb.AttachRequest], context: Context
     ) -> tuple[Register, bytes] | None:
         """Who attaches, and its key. None: it has left. Raises INVALID_ARGUMENT, AUTHENTICATION, TIMEOUT."""
         try:
@@ -119,7 +119,7 @@ class WorkersApi(WorkersServicer):
                     raise PgmigError(ErrorKind.INVALID_ARGUMENT, "a worker's first report must be Register")
                 register = register_from_pb(first.register)
                 challenged = challenge(self._token, first.register)
-                await context.write(pb.WorkerCommand(challenge=challenged))
+                await context.write(pb.AttachResponse(challenge=challenged))
                 second = await anext(reports, None)
                 if second is None:
                     return None
@@ -167,15 +167,15 @@ class WorkersApi(WorkersServicer):
         self._handler.disconnected(worker)
 
     async def _serve(
-        self, session: _Session, reports: AsyncIterator[pb.WorkerReport], context: Context
+        self, session: _Session, reports: AsyncIterator[pb.AttachRequest], context: Context
     ) -> None:
-        await context.write(pb.WorkerCommand(registered=pb.Registered()))
+        await context.write(pb.AttachResponse(registered=pb.Registered()))
         async with asyncio.TaskGroup() as group:
             writer = group.create_task(_write(session, context), name="worker-commands")
             await self._read(session, reports)
             writer.cancel()
 
-    async def _read(self, session: _Session, reports: AsyncIterator[pb.WorkerReport]) -> None:
+    async def _read(self, session: _Session, reports: AsyncIterator[pb.AttachRequest]) -> None:
         async with closing(until(session.ending, reports)) as open_reports:
             async for message in open_reports:
                 report = report_from_pb(message)
@@ -183,7 +183,7 @@ class WorkersApi(WorkersServicer):
                     raise PgmigError(ErrorKind.INVALID_ARGUMENT, "Register must come first and once")
                 await self._handler.report(session.register.worker_id, report)
                 if message.sequence:
-                    session.outbox.put_nowait(pb.WorkerCommand(ack=pb.Ack(sequence=message.sequence)))
+                    session.outbox.put_nowait(pb.AttachResponse(ack=pb.Ack(sequence=message.sequence)))
 
 
 async def _write(session: _Session, context: Context) -> None:

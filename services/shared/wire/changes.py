@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from google.protobuf.message import DecodeError
-from pgmig.v1 import bus_pb2
+from pgmig.bus.v1 import bus_pb2
 
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.model.compiled import twin_of
@@ -32,7 +32,7 @@ _split: Callable[[bytes, int], tuple[list[bytes], int]] = twin_of(frames).split
 
 @dataclass(frozen=True, slots=True)
 class ChangeBatch:
-    """See `ChangeBatch` in protos/pgmig/v1/bus.proto. heartbeat: no payload, progress only.
+    """See `ChangeBatch` in protos/pgmig/bus/v1/bus.proto. heartbeat: no payload, progress only.
     number: of this batch in its writer's session, from 0."""
 
     previous_lsn: Lsn

@@ -1,9 +1,10 @@
-"""Copy parts on the bus: one unit of copying, `CopyPart` in protos/pgmig/v1/bus.proto."""
+"""Copy parts on the bus: one unit of copying, `CopyPart` in protos/pgmig/bus/v1/bus.proto."""
 
 from __future__ import annotations
 
 from google.protobuf.message import DecodeError
-from pgmig.v1 import bus_pb2
+from pgmig.bus.v1 import bus_pb2
+from pgmig.common.v1.common_pb2 import TableName
 
 from services.shared.model import (
     CopyPart,
@@ -20,8 +21,7 @@ from services.shared.model import (
 def encode_part(part: CopyPart) -> bytes:
     return bus_pb2.CopyPart(
         part_id=part.part_id,
-        schema=part.table.schema,
-        name=part.table.name,
+        table=TableName(schema=part.table.schema, name=part.table.name),
         columns=part.columns,
         snapshot_name=part.snapshot_name,
         snapshot_lsn=part.snapshot_lsn.value,
@@ -52,8 +52,8 @@ def decode_part(data: bytes) -> CopyPart:
         raise _corrupt("it does not parse") from exc
     for name, value in (
         ("part id", message.part_id),
-        ("schema", message.schema),
-        ("table name", message.name),
+        ("schema", message.table.schema),
+        ("table name", message.table.name),
         ("snapshot", message.snapshot_name),
     ):
         if not value:
@@ -62,7 +62,7 @@ def decode_part(data: bytes) -> CopyPart:
         raise _corrupt("a column has no name")
     return CopyPart(
         message.part_id,
-        TableId(message.schema, message.name),
+        TableId(message.table.schema, message.table.name),
         tuple(message.columns),
         message.snapshot_name,
         Lsn(message.snapshot_lsn),
