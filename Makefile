@@ -24,6 +24,8 @@ PYTHON ?= $(shell for how in 'import venv, ensurepip' pass; do \
 
 SOURCES := $(shell find services clients tests -name '*.py')
 TWINS := $(shell find services -name '_*.pyx')
+BUF := ../$(VENV)/bin/buf
+RELEASED_API := released/control_v1.yaml
 PROTOS := $(shell find protos -mindepth 1)  # folders too: their time tells of files that are gone
 
 # What exercises the modules that have a compiled twin, without it.
@@ -35,19 +37,20 @@ PURE_SERVERS := $(addprefix tests/integration/,test_pipeline.py test_values.py)
 TEST_WORKERS ?= 2
 PARALLEL := $(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
-.PHONY: help setup check test test-matrix demo bench bench-cdc bench-clone protos up down compose-test lock clean
+.PHONY: help setup check test test-matrix demo bench bench-cdc bench-clone protos release-api up down compose-test lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) $(GENERATED) $(COMPILED) $(BYTECODE) ## the virtual environment .venv with everything that the others use
 
-check: setup ## the daily loop: format, lint, spelling, types, import contracts, unit tests
+check: setup ## the daily loop: format, lint, spelling, types, import contracts, protos, unit tests
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+	cd protos && $(BUF) lint && $(BUF) breaking --against $(RELEASED_API)
 	$(PY) -m pip check --disable-pip-version-check
 	$(PARALLEL) -q tests/unit
 	PGMIG_PURE_PYTHON=1 $(PY) -m pytest -q $(PURE_UNIT)
@@ -73,6 +76,9 @@ bench-clone: setup ## copying a database
 
 protos: $(READY) ## gen/pgmig from protos/ (the other targets do so when a .proto has changed)
 	$(PY) hatch_build.py
+
+release-api: setup ## records the public API: run it for a release, then `make check` refuses what breaks clients
+	cd protos && $(BUF) build --path pgmig/control --path pgmig/common --exclude-source-info -o $(RELEASED_API)
 
 up: ## source, destination, NATS and the services in containers (see docker-compose.yml)
 	docker compose up --detach --build --wait
