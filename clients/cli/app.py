@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from clients.cli.output import print_error
 from clients.cli.running import Interrupted
 from clients.cli.usage import without_secrets
+from clients.diagnostics import print_error
 from services.shared.model import ErrorKind, PgmigError
 
 _EPILOG = """Exit codes: 0 done, 1 internal error, 2 usage, 3 refused by a check and nothing changed,

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from clients.cli.options import Uris
-from clients.cli.output import say
 from clients.cli.progress import Progress
+from clients.diagnostics import can_ask, say
 from services.shared.model import ErrorKind, MigrationId, MigrationOptions, MigrationPlan, PgmigError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def lines(plan: MigrationPlan) -> list[str]:
 
 async def _confirmed() -> bool:
     """Whether a person says so; a script does not. A signal ends the question."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not can_ask():
         return False
     say("Go on? [y/N]")
     loop = asyncio.get_running_loop()

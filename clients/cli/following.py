@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from clients.cli.fragments import fields
 from clients.cli.options import Invocation, Uris
-from clients.cli.output import print_table, say
+from clients.cli.output import print_table
 from clients.cli.progress import Progress
+from clients.diagnostics import say
 from clients.presentation.figures import duration
 from clients.presentation.phases import elapsed
 from clients.presentation.sentences import applied_text, copied_text, lost_for_good, switchover_result

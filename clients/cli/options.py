@@ -14,7 +14,8 @@ import click
 from click.core import ParameterSource
 from platformdirs import user_state_path
 
-from clients.cli.output import Output, warn
+from clients.cli.output import Output
+from clients.diagnostics import warn
 from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, check_address
 from services.shared.model.redaction import has_password
 

@@ -18,8 +18,9 @@ from rich.text import Text
 
 from clients.cli.fragments import event_text
 from clients.cli.options import Invocation
-from clients.cli.output import StderrTalk, print_json, say, stderr_console, warn
+from clients.cli.output import print_json
 from clients.cli.screens import live, plain_progress
+from clients.diagnostics import StderrTalk, say, stderr_console, warn
 from clients.presentation.history import History
 from clients.presentation.sentences import CONNECTION_REGAINED, connection_lost, events_beside_failure
 from services.shared.model import Event, MigrationView, Phase

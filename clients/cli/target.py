@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from clients.cli.options import DEFAULT_ID, Invocation, Uris
-from clients.cli.output import StderrTalk
+from clients.diagnostics import StderrTalk
 from clients.embedded.local_state import MigrationDir, known_migrations
 from clients.embedded.stack import COPYING, FOLLOWING, StackPlan, Talk, embedded_stack
 from services.shared.model import ErrorKind, MigrationId, PgmigError

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import click
 
+from services.shared.model.redaction import redact
+
 _HIDDEN = "..."
 _STRAY = (
     "This command takes options only; an argument without an option's name was given. "
@@ -30,6 +32,7 @@ def without_secrets(error: click.ClickException, arguments: Sequence[str]) -> cl
         quoted = value if equals and name.startswith("--") else argument
         for form in (quoted, repr(quoted)[1:-1]):
             hidden = hidden.replace(form, _HIDDEN)
+    hidden = redact(hidden)
     return error if hidden == message else click.UsageError(hidden, error.ctx)
 
 

@@ -33,6 +33,7 @@ from typing import Any, NoReturn
 from clients.embedded.logfile import open_log
 from clients.embedded.shim import end_with_parent
 from clients.embedded.title import show_as
+from services.shared.runtime.diagnostics import end_process, exit_code, report
 
 _STDIN, _STDOUT, _STDERR = range(3)
 _READ_BYTES = 1 << 16
@@ -149,21 +150,11 @@ def _become(request: dict[str, Any], link: _Link, server: int) -> NoReturn:
         importlib.import_module(request["module"]).main()
         code = 0
     except SystemExit as exc:
-        code = _exit_code(exc)
+        code = exit_code(exc)
     except BaseException:
-        traceback.print_exc()
+        report(traceback.format_exc())
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _exit_code(exc: SystemExit) -> int:
-    """By the rules of sys.exit()."""
-    if exc.code is None or isinstance(exc.code, int):
-        return exc.code or 0
-    sys.stderr.write(f"{exc.code}\n")
-    return 1
+        end_process(code)
 
 
 if __name__ == "__main__":

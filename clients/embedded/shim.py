@@ -14,11 +14,11 @@ PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(parent: int, death_signal: int) -> None:
-    """Have the kernel send us the signal when process `parent` dies; exit if it has already."""
+    """Have the kernel send us the signal when process `parent` dies; send it ourselves if it has already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:  # died before the kernel had been asked
-        sys.exit(1)
+        os.kill(os.getpid(), death_signal)
 
 
 def main(arguments: list[str]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
+from clients.diagnostics import print_error, say
 from clients.session import Session
 from clients.tui.app import Dashboard, Migrations
 from services.shared.model import ExitCode
@@ -22,10 +21,9 @@ async def show_session(
     app = Dashboard(session, migration_id, address)
     await app.run_async(headless=headless)
     if app.failure is not None:
-        hint = f"\nhint: {app.failure.hint}" if app.failure.hint else ""
-        sys.stderr.write(f"error: {app.failure}{hint}\n")
+        print_error(app.failure)
         return int(app.failure.exit_code)
     if app.return_code:
         return app.return_code
-    sys.stderr.write(f"The dashboard is closed; migration {migration_id} is not affected by that.\n")
+    say(f"The dashboard is closed; migration {migration_id} is not affected by that.")
     return int(ExitCode.OK)

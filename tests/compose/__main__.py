@@ -82,7 +82,7 @@ def switch_over(project: ComposeProject) -> str:
 def cli(project: ComposeProject, *arguments: str) -> str:
     """stdout of pgmig-cli on this machine. Raises CalledProcessError unless it ends with 0."""
     done = subprocess.run(
-        [sys.executable, "-m", "clients.cli", *arguments, "--coordinator", project.coordinator],
+        [sys.executable, "-m", "clients", *arguments, "--coordinator", project.coordinator],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from clients.__main__ import open_dashboard
 from clients.cli.app import cli
 from services.shared.model import (
     ErrorKind,
@@ -51,7 +52,7 @@ def served() -> Iterator[ServedControl]:
 
 
 def pgmig(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, list(arguments), prog_name="pgmig-cli")
+    return CliRunner().invoke(cli, list(arguments), prog_name="pgmig-cli", obj=open_dashboard)
 
 
 def put(served: ServedControl, migration_id: str = "m", phase: Phase = Phase.STREAMING) -> MigrationView:

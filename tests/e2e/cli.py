@@ -36,7 +36,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
 def program() -> list[str]:
     """The console script that belongs to this Python."""
     script = Path(sys.executable).with_name("pgmig-cli")
-    return [str(script)] if script.exists() else [sys.executable, "-P", "-m", "clients.cli"]
+    return [str(script)] if script.exists() else [sys.executable, "-P", "-m", "clients"]
 
 
 @dataclass(frozen=True, slots=True)

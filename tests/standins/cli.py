@@ -6,8 +6,8 @@ import os
 import sys
 from functools import partial
 
+from clients.__main__ import run
 from clients.cli import target
-from clients.cli.__main__ import run
 from clients.embedded import prestart as early
 from clients.embedded.stack import StackPlan
 

@@ -38,6 +38,6 @@ def test_none_does_where_a_fork_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_closed_standard_streams_change_no_exit_code() -> None:
-    command = [sys.executable, "-m", "clients.cli", "list", "--help"]
+    command = [sys.executable, "-m", "clients", "list", "--help"]
     closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=False, timeout=60)
     assert closed.returncode == 0

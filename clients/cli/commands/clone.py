@@ -20,11 +20,12 @@ from clients.cli.options import (
     skip_object_option,
     uri_options,
 )
-from clients.cli.output import print_json, say
+from clients.cli.output import print_json
 from clients.cli.progress import Progress, progress_of
 from clients.cli.running import Interrupted, run
 from clients.cli.selecting import selection_options
 from clients.cli.target import connected, local_directory, new_id, own_stack, workers_for
+from clients.diagnostics import say
 from clients.embedded.local_state import MigrationDir
 from services.shared.model import (
     ErrorKind,

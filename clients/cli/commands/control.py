@@ -6,9 +6,10 @@ import click
 
 from clients.cli.fragments import step_text
 from clients.cli.options import Invocation, Uris, common_options, duration, skip_object_option, uri_options
-from clients.cli.output import print_json, print_table, say, talk
+from clients.cli.output import print_json, print_table
 from clients.cli.running import Interrupted, run
 from clients.cli.target import connected
+from clients.diagnostics import say, talk
 from clients.presentation.sentences import switchover_result
 from services.shared.model import (
     ErrorKind,

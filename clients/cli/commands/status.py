@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Callable
 
 import click
 
 from clients.cli.following import follow_to_end, print_summary
 from clients.cli.options import Invocation, common_options
-from clients.cli.output import print_json, print_table, say, stdout_console, warn
+from clients.cli.output import print_json, print_table, stdout_console
 from clients.cli.progress import progress_of
 from clients.cli.running import run
 from clients.cli.screens import list_rows
 from clients.cli.screens import status as status_screen
 from clients.cli.target import connected, local_directory, nothing_runs
+from clients.diagnostics import has_terminal, say, warn
 from clients.embedded.local_state import MigrationDir, known_migrations
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationView, PgmigError
@@ -106,7 +107,8 @@ async def _watch(invocation: Invocation) -> MigrationView:
 
 @click.command()
 @common_options
-def tui(invocation: Invocation) -> None:
+@click.pass_context
+def tui(ctx: click.Context, invocation: Invocation) -> None:
     """Open the dashboard of a migration."""
     address, migration_id = run(_dashboard_target(invocation))
     if not has_terminal():
@@ -115,14 +117,8 @@ def tui(invocation: Invocation) -> None:
             "the dashboard needs a terminal, and this command has none",
             "run it in a terminal, or use `pgmig-cli watch`",
         )
-    from clients.tui import run as run_dashboard
-
-    click.get_current_context().exit(run_dashboard(address, migration_id))
-
-
-def has_terminal() -> bool:
-    """Whether keys can be read and a screen be drawn: it goes to standard error."""
-    return all(stream is not None and stream.isatty() for stream in (sys.__stdin__, sys.__stderr__))
+    open_dashboard: Callable[[str, str], int] = ctx.obj
+    ctx.exit(open_dashboard(address, migration_id))
 
 
 async def _dashboard_target(invocation: Invocation) -> tuple[str, str]:

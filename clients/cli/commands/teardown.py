@@ -6,14 +6,13 @@ that no data moves meanwhile.
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from clients.cli.options import Invocation, Uris, common_options, uri_options
-from clients.cli.output import print_json, print_table, say, warn
+from clients.cli.output import print_json, print_table
 from clients.cli.running import run
 from clients.cli.target import coordinated
+from clients.diagnostics import can_ask, say, warn
 from clients.embedded.local_state import MigrationDir
 from services.shared.model import CleanupResult, ExitCode, MigrationView
 from services.shared.model.jsonview import to_json, view_to_json
@@ -114,5 +113,5 @@ async def _cleanup(invocation: Invocation, uris: Uris, *, force: bool) -> Cleanu
 
 def _confirm(question: str) -> None:
     """Ask a person; a script has decided already. Raises click.Abort."""
-    if sys.stdin.isatty() and sys.stderr.isatty():
+    if can_ask():
         click.confirm(question, abort=True, err=True)

@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 from services.shared.model import ExitCode
 from services.shared.runtime.config import ENV_PREFIX, ServiceSettings
+from services.shared.runtime.diagnostics import report
 
 _HELP = frozenset({"-h", "--help"})
 
@@ -26,8 +27,8 @@ def answered(name: str, kind: type[ServiceSettings], arguments: Sequence[str]) -
     if len(arguments) == 1 and arguments[0] == "--version":
         sys.stdout.write(f"pgmig-{name}, version {version('pgmig')}\n")
         return ExitCode.OK
-    sys.stderr.write(
-        f"pgmig-{name}: it takes no arguments but --help and --version (set environment variables instead)\n"
+    report(
+        f"pgmig-{name}: it takes no arguments but --help and --version (set environment variables instead)"
     )
     return ExitCode.USAGE
 

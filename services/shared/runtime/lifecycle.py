@@ -16,7 +16,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, overload
 
@@ -25,6 +24,7 @@ from services.shared.runtime import parent
 from services.shared.runtime.arguments import answered
 from services.shared.runtime.assignments import cause
 from services.shared.runtime.config import ServiceSettings, load_settings
+from services.shared.runtime.diagnostics import report
 from services.shared.runtime.files import private_umask
 from services.shared.runtime.log import setup_logging
 from services.shared.runtime.telemetry import setup_telemetry
@@ -74,7 +74,7 @@ def run_service(
         setup_logging(name, settings)
         shutdown_telemetry = setup_telemetry(name)
     except PgmigError as exc:
-        sys.stderr.write(f"pgmig-{name}: {explain(exc)}\n")
+        report(f"pgmig-{name}: {explain(exc)}")
         return int(exc.exit_code)
     calm_collector()
     try:

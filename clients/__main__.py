@@ -1,8 +1,7 @@
-"""pgmig-cli."""
+"""pgmig-cli: the command line, and the dashboard that it opens. Only this module knows both."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sys
@@ -24,6 +23,13 @@ def _occupy_standard_streams() -> None:
     os.close(number)
 
 
+def open_dashboard(address: str, migration_id: str) -> int:
+    """Gives the exit code. Textual is imported when it is needed: the command line must start fast."""
+    from clients import tui
+
+    return tui.run(address, migration_id)
+
+
 def run() -> None:
     """Ends the process at once, without what the interpreter does for programs that leave something open.
 
@@ -31,18 +37,15 @@ def run() -> None:
     """
     gc.disable()
     from clients.cli.app import cli
+    from services.shared.runtime.diagnostics import end_process
 
     try:
-        cli(prog_name="pgmig-cli")
+        cli(prog_name="pgmig-cli", obj=open_dashboard)
     except SystemExit as exc:
         if not isinstance(exc.code, int):
             raise
         early.forget()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # it was closed
-                with contextlib.suppress(OSError):
-                    stream.flush()
-        os._exit(exc.code)
+        end_process(exc.code)
 
 
 if __name__ == "__main__":
