@@ -85,7 +85,7 @@ async def describe_target(
         relation,
         columns,
         where=where,
-        row_by_row=any(row[9] for row in rows) or not any(one <= key for one in unique),
+        row_by_row=any(row[9] for row in rows) or (bool(where) and not any(one <= key for one in unique)),
         further=tuple(row[0] for row in rows if not row[7] and row[0] not in wanted),
         partitioned=bool(rows) and bool(rows[0][10]),
     )
