@@ -36,10 +36,9 @@ def stopped(view: MigrationView) -> MigrationStoppedError:
     again = "" if lost_for_good(view) else f"continue with `pgmig-cli follow --id {name}`"
     if view.failure is None:
         return MigrationStoppedError(ErrorKind.INTERNAL, f"migration {name} failed", again)
-    kind = ErrorKind(view.failure.kind) if view.failure.kind in set(ErrorKind) else ErrorKind.INTERNAL
     message = f"migration {name} failed: {view.failure.message}"
     hint = "; ".join(filter(None, [view.failure.hint, again]))
-    return MigrationStoppedError(kind, message, hint, view.failure.lsn or None, view.failure.xid)
+    return MigrationStoppedError(view.failure.kind, message, hint, view.failure.lsn or None, view.failure.xid)
 
 
 async def resumed(

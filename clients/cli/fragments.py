@@ -31,6 +31,7 @@ from services.shared.model import (
     MigrationView,
     Phase,
     SkippedTransaction,
+    StepState,
     SwitchoverStep,
     TableProgress,
     TableState,
@@ -47,7 +48,7 @@ STYLES = {
     Tone.WARNING: "yellow",
     Tone.BAD: "red",
 }
-_STEP_MARKS = {"started": "…", "done": "✔", "failed": "✘"}
+_STEP_MARKS = {StepState.STARTED: "…", StepState.DONE: "✔", StepState.FAILED: "✘"}
 
 Row = tuple[str, RenderableType]
 
@@ -124,7 +125,7 @@ def event_text(event: Event) -> Text:
 
 
 def step_text(step: SwitchoverStep) -> Text:
-    mark, style = _STEP_MARKS.get(step.state, "·"), STYLES[step_tone(step.state)]
+    mark, style = _STEP_MARKS[step.state], STYLES[step_tone(step.state)]
     blocked = f"{precise(step.elapsed_ms / 1000):>7}" if step.elapsed_ms else " " * 7
     text = Text.assemble(
         (blocked, "dim"), " ", (mark, style), f" {step.name:<10} ", (printable(step.detail), "dim")

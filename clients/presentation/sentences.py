@@ -33,6 +33,7 @@ from services.shared.model import (
     MigrationView,
     PgmigError,
     Phase,
+    Role,
     SwitchoverResult,
     TableProgress,
     TableState,
@@ -43,7 +44,7 @@ from services.shared.model import (
 KEEPING_UP_S = 5.0
 """While streaming, a lag below this is the pulse of a busy source, not a trend."""
 
-_ROLES = ("decoder", "copier", "applier")
+_ROLES = tuple(Role)
 _WAL_STATUS = {
     "extended": "more than max_wal_size",
     "unreserved": "more than max_slot_wal_keep_size: the slot is lost at the next checkpoint",
@@ -168,14 +169,9 @@ def positions(view: MigrationView) -> list[tuple[str, Lsn]]:
     ]
 
 
-def by_role(workers: Sequence[WorkerView]) -> list[tuple[str, list[WorkerView]]]:
-    """Workers of each role: the roles that every migration needs first, then any other."""
-
-    def rank(worker: WorkerView) -> tuple[int, str]:
-        known = worker.role in _ROLES
-        return (_ROLES.index(worker.role) if known else len(_ROLES), worker.role)
-
-    ranked = sorted(workers, key=lambda w: (rank(w), not w.lost, w.host, w.worker_id))
+def by_role(workers: Sequence[WorkerView]) -> list[tuple[Role, list[WorkerView]]]:
+    """Workers of each role, in the order in which rows pass through them."""
+    ranked = sorted(workers, key=lambda w: (_ROLES.index(w.role), not w.lost, w.host, w.worker_id))
     return [(role, list(some)) for role, some in groupby(ranked, key=lambda w: w.role)]
 
 
@@ -210,7 +206,7 @@ def unseen(seen: Sequence[Event], current: Sequence[Event]) -> Sequence[Event]:
 
 def lost_for_good(view: MigrationView) -> bool:
     """Whether changes are missing that no `resume` brings back."""
-    gap = view.phase is Phase.FAILED and view.failure is not None and view.failure.kind == ErrorKind.GAP
+    gap = view.phase is Phase.FAILED and view.failure is not None and view.failure.kind is ErrorKind.GAP
     return gap or view.positions.slot_lost
 
 

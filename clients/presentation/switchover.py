@@ -14,20 +14,22 @@ from services.shared.model import (
     MigrationView,
     PgmigError,
     Phase,
+    StepName,
+    StepState,
     SwitchoverResult,
     SwitchoverStep,
 )
 
 PURPOSES = {
-    "freeze": "block writes, end the sessions that write",
-    "sentinel": "write a marker into the source's WAL",
-    "drain": "apply everything up to the marker",
-    "close": "let nobody into the source any more",
-    "sequences": "set sequences on the destination",
-    "verify": "check that nothing is missing",
-    "commit": "end replication: the destination leads",
-    "rollback": "let the source take writes again",
-    "unfollowed": "compare large objects and extensions' tables",
+    StepName.FREEZE: "block writes, end the sessions that write",
+    StepName.SENTINEL: "write a marker into the source's WAL",
+    StepName.DRAIN: "apply everything up to the marker",
+    StepName.CLOSE: "let nobody into the source any more",
+    StepName.SEQUENCES: "set sequences on the destination",
+    StepName.VERIFY: "check that nothing is missing",
+    StepName.COMMIT: "end replication: the destination leads",
+    StepName.ROLLBACK: "let the source take writes again",
+    StepName.UNPUBLISHED: "compare large objects and extensions' tables",
 }
 """What each step does."""
 
@@ -95,8 +97,8 @@ class Attempt:
     @property
     def blocked(self) -> bool:
         """Writes on the source are blocked as far as is known."""
-        frozen = any(step.name == "freeze" and step.state != "failed" for step in self.steps)
-        return frozen and not self.ended and self.result is None and not self._rolled("done")
+        frozen = any(step.name == StepName.FREEZE and step.state != StepState.FAILED for step in self.steps)
+        return frozen and not self.ended and self.result is None and not self._rolled(StepState.DONE)
 
     @property
     def result(self) -> SwitchoverResult | None:
@@ -111,9 +113,9 @@ class Attempt:
             return Outcome.SWITCHED_OVER
         if not self.ended:
             return Outcome.RUNNING
-        if self._rolled("failed") or (self.view is not None and self.view.phase is Phase.FAILED):
+        if self._rolled(StepState.FAILED) or (self.view is not None and self.view.phase is Phase.FAILED):
             return Outcome.STUCK
-        if self._rolled("done"):
+        if self._rolled(StepState.DONE):
             return Outcome.ROLLED_BACK
         timed_out = self.error is not None and self.error.kind is ErrorKind.TIMEOUT
         if not self.steps and not self._cut_off and not timed_out:
@@ -127,8 +129,8 @@ class Attempt:
             return str(self.error), self.error.hint
         if self.view is not None and self.view.failure is not None and self.outcome is not Outcome.UNKNOWN:
             return self.view.failure.message, self.view.failure.hint
-        failed = [step for step in self.steps if step.state == "failed" and step.detail]
-        rolled = [step for step in self.steps if step.name == "rollback" and step.detail]
+        failed = [step for step in self.steps if step.state == StepState.FAILED and step.detail]
+        rolled = [step for step in self.steps if step.name == StepName.ROLLBACK and step.detail]
         told = (failed or rolled)[:1]
         if told:
             return f"{told[0].name}: {told[0].detail}", ""
@@ -146,5 +148,5 @@ class Attempt:
             return Outcome.ROLLED_BACK
         return Outcome.UNKNOWN
 
-    def _rolled(self, state: str) -> bool:
-        return any(step.name == "rollback" and step.state == state for step in self.steps)
+    def _rolled(self, state: StepState) -> bool:
+        return any(step.name == StepName.ROLLBACK and step.state == state for step in self.steps)

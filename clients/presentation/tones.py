@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from services.shared.model import Phase
+from services.shared.model import (
+    EventLevel,
+    Phase,
+    StepState,
+)
 
 
 class Tone(StrEnum):
@@ -30,19 +34,19 @@ _PHASES = {
     Phase.FAILED: Tone.BAD,
     Phase.ABORTED: Tone.BAD,
 }
-_LEVELS = {"warning": Tone.WARNING, "error": Tone.BAD}
-_STEPS = {"started": Tone.ACTIVE, "done": Tone.GOOD, "failed": Tone.BAD}
+_LEVELS = {EventLevel.INFO: Tone.PLAIN, EventLevel.WARNING: Tone.WARNING, EventLevel.ERROR: Tone.BAD}
+_STEPS = {StepState.STARTED: Tone.ACTIVE, StepState.DONE: Tone.GOOD, StepState.FAILED: Tone.BAD}
 
 
 def phase_tone(phase: Phase) -> Tone:
     return _PHASES.get(phase, Tone.ACTIVE)
 
 
-def level_tone(level: str) -> Tone:
+def level_tone(level: EventLevel) -> Tone:
     """Of an event."""
-    return _LEVELS.get(level, Tone.PLAIN)
+    return _LEVELS[level]
 
 
-def step_tone(state: str) -> Tone:
+def step_tone(state: StepState) -> Tone:
     """Of a step of a switchover."""
-    return _STEPS.get(state, Tone.PLAIN)
+    return _STEPS[state]

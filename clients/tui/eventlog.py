@@ -13,10 +13,17 @@ from textual.widgets import RichLog
 
 from clients.presentation import figures as show
 from clients.presentation.sentences import unseen
-from services.shared.model import Event
+from services.shared.model import (
+    Event,
+    EventLevel,
+)
 
 KEPT = 1000
-_MARKS = {"error": ("✘", "error"), "warning": ("⚠", "warning")}
+_MARKS = {
+    EventLevel.INFO: ("·", "info"),
+    EventLevel.WARNING: ("⚠", "warning"),
+    EventLevel.ERROR: ("✘", "error"),
+}
 
 
 class EventLog(RichLog):
@@ -62,7 +69,7 @@ class EventLog(RichLog):
             self.write(self._line(event), width=self._width, scroll_end=follow)
 
     def _line(self, event: Event) -> Text:
-        mark, part = _MARKS.get(event.level, ("·", "info"))
+        mark, part = _MARKS[event.level]
         line = Text.assemble((show.clock(event.at), self._style("time")), " ")
         line.append(f"{mark} {show.printable(event.text)}", self._style(part))
         return line

@@ -20,13 +20,23 @@ from textual.widgets import Button, Static
 from clients.presentation import figures as show
 from clients.presentation.switchover import OUTCOMES, PURPOSES, STEPS_IN_ORDER, Attempt, Outcome
 from clients.tui.cells import fit
-from services.shared.model import MigrationView, PgmigError, Phase, SwitchoverStep
+from services.shared.model import (
+    MigrationView,
+    PgmigError,
+    Phase,
+    StepState,
+    SwitchoverStep,
+)
 
 TIMEOUTS_S = (5, 10, 30, 60, 120, 300)
 DEFAULT_TIMEOUT_S = 30
 TICK_S = 0.1
 
-_MARKS = {"started": ("◐", "bold $accent"), "done": ("✔", "$success"), "failed": ("✘", "bold $error")}
+_MARKS = {
+    StepState.STARTED: ("◐", "bold $accent"),
+    StepState.DONE: ("✔", "$success"),
+    StepState.FAILED: ("✘", "bold $error"),
+}
 
 Part = str | tuple[str, str]
 
@@ -195,8 +205,8 @@ def progress(attempt: Attempt, blocked_s: float, timeout_s: int) -> list[Part]:
     if not attempt.steps:
         parts.append(("asking the coordinator …\n" if not attempt.ended else "", "$muted"))
     for step in attempt.steps:
-        mark, colour = _MARKS.get(step.state, ("·", ""))
-        detail = show.printable(step.detail) or PURPOSES.get(step.name, "")
+        mark, colour = _MARKS[step.state]
+        detail = show.printable(step.detail) or PURPOSES[step.name]
         parts += [
             (f" {mark} ", colour),
             (fit(show.printable(step.name), 11), "bold"),

@@ -29,7 +29,16 @@ from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.pipeline.source_watch import Lookout
 from services.coordinator.tables.recover import after_drift
 from services.coordinator.tables.resync import prepare_resync
-from services.shared.model import CleanupResult, ErrorKind, Lsn, PgmigError, Phase, TableId, failure_event
+from services.shared.model import (
+    CleanupResult,
+    ErrorKind,
+    EventLevel,
+    Lsn,
+    PgmigError,
+    Phase,
+    TableId,
+    failure_event,
+)
 from services.shared.pg.schema.dump import check_skippable
 from services.shared.runtime.assignments import cause
 
@@ -159,7 +168,7 @@ class Driver:
                     self.pipeline.snapshot = None
                 wait = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0**retries)
                 retries = min(retries + 1, 10)
-                self.migration.event("warning", f"phase {entered} is tried again: {error}")
+                self.migration.event(EventLevel.WARNING, f"phase {entered} is tried again: {error}")
                 await asyncio.sleep(wait)
 
     async def _enter(self, phase: Phase) -> None:
@@ -206,7 +215,7 @@ class Driver:
         migration.move(
             Phase.FAILED,
             failure_event(failure),
-            "error",
+            EventLevel.ERROR,
             resume_phase=_resumable(migration.phase),
             failure=failure,
         )
@@ -268,7 +277,7 @@ class Driver:
         options = migration.record.options
         new = tuple(name for name in dict.fromkeys(names) if name not in options.skip_objects)
         migration.update(options=replace(options, skip_objects=options.skip_objects + new))
-        migration.event("warning", f"not restored, as asked for: {', '.join(names)}")
+        migration.event(EventLevel.WARNING, f"not restored, as asked for: {', '.join(names)}")
 
     def _use(self, handover: handing.Handover) -> Credentials:
         """Work with what was accepted from now on."""
@@ -276,7 +285,9 @@ class Driver:
         if handover.moved:
             migration.update(**handover.moved)
             for side, where in handover.moved.items():
-                migration.event("info", f"the {side} is reached at {handing.place(where)} from now on")
+                migration.event(
+                    EventLevel.INFO, f"the {side} is reached at {handing.place(where)} from now on"
+                )
         self.pipeline.offer_credentials(handover.accepted)
         return handover.accepted
 
@@ -308,7 +319,7 @@ class Driver:
             record = migration.record
             assert record.resume_phase is not None
             await self._go_on(record.resume_phase, skipped=(*record.skipped, given_up))
-            migration.event("warning", skipping.told(given_up))
+            migration.event(EventLevel.WARNING, skipping.told(given_up))
             await self.pipeline.journal.save()
 
     async def resync(self, tables: Sequence[TableId], given: Credentials = NOTHING_GIVEN) -> None:
@@ -377,7 +388,7 @@ class Driver:
                 raise
             migration.move(Phase.ABORTED, resume_phase=None)
             for line in removed:
-                migration.event("info", f"removed {line}")
+                migration.event(EventLevel.INFO, f"removed {line}")
             await self.pipeline.journal.save()
 
     async def cleanup(self, given: Credentials, *, force: bool) -> CleanupResult:

@@ -17,7 +17,15 @@ from services.coordinator.migration.state_file import read_states, state_file
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
 from services.shared.bus.store import StateStore
-from services.shared.model import ErrorKind, MigrationId, MigrationOptions, MigrationPlan, PgmigError, Phase
+from services.shared.model import (
+    ErrorKind,
+    EventLevel,
+    MigrationId,
+    MigrationOptions,
+    MigrationPlan,
+    PgmigError,
+    Phase,
+)
 from services.shared.pg.preflight.checks import Preflight, check_migration
 from services.shared.pg.schema.existing_objects import check_confirmed
 
@@ -110,7 +118,7 @@ class Coordinator:
         phase = f"in phase {record.phase}"
         log.info("migration %s was %s", record.migration_id, phase)
         driver = self._driver(record, Credentials(), restored=True)
-        driver.migration.event("info", f"the coordinator was started again {phase}")
+        driver.migration.event(EventLevel.INFO, f"the coordinator was started again {phase}")
         if record.phase is Phase.STREAMING:  # until the applier says so again
             driver.migration.move(Phase.CATCHUP)
         driver.start()
@@ -168,9 +176,9 @@ class Coordinator:
             destination_identity=checked.destination_identity,
         )
         driver = self._driver(record, credentials, restored=False)
-        driver.migration.event("info", "both databases are checked")
+        driver.migration.event(EventLevel.INFO, "both databases are checked")
         for warning in checked.warnings:
-            driver.migration.event("warning", warning)
+            driver.migration.event(EventLevel.WARNING, warning)
         try:
             await driver.pipeline.journal.save(strict=True)
         except BaseException:

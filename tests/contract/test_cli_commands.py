@@ -16,6 +16,7 @@ from clients.cli.app import cli
 from services.shared.model import (
     ErrorKind,
     Event,
+    EventLevel,
     Failure,
     Lsn,
     MigrationOptions,
@@ -311,7 +312,7 @@ def test_memory_that_is_none_is_refused(served: ServedControl, size: str) -> Non
 
 
 def test_clone_of_a_migration_that_fails_ends_with_its_cause(served: ServedControl) -> None:
-    failure = Failure("COPY_FAILED", "table public.t: disk full", "make room")
+    failure = Failure(ErrorKind.COPY_FAILED, "table public.t: disk full", "make room")
 
     def fail(view: MigrationView) -> None:
         served.control.move(view.migration_id, Phase.FAILED, failure=failure, resume_phase=Phase.COPY)
@@ -353,14 +354,17 @@ def test_follow_resumes_what_waits_and_watch_does_not(served: ServedControl) -> 
 
 @pytest.mark.parametrize("command", ["watch", "status"])
 def test_a_failure_is_printed_once(served: ServedControl, command: str) -> None:
-    failure = Failure("GAP", "changes are missing", "clean up", Lsn(0x16B374D8), 742)
+    failure = Failure(ErrorKind.GAP, "changes are missing", "clean up", Lsn(0x16B374D8), 742)
     served.do(
         lambda: served.control.put(
             MigrationView(
                 "m",
                 Phase.FAILED,
                 failure=failure,
-                events=(Event(1.0, "info", "begun"), Event(2.0, "error", failure_event(failure))),
+                events=(
+                    Event(1.0, EventLevel.INFO, "begun"),
+                    Event(2.0, EventLevel.ERROR, failure_event(failure)),
+                ),
             )
         )
     )
@@ -443,7 +447,7 @@ def test_nothing_known_here_says_how_to_begin(state_dir: Path) -> None:
 
 
 def test_status_offline_reads_the_state_file(state_dir: Path) -> None:
-    view = MigrationView("m", Phase.STREAMING, events=(Event(1.0, "info", "hello"),))
+    view = MigrationView("m", Phase.STREAMING, events=(Event(1.0, EventLevel.INFO, "hello"),))
     (state_dir / "m").mkdir()
     (state_dir / "m" / "state.json").write_text(json.dumps({"view": view_to_json(view)}))
     told = document(pgmig("status", "-o", "json"))

@@ -27,6 +27,8 @@ from services.shared.model import (
     PgmigError,
     Phase,
     Register,
+    StepName,
+    StepState,
     SwitchoverResult,
     SwitchoverStep,
     TableId,
@@ -41,8 +43,10 @@ from services.shared.rpc.workers_api import Send
 
 VIEW = MigrationView("m1", Phase.STREAMING, revision=7)
 STEPS = (
-    SwitchoverStep("freeze", "done", elapsed_ms=3),
-    SwitchoverStep("commit", "done", "", 40, SwitchoverResult(Lsn(99), 41, 2, 1_700_000_000.5)),
+    SwitchoverStep(StepName.FREEZE, StepState.DONE, elapsed_ms=3),
+    SwitchoverStep(
+        StepName.COMMIT, StepState.DONE, "", 40, SwitchoverResult(Lsn(99), 41, 2, 1_700_000_000.5)
+    ),
 )
 
 

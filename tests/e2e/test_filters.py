@@ -10,7 +10,13 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from services.shared.model import ExitCode, MigrationView, Phase, TableId
+from services.shared.model import (
+    EventLevel,
+    ExitCode,
+    MigrationView,
+    Phase,
+    TableId,
+)
 from tests.e2e.cli import COMMAND_TIMEOUT_S, Cli, program
 from tests.e2e.verdict import inventory
 from tests.lab.door import reopen
@@ -58,7 +64,7 @@ def test_a_part_of_a_live_database_is_moved_across_an_interruption(
     cli = Cli.on(shop, dest_db, tmp_path / "state", PGMIG_WORKER_GRACE_S="0.5")
     with cli.start("clone", "--follow", *FILTERS, log=tmp_path / "clone.log") as clone:
         view = clone.until(in_step, STREAMING_S)
-        told = [event.text for event in view.events if event.level == "warning"]
+        told = [event.text for event in view.events if event.level == EventLevel.WARNING]
         assert any("order_items" not in line and "ledger_source_id_fkey" in line for line in told), told
     writer.wait_for_commits(20)
     with cli.start("follow", log=tmp_path / "follow.log") as follow:

@@ -11,7 +11,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from services.shared.model import ExitCode, MigrationView, Phase
+from services.shared.model import (
+    EventLevel,
+    ExitCode,
+    MigrationView,
+    Phase,
+)
 from tests.e2e.cli import Cli
 from tests.e2e.verdict import left_on_destination, left_on_source
 from tests.lab.compare import compare_databases, compare_rows
@@ -107,7 +112,7 @@ def test_it_migrates_everything(pair: tuple[str, str], dest_db: str, tmp_path: P
     with cli.start("clone", "--follow", log=tmp_path / "clone.log") as clone:
         view = clone.until(streaming, STREAMING_S)
         # Neither progress kept in a row, nor functions that might take over the server.
-        assert [event.text for event in view.events if event.level == "warning"] == []
+        assert [event.text for event in view.events if event.level == EventLevel.WARNING] == []
         run(source, *CHANGES)
         done = cli.run("switchover", "--timeout", "60s")
         assert done.returncode == ExitCode.OK, done.stderr

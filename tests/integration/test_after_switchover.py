@@ -22,7 +22,17 @@ from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
 from services.coordinator.workers.registry import Workforce
 from services.shared.bus.connection import connect_bus
 from services.shared.bus.store import StateStore
-from services.shared.model import Endpoint, ErrorKind, Lsn, MigrationOptions, PgmigError, Phase
+from services.shared.model import (
+    Endpoint,
+    ErrorKind,
+    EventLevel,
+    Lsn,
+    MigrationOptions,
+    PgmigError,
+    Phase,
+    StepName,
+    StepState,
+)
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.replication.connection import ReplicationConnection
 from services.shared.pg.replication.late_writes import late_writes
@@ -189,7 +199,7 @@ async def test_killed_in_any_step_lets_everybody_in_again(
             before = conn.execute("SELECT setconfig FROM pg_db_role_setting").fetchall()
         try:
             async for told in session.switchover("m", 30.0):
-                if (told.name, told.state) == (step, "started"):
+                if (told.name, told.state) == (step, StepState.STARTED):
                     services.kill9("coordinator")
         except PgmigError as exc:
             assert exc.kind is ErrorKind.UNREACHABLE
@@ -332,7 +342,7 @@ async def killed_in_the_freeze(services: Services, session: Session) -> None:
     """A lock that a transaction of the test holds keeps the switchover from being quicker."""
     with pytest.raises(PgmigError):
         async for told in session.switchover("m", 30.0):
-            if (told.name, told.state) == ("freeze", "started"):
+            if (told.name, told.state) == (StepName.FREEZE, StepState.STARTED):
                 services.kill9("coordinator")
 
 
@@ -403,7 +413,9 @@ async def test_source_is_opened_again_while_the_destination_is_down(
                 view = await until(session, "m", lambda view: view.phase is not Phase.SWITCHOVER)
                 insert(source, 2)
                 view = await until(session, "m", lambda view: view.needs_credentials)
-                told = [e.text for e in view.events if e.level == "warning" and "credentials" in e.text]
+                told = [
+                    e.text for e in view.events if e.level == EventLevel.WARNING and "credentials" in e.text
+                ]
                 assert "cannot connect to destination" in told[-1]
                 assert "source" not in told[-1]
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.shared.model import MigrationOptions, Phase, SwitchoverStep
+from services.shared.model import (
+    MigrationOptions,
+    Phase,
+    StepState,
+    SwitchoverStep,
+)
 from tests.integration.coordinator_bed import Services, until_phase
 from tests.integration.test_preflight import traces
 from tests.lab.compare import compare_databases
@@ -47,7 +52,7 @@ async def test_follow_and_switch_over_lose_nothing(
             assert compare_databases(source_db, dest_db) == []
             assert check_conserved_sum(dest_db) == []
             assert check_markers(dest_db, report) == []
-            done = [step.name for step in steps if step.state == "done"]
+            done = [step.name for step in steps if step.state == StepState.DONE]
             assert done == ["freeze", "sentinel", "drain", "close", "sequences", "verify", "commit"]
             assert view.switchover is not None
             assert 0 < view.switchover.write_downtime_ms < 15_000

@@ -9,7 +9,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.shared.model import ErrorKind, Lsn, MigrationOptions, PgmigError, Phase
+from services.shared.model import (
+    ErrorKind,
+    Lsn,
+    MigrationOptions,
+    PgmigError,
+    Phase,
+    StepName,
+    StepState,
+)
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.integration.test_preflight import traces
 from tests.lab.compare import compare_rows
@@ -187,7 +195,7 @@ async def test_coordinator_told_to_stop_rolls_a_switchover_back_first(
             stopped = -1
             with pytest.raises(PgmigError):
                 async for step in session.switchover("m", 60.0):
-                    if (step.name, step.state) == ("drain", "started"):
+                    if (step.name, step.state) == (StepName.DRAIN, StepState.STARTED):
                         stopped = await asyncio.to_thread(services.stop, "coordinator")
             assert stopped == 0
             insert(source, 5001)

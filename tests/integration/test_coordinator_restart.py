@@ -9,7 +9,15 @@ import psycopg
 import pytest
 
 from clients.session import Session
-from services.shared.model import ErrorKind, MigrationOptions, PgmigError, Phase, TableState
+from services.shared.model import (
+    ErrorKind,
+    MigrationOptions,
+    PgmigError,
+    Phase,
+    StepName,
+    StepState,
+    TableState,
+)
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.compare import compare_databases, compare_rows
 from tests.lab.nats import NatsServer
@@ -181,7 +189,7 @@ async def test_killed_in_the_middle_of_a_switchover_lets_writers_in_again(
             services.kill9("applier")  # so that the drain waits
             with pytest.raises(PgmigError) as caught:
                 async for step in session.switchover("m", 60.0):
-                    if (step.name, step.state) == ("drain", "started"):
+                    if (step.name, step.state) == (StepName.DRAIN, StepState.STARTED):
                         services.kill9("coordinator")
             assert caught.value.kind is ErrorKind.UNREACHABLE
             services.start("coordinator")

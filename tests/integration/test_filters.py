@@ -11,6 +11,7 @@ import pytest
 from clients.session import Session
 from services.shared.model import (
     ErrorKind,
+    EventLevel,
     Lsn,
     MigrationOptions,
     MigrationView,
@@ -96,7 +97,7 @@ def listed(uri: str, query: str) -> list[object]:
 
 
 def warnings(view: MigrationView) -> str:
-    return "\n".join(event.text for event in view.events if event.level == "warning")
+    return "\n".join(event.text for event in view.events if event.level == EventLevel.WARNING)
 
 
 async def caught_up(session: Session, source: str) -> None:

@@ -12,7 +12,15 @@ import pytest
 from psycopg import AsyncConnection
 
 import services.applier.loop
-from services.shared.model import DecoderProgress, ErrorKind, Lsn, MigrationOptions, Phase
+from services.shared.model import (
+    DecoderProgress,
+    ErrorKind,
+    EventLevel,
+    Lsn,
+    MigrationOptions,
+    Phase,
+    StepState,
+)
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.installs import oldest
 from tests.lab.nats import NatsServer
@@ -175,10 +183,10 @@ async def test_a_full_stream_is_told_in_the_timeline_once(
                 await asyncio.to_thread(run, source_db, *small(1))
                 await until(session, "m", lambda v: any("stream is full" in e.text for e in v.events))
             steps = [step async for step in session.switchover("m", 60.0)]
-            assert steps[-1].state == "done"
+            assert steps[-1].state == StepState.DONE
             equal(source_db, dest_db)
             view = await until_phase(session, "m", Phase.SWITCHED_OVER)
     told = [event for event in view.events if "stream is full" in event.text]
     assert len(told) == 1
-    assert told[0].level == "warning"
+    assert told[0].level == EventLevel.WARNING
     assert "PGMIG_MAX_STREAM_BYTES" in told[0].text

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from clients.session import Session
-from services.shared.model import ErrorKind, MigrationOptions, NoKeyTables, PgmigError, Phase
+from services.shared.model import (
+    ErrorKind,
+    MigrationOptions,
+    NoKeyTables,
+    PgmigError,
+    Phase,
+    StepState,
+)
 from services.shared.pg.catalog.replica_identity import choose_published
 from services.shared.pg.session.connection import connection
 from tests.integration.coordinator_bed import Services, until, until_phase
@@ -82,7 +89,7 @@ async def follow(session: Session, source: str, dest: str, choice: NoKeyTables =
 
 async def switched_over(session: Session) -> None:
     await until_phase(session, "m", Phase.STREAMING)
-    assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
+    assert [step async for step in session.switchover("m", 30.0)][-1].state == StepState.DONE
 
 
 async def refused(source: str, choice: NoKeyTables = NoKeyTables.REFUSE) -> PgmigError:

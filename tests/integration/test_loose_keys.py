@@ -16,6 +16,8 @@ from services.shared.model import (
     NoKeyTables,
     PgmigError,
     Phase,
+    StepName,
+    StepState,
     TableId,
     TableState,
 )
@@ -169,7 +171,7 @@ async def test_unlogged_tables_that_a_crash_has_emptied_are_copied_again_before_
         await session.resync_tables("m", (TableId("public", "fleeting"),))
         await until_phase(session, "m", Phase.STREAMING)
         assert rows(dest_db, "SELECT count(*) FROM fleeting") == [(50,)]
-        assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
+        assert [step async for step in session.switchover("m", 30.0)][-1].state == StepState.DONE
 
 
 async def test_unlogged_tables_that_a_crash_empties_amid_the_freeze_roll_the_switchover_back(
@@ -189,7 +191,7 @@ async def test_unlogged_tables_that_a_crash_empties_amid_the_freeze_roll_the_swi
             holder.execute("INSERT INTO held VALUES (1)")
             with pytest.raises(PgmigError, match=r"public\.fleeting \(0 of 50 rows\)"):
                 async for step in session.switchover("m", 60.0):
-                    if (step.name, step.state) == ("freeze", "started"):
+                    if (step.name, step.state) == (StepName.FREEZE, StepState.STARTED):
                         run(dest_db, "TRUNCATE fleeting")
                         holder.commit()
         view = await session.get("m")

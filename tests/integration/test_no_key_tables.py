@@ -13,6 +13,7 @@ import pytest
 from clients.session import Session
 from services.shared.model import (
     ErrorKind,
+    EventLevel,
     IdentityBefore,
     Lsn,
     MigrationOptions,
@@ -67,7 +68,7 @@ async def flushed(session: Session, source: str) -> None:
 
 
 def warned(view: MigrationView, text: str) -> bool:
-    return any(event.level == "warning" and text in event.text for event in view.events)
+    return any(event.level == EventLevel.WARNING and text in event.text for event in view.events)
 
 
 async def test_identity_full_follows_everything_and_puts_the_identity_back(

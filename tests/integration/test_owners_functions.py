@@ -12,7 +12,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from services.shared.model import MigrationId, MigrationOptions, Phase, Selection
+from services.shared.model import (
+    EventLevel,
+    MigrationId,
+    MigrationOptions,
+    Phase,
+    Selection,
+    StepState,
+)
 from services.shared.pg.preflight.checks import check_migration
 from tests.integration.coordinator_bed import Services, until_phase
 from tests.lab.nats import NatsServer
@@ -126,10 +133,10 @@ async def migrate(tenants: Tenants, destination: str, nats: NatsServer, folder: 
             view = await until_phase(session, "m", Phase.STREAMING)
             run(tenants.source, "INSERT INTO app.t VALUES (2, 2)", "UPDATE app.t SET v = 3 WHERE id = 1")
             run(tenants.source, "DELETE FROM app.keyless")
-            assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
+            assert [step async for step in session.switchover("m", 30.0)][-1].state == StepState.DONE
     query = "SELECT id, v, g FROM app.t ORDER BY id"
     assert rows(tenants.destination, query) == [(1, 3, 1), (2, 2, 2)]
-    return [event.text for event in view.events if event.level == "warning"]
+    return [event.text for event in view.events if event.level == EventLevel.WARNING]
 
 
 async def test_they_have_the_rights_of_a_superuser_who_is_warned(

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from clients.session import Session
-from services.shared.model import MigrationOptions, MigrationView, Phase, TableId
+from services.shared.model import (
+    MigrationOptions,
+    MigrationView,
+    Phase,
+    StepState,
+    TableId,
+)
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.integration.test_partitions import BY_PLACE, COLUMNS, PLAIN, RANGES
 from tests.lab.nats import NatsServer
@@ -56,7 +62,7 @@ async def resync(session: Session, *tables: TableId) -> None:
 
 
 async def switch_over(session: Session) -> None:
-    assert [step async for step in session.switchover("m", 60.0)][-1].state == "done"
+    assert [step async for step in session.switchover("m", 60.0)][-1].state == StepState.DONE
 
 
 def equal(source: str, destination: str, *tables: str) -> None:

@@ -25,6 +25,7 @@ from services.shared.model import (
     Route,
     SnapshotReady,
     Split,
+    StepState,
     TableId,
 )
 from services.shared.pg.catalog.partitions import find_routes
@@ -290,5 +291,5 @@ async def test_a_destination_repartitioned_during_pauses_is_followed(
             run(source_db, "UPDATE t SET v = 'during another' WHERE id % 9 = 0")
             await session.resume("m")
             await until_phase(session, "m", Phase.STREAMING)
-            assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
+            assert [step async for step in session.switchover("m", 30.0)][-1].state == StepState.DONE
             equal(source_db, dest_db)

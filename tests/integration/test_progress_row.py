@@ -13,7 +13,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from services.shared.model import ErrorKind, Lsn, MigrationOptions, PgmigError, Phase
+from services.shared.model import (
+    ErrorKind,
+    Lsn,
+    MigrationOptions,
+    PgmigError,
+    Phase,
+    StepState,
+)
 from services.shared.pg.apply.session import ApplySession
 from services.shared.pg.bookkeeping.progress import ORIGIN_FUNCTIONS
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
@@ -140,7 +147,7 @@ async def test_a_whole_migration_without_origins(
             services.restart("coordinator")
             await session.resume("m", source_db, weak_db)
             await until_phase(session, "m", Phase.STREAMING)
-            assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
+            assert [step async for step in session.switchover("m", 30.0)][-1].state == StepState.DONE
             assert rows(weak_db, "SELECT id FROM t ORDER BY id") == [(1,), (2,), (3,)]
             await session.cleanup("m")
     assert rows(dest_db, "SELECT to_regnamespace('pgmig')") == [(None,)]

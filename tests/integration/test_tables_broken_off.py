@@ -9,7 +9,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.shared.model import MigrationOptions, Phase
+from services.shared.model import (
+    MigrationOptions,
+    Phase,
+    StepState,
+)
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.nats import NatsServer
 from tests.lab.pipeline import rows, run
@@ -55,7 +59,7 @@ async def test_tables_that_a_first_attempt_added_to_the_publication_are_not_adde
             services.start("copier")
             await until_phase(session, "m", Phase.STREAMING)
             run(source_db, "INSERT INTO a VALUES (2)", "INSERT INTO b VALUES (2)")
-            assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
+            assert [step async for step in session.switchover("m", 30.0)][-1].state == StepState.DONE
     for table in ("a", "b"):
         assert rows(dest_db, f"SELECT id FROM {table} ORDER BY id") == [(1,), (2,)]
 
@@ -110,5 +114,5 @@ async def test_a_dropped_table_is_forgotten_again_by_the_next_coordinator(
             await session.resume("m", source_db, dest_db)
             view = await until_phase(session, "m", Phase.STREAMING)
             assert [str(one.table) for one in view.tables] == ["public.a"]
-            assert [step async for step in session.switchover("m", 30.0)][-1].state == "done"
+            assert [step async for step in session.switchover("m", 30.0)][-1].state == StepState.DONE
     assert rows(dest_db, "SELECT id FROM a") == [(1,)]

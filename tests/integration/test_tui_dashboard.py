@@ -23,6 +23,7 @@ from clients.tui.tables import TableList
 from services.shared.model import (
     ErrorKind,
     Event,
+    EventLevel,
     ExitCode,
     Failure,
     MigrationOptions,
@@ -207,7 +208,7 @@ async def test_the_failure_goes_when_the_migration_is_resumed() -> None:
 
 
 async def test_a_rolled_back_switchover_and_missing_credentials_are_explained() -> None:
-    rolled = replace(streaming(), failure=Failure("TIMEOUT", "not drained within 30s", "allow more"))
+    rolled = replace(streaming(), failure=Failure(ErrorKind.TIMEOUT, "not drained within 30s", "allow more"))
     session = FakeSession(rolled)
     async with dashboard(session).run_test(size=(100, 30)) as pilot:
         await heard(pilot, Phase.STREAMING)
@@ -228,7 +229,7 @@ async def test_a_plain_clone_has_no_lag_to_show() -> None:
 async def test_hostile_names_stay_in_their_line() -> None:
     evil = replace(table("x", TableState.COPYING, 5, 0.5))
     evil = replace(evil, table=replace(evil.table, name="[red]\x1b[2J\nnext"))
-    event = Event(START, "error", "[bold]not markup[/bold]\x1b[31m")
+    event = Event(START, EventLevel.ERROR, "[bold]not markup[/bold]\x1b[31m")
     session = FakeSession(replace(view(), tables=(evil,), events=(event,)))
     async with dashboard(session).run_test(size=(120, 40)) as pilot:
         await heard(pilot, Phase.COPY)
@@ -411,7 +412,9 @@ async def test_events_are_appended_once() -> None:
     session = FakeSession(view())
     async with dashboard(session).run_test() as pilot:
         await heard(pilot, Phase.COPY)
-        session.send(replace(streaming(), events=(*EVENTS[1:], Event(START + 60, "error", "copier lost"))))
+        session.send(
+            replace(streaming(), events=(*EVENTS[1:], Event(START + 60, EventLevel.ERROR, "copier lost")))
+        )
         await heard(pilot, Phase.STREAMING)
         log = pilot.app.query_one(EventLog)
         assert log.count == len(EVENTS) + 1
@@ -419,7 +422,7 @@ async def test_events_are_appended_once() -> None:
 
 
 async def test_events_are_wrapped_again_when_the_terminal_changes() -> None:
-    long = Event(START, "info", "word " * 30 + "end")
+    long = Event(START, EventLevel.INFO, "word " * 30 + "end")
     async with dashboard(FakeSession(replace(view(), events=(long,)))).run_test(size=(80, 24)) as pilot:
         await heard(pilot, Phase.COPY)
         log = pilot.app.query_one(EventLog)

@@ -11,7 +11,15 @@ from textual.widgets import Button
 from clients.presentation.switchover import Outcome
 from clients.tui.app import Dashboard
 from clients.tui.switchover import SwitchoverScreen
-from services.shared.model import ErrorKind, Failure, PgmigError, Phase, SwitchoverStep
+from services.shared.model import (
+    ErrorKind,
+    Failure,
+    PgmigError,
+    Phase,
+    StepName,
+    StepState,
+    SwitchoverStep,
+)
 from tests.integration.test_tui_dashboard import dashboard, heard, reads, screen_text, toasts, until
 from tests.unit.tui_scenes import STEPS, FakeSession, streaming, view
 
@@ -168,8 +176,10 @@ async def test_a_rollback_shows_its_reason_and_that_writes_go_on(
 ) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await confirmed(pilot, session)
-        rolled = SwitchoverStep("rollback", "done", "", 30_040)
-        session.step(*STEPS[:4], SwitchoverStep("drain", "failed", "", 30_000), rolled, TIMED_OUT)
+        rolled = SwitchoverStep(StepName.ROLLBACK, StepState.DONE, "", 30_040)
+        session.step(
+            *STEPS[:4], SwitchoverStep(StepName.DRAIN, StepState.FAILED, "", 30_000), rolled, TIMED_OUT
+        )
         await concluded(
             pilot,
             screen,
@@ -195,7 +205,9 @@ async def test_a_refusal_says_that_nothing_was_changed(app: Dashboard, session: 
 async def test_a_failed_rollback_is_said_loudly(app: Dashboard, session: FakeSession) -> None:
     async with app.run_test() as pilot:
         screen = await confirmed(pilot, session)
-        session.step(*STEPS[:4], SwitchoverStep("rollback", "failed", "source gone", 31_000), TIMED_OUT)
+        session.step(
+            *STEPS[:4], SwitchoverStep(StepName.ROLLBACK, StepState.FAILED, "source gone", 31_000), TIMED_OUT
+        )
         await concluded(pilot, screen, Outcome.STUCK, "may still refuse writes")
 
 
@@ -213,7 +225,7 @@ async def test_a_rollback_that_happened_out_of_sight_is_found(app: Dashboard, se
         screen = await confirmed(pilot, session)
         session.step(*STEPS[:4], CUT_OFF)
         await concluded(pilot, screen, Outcome.UNKNOWN)
-        session.send(replace(streaming(7), failure=Failure("TIMEOUT", "212 MiB were left", "")))
+        session.send(replace(streaming(7), failure=Failure(ErrorKind.TIMEOUT, "212 MiB were left", "")))
         await concluded(pilot, screen, Outcome.ROLLED_BACK, "212 MiB were left")
 
 

@@ -15,6 +15,7 @@ from services.shared.model import (
     Endpoint,
     ErrorKind,
     Event,
+    EventLevel,
     Lsn,
     MigrationId,
     MigrationOptions,
@@ -24,6 +25,8 @@ from services.shared.model import (
     Phase,
     Register,
     SkippedTransaction,
+    StepName,
+    StepState,
     SwitchoverResult,
     SwitchoverStep,
     TableId,
@@ -32,7 +35,7 @@ from services.shared.model import (
 from services.shared.model.jsonview import view_to_json
 
 RESULT = SwitchoverResult(Lsn(0x16B374D8), 412, 3, 1_700_000_000.0)
-STEPS = ("freeze", "sentinel", "drain", "close", "sequences", "verify", "commit")
+STEPS = tuple(name for name in StepName if name not in {StepName.UNPUBLISHED, StepName.ROLLBACK})
 
 
 class NoWorkers:
@@ -79,7 +82,7 @@ class StandInControl:
     def move(self, migration_id: str, phase: Phase, **changes: Any) -> MigrationView:
         """To another phase, with an event about it."""
         view = self.views[migration_id]
-        event = Event(time.time(), "info", f"phase {phase}")
+        event = Event(time.time(), EventLevel.INFO, f"phase {phase}")
         changes = {"phase_since": time.time(), "events": (*view.events, event), **changes}
         return self.put(replace(view, phase=phase, **changes))
 
@@ -209,7 +212,9 @@ class StandInControl:
         self._known(migration_id)
         for number, name in enumerate(STEPS, 1):
             last = name == STEPS[-1]
-            yield SwitchoverStep(name, "done", f"{name} is done", number * 60, RESULT if last else None)
+            yield SwitchoverStep(
+                name, StepState.DONE, f"{name} is done", number * 60, RESULT if last else None
+            )
             self._called(f"switchover, {name} is done")
         self.move(migration_id.value, Phase.SWITCHED_OVER, switchover=RESULT)
 

@@ -120,7 +120,7 @@ async def test_a_pgmig_error_is_reported_with_kind_hint_and_lsn() -> None:
     worker = Worker()
     await worker.runner.command(Assign(assignment()))
     report = await worker.fail(PgmigError(ErrorKind.GAP, "a gap", "do this", Lsn(7)))
-    assert report == AssignmentFailed("a1", "GAP", "a gap", "do this", Lsn(7))
+    assert report == AssignmentFailed("a1", ErrorKind.GAP, "a gap", "do this", Lsn(7))
     assert worker.runner.running() == ()
 
 
@@ -200,7 +200,7 @@ async def test_a_failing_snapshot_fails_the_assignment() -> None:
     await worker.runner.command(Assign(assignment()))
     await worker.runner.command(OpenSnapshot("a1"))
     await worker.reported.wait()
-    assert worker.reports == [AssignmentFailed("a1", "SLOT_EXISTS", "slot")]
+    assert worker.reports == [AssignmentFailed("a1", ErrorKind.SLOT_EXISTS, "slot")]
     assert worker.stopped == ["a1"]
     assert worker.runner.running() == ()
 

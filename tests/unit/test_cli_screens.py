@@ -16,7 +16,9 @@ from clients.presentation.sentences import next_command, workers_attached
 from clients.presentation.tones import Tone
 from services.shared.model import (
     Endpoint,
+    ErrorKind,
     Event,
+    EventLevel,
     Failure,
     IndexProgress,
     Lsn,
@@ -25,6 +27,9 @@ from services.shared.model import (
     Phase,
     Positions,
     Rates,
+    Role,
+    StepName,
+    StepState,
     SwitchoverResult,
     SwitchoverStep,
     TableId,
@@ -55,11 +60,11 @@ COPYING = MigrationView(
         table("customers", TableState.COPIED, 100 * MIB, 50 * MIB),
         table("waiting", TableState.WAITING, 100 * MIB),
     ),
-    events=(Event(NOW - 60, "info", "copying 3 tables"),),
+    events=(Event(NOW - 60, EventLevel.INFO, "copying 3 tables"),),
     workers=(
-        WorkerView("d", "decoder", "h1"),
-        WorkerView("c", "copier", "h1"),
-        WorkerView("e", "copier", "h2"),
+        WorkerView("d", Role.DECODER, "h1"),
+        WorkerView("c", Role.COPIER, "h1"),
+        WorkerView("e", Role.COPIER, "h2"),
     ),
 )
 STREAMING = replace(
@@ -110,7 +115,9 @@ def test_offline_status_says_that_nothing_runs_and_measures_time_until_then() ->
 
 
 def test_failure_is_told_with_kind_place_and_hint() -> None:
-    failure = Failure("MISSING_ROW", "UPDATE of public.t matched no row", "look at the row", Lsn(0x1F4))
+    failure = Failure(
+        ErrorKind.MISSING_ROW, "UPDATE of public.t matched no row", "look at the row", Lsn(0x1F4)
+    )
     text = status_text(replace(STREAMING, phase=Phase.FAILED, resume_phase=Phase.STREAMING, failure=failure))
     assert "failed in streaming" in text
     assert "MISSING_ROW  UPDATE of public.t matched no row (at LSN 0/1F4)" in text
@@ -139,11 +146,11 @@ def test_control_characters_of_names_do_not_reach_the_terminal() -> None:
         COPYING,
         source=Endpoint(f"old{evil}", 5432, f"shop{evil}", f"app{evil}"),
         tables=(table(f"orders{evil}", TableState.COPYING, MIB, 1),),
-        events=(Event(NOW, "info", f"hello{evil}"),),
-        workers=(WorkerView("d", f"decoder{evil}", f"h{evil}", lost=True),),
-        failure=Failure("INTERNAL", f"message{evil}", f"hint{evil}"),
+        events=(Event(NOW, EventLevel.INFO, f"hello{evil}"),),
+        workers=(WorkerView("d", Role.DECODER, f"h{evil}", lost=True),),
+        failure=Failure(ErrorKind.INTERNAL, f"message{evil}", f"hint{evil}"),
     )
-    step = SwitchoverStep("freeze", "failed", f"detail{evil}")
+    step = SwitchoverStep(StepName.FREEZE, StepState.FAILED, f"detail{evil}")
     for what in (
         status(view, NOW, 120, offline_since=None, all_tables=True),
         live(view, History(view), NOW, 120, f"note{evil}"),
@@ -171,7 +178,7 @@ def test_next_command(phase: Phase, offline: bool, expected: str) -> None:
 
 
 def test_lost_workers_are_named() -> None:
-    workers = (WorkerView("a", "applier", "h1", lost=True), WorkerView("d", "decoder", "h1"))
+    workers = (WorkerView("a", Role.APPLIER, "h1", lost=True), WorkerView("d", Role.DECODER, "h1"))
     assert workers_attached(workers) == [("decoder", Tone.PLAIN), ("; lost: applier on h1", Tone.WARNING)]
     assert workers_attached(()) == [("none attached", Tone.WARNING)]
 
@@ -185,7 +192,7 @@ def test_plain_lines_tell_each_event_once_and_progress_now_and_then(
     lines.show(replace(COPYING, revision=2))
     now = 11.0
     lines.show(replace(COPYING, revision=3))
-    lines.show(replace(STREAMING, events=(*COPYING.events, Event(NOW, "warning", "slow disk"))))
+    lines.show(replace(STREAMING, events=(*COPYING.events, Event(NOW, EventLevel.WARNING, "slow disk"))))
     captured = capsys.readouterr()
     assert captured.out == ""
     told = captured.err.splitlines()

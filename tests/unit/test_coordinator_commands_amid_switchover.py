@@ -15,7 +15,15 @@ from services.coordinator.operations import undo as undo_module
 from services.coordinator.operations.undo import undo_at_last
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.pipeline import Pipeline
-from services.shared.model import Endpoint, ErrorKind, MigrationOptions, PgmigError, Phase, TableId
+from services.shared.model import (
+    Endpoint,
+    ErrorKind,
+    EventLevel,
+    MigrationOptions,
+    PgmigError,
+    Phase,
+    TableId,
+)
 
 
 def migration(phase: Phase) -> Migration:
@@ -93,7 +101,7 @@ async def test_undoing_goes_on_whatever_fails_until_writers_are_let_in(
     monkeypatch.setattr(undo_module, "FIRST_UNDO_S", 0.001)
     await undo_at_last(cast(Pipeline, stand))
     assert stand.migration.phase is Phase.STREAMING
-    told = [event.text for event in stand.migration.record.events if event.level == "error"]
+    told = [event.text for event in stand.migration.record.events if event.level == EventLevel.ERROR]
     assert [text for text in told if "not open to writers yet" in text] == told
     assert len(told) == 3
 

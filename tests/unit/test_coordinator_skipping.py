@@ -19,7 +19,7 @@ from services.shared.model import (
     SkippedTransaction,
 )
 
-REFUSED = Failure("APPLY_FAILED", "the destination refuses it", "cure it", Lsn(77), 742)
+REFUSED = Failure(ErrorKind.APPLY_FAILED, "the destination refuses it", "cure it", Lsn(77), 742)
 RECORD = Record(
     migration_id="m",
     revision=7,
@@ -44,7 +44,7 @@ def test_the_audit_record_says_who_when_what_and_why() -> None:
 def test_the_way_out_is_in_the_hint() -> None:
     assert explained(REFUSED, "m").hint.startswith("cure it; or ")
     assert "--id m --lsn 0/4D" in explained(REFUSED, "m").hint
-    gap = Failure("GAP", "something is missing", "start again", Lsn(77))
+    gap = Failure(ErrorKind.GAP, "something is missing", "start again", Lsn(77))
     assert explained(gap, "m") == gap
 
 
@@ -57,7 +57,13 @@ def test_the_way_out_is_in_the_hint() -> None:
         (RECORD, 77, "why", "", ErrorKind.INVALID_ARGUMENT),
         (replace(RECORD, phase=Phase.PAUSED), 77, "why", "who", ErrorKind.WRONG_PHASE),
         (replace(RECORD, phase=Phase.CATCHUP, failure=None), 77, "why", "who", ErrorKind.WRONG_PHASE),
-        (replace(RECORD, failure=replace(REFUSED, kind="GAP")), 77, "why", "who", ErrorKind.WRONG_PHASE),
+        (
+            replace(RECORD, failure=replace(REFUSED, kind=ErrorKind.GAP)),
+            77,
+            "why",
+            "who",
+            ErrorKind.WRONG_PHASE,
+        ),
         (replace(RECORD, failure=replace(REFUSED, xid=0)), 77, "why", "who", ErrorKind.WRONG_PHASE),
     ],
 )

@@ -26,7 +26,9 @@ from services.coordinator.registry import newest
 from services.shared.model import (
     DatabaseIdentity,
     Endpoint,
+    ErrorKind,
     Event,
+    EventLevel,
     Failure,
     IdentityBefore,
     Lsn,
@@ -52,7 +54,7 @@ RECORD = Record(
     created_at=1.5,
     phase_since=2.5,
     resume_phase=Phase.CATCHUP,
-    failure=Failure("GAP", "text", "hint", Lsn(5)),
+    failure=Failure(ErrorKind.GAP, "text", "hint", Lsn(5)),
     slot=SlotRecord(Lsn(0x1_0000_0000), "6943", 3),
     published=(TableId("s", "root"),),
     inserts_only=(TableId("s", "log"),),
@@ -63,7 +65,7 @@ RECORD = Record(
     flushed_lsn=Lsn(12),
     freeze=Before("on", 3.25, "shop", "postgres", ("feed",), (OwnSession(7, 1_700_000_000_123_456),)),
     switchover=SwitchoverResult(Lsn(4), 120, 6, 4.5),
-    events=(Event(1.0, "info", "begun"),),
+    events=(Event(1.0, EventLevel.INFO, "begun"),),
     skipped=(SkippedTransaction(Lsn(4), 742, 1.5, "who@host", "why", "refused"),),
     instance="d",
     term=3,
@@ -116,10 +118,10 @@ def test_of_two_records_of_an_id_the_later_one_counts(later: dict[str, Any]) -> 
 def test_revision_grows_with_every_change_and_events_are_capped() -> None:
     migration = Migration(RECORD, lambda: (), clock=lambda: 100.0)
     for number in range(300):
-        migration.event("info", f"line {number}")
-        migration.event("info", f"line {number}")  # a repetition is left out
+        migration.event(EventLevel.INFO, f"line {number}")
+        migration.event(EventLevel.INFO, f"line {number}")  # a repetition is left out
     assert len(migration.record.events) == 200
-    assert migration.record.events[-1] == Event(100.0, "info", "line 299")
+    assert migration.record.events[-1] == Event(100.0, EventLevel.INFO, "line 299")
     revision = migration.record.revision
     migration.touch()
     assert migration.view().revision == revision + 1

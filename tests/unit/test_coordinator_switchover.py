@@ -25,6 +25,8 @@ from services.shared.model import (
     MigrationOptions,
     PgmigError,
     Phase,
+    StepName,
+    StepState,
     SwitchoverResult,
     SwitchoverStep,
 )
@@ -95,7 +97,7 @@ async def test_its_outcome_is_told_although_the_coordinator_is_stopped(
     assert running.cancelled()
     assert stand.journal.saved
     told = [step async for step in feed.read()]
-    assert [(step.name, step.state) for step in told] == [("commit", "done")]
+    assert [(step.name, step.state) for step in told] == [(StepName.COMMIT, StepState.DONE)]
     assert told[0].result is not None
     assert told[0].result.sentinel_lsn == RESULT.sentinel_lsn
 
@@ -124,8 +126,8 @@ async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
     assert thawed.is_set()
     steps = feed.read()
     assert [(step.name, step.state) async for step in _until_error(steps)] == [
-        ("rollback", "started"),
-        ("rollback", "done"),
+        (StepName.ROLLBACK, StepState.STARTED),
+        (StepName.ROLLBACK, StepState.DONE),
     ]
 
 
@@ -134,7 +136,7 @@ async def test_what_the_migration_failed_with_outlives_a_refused_switchover(
 ) -> None:
     """It holds the LSN that skip-transaction needs, and the way to go on."""
     stand = Stand()
-    failure = Failure("SCHEMA_DRIFT", "columns of app.a were altered", "resync", Lsn(77))
+    failure = Failure(ErrorKind.SCHEMA_DRIFT, "columns of app.a were altered", "resync", Lsn(77))
     stand.journal.may_end.set()
 
     async def fails_meanwhile(_run: Any) -> None:

@@ -210,7 +210,7 @@ async def test_failure_that_a_retry_may_cure_is_tried_again(force: Workforce, li
     worker.attach()
     force.want("m", Role.APPLIER, applier_work)
     first = worker.assigned()
-    force.report("one", AssignmentFailed(first.assignment_id, "TRANSIENT", "text"))
+    force.report("one", AssignmentFailed(first.assignment_id, ErrorKind.TRANSIENT, "text"))
     assert [error.kind for error in listening.errors] == [ErrorKind.TRANSIENT]
     assert worker.assigned() == first  # not at once
     listening.log.clear()
@@ -225,9 +225,9 @@ async def test_report_of_another_worker_or_an_old_assignment_is_ignored(
     worker.attach()
     force.want("m", Role.APPLIER, applier_work)
     other.attach()
-    report = AssignmentFailed(worker.assigned().assignment_id, "GAP", "text")
+    report = AssignmentFailed(worker.assigned().assignment_id, ErrorKind.GAP, "text")
     force.report("two", report)
-    force.report("one", AssignmentFailed("old", "GAP", "text"))
+    force.report("one", AssignmentFailed("old", ErrorKind.GAP, "text"))
     assert listening.errors == []
-    force.report("one", AssignmentFailed(worker.assigned().assignment_id, "NEW_KIND", "text"))
+    force.report("one", AssignmentFailed(worker.assigned().assignment_id, ErrorKind.INTERNAL, "text"))
     assert [error.kind for error in listening.errors] == [ErrorKind.INTERNAL]

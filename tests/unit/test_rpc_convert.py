@@ -18,8 +18,10 @@ from pgmig.worker.v1 import worker_pb2
 
 from services.shared.model import (
     Assign,
+    AssignmentFailed,
     CleanupResult,
     ErrorKind,
+    EventLevel,
     Lsn,
     MigrationOptions,
     MigrationPlan,
@@ -179,6 +181,35 @@ def test_a_phase_of_a_newer_coordinator_is_a_clear_error() -> None:
     message.phase = typing.cast(Any, 77)
     with pytest.raises(PgmigError, match="phase 77"):
         view_from_pb(message)
+
+
+def test_a_failure_or_level_of_a_newer_coordinator_is_shown_as_the_plain_one() -> None:
+    message = control_pb2.Migration(
+        migration_id="m",
+        phase=control_pb2.PHASE_FAILED,
+        failure=control_pb2.Failure(kind="NEW_KIND"),
+        events=[control_pb2.Event(level="new", text="text")],
+    )
+    shown = view_from_pb(message)
+    assert shown.failure is not None and shown.failure.kind is ErrorKind.INTERNAL
+    assert [(event.level, event.text) for event in shown.events] == [(EventLevel.INFO, "text")]
+
+
+def test_an_error_kind_of_a_newer_worker_counts_as_internal() -> None:
+    failed = worker_pb2.AssignmentFailed(assignment_id="a", kind="NEW_KIND")
+    report = report_from_pb(worker_pb2.WorkerReport(failed=failed))
+    assert isinstance(report, AssignmentFailed) and report.kind is ErrorKind.INTERNAL
+
+
+def test_a_role_or_step_of_a_newer_coordinator_is_a_clear_error() -> None:
+    auditor = control_pb2.Migration(
+        phase=control_pb2.PHASE_COPY, workers=[control_pb2.Worker(role="auditor")]
+    )
+    with pytest.raises(PgmigError, match="auditor"):
+        view_from_pb(auditor)
+    for name, state in (("swap", "done"), ("drain", "skipped")):
+        with pytest.raises(PgmigError, match="does not know"):
+            step_from_pb(control_pb2.SwitchoverStep(name=name, state=state))
 
 
 @pytest.mark.parametrize(

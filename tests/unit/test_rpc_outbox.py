@@ -9,6 +9,7 @@ from services.shared.model import (
     AssignmentFailed,
     AssignmentStopped,
     DecoderProgress,
+    ErrorKind,
     Lsn,
     PartDone,
     PartProgress,
@@ -90,13 +91,13 @@ def test_it_is_settled_only_when_all_that_must_arrive_is_acknowledged() -> None:
     assert outbox.settled
 
 
-@pytest.mark.parametrize("end", [done("p1"), AssignmentFailed("a1", "TRANSIENT", "x", part_id="p1")])
+@pytest.mark.parametrize("end", [done("p1"), AssignmentFailed("a1", ErrorKind.TRANSIENT, "x", part_id="p1")])
 def test_the_end_of_a_part_takes_the_place_of_its_progress(end: WorkerReport) -> None:
     outbox = filled(copying("p1", 5), copying("p2", 5), end)
     assert drain(outbox) == [copying("p2", 5), end]
 
 
-@pytest.mark.parametrize("end", [AssignmentStopped("a1"), AssignmentFailed("a1", "GAP", "x")])
+@pytest.mark.parametrize("end", [AssignmentStopped("a1"), AssignmentFailed("a1", ErrorKind.GAP, "x")])
 def test_the_end_of_an_assignment_takes_the_place_of_its_progress(end: WorkerReport) -> None:
     applying = ApplierProgress("a2", Lsn(1), Lsn(1), 0.0, 0, 0, 0)
     outbox = filled(copying("p1", 5), decoding(1), applying, end)

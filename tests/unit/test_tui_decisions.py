@@ -21,12 +21,16 @@ from clients.tui.themes import PGMIG, SIXTEEN, theme
 from services.shared.model import (
     ErrorKind,
     Event,
+    EventLevel,
     Failure,
     MigrationOptions,
     MigrationView,
     PgmigError,
     Phase,
     Rates,
+    Role,
+    StepName,
+    StepState,
     SwitchoverStep,
     TableState,
     WorkerView,
@@ -201,25 +205,24 @@ def test_elapsed_stops_at_the_end_and_bears_clocks_that_differ() -> None:
 
 def test_workers_are_listed_by_role_and_lost_ones_first() -> None:
     workers = (
-        WorkerView("a1", "applier", "h1"),
-        WorkerView("c1", "copier", "h1"),
-        WorkerView("c2", "copier", "h2", lost=True),
-        WorkerView("x1", "auditor", "h1"),
-        WorkerView("d1", "decoder", "h1"),
+        WorkerView("a1", Role.APPLIER, "h1"),
+        WorkerView("c1", Role.COPIER, "h1"),
+        WorkerView("c2", Role.COPIER, "h2", lost=True),
+        WorkerView("d1", Role.DECODER, "h1"),
     )
     listed = [(role, [w.worker_id for w in some]) for role, some in by_role(workers)]
-    assert listed == [("decoder", ["d1"]), ("copier", ["c2", "c1"]), ("applier", ["a1"]), ("auditor", ["x1"])]
+    assert listed == [("decoder", ["d1"]), ("copier", ["c2", "c1"]), ("applier", ["a1"])]
 
 
 def test_only_unseen_events_are_new() -> None:
-    more = (*EVENTS, Event(START + 20, "info", "next"))
+    more = (*EVENTS, Event(START + 20, EventLevel.INFO, "next"))
     assert tuple(unseen((), EVENTS)) == EVENTS
     assert tuple(unseen(EVENTS, EVENTS)) == ()
     assert tuple(unseen(EVENTS, more)) == more[-1:]
 
 
 def test_events_dropped_from_the_bounded_tail_do_not_repeat_the_rest() -> None:
-    same = Event(START, "warning", "again")
+    same = Event(START, EventLevel.WARNING, "again")
     assert tuple(unseen((same, same), (same, same, same))) == (same,)
     assert tuple(unseen(EVENTS, (*EVENTS[2:], same))) == (same,)
     assert tuple(unseen(EVENTS, (same,))) == (same,)
@@ -240,7 +243,7 @@ def test_the_theme_suits_the_terminal(environ: dict[str, str], colours: str | No
     assert theme(environ, colours) == name
 
 
-ROLLED_BACK = SwitchoverStep("rollback", "done", "source takes writes again", 30_040)
+ROLLED_BACK = SwitchoverStep(StepName.ROLLBACK, StepState.DONE, "source takes writes again", 30_040)
 TIMED_OUT = PgmigError(ErrorKind.TIMEOUT, "not drained within 30s", "allow more time")
 CUT_OFF = PgmigError(ErrorKind.UNREACHABLE, "connection reset", "check the network")
 
@@ -255,9 +258,9 @@ def attempt(*told: SwitchoverStep) -> Attempt:
 def test_steps_are_replaced_by_their_newer_state() -> None:
     found = attempt(*STEPS[:4])
     assert [(step.name, step.state) for step in found.steps] == [
-        ("freeze", "done"),
-        ("sentinel", "done"),
-        ("drain", "started"),
+        (StepName.FREEZE, StepState.DONE),
+        (StepName.SENTINEL, StepState.DONE),
+        (StepName.DRAIN, StepState.STARTED),
     ]
     assert found.outcome is Outcome.RUNNING
     assert found.blocked
@@ -279,14 +282,14 @@ def test_a_rollback_says_why() -> None:
 
 
 def test_a_rollback_without_an_error_takes_its_reason_from_the_failed_step() -> None:
-    failed = SwitchoverStep("drain", "failed", "212 MiB left", 30_000)
+    failed = SwitchoverStep(StepName.DRAIN, StepState.FAILED, "212 MiB left", 30_000)
     found = attempt(STEPS[1], failed, ROLLED_BACK).with_end(None)
     assert found.outcome is Outcome.ROLLED_BACK
     assert found.reason == ("drain: 212 MiB left", "")
 
 
 def test_a_failed_rollback_is_not_called_a_rollback() -> None:
-    stuck = SwitchoverStep("rollback", "failed", "source unreachable", 31_000)
+    stuck = SwitchoverStep(StepName.ROLLBACK, StepState.FAILED, "source unreachable", 31_000)
     assert attempt(*STEPS[:4], stuck).with_end(TIMED_OUT).outcome is Outcome.STUCK
 
 
@@ -301,12 +304,12 @@ def test_a_broken_stream_leaves_the_outcome_unknown_until_a_view_tells() -> None
     assert broken.with_view(view(Phase.SWITCHOVER)).outcome is Outcome.UNKNOWN
     over = replace(view(Phase.SWITCHED_OVER), switchover=STEPS[-1].result)
     assert broken.with_view(over).outcome is Outcome.SWITCHED_OVER
-    undone = replace(streaming(), failure=Failure("TIMEOUT", "not drained", "again"))
+    undone = replace(streaming(), failure=Failure(ErrorKind.TIMEOUT, "not drained", "again"))
     assert broken.with_view(undone).outcome is Outcome.ROLLED_BACK
     assert broken.with_view(undone).reason == ("not drained", "again")
     assert broken.with_view(view(Phase.FAILED)).outcome is Outcome.STUCK
 
 
 def test_views_before_the_end_say_nothing_of_the_outcome() -> None:
-    undone = replace(streaming(), failure=Failure("TIMEOUT", "an earlier attempt", ""))
+    undone = replace(streaming(), failure=Failure(ErrorKind.TIMEOUT, "an earlier attempt", ""))
     assert attempt(*STEPS[:4]).with_view(undone).with_end(CUT_OFF).outcome is Outcome.UNKNOWN

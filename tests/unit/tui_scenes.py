@@ -9,7 +9,9 @@ from dataclasses import replace
 from clients.session import Connection, OnConnection
 from services.shared.model import (
     Endpoint,
+    ErrorKind,
     Event,
+    EventLevel,
     Failure,
     IndexProgress,
     Lsn,
@@ -18,6 +20,9 @@ from services.shared.model import (
     Phase,
     Positions,
     Rates,
+    Role,
+    StepName,
+    StepState,
     SwitchoverResult,
     SwitchoverStep,
     TableId,
@@ -51,16 +56,16 @@ TABLES = (
     table("currencies", TableState.COPIED, 0),
 )
 WORKERS = (
-    WorkerView("decoder-1", "decoder", "mig-a.example.net"),
-    WorkerView("copier-1", "copier", "mig-a.example.net"),
-    WorkerView("copier-2", "copier", "mig-b.example.net"),
-    WorkerView("applier-1", "applier", "mig-b.example.net"),
+    WorkerView("decoder-1", Role.DECODER, "mig-a.example.net"),
+    WorkerView("copier-1", Role.COPIER, "mig-a.example.net"),
+    WorkerView("copier-2", Role.COPIER, "mig-b.example.net"),
+    WorkerView("applier-1", Role.APPLIER, "mig-b.example.net"),
 )
 EVENTS = (
-    Event(START, "info", "checks passed: source 14.19, destination 17.6"),
-    Event(START + 2, "info", "slot pgmig_shop created at 5C/9F000028"),
-    Event(START + 9, "info", "pre-data schema restored: 11 tables, 4 types, 3 functions"),
-    Event(START + 9, "info", "copying 11 tables, 115 GiB, 2 copiers"),
+    Event(START, EventLevel.INFO, "checks passed: source 14.19, destination 17.6"),
+    Event(START + 2, EventLevel.INFO, "slot pgmig_shop created at 5C/9F000028"),
+    Event(START + 9, EventLevel.INFO, "pre-data schema restored: 11 tables, 4 types, 3 functions"),
+    Event(START + 9, EventLevel.INFO, "copying 11 tables, 115 GiB, 2 copiers"),
 )
 
 
@@ -113,7 +118,7 @@ def failed() -> MigrationView:
         phase=Phase.FAILED,
         resume_phase=Phase.STREAMING,
         failure=Failure(
-            "MISSING_ROW",
+            ErrorKind.MISSING_ROW,
             "UPDATE of public.orders found no row with key (id) on the destination",
             "look for writes on the destination; then resume, or start again with an empty one",
             Lsn.parse("5D/12890F30"),
@@ -123,14 +128,14 @@ def failed() -> MigrationView:
 
 RESULT = SwitchoverResult(Lsn.parse("5D/12A200C8"), 1_240, 7, START + 1500)
 STEPS = (
-    SwitchoverStep("freeze", "started"),
-    SwitchoverStep("freeze", "done", "", 30),
-    SwitchoverStep("sentinel", "done", "marker at 5D/12A200C8", 60),
-    SwitchoverStep("drain", "started", "", 60),
-    SwitchoverStep("drain", "done", "destination flushed up to 5D/12A200C8", 910),
-    SwitchoverStep("sequences", "done", "7 sequences", 980),
-    SwitchoverStep("verify", "done", "", 1_150),
-    SwitchoverStep("commit", "done", "", 1_240, RESULT),
+    SwitchoverStep(StepName.FREEZE, StepState.STARTED),
+    SwitchoverStep(StepName.FREEZE, StepState.DONE, "", 30),
+    SwitchoverStep(StepName.SENTINEL, StepState.DONE, "marker at 5D/12A200C8", 60),
+    SwitchoverStep(StepName.DRAIN, StepState.STARTED, "", 60),
+    SwitchoverStep(StepName.DRAIN, StepState.DONE, "destination flushed up to 5D/12A200C8", 910),
+    SwitchoverStep(StepName.SEQUENCES, StepState.DONE, "7 sequences", 980),
+    SwitchoverStep(StepName.VERIFY, StepState.DONE, "", 1_150),
+    SwitchoverStep(StepName.COMMIT, StepState.DONE, "", 1_240, RESULT),
 )
 
 

@@ -20,6 +20,7 @@ from services.coordinator.migration.record import Record
 from services.coordinator.migration.stream_progress import FollowProgress
 from services.shared.model import (
     Event,
+    EventLevel,
     Failure,
     IndexProgress,
     Lsn,
@@ -41,7 +42,7 @@ REVISIONS_UNSAVED = 1000
 
 
 def failure_of(error: PgmigError) -> Failure:
-    return Failure(error.kind.value, error.message, error.hint, error.lsn or Lsn(0), error.xid)
+    return Failure(error.kind, error.message, error.hint, error.lsn or Lsn(0), error.xid)
 
 
 class Migration:
@@ -91,13 +92,13 @@ class Migration:
         waiting, self._next_change = self._next_change, asyncio.Event()
         waiting.set()
 
-    def move(self, phase: Phase, text: str = "", level: str = "info", **changes: Any) -> None:
+    def move(self, phase: Phase, text: str = "", level: EventLevel = EventLevel.INFO, **changes: Any) -> None:
         """Go to another phase. Raises WRONG_PHASE. text, level: for the timeline."""
         check_move(self.phase, phase)
         self.update(phase=phase, phase_since=self._clock(), **changes)
         self.event(level, text or f"phase {phase}")
 
-    def event(self, level: str, text: str) -> None:
+    def event(self, level: EventLevel, text: str) -> None:
         """Add a line to the timeline; a repetition of the last line is left out."""
         events = self.record.events
         if events and (events[-1].level, events[-1].text) == (level, text):

@@ -12,7 +12,12 @@ import logging
 
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.pipeline import Pipeline
-from services.shared.model import ErrorKind, PgmigError, Phase
+from services.shared.model import (
+    ErrorKind,
+    EventLevel,
+    PgmigError,
+    Phase,
+)
 from services.shared.pg.freeze.closed_database import beside, is_open, writable_connection
 from services.shared.pg.freeze.thaw import Before, admit_readers, thaw
 from services.shared.pg.replication.late_writes import late_writes, told
@@ -48,11 +53,13 @@ async def unfreeze(pipeline: Pipeline, *, read_only: bool) -> None:
     uri = await pipeline.known_source()
     if read_only:
         await admit_readers(uri, frozen)
-        migration.event("warning", "the old source accepts sessions again, which are read-only by default")
+        migration.event(
+            EventLevel.WARNING, "the old source accepts sessions again, which are read-only by default"
+        )
     else:
         await thaw(uri, frozen)
         migration.update(freeze=None)
-        migration.event("warning", "the old source accepts writes again: from now on both sides do")
+        migration.event(EventLevel.WARNING, "the old source accepts writes again: from now on both sides do")
     await pipeline.journal.save()
 
 
@@ -68,7 +75,7 @@ async def watch(pipeline: Pipeline) -> None:
         else:
             total = sum(count for _, count in found)
             if total and total >= 2 * seen:
-                pipeline.migration.event("error", alarm(found))
+                pipeline.migration.event(EventLevel.ERROR, alarm(found))
                 seen = total
         await asyncio.sleep(LOOK_EVERY_S)
 

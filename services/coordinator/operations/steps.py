@@ -6,7 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from services.shared.model import PgmigError, SwitchoverResult, SwitchoverStep
+from services.shared.model import (
+    PgmigError,
+    StepName,
+    StepState,
+    SwitchoverResult,
+    SwitchoverStep,
+)
 
 
 class StepFeed:
@@ -21,7 +27,9 @@ class StepFeed:
     def elapsed_ms(self) -> int:
         return int((time.monotonic() - self.blocked_at) * 1000) if self.blocked_at else 0
 
-    def tell(self, name: str, state: str, detail: str = "", result: SwitchoverResult | None = None) -> None:
+    def tell(
+        self, name: StepName, state: StepState, detail: str = "", result: SwitchoverResult | None = None
+    ) -> None:
         self._steps.append(SwitchoverStep(name, state, detail, self.elapsed_ms(), result))
         self._wake()
 

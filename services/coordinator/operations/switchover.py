@@ -37,10 +37,13 @@ from services.coordinator.tables.unlogged import check_unlogged
 from services.shared.model import (
     MESSAGE_PREFIX,
     ErrorKind,
+    EventLevel,
     Lsn,
     PgmigError,
     Phase,
     SentinelApplied,
+    StepName,
+    StepState,
     SwitchoverResult,
     TableId,
     check_move,
@@ -142,7 +145,7 @@ async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
     assert decided is not None
     if not await pipeline.release():
         pipeline.migration.event(
-            "warning",
+            EventLevel.WARNING,
             "not all workers are known to have stopped: see that no applier writes to the destination",
         )
     # Until now: the destination could be written to only after the decision was stored.
@@ -150,19 +153,19 @@ async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
     try:
         pipeline.migration.update(switchover=result)
         pipeline.migration.event(
-            "info", f"switched over; writes were blocked for {result.write_downtime_ms} ms"
+            EventLevel.INFO, f"switched over; writes were blocked for {result.write_downtime_ms} ms"
         )
         await pipeline.journal.save()
     except PgmigError as exc:  # the store has the decision
         log.error("after the switchover: %s", exc)
     finally:
-        feed.tell("commit", "done", result=result)
+        feed.tell(StepName.COMMIT, StepState.DONE, result=result)
         feed.end()
 
 
 async def _fail(pipeline: Pipeline, feed: StepFeed, exc: BaseException) -> None:
     error = cause(exc) or _interrupted(pipeline, exc)
-    feed.tell("rollback", "started", error.message)
+    feed.tell(StepName.ROLLBACK, StepState.STARTED, error.message)
     try:
         await _to_its_end(_roll_back(pipeline, feed, error))
     finally:
@@ -202,47 +205,47 @@ async def _unfollowed_ahead(run: _Run) -> None:
 
 
 async def _while_frozen(run: _Run, freeze: Freeze) -> None:
-    async with _step(run, "freeze"):
+    async with _step(run, StepName.FREEZE):
         await _freeze(run, freeze)
-    async with _step(run, "sentinel"):
+    async with _step(run, StepName.SENTINEL):
         await _emit(run, freeze)
-    async with _step(run, "drain"):
+    async with _step(run, StepName.DRAIN):
         await _drain(run, freeze)
-    async with _step(run, "close"):
+    async with _step(run, StepName.CLOSE):
         await _close(run, freeze)
-    async with _step(run, "sequences"):
+    async with _step(run, StepName.SEQUENCES):
         await _set_sequences(run, freeze)
     if run.unfollowed:
-        async with _step(run, "unfollowed"):
+        async with _step(run, StepName.UNPUBLISHED):
             await unfollowed.bring_in_step(run.pipeline, freeze)
-    async with _step(run, "verify"):
+    async with _step(run, StepName.VERIFY):
         await _verify(run, freeze)
         await _fence(run, freeze)
-    async with _step(run, "commit", tell_end=False):  # told when the locks are let go
+    async with _step(run, StepName.COMMIT, tell_end=False):  # told when the locks are let go
         await _commit(run)
 
 
 @asynccontextmanager
-async def _step(run: _Run, name: str, *, tell_end: bool = True) -> AsyncIterator[None]:
+async def _step(run: _Run, name: StepName, *, tell_end: bool = True) -> AsyncIterator[None]:
     """Tell of the step; it ends at the deadline, or when a worker fails for good."""
-    run.feed.tell(name, "started")
+    run.feed.tell(name, StepState.STARTED)
     started = time.monotonic()
     try:
         async with asyncio.timeout(max(0.0, run.deadline - started)):
             yield
     except TimeoutError as exc:
-        run.feed.tell(name, "failed", "out of time")
+        run.feed.tell(name, StepState.FAILED, "out of time")
         raise PgmigError(
             ErrorKind.TIMEOUT,
             f"the switchover ran out of time in step {name}",
             "writers go on; see the lag, then try again or allow more time",
         ) from exc
     except PgmigError as exc:
-        run.feed.tell(name, "failed", exc.message)
+        run.feed.tell(name, StepState.FAILED, exc.message)
         raise
     log.info("switchover step %s took %.0f ms", name, (time.monotonic() - started) * 1000)
     if tell_end:
-        run.feed.tell(name, "done")
+        run.feed.tell(name, StepState.DONE)
 
 
 async def _check_tables(run: _Run, freeze: Freeze | None = None) -> None:
@@ -286,10 +289,10 @@ async def _freeze(run: _Run, freeze: Freeze) -> None:
     await freeze.stop_subscriptions()
     if freeze.before.subscriptions:
         named = ", ".join(freeze.before.subscriptions)
-        run.pipeline.migration.event("warning", f"subscriptions of the source are disabled: {named}")
+        run.pipeline.migration.event(EventLevel.WARNING, f"subscriptions of the source are disabled: {named}")
     run.feed.blocked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
     ended = await freeze.end_writers(await freeze.forbid_writes())
-    run.pipeline.migration.event("info", f"source frozen; sessions that were ended: {ended}")
+    run.pipeline.migration.event(EventLevel.INFO, f"source frozen; sessions that were ended: {ended}")
 
 
 async def _close(run: _Run, freeze: Freeze) -> None:
@@ -297,7 +300,7 @@ async def _close(run: _Run, freeze: Freeze) -> None:
     await freeze.check_prepared()
     await freeze.holds()
     run.pipeline.migration.event(
-        "info", f"the source accepts no connections; sessions that were ended: {ended}"
+        EventLevel.INFO, f"the source accepts no connections; sessions that were ended: {ended}"
     )
 
 
@@ -386,16 +389,16 @@ async def _commit(run: _Run) -> None:
 async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> None:
     """Let writers in again; goes on until it has. The migration keeps streaming."""
     migration = pipeline.migration
-    migration.event("error", f"switchover rolled back: {error.message}")
+    migration.event(EventLevel.ERROR, f"switchover rolled back: {error.message}")
     if migration.phase is Phase.SWITCHOVER:
         try:
             await undo_at_last(pipeline)
         except PgmigError as exc:
             log.error("the switchover of migration %s is left to another coordinator: %s", migration.id, exc)
-            feed.tell("rollback", "failed", exc.message)
+            feed.tell(StepName.ROLLBACK, StepState.FAILED, exc.message)
             return
     if migration.phase is not Phase.FAILED:  # what it failed with meanwhile tells how to go on
         migration.update(failure=failure_of(error))
-    feed.tell("rollback", "done")
+    feed.tell(StepName.ROLLBACK, StepState.DONE)
     feed.blocked_at = 0.0
     await pipeline.journal.save()

@@ -12,7 +12,12 @@ import asyncio
 from dataclasses import replace
 
 from services.coordinator.pipeline.pipeline import Pipeline
-from services.shared.model import ErrorKind, PgmigError, Phase
+from services.shared.model import (
+    ErrorKind,
+    EventLevel,
+    PgmigError,
+    Phase,
+)
 from services.shared.pg.freeze.sessions import OwnSession
 from services.shared.pg.freeze.thaw import thaw
 from services.shared.runtime.assignments import cause
@@ -32,7 +37,7 @@ async def undo_at_last(pipeline: Pipeline) -> None:
             error = cause(exc) or pipeline.unexpected(exc)
             if error.kind is ErrorKind.FENCED:
                 raise error from exc
-            migration.event("error", f"the source is not open to writers yet: {error}")
+            migration.event(EventLevel.ERROR, f"the source is not open to writers yet: {error}")
             await asyncio.sleep(wait)
             wait = min(LONGEST_UNDO_S, 2 * wait)
 

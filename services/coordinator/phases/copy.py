@@ -26,6 +26,7 @@ from services.coordinator.tables.to_copy import renewed, tables_to_copy
 from services.shared.bus.queue import delete_queue, ensure_queue, publish_parts, purge, queued
 from services.shared.model import (
     ErrorKind,
+    EventLevel,
     Lsn,
     PgmigError,
     Phase,
@@ -73,7 +74,7 @@ async def run(pipeline: Pipeline) -> Phase:
     await pipeline.staff(Role.DECODER)
     await delete_queue(pipeline.bus, pipeline.migration.id)
     migration = pipeline.migration
-    migration.event("info", f"copied {counted(len(migration.record.tables), 'table')}")
+    migration.event(EventLevel.INFO, f"copied {counted(len(migration.record.tables), 'table')}")
     return Phase.INDEXES
 
 
@@ -117,7 +118,7 @@ async def _publish(pipeline: Pipeline, snapshot: SnapshotReady, why: str) -> Non
     follow = migration.record.options.follow
     if migration.record.snapshot_id:
         which = "incomplete tables" if follow else "all tables"
-        migration.event("warning", f"{why}: {which} are copied under a new snapshot")
+        migration.event(EventLevel.WARNING, f"{why}: {which} are copied under a new snapshot")
     if migration.record.snapshot_id or not follow:
         # Copiers that hold parts of the old one stop first. One that does not hear it works in vain.
         await pipeline.staff(Role.DECODER)
@@ -180,7 +181,9 @@ async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> bool:
         # Parts have left the queue that nobody has reported. They were in the ledger before.
         if await _settled(pipeline) or (left or 0) < migration.copying.missing_parts(but=changed):
             if not migration.copying.complete:
-                migration.event("warning", "parts are missing from the copy queue: they are queued again")
+                migration.event(
+                    EventLevel.WARNING, "parts are missing from the copy queue: they are queued again"
+                )
                 migration.update(snapshot_id="")
             return False
     return False
@@ -194,7 +197,7 @@ def _snapshot_is_lost(pipeline: Pipeline, changed: set[TableId]) -> bool:
     for part, error in errors:
         table = pipeline.migration.copying.table_of(part)
         if error.kind is ErrorKind.TABLE_CHANGED and table is not None:
-            pipeline.migration.event("warning", str(error))
+            pipeline.migration.event(EventLevel.WARNING, str(error))
             changed.add(table)
         elif error.kind is ErrorKind.SNAPSHOT_LOST:
             lost = True

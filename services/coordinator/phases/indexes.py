@@ -27,7 +27,14 @@ from services.coordinator.tables import damaged
 from services.coordinator.tables.partitions import check_partitions
 from services.coordinator.tables.routed import look_for_routes
 from services.coordinator.tables.unlogged import check_unlogged
-from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role
+from services.shared.model import (
+    ErrorKind,
+    EventLevel,
+    Lsn,
+    PgmigError,
+    Phase,
+    Role,
+)
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog.replica_identity import use_indexes
 from services.shared.pg.catalog.selected import choose
@@ -85,7 +92,7 @@ async def _build(pipeline: Pipeline) -> Building:
     await building.look_again()
     building.count(building.plan.of_tables())
     await _across_tables(pipeline, building)
-    pipeline.migration.event("info", f"built indexes and constraints: {building.plan.total}")
+    pipeline.migration.event(EventLevel.INFO, f"built indexes and constraints: {building.plan.total}")
     return building
 
 
@@ -114,7 +121,7 @@ async def _loosen_keys(pipeline: Pipeline) -> None:
         await silence(conn)
         loose = await loosen_keys(conn, (*migration.record.inserts_only, *migration.record.copied_only))
     for warning in loose.warnings:
-        migration.event("warning", warning)
+        migration.event(EventLevel.WARNING, warning)
 
 
 async def _warn_of_keys(pipeline: Pipeline) -> None:
@@ -125,7 +132,7 @@ async def _warn_of_keys(pipeline: Pipeline) -> None:
     async with connection(uris.destination_uri, "destination") as conn:
         warning = await doubtful_keys(conn, (*record.inserts_only, *record.copied_only))
     if warning:
-        pipeline.migration.event("warning", warning)
+        pipeline.migration.event(EventLevel.WARNING, warning)
 
 
 async def _at_once(building: Building, items: Sequence[Item], step: str) -> None:
@@ -159,7 +166,7 @@ async def _of_one_moment(pipeline: Pipeline, *, again: bool) -> None:
         async with connection((await pipeline.credentials()).source_uri, "source") as conn:
             target, why = await wal_position(conn), "before foreign keys are checked again"
     if target:
-        migration.event("info", f"changes are applied up to {target}, {why}")
+        migration.event(EventLevel.INFO, f"changes are applied up to {target}, {why}")
         await look_for_routes(pipeline)
         await pipeline.staff(Role.DECODER, Role.APPLIER)
         await pipeline.until(lambda: migration.following.applied >= target)
@@ -195,5 +202,5 @@ async def _finish(pipeline: Pipeline, done: set[str]) -> None:
             wanted = await read_database_settings(source)
             privileges = not options.no_acl
             for warning in await write_database_settings(uris.destination_uri, wanted, privileges=privileges):
-                migration.event("warning", warning)
+                migration.event(EventLevel.WARNING, warning)
             await mark_step(destination, migration.record.migration_id, DATABASE)

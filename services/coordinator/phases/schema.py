@@ -12,7 +12,15 @@ from dataclasses import replace
 from services.coordinator.migration.record import Record
 from services.coordinator.pipeline.dump_tools import schema_tools
 from services.coordinator.pipeline.pipeline import Pipeline
-from services.shared.model import ErrorKind, PgmigError, Phase, Role, SnapshotReady, counted
+from services.shared.model import (
+    ErrorKind,
+    EventLevel,
+    PgmigError,
+    Phase,
+    Role,
+    SnapshotReady,
+    counted,
+)
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog.objects import list_schemas
 from services.shared.pg.catalog.replica_identity import choose_published, put_back, set_full
@@ -86,7 +94,7 @@ async def _choose_published(pipeline: Pipeline) -> None:
                 sends_generated=chosen.sends_generated,
             )
             for warning in chosen.warnings:
-                migration.event("warning", warning)
+                migration.event(EventLevel.WARNING, warning)
         await pipeline.journal.save()
         await set_full(conn, [one.table for one in migration.record.altered])
 
@@ -123,7 +131,9 @@ async def _take_tables(pipeline: Pipeline, chosen: Chosen, known: Sequence[Known
         async with conn.transaction():
             await note_tables(conn, migration.record.migration_id, known)
             await mark_step(conn, migration.record.migration_id, PRE_DATA)
-    migration.event("info", f"{counted(len(migration.record.tables), 'table')} of the destination to fill")
+    migration.event(
+        EventLevel.INFO, f"{counted(len(migration.record.tables), 'table')} of the destination to fill"
+    )
 
 
 async def _restore(
@@ -158,7 +168,7 @@ async def _restore(
         if exc.kind is not ErrorKind.SCHEMA_FAILED:
             raise
         await _run(pipeline, script, chosen, known)  # once more, to name what fails
-    migration.event("info", f"{_described(migration.record)} is on the destination")
+    migration.event(EventLevel.INFO, f"{_described(migration.record)} is on the destination")
 
 
 async def _run(
@@ -183,7 +193,7 @@ async def _run(
             await note_tables(conn, migration.record.migration_id, known)
             await mark_step(conn, migration.record.migration_id, PRE_DATA)
     if options.drop_if_exists:
-        migration.event("info", f"dropped {counted(dropped, 'object')} of the destination")
+        migration.event(EventLevel.INFO, f"dropped {counted(dropped, 'object')} of the destination")
 
 
 def _described(record: Record) -> str:

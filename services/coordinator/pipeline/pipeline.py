@@ -41,6 +41,7 @@ from services.shared.model import (
     DecoderProgress,
     DecoderWork,
     ErrorKind,
+    EventLevel,
     Lsn,
     OpenSnapshot,
     PartDone,
@@ -210,7 +211,7 @@ class Pipeline:
             text = asked_for(self.migration.record, self._credentials, refused)
             if text != asked:
                 asked, self.migration.needs_credentials = text, True
-                self.migration.event("warning", text)
+                self.migration.event(EventLevel.WARNING, text)
             with suppress(TimeoutError):
                 async with asyncio.timeout(PASSWORD_FILE_EVERY_S):
                     await self.until(enough)
@@ -343,19 +344,21 @@ class Pipeline:
         if role is Role.APPLIER:
             self.migration.following.applier_gone()
         article = "a" if role is Role.COPIER else "the"
-        self.migration.event("warning", f"{article} {role} has stopped its work, or was lost")
+        self.migration.event(EventLevel.WARNING, f"{article} {role} has stopped its work, or was lost")
         self.notify()
 
     def unstaffed(self, role: Role) -> None:
         if role not in self._unstaffed:
             self._unstaffed.add(role)
-            self.migration.event("warning", f"no {role} is attached: waiting for one")
+            self.migration.event(EventLevel.WARNING, f"no {role} is attached: waiting for one")
 
     def failed(self, role: Role, error: PgmigError) -> None:
         if not error.policy.retry and self.fatal is None:
             self.fatal = error  # the failure of the migration reports it
         else:
-            self.migration.event("warning" if error.policy.retry else "error", f"{role}: {error}")
+            self.migration.event(
+                EventLevel.WARNING if error.policy.retry else EventLevel.ERROR, f"{role}: {error}"
+            )
         self.notify()
 
     def reported(self, role: Role, report: WorkerReport) -> None:
@@ -370,7 +373,7 @@ class Pipeline:
                 migration.following.decoder(now, report)
                 migration.touch()
                 if migration.following.stream_filled(now, report):
-                    migration.event("warning", STREAM_FULL)
+                    migration.event(EventLevel.WARNING, STREAM_FULL)
             case PartProgress() | PartDone():
                 migration.copying.report(report)
                 migration.touch()
@@ -381,7 +384,7 @@ class Pipeline:
                 self.sentinels[report.token] = report
             case AssignmentRetrying():
                 if line := self._retries.line(now, role, report):
-                    migration.event("warning", line)
+                    migration.event(EventLevel.WARNING, line)
             case AssignmentFailed():
                 self.part_errors.append((report.part_id, error_of(report)))
         self.notify()
@@ -392,7 +395,7 @@ class Pipeline:
         slot = SlotRecord(report.consistent_lsn, report.system_identifier, report.timeline)
         self.migration.update(slot=slot)
         if self.migration.record.options.follow:
-            self.migration.event("info", f"replication slot begins at {report.consistent_lsn}")
+            self.migration.event(EventLevel.INFO, f"replication slot begins at {report.consistent_lsn}")
 
     def cleared(self) -> None:
         """Forget what the last run of a phase ended with."""

@@ -10,7 +10,12 @@ import time
 from contextlib import suppress
 
 from services.coordinator.pipeline.pipeline import Pipeline
-from services.shared.model import SLOT_GONE, PgmigError, Phase
+from services.shared.model import (
+    SLOT_GONE,
+    EventLevel,
+    PgmigError,
+    Phase,
+)
 from services.shared.pg.replication.position import SourceState, SourceWatch
 
 _ASK_THEMSELVES = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER})
@@ -31,7 +36,7 @@ def note(pipeline: Pipeline, state: SourceState) -> None:
             if state.wal_status == SLOT_GONE
             else f"replication slot {slot} was invalidated: the source removed WAL that it needs"
         )
-        migration.event("error", f"{text}; the migration cannot be continued")
+        migration.event(EventLevel.ERROR, f"{text}; the migration cannot be continued")
 
 
 class Lookout:

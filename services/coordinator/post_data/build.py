@@ -17,7 +17,12 @@ from services.coordinator.pipeline.dump_tools import schema_tools
 from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.post_data.schedule import Schedule, Task, table_tasks
 from services.coordinator.post_data.task_pool import Crew
-from services.shared.model import IndexProgress, PgmigError, TableId
+from services.shared.model import (
+    EventLevel,
+    IndexProgress,
+    PgmigError,
+    TableId,
+)
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, steps_done
 from services.shared.pg.catalog.selected import choose
 from services.shared.pg.schema.archive import Section
@@ -191,9 +196,9 @@ async def _table_work(pipeline: Pipeline) -> Building:
             if error is None:
                 raise
             if not error.policy.retry:
-                pipeline.migration.event("warning", f"not built yet: {error}")
+                pipeline.migration.event(EventLevel.WARNING, f"not built yet: {error}")
                 raise error from exc
-            pipeline.migration.event("warning", f"building indexes is tried again: {error}")
+            pipeline.migration.event(EventLevel.WARNING, f"building indexes is tried again: {error}")
         else:
             return building
         await asyncio.sleep(wait)

@@ -27,7 +27,16 @@ from services.coordinator.tables.explain import (
 )
 from services.coordinator.tables.look import Difference, Look, look
 from services.coordinator.tables.routed import parted, take_routes
-from services.shared.model import ChangeKind, ErrorKind, Lsn, PgmigError, Phase, TableId, TableIdentity
+from services.shared.model import (
+    ChangeKind,
+    ErrorKind,
+    EventLevel,
+    Lsn,
+    PgmigError,
+    Phase,
+    TableId,
+    TableIdentity,
+)
 from services.shared.pg.bookkeeping.copy_ledger import forget_plans, read_ledger_alone
 from services.shared.pg.catalog.partition_routes import places, placing
 from services.shared.pg.catalog.table_changes import compare, read_columns
@@ -83,7 +92,9 @@ async def take_stock(
         if gone:
             await forget(pipeline, destination, gone, seen.end)
         for table in harmless:
-            migration.event("info", f"altered columns of {table.identity.table} are the same on both sides")
+            migration.event(
+                EventLevel.INFO, f"altered columns of {table.identity.table} are the same on both sides"
+            )
         lasting = [table for table in seen.added() if not seen.now[table].logged]
         added = names_copied([t for t in seen.added() if seen.now[t].logged], pipeline.routes)
         missing = (*await absent(destination, (*added, *lasting)), *missing_parents)
@@ -199,7 +210,7 @@ async def forget(pipeline: Pipeline, destination: Connection, tables: Sequence[T
     await pipeline.journal.save()
     await forget_copies(destination, migration.record.migration_id, tables, identities=True)
     for table in tables:
-        migration.event("info", f"table {table} was dropped on both sides")
+        migration.event(EventLevel.INFO, f"table {table} was dropped on both sides")
 
 
 async def forget_copies(
@@ -236,4 +247,4 @@ def begin_copy(
     if migration.phase is not Phase.COPY:
         migration.move(Phase.COPY, resume_phase=None, failure=None)
     listed = ", ".join(map(str, tables[:5])) + (" and more" if len(tables) > 5 else "")
-    migration.event("info", f"{why}: {listed}")
+    migration.event(EventLevel.INFO, f"{why}: {listed}")

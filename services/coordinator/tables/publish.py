@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.coordinator.pipeline.pipeline import Pipeline
-from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
+from services.shared.model import (
+    ErrorKind,
+    EventLevel,
+    PgmigError,
+    TableId,
+    TableIdentity,
+)
 from services.shared.pg.catalog.partition_routes import topmost
 from services.shared.pg.catalog.replica_identity import never_identified
 from services.shared.pg.replication.publication import add_to_publication
@@ -37,5 +43,5 @@ async def publish(
             "give them a primary key or another replica identity on the source, then continue",
         )
     await add_to_publication(source, migration.id.publication, sorted(wanted))
-    migration.event("info", f"added to the publication: {', '.join(map(str, sorted(wanted)))}")
+    migration.event(EventLevel.INFO, f"added to the publication: {', '.join(map(str, sorted(wanted)))}")
     return True

@@ -13,7 +13,12 @@ from dataclasses import replace
 from services.coordinator.migration.record import DroppedTable
 from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.look import Look
-from services.shared.model import Lsn, Route, TableId
+from services.shared.model import (
+    EventLevel,
+    Lsn,
+    Route,
+    TableId,
+)
 from services.shared.pg.catalog.partition_routes import topmost
 from services.shared.pg.catalog.partitions import divisions, find_routes
 from services.shared.pg.catalog.selected import choose
@@ -42,7 +47,9 @@ async def take_routes(
     pipeline.routes = await find_routes(source, destination, chosen)
     roots = sorted({route.root for route in pipeline.routes})
     if roots and pipeline.routes != before:
-        migration.event("info", f"partitioned otherwise on the destination: {', '.join(map(str, roots[:5]))}")
+        migration.event(
+            EventLevel.INFO, f"partitioned otherwise on the destination: {', '.join(map(str, roots[:5]))}"
+        )
     known = await known_tables(destination, migration.record.migration_id)
     routes = {route.leaf: route.root for route in pipeline.routes}
     apart = {t: one.root for t, one in known.items() if one.root is not None and t not in routes}

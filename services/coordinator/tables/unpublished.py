@@ -9,7 +9,12 @@ They go through the coordinator's own sessions, in pieces of bounded size.
 from __future__ import annotations
 
 from services.coordinator.pipeline.pipeline import Pipeline
-from services.shared.model import LargeObjects, Phase, counted
+from services.shared.model import (
+    EventLevel,
+    LargeObjects,
+    Phase,
+    counted,
+)
 from services.shared.pg.bookkeeping.schema import mark_step, steps_done
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.session.connection import connection
@@ -82,14 +87,18 @@ def _tell(pipeline: Pipeline, brought: Brought) -> None:
     migration = pipeline.migration
     if brought.lacking:
         named = ", ".join(map(str, brought.lacking))
-        migration.event("warning", f"extensions of the destination lack configuration tables: {named}")
+        migration.event(
+            EventLevel.WARNING, f"extensions of the destination lack configuration tables: {named}"
+        )
     if brought.tables:
-        migration.event("info", f"copied {counted(brought.rows, 'row')} of extensions' configuration tables")
+        migration.event(
+            EventLevel.INFO, f"copied {counted(brought.rows, 'row')} of extensions' configuration tables"
+        )
     outcome = brought.large_objects
     if outcome is not None:
         removed = f", {outcome.removed} removed" if outcome.removed else ""
         migration.event(
-            "info",
+            EventLevel.INFO,
             f"{counted(outcome.seen, 'large object')}: {outcome.written} sent ({outcome.bytes} bytes)"
             f"{removed}",
         )

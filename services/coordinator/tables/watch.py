@@ -12,7 +12,12 @@ import time
 from services.coordinator.migration.pace import pause
 from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.adopt import Stock, try_stock
-from services.shared.model import Lsn, Phase, TableId
+from services.shared.model import (
+    EventLevel,
+    Lsn,
+    Phase,
+    TableId,
+)
 
 LOOK_EVERY_S = 3.0
 LONGEST_PAUSE_S = 60.0
@@ -50,7 +55,7 @@ async def _applied(pipeline: Pipeline, at: Lsn) -> None:
 
     if not reached():
         pipeline.migration.event(
-            "warning", f"tables were altered on the source: changes are applied up to {at} first"
+            EventLevel.WARNING, f"tables were altered on the source: changes are applied up to {at} first"
         )
     await pipeline.until(reached)
 
@@ -61,5 +66,6 @@ def _tell_unpublished(pipeline: Pipeline, stock: Stock, told: set[TableId]) -> N
         told.update(new)
         named = ", ".join(map(str, new[:5])) + (" and more" if len(new) > 5 else "")
         pipeline.migration.event(
-            "warning", f"new tables of the source are not replicated: {named}; add them with resync-table"
+            EventLevel.WARNING,
+            f"new tables of the source are not replicated: {named}; add them with resync-table",
         )

@@ -27,7 +27,6 @@ from services.shared.model import (
     AssignmentFailed,
     AssignmentRef,
     AssignmentStopped,
-    ErrorKind,
     PgmigError,
     Register,
     Role,
@@ -50,12 +49,8 @@ MakeWork = Callable[[], Work]
 
 
 def error_of(report: AssignmentFailed) -> PgmigError:
-    """The worker's error; a kind of another release counts as INTERNAL."""
-    try:
-        kind = ErrorKind(report.kind)
-    except ValueError:
-        kind = ErrorKind.INTERNAL
-    return PgmigError(kind, report.message, report.hint, report.lsn or None, report.xid)
+    """The worker's error."""
+    return PgmigError(report.kind, report.message, report.hint, report.lsn or None, report.xid)
 
 
 class Listener(Protocol):
@@ -171,7 +166,7 @@ class Workforce:
         """Who works for the migration."""
         busy = {job.worker_id for job in self._of(migration_id)}
         return tuple(
-            WorkerView(w.worker_id, w.role.value, w.host, not w.attached)
+            WorkerView(w.worker_id, w.role, w.host, not w.attached)
             for w in self._workers.values()
             if w.worker_id in busy
         )

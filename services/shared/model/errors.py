@@ -56,6 +56,11 @@ class ErrorKind(StrEnum):
     DEADLOCK = "DEADLOCK"
     UNTRANSLATABLE = "UNTRANSLATABLE"
 
+    @classmethod
+    def named(cls, name: str) -> ErrorKind:
+        """The kind that another process names; INTERNAL for one that this release does not know."""
+        return cls(name) if name in cls.__members__ else cls.INTERNAL
+
 
 class ExitCode(IntEnum):
     """Exit codes of pgmig-cli; documented in README.md and stable."""

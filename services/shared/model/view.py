@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from services.shared.model.errors import located
+from services.shared.model.errors import ErrorKind, located
 from services.shared.model.lsn import Lsn
 from services.shared.model.phase import Phase
 from services.shared.model.selection import Selection
 from services.shared.model.tables import TableId
+from services.shared.model.work import Role
 
 
 class NoKeyTables(StrEnum):
@@ -125,7 +126,7 @@ class Endpoint:
 class Failure:
     """xid: of the source transaction whose commit record lies at `lsn`; 0: not about one."""
 
-    kind: str
+    kind: ErrorKind
     message: str
     hint: str = ""
     lsn: Lsn = Lsn(0)
@@ -216,19 +217,25 @@ class IndexProgress:
     building: tuple[str, ...] = ()
 
 
+class EventLevel(StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the migration's timeline. level: info, warning or error."""
+    """One line of the migration's event log."""
 
     at: float
-    level: str
+    level: EventLevel
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
     worker_id: str
-    role: str
+    role: Role
     host: str
     lost: bool = False
 
@@ -241,13 +248,35 @@ class SwitchoverResult:
     finished_at: float
 
 
+class StepName(StrEnum):
+    """The steps of a switchover, in their order; `rollback` takes the place of those that are left.
+
+    unfollowed: the tables and large objects that no publication carries are compared, if there are any.
+    """
+
+    FREEZE = "freeze"
+    SENTINEL = "sentinel"
+    DRAIN = "drain"
+    CLOSE = "close"
+    SEQUENCES = "sequences"
+    UNPUBLISHED = "unfollowed"
+    VERIFY = "verify"
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+
+
+class StepState(StrEnum):
+    STARTED = "started"
+    DONE = "done"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class SwitchoverStep:
-    """name: freeze, sentinel, drain, sequences, verify, commit or rollback.
-    state: started, done or failed. elapsed_ms: since writes were blocked."""
+    """elapsed_ms: since writes were blocked."""
 
-    name: str
-    state: str
+    name: StepName
+    state: StepState
     detail: str = ""
     elapsed_ms: int = 0
     result: SwitchoverResult | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from services.shared.model.errors import ErrorKind
 from services.shared.model.lsn import Lsn
 from services.shared.model.tables import Route, TableId
 
@@ -236,10 +237,10 @@ class SentinelApplied:
 
 @dataclass(frozen=True, slots=True)
 class AssignmentFailed:
-    """The assignment has ended (or, with part_id, one part of a copier's). kind is an ErrorKind."""
+    """The assignment has ended (or, with part_id, one part of a copier's)."""
 
     assignment_id: str
-    kind: str
+    kind: ErrorKind
     message: str
     hint: str = ""
     lsn: Lsn = Lsn(0)
@@ -250,10 +251,10 @@ class AssignmentFailed:
 @dataclass(frozen=True, slots=True)
 class AssignmentRetrying:
     """The assignment, or what of it runs just now, has failed and will be tried again by the worker
-    itself. kind is an ErrorKind."""
+    itself."""
 
     assignment_id: str
-    kind: str
+    kind: ErrorKind
     message: str
     hint: str = ""
 

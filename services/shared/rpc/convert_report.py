@@ -15,6 +15,7 @@ from services.shared.model import (
     AssignmentRetrying,
     AssignmentStopped,
     DecoderProgress,
+    ErrorKind,
     Lsn,
     PartDone,
     PartProgress,
@@ -153,7 +154,7 @@ def _failed_to_pb(report: AssignmentFailed) -> pb.AssignmentFailed:
 def _failed_from_pb(message: pb.AssignmentFailed) -> AssignmentFailed:
     return AssignmentFailed(
         message.assignment_id,
-        message.kind,
+        ErrorKind.named(message.kind),
         message.message,
         message.hint,
         Lsn(message.lsn),
@@ -191,7 +192,9 @@ def _sentinel_from_pb(message: pb.SentinelApplied) -> SentinelApplied:
 
 
 def _retrying_from_pb(message: pb.AssignmentRetrying) -> AssignmentRetrying:
-    return AssignmentRetrying(message.assignment_id, message.kind, message.message, message.hint)
+    return AssignmentRetrying(
+        message.assignment_id, ErrorKind.named(message.kind), message.message, message.hint
+    )
 
 
 _DECODERS: dict[str, Callable[[pb.AttachRequest], WorkerReport]] = {

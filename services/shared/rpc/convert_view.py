@@ -18,6 +18,7 @@ from services.shared.model import (
     Endpoint,
     ErrorKind,
     Event,
+    EventLevel,
     Failure,
     IndexProgress,
     LargeObjects,
@@ -31,8 +32,11 @@ from services.shared.model import (
     Phase,
     Positions,
     Rates,
+    Role,
     Selection,
     SkippedTransaction,
+    StepName,
+    StepState,
     SwitchoverResult,
     SwitchoverStep,
     TableId,
@@ -57,7 +61,7 @@ _STATE_TO_PB = {state: pb.TableState.Value(f"TABLE_STATE_{state.name}") for stat
 _STATE_FROM_PB = {int(value): state for state, value in _STATE_TO_PB.items()}
 
 
-def _unknown(what: str, value: int) -> PgmigError:
+def _unknown(what: str, value: int | str) -> PgmigError:
     return PgmigError(
         ErrorKind.INTERNAL,
         f"the coordinator names {what} {value}, which this version does not know",
@@ -212,7 +216,9 @@ def _failure_to_pb(value: Failure) -> pb.Failure:
 
 
 def _failure_from_pb(message: pb.Failure) -> Failure:
-    return Failure(message.kind, message.message, message.hint, Lsn(message.lsn), message.xid)
+    return Failure(
+        ErrorKind.named(message.kind), message.message, message.hint, Lsn(message.lsn), message.xid
+    )
 
 
 def _skipped_to_pb(value: SkippedTransaction) -> pb.SkippedTransaction:
@@ -285,6 +291,19 @@ def _rates_from_pb(message: pb.Rates) -> Rates:
     )
 
 
+def _event_from_pb(message: pb.Event) -> Event:
+    """A level that this release does not know is shown as information."""
+    known = message.level in set(EventLevel)
+    level = EventLevel(message.level) if known else EventLevel.INFO
+    return Event(time_from_pb(message.at), level, message.text)
+
+
+def _worker_from_pb(message: pb.Worker) -> WorkerView:
+    if message.role not in set(Role):
+        raise _unknown("worker role", message.role)
+    return WorkerView(message.worker_id, Role(message.role), message.host, message.lost)
+
+
 def _table_to_pb(value: TableProgress) -> pb.TableProgress:
     return pb.TableProgress(
         table=TableName(schema=value.table.schema, name=value.table.name),
@@ -338,9 +357,13 @@ def step_to_pb(value: SwitchoverStep) -> pb.SwitchoverStep:
 
 
 def step_from_pb(message: pb.SwitchoverStep) -> SwitchoverStep:
+    if message.name not in set(StepName):
+        raise _unknown("switchover step", message.name)
+    if message.state not in set(StepState):
+        raise _unknown("state of a switchover step", message.state)
     return SwitchoverStep(
-        message.name,
-        message.state,
+        StepName(message.name),
+        StepState(message.state),
         message.detail,
         message.elapsed_ms,
         _result_from_pb(message.result) if message.HasField("result") else None,
@@ -390,8 +413,8 @@ def view_from_pb(message: pb.Migration) -> MigrationView:
         positions=_positions_from_pb(message.positions),
         rates=_rates_from_pb(message.rates),
         tables=tuple(_table_from_pb(table) for table in message.tables),
-        events=tuple(Event(time_from_pb(e.at), e.level, e.text) for e in message.events),
-        workers=tuple(WorkerView(w.worker_id, w.role, w.host, w.lost) for w in message.workers),
+        events=tuple(_event_from_pb(event) for event in message.events),
+        workers=tuple(_worker_from_pb(worker) for worker in message.workers),
         switchover=_result_from_pb(message.switchover) if message.HasField("switchover") else None,
         indexes=IndexProgress(message.indexes.total, message.indexes.done, tuple(message.indexes.building)),
         needs_credentials=message.needs_credentials,

@@ -75,7 +75,7 @@ def failed(assignment_id: str, exc: BaseException, part_id: str = "") -> Assignm
         )
     return AssignmentFailed(
         assignment_id,
-        error.kind.value,
+        error.kind,
         error.message,
         error.hint,
         error.lsn or Lsn(0),
@@ -86,7 +86,7 @@ def failed(assignment_id: str, exc: BaseException, part_id: str = "") -> Assignm
 
 def retried(assignment_id: str, error: PgmigError) -> AssignmentRetrying:
     """The report of an error after which the worker tries again by itself."""
-    return AssignmentRetrying(assignment_id, error.kind.value, error.message, error.hint)
+    return AssignmentRetrying(assignment_id, error.kind, error.message, error.hint)
 
 
 @dataclass(slots=True)
