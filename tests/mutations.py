@@ -384,8 +384,8 @@ MUTATIONS = (
     Mutation(
         "22 a copy begins with a new applier",
         "services/coordinator/tables/adopt.py",
-        "        applier_epoch=secrets.token_hex(8),",
-        "        applier_epoch=migration.record.applier_epoch,",
+        "began_copy(tables, dropped, secrets.token_hex(8))",
+        "began_copy(tables, dropped, migration.record.applier_epoch)",
         f"{BEGIN_COPY}::test_the_record_forgets_what_the_new_copies_replace",
     ),
     Mutation(

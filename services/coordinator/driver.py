@@ -12,8 +12,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
-from typing import Any
 
 from services.coordinator.migration.state import Migration, failure_of
 from services.coordinator.operations import after_switchover as afterwards
@@ -36,8 +34,8 @@ from services.shared.model import (
     Lsn,
     PgmigError,
     Phase,
+    SkippedTransaction,
     TableId,
-    failure_event,
 )
 from services.shared.pg.schema.dump import check_skippable
 from services.shared.runtime.assignments import cause
@@ -181,7 +179,7 @@ class Driver:
             return
         target = await self._run_phase(phase)
         if target is not self.migration.phase:
-            self.migration.move(target)
+            self.migration.entered(target)
         await self.pipeline.journal.save()
         if target in {Phase.COMPLETE, Phase.SWITCHED_OVER}:
             await self.pipeline.release()
@@ -212,13 +210,7 @@ class Driver:
         migration = self.migration
         log.error("migration %s failed in phase %s: %s", migration.id, migration.phase, error)
         failure = skipping.explained(failure_of(error), migration.record.migration_id)
-        migration.move(
-            Phase.FAILED,
-            failure_event(failure),
-            EventLevel.ERROR,
-            resume_phase=_resumable(migration.phase),
-            failure=failure,
-        )
+        migration.failed(failure)
         with suppress(PgmigError):
             await self.pipeline.journal.save()
         await self.pipeline.release()
@@ -246,7 +238,7 @@ class Driver:
                 raise _wrong_phase(migration, "paused")
             self._check_not_switching("paused")
             await self._halt()
-            migration.move(Phase.PAUSED, resume_phase=_resumable(migration.phase))
+            migration.paused()
             await self.pipeline.journal.save()
             await self.pipeline.release()
 
@@ -269,21 +261,19 @@ class Driver:
                 raise _wrong_phase(migration, "resumed")
             if skip_objects:
                 await self._skip_objects(skip_objects)
-            await self._go_on(migration.record.resume_phase)
+            await self._go_on()
 
     async def _skip_objects(self, names: tuple[str, ...]) -> None:
         migration = self.migration
         await check_skippable(self.pipeline.archive, names)
-        options = migration.record.options
-        new = tuple(name for name in dict.fromkeys(names) if name not in options.skip_objects)
-        migration.update(options=replace(options, skip_objects=options.skip_objects + new))
+        migration.objects_skipped(names)
         migration.event(EventLevel.WARNING, f"not restored, as asked for: {', '.join(names)}")
 
     def _use(self, handover: handing.Handover) -> Credentials:
         """Work with what was accepted from now on."""
         migration = self.migration
         if handover.moved:
-            migration.update(**handover.moved)
+            migration.addresses_changed(handover.moved.get("source"), handover.moved.get("destination"))
             for side, where in handover.moved.items():
                 migration.event(
                     EventLevel.INFO, f"the {side} is reached at {handing.place(where)} from now on"
@@ -299,10 +289,10 @@ class Driver:
         await self.pipeline.journal.save()
         self._run()
 
-    async def _go_on(self, phase: Phase, **changes: Any) -> None:
-        """Out of a pause or a failure. changes: of the record, saved before anything runs."""
+    async def _go_on(self, skipped: SkippedTransaction | None = None) -> None:
+        """Out of a pause or a failure; the record is saved before anything runs."""
         await self._halt()
-        self.migration.move(phase, resume_phase=None, failure=None, **changes)
+        self.migration.resumed(skipped)
         await self.pipeline.journal.save()
         self._run()
 
@@ -316,9 +306,7 @@ class Driver:
         async with self._commanded() as migration:
             given_up = skipping.decided(migration.record, lsn, reason, who, time.time())
             self._use(await handing.judge_to_go_on(migration.record, given))
-            record = migration.record
-            assert record.resume_phase is not None
-            await self._go_on(record.resume_phase, skipped=(*record.skipped, given_up))
+            await self._go_on(given_up)
             migration.event(EventLevel.WARNING, skipping.told(given_up))
             await self.pipeline.journal.save()
 
@@ -386,7 +374,7 @@ class Driver:
             except PgmigError:
                 self._run()  # it is not aborted, so it goes on
                 raise
-            migration.move(Phase.ABORTED, resume_phase=None)
+            migration.aborted()
             for line in removed:
                 migration.event(EventLevel.INFO, f"removed {line}")
             await self.pipeline.journal.save()
@@ -412,10 +400,6 @@ class Driver:
             finally:
                 if not migration.removed:
                     self._watch_old_source()
-
-
-def _resumable(phase: Phase) -> Phase:
-    return Phase.CATCHUP if phase is Phase.STREAMING else phase
 
 
 def _wrong_phase(migration: Migration, done: str, hint: str = "") -> PgmigError:

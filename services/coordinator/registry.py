@@ -120,7 +120,7 @@ class Coordinator:
         driver = self._driver(record, Credentials(), restored=True)
         driver.migration.event(EventLevel.INFO, f"the coordinator was started again {phase}")
         if record.phase is Phase.STREAMING:  # until the applier says so again
-            driver.migration.move(Phase.CATCHUP)
+            driver.migration.entered(Phase.CATCHUP)
         driver.start()
 
     def _driver(self, record: Record, credentials: Credentials, *, restored: bool) -> Driver:

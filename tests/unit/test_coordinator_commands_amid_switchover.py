@@ -95,7 +95,7 @@ async def test_undoing_goes_on_whatever_fails_until_writers_are_let_in(
     async def undo(pipeline: Pipeline) -> None:
         if failures:
             raise failures.pop(0)
-        pipeline.migration.move(Phase.STREAMING)
+        pipeline.migration.entered(Phase.STREAMING)
 
     monkeypatch.setattr(undo_module, "undo", undo)
     monkeypatch.setattr(undo_module, "FIRST_UNDO_S", 0.001)

@@ -130,7 +130,7 @@ def test_revision_grows_with_every_change_and_events_are_capped() -> None:
 def test_impossible_move_is_refused() -> None:
     migration = Migration(replace(RECORD, phase=Phase.ABORTED), lambda: ())
     with pytest.raises(PgmigError):
-        migration.move(Phase.COPY)
+        migration.entered(Phase.COPY)
     assert migration.phase is Phase.ABORTED
 
 
@@ -147,10 +147,10 @@ async def test_a_watch_gathers_changes_and_tells_at_once_of_the_end(
         migration.touch()
         await asyncio.sleep(0)
     assert not following.done()
-    migration.move(Phase.INDEXES)
+    migration.entered(Phase.INDEXES)
     await asyncio.sleep(0)
     assert not following.done()
-    migration.move(Phase.COMPLETE)
+    migration.entered(Phase.COMPLETE)
     second = await asyncio.wait_for(following, 10)
     assert (second.phase, second.revision) == (Phase.COMPLETE, migration.record.revision)
     assert second.revision > first.revision + 3

@@ -74,7 +74,7 @@ class Stand:
 
     async def attempt(self, _run: Any) -> None:
         """Decides at once; letting go of the locks is what takes its time."""
-        self.migration.update(phase=Phase.SWITCHED_OVER, switchover=replace(RESULT, write_downtime_ms=0))
+        self.migration.switched_over(replace(RESULT, write_downtime_ms=0))
         self.decided.set()
         await self.may_let_go.wait()
 
@@ -113,7 +113,7 @@ async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
     async def undo(_pipeline: Any) -> None:
         thawing.set()
         await asyncio.sleep(0.01)
-        stand.migration.move(Phase.STREAMING)
+        stand.migration.entered(Phase.STREAMING)
         thawed.set()
 
     monkeypatch.setattr(switchover, "_attempt", refused)
@@ -140,7 +140,7 @@ async def test_what_the_migration_failed_with_outlives_a_refused_switchover(
     stand.journal.may_end.set()
 
     async def fails_meanwhile(_run: Any) -> None:
-        stand.migration.update(phase=Phase.FAILED, failure=failure)
+        stand.migration.failed(failure)
         check_ready(stand.migration)
 
     monkeypatch.setattr(switchover, "_attempt", fails_meanwhile)

@@ -12,16 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from services.coordinator.migration.pace import pause
 from services.coordinator.migration.record import pack
 from services.coordinator.migration.state import Migration
 from services.coordinator.migration.state_file import write_state
 from services.shared.bus.store import StateStore
-from services.shared.model import ErrorKind, PgmigError
+from services.shared.model import (
+    ErrorKind,
+    PgmigError,
+    SwitchoverResult,
+)
 from services.shared.runtime.retry import retrying
 
 log = logging.getLogger(__name__)
@@ -83,14 +85,13 @@ class Journal:
         async with self._lock:
             await self._put()
 
-    async def decide(self, **changes: Any) -> None:
-        """Store the record with `changes`, then make them. Raises like a strict `save`, with
-        nothing changed; the store may have it all the same, until the next `save`."""
+    async def decide(self, result: SwitchoverResult) -> None:
+        """Store the record as switched over, then change it. Raises WRONG_PHASE, and like a strict `save`,
+        with nothing changed; the store may have it all the same, until the next `save`."""
         async with self._lock:
-            record = self._migration.record
-            decided = replace(record, **changes, revision=record.revision + 1)
-            await self._store.save(record.migration_id, pack(decided))
-            self._migration.update(**changes)
+            decided = self._migration.decided(result)
+            await self._store.save(decided.migration_id, pack(decided))
+            self._migration.switched_over(result)
 
     async def forget(self) -> bool:
         """Take the migration out of the store; whether it was there."""

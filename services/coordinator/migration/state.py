@@ -1,24 +1,25 @@
 """One migration as the coordinator holds it in memory: its record, and what workers report.
 
-`update` changes the record, `touch` announces a change that is not recorded; both raise the
-revision and wake whoever watches. The clock is injected; all times are Unix seconds.
+Each change of the record is a method that says what has happened. A change of phase is checked against
+`services.shared.model.phase.TRANSITIONS`. `touch` announces a change that is not recorded. Every change
+raises the revision and wakes whoever watches. The clock is injected; all times are Unix seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from services.coordinator.migration.copy_progress import CopyProgress
 from services.coordinator.migration.pace import pause
 from services.coordinator.migration.rates import RateMeter, Totals
-from services.coordinator.migration.record import Record
+from services.coordinator.migration.record import DroppedTable, Record, SlotRecord
 from services.coordinator.migration.stream_progress import FollowProgress
 from services.shared.model import (
+    Endpoint,
     Event,
     EventLevel,
     Failure,
@@ -29,9 +30,17 @@ from services.shared.model import (
     PgmigError,
     Phase,
     Rates,
+    SkippedTransaction,
+    SwitchoverResult,
+    TableFile,
+    TableId,
     WorkerView,
     check_move,
+    failure_event,
 )
+from services.shared.pg.catalog.replica_identity import Published
+from services.shared.pg.freeze.sessions import OwnSession
+from services.shared.pg.freeze.thaw import Before
 
 EVENTS_KEPT = 200
 WATCH_EVERY_S = 0.25
@@ -43,6 +52,21 @@ REVISIONS_UNSAVED = 1000
 
 def failure_of(error: PgmigError) -> Failure:
     return Failure(error.kind, error.message, error.hint, error.lsn or Lsn(0), error.xid)
+
+
+def _resumable(phase: Phase) -> Phase:
+    """Where a migration goes on that is halted in this phase."""
+    return Phase.CATCHUP if phase is Phase.STREAMING else phase
+
+
+def _switched_over(record: Record, result: SwitchoverResult) -> Record:
+    return replace(
+        record,
+        phase=Phase.SWITCHED_OVER,
+        phase_since=result.finished_at,
+        switchover=result,
+        flushed_lsn=max(record.flushed_lsn, result.sentinel_lsn),
+    )
 
 
 class Migration:
@@ -72,15 +96,13 @@ class Migration:
     def phase(self) -> Phase:
         return self.record.phase
 
-    def update(self, **changes: Any) -> None:
-        """Replace fields of the record."""
-        self.record = replace(self.record, **changes, revision=self.record.revision + 1)
+    def _put(self, record: Record) -> None:
+        self.record = replace(record, revision=record.revision + 1)
         self._announce()
 
     def touch(self) -> None:
         """Something outside the record changed."""
-        self.record = replace(self.record, revision=self.record.revision + 1)
-        self._announce()
+        self._put(self.record)
 
     def remove(self) -> None:
         """It has been cleaned up: watches end."""
@@ -92,19 +114,174 @@ class Migration:
         waiting, self._next_change = self._next_change, asyncio.Event()
         waiting.set()
 
-    def move(self, phase: Phase, text: str = "", level: EventLevel = EventLevel.INFO, **changes: Any) -> None:
-        """Go to another phase. Raises WRONG_PHASE. text, level: for the timeline."""
-        check_move(self.phase, phase)
-        self.update(phase=phase, phase_since=self._clock(), **changes)
-        self.event(level, text or f"phase {phase}")
-
     def event(self, level: EventLevel, text: str) -> None:
-        """Add a line to the timeline; a repetition of the last line is left out."""
+        """Add a line to the event log; a repetition of the last line is left out."""
         events = self.record.events
         if events and (events[-1].level, events[-1].text) == (level, text):
             return
         line = Event(self._clock(), level, text)
-        self.update(events=(*events[-EVENTS_KEPT + 1 :], line))
+        self._put(replace(self.record, events=(*events[-EVENTS_KEPT + 1 :], line)))
+
+    # Changes of phase. Each raises WRONG_PHASE, with nothing changed, where the table does not allow it.
+
+    def _move(self, record: Record, phase: Phase, text: str = "") -> None:
+        """To another phase, with the changes that `record` has. text: for the event log."""
+        check_move(self.phase, phase)
+        self._put(replace(record, phase=phase, phase_since=self._clock()))
+        self.event(EventLevel.ERROR if phase is Phase.FAILED else EventLevel.INFO, text or f"phase {phase}")
+
+    def entered(self, phase: Phase) -> None:
+        """The next phase, or the one before when the applier falls behind."""
+        self._move(self.record, phase)
+
+    def paused(self) -> None:
+        self._move(replace(self.record, resume_phase=_resumable(self.phase)), Phase.PAUSED)
+
+    def failed(self, failure: Failure) -> None:
+        record = replace(self.record, resume_phase=_resumable(self.phase), failure=failure)
+        self._move(record, Phase.FAILED, failure_event(failure))
+
+    def resumed(self, skipped: SkippedTransaction | None = None) -> None:
+        """Out of a pause or a failure. skipped: the transaction that an operator gave up for it."""
+        record = self.record
+        assert record.resume_phase is not None
+        audit = record.skipped if skipped is None else (*record.skipped, skipped)
+        self._move(replace(record, resume_phase=None, failure=None, skipped=audit), record.resume_phase)
+
+    def aborted(self) -> None:
+        self._move(replace(self.record, resume_phase=None), Phase.ABORTED)
+
+    def began_copy(
+        self,
+        copied_again: Collection[TableId],
+        dropped: Sequence[DroppedTable],
+        applier_epoch: str,
+    ) -> None:
+        """Tables are copied, for the first time or again; `copying` has them already.
+
+        dropped: all of them from now on. applier_epoch: a new one, since changes may have been applied
+        to these tables before.
+        """
+        record = self.record
+        record = replace(
+            record,
+            tables=self.copying.records(),
+            dropped=tuple(dropped),
+            damaged=tuple(table for table in record.damaged if table not in copied_again),
+            applier_epoch=applier_epoch,
+            snapshot_id="",
+        )
+        if record.phase is Phase.COPY:
+            self._put(record)
+        else:
+            self._move(replace(record, resume_phase=None, failure=None), Phase.COPY)
+
+    def began_switchover(self, freeze: Before) -> None:
+        """freeze: how to thaw the source, which is frozen only when this has been stored."""
+        self._move(replace(self.record, failure=None, freeze=freeze), Phase.SWITCHOVER)
+
+    def switchover_undone(self) -> None:
+        """Writers may write to the source again."""
+        record = replace(self.record, freeze=None)
+        self._move(record, Phase.STREAMING, "writers may write to the source again")
+
+    def decided(self, result: SwitchoverResult) -> Record:
+        """The record once the switchover is decided, for the store; nothing is changed here."""
+        check_move(self.phase, Phase.SWITCHED_OVER)
+        record = _switched_over(self.record, result)
+        return replace(record, revision=record.revision + 1)
+
+    def switched_over(self, result: SwitchoverResult) -> None:
+        """The store has the decision: it counts, whatever has happened here meanwhile."""
+        self._put(_switched_over(self.record, result))
+
+    # The switchover and its end.
+
+    def switchover_failed(self, failure: Failure) -> None:
+        """It was rolled back, or never began; the migration goes on."""
+        self._put(replace(self.record, failure=failure))
+
+    def downtime_measured(self, result: SwitchoverResult) -> None:
+        self._put(replace(self.record, switchover=result))
+
+    def thaw_claimed(self, sessions: tuple[OwnSession, ...]) -> None:
+        """sessions: of this coordinator, which are about to thaw the source."""
+        assert self.record.freeze is not None
+        self._put(replace(self.record, freeze=replace(self.record.freeze, sessions=sessions)))
+
+    def thawed(self) -> None:
+        """Nothing of the freeze is left on the source."""
+        self._put(replace(self.record, freeze=None))
+
+    # What is replicated and copied.
+
+    def slot_ready(self, slot: SlotRecord) -> None:
+        self._put(replace(self.record, slot=slot))
+
+    def publication_chosen(self, chosen: Published) -> None:
+        record = replace(
+            self.record,
+            published=chosen.whole,
+            inserts_only=chosen.inserts_only,
+            copied_only=chosen.copied_only,
+            altered=chosen.altered,
+            sends_generated=chosen.sends_generated,
+        )
+        self._put(record)
+
+    def tables_chosen(self, tables: tuple[TableId, ...]) -> None:
+        """What is copied where no changes are replicated."""
+        self._put(replace(self.record, published=tables))
+
+    def files_noted(self, files: Sequence[TableFile]) -> None:
+        """More files of published tables, by which a TRUNCATE is found."""
+        self._put(replace(self.record, files=(*self.record.files, *files)))
+
+    def copies_noted(self) -> None:
+        """The record of tables follows `copying`."""
+        self._put(replace(self.record, tables=self.copying.records()))
+
+    def tables_dropped(self, dropped: Sequence[DroppedTable]) -> None:
+        """Also takes the tables from `copying`. dropped: all of them from now on."""
+        self._put(replace(self.record, tables=self.copying.records(), dropped=tuple(dropped)))
+
+    def floors_kept(self, dropped: Sequence[DroppedTable]) -> None:
+        """dropped: all tables without a record of a copy from now on."""
+        self._put(replace(self.record, dropped=tuple(dropped)))
+
+    def damage_found(self, table: TableId) -> None:
+        """It is copied again before indexes are built."""
+        self._put(replace(self.record, damaged=(table,)))
+
+    def parts_queued(self, snapshot_id: str) -> None:
+        """The copy queue holds the parts that are copied under this snapshot."""
+        self._put(replace(self.record, snapshot_id=snapshot_id))
+
+    def queue_incomplete(self) -> None:
+        """The parts must be queued again."""
+        self._put(replace(self.record, snapshot_id=""))
+
+    def flushed(self, lsn: Lsn) -> None:
+        self._put(replace(self.record, flushed_lsn=lsn))
+
+    # What an operator changes.
+
+    def addresses_changed(self, source: Endpoint | None, destination: Endpoint | None) -> None:
+        """The same databases are reached elsewhere from now on. None: at the recorded address."""
+        record = self.record
+        source, destination = source or record.source, destination or record.destination
+        self._put(replace(record, source=source, destination=destination))
+
+    def objects_skipped(self, names: Sequence[str]) -> None:
+        """Of the schema, what is not restored either."""
+        options = self.record.options
+        new = tuple(name for name in dict.fromkeys(names) if name not in options.skip_objects)
+        options = replace(options, skip_objects=options.skip_objects + new)
+        self._put(replace(self.record, options=options))
+
+    def identities_put_back(self) -> None:
+        """Replica identities on the source are as they were; later changes of them are not ours."""
+        self._put(replace(self.record, altered=()))
 
     async def changed(self) -> None:
         """Return after the next change."""

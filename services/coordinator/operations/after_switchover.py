@@ -58,7 +58,7 @@ async def unfreeze(pipeline: Pipeline, *, read_only: bool) -> None:
         )
     else:
         await thaw(uri, frozen)
-        migration.update(freeze=None)
+        migration.thawed()
         migration.event(EventLevel.WARNING, "the old source accepts writes again: from now on both sides do")
     await pipeline.journal.save()
 

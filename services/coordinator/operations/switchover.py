@@ -46,7 +46,6 @@ from services.shared.model import (
     StepState,
     SwitchoverResult,
     TableId,
-    check_move,
 )
 from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.catalog.replica_identity import uncovered
@@ -151,7 +150,7 @@ async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
     # Until now: the destination could be written to only after the decision was stored.
     result = replace(decided, write_downtime_ms=feed.elapsed_ms())
     try:
-        pipeline.migration.update(switchover=result)
+        pipeline.migration.downtime_measured(result)
         pipeline.migration.event(
             EventLevel.INFO, f"switched over; writes were blocked for {result.write_downtime_ms} ms"
         )
@@ -187,8 +186,7 @@ async def _attempt(run: _Run) -> None:
     freeze = await Freeze.open(run.uris.source_uri, migration.id.slot)
     try:
         check_ready(migration)  # nothing is awaited before the move: it may have been paused, or have failed
-        check_move(migration.phase, Phase.SWITCHOVER)
-        migration.move(Phase.SWITCHOVER, failure=None, freeze=freeze.before)
+        migration.began_switchover(freeze.before)
         await run.pipeline.journal.save(strict=True)
         await _while_frozen(run, freeze)
     finally:
@@ -377,13 +375,8 @@ async def _verify(run: _Run, freeze: Freeze) -> None:
 
 async def _commit(run: _Run) -> None:
     """Once the store has the record in its new phase, nothing takes it back."""
-    migration = run.pipeline.migration
     result = SwitchoverResult(run.sentinel, run.feed.elapsed_ms(), run.sequences, time.time())
-    flushed = max(migration.record.flushed_lsn, run.sentinel)
-    check_move(migration.phase, Phase.SWITCHED_OVER)
-    await run.pipeline.journal.decide(
-        phase=Phase.SWITCHED_OVER, phase_since=result.finished_at, switchover=result, flushed_lsn=flushed
-    )
+    await run.pipeline.journal.decide(result)
 
 
 async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> None:
@@ -398,7 +391,7 @@ async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> N
             feed.tell(StepName.ROLLBACK, StepState.FAILED, exc.message)
             return
     if migration.phase is not Phase.FAILED:  # what it failed with meanwhile tells how to go on
-        migration.update(failure=failure_of(error))
+        migration.switchover_failed(failure_of(error))
     feed.tell(StepName.ROLLBACK, StepState.DONE)
     feed.blocked_at = 0.0
     await pipeline.journal.save()

@@ -73,7 +73,7 @@ async def _source(pipeline: Pipeline, *, force: bool = False) -> list[str]:
     if frozen is not None and record.switchover is None:  # it was not decided, and could not be undone
         if await thaw(uri, frozen):
             removed.append("the freeze of the source")
-        pipeline.migration.update(freeze=None)
+        pipeline.migration.thawed()
     removed += await remove_from_source(
         uri,
         pipeline.migration.id,
@@ -83,7 +83,7 @@ async def _source(pipeline: Pipeline, *, force: bool = False) -> list[str]:
         door=frozen.door if frozen else "",
         after=record.switchover.sentinel_lsn if record.switchover and not force else None,
     )
-    pipeline.migration.update(altered=())  # what becomes of them from now on is not ours
+    pipeline.migration.identities_put_back()
     return removed
 
 

@@ -9,7 +9,6 @@ the source is left as it is. If another one takes over later, it finds the sessi
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import (
@@ -50,9 +49,9 @@ async def undo(pipeline: Pipeline) -> None:
         fenced = await retrying("thawing the source", lambda: _thaw(pipeline, uri))
         if fenced is not None:
             raise fenced
-    pipeline.migration.move(Phase.STREAMING, "writers may write to the source again", freeze=None)
+    pipeline.migration.switchover_undone()
     if not pipeline.migration.following.live:
-        pipeline.migration.move(Phase.CATCHUP)
+        pipeline.migration.entered(Phase.CATCHUP)
     await pipeline.journal.save()
 
 
@@ -64,7 +63,7 @@ async def _thaw(pipeline: Pipeline, uri: str) -> PgmigError | None:
     async def claim(sessions: tuple[OwnSession, ...]) -> None:
         """The store has then no decision of anybody else, nor one of ours whose answer was lost; and a
         coordinator that still runs this switchover can decide no more."""
-        pipeline.migration.update(freeze=replace(freeze, sessions=sessions))
+        pipeline.migration.thaw_claimed(sessions)
         await pipeline.journal.claim()
 
     try:

@@ -106,7 +106,7 @@ async def _settle(pipeline: Pipeline, ledger: CopyLedger) -> bool:
     slot = migration.record.slot
     migration.copying.settle(ledger, slot.consistent_lsn if slot else Lsn(0))
     if migration.copying.records() != migration.record.tables:
-        migration.update(tables=migration.copying.records())
+        migration.copies_noted()
         await pipeline.journal.save()
     pipeline.notify()  # whoever builds indexes waits for complete tables
     return migration.copying.complete
@@ -142,7 +142,7 @@ async def _publish(pipeline: Pipeline, snapshot: SnapshotReady, why: str) -> Non
         parts = plan_parts(wanted, ledger.plans, copied, snapshot, versions)
         await ensure_queue(pipeline.bus, migration.id)
         await publish_parts(pipeline.bus, migration.id, parts)
-    migration.update(snapshot_id=snapshot.identity)
+    migration.parts_queued(snapshot.identity)
     await pipeline.journal.save()
     await pipeline.staff(Role.DECODER, Role.COPIER)
 
@@ -184,7 +184,7 @@ async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> bool:
                 migration.event(
                     EventLevel.WARNING, "parts are missing from the copy queue: they are queued again"
                 )
-                migration.update(snapshot_id="")
+                migration.queue_incomplete()
             return False
     return False
 

@@ -76,14 +76,14 @@ async def _judge(pipeline: Pipeline, now: float) -> None:
     migration = pipeline.migration
     following = migration.following
     if following.flushed > migration.record.flushed_lsn:
-        migration.update(flushed_lsn=following.flushed)
+        migration.flushed(following.flushed)
     if migration.phase is Phase.SWITCHOVER:
         return
     target = Phase.CATCHUP  # also while no applier is at work, however little is pending
     if following.live:
         target = follow_phase(migration.phase, *following.behind(now))
     if target is not migration.phase:
-        migration.move(target)
+        migration.entered(target)
         await pipeline.journal.save()
 
 

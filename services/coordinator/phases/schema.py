@@ -81,18 +81,12 @@ async def _choose_published(pipeline: Pipeline) -> None:
     async with connection(uris.source_uri, "source") as conn:
         taken = await choose(conn, migration.record.options)
         if not migration.record.options.follow:
-            migration.update(published=await publication_tables(conn, taken))
+            migration.tables_chosen(await publication_tables(conn, taken))
         elif not (migration.record.published or migration.record.inserts_only):
             chosen = await choose_published(conn, migration.record.options.no_key_tables, taken)
             if migration.record.source.server_version_num < TRUNCATE_SINCE:
-                migration.update(files=await table_files(conn, chosen.whole))
-            migration.update(
-                published=chosen.whole,
-                inserts_only=chosen.inserts_only,
-                copied_only=chosen.copied_only,
-                altered=chosen.altered,
-                sends_generated=chosen.sends_generated,
-            )
+                migration.files_noted(await table_files(conn, chosen.whole))
+            migration.publication_chosen(chosen)
             for warning in chosen.warnings:
                 migration.event(EventLevel.WARNING, warning)
         await pipeline.journal.save()
@@ -107,7 +101,7 @@ async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> tuple[Cho
         tables = await list_tables_under(conn, snapshot.snapshot_name, chosen)
         identities = await read_identities_under(conn, migration.id, snapshot.snapshot_name)
     migration.copying.plan(() if migration.record.options.schema_only else tables)
-    migration.update(tables=migration.copying.records())
+    migration.copies_noted()
     await pipeline.journal.save()
     taken = {record.table for record in migration.record.tables}
     known = {

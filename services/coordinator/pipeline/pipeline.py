@@ -393,7 +393,7 @@ class Pipeline:
         if self.migration.record.slot is not None:
             return
         slot = SlotRecord(report.consistent_lsn, report.system_identifier, report.timeline)
-        self.migration.update(slot=slot)
+        self.migration.slot_ready(slot)
         if self.migration.record.options.follow:
             self.migration.event(EventLevel.INFO, f"replication slot begins at {report.consistent_lsn}")
 

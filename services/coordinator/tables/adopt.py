@@ -33,7 +33,6 @@ from services.shared.model import (
     EventLevel,
     Lsn,
     PgmigError,
-    Phase,
     TableId,
     TableIdentity,
 )
@@ -206,7 +205,7 @@ async def forget(pipeline: Pipeline, destination: Connection, tables: Sequence[T
     migration.copying.forget(tables)
     others = tuple(one for one in migration.record.dropped if one.table not in tables)
     dropped = tuple(DroppedTable(table, at) for table in tables)
-    migration.update(tables=migration.copying.records(), dropped=(*others, *dropped))
+    migration.tables_dropped((*others, *dropped))
     await pipeline.journal.save()
     await forget_copies(destination, migration.record.migration_id, tables, identities=True)
     for table in tables:
@@ -237,14 +236,6 @@ def begin_copy(
     named = {*tables, *(one.table for one in without)}
     dropped = [one for one in migration.record.dropped if one.table not in named]
     dropped += [one for one in without if one.table not in tables]
-    migration.update(
-        tables=migration.copying.records(),
-        dropped=tuple(dropped),
-        damaged=tuple(table for table in migration.record.damaged if table not in tables),
-        applier_epoch=secrets.token_hex(8),  # changes may have been applied to these tables before
-        snapshot_id="",
-    )
-    if migration.phase is not Phase.COPY:
-        migration.move(Phase.COPY, resume_phase=None, failure=None)
+    migration.began_copy(tables, dropped, secrets.token_hex(8))
     listed = ", ".join(map(str, tables[:5])) + (" and more" if len(tables) > 5 else "")
     migration.event(EventLevel.INFO, f"{why}: {listed}")

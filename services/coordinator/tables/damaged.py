@@ -31,7 +31,7 @@ def noted(pipeline: Pipeline, exc: Exception) -> Exception:
             "then continue"
         )
     elif any(one.table == error.table for one in migration.copying.records()):
-        migration.update(damaged=(error.table,))
+        migration.damage_found(error.table)
     else:  # its rows are copied by its root's name
         remedy = (
             f"mend them on the source and REINDEX TABLE {error.table} there, then copy the partitioned table "

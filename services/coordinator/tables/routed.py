@@ -81,7 +81,7 @@ async def _keep_floors(pipeline: Pipeline, divided: Mapping[TableId, TableId]) -
     floors, listed = dict(migration.copying.floors()), {record.table for record in migration.record.tables}
     added = [DroppedTable(t, floors.get(root, Lsn(0))) for t, root in divided.items() if t not in listed]
     others = tuple(one for one in migration.record.dropped if one.table not in divided)
-    migration.update(dropped=(*others, *added))
+    migration.floors_kept((*others, *added))
     await pipeline.journal.save()
 
 

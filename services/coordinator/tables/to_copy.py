@@ -98,7 +98,7 @@ def _list_roots(pipeline: Pipeline, found: Collection[TableId]) -> None:
     listed = {record.table for record in migration.copying.records()}
     migration.copying.forget(route.leaf for route in pipeline.routes if route.leaf in listed)
     migration.copying.add({r.root: None for r in pipeline.routes if r.root in found and r.root not in listed})
-    migration.update(tables=migration.copying.records())
+    migration.copies_noted()
 
 
 def _note_files(
@@ -110,7 +110,7 @@ def _note_files(
     known = {one.table for one in record.files} | {*record.inserts_only, *record.copied_only}
     added = tuple(TableFile(table, identities[table].file) for table in leaves if table not in known)
     if added:
-        pipeline.migration.update(files=(*record.files, *added))
+        pipeline.migration.files_noted(added)
 
 
 async def _publish(
@@ -142,7 +142,7 @@ async def _take_new(
         raise drift_error(migration.id, found_missing, follow=False)
     if new:
         migration.copying.add(new)
-        migration.update(tables=migration.copying.records())
+        migration.copies_noted()
 
 
 def _leaves(
@@ -187,7 +187,7 @@ async def _by_partitions(
     await forget_copies(destination, migration.record.migration_id, roots, identities=False)
     migration.copying.forget(roots)
     migration.copying.add(leaves)
-    migration.update(tables=migration.copying.records())
+    migration.copies_noted()
 
 
 async def _forget_parted(

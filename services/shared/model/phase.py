@@ -1,4 +1,4 @@
-"""Phases of a migration and the moves between them.
+"""Phases of a migration and the transitions between them.
 
 created      checks passed, record persisted; nothing on either server yet
 schema       slot, publication and snapshot are made; pre-data schema goes to the destination
@@ -36,37 +36,48 @@ class Phase(StrEnum):
     @property
     def ended(self) -> bool:
         """Nothing runs any more and nothing can be resumed."""
-        return self in _ENDED
+        return not TRANSITIONS[self]
 
     @property
     def running(self) -> bool:
         """The coordinator drives it on by itself."""
-        return self in _NEXT
+        return self in _RUNNING
 
 
-_ENDED = frozenset({Phase.SWITCHED_OVER, Phase.COMPLETE, Phase.ABORTED})
-_HALTED = frozenset({Phase.PAUSED, Phase.FAILED})
-_NEXT: dict[Phase, frozenset[Phase]] = {
-    Phase.CREATED: frozenset({Phase.SCHEMA}),
-    Phase.SCHEMA: frozenset({Phase.COPY}),
-    Phase.COPY: frozenset({Phase.INDEXES}),
-    Phase.INDEXES: frozenset({Phase.CATCHUP, Phase.COMPLETE, Phase.COPY}),
-    Phase.CATCHUP: frozenset({Phase.STREAMING, Phase.COPY}),
-    Phase.STREAMING: frozenset({Phase.CATCHUP, Phase.SWITCHOVER, Phase.COPY}),
-    Phase.SWITCHOVER: frozenset({Phase.STREAMING, Phase.SWITCHED_OVER}),
+_RUNNING = frozenset(
+    {
+        Phase.CREATED,
+        Phase.SCHEMA,
+        Phase.COPY,
+        Phase.INDEXES,
+        Phase.CATCHUP,
+        Phase.STREAMING,
+        Phase.SWITCHOVER,
+    }
+)
+_HALTS = frozenset({Phase.PAUSED, Phase.FAILED, Phase.ABORTED})
+"""Possible in every running phase, except that a switchover ends before a pause or an abort."""
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.CREATED: frozenset({Phase.SCHEMA, *_HALTS}),
+    Phase.SCHEMA: frozenset({Phase.COPY, *_HALTS}),
+    Phase.COPY: frozenset({Phase.INDEXES, *_HALTS}),
+    Phase.INDEXES: frozenset({Phase.CATCHUP, Phase.COMPLETE, Phase.COPY, *_HALTS}),
+    Phase.CATCHUP: frozenset({Phase.STREAMING, Phase.COPY, *_HALTS}),
+    Phase.STREAMING: frozenset({Phase.CATCHUP, Phase.SWITCHOVER, Phase.COPY, *_HALTS}),
+    Phase.SWITCHOVER: frozenset({Phase.STREAMING, Phase.SWITCHED_OVER, Phase.FAILED}),
+    Phase.SWITCHED_OVER: frozenset(),
+    Phase.COMPLETE: frozenset(),
+    Phase.PAUSED: frozenset({*_RUNNING, Phase.FAILED, Phase.ABORTED}),
+    Phase.FAILED: frozenset({*_RUNNING, Phase.ABORTED}),
+    Phase.ABORTED: frozenset(),
 }
+"""Every allowed change of phase. The diagram in docs/architecture.md shows the same; a test compares them."""
 
 
 def may_move(current: Phase, target: Phase) -> bool:
     """Whether `target` may follow `current`."""
-    if target is Phase.ABORTED:
-        return not current.ended and current is not Phase.SWITCHOVER
-    if current in _NEXT:
-        halts = _HALTED if current is not Phase.SWITCHOVER else frozenset({Phase.FAILED})
-        return target in _NEXT[current] or target in halts
-    if current in _HALTED:
-        return target in _NEXT or (current is Phase.PAUSED and target is Phase.FAILED)
-    return False
+    return target in TRANSITIONS[current]
 
 
 def check_move(current: Phase, target: Phase) -> None:
