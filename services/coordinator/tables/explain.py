@@ -27,12 +27,13 @@ LISTED = 5
 @dataclass(frozen=True, slots=True)
 class Finding:
     """problem: a sentence's part. statements: DDL for the destination. needs_copy: and then
-    `resync-table`; otherwise resuming is enough."""
+    `resync-table`; otherwise resuming is enough. absent: the destination has no such table."""
 
     table: TableId
     problem: str
     statements: tuple[str, ...]
     needs_copy: bool
+    absent: bool = False
 
 
 async def findings(
@@ -94,7 +95,7 @@ async def creations(
         if not statements:
             statements, needs_copy = await new_table(source, destination, table), not copied
             problem += " (foreign keys, triggers and privileges are not part of the proposed DDL)"
-        found.append(Finding(table, problem, statements, needs_copy))
+        found.append(Finding(table, problem, statements, needs_copy, absent=True))
     return tuple(found)
 
 
@@ -187,7 +188,7 @@ def _hint(migration: MigrationId, found: Sequence[Finding], *, follow: bool) -> 
         steps.append(f"copy the rows again with: pgmig-cli resync-table --id {migration} {names}")
     else:
         steps.append("continue")
-    if any(one.needs_copy and one.statements for one in found):
+    if any(one.needs_copy and one.statements and not one.absent for one in found):
         steps[-1] += f" ({_MAY_BE_EMPTIED})"
     return "; then ".join(steps)
 
