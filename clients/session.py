@@ -26,6 +26,7 @@ from services.shared.model import (
     PgmigError,
     SwitchoverStep,
     TableId,
+    back_off_s,
 )
 from services.shared.rpc.control_client import ControlClient
 from services.shared.rpc.streams import closing
@@ -50,7 +51,7 @@ OnConnection = Callable[[Connection], None]
 
 def reconnect_delay(failures: int) -> float:
     """The longest wait, in seconds, after `failures` attempts in a row (from 1)."""
-    return float(min(FIRST_DELAY_S * 2.0 ** min(failures - 1, 30), LONGEST_DELAY_S))
+    return back_off_s(FIRST_DELAY_S, LONGEST_DELAY_S, failures - 1)
 
 
 class Session:

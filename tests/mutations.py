@@ -313,7 +313,7 @@ MUTATIONS = (
     ),
     Mutation(
         "4 a promoted source is not read on",
-        "services/coordinator/operations/given_credentials.py",
+        "services/coordinator/pipeline/credentials.py",
         "if found.timeline != slot.timeline:",
         "if not found.timeline:",
         "tests/integration/test_promoted_source.py",

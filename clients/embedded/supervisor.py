@@ -19,7 +19,11 @@ from pathlib import Path
 from clients.embedded.child import Child, Program, Ties
 from clients.embedded.forking import ForkServer
 from clients.embedded.logfile import last_line
-from services.shared.model import ErrorKind, PgmigError
+from services.shared.model import (
+    ErrorKind,
+    PgmigError,
+    back_off_s,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ Ready = Callable[[Child], bool]
 
 def restart_delay(crashes: int) -> float:
     """Seconds before the restart that follows the `crashes`-th crash in a row (from 1)."""
-    return float(min(FIRST_DELAY_S * 2.0 ** min(crashes - 1, 30), LONGEST_DELAY_S))
+    return back_off_s(FIRST_DELAY_S, LONGEST_DELAY_S, crashes - 1)
 
 
 def describe_exit(status: int) -> str:

@@ -15,14 +15,21 @@ from contextlib import asynccontextmanager, suppress
 
 from services.coordinator.migration.state import Migration, failure_of
 from services.coordinator.operations import after_switchover as afterwards
-from services.coordinator.operations import given_credentials as handing
 from services.coordinator.operations import skip as skipping
 from services.coordinator.operations import switchover, teardown
 from services.coordinator.operations.readiness import check_ready
 from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.undo import undo
 from services.coordinator.phases import copy, follow, indexes, schema
-from services.coordinator.pipeline.credentials import NOTHING_GIVEN, Credentials
+from services.coordinator.pipeline.credentials import (
+    GIVE_UP,
+    GO_ON,
+    NOTHING_GIVEN,
+    Credentials,
+    Judged,
+    judge,
+    judge_to_go_on,
+)
 from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.pipeline.source_watch import Lookout
 from services.coordinator.tables.recover import after_drift
@@ -36,6 +43,7 @@ from services.shared.model import (
     Phase,
     SkippedTransaction,
     TableId,
+    back_off_s,
 )
 from services.shared.pg.schema.dump import check_skippable
 from services.shared.runtime.assignments import cause
@@ -164,8 +172,8 @@ class Driver:
                     return
                 if error.kind is ErrorKind.SNAPSHOT_LOST:
                     self.pipeline.snapshot = None
-                wait = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0**retries)
-                retries = min(retries + 1, 10)
+                wait = back_off_s(FIRST_RETRY_S, LONGEST_RETRY_S, retries)
+                retries += 1
                 self.migration.event(EventLevel.WARNING, f"phase {entered} is tried again: {error}")
                 await asyncio.sleep(wait)
 
@@ -249,12 +257,12 @@ class Driver:
         that is not the recorded one.
         """
         async with self._commanded() as migration:
-            handover = await handing.judge_to_go_on(migration.record, given)
-            if handover.moved and migration.phase.running:
+            judged = await judge_to_go_on(migration.record, given)
+            if judged.moved and migration.phase.running:
                 self._check_not_switching("given another address")
-                await self._begin_elsewhere(handover)
+                await self._begin_elsewhere(judged)
                 return
-            credentials = self._use(handover)
+            credentials = self.pipeline.credentials.take_over(judged)
             if migration.phase.running or (migration.phase.ended and credentials.complete):
                 return
             if migration.record.resume_phase is None:
@@ -269,23 +277,11 @@ class Driver:
         migration.objects_skipped(names)
         migration.event(EventLevel.WARNING, f"not restored, as asked for: {', '.join(names)}")
 
-    def _use(self, handover: handing.Handover) -> Credentials:
-        """Work with what was accepted from now on."""
-        migration = self.migration
-        if handover.moved:
-            migration.addresses_changed(handover.moved.get("source"), handover.moved.get("destination"))
-            for side, where in handover.moved.items():
-                migration.event(
-                    EventLevel.INFO, f"the {side} is reached at {handing.place(where)} from now on"
-                )
-        self.pipeline.offer_credentials(handover.accepted)
-        return handover.accepted
-
-    async def _begin_elsewhere(self, handover: handing.Handover) -> None:
+    async def _begin_elsewhere(self, judged: Judged) -> None:
         """The running phase begins again at new addresses of the same databases."""
         await self._halt()
         await self.pipeline.release()
-        self._use(handover)
+        self.pipeline.credentials.take_over(judged)
         await self.pipeline.journal.save()
         self._run()
 
@@ -305,7 +301,7 @@ class Driver:
         """
         async with self._commanded() as migration:
             given_up = skipping.decided(migration.record, lsn, reason, who, time.time())
-            self._use(await handing.judge_to_go_on(migration.record, given))
+            self.pipeline.credentials.take_over(await judge_to_go_on(migration.record, given))
             await self._go_on(given_up)
             migration.event(EventLevel.WARNING, skipping.told(given_up))
             await self.pipeline.journal.save()
@@ -322,12 +318,12 @@ class Driver:
                 hint = "tables can be copied again while changes are replicated (clone --follow)"
                 raise _wrong_phase(migration, "told to copy tables again", hint)
             self._check_not_switching("told to copy tables again")
-            handover = await handing.judge_to_go_on(migration.record, given)
+            judged = await judge_to_go_on(migration.record, given)
             await self._halt()
             try:
                 await self.pipeline.release()
-                self._use(handover)
-                await self.pipeline.known_credentials()
+                self.pipeline.credentials.take_over(judged)
+                await self.pipeline.credentials.check_known()
                 await prepare_resync(self.pipeline, tables)
             except BaseException:
                 self._run()
@@ -351,9 +347,9 @@ class Driver:
         """Let sessions into the old source again. Raises WRONG_PHASE, CREDENTIALS_NEEDED."""
         async with self._commanded() as migration:
             afterwards.check_frozen(migration)
-            handover = await handing.judge(migration.record, given, handing.GO_ON)
-            handover.check()
-            self._use(handover)
+            judged = await judge(migration.record, given, GO_ON)
+            judged.check()
+            self.pipeline.credentials.take_over(judged)
             await afterwards.unfreeze(self.pipeline, read_only=read_only)
 
     async def abort(self, given: Credentials) -> None:
@@ -364,9 +360,9 @@ class Driver:
             if migration.phase.ended or migration.phase is Phase.SWITCHOVER:
                 raise _wrong_phase(migration, "aborted")
             self._check_not_switching("aborted")
-            handover = await handing.judge(migration.record, given, handing.GIVE_UP)
-            handover.check()
-            self._use(handover)
+            judged = await judge(migration.record, given, GIVE_UP)
+            judged.check()
+            self.pipeline.credentials.take_over(judged)
             await self._halt()
             await self.pipeline.release()
             try:
@@ -388,15 +384,15 @@ class Driver:
             if migration.phase.running and not force:
                 raise _wrong_phase(migration, "cleaned up", "pause or abort it first, or use --force")
             self._check_not_switching("cleaned up")
-            handover = await handing.judge(migration.record, given, handing.GIVE_UP)
+            judged = await judge(migration.record, given, GIVE_UP)
             if not force:
-                handover.check()
-            self._use(handover)
+                judged.check()
+            self.pipeline.credentials.take_over(judged)
             await self._halt()
             await self._unwatch()
             await self.pipeline.release()
             try:
-                return await teardown.remove_all(self.pipeline, handover.refused, force=force)
+                return await teardown.remove_all(self.pipeline, judged.refused, force=force)
             finally:
                 if not migration.removed:
                     self._watch_old_source()

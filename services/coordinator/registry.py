@@ -129,7 +129,7 @@ class Coordinator:
         journal = Journal(self._store, self._around.state_dir, migration)
         migration.on_change = journal.progress
         pipeline = Pipeline(migration, journal, self._around, restored=restored)
-        pipeline.offer_credentials(credentials)
+        pipeline.credentials.accept(credentials, proven=True)
         driver = self._drivers[key] = Driver(pipeline)
         return driver
 

@@ -247,7 +247,7 @@ async def test_cleanup_of_a_switchover_that_could_not_be_undone_thaws_the_source
     migration = Migration(record, lambda: ())
     journal = Journal(StateStore(client), tmp_path, migration)
     pipeline = Pipeline(migration, journal, Surroundings(client, Workforce(), tmp_path))
-    pipeline.offer_credentials(Credentials(source, dest_db))
+    pipeline.credentials.accept(Credentials(source, dest_db), proven=True)
     assert "the freeze of the source" in await teardown.remove_replication(pipeline)
     insert(source, 1)
 
@@ -287,7 +287,7 @@ async def test_undo_wins_its_compare_and_set_before_it_thaws(
     pipeline = Pipeline(
         migration, Journal(store, tmp_path, migration), Surroundings(client, Workforce(), tmp_path)
     )
-    pipeline.offer_credentials(Credentials(source, dest_db))
+    pipeline.credentials.accept(Credentials(source, dest_db), proven=True)
     await other.save("m", pack(record)[:-1] + b"decided")
     with pytest.raises(PgmigError) as caught:
         await undo(pipeline)
@@ -450,7 +450,7 @@ async def test_undo_opens_the_source_although_the_state_file_cannot_be_written(
     migration = Migration(record, lambda: ())
     journal = Journal(StateStore(client), tmp_path / "file", migration)
     pipeline = Pipeline(migration, journal, Surroundings(client, Workforce(), tmp_path))
-    pipeline.offer_credentials(Credentials(source, dest_db))
+    pipeline.credentials.accept(Credentials(source, dest_db), proven=True)
     with pytest.raises(PgmigError, match="cannot be written"):
         await undo(pipeline)
     insert(source, 1)

@@ -6,15 +6,19 @@ import pytest
 
 from services.coordinator.migration.lag import FAR_BYTES, NEAR_BYTES, LagClock, follow_phase, lag_bytes
 from services.coordinator.migration.rates import RateMeter, Totals
+from services.coordinator.migration.record import Record
+from services.coordinator.migration.state import Migration
 from services.coordinator.migration.stream_progress import FollowProgress
-from services.coordinator.pipeline.credentials import Credentials, of_environment
+from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
 from services.shared.model import (
     ApplierProgress,
     Endpoint,
     Lsn,
+    MigrationOptions,
     Phase,
 )
 from services.shared.pg.session.uri import endpoint
+from services.shared.runtime.changes import Changes
 
 
 def test_lag_in_seconds_is_the_age_of_the_oldest_position_not_applied() -> None:
@@ -81,20 +85,30 @@ def test_rates_cover_the_window_and_forget_what_is_older() -> None:
     assert meter.per_second() == (0.0, 0.0, 0.0)
 
 
-def test_credentials_come_from_matching_settings_only() -> None:
+def _accepted(source: Endpoint, destination: Endpoint, offered: Credentials, *, proven: bool) -> Credentials:
+    record = Record("m", 1, Phase.COPY, MigrationOptions(), source, destination, 1.0, 1.0)
+    credentials = KnownCredentials(Migration(record, lambda: ()), Credentials(), Changes())
+    credentials.accept(offered, proven=proven)
+    return credentials.known
+
+
+def test_credentials_are_accepted_for_the_recorded_endpoints_only() -> None:
     assert "p@h" not in repr(Credentials("postgresql://u:p@h/s", "postgresql://u:p@h/d"))
     source, destination = Endpoint("h", 5432, "s", "u", 170004), Endpoint("h", 5432, "d", "u", 180001)
-    found = of_environment(source, destination, "postgresql://u:secret@h/s", "postgresql://u:secret@h/other")
+    offered = Credentials("postgresql://u:secret@h/s", "postgresql://u:secret@h/other")
+    found = _accepted(source, destination, offered, proven=False)
     assert found == Credentials("postgresql://u:secret@h/s", "")
     assert Credentials(destination_uri="x").filled_from(found).complete
+    assert _accepted(source, destination, offered, proven=True) == offered
 
 
 def test_recorded_parameters_complete_what_leads_to_the_same_place() -> None:
     source = endpoint("postgresql://u@h/s?sslmode=verify-full&sslrootcert=system&channel_binding=require")
     destination = endpoint("postgresql://u@h/d")
-    found = of_environment(source, destination, "postgresql://u:secret@h/s", "postgresql://u:secret@h/d")
+    offered = Credentials("postgresql://u:secret@h/s", "postgresql://u:secret@h/d")
+    found = _accepted(source, destination, offered, proven=False)
     assert endpoint(found.source_uri) == source
     assert "secret" in found.source_uri
     assert found.destination_uri == "postgresql://u:secret@h/d"
-    offered = Credentials("postgresql://u:secret@other/s", "").as_recorded(source, destination)
-    assert offered == Credentials("postgresql://u:secret@other/s", "")
+    other = Credentials("postgresql://u:secret@other/s", "")
+    assert _accepted(source, destination, other, proven=True) == other

@@ -63,9 +63,10 @@ class Stand:
     def __init__(self) -> None:
         self.migration = Migration(RECORD, lambda: ())
         self.journal = Saving()
+        self.credentials = self
         self.decided, self.may_let_go = asyncio.Event(), asyncio.Event()
 
-    async def credentials(self) -> Credentials:
+    async def both(self) -> Credentials:
         return Credentials()
 
     async def release(self) -> bool:

@@ -41,6 +41,7 @@ from services.shared.model import (
 from services.shared.pg.catalog.replica_identity import Published
 from services.shared.pg.freeze.sessions import OwnSession
 from services.shared.pg.freeze.thaw import Before
+from services.shared.runtime.changes import Changes
 
 EVENTS_KEPT = 200
 WATCH_EVERY_S = 0.25
@@ -90,7 +91,7 @@ class Migration:
         self.on_change: Callable[[], None] = lambda: None
         self._workers = workers
         self._clock = clock
-        self._next_change = asyncio.Event()
+        self._changes = Changes()
 
     @property
     def phase(self) -> Phase:
@@ -111,8 +112,7 @@ class Migration:
 
     def _announce(self) -> None:
         self.on_change()
-        waiting, self._next_change = self._next_change, asyncio.Event()
-        waiting.set()
+        self._changes.announce()
 
     def event(self, level: EventLevel, text: str) -> None:
         """Add a line to the event log; a repetition of the last line is left out."""
@@ -285,7 +285,7 @@ class Migration:
 
     async def changed(self) -> None:
         """Return after the next change."""
-        await self._next_change.wait()
+        await self._changes.wait()
 
     async def watch(self) -> AsyncIterator[MigrationView]:
         """The view at once, then after changes: those of a while together, at most four times a second

@@ -50,7 +50,7 @@ async def unfreeze(pipeline: Pipeline, *, read_only: bool) -> None:
     Raises WRONG_PHASE unless the source is frozen, CREDENTIALS_NEEDED.
     """
     migration, frozen = pipeline.migration, check_frozen(pipeline.migration)
-    uri = await pipeline.known_source()
+    uri = await pipeline.credentials.known_source()
     if read_only:
         await admit_readers(uri, frozen)
         migration.event(
@@ -91,7 +91,7 @@ async def written(pipeline: Pipeline) -> tuple[tuple[str, int], ...]:
     record, migration = pipeline.migration.record, pipeline.migration.id
     if record.switchover is None:
         return ()
-    uri = await pipeline.known_source()
+    uri = await pipeline.credentials.known_source()
     if record.freeze is not None and record.freeze.database:
         side = await beside(uri, record.freeze.door)
         try:

@@ -61,7 +61,7 @@ async def await_credentials(pipeline: Pipeline, deadline: float) -> Credentials:
     migration = pipeline.migration
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            return await pipeline.credentials()
+            return await pipeline.credentials.both()
     except TimeoutError as exc:
         raise PgmigError(
             ErrorKind.CREDENTIALS_NEEDED,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -13,12 +12,13 @@ from services.shared.model import (
     SwitchoverResult,
     SwitchoverStep,
 )
+from services.shared.runtime.changes import Changes
 
 
 class StepFeed:
     def __init__(self) -> None:
         self._steps: list[SwitchoverStep] = []
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._ended = False
         self._error: PgmigError | None = None
         self.blocked_at = 0.0
@@ -31,16 +31,12 @@ class StepFeed:
         self, name: StepName, state: StepState, detail: str = "", result: SwitchoverResult | None = None
     ) -> None:
         self._steps.append(SwitchoverStep(name, state, detail, self.elapsed_ms(), result))
-        self._wake()
+        self._changes.announce()
 
     def end(self, error: PgmigError | None = None) -> None:
         """No step follows. error: why it was rolled back; whoever reads the feed gets it."""
         self._ended, self._error = True, error
-        self._wake()
-
-    def _wake(self) -> None:
-        waiting, self._changed = self._changed, asyncio.Event()
-        waiting.set()
+        self._changes.announce()
 
     async def read(self) -> AsyncIterator[SwitchoverStep]:
         """Every step, then the error, if there was one."""
@@ -51,6 +47,6 @@ class StepFeed:
                 told += 1
             if self._ended:
                 break
-            await self._changed.wait()
+            await self._changes.wait()
         if self._error is not None:
             raise self._error

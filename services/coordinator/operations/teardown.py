@@ -66,7 +66,7 @@ async def remove_all(pipeline: Pipeline, refused: dict[str, PgmigError], *, forc
 
 
 async def _source(pipeline: Pipeline, *, force: bool = False) -> list[str]:
-    uri = await pipeline.known_source()
+    uri = await pipeline.credentials.known_source()
     record = pipeline.migration.record
     frozen = record.freeze
     removed = []
@@ -92,11 +92,11 @@ async def _destination(pipeline: Pipeline) -> list[str]:
 
 
 async def _origin(pipeline: Pipeline) -> list[str]:
-    return await remove_origin(await pipeline.known_destination(), pipeline.migration.id)
+    return await remove_origin(await pipeline.credentials.known_destination(), pipeline.migration.id)
 
 
 async def _bookkeeping(pipeline: Pipeline) -> list[str]:
-    uri, key = await pipeline.known_destination(), pipeline.migration.record.migration_id
+    uri, key = await pipeline.credentials.known_destination(), pipeline.migration.record.migration_id
     async with connection(uri, "destination") as conn:
         known = await steps_done(conn, key)
         await drop_bookkeeping(conn, key)

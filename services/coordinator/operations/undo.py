@@ -16,6 +16,7 @@ from services.shared.model import (
     EventLevel,
     PgmigError,
     Phase,
+    back_off_s,
 )
 from services.shared.pg.freeze.sessions import OwnSession
 from services.shared.pg.freeze.thaw import thaw
@@ -28,7 +29,7 @@ FIRST_UNDO_S, LONGEST_UNDO_S = 0.5, 15.0
 
 async def undo_at_last(pipeline: Pipeline) -> None:
     """`undo` until it succeeds, whatever stands in its way: nobody can write before. Raises FENCED."""
-    migration, wait = pipeline.migration, FIRST_UNDO_S
+    migration, failures = pipeline.migration, 0
     while migration.phase is Phase.SWITCHOVER:
         try:
             await undo(pipeline)
@@ -37,15 +38,15 @@ async def undo_at_last(pipeline: Pipeline) -> None:
             if error.kind is ErrorKind.FENCED:
                 raise error from exc
             migration.event(EventLevel.ERROR, f"the source is not open to writers yet: {error}")
-            await asyncio.sleep(wait)
-            wait = min(LONGEST_UNDO_S, 2 * wait)
+            await asyncio.sleep(back_off_s(FIRST_UNDO_S, LONGEST_UNDO_S, failures))
+            failures += 1
 
 
 async def undo(pipeline: Pipeline) -> None:
     """From phase switchover, which was not committed, back to streaming. Raises FENCED, with the source
     as it is, when another coordinator has written the record since."""
     if pipeline.migration.record.freeze is not None:
-        uri = await pipeline.source_uri()
+        uri = await pipeline.credentials.source()
         fenced = await retrying("thawing the source", lambda: _thaw(pipeline, uri))
         if fenced is not None:
             raise fenced

@@ -80,7 +80,7 @@ async def run(pipeline: Pipeline) -> Phase:
 
 async def _keep_applier_out(pipeline: Pipeline) -> None:
     """Changes were applied before: one that is cut off from us may still be at it."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     await pipeline.release([Role.APPLIER])
     async with connection(uris.destination_uri, "destination") as conn:
         await fence_applier(conn, migration.id, migration.record.applier_epoch)
@@ -88,14 +88,14 @@ async def _keep_applier_out(pipeline: Pipeline) -> None:
 
 async def _built(pipeline: Pipeline) -> bool:
     """Whether indexes and constraints are there already: tables are copied again, or more were added."""
-    uris = await pipeline.credentials()
+    uris = await pipeline.credentials.both()
     async with connection(uris.destination_uri, "destination") as conn:
         return POST_DATA in await steps_done(conn, pipeline.migration.record.migration_id)
 
 
 async def _settled(pipeline: Pipeline) -> bool:
     """Read the ledger; whether every table is copied."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     async with connection(uris.destination_uri, "destination") as conn:
         ledger = await read_ledger(conn, migration.record.migration_id)
     return await _settle(pipeline, ledger)

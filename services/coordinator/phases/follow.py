@@ -38,7 +38,7 @@ async def run(pipeline: Pipeline) -> Phase:
         begin_copy(pipeline, stock.copy, NEW_TABLES)
         return Phase.COPY
     await pipeline.staff(Role.DECODER, Role.APPLIER)
-    watch = SourceWatch((await pipeline.credentials()).source_uri, migration.id.slot)
+    watch = SourceWatch((await pipeline.credentials.both()).source_uri, migration.id.slot)
     tables = asyncio.create_task(watch_tables(pipeline), name=f"tables-{migration.id}")
     tables.add_done_callback(lambda _task: pipeline.notify())
 
@@ -92,7 +92,7 @@ async def _check_gap(pipeline: Pipeline) -> None:
 
     Also after the key-value store was lost: both servers then say where the migration stands.
     """
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     assert migration.record.slot is not None
     start = migration.record.slot.consistent_lsn
     slot = check_usable(await read_slot(uris.source_uri, migration.id.slot), migration.id.slot, start)

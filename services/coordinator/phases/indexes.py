@@ -55,7 +55,7 @@ DATABASE = "database"
 
 async def run(pipeline: Pipeline) -> Phase:
     """Returns the next phase."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     follow = migration.record.options.follow
     if migration.record.damaged:
         return await damaged.copy_again(pipeline)
@@ -114,7 +114,7 @@ async def _across_tables(pipeline: Pipeline, building: Building) -> None:
 
 async def _loosen_keys(pipeline: Pipeline) -> None:
     """Before anything refers to the constraints: comments come with the rest of the section."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     if not migration.record.options.follow:
         return
     async with connection(uris.destination_uri, "destination") as conn:
@@ -126,7 +126,7 @@ async def _loosen_keys(pipeline: Pipeline) -> None:
 
 async def _warn_of_keys(pipeline: Pipeline) -> None:
     """About keys of a destination that brought its own tables."""
-    uris, record = await pipeline.credentials(), pipeline.migration.record
+    uris, record = await pipeline.credentials.both(), pipeline.migration.record
     if not record.options.follow:
         return
     async with connection(uris.destination_uri, "destination") as conn:
@@ -163,7 +163,7 @@ async def _of_one_moment(pipeline: Pipeline, *, again: bool) -> None:
     floor = max((floor for _, floor in migration.copying.floors()), default=Lsn(0))
     target, why = floor, "where the last table was copied"
     if again and migration.record.options.follow:
-        async with connection((await pipeline.credentials()).source_uri, "source") as conn:
+        async with connection((await pipeline.credentials.both()).source_uri, "source") as conn:
             target, why = await wal_position(conn), "before foreign keys are checked again"
     if target:
         migration.event(EventLevel.INFO, f"changes are applied up to {target}, {why}")
@@ -184,7 +184,7 @@ async def _analyze_the_others(pipeline: Pipeline, building: Building) -> None:
 async def _finish(pipeline: Pipeline, done: set[str]) -> None:
     """Statistics are complete. What is left: sequences, and the database's own settings, privileges
     and comment."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     options = migration.record.options
     async with (
         connection(uris.source_uri, "source") as source,

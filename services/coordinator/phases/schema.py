@@ -47,7 +47,7 @@ PRE_DATA = "pre-data"
 async def run(pipeline: Pipeline) -> Phase:
     """Returns the next phase."""
     migration = pipeline.migration
-    uris = await pipeline.credentials()
+    uris = await pipeline.credentials.both()
     if migration.record.slot is None:
         # Whoever began before a crash may have told us of a slot that we did not note.
         await pipeline.release()
@@ -77,7 +77,7 @@ async def _choose_published(pipeline: Pipeline) -> None:
     it is altered before a publication stands, or UPDATE and DELETE would fail there meanwhile.
     """
     migration = pipeline.migration
-    uris = await pipeline.credentials()
+    uris = await pipeline.credentials.both()
     async with connection(uris.source_uri, "source") as conn:
         taken = await choose(conn, migration.record.options)
         if not migration.record.options.follow:
@@ -95,7 +95,7 @@ async def _choose_published(pipeline: Pipeline) -> None:
 
 async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> tuple[Chosen, tuple[KnownTable, ...]]:
     """What is taken, with the tables recorded; and what those are whose changes will be replicated."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     async with connection(uris.source_uri, "source") as conn:
         chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
         tables = await list_tables_under(conn, snapshot.snapshot_name, chosen)
@@ -115,7 +115,7 @@ async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> tuple[Cho
 async def _take_tables(pipeline: Pipeline, chosen: Chosen, known: Sequence[KnownTable]) -> None:
     """The destination has its schema: only note that rows may go into it. Each table is emptied in
     the transaction that fills it."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     async with (
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as conn,
@@ -133,7 +133,7 @@ async def _take_tables(pipeline: Pipeline, chosen: Chosen, known: Sequence[Known
 async def _restore(
     pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen, known: Sequence[KnownTable]
 ) -> None:
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     tools = await schema_tools(pipeline)
     pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
     options = migration.record.options
@@ -169,7 +169,7 @@ async def _run(
     pipeline: Pipeline, script: bytes | Script, chosen: Chosen, known: Sequence[KnownTable]
 ) -> None:
     """The section, with the note that it is done, in one transaction. bytes: as one query."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     options = migration.record.options
     dropped = 0
     async with connection(uris.destination_uri, "destination") as conn:

@@ -1,14 +1,34 @@
-"""The connection strings of a migration: in memory only, and found again after a restart."""
+"""The connection strings of a migration: in memory only, and found again after a restart.
+
+What an operator gives for a migration that exists already is used, or refused. It may hold a new
+password, or another address of the same database, as after a change of DNS. What names another database
+than the recorded one is refused with both names, and never silently replaced by what is recorded. Two
+addresses lead to the same database when the system identifier of the server and the OID of the database
+are equal; a physical copy shares both, so a source is compared by its timeline, too, before its WAL is
+read on.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from services.coordinator.migration.record import Record
-from services.shared.model import Endpoint, ErrorKind, PgmigError
+from services.coordinator.migration.state import Migration
+from services.shared.model import DatabaseIdentity, Endpoint, ErrorKind, EventLevel, PgmigError
+from services.shared.pg.catalog.server import identity_of, read_server
+from services.shared.pg.freeze.closed_database import beside
+from services.shared.pg.freeze.thaw import Before
 from services.shared.pg.preflight.checks import reachable
+from services.shared.pg.replication.connection import ReplicationConnection
+from services.shared.pg.session.connection import connection, reached
 from services.shared.pg.session.uri import as_recorded, endpoint, passwordless_uri
+from services.shared.runtime.changes import Changes
+
+PASSWORD_FILE_EVERY_S = 5.0
+"""How often the password file is tried while credentials are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +46,10 @@ class Credentials:
         """What is missing here, taken from `other`."""
         return Credentials(self.source_uri or other.source_uri, self.destination_uri or other.destination_uri)
 
-    def as_recorded(self, source: Endpoint, destination: Endpoint) -> Credentials:
-        """With what a connection string lacks of the recorded parameters, if it leads to the same place."""
-
-        def completed(uri: str, where: Endpoint) -> str:
-            return as_recorded(uri, where) if uri and endpoint(uri).place == where.place else uri
-
-        return Credentials(completed(self.source_uri, source), completed(self.destination_uri, destination))
-
 
 NOTHING_GIVEN = Credentials()
 OPTIONS = {"source": "--source-uri", "destination": "--dest-uri"}
 """Of the command line, by side."""
-
-
-def of_environment(
-    source: Endpoint, destination: Endpoint, source_uri: str | None, destination_uri: str | None
-) -> Credentials:
-    """The coordinator's own settings, where host, port, database and user match."""
-    return Credentials(
-        source_uri if source_uri and endpoint(source_uri).place == source.place else "",
-        destination_uri if destination_uri and endpoint(destination_uri).place == destination.place else "",
-    ).as_recorded(source, destination)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +92,238 @@ def asked_for(record: Record, known: Credentials, refused: dict[str, PgmigError]
         text += "; the source is closed to writers until then"
     down = [error.message for error in refused.values() if error.kind is ErrorKind.UNREACHABLE]
     return "; ".join([text, *down])
+
+
+GO_ON = "leave that connection string out to go on with the recorded database"
+GIVE_UP = (
+    "give the connection strings of the recorded databases; if one of them does not exist any more, remove "
+    "what is left elsewhere with `pgmig-cli cleanup --force --id {id}`"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """accepted: what is used. moved: new addresses, by field of the record. refused: why one is not used,
+    by field of the record."""
+
+    accepted: Credentials
+    moved: dict[str, Endpoint] = field(default_factory=dict)
+    refused: dict[str, PgmigError] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises the first refusal."""
+        for error in self.refused.values():
+            raise error
+
+
+def place(where: Endpoint) -> str:
+    return f"{where.host}:{where.port}/{where.dbname}"
+
+
+async def judge(record: Record, given: Credentials, remedy: str) -> Judged:
+    """Compare what is given with the record. remedy: the hint where another database is named."""
+    hint = remedy.format(id=record.migration_id)
+    judged = Judged(given)
+    source = await _judged(judged, "source", given.source_uri, record, hint)
+    destination = await _judged(judged, "destination", given.destination_uri, record, hint)
+    return replace(judged, accepted=Credentials(source, destination))
+
+
+async def judge_to_go_on(record: Record, given: Credentials) -> Judged:
+    """`judge` for commands after which changes are read on. Raises the first refusal, and GAP."""
+    judged = await judge(record, given, GO_ON)
+    judged.check()
+    if "source" in judged.moved:
+        await check_timeline(record, judged.accepted.source_uri)
+    return judged
+
+
+async def _judged(judged: Judged, side: str, uri: str, record: Record, hint: str) -> str:
+    """The URI if it is accepted, else ""."""
+    known: Endpoint = getattr(record, side)
+    if not uri:
+        return uri
+    uri = as_recorded(uri, known)
+    if endpoint(uri).place == known.place:
+        return uri
+    try:
+        judged.moved[side] = await _found(side, uri, record, hint)
+    except PgmigError as exc:
+        judged.refused[side] = exc
+        return ""
+    return uri
+
+
+async def _found(side: str, uri: str, record: Record, hint: str) -> Endpoint:
+    recorded = f"the {side} of this migration is recorded as {place(getattr(record, side))}"
+    known: DatabaseIdentity | None = getattr(record, f"{side}_identity")
+    try:
+        identity, found = await _seen(side, uri, record.freeze)
+    except PgmigError as exc:
+        raise PgmigError(exc.kind, f"{exc.message}; {recorded}", f"{exc.hint}, or {hint}") from exc
+    if known is not None and identity != known:
+        raise PgmigError(ErrorKind.INVALID_ARGUMENT, f"{place(found)} is another database: {recorded}", hint)
+    return found
+
+
+async def _seen(side: str, uri: str, freeze: Before | None) -> tuple[DatabaseIdentity | None, Endpoint]:
+    """The database that `uri` leads to. One that our freeze has closed is looked up from another database
+    of its server. The identity is None if that server has no such database."""
+    try:
+        async with connection(uri, side) as conn:
+            return (await read_server(conn, side)).identity, reached(conn, uri)
+    except PgmigError as exc:
+        if exc.kind is not ErrorKind.DATABASE_CLOSED or side != "source" or freeze is None:
+            raise
+    conn = await beside(uri, freeze.door)
+    try:
+        return await identity_of(conn, endpoint(uri).dbname, side), reached(conn, uri)
+    finally:
+        await conn.close()
+
+
+async def check_timeline(record: Record, uri: str) -> None:
+    """Raises GAP for a source that was promoted: its WAL is not the one that the slot was made in."""
+    slot = record.slot
+    if slot is None or not slot.timeline:
+        return
+    # A source that the freeze has closed still shows its timeline from another database.
+    replication = await ReplicationConnection.open(uri, record.freeze.door if record.freeze else "")
+    try:
+        found = await replication.identify_system()
+    finally:
+        await replication.close()
+    if found.timeline != slot.timeline:
+        raise PgmigError(
+            ErrorKind.GAP,
+            f"{place(endpoint(uri))} is on timeline {found.timeline}, but migration {record.migration_id} "
+            f"began on {place(record.source)}, timeline {slot.timeline}: the server was promoted since, and "
+            "changes may be missing from its WAL",
+            f"clean up with `pgmig-cli cleanup --force --id {record.migration_id}`, then begin a new clone; "
+            f"or {GO_ON}",
+            found.flush_lsn,
+        )
+
+
+class KnownCredentials:
+    """The connection strings that one migration works with.
+
+    settings: of the coordinator itself, which fill gaps. embedded: they were given for the one migration
+    that it has, so the password file does not replace them. changes: announced when some are accepted.
+    """
+
+    def __init__(
+        self, migration: Migration, settings: Credentials, changes: Changes, *, embedded: bool = False
+    ) -> None:
+        self._migration = migration
+        self._settings = settings
+        self._changes = changes
+        self._embedded = embedded
+        self._known = NOTHING_GIVEN
+
+    def accept(self, offered: Credentials, *, proven: bool = False) -> None:
+        """Take connection strings of the databases on record, and no others: there is no other way in.
+
+        One of another host, port, database or user is dropped, unless a connection has proven that it
+        leads to the recorded database (`judge`, or the checks of `start`). The newest come first, known
+        ones fill the gaps. Parameters that were recorded stay in force.
+        """
+        self._known = self._of_record(offered, proven=proven).filled_from(self._known)
+        if self._known.complete and self._migration.needs_credentials:
+            self._migration.needs_credentials = False
+            self._migration.touch()
+        self._changes.announce()
+
+    def take_over(self, judged: Judged) -> Credentials:
+        """Work with what was accepted, at its new address, from now on."""
+        if judged.moved:
+            self._migration.addresses_changed(judged.moved.get("source"), judged.moved.get("destination"))
+        for side, where in judged.moved.items():
+            self._migration.event(EventLevel.INFO, f"the {side} is reached at {place(where)} from now on")
+        self.accept(judged.accepted, proven=True)
+        return judged.accepted
+
+    def _of_record(self, offered: Credentials, *, proven: bool) -> Credentials:
+        record = self._migration.record
+
+        def allowed(uri: str, where: Endpoint) -> str:
+            if uri and endpoint(uri).place == where.place:
+                return as_recorded(uri, where)
+            return uri if proven else ""
+
+        return Credentials(
+            allowed(offered.source_uri, record.source),
+            allowed(offered.destination_uri, record.destination),
+        )
+
+    @property
+    def known(self) -> Credentials:
+        """What is known now, without a look anywhere."""
+        return self._known
+
+    async def both(self) -> Credentials:
+        """Both connection strings; waits for `resume` when nobody knows them."""
+        await self._find(lambda: self._known.complete)
+        return self._known
+
+    async def source(self) -> str:
+        """Like `both`, when the source alone is needed."""
+        await self._find(lambda: bool(self._known.source_uri))
+        return self._known.source_uri
+
+    async def known_source(self) -> str:
+        """Like `source`, but raises CREDENTIALS_NEEDED instead of waiting."""
+        refused = await self._look()
+        return self._known.source_uri or self._unknown("source", refused)
+
+    async def known_destination(self) -> str:
+        """The destination's connection string. Raises CREDENTIALS_NEEDED."""
+        refused = await self._look()
+        return self._known.destination_uri or self._unknown("destination", refused)
+
+    async def check_known(self) -> None:
+        """Raises CREDENTIALS_NEEDED unless both connection strings are known."""
+        await self.known_source()
+        await self.known_destination()
+
+    def _unknown(self, side: str, refused: dict[str, PgmigError]) -> str:
+        why = refused.get(side)
+        down = f"; {why.message}" if why is not None and why.kind is ErrorKind.UNREACHABLE else ""
+        raise PgmigError(
+            ErrorKind.CREDENTIALS_NEEDED,
+            f"the connection string of the {side} of migration {self._migration.id} is not known any more"
+            + down,
+            f"give it with {OPTIONS[side]}",
+        )
+
+    async def _look(self) -> dict[str, PgmigError]:
+        """Look where a restarted coordinator may find them without anybody's help. Returns by side why
+        the password file is of no use."""
+        record, settings = self._migration.record, self._settings
+        self._known = self._known.filled_from(self._of_record(settings, proven=False))
+        if self._known.complete:
+            return {}
+        tried = await of_password_file(record.source, record.destination)
+        found = tried.credentials
+        if self._embedded:  # what was given names another address: it is judged, not replaced
+            found = Credentials(
+                "" if settings.source_uri else found.source_uri,
+                "" if settings.destination_uri else found.destination_uri,
+            )
+        self._known = self._known.filled_from(self._of_record(found, proven=False))
+        return tried.refused
+
+    async def _find(self, enough: Callable[[], bool]) -> None:
+        asked = ""
+        while not enough():
+            refused = await self._look()
+            if enough():
+                break
+            text = asked_for(self._migration.record, self._known, refused)
+            if text != asked:
+                asked, self._migration.needs_credentials = text, True
+                self._migration.event(EventLevel.WARNING, text)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PASSWORD_FILE_EVERY_S):
+                    await self._changes.until(enough)
+        self.accept(NOTHING_GIVEN)

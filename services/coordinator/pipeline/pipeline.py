@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +19,7 @@ from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.record import SlotRecord
 from services.coordinator.migration.state import Migration
 from services.coordinator.migration.state_file import ARCHIVE, folder, remove_state
-from services.coordinator.pipeline.credentials import (
-    OPTIONS,
-    Credentials,
-    asked_for,
-    of_environment,
-    of_password_file,
-)
+from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
 from services.coordinator.pipeline.retries import Retries
 from services.coordinator.workers.registry import MakeWork, Workforce, error_of
 from services.shared.bus.connection import Client
@@ -54,11 +47,11 @@ from services.shared.model import (
     SnapshotReady,
     WorkerReport,
 )
+from services.shared.runtime.changes import Changes
 
 log = logging.getLogger(__name__)
 
 ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
-PASSWORD_FILE_EVERY_S = 5.0
 STREAM_FULL = (
     "the change stream is full: the decoder waits and the source keeps its WAL; see why the applier does "
     "not keep up (it starts after the copy), or raise PGMIG_MAX_STREAM_BYTES"
@@ -99,8 +92,9 @@ class Pipeline:
             None  # beside the phases: services.coordinator.post_data.build
         )
         self._around = around
-        self._credentials = Credentials()
-        self._signal = asyncio.Event()
+        self._changes = Changes()
+        settings = Credentials(around.source_uri or "", around.destination_uri or "")
+        self.credentials = KnownCredentials(migration, settings, self._changes, embedded=around.embedded)
         self._unstaffed: set[Role] = set()
         self._retries = Retries()
         self._attachments = 0
@@ -120,13 +114,11 @@ class Pipeline:
 
     def notify(self) -> None:
         """Let `until` look again."""
-        waiting, self._signal = self._signal, asyncio.Event()
-        waiting.set()
+        self._changes.announce()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds; it is looked at after every report."""
-        while not condition():
-            await self._signal.wait()
+        await self._changes.until(condition)
 
     async def until_fatal(self) -> PgmigError:
         """The error that ends the running phase."""
@@ -134,94 +126,11 @@ class Pipeline:
         assert self.fatal is not None
         return self.fatal
 
-    # Credentials.
-
-    def offer_credentials(self, credentials: Credentials) -> None:
-        """The newest come first; known ones fill the gaps. Parameters that were recorded stay in force."""
-        record = self.migration.record
-        offered = credentials.as_recorded(record.source, record.destination)
-        self._credentials = offered.filled_from(self._credentials)
-        if self._credentials.complete and self.migration.needs_credentials:
-            self.migration.needs_credentials = False
-            self.migration.touch()
-        self.notify()
-
-    async def credentials(self) -> Credentials:
-        """Both connection strings; waits for `resume` when nobody knows them."""
-        await self._find_credentials(lambda: self._credentials.complete)
-        return self._credentials
-
-    async def source_uri(self) -> str:
-        """Like `credentials`, when the source alone is needed."""
-        await self._find_credentials(lambda: bool(self._credentials.source_uri))
-        return self._credentials.source_uri
-
-    @property
-    def knows_source(self) -> bool:
-        return bool(self._credentials.source_uri)
-
-    async def known_source(self) -> str:
-        """Like `source_uri`, but raises CREDENTIALS_NEEDED instead of waiting."""
-        refused = await self._look_for_credentials()
-        return self._credentials.source_uri or self._unknown("source", refused)
-
-    async def known_destination(self) -> str:
-        """The destination's connection string. Raises CREDENTIALS_NEEDED."""
-        refused = await self._look_for_credentials()
-        return self._credentials.destination_uri or self._unknown("destination", refused)
-
-    async def known_credentials(self) -> Credentials:
-        """Like `credentials`, but raises CREDENTIALS_NEEDED instead of waiting."""
-        return Credentials(await self.known_source(), await self.known_destination())
-
-    def _unknown(self, side: str, refused: dict[str, PgmigError]) -> str:
-        why = refused.get(side)
-        down = f"; {why.message}" if why is not None and why.kind is ErrorKind.UNREACHABLE else ""
-        raise PgmigError(
-            ErrorKind.CREDENTIALS_NEEDED,
-            f"the connection string of the {side} of migration {self.migration.id} is not known any more"
-            + down,
-            f"give it with {OPTIONS[side]}",
-        )
-
-    async def _look_for_credentials(self) -> dict[str, PgmigError]:
-        """Where a restarted coordinator may find them without anybody's help. Returns by side why the
-        password file is of no use."""
-        record, around = self.migration.record, self._around
-        own = of_environment(record.source, record.destination, around.source_uri, around.destination_uri)
-        self._credentials = self._credentials.filled_from(own)
-        if not self._credentials.complete:
-            tried = await of_password_file(record.source, record.destination)
-            found = tried.credentials
-            if around.embedded:  # what was given names another address: it is judged, not replaced
-                found = Credentials(
-                    "" if around.source_uri else found.source_uri,
-                    "" if around.destination_uri else found.destination_uri,
-                )
-            self._credentials = self._credentials.filled_from(found)
-            return tried.refused
-        return {}
-
-    async def _find_credentials(self, enough: Callable[[], bool]) -> None:
-        asked = ""
-        while not enough():
-            refused = await self._look_for_credentials()
-            if enough():
-                break
-            text = asked_for(self.migration.record, self._credentials, refused)
-            if text != asked:
-                asked, self.migration.needs_credentials = text, True
-                self.migration.event(EventLevel.WARNING, text)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PASSWORD_FILE_EVERY_S):
-                    await self.until(enough)
-        self.offer_credentials(Credentials())
-
     # Workers.
 
     async def staff(self, *roles: Role) -> None:
         """Have these roles filled, and the others stopped."""
-        await self.credentials()
+        await self.credentials.both()
         record = self.migration.record
         await self.release([role for role in ALL_ROLES if role not in roles])
         makers: dict[Role, MakeWork] = {
@@ -259,7 +168,7 @@ class Pipeline:
     def _decoder_work(self) -> DecoderWork:
         record, slot = self.migration.record, self.migration.record.slot
         return DecoderWork(
-            source_uri=self._credentials.source_uri,
+            source_uri=self.credentials.known.source_uri,
             follow=record.options.follow,
             may_create=slot is None,
             tables=record.published,
@@ -274,8 +183,8 @@ class Pipeline:
     def _copier_work(self) -> CopierWork:
         options = self.migration.record.options
         return CopierWork(
-            self._credentials.source_uri,
-            self._credentials.destination_uri,
+            self.credentials.known.source_uri,
+            self.credentials.known.destination_uri,
             options.copy_workers,
             options.max_rate,
         )
@@ -284,7 +193,7 @@ class Pipeline:
         record = self.migration.record
         slot = record.slot
         return ApplierWork(
-            self._credentials.destination_uri,
+            self.credentials.known.destination_uri,
             slot.consistent_lsn if slot else Lsn(0),
             (*self.migration.copying.floors(), *((one.table, one.floor) for one in record.dropped)),
             tuple(skipped.lsn for skipped in record.skipped),

@@ -67,11 +67,14 @@ class Lookout:
         return record.options.follow and record.slot is not None
 
     async def _uri(self) -> str:
-        if not self._pipeline.knows_source and time.monotonic() >= self._search_at:
+        credentials = self._pipeline.credentials
+        if credentials.known.source_uri:
+            return await credentials.known_source()
+        if time.monotonic() >= self._search_at:
             self._search_at = time.monotonic() + SEARCH_EVERY_S
             with suppress(PgmigError):
-                return await self._pipeline.known_source()
-        return await self._pipeline.known_source() if self._pipeline.knows_source else ""
+                return await credentials.known_source()
+        return ""
 
     async def close(self) -> None:
         watch, self._watch = self._watch, None

@@ -22,6 +22,7 @@ from services.shared.model import (
     IndexProgress,
     PgmigError,
     TableId,
+    back_off_s,
 )
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, steps_done
 from services.shared.pg.catalog.selected import choose
@@ -143,7 +144,7 @@ class Building:
 
 async def load(pipeline: Pipeline) -> Building:
     """From the schema's archive, which is made again when it is lost, and the destination."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         kinds = await relations(conn)
@@ -157,7 +158,7 @@ async def load(pipeline: Pipeline) -> Building:
 
 
 async def _script(pipeline: Pipeline, there: Collection[TableId]) -> Script:
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     options = migration.record.options
     if not pipeline.archive.exists():
         tools = await schema_tools(pipeline)
@@ -186,7 +187,7 @@ def begin(pipeline: Pipeline) -> asyncio.Task[Building]:
 
 
 async def _table_work(pipeline: Pipeline) -> Building:
-    wait = FIRST_RETRY_S
+    failures = 0
     while True:
         try:
             building = await load(pipeline)
@@ -201,5 +202,5 @@ async def _table_work(pipeline: Pipeline) -> Building:
             pipeline.migration.event(EventLevel.WARNING, f"building indexes is tried again: {error}")
         else:
             return building
-        await asyncio.sleep(wait)
-        wait = min(LONGEST_RETRY_S, 2 * wait)
+        await asyncio.sleep(back_off_s(FIRST_RETRY_S, LONGEST_RETRY_S, failures))
+        failures += 1

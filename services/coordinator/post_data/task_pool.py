@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from services.coordinator.post_data.schedule import Schedule, Task
 from services.shared.model import PgmigError
 from services.shared.pg.schema.post_data import Item
+from services.shared.runtime.changes import Changes
 
 S = TypeVar("S")
 
@@ -35,13 +36,12 @@ class Crew(Generic[S]):
         self._session = session
         self._run = run
         self._on_change = on_change
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._errors: list[PgmigError] = []
 
     def wake(self) -> None:
         """The schedule was told something."""
-        waiting, self._changed = self._changed, asyncio.Event()
-        waiting.set()
+        self._changes.announce()
 
     async def work_off(self, workers: int) -> None:
         """Return when the schedule is over. Raises an ExceptionGroup of what failed."""
@@ -57,7 +57,7 @@ class Crew(Generic[S]):
             while not self._schedule.over:
                 task = self._schedule.take()
                 if task is None:
-                    await self._changed.wait()
+                    await self._changes.wait()
                     continue
                 self._on_change()
                 try:

@@ -71,7 +71,7 @@ async def take_stock(
 ) -> Stock:
     """Look at both sides, adopt what may be adopted. cause: what the applier stopped with. source: a
     session to use, where new ones may not be let in."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     async with AsyncExitStack() as stack:
         if source is None:
             source = await stack.enter_async_context(connection(uris.source_uri, "source"))

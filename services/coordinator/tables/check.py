@@ -32,7 +32,7 @@ async def check_unchanged(pipeline: Pipeline, source: Connection) -> None:
     options = pipeline.migration.record.options
     if options.data_only or not options.follow:
         return
-    uris = await pipeline.credentials()
+    uris = await pipeline.credentials.both()
     async with connection(uris.destination_uri, "destination") as destination:
         await _compare_columns(pipeline, source, destination, stock.now)
 

@@ -22,7 +22,7 @@ async def check_partitions(pipeline: Pipeline) -> None:
     valid only when every partition has its own. PostgreSQL does not look again when the one that lacks
     it goes, so the partition has to go first.
     """
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     async with (
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,

@@ -26,7 +26,7 @@ AGAIN = "tables are copied again"
 async def prepare_resync(pipeline: Pipeline, tables: Sequence[TableId]) -> None:
     """Make phase copy copy these tables. No worker runs. Raises INVALID_ARGUMENT for a name that is no
     table of the migration, SCHEMA_DRIFT for one that the destination has not got, NO_REPLICA_IDENTITY."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     await look_for_routes(pipeline)
     async with (
         connection(uris.source_uri, "source") as source,

@@ -30,7 +30,7 @@ from services.shared.pg.session.connection import Connection, connection, transl
 async def look_for_routes(pipeline: Pipeline) -> None:
     """Compare the partitions of both sides as they are now, for the copy and the applier.
     Only an operator who changed the destination's tables makes them differ."""
-    uris = await pipeline.credentials()
+    uris = await pipeline.credentials.both()
     async with (
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,

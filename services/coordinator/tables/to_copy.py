@@ -58,7 +58,7 @@ class ToCopy:
 async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy | None:
     """None when tables had to be added to the publication, and a new snapshot is needed. Raises
     SCHEMA_DRIFT for tables that do not fit their table on the destination any more."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     version = migration.record.source.server_version_num
     larger_than = migration.record.options.split_tables_larger_than
     await look_for_routes(pipeline)
@@ -275,7 +275,7 @@ async def renewed(pipeline: Pipeline, snapshot: SnapshotReady, found: ToCopy) ->
     """The ledger with the plans that the snapshot asks for. One transaction gives a table its new
     plan, forgets its parts, notes what it is on the source and, if it is cut, empties it: no part does,
     since others are beside it."""
-    uris, migration = await pipeline.credentials(), pipeline.migration
+    uris, migration = await pipeline.credentials.both(), pipeline.migration
     key, follow = migration.record.migration_id, migration.record.options.follow
     async with connection(uris.destination_uri, "destination") as conn:
         with translated("making the tables of the destination ready for their copy"):

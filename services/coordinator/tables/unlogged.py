@@ -24,7 +24,7 @@ async def check_unlogged(pipeline: Pipeline, *, frozen: bool = False) -> None:
     if not copied:
         return
     expected = dict.fromkeys(copied, 1) if frozen else copied
-    uris = await pipeline.credentials()
+    uris = await pipeline.credentials.both()
     async with connection(uris.destination_uri, "destination") as conn:
         counted = await count_unlogged(conn, 1 if frozen else None)
     lost = [

@@ -27,7 +27,7 @@ UNFOLLOWED = "unfollowed"
 async def copied(pipeline: Pipeline) -> bool:
     """Copy them, unless that is done. False: everything has to be copied again, since the snapshot
     of the tables is gone and nothing would bring the two moments into step."""
-    uris, record = await pipeline.credentials(), pipeline.migration.record
+    uris, record = await pipeline.credentials.both(), pipeline.migration.record
     if _left_alone(pipeline):
         return True
     async with silent_destination(uris.destination_uri) as destination:
@@ -47,7 +47,7 @@ async def copied(pipeline: Pipeline) -> bool:
 
 async def any_to_compare(pipeline: Pipeline) -> bool:
     """Whether the switchover has to look at them: there are some on one of the servers."""
-    uris, wanted = await pipeline.credentials(), _wanted(pipeline)
+    uris, wanted = await pipeline.credentials.both(), _wanted(pipeline)
     if _left_alone(pipeline):
         return False
     async with (
@@ -59,7 +59,7 @@ async def any_to_compare(pipeline: Pipeline) -> bool:
 
 async def bring_in_step(pipeline: Pipeline, freeze: Freeze | None = None) -> None:
     """Send what has changed. freeze: of the source; None while that is not frozen yet."""
-    uris, wanted = await pipeline.credentials(), _wanted(pipeline)
+    uris, wanted = await pipeline.credentials.both(), _wanted(pipeline)
     async with silent_destination(uris.destination_uri) as destination:
         if freeze is not None:
             brought = await bring(freeze.session, destination, wanted)

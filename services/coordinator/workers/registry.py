@@ -35,6 +35,7 @@ from services.shared.model import (
     WorkerCommand,
     WorkerReport,
     WorkerView,
+    back_off_s,
 )
 
 log = logging.getLogger(__name__)
@@ -259,8 +260,8 @@ class Workforce:
         wanted = not job.stopping
         want = self._wants.get((job.assignment.migration_id, job.assignment.role))
         if want is not None:
-            wait = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0**want.failures)
-            want.failures = min(want.failures + 1, 10)
+            wait = back_off_s(BACK_OFF_S, LONGEST_BACK_OFF_S, want.failures)
+            want.failures += 1
             want.not_before = asyncio.get_running_loop().time() + wait
             self._later(wait)
         self._end(job)

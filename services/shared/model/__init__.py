@@ -1,6 +1,7 @@
 """Pure values: no I/O, no clock, nothing but the standard library."""
 
 from services.shared.model.address import check_address, fits_socket, socket_path, unix_address
+from services.shared.model.back_off import back_off_s
 from services.shared.model.combinations import check_options
 from services.shared.model.database import DatabaseIdentity
 from services.shared.model.english import counted
@@ -167,6 +168,7 @@ __all__ = [
     "WorkerCommand",
     "WorkerReport",
     "WorkerView",
+    "back_off_s",
     "change_of",
     "check_address",
     "check_move",

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import random
 from typing import Protocol
 
@@ -30,6 +29,7 @@ from services.shared.model import (
     Role,
     WorkerCommand,
     WorkerReport,
+    back_off_s,
 )
 from services.shared.rpc.channel import open_channel
 from services.shared.rpc.convert_work import command_from_pb, register_to_pb
@@ -225,7 +225,7 @@ class WorkerLink:
         """Wait before the next attempt; an outage is logged once, when it begins."""
         if self._failures == 0:
             log.warning("no coordinator, trying again until there is one: %s", error)
-        wait_s = min(LONGEST_WAIT_S, math.ldexp(FIRST_WAIT_S, min(self._failures, 10)))
+        wait_s = back_off_s(FIRST_WAIT_S, LONGEST_WAIT_S, self._failures)
         self._failures += 1
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter

@@ -9,7 +9,6 @@ ran well for a while before it failed starts again with the shortest wait. Anyth
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 from asyncio import sleep
@@ -18,7 +17,7 @@ from typing import TypeVar
 
 import tenacity
 
-from services.shared.model import ErrorKind, PgmigError
+from services.shared.model import ErrorKind, PgmigError, back_off_s
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +64,9 @@ class _Attempts:
             return self._first_wait_s * random.uniform(0.25, 0.5)  # noqa: S311 - jitter
         if self.lasted_s >= STEADY_S:
             self._failures = 0
-        doubled = math.ldexp(self._first_wait_s, min(self._failures, 30))
+        wait = back_off_s(self._first_wait_s, self._longest_wait_s, self._failures)
         self._failures += 1
-        return min(self._longest_wait_s, doubled) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        return wait * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
     def tell(self, state: tenacity.RetryCallState) -> None:
         reason = state.outcome.exception() if state.outcome else None
