@@ -31,6 +31,7 @@ from services.coordinator.pipeline.credentials import (
     judge_to_go_on,
 )
 from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.pipeline.source_watch import Lookout
 from services.coordinator.tables.recover import after_drift
 from services.coordinator.tables.resync import prepare_resync
@@ -97,7 +98,7 @@ class Driver:
 
     def _run(self) -> None:
         if self.migration.phase.running:
-            self.pipeline.cleared()
+            self.pipeline.reports.cleared()
             self._task = asyncio.create_task(self._drive(), name=f"drive-{self.migration.id}")
         self._watch_old_source()
 
@@ -153,7 +154,7 @@ class Driver:
         try:
             await self._through_phases()
         finally:
-            await self.pipeline.stop_building()
+            await self.pipeline.index_work.stop()
 
     async def _through_phases(self) -> None:
         retries = 0
@@ -163,7 +164,7 @@ class Driver:
                 await self._enter(entered)
                 retries = 0
             except Exception as exc:
-                error = cause(exc) or self.pipeline.unexpected(exc)
+                error = cause(exc) or unexpected(self.migration, exc)
                 if error.kind is ErrorKind.FENCED:
                     log.error("migration %s is left to another coordinator: %s", self.migration.id, error)
                     return
@@ -171,7 +172,7 @@ class Driver:
                     await self._fail(error)
                     return
                 if error.kind is ErrorKind.SNAPSHOT_LOST:
-                    self.pipeline.snapshot = None
+                    self.pipeline.snapshot.lost()
                 wait = back_off_s(FIRST_RETRY_S, LONGEST_RETRY_S, retries)
                 retries += 1
                 self.migration.event(EventLevel.WARNING, f"phase {entered} is tried again: {error}")
@@ -190,13 +191,13 @@ class Driver:
             self.migration.entered(target)
         await self.pipeline.journal.save()
         if target in {Phase.COMPLETE, Phase.SWITCHED_OVER}:
-            await self.pipeline.release()
+            await self.pipeline.staffing.release()
         self._watch_old_source()
 
     async def _run_phase(self, phase: Phase) -> Phase:
         """The phase's own end, or the error of a worker that ends it."""
         running = asyncio.ensure_future(_RUN[phase](self.pipeline))
-        fatal = asyncio.create_task(self.pipeline.until_fatal(), name="fatal")
+        fatal = asyncio.create_task(self.pipeline.reports.until_fatal(), name="fatal")
         try:
             await asyncio.wait({running, fatal}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
@@ -221,7 +222,7 @@ class Driver:
         migration.failed(failure)
         with suppress(PgmigError):
             await self.pipeline.journal.save()
-        await self.pipeline.release()
+        await self.pipeline.staffing.release()
 
     # What operators ask.
 
@@ -248,7 +249,7 @@ class Driver:
             await self._halt()
             migration.paused()
             await self.pipeline.journal.save()
-            await self.pipeline.release()
+            await self.pipeline.staffing.release()
 
     async def resume(self, given: Credentials, skip_objects: tuple[str, ...] = ()) -> None:
         """Go on after a pause or a failure, or with the credentials that are given.
@@ -273,14 +274,14 @@ class Driver:
 
     async def _skip_objects(self, names: tuple[str, ...]) -> None:
         migration = self.migration
-        await check_skippable(self.pipeline.archive, names)
+        await check_skippable(self.pipeline.files.archive, names)
         migration.objects_skipped(names)
         migration.event(EventLevel.WARNING, f"not restored, as asked for: {', '.join(names)}")
 
     async def _begin_elsewhere(self, judged: Judged) -> None:
         """The running phase begins again at new addresses of the same databases."""
         await self._halt()
-        await self.pipeline.release()
+        await self.pipeline.staffing.release()
         self.pipeline.credentials.take_over(judged)
         await self.pipeline.journal.save()
         self._run()
@@ -321,7 +322,7 @@ class Driver:
             judged = await judge_to_go_on(migration.record, given)
             await self._halt()
             try:
-                await self.pipeline.release()
+                await self.pipeline.staffing.release()
                 self.pipeline.credentials.take_over(judged)
                 await self.pipeline.credentials.check_known()
                 await prepare_resync(self.pipeline, tables)
@@ -364,7 +365,7 @@ class Driver:
             judged.check()
             self.pipeline.credentials.take_over(judged)
             await self._halt()
-            await self.pipeline.release()
+            await self.pipeline.staffing.release()
             try:
                 removed = await teardown.remove_replication(self.pipeline)
             except PgmigError:
@@ -390,7 +391,7 @@ class Driver:
             self.pipeline.credentials.take_over(judged)
             await self._halt()
             await self._unwatch()
-            await self.pipeline.release()
+            await self.pipeline.staffing.release()
             try:
                 return await teardown.remove_all(self.pipeline, judged.refused, force=force)
             finally:

@@ -191,7 +191,7 @@ class Coordinator:
         """Forget a migration that never began."""
         self.forget(driver)
         await driver.pipeline.journal.close()
-        driver.pipeline.forget_files()
+        driver.pipeline.files.remove()
 
     def driver(self, migration_id: MigrationId) -> Driver:
         """Raises NOT_FOUND, also for one that is being forgotten: whoever watched it knows by now."""

@@ -46,9 +46,6 @@ class Stand:
     def __init__(self, phase: Phase) -> None:
         self.migration = migration(phase)
 
-    def unexpected(self, exc: BaseException) -> PgmigError:
-        return PgmigError(ErrorKind.INTERNAL, f"unexpected {type(exc).__name__}")
-
 
 @pytest.fixture
 async def driver() -> AsyncIterator[Driver]:

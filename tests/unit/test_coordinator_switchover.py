@@ -63,7 +63,7 @@ class Stand:
     def __init__(self) -> None:
         self.migration = Migration(RECORD, lambda: ())
         self.journal = Saving()
-        self.credentials = self
+        self.credentials = self.staffing = self
         self.decided, self.may_let_go = asyncio.Event(), asyncio.Event()
 
     async def both(self) -> Credentials:

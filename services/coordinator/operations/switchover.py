@@ -31,6 +31,7 @@ from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.undo import undo_at_last
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.tables import unpublished as unfollowed
 from services.coordinator.tables.check import check_unchanged
 from services.coordinator.tables.unlogged import check_unlogged
@@ -106,7 +107,7 @@ async def _await_copies(run: _Run) -> None:
         await asyncio.sleep(COPIES_LOOK_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(left):
-                await run.pipeline.until(settled)
+                await run.pipeline.reports.until(settled)
         await await_ready(migration, run.deadline)
 
 
@@ -142,7 +143,7 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
     decided = pipeline.migration.record.switchover
     assert decided is not None
-    if not await pipeline.release():
+    if not await pipeline.staffing.release():
         pipeline.migration.event(
             EventLevel.WARNING,
             "not all workers are known to have stopped: see that no applier writes to the destination",
@@ -174,7 +175,7 @@ async def _fail(pipeline: Pipeline, feed: StepFeed, exc: BaseException) -> None:
 def _interrupted(pipeline: Pipeline, exc: BaseException) -> PgmigError:
     if isinstance(exc, asyncio.CancelledError):
         return PgmigError(ErrorKind.SWITCHOVER_FAILED, "the coordinator stopped during the switchover")
-    return pipeline.unexpected(exc)
+    return unexpected(pipeline.migration, exc)
 
 
 async def _attempt(run: _Run) -> None:
@@ -255,7 +256,7 @@ async def _check_tables(run: _Run, freeze: Freeze | None = None) -> None:
     """
     pipeline = run.pipeline
     record = pipeline.migration.record
-    roots = {route.leaf: route.root for route in pipeline.routes}
+    roots = {route.leaf: route.root for route in pipeline.routing.routes}
     async with source_session(run.uris.source_uri, freeze) as conn:
         await check_unchanged(pipeline, conn)
         run.chosen = await choose(conn, record.options)
@@ -338,13 +339,13 @@ async def _drain(run: _Run, freeze: Freeze) -> None:
     def drained() -> bool:
         if versions < MESSAGES_SINCE:
             return following.flushed >= run.sentinel
-        return run.token in pipeline.sentinels
+        return run.token in pipeline.reports.sentinels
 
-    await pipeline.until(lambda: drained() or pipeline.fatal is not None)
+    await pipeline.reports.until(lambda: drained() or pipeline.reports.fatal is not None)
     if not drained():
-        assert pipeline.fatal is not None
-        raise pipeline.fatal
-    run.applied = pipeline.sentinels.pop(run.token, None)
+        assert pipeline.reports.fatal is not None
+        raise pipeline.reports.fatal
+    run.applied = pipeline.reports.sentinels.pop(run.token, None)
     run.sentinel = run.applied.lsn if run.applied else run.sentinel
     run.rows = following.totals().rows
     await freeze.holds()
@@ -366,7 +367,7 @@ async def _verify(run: _Run, freeze: Freeze) -> None:
     async with connection(run.uris.destination_uri, "destination") as conn:
         await verify_sequences(conn, values)
         migration = run.pipeline.migration
-        files, routes = migration.record.files, run.pipeline.routes
+        files, routes = migration.record.files, run.pipeline.routing.routes
         await check_truncated(freeze.session, conn, files, routes, migration.id)
     await freeze.shut(run.deadline - EXPLAIN_S)
     await freeze.check_prepared()

@@ -113,4 +113,4 @@ async def _state(pipeline: Pipeline) -> list[str]:
     pipeline.migration.remove()
     await pipeline.journal.close()
     removed = ["state in NATS"] if await pipeline.journal.forget() else []
-    return removed + pipeline.forget_files()
+    return removed + pipeline.files.remove()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.reports import unexpected
 from services.shared.model import (
     ErrorKind,
     EventLevel,
@@ -34,7 +35,7 @@ async def undo_at_last(pipeline: Pipeline) -> None:
         try:
             await undo(pipeline)
         except Exception as exc:
-            error = cause(exc) or pipeline.unexpected(exc)
+            error = cause(exc) or unexpected(pipeline.migration, exc)
             if error.kind is ErrorKind.FENCED:
                 raise error from exc
             migration.event(EventLevel.ERROR, f"the source is not open to writers yet: {error}")

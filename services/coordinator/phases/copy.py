@@ -55,10 +55,10 @@ async def run(pipeline: Pipeline) -> Phase:
         await _keep_applier_out(pipeline)
     # After a restart of ours the copiers may still be at it: they are not disturbed.
     published = bool(pipeline.migration.record.snapshot_id)
-    await pipeline.staff(Role.DECODER, *([Role.COPIER] if published else []))
+    await pipeline.staffing.staff(Role.DECODER, *([Role.COPIER] if published else []))
     rounds, why = 0, "the snapshot was lost"
     while not (await _settled(pipeline) and await unfollowed.copied(pipeline)):
-        snapshot = await pipeline.open_snapshot()
+        snapshot = await pipeline.snapshot.open()
         if snapshot.identity != pipeline.migration.record.snapshot_id:
             await _publish(pipeline, snapshot, why)
         changed = await _watch(pipeline, snapshot)
@@ -71,7 +71,7 @@ async def run(pipeline: Pipeline) -> Phase:
                 "stop the jobs that do so (the events name the tables), then continue; or clone with "
                 "--follow, which copies only the changed tables again",
             )
-    await pipeline.staff(Role.DECODER)
+    await pipeline.staffing.staff(Role.DECODER)
     await delete_queue(pipeline.bus, pipeline.migration.id)
     migration = pipeline.migration
     migration.event(EventLevel.INFO, f"copied {counted(len(migration.record.tables), 'table')}")
@@ -81,7 +81,7 @@ async def run(pipeline: Pipeline) -> Phase:
 async def _keep_applier_out(pipeline: Pipeline) -> None:
     """Changes were applied before: one that is cut off from us may still be at it."""
     uris, migration = await pipeline.credentials.both(), pipeline.migration
-    await pipeline.release([Role.APPLIER])
+    await pipeline.staffing.release([Role.APPLIER])
     async with connection(uris.destination_uri, "destination") as conn:
         await fence_applier(conn, migration.id, migration.record.applier_epoch)
 
@@ -108,7 +108,7 @@ async def _settle(pipeline: Pipeline, ledger: CopyLedger) -> bool:
     if migration.copying.records() != migration.record.tables:
         migration.copies_noted()
         await pipeline.journal.save()
-    pipeline.notify()  # whoever builds indexes waits for complete tables
+    pipeline.reports.notify()  # whoever builds indexes waits for complete tables
     return migration.copying.complete
 
 
@@ -121,14 +121,16 @@ async def _publish(pipeline: Pipeline, snapshot: SnapshotReady, why: str) -> Non
         migration.event(EventLevel.WARNING, f"{why}: {which} are copied under a new snapshot")
     if migration.record.snapshot_id or not follow:
         # Copiers that hold parts of the old one stop first. One that does not hear it works in vain.
-        await pipeline.staff(Role.DECODER)
+        await pipeline.staffing.staff(Role.DECODER)
         await purge(pipeline.bus, migration.id)
-        pipeline.part_errors = [one for one in pipeline.part_errors if one[1].kind not in _OF_A_SNAPSHOT]
+        pipeline.reports.part_errors = [
+            one for one in pipeline.reports.part_errors if one[1].kind not in _OF_A_SNAPSHOT
+        ]
         if follow and await _settled(pipeline):
             return
     found = await tables_to_copy(pipeline, snapshot)
     if found is None:
-        pipeline.close_snapshot()
+        pipeline.snapshot.close()
         return
     tables, ledger = found.tables, await renewed(pipeline, snapshot, found)
     if not await _settle(pipeline, ledger):
@@ -144,7 +146,7 @@ async def _publish(pipeline: Pipeline, snapshot: SnapshotReady, why: str) -> Non
         await publish_parts(pipeline.bus, migration.id, parts)
     migration.parts_queued(snapshot.identity)
     await pipeline.journal.save()
-    await pipeline.staff(Role.DECODER, Role.COPIER)
+    await pipeline.staffing.staff(Role.DECODER, Role.COPIER)
 
 
 async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> bool:
@@ -158,20 +160,20 @@ async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> bool:
     changed: set[TableId] = set()
 
     def turn() -> bool:
-        lost = pipeline.snapshot is not snapshot
-        return migration.copying.complete or lost or bool(pipeline.part_errors)
+        lost = pipeline.snapshot.current is not snapshot
+        return migration.copying.complete or lost or bool(pipeline.reports.part_errors)
 
-    while not migration.copying.complete and pipeline.snapshot is snapshot:
+    while not migration.copying.complete and pipeline.snapshot.current is snapshot:
         with suppress(TimeoutError):
             async with asyncio.timeout(CHECK_EVERY_S):
-                await pipeline.until(turn)
+                await pipeline.reports.until(turn)
         if _snapshot_is_lost(pipeline, changed):
-            pipeline.close_snapshot()
+            pipeline.snapshot.close()
             return False
         if changed and (
             not migration.record.options.follow or changed.issuperset(migration.copying.missing())
         ):
-            pipeline.close_snapshot()
+            pipeline.snapshot.close()
             return True
         if turn():
             continue
@@ -192,7 +194,7 @@ async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> bool:
 def _snapshot_is_lost(pipeline: Pipeline, changed: set[TableId]) -> bool:
     """Take what copiers reported of parts that failed; add to `changed` tables that are not what the
     snapshot shows. Raises what neither a new snapshot nor a retry cures."""
-    errors, pipeline.part_errors = pipeline.part_errors, []
+    errors, pipeline.reports.part_errors = pipeline.reports.part_errors, []
     lost = False
     for part, error in errors:
         table = pipeline.migration.copying.table_of(part)

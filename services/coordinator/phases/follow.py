@@ -37,10 +37,10 @@ async def run(pipeline: Pipeline) -> Phase:
     if stock is not None and stock.copy and stock.error is None:
         begin_copy(pipeline, stock.copy, NEW_TABLES)
         return Phase.COPY
-    await pipeline.staff(Role.DECODER, Role.APPLIER)
+    await pipeline.staffing.staff(Role.DECODER, Role.APPLIER)
     watch = SourceWatch((await pipeline.credentials.both()).source_uri, migration.id.slot)
     tables = asyncio.create_task(watch_tables(pipeline), name=f"tables-{migration.id}")
-    tables.add_done_callback(lambda _task: pipeline.notify())
+    tables.add_done_callback(lambda _task: pipeline.reports.notify())
 
     def outcome() -> bool:
         """Whether the watch has ended; a switchover compares the tables itself."""
@@ -58,7 +58,7 @@ async def run(pipeline: Pipeline) -> Phase:
             migration.touch()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
-                    await pipeline.until(lambda: migration.phase not in FOLLOWING or outcome())
+                    await pipeline.reports.until(lambda: migration.phase not in FOLLOWING or outcome())
     finally:
         await _ended(tables)
         await watch.close()

@@ -59,8 +59,8 @@ async def run(pipeline: Pipeline) -> Phase:
     follow = migration.record.options.follow
     if migration.record.damaged:
         return await damaged.copy_again(pipeline)
-    await pipeline.staff(*([Role.DECODER] if follow else []))
-    pipeline.close_snapshot()
+    await pipeline.staffing.staff(*([Role.DECODER] if follow else []))
+    pipeline.snapshot.close()
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         done = await steps_done(conn, migration.record.migration_id)
@@ -75,7 +75,7 @@ async def run(pipeline: Pipeline) -> Phase:
         await building.look_again()
         building.count(building.plan.items())
         await _analyze_the_others(pipeline, building)
-    await pipeline.stop_building()
+    await pipeline.index_work.stop()
     await check_unlogged(pipeline)
     await _finish(pipeline, done)
     return Phase.CATCHUP if follow else Phase.COMPLETE
@@ -168,9 +168,9 @@ async def _of_one_moment(pipeline: Pipeline, *, again: bool) -> None:
     if target:
         migration.event(EventLevel.INFO, f"changes are applied up to {target}, {why}")
         await look_for_routes(pipeline)
-        await pipeline.staff(Role.DECODER, Role.APPLIER)
-        await pipeline.until(lambda: migration.following.applied >= target)
-        await pipeline.staff(Role.DECODER)
+        await pipeline.staffing.staff(Role.DECODER, Role.APPLIER)
+        await pipeline.reports.until(lambda: migration.following.applied >= target)
+        await pipeline.staffing.staff(Role.DECODER)
 
 
 async def _analyze_the_others(pipeline: Pipeline, building: Building) -> None:
@@ -192,8 +192,8 @@ async def _finish(pipeline: Pipeline, done: set[str]) -> None:
     ):
         await use_indexes(destination, migration.record.altered)
         await mark_step(destination, migration.record.migration_id, ANALYZE)
-        pipeline.archive.unlink(missing_ok=True)
-        list_of(pipeline.archive).unlink(missing_ok=True)
+        pipeline.files.archive.unlink(missing_ok=True)
+        list_of(pipeline.files.archive).unlink(missing_ok=True)
         if not (options.follow or options.schema_only):
             # Read after the copy: no sequence is behind a row that was copied.
             chosen = await choose(source, options)

@@ -50,16 +50,16 @@ async def run(pipeline: Pipeline) -> Phase:
     uris = await pipeline.credentials.both()
     if migration.record.slot is None:
         # Whoever began before a crash may have told us of a slot that we did not note.
-        await pipeline.release()
+        await pipeline.staffing.release()
         await _choose_published(pipeline)
-    await pipeline.staff(Role.DECODER)
-    await pipeline.until(lambda: migration.record.slot is not None)
+    await pipeline.staffing.staff(Role.DECODER)
+    await pipeline.reports.until(lambda: migration.record.slot is not None)
     await pipeline.journal.save()
     async with connection(uris.destination_uri, "destination") as conn:
         done = await steps_done(conn, migration.record.migration_id)
     if PRE_DATA in done and migration.record.tables:
         return Phase.COPY
-    snapshot = await pipeline.open_snapshot()
+    snapshot = await pipeline.snapshot.open()
     chosen, known = await _list_tables(pipeline, snapshot)
     if PRE_DATA in done:
         return Phase.COPY
@@ -135,7 +135,7 @@ async def _restore(
 ) -> None:
     uris, migration = await pipeline.credentials.both(), pipeline.migration
     tools = await schema_tools(pipeline)
-    pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
+    pipeline.files.archive.parent.mkdir(parents=True, exist_ok=True)
     options = migration.record.options
     there: tuple[str, ...] = ()
     if options.drop_if_exists:
@@ -145,12 +145,12 @@ async def _restore(
         tools,
         uris.source_uri,
         snapshot.snapshot_name,
-        pipeline.archive,
+        pipeline.files.archive,
         replace(chosen, schemas_there=there),
         rows=not options.schema_only,
     )
     script = await section_script(
-        pipeline.archive,
+        pipeline.files.archive,
         Section.PRE_DATA,
         no_owner=options.no_owner,
         no_acl=options.no_acl,

@@ -104,7 +104,7 @@ class Building:
                 self._schedule.table_is(table, complete=table in copying.copied)
             told = len(copying.turned)
             crew.wake()
-            await self._pipeline.until(partial(self._news, told))
+            await self._pipeline.reports.until(partial(self._news, told))
         self._schedule.all_are_complete()
         crew.wake()
 
@@ -160,15 +160,15 @@ async def load(pipeline: Pipeline) -> Building:
 async def _script(pipeline: Pipeline, there: Collection[TableId]) -> Script:
     uris, migration = await pipeline.credentials.both(), pipeline.migration
     options = migration.record.options
-    if not pipeline.archive.exists():
+    if not pipeline.files.archive.exists():
         tools = await schema_tools(pipeline)
-        pipeline.archive.parent.mkdir(parents=True, exist_ok=True)
+        pipeline.files.archive.parent.mkdir(parents=True, exist_ok=True)
         async with connection(uris.source_uri, "source") as conn:
             chosen = await choose(conn, options)
         rows = not options.schema_only
-        await dump_schema(tools, uris.source_uri, None, pipeline.archive, chosen, rows=rows)
+        await dump_schema(tools, uris.source_uri, None, pipeline.files.archive, chosen, rows=rows)
     return await section_script(
-        pipeline.archive,
+        pipeline.files.archive,
         Section.POST_DATA,
         no_owner=options.no_owner,
         no_acl=options.no_acl,
@@ -179,10 +179,10 @@ async def _script(pipeline: Pipeline, there: Collection[TableId]) -> Script:
 
 def begin(pipeline: Pipeline) -> asyncio.Task[Building]:
     """Have `table_work` done beside the phases; again when it failed. It ends with what it worked by."""
-    task = pipeline.building
+    task = pipeline.index_work.task
     if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
         task = asyncio.create_task(_table_work(pipeline), name=f"building-{pipeline.migration.id}")
-        pipeline.building = task
+        pipeline.index_work.task = task
     return task
 
 

@@ -80,7 +80,7 @@ async def take_stock(
         if not known:
             return Stock(None, (), (), Lsn(0), (), {})
         seen = await look(source, known, migration.id, migration.record.options)
-        if pipeline.routes or seen.added() or any(one.root for one in known.values()):
+        if pipeline.routing.routes or seen.added() or any(one.root for one in known.values()):
             seen = replace(seen, known=await take_routes(pipeline, source, destination, seen.chosen))
         lost = await parted(pipeline, source, seen)
         harmless, gone, left = await _divide(pipeline, source, destination, seen, lost)
@@ -95,7 +95,7 @@ async def take_stock(
                 EventLevel.INFO, f"altered columns of {table.identity.table} are the same on both sides"
             )
         lasting = [table for table in seen.added() if not seen.now[table].logged]
-        added = names_copied([t for t in seen.added() if seen.now[t].logged], pipeline.routes)
+        added = names_copied([t for t in seen.added() if seen.now[t].logged], pipeline.routing.routes)
         missing = (*await absent(destination, (*added, *lasting)), *missing_parents)
         lasting = [table for table in lasting if table not in missing]
         left_names = {*(one.table for one in left), *lost}
@@ -200,8 +200,8 @@ async def forget(pipeline: Pipeline, destination: Connection, tables: Sequence[T
     table may have got another name.
     """
     migration = pipeline.migration
-    await pipeline.stop_building()
-    pipeline.archive.unlink(missing_ok=True)
+    await pipeline.index_work.stop()
+    pipeline.files.archive.unlink(missing_ok=True)
     migration.copying.forget(tables)
     others = tuple(one for one in migration.record.dropped if one.table not in tables)
     dropped = tuple(DroppedTable(table, at) for table in tables)

@@ -45,7 +45,7 @@ async def _compare_columns(
     chosen = await choose(source, migration.record.options)
     known = await known_tables(destination, migration.record.migration_id)
     # Partitions that the destination has not got go by the name of their root.
-    routed = {name for route in pipeline.routes for name in (route.leaf, route.root)}
+    routed = {name for route in pipeline.routing.routes for name in (route.leaf, route.root)}
     tables = [table for table in known if table in now and table not in routed]
     here_placed, there_placed = await places(source, tables, chosen), await places(destination, tables)
     # Both sides at once: within the freeze, writers wait for this.

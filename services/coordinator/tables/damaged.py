@@ -42,7 +42,7 @@ def noted(pipeline: Pipeline, exc: Exception) -> Exception:
 
 async def copy_again(pipeline: Pipeline) -> Phase:
     """Go back to phase copy for the noted tables."""
-    await pipeline.release()
+    await pipeline.staffing.release()
     await prepare_resync(pipeline, pipeline.migration.record.damaged)
     await pipeline.journal.save()
     return Phase.COPY

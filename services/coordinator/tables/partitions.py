@@ -36,7 +36,7 @@ async def check_partitions(pipeline: Pipeline) -> None:
         left = [one for one in seen.differences() if one.table in there and one.table not in here]
         if not left:
             return
-        archive = await asyncio.to_thread(read_archive, pipeline.archive)
+        archive = await asyncio.to_thread(read_archive, pipeline.files.archive)
         attached = {TableId(e.schema, e.name) for e in archive if e.kind == "TABLE ATTACH"}
         left = [one for one in left if one.table not in attached]
         if left:

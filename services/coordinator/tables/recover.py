@@ -18,11 +18,11 @@ async def after_drift(pipeline: Pipeline, error: PgmigError) -> Phase:
     if stock.error is not None:
         raise stock.error from error
     migration = pipeline.migration
-    pipeline.cleared()
+    pipeline.reports.cleared()
     if stock.copy:
         begin_copy(pipeline, stock.copy, NEW_TABLES)
         return Phase.COPY
-    if not stock.adopted and pipeline.drifted_at == error.lsn:
+    if not stock.adopted and pipeline.reports.drifted_at == error.lsn:
         raise error
-    pipeline.drifted_at = error.lsn
+    pipeline.reports.drifted_at = error.lsn
     return migration.phase

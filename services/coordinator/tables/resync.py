@@ -61,8 +61,8 @@ def _listed(pipeline: Pipeline, table: TableId) -> bool:
 
 def _resolved(pipeline: Pipeline, seen: Look, tables: Sequence[TableId]) -> tuple[TableId, ...]:
     """The names that the tables are copied by."""
-    names = names_copied(tables, pipeline.routes)
-    roots = {route.root for route in (*pipeline.routes, *pipeline.parted)}
+    names = names_copied(tables, pipeline.routing.routes)
+    roots = {route.root for route in (*pipeline.routing.routes, *pipeline.routing.parted)}
     new = {table for table, one in seen.now.items() if one.has_rows and seen.chosen.fills(table)}
     unknown = [table for table in names if table not in new | roots and not _listed(pipeline, table)]
     if unknown:

@@ -43,15 +43,15 @@ async def take_routes(
     pipeline: Pipeline, source: Connection, destination: Connection, chosen: Chosen
 ) -> dict[TableId, KnownTable]:
     """`look_for_routes` with these sessions; what the destination has noted of the tables from now on."""
-    migration, before = pipeline.migration, pipeline.routes
-    pipeline.routes = await find_routes(source, destination, chosen)
-    roots = sorted({route.root for route in pipeline.routes})
-    if roots and pipeline.routes != before:
+    migration, before = pipeline.migration, pipeline.routing.routes
+    pipeline.routing.routes = await find_routes(source, destination, chosen)
+    roots = sorted({route.root for route in pipeline.routing.routes})
+    if roots and pipeline.routing.routes != before:
         migration.event(
             EventLevel.INFO, f"partitioned otherwise on the destination: {', '.join(map(str, roots[:5]))}"
         )
     known = await known_tables(destination, migration.record.migration_id)
-    routes = {route.leaf: route.root for route in pipeline.routes}
+    routes = {route.leaf: route.root for route in pipeline.routing.routes}
     apart = {t: one.root for t, one in known.items() if one.root is not None and t not in routes}
     tops = await topmost(destination, apart)
     divided = {table: root for table, root in apart.items() if tops.get(table) == root}
@@ -71,7 +71,7 @@ async def take_routes(
                 # Whoever divides a table otherwise moves its rows. One that is made anew as it was is empty.
                 places = {leaf: one.root or leaf for leaf, one in changed.items()}
                 await note_destinations(destination, migration.record.migration_id, places)
-    pipeline.parted = tuple(Route(leaf, root) for leaf, root in apart.items() if leaf not in divided)
+    pipeline.routing.parted = tuple(Route(leaf, root) for leaf, root in apart.items() if leaf not in divided)
     return known | changed
 
 
@@ -88,6 +88,6 @@ async def _keep_floors(pipeline: Pipeline, divided: Mapping[TableId, TableId]) -
 async def parted(pipeline: Pipeline, source: Connection, seen: Look) -> dict[TableId, TableId]:
     """Partitions that their root has lost on the source, by DROP or DETACH, with the root; `take_routes`
     comes first. Where the root itself is gone or has another name, that is what has to be said."""
-    roots = {route.leaf: route.root for route in pipeline.parted if route.root in seen.now}
+    roots = {route.leaf: route.root for route in pipeline.routing.parted if route.root in seen.now}
     tops = await topmost(source, roots)
     return {leaf: root for leaf, root in roots.items() if tops.get(leaf) != root}

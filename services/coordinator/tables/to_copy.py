@@ -65,12 +65,12 @@ async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy 
     async with connection(uris.source_uri, "source") as conn:
         chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
         under = await list_tables_under(conn, snapshot.snapshot_name, chosen)
-        listed = gathered(under, pipeline.routes)
+        listed = gathered(under, pipeline.routing.routes)
         found = {table.table: table for table in listed}
         by_key = [table for table in found.values() if wants_key(table, larger_than, version)]
         bounds = await key_bounds(conn, by_key, snapshot.snapshot_name) if by_key else {}
         identities = await read_identities_under(conn, migration.id, snapshot.snapshot_name)
-        if pipeline.routes:
+        if pipeline.routing.routes:
             _list_roots(pipeline, found)
         async with connection(uris.destination_uri, "destination") as destination:
             await _by_partitions(pipeline, conn, destination, found, identities)
@@ -96,8 +96,10 @@ def _list_roots(pipeline: Pipeline, found: Collection[TableId]) -> None:
     """Have roots in the list in place of their partitions."""
     migration = pipeline.migration
     listed = {record.table for record in migration.copying.records()}
-    migration.copying.forget(route.leaf for route in pipeline.routes if route.leaf in listed)
-    migration.copying.add({r.root: None for r in pipeline.routes if r.root in found and r.root not in listed})
+    migration.copying.forget(route.leaf for route in pipeline.routing.routes if route.leaf in listed)
+    migration.copying.add(
+        {r.root: None for r in pipeline.routing.routes if r.root in found and r.root not in listed}
+    )
     migration.copies_noted()
 
 
@@ -124,7 +126,7 @@ async def _publish(
     try:
         return await publish(pipeline, source, identities, leaves)
     except BaseException:
-        pipeline.close_snapshot()
+        pipeline.snapshot.close()
         raise
 
 
@@ -149,7 +151,7 @@ def _leaves(
     pipeline: Pipeline, names: Sequence[TableId], identities: Mapping[TableId, TableIdentity]
 ) -> list[TableId]:
     """The source's tables whose rows are copied by these names: a root's are those of its partitions."""
-    roots = {route.leaf: route.root for route in pipeline.routes}
+    roots = {route.leaf: route.root for route in pipeline.routing.routes}
     wanted = set(names)
     return [t for t, one in identities.items() if one.has_rows and roots.get(t, t) in wanted]
 
@@ -287,7 +289,7 @@ async def renewed(pipeline: Pipeline, snapshot: SnapshotReady, found: ToCopy) ->
                 await replace_plans(conn, key, new, void)
                 leaves = _leaves(pipeline, [plan.table for plan in new], found.identities)
                 await _forget_parted(conn, key, {plan.table for plan in new} - set(leaves), leaves)
-                roots = {route.leaf: route.root for route in pipeline.routes}
+                roots = {route.leaf: route.root for route in pipeline.routing.routes}
                 ways = await divisions(conn, set(roots.values()))
                 divided = {leaf: (root, ways[root]) for leaf, root in roots.items()}
                 await note_tables(conn, key, freshly_known({t: found.identities[t] for t in leaves}, divided))

@@ -33,7 +33,7 @@ async def copied(pipeline: Pipeline) -> bool:
     async with silent_destination(uris.destination_uri) as destination:
         if UNFOLLOWED in await steps_done(destination, record.migration_id):
             return True
-        snapshot = await pipeline.open_snapshot()
+        snapshot = await pipeline.snapshot.open()
         if not record.options.follow and record.snapshot_id not in {"", snapshot.identity}:
             return False  # a new snapshot gives every table a new plan
         async with (

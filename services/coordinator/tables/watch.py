@@ -57,7 +57,7 @@ async def _applied(pipeline: Pipeline, at: Lsn) -> None:
         pipeline.migration.event(
             EventLevel.WARNING, f"tables were altered on the source: changes are applied up to {at} first"
         )
-    await pipeline.until(reached)
+    await pipeline.reports.until(reached)
 
 
 def _tell_unpublished(pipeline: Pipeline, stock: Stock, told: set[TableId]) -> None:

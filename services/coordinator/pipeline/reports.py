@@ -1,0 +1,163 @@
+"""What the workers of a migration report, for whoever waits for it.
+
+Progress goes into the migration's state. What phases and the switchover wait for is kept here: the error
+that ends the running phase, parts that could not be copied, and sentinels that were applied.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from services.coordinator.migration.record import SlotRecord
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.retries import Retries
+from services.coordinator.pipeline.snapshot import Snapshot
+from services.coordinator.pipeline.staffing import assignment_prefix
+from services.coordinator.workers.registry import error_of
+from services.shared.model import (
+    ApplierProgress,
+    AssignmentFailed,
+    AssignmentRef,
+    AssignmentRetrying,
+    DecoderProgress,
+    ErrorKind,
+    EventLevel,
+    Lsn,
+    PartDone,
+    PartProgress,
+    PgmigError,
+    Role,
+    SentinelApplied,
+    SlotReady,
+    SnapshotReady,
+    WorkerReport,
+)
+from services.shared.runtime.changes import Changes
+
+log = logging.getLogger(__name__)
+
+STREAM_FULL = (
+    "the change stream is full: the decoder waits and the source keeps its WAL; see why the applier does "
+    "not keep up (it starts after the copy), or raise PGMIG_MAX_STREAM_BYTES"
+)
+
+
+def unexpected(migration: Migration, exc: BaseException) -> PgmigError:
+    """An exception that is not ours, for the operator; the log has it in full."""
+    log.error("migration %s: unexpected error", migration.id, exc_info=exc)
+    return PgmigError(
+        ErrorKind.INTERNAL, f"unexpected {type(exc).__name__} in the coordinator", "see its log"
+    )
+
+
+class Reports:
+    """Of one migration; the listener of the worker registry.
+
+    fatal: the error that ends the running phase. part_errors: part id, and why its copy failed.
+    drifted_at: where the applier last stopped at an altered table. sentinels: by token.
+    """
+
+    def __init__(self, migration: Migration, snapshot: Snapshot, changes: Changes) -> None:
+        self._migration = migration
+        self._snapshot = snapshot
+        self._changes = changes
+        self._unstaffed: set[Role] = set()
+        self._retries = Retries()
+        self.sentinels: dict[str, SentinelApplied] = {}
+        self.part_errors: list[tuple[str, PgmigError]] = []
+        self.fatal: PgmigError | None = None
+        self.drifted_at: Lsn | None = None
+
+    def notify(self) -> None:
+        """Let `until` look again."""
+        self._changes.announce()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when `condition` holds; it is looked at after every report."""
+        await self._changes.until(condition)
+
+    async def until_fatal(self) -> PgmigError:
+        """The error that ends the running phase."""
+        await self.until(lambda: self.fatal is not None)
+        assert self.fatal is not None
+        return self.fatal
+
+    def cleared(self) -> None:
+        """Forget what the last run of a phase ended with."""
+        self.fatal = None
+        self.part_errors.clear()
+        self._retries.clear()
+
+    # What the worker registry calls.
+
+    def accepts(self, assignment: AssignmentRef) -> bool:
+        if not assignment.assignment_id.startswith(f"{assignment_prefix(self._migration.record)}-"):
+            return False  # of an earlier migration of the same id
+        return self._migration.phase.running
+
+    def given(self, assignment: AssignmentRef) -> None:
+        self._unstaffed.discard(assignment.role)
+        self._snapshot.attached()
+        self._migration.touch()
+        self.notify()
+
+    def gone(self, role: Role) -> None:
+        if role is Role.DECODER:
+            self._snapshot.lost()
+        if role is Role.APPLIER:
+            self._migration.following.applier_gone()
+        article = "a" if role is Role.COPIER else "the"
+        self._migration.event(EventLevel.WARNING, f"{article} {role} has stopped its work, or was lost")
+        self.notify()
+
+    def unstaffed(self, role: Role) -> None:
+        if role not in self._unstaffed:
+            self._unstaffed.add(role)
+            self._migration.event(EventLevel.WARNING, f"no {role} is attached: waiting for one")
+
+    def failed(self, role: Role, error: PgmigError) -> None:
+        if not error.policy.retry and self.fatal is None:
+            self.fatal = error  # the failure of the migration reports it
+        else:
+            self._migration.event(
+                EventLevel.WARNING if error.policy.retry else EventLevel.ERROR, f"{role}: {error}"
+            )
+        self.notify()
+
+    def reported(self, role: Role, report: WorkerReport) -> None:
+        now = time.monotonic()
+        migration = self._migration
+        match report:
+            case SlotReady():
+                self._slot_ready(report)
+            case SnapshotReady():
+                self._snapshot.ready(report)
+            case DecoderProgress():
+                migration.following.decoder(now, report)
+                migration.touch()
+                if migration.following.stream_filled(now, report):
+                    migration.event(EventLevel.WARNING, STREAM_FULL)
+            case PartProgress() | PartDone():
+                migration.copying.report(report)
+                migration.touch()
+            case ApplierProgress():
+                migration.following.applier(report)
+                migration.touch()
+            case SentinelApplied():
+                self.sentinels[report.token] = report
+            case AssignmentRetrying():
+                if line := self._retries.line(now, role, report):
+                    migration.event(EventLevel.WARNING, line)
+            case AssignmentFailed():
+                self.part_errors.append((report.part_id, error_of(report)))
+        self.notify()
+
+    def _slot_ready(self, report: SlotReady) -> None:
+        if self._migration.record.slot is not None:
+            return
+        slot = SlotRecord(report.consistent_lsn, report.system_identifier, report.timeline)
+        self._migration.slot_ready(slot)
+        if self._migration.record.options.follow:
+            self._migration.event(EventLevel.INFO, f"replication slot begins at {report.consistent_lsn}")

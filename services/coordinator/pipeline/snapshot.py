@@ -1,0 +1,49 @@
+"""The snapshot that the decoder holds open on the source, under which tables are copied."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from services.coordinator.workers.registry import Workforce
+from services.shared.model import CloseSnapshot, OpenSnapshot, Role, SnapshotReady
+from services.shared.runtime.changes import Changes
+
+
+class Snapshot:
+    """Of one migration. current: None while there is none. It ends with the session that exported it."""
+
+    def __init__(self, migration_id: str, workforce: Workforce, changes: Changes) -> None:
+        self._migration_id = migration_id
+        self._workforce = workforce
+        self._changes = changes
+        self._attachments = 0
+        self.current: SnapshotReady | None = None
+
+    def ready(self, report: SnapshotReady) -> None:
+        self.current = report
+
+    def lost(self) -> None:
+        self.current = None
+
+    def attached(self) -> None:
+        """A worker has got an assignment: whoever waits for a snapshot asks for it again."""
+        self._attachments += 1
+
+    async def open(self) -> SnapshotReady:
+        """The decoder's exported snapshot: the one it holds, or a new one."""
+        while self.current is None:
+            decoder = self._workforce.current(self._migration_id, Role.DECODER)
+            if decoder is not None:
+                self._workforce.tell(OpenSnapshot(decoder.assignment_id), decoder.assignment_id)
+            # Asked again after every attachment: a command may have been lost with its stream.
+            await self._changes.until(partial(self._answered, self._attachments))
+        return self.current
+
+    def _answered(self, attachments: int) -> bool:
+        return self.current is not None or self._attachments != attachments
+
+    def close(self) -> None:
+        """Let the source vacuum again."""
+        decoder, self.current = self._workforce.current(self._migration_id, Role.DECODER), None
+        if decoder is not None:
+            self._workforce.tell(CloseSnapshot(decoder.assignment_id), decoder.assignment_id)

@@ -1,0 +1,121 @@
+"""Which workers a migration has at work, and what each of them is given to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from services.coordinator.migration.record import Record
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.credentials import KnownCredentials
+from services.coordinator.pipeline.routing import Routing
+from services.coordinator.pipeline.snapshot import Snapshot
+from services.coordinator.workers.registry import MakeWork, Workforce
+from services.shared.model import ApplierWork, AssignmentRef, CopierWork, DecoderWork, Lsn, Role
+
+ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
+
+
+def assignment_prefix(record: Record) -> str:
+    """Of the assignments' ids: names this migration, and no other one of the same id."""
+    return f"{record.migration_id}-{record.instance}" if record.instance else record.migration_id
+
+
+class Staffing:
+    """Of one migration. embedded: there is one worker of each role. restored: the migration was found in
+    the store, so workers may still run for it."""
+
+    def __init__(
+        self,
+        migration: Migration,
+        workforce: Workforce,
+        credentials: KnownCredentials,
+        snapshot: Snapshot,
+        routing: Routing,
+        *,
+        embedded: bool,
+        restored: bool,
+    ) -> None:
+        self._migration = migration
+        self._workforce = workforce
+        self._credentials = credentials
+        self._snapshot = snapshot
+        self._routing = routing
+        self._embedded = embedded
+        self._restored_at = time.monotonic() if restored else None
+
+    async def staff(self, *roles: Role) -> None:
+        """Have these roles filled, and the others stopped."""
+        await self._credentials.both()
+        record = self._migration.record
+        await self.release([role for role in ALL_ROLES if role not in roles])
+        makers: dict[Role, MakeWork] = {
+            Role.DECODER: self._decoder_work,
+            Role.COPIER: self._copier_work,
+            Role.APPLIER: self._applier_work,
+        }
+        for role in roles:
+            self._workforce.want(
+                record.migration_id,
+                role,
+                makers[role],
+                wait_s=self._patience(role),
+                prefix=assignment_prefix(record),
+            )
+
+    def _patience(self, role: Role) -> float:
+        """After a coordinator's restart its workers get time to come back before others start. In an
+        embedded stack there is one worker of a role: the one that attaches runs the work, or nobody does."""
+        if self._embedded or self._restored_at is None or self.assignment(role) is not None:
+            return 0.0
+        return max(0.0, self._restored_at + self._workforce.grace_s - time.monotonic())
+
+    async def release(self, roles: Collection[Role] = ALL_ROLES) -> bool:
+        """Stop the roles' work; whether all of it is known to have stopped."""
+        if Role.DECODER in roles:
+            self._snapshot.lost()
+        return await self._workforce.release(self._migration.record.migration_id, roles)
+
+    def assignment(self, role: Role) -> AssignmentRef | None:
+        return self._workforce.current(self._migration.record.migration_id, role)
+
+    def _decoder_work(self) -> DecoderWork:
+        record, slot = self._migration.record, self._migration.record.slot
+        return DecoderWork(
+            source_uri=self._credentials.known.source_uri,
+            follow=record.options.follow,
+            may_create=slot is None,
+            tables=record.published,
+            system_identifier=slot.system_identifier if slot else "",
+            timeline=slot.timeline if slot else 0,
+            start_lsn=slot.consistent_lsn if slot else Lsn(0),
+            flushed_lsn=record.flushed_lsn,
+            inserts_only=record.inserts_only,
+            sends_generated=record.sends_generated,
+        )
+
+    def _copier_work(self) -> CopierWork:
+        options = self._migration.record.options
+        return CopierWork(
+            self._credentials.known.source_uri,
+            self._credentials.known.destination_uri,
+            options.copy_workers,
+            options.max_rate,
+        )
+
+    def _applier_work(self) -> ApplierWork:
+        record = self._migration.record
+        slot = record.slot
+        return ApplierWork(
+            self._credentials.known.destination_uri,
+            slot.consistent_lsn if slot else Lsn(0),
+            (*self._migration.copying.floors(), *((one.table, one.floor) for one in record.dropped)),
+            tuple(skipped.lsn for skipped in record.skipped),
+            record.options.strict_boundaries,
+            (
+                *self._routing.routes,
+                *self._routing.parted,
+            ),  # changes of before it was detached may still come
+            record.sends_generated,
+            record.applier_epoch,
+        )
