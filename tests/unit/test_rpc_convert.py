@@ -184,11 +184,11 @@ def test_a_phase_of_a_newer_coordinator_is_a_clear_error() -> None:
 
 
 def test_a_failure_or_level_of_a_newer_coordinator_is_shown_as_the_plain_one() -> None:
-    message = control_pb2.Migration(
+    message = migration_pb2.Migration(
         migration_id="m",
-        phase=control_pb2.PHASE_FAILED,
-        failure=control_pb2.Failure(kind="NEW_KIND"),
-        events=[control_pb2.Event(level="new", text="text")],
+        phase=migration_pb2.PHASE_FAILED,
+        failure=migration_pb2.Failure(kind="NEW_KIND"),
+        events=[migration_pb2.Event(level="new", text="text")],
     )
     shown = view_from_pb(message)
     assert shown.failure is not None and shown.failure.kind is ErrorKind.INTERNAL
@@ -197,19 +197,19 @@ def test_a_failure_or_level_of_a_newer_coordinator_is_shown_as_the_plain_one() -
 
 def test_an_error_kind_of_a_newer_worker_counts_as_internal() -> None:
     failed = worker_pb2.AssignmentFailed(assignment_id="a", kind="NEW_KIND")
-    report = report_from_pb(worker_pb2.WorkerReport(failed=failed))
+    report = report_from_pb(worker_pb2.AttachRequest(failed=failed))
     assert isinstance(report, AssignmentFailed) and report.kind is ErrorKind.INTERNAL
 
 
 def test_a_role_or_step_of_a_newer_coordinator_is_a_clear_error() -> None:
-    auditor = control_pb2.Migration(
-        phase=control_pb2.PHASE_COPY, workers=[control_pb2.Worker(role="auditor")]
+    auditor = migration_pb2.Migration(
+        phase=migration_pb2.PHASE_COPY, workers=[migration_pb2.Worker(role="auditor")]
     )
     with pytest.raises(PgmigError, match="auditor"):
         view_from_pb(auditor)
     for name, state in (("swap", "done"), ("drain", "skipped")):
         with pytest.raises(PgmigError, match="does not know"):
-            step_from_pb(control_pb2.SwitchoverStep(name=name, state=state))
+            step_from_pb(migration_pb2.SwitchoverStep(name=name, state=state))
 
 
 @pytest.mark.parametrize(
