@@ -244,10 +244,12 @@ class Operator:
             self._run(self.live.dest, [f"{emptied}; {stop.ddl}"], strictly=True)
 
     def _make_by_hand(self, statements: Iterable[str]) -> None:
-        """Run on the destination what the application ran. What fails there may leave a table behind that
-        the source has under another name by now, or not at all: it is dropped."""
+        """Run on the destination what the application ran, but for what computes values: it would act
+        twice on the rows of a table that was copied after it. What fails there may leave a table behind
+        that the source has under another name by now, or not at all: it is dropped."""
         before = _tables(self.live.dest)
-        self._run(self.live.dest, statements, strictly=False)
+        shapes = [statement for statement in statements if " USING " not in statement]
+        self._run(self.live.dest, shapes, strictly=False)
         left = _tables(self.live.dest) - before - _tables(self.live.source)
         self._run(self.live.dest, [f"DROP TABLE {table}" for table in sorted(left)], strictly=False)
 
