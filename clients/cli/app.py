@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from clients.cli.running import Interrupted
-from clients.cli.usage import without_secrets
+from clients.cli.signals import Interrupted
+from clients.cli.usage_errors import without_secrets
 from clients.diagnostics import print_error
 from services.shared.model import ErrorKind, PgmigError
 
@@ -25,14 +25,14 @@ _COMMANDS = {
     "clone": "clone:clone",
     "follow": "clone:follow",
     "status": "status:status",
-    "watch": "status:watch",
-    "tui": "status:tui",
+    "watch": "watch:watch",
+    "tui": "watch:tui",
     "list": "status:list_command",
-    "pause": "control:pause",
-    "resume": "control:resume",
-    "resync-table": "resync:resync_table",
-    "skip-transaction": "skip:skip_transaction",
-    "switchover": "control:switchover",
+    "pause": "pause:pause",
+    "resume": "pause:resume",
+    "resync-table": "resync_table:resync_table",
+    "skip-transaction": "skip_transaction:skip_transaction",
+    "switchover": "switchover:switchover",
     "unfreeze": "teardown:unfreeze",
     "abort": "teardown:abort",
     "cleanup": "teardown:cleanup",

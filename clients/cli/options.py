@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,9 +13,10 @@ import click
 from click.core import ParameterSource
 from platformdirs import user_state_path
 
+from clients.cli.option_values import address
 from clients.cli.output import Output
 from clients.diagnostics import warn
-from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, check_address
+from services.shared.model import ErrorKind, MigrationId, PgmigError
 from services.shared.model.redaction import has_password
 
 DEFAULT_ID = "default"
@@ -61,59 +61,6 @@ class Uris:
 
 
 _LONGEST_URI = 64 << 10
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB)", re.IGNORECASE)
-_UNIT_KB = {"KB": 1, "MB": 1 << 10, "GB": 1 << 20}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
-_SIZE_UNITS = ("", "k", "m", "g", "t")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def address(text: str) -> str:
-    """HOST:PORT, or unix:PATH."""
-    try:
-        check_address(text)
-    except ValueError as exc:
-        raise click.BadParameter(f"{text!r} is {exc}") from exc
-    if text.endswith(":0"):
-        raise click.BadParameter(f"{text!r} has no port")
-    return text
-
-
-def duration(text: str) -> float:
-    """Seconds, from "30s", "500ms", "2m", "1h" or a bare number of seconds."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise click.BadParameter(f"{text!r} is not a duration like 30s, 500ms or 2m")
-    return float(match[1]) * _UNIT_S[match[2] or "s"]
-
-
-def memory(text: str) -> int:
-    """Kilobytes, from "64MB" or "1.5GB", within what PostgreSQL takes for maintenance_work_mem."""
-    match = _MEMORY.fullmatch(text.strip())
-    size = int(float(match[1]) * _UNIT_KB[match[2].upper()]) if match else 0
-    if not 1024 <= size < 1 << 31:
-        raise click.BadParameter(f"{text!r} is not a size like 512MB or 2GB, of at least 1MB")
-    return size
-
-
-def size(text: str) -> int:
-    """Bytes, from "512MB", "1.5GB", "64kB" or a bare number; units are powers of 1024, as in
-    PostgreSQL's settings."""
-    match = _SIZE.fullmatch(text.strip())
-    value = round(float(match[1]) * 1024 ** _SIZE_UNITS.index((match[2] or "").lower())) if match else 0
-    if not 1 <= value < 1 << 63:
-        raise click.BadParameter(f"{text!r} is not a size like 512MB, 1GB or 64kB")
-    return value
-
-
-def position(text: str) -> Lsn:
-    """An LSN, like 16/B374D848."""
-    try:
-        return Lsn.parse(text)
-    except ValueError as exc:
-        raise click.BadParameter(f"{text!r} is not an LSN like 16/B374D848") from exc
-
 
 _COMMON = (
     click.option(

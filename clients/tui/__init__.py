@@ -14,6 +14,6 @@ def run(address: str, migration_id: str) -> int:
     address: HOST:PORT of the coordinator. A coordinator that was never reached, or one that
     does not know the migration, ends it with that error's exit code and a line on stderr.
     """
-    from clients.tui.running import show
+    from clients.tui.program import show
 
     return asyncio.run(show(address, migration_id))

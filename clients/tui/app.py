@@ -1,6 +1,6 @@
-"""The dashboard: hands what the feed hears to the board, and carries out keys.
+"""The dashboard: shows the views that arrive on its panels, and carries out keys.
 
-The feed (a worker) posts what it hears; only this app's message handlers touch widgets.
+The subscription (a worker) posts each view; only this app's message handlers touch widgets.
 Actions run as workers too, so a slow coordinator never blocks the screen, and every error of
 theirs becomes a toast. Nothing here holds state of the migration: closing it affects nothing.
 """
@@ -18,16 +18,16 @@ from textual.message import Message
 from textual.widgets import Footer
 
 from clients.presentation.history import INTERVAL_S, History
-from clients.tui import feed
-from clients.tui.board import Board
-from clients.tui.feed import Ended, Heard, Lost, explained
+from clients.tui import subscription
 from clients.tui.help import HelpScreen
+from clients.tui.panels import Panels
+from clients.tui.subscription import ConnectionLost, SubscriptionEnded, ViewReceived, explained
 from clients.tui.switchover import SwitchoverScreen
 from clients.tui.themes import PGMIG, SIXTEEN, no_colour, theme
 from services.shared.model import MigrationView, PgmigError, Phase, SwitchoverStep
 
 
-class Migrations(feed.Following, Protocol):
+class Migrations(subscription.Views, Protocol):
     """What the dashboard needs of a session. Every method raises PgmigError."""
 
     def pause(self, migration_id: str, /) -> Awaitable[object]: ...
@@ -37,7 +37,7 @@ class Migrations(feed.Following, Protocol):
     def switchover(self, migration_id: str, timeout_s: float, /) -> AsyncIterator[SwitchoverStep]: ...
 
 
-class StepHeard(Message):
+class StepReceived(Message):
     def __init__(self, step: SwitchoverStep) -> None:
         super().__init__()
         self.step = step
@@ -91,56 +91,56 @@ class Dashboard(App[None]):
         self._heard_at: float | None = None
         self._connected = False
         self.history = History()
-        self._board = Board(migration_id, address)
+        self._panels = Panels(migration_id, address)
         self._dialog: SwitchoverScreen | None = None
 
     def compose(self) -> ComposeResult:
-        yield self._board
+        yield self._panels
         yield Footer()
 
     def on_mount(self) -> None:
-        self._board.tables.focus()
+        self._panels.tables.focus()
         self.set_interval(INTERVAL_S, self.tick)
-        listening = feed.listen(self._session, self._migration_id, self.post_message)
-        self.run_worker(listening, name="feed", group="feed")
+        listening = subscription.listen(self._session, self._migration_id, self.post_message)
+        self.run_worker(listening, name="subscription", group="subscription")
 
-    # What the feed hears.
+    # What the subscription posts.
 
-    def on_heard(self, message: Heard) -> None:
+    def on_view_received(self, message: ViewReceived) -> None:
         first = self._view is None
         self._view = message.view
         self._heard_at = self._now()
         self._connected = True
         if first:
             self.history.add(message.view)
-        self._board.banner.clear()
-        self._board.show(message.view, self.history, self._now())
+        self._panels.banner.clear()
+        self._panels.show(message.view, self.history, self._now())
         if self._dialog is not None:
             self._dialog.show_view(message.view)
 
-    def on_lost(self, message: Lost) -> None:
+    def on_connection_lost(self, message: ConnectionLost) -> None:
         self._connected = False
         phase = self._view.phase if self._view is not None else None
-        self._board.banner.lost(message.error, self._heard_at, phase)
+        self._panels.banner.lost(message.error, self._heard_at, phase)
 
-    def on_ended(self, message: Ended) -> None:
+    def on_subscription_ended(self, message: SubscriptionEnded) -> None:
         self._connected = False
         if self._view is None:
             self.failure = message.error
             self.exit()
         else:
-            self._board.banner.ended(message.error)
+            self._panels.banner.ended(message.error)
 
     def tick(self) -> None:
         """Once a second: clocks go on and the history gets its sample, news or not."""
         self.history.add(self._view if self._connected else None)
         if self._view is not None:
-            self._board.tick(self._view, self.history, self._now())
+            self._panels.tick(self._view, self.history, self._now())
 
     # Keys.
 
     def action_order(self) -> None:
-        self._board.tables.reorder()
+        self._panels.tables.reorder()
 
     def action_help(self) -> None:
         self.push_screen(HelpScreen())
@@ -192,12 +192,12 @@ class Dashboard(App[None]):
         error: PgmigError | None = None
         try:
             async for step in self._session.switchover(self._migration_id, timeout_s):
-                self.post_message(StepHeard(step))
+                self.post_message(StepReceived(step))
         except Exception as exc:  # shown: see `explained`
             error = explained(exc, "switchover")
         self.post_message(SwitchoverEnded(error))
 
-    def on_step_heard(self, message: StepHeard) -> None:
+    def on_step_received(self, message: StepReceived) -> None:
         if self._dialog is not None:
             self._dialog.show_step(message.step)
 

@@ -530,7 +530,7 @@ def test_tui_is_given_the_address_and_its_exit_code_is_ours(
         return 3
 
     monkeypatch.setattr("clients.tui.run", run)
-    monkeypatch.setattr("clients.cli.commands.status.has_terminal", lambda: True)
+    monkeypatch.setattr("clients.cli.commands.watch.has_terminal", lambda: True)
     put(served)
     assert at(served, "tui").exit_code == 3
     assert opened == [(served.address, "m")]

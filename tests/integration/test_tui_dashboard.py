@@ -17,7 +17,7 @@ from clients.tui.eventlog import EventLog
 from clients.tui.header import Banner, Timeline, Title, Trouble
 from clients.tui.help import HelpScreen
 from clients.tui.metrics import Card, LagCard, Progress
-from clients.tui.running import show_session
+from clients.tui.program import show_session
 from clients.tui.sidebar import PositionPanel, WorkerPanel, WorkerStrip
 from clients.tui.tables import TableList
 from services.shared.model import (

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 
 from clients.__main__ import run
-from clients.cli import target
+from clients.cli import coordinator
 from clients.embedded import prestart as early
 from clients.embedded.stack import StackPlan
 
@@ -17,7 +17,7 @@ def standin_module(role: str) -> str:
 
 
 if __name__ == "__main__":
-    setattr(target, "StackPlan", partial(StackPlan, module=standin_module, copiers=1))  # noqa: B010
+    setattr(coordinator, "StackPlan", partial(StackPlan, module=standin_module, copiers=1))  # noqa: B010
     if early.likely(sys.argv[1:], os.environ):
         early.begin([standin_module("coordinator"), standin_module("worker")])
     run()

@@ -10,21 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clients.cli.confirmation import agreed
-from clients.cli.following import follow_to_end, print_summary, resumed, say_how_to_continue, stopped
-from clients.cli.options import (
-    Invocation,
-    Uris,
-    common_options,
-    memory,
-    size,
-    skip_object_option,
-    uri_options,
-)
+from clients.cli.coordinator import connected, local_directory, new_id, own_stack, workers_for
+from clients.cli.option_values import memory, size
+from clients.cli.options import Invocation, Uris, common_options, skip_object_option, uri_options
+from clients.cli.outcome import follow_to_end, print_summary, resumed, say_how_to_continue, stopped
 from clients.cli.output import print_json
 from clients.cli.progress import Progress, progress_of
-from clients.cli.running import Interrupted, run
-from clients.cli.selecting import selection_options
-from clients.cli.target import connected, local_directory, new_id, own_stack, workers_for
+from clients.cli.selection_options import selection_options
+from clients.cli.signals import Interrupted, run
 from clients.diagnostics import say
 from clients.embedded.local_state import MigrationDir
 from services.shared.model import (

@@ -1,24 +1,21 @@
-"""`status` and `list` work offline too, from the state files; `watch` and `tui` look on."""
+"""`status` and `list`: also from the state files, while nothing runs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import click
 
-from clients.cli.following import follow_to_end, print_summary
+from clients.cli.coordinator import connected, local_directory, nothing_runs
 from clients.cli.options import Invocation, common_options
 from clients.cli.output import print_json, print_table, stdout_console
-from clients.cli.progress import progress_of
-from clients.cli.running import run
 from clients.cli.screens import list_rows
 from clients.cli.screens import status as status_screen
-from clients.cli.target import connected, local_directory, nothing_runs
-from clients.diagnostics import has_terminal, say, warn
+from clients.cli.signals import run
+from clients.diagnostics import say, warn
 from clients.embedded.local_state import MigrationDir, known_migrations
 from clients.session import Session
-from services.shared.model import ErrorKind, MigrationView, PgmigError
+from services.shared.model import MigrationView, PgmigError
 from services.shared.model.jsonview import view_to_json
 
 
@@ -90,37 +87,3 @@ async def _list(invocation: Invocation) -> list[tuple[MigrationView, float | Non
         except PgmigError as exc:
             warn(f"{directory.migration_id}: {exc}")
     return entries
-
-
-@click.command()
-@common_options
-def watch(invocation: Invocation) -> None:
-    """Look on until the migration ends, without taking part in it."""
-    print_summary(invocation, run(_watch(invocation)))
-
-
-async def _watch(invocation: Invocation) -> MigrationView:
-    async with connected(invocation, "watch") as (session, migration_id):
-        with progress_of(invocation) as progress:
-            return await follow_to_end(session, migration_id, progress)
-
-
-@click.command()
-@common_options
-@click.pass_context
-def tui(ctx: click.Context, invocation: Invocation) -> None:
-    """Open the dashboard of a migration."""
-    address, migration_id = run(_dashboard_target(invocation))
-    if not has_terminal():
-        raise PgmigError(
-            ErrorKind.INVALID_ARGUMENT,
-            "the dashboard needs a terminal, and this command has none",
-            "run it in a terminal, or use `pgmig-cli watch`",
-        )
-    open_dashboard: Callable[[str, str], int] = ctx.obj
-    ctx.exit(open_dashboard(address, migration_id))
-
-
-async def _dashboard_target(invocation: Invocation) -> tuple[str, str]:
-    async with connected(invocation, "watch") as (session, migration_id):
-        return session.address, migration_id.value

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import click
 
+from clients.cli.coordinator import coordinated
 from clients.cli.options import Invocation, Uris, common_options, uri_options
 from clients.cli.output import print_json, print_table
-from clients.cli.running import run
-from clients.cli.target import coordinated
+from clients.cli.signals import run
 from clients.diagnostics import can_ask, say, warn
 from clients.embedded.local_state import MigrationDir
 from services.shared.model import CleanupResult, ExitCode, MigrationView

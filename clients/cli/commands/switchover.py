@@ -1,69 +1,24 @@
-"""`pause`, `resume`, `switchover`: steering a migration that runs."""
+"""`switchover`: blocking writes and ending the migration on the destination."""
 
 from __future__ import annotations
 
 import click
 
+from clients.cli.coordinator import connected
 from clients.cli.fragments import step_text
-from clients.cli.options import Invocation, Uris, common_options, duration, skip_object_option, uri_options
+from clients.cli.option_values import duration
+from clients.cli.options import Invocation, common_options
 from clients.cli.output import print_json, print_table
-from clients.cli.running import Interrupted, run
-from clients.cli.target import connected
+from clients.cli.signals import Interrupted, run
 from clients.diagnostics import say, talk
 from clients.presentation.sentences import switchover_result
 from services.shared.model import (
     ErrorKind,
-    MigrationOptions,
-    MigrationView,
     PgmigError,
-    Phase,
     SwitchoverResult,
     SwitchoverStep,
 )
-from services.shared.model.jsonview import to_json, view_to_json
-
-
-@click.command()
-@common_options
-def pause(invocation: Invocation) -> None:
-    """Stop moving data, until `resume`. The slot keeps the source's WAL meanwhile."""
-    _report(invocation, run(_pause(invocation)))
-
-
-async def _pause(invocation: Invocation) -> MigrationView:
-    async with connected(invocation, "pause") as (session, migration_id):
-        return await session.pause(migration_id.value)
-
-
-@click.command()
-@uri_options
-@common_options
-@skip_object_option
-def resume(invocation: Invocation, uris: Uris, skip_objects: tuple[str, ...]) -> None:
-    """Continue a paused or failed migration under the coordinator that runs it.
-
-    With connection strings it also hands over credentials that a restarted coordinator lacks.
-    Where nothing runs any more, `follow` starts everything again.
-    """
-    _report(invocation, run(_resume(invocation, uris, skip_objects)))
-
-
-async def _resume(invocation: Invocation, uris: Uris, skip_objects: tuple[str, ...]) -> MigrationView:
-    async with connected(invocation, "resume") as (session, migration_id):
-        source, destination = uris.source or None, uris.destination or None
-        return await session.resume(migration_id.value, source, destination, skip_objects)
-
-
-def _report(invocation: Invocation, view: MigrationView) -> None:
-    if invocation.json:
-        print_json(view_to_json(view))
-        return
-    keeps = "; the slot keeps WAL on the source" if _keeps_wal(view.phase, view.options) else ""
-    print_table(f"migration {view.migration_id} is in phase {view.phase}{keeps}")
-
-
-def _keeps_wal(phase: Phase, options: MigrationOptions) -> bool:
-    return phase is Phase.PAUSED and options.follow
+from services.shared.model.jsonview import to_json
 
 
 @click.command()

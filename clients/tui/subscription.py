@@ -1,4 +1,4 @@
-"""The feed: follows the migration and posts what it hears; it never touches a widget.
+"""The subscription to a migration's views: posts each as a message, and never touches a widget.
 
 Reconnecting is the session's: `follow` outlives broken streams and restarts of the coordinator,
 and says when the connection is lost and when it is back.
@@ -15,8 +15,8 @@ from clients.session import Connection, OnConnection
 from services.shared.model import ErrorKind, MigrationView, PgmigError
 
 
-class Following(Protocol):
-    """What the feed needs of a session: snapshots until the migration is cleaned up.
+class Views(Protocol):
+    """What the subscription needs of a session: snapshots until the migration is cleaned up.
 
     Raises PgmigError when the coordinator was never reached, or for what no retry cures.
     """
@@ -24,7 +24,7 @@ class Following(Protocol):
     def follow(self, migration_id: str, on_connection: OnConnection, /) -> AsyncIterator[MigrationView]: ...
 
 
-class Heard(Message):
+class ViewReceived(Message):
     """A new snapshot: the connection works."""
 
     def __init__(self, view: MigrationView) -> None:
@@ -32,7 +32,7 @@ class Heard(Message):
         self.view = view
 
 
-class Lost(Message):
+class ConnectionLost(Message):
     """The stream broke; the session tries again."""
 
     def __init__(self, error: PgmigError) -> None:
@@ -40,7 +40,7 @@ class Lost(Message):
         self.error = error
 
 
-class Ended(Message):
+class SubscriptionEnded(Message):
     """Nothing more will be heard. error is None when the migration was cleaned up."""
 
     def __init__(self, error: PgmigError | None) -> None:
@@ -58,17 +58,17 @@ def explained(exc: Exception, doing: str) -> PgmigError:
     )
 
 
-async def listen(session: Following, migration_id: str, post: Callable[[Message], object]) -> None:
-    """Post Heard and Lost, and at last Ended."""
+async def listen(session: Views, migration_id: str, post: Callable[[Message], object]) -> None:
+    """Post ViewReceived and ConnectionLost, and at last SubscriptionEnded."""
 
     def on_connection(connection: Connection) -> None:
         if connection.error is not None:
-            post(Lost(connection.error))
+            post(ConnectionLost(connection.error))
 
     error: PgmigError | None = None
     try:
         async for view in session.follow(migration_id, on_connection):
-            post(Heard(view))
+            post(ViewReceived(view))
     except Exception as exc:  # shown: see `explained`
         error = explained(exc, "watching the migration")
-    post(Ended(error))
+    post(SubscriptionEnded(error))

@@ -7,10 +7,11 @@ import socket
 
 import click
 
-from clients.cli.options import Invocation, Uris, common_options, position, uri_options
+from clients.cli.coordinator import coordinated
+from clients.cli.option_values import position
+from clients.cli.options import Invocation, Uris, common_options, uri_options
 from clients.cli.output import print_json, print_table
-from clients.cli.running import run
-from clients.cli.target import coordinated
+from clients.cli.signals import run
 from services.shared.model import Lsn, MigrationView
 from services.shared.model.jsonview import view_to_json
 

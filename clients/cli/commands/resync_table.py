@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from clients.cli.coordinator import coordinated
 from clients.cli.options import Invocation, Uris, common_options, uri_options
 from clients.cli.output import print_json, print_table
-from clients.cli.running import run
-from clients.cli.target import coordinated
+from clients.cli.signals import run
 from services.shared.model import MigrationView, TableId
 from services.shared.model.jsonview import view_to_json
 

@@ -14,12 +14,12 @@ from clients.tui.tables import TableList
 from services.shared.model import MigrationView, Phase
 
 
-class Board(Vertical):
+class Panels(Vertical):
     """Its widgets are kept by name, not looked up: a view that arrives while the screen is
     being taken down then finds them still."""
 
     def __init__(self, migration_id: str, address: str) -> None:
-        super().__init__(id="board")
+        super().__init__(id="panels")
         self.banner = Banner()
         self.tables = TableList()
         self._title = Title(migration_id, address)
