@@ -839,6 +839,13 @@ MUTATIONS = (
         f"{CASTS}::test_rows_without_a_key_are_found_by_what_the_type_prints",
     ),
     Mutation(
+        "S16 only the server's own casts from text",
+        "services/shared/pg/apply/target_table.py",
+        "_TYPED_BY_CAST if self.cast_from_text else _TYPED_BY_INPUT",
+        "_TYPED_BY_CAST",
+        f"{CASTS}::test_rows_that_are_written_together_are_read_by_input_functions",
+    ),
+    Mutation(
         "S16 no cast of a row",
         "services/shared/pg/copy/untranslatable.py",
         "ROW(pgmig_row.*)::text AS text",

@@ -151,7 +151,7 @@ def make(where: tuple[int, ...], identity: ReplicaIdentity, *, row_by_row: bool 
     )
     columns = (
         TargetColumn("id", "integer", "integer", "integer", False, 0 in where),
-        TargetColumn("v", "integer[]", "integer[]", None, False, False),
+        TargetColumn("v", "integer[]", "integer[]", None, False, False, cast_from_text=True),
     )
     return TargetTable(relation, columns, where, row_by_row)
 

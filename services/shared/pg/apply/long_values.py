@@ -3,8 +3,8 @@
 They go to the server in pieces, ahead of their statement, into a temporary table of the session; the
 statement puts the pieces together again. A bytea travels as hexadecimal digits, each piece a bytea
 by itself, so that the server never holds the text of it. Any other value is cut between characters, joined
-as text, and cast: without the type's length or precision, which the assignment to the column then
-checks as for any value.
+as text, and read as the type (`typed_value`): without the type's length or precision, which the assignment to
+the column then checks as for any value.
 
 The table is made when it is first needed, which takes the privilege TEMPORARY on the database, and is
 emptied before the next statement that has long values, and by the commit.
@@ -56,13 +56,12 @@ def long_values(values: Sequence[object], types: Sequence[str | None]) -> tuple[
     )
 
 
-def joined(slot: sql.Composable, value: LongValue, type_sql: str) -> sql.Composable:
-    """The value as an expression. slot: of the parameter that stands for it."""
+def joined(slot: sql.Composable, value: LongValue) -> sql.Composable:
+    """The value as an expression of type text or bytea. slot: of the parameter that stands for it."""
     kind = sql.SQL("bytea" if value.bytea else "text")
     return sql.SQL(
-        "CAST((SELECT string_agg({0}, ''::{0} ORDER BY number) FROM pg_temp.pgmig_pieces"
-        " WHERE value = {1}::int4) AS {2})"
-    ).format(kind, slot, sql.SQL(type_sql))
+        "(SELECT string_agg({0}, ''::{0} ORDER BY number) FROM pg_temp.pgmig_pieces WHERE value = {1}::int4)"
+    ).format(kind, slot)
 
 
 def pieces(value: LongValue) -> Iterator[bytes]:

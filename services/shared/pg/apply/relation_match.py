@@ -13,11 +13,7 @@ from services.shared.pgoutput import Relation
 _COLUMNS = """
 SELECT a.attname,
        pg_catalog.format_type(a.atttypid, a.atttypmod),
-       (WITH RECURSIVE base (oid, below) AS (
-               SELECT t.oid, t.typbasetype
-                UNION ALL
-               SELECT b.oid, b.typbasetype FROM base JOIN pg_catalog.pg_type b ON b.oid = base.below)
-        SELECT pg_catalog.format_type(base.oid, -1) FROM base WHERE base.below = 0),
+       pg_catalog.format_type(plain.oid, -1),
        CASE WHEN t.typtype IN ('b', 'e', 'r', 'm') AND t.typcategory <> 'A' AND t.typarray <> 0
                   AND t.typdelim = ','
             THEN pg_catalog.format_type(a.atttypid, -1) END,
@@ -36,11 +32,21 @@ SELECT a.attname,
        t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast k
                           WHERE k.castsource = t.oid AND k.oid >= 16384), -- FirstNormalObjectId
+       plain.namespace = 'pg_catalog'::pg_catalog.regnamespace
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast k
+                          WHERE k.casttarget = plain.oid AND k.oid >= 16384),
        EXISTS (SELECT FROM pg_catalog.pg_trigger g
                 WHERE g.tgrelid = a.attrelid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
        (SELECT c.relkind = 'p' FROM pg_catalog.pg_class c WHERE c.oid = a.attrelid)
   FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+ CROSS JOIN LATERAL (
+       WITH RECURSIVE base (oid, below, namespace) AS (
+            SELECT t.oid, t.typbasetype, t.typnamespace
+             UNION ALL
+            SELECT b.oid, b.typbasetype, b.typnamespace
+              FROM base JOIN pg_catalog.pg_type b ON b.oid = base.below)
+       SELECT base.oid, base.namespace FROM base WHERE base.below = 0) AS plain
   LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary AND i.indimmediate
  WHERE a.attrelid = pg_catalog.to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
@@ -71,7 +77,7 @@ async def describe_target(
     with translated(f"reading the columns of {relation.table} on the destination"):
         rows = await (await conn.execute(_COLUMNS, [name])).fetchall()
         unique = [set(row[0]) for row in await (await conn.execute(_UNIQUE, [name])).fetchall()]
-    found = {row[0]: TargetColumn(*row[:9]) for row in rows}
+    found = {row[0]: TargetColumn(*row[:10]) for row in rows}
     unfit = await drift(conn, relation, {name: column.type_sql for name, column in found.items()}, lsn)
     if unfit is not None:
         raise unfit
@@ -85,9 +91,9 @@ async def describe_target(
         relation,
         columns,
         where=where,
-        row_by_row=any(row[9] for row in rows) or (bool(where) and not any(one <= key for one in unique)),
+        row_by_row=any(row[10] for row in rows) or (bool(where) and not any(one <= key for one in unique)),
         further=tuple(row[0] for row in rows if not row[7] and row[0] not in wanted),
-        partitioned=bool(rows) and bool(rows[0][10]),
+        partitioned=bool(rows) and bool(rows[0][11]),
     )
 
 

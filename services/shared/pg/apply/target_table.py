@@ -37,6 +37,13 @@ _SAME_BY_OUTPUT = (
     " FROM (SELECT CAST({1} AS {2}) AS x) AS one)"
 )
 
+# Text as a value of a type. The second form calls the type's input function, as a parameter does: a cast from
+# text that the owner of the type has defined would run with our rights.
+_TYPED_BY_CAST = "CAST({} AS {})"
+_TYPED_BY_INPUT = (
+    "(SELECT typed.v FROM pg_catalog.json_to_record(pg_catalog.json_build_object('v', {})) AS typed (v {}))"
+)
+
 _compiled = twin_of(arrays)
 array: Callable[[Sequence[bytes | None]], bytes] = _compiled.array
 _column: Callable[[Sequence[Values], int], bytes] = _compiled.column
@@ -68,8 +75,9 @@ class TargetColumn:
     type as an array's element; None: send it as text.
     primary: part of the primary key, unless that is deferrable: rows may share such a key for a
     while. equals: the operator, with the schema of an extension's, which search_path leaves out.
-    generated: computed here; what the source sends of it only finds rows. cast_to_text: the cast is the
-    server's own; the owner of another type may have defined one, which would run with our rights."""
+    generated: computed here; what the source sends of it only finds rows. cast_to_text,
+    cast_from_text: the cast is the server's own (from text: to plain_sql); the owner of another type may have
+    defined one, which would run with our rights."""
 
     name: str
     type_sql: str
@@ -80,6 +88,12 @@ class TargetColumn:
     equals: str = "="
     generated: bool = False
     cast_to_text: bool = False
+    cast_from_text: bool = False
+
+    def typed(self, text: sql.Composable, type_sql: str) -> sql.Composable:
+        """An expression of type text read as `type_sql`, which is the column's type or plain_sql."""
+        form = _TYPED_BY_CAST if self.cast_from_text else _TYPED_BY_INPUT
+        return sql.SQL(form).format(text, sql.SQL(type_sql))
 
 
 Key = bytes | tuple[bytes | None, ...] | None
@@ -187,7 +201,8 @@ class TargetTable:
         def given(n: int, i: int) -> sql.Composable:
             if n not in found:
                 return _slot(n)
-            return joined(_slot(n), found[n], self.columns[i].element_sql or self.columns[i].plain_sql)
+            value, column = joined(_slot(n), found[n]), self.columns[i]
+            return value if found[n].bytea else column.typed(value, column.element_sql or column.plain_sql)
 
         return given
 
@@ -305,7 +320,7 @@ class TargetTable:
         if self.where:
             pairs = [
                 sql.SQL("{} {} CAST({} AS {})").format(
-                    self._column(i), self._equals(i), given(first + n, i), self._key_type(i)
+                    self._key_column(i), self._equals(i), given(first + n, i), self._key_type(i)
                 )
                 for n, i in enumerate(where)
             ]
@@ -370,14 +385,12 @@ class TargetTable:
         return sql.SQL("unnest({}) AS s({})").format(arrays, names)
 
     def _element(self, i: int, n: int) -> sql.Composable:
-        value = sql.SQL(f"s.v{n}")
-        if self.columns[i].element_sql is not None:
-            return value
-        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(self.columns[i].plain_sql))
+        value, column = sql.SQL(f"s.v{n}"), self.columns[i]
+        return value if column.element_sql is not None else column.typed(value, column.plain_sql)
 
     def _join(self) -> sql.Composable:
         return sql.SQL(" AND ").join(
-            sql.SQL("t.{} {} {}").format(self._column(i), self._equals(i), self._element(i, n))
+            sql.SQL("{} {} {}").format(self._key_column(i, "t."), self._equals(i), self._element(i, n))
             for n, i in enumerate(self.where)
         )
 
@@ -386,7 +399,15 @@ class TargetTable:
 
     def _key_type(self, i: int) -> sql.Composable:
         """For a key value sent alone: `composite = $1` would leave its type open."""
-        return sql.SQL(self.columns[i].element_sql or self.columns[i].type_sql)
+        return sql.SQL(self.columns[i].element_sql or self.columns[i].plain_sql)
+
+    def _key_column(self, i: int, prefix: str = "") -> sql.Composable:
+        """A key's column as its type below a domain, whose operators a domain over an enumeration lacks. An
+        index serves it all the same."""
+        column = sql.SQL(prefix) + self._column(i)
+        if self.columns[i].element_sql is not None:
+            return column
+        return sql.SQL("CAST({} AS {})").format(column, sql.SQL(self.columns[i].plain_sql))
 
     def _key_text(self, where: tuple[int, ...], values: Values) -> str:
         """The key for an error text: at most four columns, each value cut to 40 bytes."""
