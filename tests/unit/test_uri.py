@@ -166,3 +166,11 @@ def test_a_database_that_was_reached_with_tls_is_not_reached_without() -> None:
     full = endpoint("postgresql://u@h/db?sslmode=verify-full")
     assert requiring_tls(full) == full
     assert not requires_tls(endpoint("postgresql://u@h/db"))
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"), [("", "disable"), ("?gssencmode=prefer", "prefer"), ("?gssencmode=require", "require")]
+)
+def test_sessions_are_encrypted_with_kerberos_only_when_asked(given: str, mode: str) -> None:
+    completed = conninfo.conninfo_to_dict(complete_conninfo(f"postgresql://u@h/d{given}", "test"))
+    assert completed["gssencmode"] == mode

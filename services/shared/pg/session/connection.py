@@ -74,7 +74,8 @@ def options(settings: dict[str, str]) -> str:
 
 
 def complete_conninfo(uri: str, application: str, side: str = "", **overrides: str) -> str:
-    """`uri` (a URI or key=value string) with our session settings, time-outs and keepalives.
+    """`uri` (a URI or key=value string) with our session settings, time-outs and keepalives, and
+    without GSSAPI encryption unless it asks for that.
 
     The user's own `options` come first, so that ours win. side: for errors. Raises INVALID_ARGUMENT.
     """
@@ -82,6 +83,7 @@ def complete_conninfo(uri: str, application: str, side: str = "", **overrides: s
     settings = " ".join(filter(None, [str(given.get("options") or ""), options(_EXACT)]))
     defaults = {
         "connect_timeout": str(CONNECT_TIMEOUT_S),
+        "gssencmode": "disable",  # else a Kerberos ticket alone would decide whether a session is encrypted
         "keepalives_idle": "30",
         "keepalives_interval": "10",
         "keepalives_count": "3",
