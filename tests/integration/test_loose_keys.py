@@ -101,6 +101,20 @@ async def test_keys_of_partitioned_tables_count_with_any_partition_and_go_where_
         assert rows(uri, VALID) == expected
 
 
+async def test_unlogged_tables_that_are_not_the_migrations_keep_their_keys(dest_db: str) -> None:
+    run(
+        dest_db,
+        "CREATE UNLOGGED TABLE ours (id int PRIMARY KEY)",
+        "CREATE UNLOGGED TABLE theirs (id int PRIMARY KEY)",
+        "CREATE UNLOGGED TABLE child (a int CONSTRAINT of_ours REFERENCES ours)",
+        "CREATE UNLOGGED TABLE other (a int CONSTRAINT of_theirs REFERENCES theirs)",
+    )
+    async with connection(dest_db, "destination") as conn:
+        loose = await loosen_keys(conn, [], [TableId("public", "ours")])
+    assert loose.unchecked == ("of_ours of public.child",)
+    assert rows(dest_db, VALID) == [("of_ours", False), ("of_theirs", True)]
+
+
 DAMAGED = [
     "CREATE TABLE t (id int PRIMARY KEY, code text CONSTRAINT t_code UNIQUE)",
     "INSERT INTO t SELECT i, 'code ' || i FROM generate_series(1, 100) i",

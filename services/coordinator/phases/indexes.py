@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from services.coordinator.migration.record import Record
 from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.post_data.build import POST_DATA, Building, begin, load
 from services.coordinator.post_data.schedule import one_by_one
@@ -27,14 +28,7 @@ from services.coordinator.tables import damaged
 from services.coordinator.tables.partitions import check_partitions
 from services.coordinator.tables.routed import look_for_routes
 from services.coordinator.tables.unlogged import check_unlogged
-from services.shared.model import (
-    ErrorKind,
-    EventLevel,
-    Lsn,
-    PgmigError,
-    Phase,
-    Role,
-)
+from services.shared.model import ErrorKind, EventLevel, Lsn, PgmigError, Phase, Role, TableId
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog.replica_identity import use_indexes
 from services.shared.pg.catalog.selected import choose
@@ -119,9 +113,14 @@ async def _loosen_keys(pipeline: Pipeline) -> None:
         return
     async with connection(uris.destination_uri, "destination") as conn:
         await silence(conn)
-        loose = await loosen_keys(conn, (*migration.record.inserts_only, *migration.record.copied_only))
+        loose = await loosen_keys(conn, *_in_part_and_all(migration.record))
     for warning in loose.warnings:
         migration.event(EventLevel.WARNING, warning)
+
+
+def _in_part_and_all(record: Record) -> tuple[list[TableId], list[TableId]]:
+    """Tables that are not replicated in full, and all tables that are copied."""
+    return [*record.inserts_only, *record.copied_only], [one.table for one in record.tables]
 
 
 async def _warn_of_keys(pipeline: Pipeline) -> None:
@@ -130,7 +129,7 @@ async def _warn_of_keys(pipeline: Pipeline) -> None:
     if not record.options.follow:
         return
     async with connection(uris.destination_uri, "destination") as conn:
-        warning = await doubtful_keys(conn, (*record.inserts_only, *record.copied_only))
+        warning = await doubtful_keys(conn, *_in_part_and_all(record))
     if warning:
         pipeline.migration.event(EventLevel.WARNING, warning)
 

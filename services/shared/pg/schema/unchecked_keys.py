@@ -41,11 +41,11 @@ class LooseKeys:
         return tuple(f"{what}: {listing(keys, len(keys))}" for what, keys in told.items() if keys)
 
 
-async def doubtful_keys(conn: AsyncConnection, tables: Sequence[TableId]) -> str:
+async def doubtful_keys(conn: AsyncConnection, tables: Sequence[TableId], own: Sequence[TableId]) -> str:
     """A sentence about keys that the destination had before, which are left as they are; "" if none is in
-    question. Nobody could tell later that pgmig had changed them."""
+    question. Nobody could tell later that pgmig had changed them. own: as for `loosen_keys`."""
     with translated("looking at the foreign keys of tables that are not replicated in full"):
-        rows = await (await conn.execute(load_sql("schema/unchecked_keys.sql"), _values(tables))).fetchall()
+        rows = await _loose(conn, tables, own)
     if not rows:
         return ""
     names = [f"{name} of {schema}.{table}" for schema, table, name, _, _ in rows]
@@ -56,20 +56,30 @@ async def doubtful_keys(conn: AsyncConnection, tables: Sequence[TableId]) -> str
     )
 
 
-def _values(tables: Sequence[TableId]) -> dict[str, list[str]]:
-    return {"schemas": [table.schema for table in tables], "names": [table.name for table in tables]}
+async def _loose(
+    conn: AsyncConnection, tables: Sequence[TableId], own: Sequence[TableId]
+) -> list[tuple[str, str, str, str, bool]]:
+    """The keys by schema, table and name, with their definitions and whether a partitioned table is in it."""
+    given = {
+        "schemas": [table.schema for table in tables],
+        "names": [table.name for table in tables],
+        "own_schemas": [table.schema for table in own],
+        "own_names": [table.name for table in own],
+    }
+    return await (await conn.execute(load_sql("schema/unchecked_keys.sql"), given)).fetchall()
 
 
-async def loosen_keys(conn: AsyncConnection, tables: Sequence[TableId]) -> LooseKeys:
-    """Make NOT VALID what refers to `tables` or from them, and to or from unlogged tables. In one
+async def loosen_keys(
+    conn: AsyncConnection, tables: Sequence[TableId], own: Sequence[TableId] = ()
+) -> LooseKeys:
+    """Make NOT VALID what refers to `tables` or from them. own: all tables of the migration, of which the
+    unlogged ones count too; other unlogged tables of the destination are not its concern. In one
     transaction."""
     unchecked: list[str] = []
     dropped: list[str] = []
     with translated("looking at the foreign keys of tables that are not replicated in full"):
         async with conn.transaction():
-            rows = await (
-                await conn.execute(load_sql("schema/unchecked_keys.sql"), _values(tables))
-            ).fetchall()
+            rows = await _loose(conn, tables, own)
             for schema, table, name, definition, partitioned in rows:
                 drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(
                     sql.Identifier(schema, table), sql.Identifier(name)

@@ -1,11 +1,13 @@
--- Valid foreign keys of and to some tables, and unlogged ones; a partition counts with its whole partitioned
--- table. Keys that partitions have from their roots are left out: they follow their roots'.
+-- Valid foreign keys of and to some tables, and those of the migration's that are unlogged here; a partition counts
+-- with its whole partitioned table. Keys that partitions have from their roots are left out: they follow their roots'.
 WITH RECURSIVE named AS (
     SELECT c.oid
       FROM pg_catalog.pg_class c
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE (n.nspname, c.relname) IN (SELECT s, t FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS w (s, t))
         OR c.relkind = 'r' AND c.relpersistence = 'u'
+           AND (n.nspname, c.relname) IN
+               (SELECT s, t FROM unnest(%(own_schemas)s::text[], %(own_names)s::text[]) AS w (s, t))
 ), above AS (
     SELECT oid FROM named
      UNION
