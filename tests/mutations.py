@@ -37,6 +37,7 @@ COPY_PARTS = "tests/integration/test_copy_parts.py"
 STALE_STATE = "tests/integration/test_stale_state.py"
 VERSIONS = "tests/e2e/test_source_versions.py"
 ESCAPES = "tests/integration/test_freeze_escapes.py"
+TWO = "tests/integration/test_two_coordinators.py"
 CASTS = "tests/integration/test_hijacked_casts.py"
 PARTED = "tests/integration/test_parted_partitions.py"
 BROKEN_OFF = "tests/integration/test_tables_broken_off.py"
@@ -837,6 +838,27 @@ MUTATIONS = (
         "_SAME_BY_CAST if self.columns[i].cast_to_text else _SAME_BY_OUTPUT",
         "_SAME_BY_CAST",
         f"{CASTS}::test_rows_without_a_key_are_found_by_what_the_type_prints",
+    ),
+    Mutation(
+        "42 sequences are set by whoever claimed them last",
+        "services/shared/pg/catalog/sequences.py",
+        "AND claim = %s FOR UPDATE",
+        "AND %s <> '' FOR UPDATE",
+        f"{TWO}::test_sequences_that_were_read_before_another_coordinators_are_not_set_after_them",
+    ),
+    Mutation(
+        "42 the session that enables subscriptions is recorded",
+        "services/shared/pg/freeze/thaw.py",
+        "                await announce((await own_session(conn),))\n",
+        "                pass\n",
+        f"{TWO}::test_thaw_that_was_overtaken_enables_no_subscription",
+    ),
+    Mutation(
+        "42 a deleted record stays deleted",
+        "services/shared/bus/store.py",
+        "            if created == self._created:",
+        "            if False:",
+        "tests/integration/test_store.py::test_a_key_that_another_coordinator_has_deleted_stays_deleted",
     ),
     Mutation(
         "S16 only the server's own casts from text",

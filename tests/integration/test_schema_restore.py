@@ -10,7 +10,7 @@ import pytest
 
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
-from services.shared.pg.catalog.sequences import read_sequences, set_sequences, verify_sequences
+from services.shared.pg.catalog.sequences import SequenceSetter, read_sequences, verify_sequences
 from services.shared.pg.schema.archive import Section
 from services.shared.pg.schema.dump import dump_schema, run_script, section_script
 from services.shared.pg.schema.dump_tools import DumpTools, find_tools
@@ -127,7 +127,7 @@ async def test_sequences_are_set_and_proven(source_db: str, dest_db: str) -> Non
         with pytest.raises(PgmigError) as caught:
             await verify_sequences(dest, values)
         assert caught.value.kind is ErrorKind.SCHEMA_DRIFT
-        await set_sequences(dest, values)
+        await (await SequenceSetter.claim(dest, "m")).set(dest, values)
         await dest.execute('SELECT pg_catalog.nextval(\'public."Odd"" Name"\')')
         with pytest.raises(PgmigError):
             await verify_sequences(dest, values)

@@ -93,6 +93,29 @@ async def test_deleted_key_is_gone_and_can_be_written_again(client: Client) -> N
     assert await StateStore(client).load() == {"a": b"2"}
 
 
+async def test_a_key_that_another_coordinator_has_deleted_stays_deleted(client: Client) -> None:
+    first, second = StateStore(client), StateStore(client)
+    await first.save("a", b"1")
+    await second.load()
+    assert await second.delete("a")
+    for value in (b"2", b"1", b"2"):
+        with pytest.raises(PgmigError) as caught:
+            await first.save("a", value)
+        assert caught.value.kind is ErrorKind.FENCED
+    assert await StateStore(client).load() == {}
+
+
+async def test_a_bucket_that_another_coordinator_has_made_again_is_written_to(client: Client) -> None:
+    first, second = StateStore(client), StateStore(client)
+    await first.save("a", b"1")
+    await first.save("b", b"1")
+    assert await delete_stream(client, f"KV_{STATE_BUCKET}")
+    await second.save("c", b"1")
+    await first.save("a", b"2")
+    await first.save("b", b"2")
+    assert await StateStore(client).load() == {"a": b"2", "b": b"2", "c": b"1"}
+
+
 async def test_deleting_a_stream_that_is_not_there_is_no_error(client: Client) -> None:
     assert not await delete_stream(client, "PGMIG_CHANGES_none")
 

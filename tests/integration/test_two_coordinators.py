@@ -12,10 +12,13 @@ import psycopg
 import pytest
 
 from clients.session import Session
-from services.shared.model import MigrationOptions, PgmigError, Phase, TableId
+from services.shared.model import ErrorKind, MigrationOptions, PgmigError, Phase, TableId
+from services.shared.pg.bookkeeping.schema import drop_bookkeeping
+from services.shared.pg.catalog.sequences import SequenceSetter, read_sequences
 from services.shared.pg.freeze.sessions import OwnSession
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.freeze.thaw import thaw
+from services.shared.pg.session.connection import connection
 from tests.integration.coordinator_bed import Services, until, until_phase
 from tests.lab.nats import NatsServer
 
@@ -135,3 +138,49 @@ async def test_thaw_that_was_overtaken_does_not_open_a_source_that_is_frozen_aga
     with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
         insert(source, 1)
     assert await thaw(source, second.before)
+
+
+async def test_thaw_that_was_overtaken_enables_no_subscription(source: str, freeze: Freeze) -> None:
+    """A coordinator stops responding after it has opened the source, and before it enables subscriptions."""
+    await freeze.forbid_writes()
+    await freeze.shut(time.monotonic() + 10)
+    may_go_on, announced = asyncio.Event(), asyncio.Queue[tuple[OwnSession, ...]]()
+
+    async def slow(own: tuple[OwnSession, ...]) -> None:
+        await announced.put(own)
+        if announced.qsize() > 1:
+            await may_go_on.wait()
+
+    before = replace(freeze.before, subscriptions=("sub",))
+    overtaken = asyncio.create_task(thaw(source, before, slow))
+    async with asyncio.timeout(30):
+        while announced.qsize() < 2:
+            await asyncio.sleep(0.02)
+    await announced.get()
+    assert not await thaw(source, replace(freeze.before, sessions=await announced.get()))
+    may_go_on.set()
+    with pytest.raises(PgmigError):
+        await overtaken
+
+
+async def test_sequences_that_were_read_before_another_coordinators_are_not_set_after_them(
+    source: str, dest_db: str
+) -> None:
+    """A coordinator stops responding in between. Another one switches over, and the application goes on."""
+    for uri in (source, dest_db):
+        with psycopg.connect(uri) as conn:
+            conn.execute("CREATE SEQUENCE s")
+    async with connection(source, "source") as there, connection(dest_db, "destination") as here:
+        overtaken = await SequenceSetter.claim(here, "m")
+        early = await read_sequences(there, "source")
+        other = await SequenceSetter.claim(here, "m")
+        await there.execute("SELECT pg_catalog.nextval('public.s') FROM generate_series(1, 7)")
+        await other.set(here, await read_sequences(there, "source"))
+        await here.execute("SELECT pg_catalog.nextval('public.s')")
+        with pytest.raises(PgmigError) as caught:
+            await overtaken.set(here, early)
+        assert caught.value.kind is ErrorKind.FENCED
+        assert [(one.last_value, one.called) for one in await read_sequences(here, "destination")] == [
+            (8, True)
+        ]
+        await drop_bookkeeping(here, "m")

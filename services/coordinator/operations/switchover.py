@@ -51,7 +51,7 @@ from services.shared.model import (
 from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.catalog.replica_identity import uncovered
 from services.shared.pg.catalog.selected import choose
-from services.shared.pg.catalog.sequences import read_sequences, set_sequences, verify_sequences
+from services.shared.pg.catalog.sequences import SequenceSetter, read_sequences, verify_sequences
 from services.shared.pg.catalog.tables import list_tables, publication_tables
 from services.shared.pg.freeze.source import Freeze, emit_sentinel, source_session
 from services.shared.pg.replication.stream_options import MESSAGES_SINCE
@@ -352,9 +352,13 @@ async def _drain(run: _Run, freeze: Freeze) -> None:
 
 
 async def _set_sequences(run: _Run, freeze: Freeze) -> None:
+    """The claim comes before the values are read, by a session that ends when another coordinator undoes the
+    freeze: values that were read before another coordinator's are never set after them."""
+    async with connection(run.uris.destination_uri, "destination") as conn:
+        setter = await SequenceSetter.claim(conn, run.pipeline.migration.record.migration_id)
     values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
-        await set_sequences(conn, values)
+        await setter.set(conn, values)
     run.sequences = len(values)
 
 

@@ -32,7 +32,7 @@ from services.shared.model import ErrorKind, EventLevel, Lsn, PgmigError, Phase,
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog.replica_identity import use_indexes
 from services.shared.pg.catalog.selected import choose
-from services.shared.pg.catalog.sequences import read_sequences, set_sequences
+from services.shared.pg.catalog.sequences import SequenceSetter, read_sequences
 from services.shared.pg.replication.position import wal_position
 from services.shared.pg.schema.database_settings import read_database_settings, write_database_settings
 from services.shared.pg.schema.dump import list_of
@@ -196,7 +196,8 @@ async def _finish(pipeline: Pipeline, done: set[str]) -> None:
         if not (options.follow or options.schema_only):
             # Read after the copy: no sequence is behind a row that was copied.
             chosen = await choose(source, options)
-            await set_sequences(destination, await read_sequences(source, "source", chosen))
+            setter = await SequenceSetter.claim(destination, migration.record.migration_id)
+            await setter.set(destination, await read_sequences(source, "source", chosen))
         if DATABASE not in done and not options.data_only:
             wanted = await read_database_settings(source)
             privileges = not options.no_acl

@@ -2,13 +2,15 @@
 
 A second coordinator that writes the same key makes the first one's next write fail (FENCED)
 instead of overwriting it. A bucket that vanished (the store was deleted) is made again by the
-next write. A write whose outcome is unknown is recognised afterwards by its content. A value beyond
-LONGEST lies in pieces beside its key (`manifest`); to read and to write the key decides, as ever.
+next write. A key that vanished from a bucket that is still the same was deleted by another coordinator
+and stays deleted: FENCED too. A write whose outcome is unknown is recognised afterwards by its content. A
+value beyond LONGEST lies in pieces beside its key (`manifest`); to read and to write the key decides.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import datetime
 
 from nats.aio.client import Client
 from nats.js import api
@@ -40,6 +42,7 @@ class StateStore:
         self._revisions: dict[str, int] = {}
         self._attempted: dict[str, bytes] = {}
         self._manifests: dict[str, Manifest | None] = {}
+        self._created: datetime | None = None  # when the bucket was, whose revisions these are
 
     async def load(self) -> dict[str, bytes]:
         """Every key's value; empty when there is no bucket. Later saves build on what was read."""
@@ -48,6 +51,7 @@ class StateStore:
                 bucket = await self._jetstream.key_value(STATE_BUCKET)
             except js_errors.BucketNotFoundError:
                 return {}
+            self._created = await self._bucket_created()
             found: dict[str, bytes] = {}
             for key in await self._keys():
                 with suppress(js_errors.KeyNotFoundError):
@@ -95,8 +99,7 @@ class StateStore:
                 except js_errors.KeyWrongLastSequenceError:
                     await self._recognise(bucket, key, {earlier, head})
                 except js_errors.NoStreamResponseError:
-                    self._revisions.clear()
-                    bucket = await self._jetstream.create_key_value(self._config)
+                    bucket = await self._new_bucket()
                 else:
                     return await self._forget_pieces(key, Manifest.of(head))
         raise PgmigError(ErrorKind.BROKER, f"{_DOING}: {key} could not be written")
@@ -125,19 +128,32 @@ class StateStore:
         try:
             return await self._jetstream.key_value(STATE_BUCKET)
         except js_errors.BucketNotFoundError:
-            self._revisions.clear()
-            return await self._jetstream.create_key_value(self._config)
+            return await self._new_bucket()
+
+    async def _new_bucket(self) -> KeyValue:
+        self._revisions.clear()
+        bucket = await self._jetstream.create_key_value(self._config)
+        self._created = await self._bucket_created()
+        return bucket
+
+    async def _bucket_created(self) -> datetime | None:
+        return (await self._jetstream.stream_info(_STREAM)).created
 
     async def _recognise(self, bucket: KeyValue, key: str, ours: set[bytes | None]) -> None:
-        """Learn the key's revision if what it holds is ours or nothing. Otherwise every later save is
-        refused, too: a coordinator that knew the revision of the other one's record would overwrite it."""
+        """Learn the key's revision if what it holds is ours, or if the bucket is another one, which lacks it.
+        Otherwise every later save is refused, too: a coordinator that knew the revision of the other one's
+        record would overwrite it."""
         try:
             head, revision = await self._read(bucket, key)
             if head in ours:
                 self._revisions[key] = revision
                 return
         except js_errors.KeyNotFoundError:
-            self._revisions[key] = 0
+            created = await self._bucket_created()
+            if created == self._created:
+                raise _removed(key) from None
+            self._created = created
+            self._revisions.clear()
             return
         raise PgmigError(
             ErrorKind.FENCED,
@@ -159,6 +175,14 @@ class StateStore:
             except (js_errors.NotFoundError, js_errors.KeyNotFoundError, js_errors.NoStreamResponseError):
                 return False
         return True
+
+
+def _removed(key: str) -> PgmigError:
+    return PgmigError(
+        ErrorKind.FENCED,
+        f"the state of migration {key} was removed by another coordinator",
+        "the migration was cleaned up there; run one coordinator for each NATS account",
+    )
 
 
 async def delete_stream(client: Client, name: str) -> bool:

@@ -7,6 +7,7 @@ copy_table the plan by which a table is copied; the module copy_ledger uses it a
 copy_part  the ledger of the copy: this part's rows are all here, as of `snapshot_lsn`
 source_table  what each table was on the source when it was copied: services.shared.pg.catalog.table_identity
 applier    the epoch of the applier that may write: services.shared.pg.apply.fence
+sequences  who may set the destination's sequences: services.shared.pg.catalog.sequences
 progress   where replication origins are denied: everything that ends at or before `lsn` is here
 step       the coordinator's schema steps
 
@@ -53,6 +54,9 @@ _TABLES = {
     "applier": """
         migration_id pg_catalog.text PRIMARY KEY,
         epoch pg_catalog.text NOT NULL""",
+    "sequences": """
+        migration_id pg_catalog.text PRIMARY KEY,
+        claim pg_catalog.text NOT NULL""",
     "progress": """
         migration_id pg_catalog.text PRIMARY KEY,
         lsn pg_catalog.pg_lsn NOT NULL""",
@@ -117,13 +121,14 @@ async def drop_bookkeeping(conn: AsyncConnection, migration_id: str) -> None:
     async with _alone(conn):
         if not await books_exist(conn):
             return
-        for table in _TABLES:
+        tables = await _present(conn)
+        for table in tables:
             await conn.execute(
                 sql.SQL("DELETE FROM {} WHERE migration_id = %s").format(book(table)), [migration_id]
             )
-        if await _in_use(conn):
+        if await _in_use(conn, tables):
             return
-        for table in _TABLES:
+        for table in tables:
             await conn.execute(sql.SQL("DROP TABLE {}").format(book(table)))
         try:
             async with conn.transaction():
@@ -132,8 +137,15 @@ async def drop_bookkeeping(conn: AsyncConnection, migration_id: str) -> None:
             pass
 
 
-async def _in_use(conn: AsyncConnection) -> bool:
-    exist = sql.SQL(" OR ").join(sql.SQL("EXISTS (SELECT FROM {})").format(book(table)) for table in _TABLES)
+async def _present(conn: AsyncConnection) -> list[str]:
+    """Those of the tables that exist: an earlier release has made fewer."""
+    query = "SELECT name FROM unnest(%s::text[]) name WHERE pg_catalog.to_regclass(%s || name) IS NOT NULL"
+    cursor = await conn.execute(query, [list(_TABLES), f"{BOOKKEEPING_SCHEMA}."])
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def _in_use(conn: AsyncConnection, tables: Sequence[str]) -> bool:
+    exist = sql.SQL(" OR ").join(sql.SQL("EXISTS (SELECT FROM {})").format(book(table)) for table in tables)
     row = await (await conn.execute(sql.SQL("SELECT {}").format(exist))).fetchone()
     return row is not None and bool(row[0])
 

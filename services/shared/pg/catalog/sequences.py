@@ -6,12 +6,14 @@ more (after the freeze), or after the copy for a clone that does not follow.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, TableId
+from services.shared.pg.bookkeeping.schema import KEEPING_BOOKS, book, ensure_bookkeeping
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
 from services.shared.pg.session.connection import translated
 from services.shared.pg.session.sql_files import load_sql
@@ -62,20 +64,58 @@ async def _read(conn: AsyncConnection, names: Sequence[TableId]) -> list[Sequenc
     return [SequenceValue(names[index], value, called) for index, value, called in sorted(rows)]
 
 
-async def set_sequences(conn: AsyncConnection, values: Sequence[SequenceValue]) -> None:
-    """Set them on the destination and read them back. Raises SCHEMA_DRIFT when one differs."""
-    with translated("setting the destination's sequences"):
-        await conn.execute(
+@dataclass(frozen=True, slots=True)
+class SequenceSetter:
+    """May set the destination's sequences of a migration until another one claims them.
+
+    A coordinator that stops responding between reading and setting them may be replaced meanwhile. Its values
+    must not replace those of the other coordinator, which may already be in use. So the claim is checked, and
+    locked, by the statement that sets them.
+    """
+
+    migration_id: str
+    claim_id: str
+
+    @classmethod
+    async def claim(cls, conn: AsyncConnection, migration_id: str) -> SequenceSetter:
+        """Before the values are read."""
+        claimed = cls(migration_id, secrets.token_hex(8))
+        await ensure_bookkeeping(conn)
+        upsert = sql.SQL(
+            "INSERT INTO {} (migration_id, claim) VALUES (%s, %s)"
+            " ON CONFLICT (migration_id) DO UPDATE SET claim = excluded.claim"
+        ).format(book("sequences"))
+        with translated(KEEPING_BOOKS):
+            await conn.execute(upsert, [migration_id, claimed.claim_id])
+        return claimed
+
+    async def set(self, conn: AsyncConnection, values: Sequence[SequenceValue]) -> None:
+        """Set them on the destination and read them back. Raises FENCED, SCHEMA_DRIFT when one differs."""
+        # One statement: a client that stops responding holds the lock no longer than the server needs for it.
+        statement = sql.SQL(
+            "WITH ours AS (SELECT 1 FROM {} WHERE migration_id = %s AND claim = %s FOR UPDATE),"
+            " done AS ("
             "SELECT pg_catalog.setval(pg_catalog.format('%%I.%%I', s, n)::pg_catalog.regclass, v, c)"
-            " FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::boolean[]) AS t (s, n, v, c)",
-            [
-                [v.sequence.schema for v in values],
-                [v.sequence.name for v in values],
-                [v.last_value for v in values],
-                [v.called for v in values],
-            ],
-        )
-    await verify_sequences(conn, values)
+            " FROM ours, unnest(%s::text[], %s::text[], %s::bigint[], %s::boolean[]) AS t (s, n, v, c))"
+            " SELECT (SELECT count(*) FROM ours), (SELECT count(*) FROM done)"
+        ).format(book("sequences"))
+        given = [
+            self.migration_id,
+            self.claim_id,
+            [v.sequence.schema for v in values],
+            [v.sequence.name for v in values],
+            [v.last_value for v in values],
+            [v.called for v in values],
+        ]
+        with translated("setting the destination's sequences"):
+            row = await (await conn.execute(statement, given)).fetchone()
+        if row is None or not row[0]:
+            raise PgmigError(
+                ErrorKind.FENCED,
+                f"another coordinator sets the sequences of migration {self.migration_id}",
+                "run one coordinator for each NATS account; the other one carries on",
+            )
+        await verify_sequences(conn, values)
 
 
 async def verify_sequences(conn: AsyncConnection, values: Sequence[SequenceValue]) -> None:

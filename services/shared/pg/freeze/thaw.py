@@ -2,8 +2,8 @@
 
 The coordinator that froze the source may still be running, for example when a second one has taken the
 migration over. Its sessions would go on with the freeze after the thaw, and nobody would thaw the source
-again. So the freeze records its sessions before it begins, and a thaw ends them first. A thaw records its
-own session in the same way: a coordinator that stops responding in a thaw must not open the source
+again. So the freeze records its sessions before it begins, and a thaw ends them first. A thaw records each of
+its own sessions in the same way: a coordinator that stops responding in a thaw must not open the source
 later, when another one has frozen it again.
 """
 
@@ -49,7 +49,8 @@ class Before:
 async def thaw(uri: str, before: Before, announce: Announce | None = None) -> bool:
     """Put back what the freeze has changed, whatever of it has happened; whether there was anything.
 
-    announce: is awaited before anything is changed. Then the sessions of the freeze are ended.
+    announce: is awaited before anything is changed, and again before subscriptions are enabled, by another
+    session. After the first time the sessions of the freeze are ended.
 
     The setting is put back before the database is opened, so that nobody comes in who finds it read-only.
     Sessions that began meanwhile stay read-only until they reconnect, and a connection pool would keep
@@ -76,6 +77,8 @@ async def thaw(uri: str, before: Before, announce: Announce | None = None) -> bo
     if before.subscriptions:
         conn = await writable_connection(uri)
         try:
+            if announce is not None:
+                await announce((await own_session(conn),))
             await enable(conn, before.subscriptions)
         finally:
             await conn.close()
