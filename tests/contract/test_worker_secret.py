@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
+from pgmig.common.v1.common_pb2 import WORKER_ROLE_COPIER
 from pgmig.worker.v1 import worker_pb2 as pb
 from pgmig.worker.v1.worker_pb2_grpc import (
     WorkerServiceServicer,
@@ -27,7 +28,7 @@ ASSIGNMENT = Assignment("a1", "m1", CopierWork("postgresql://u:hush@h/s", "postg
 
 
 def register(worker_id: str = "w1") -> pb.Register:
-    return pb.Register(worker_id=worker_id, role="copier", host="h", nonce=handshake.new_nonce())
+    return pb.Register(worker_id=worker_id, role=WORKER_ROLE_COPIER, host="h", nonce=handshake.new_nonce())
 
 
 class Intruder:

@@ -7,12 +7,13 @@ import inspect
 import types
 import typing
 from dataclasses import fields
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pgmig.common.v1.common_pb2 import WORKER_ROLE_COPIER
 from pgmig.control.v1 import migration_pb2, options_pb2
 from pgmig.worker.v1 import worker_pb2
 
@@ -48,6 +49,7 @@ from services.shared.rpc.convert_view import (
     view_to_pb,
 )
 from services.shared.rpc.convert_work import command_from_pb, command_to_pb
+from services.shared.rpc.mapping import Correspondence, EnumCorrespondence
 
 
 def _values(hint: Any) -> st.SearchStrategy[Any]:
@@ -183,12 +185,16 @@ def test_a_phase_of_a_newer_coordinator_is_a_clear_error() -> None:
         view_from_pb(message)
 
 
+NEWER: Any = 99
+"""A number that no enum has."""
+
+
 def test_a_failure_or_level_of_a_newer_coordinator_is_shown_as_the_plain_one() -> None:
     message = migration_pb2.Migration(
         migration_id="m",
         phase=migration_pb2.PHASE_FAILED,
-        failure=migration_pb2.Failure(kind="NEW_KIND"),
-        events=[migration_pb2.Event(level="new", text="text")],
+        failure=migration_pb2.Failure(kind=NEWER),
+        events=[migration_pb2.Event(level=NEWER, text="text")],
     )
     shown = view_from_pb(message)
     assert shown.failure is not None and shown.failure.kind is ErrorKind.INTERNAL
@@ -196,28 +202,63 @@ def test_a_failure_or_level_of_a_newer_coordinator_is_shown_as_the_plain_one() -
 
 
 def test_an_error_kind_of_a_newer_worker_counts_as_internal() -> None:
-    failed = worker_pb2.AssignmentFailed(assignment_id="a", kind="NEW_KIND")
+    failed = worker_pb2.AssignmentFailed(assignment_id="a", kind=NEWER)
     report = report_from_pb(worker_pb2.AttachRequest(failed=failed))
     assert isinstance(report, AssignmentFailed) and report.kind is ErrorKind.INTERNAL
 
 
 def test_a_role_or_step_of_a_newer_coordinator_is_a_clear_error() -> None:
-    auditor = migration_pb2.Migration(
-        phase=migration_pb2.PHASE_COPY, workers=[migration_pb2.Worker(role="auditor")]
-    )
-    with pytest.raises(PgmigError, match="auditor"):
-        view_from_pb(auditor)
-    for name, state in (("swap", "done"), ("drain", "skipped")):
-        with pytest.raises(PgmigError, match="does not know"):
-            step_from_pb(migration_pb2.SwitchoverStep(name=name, state=state))
+    worker = migration_pb2.Worker(role=NEWER)
+    with pytest.raises(PgmigError, match="role 99") as caught:
+        view_from_pb(migration_pb2.Migration(phase=migration_pb2.PHASE_COPY, workers=[worker]))
+    assert caught.value.kind is ErrorKind.INTERNAL
+    for step in (
+        migration_pb2.SwitchoverStep(name=NEWER, state=migration_pb2.SWITCHOVER_STEP_STATE_DONE),
+        migration_pb2.SwitchoverStep(name=migration_pb2.SWITCHOVER_STEP_NAME_DRAIN, state=NEWER),
+    ):
+        with pytest.raises(PgmigError, match="99, which this version does not know"):
+            step_from_pb(step)
+
+
+def test_an_option_of_a_newer_client_is_refused() -> None:
+    with pytest.raises(PgmigError, match="large objects 99") as caught:
+        options_from_pb(options_pb2.MigrationOptions(large_objects=NEWER))
+    assert caught.value.kind is ErrorKind.INVALID_ARGUMENT
+
+
+@dataclasses.dataclass(frozen=True)
+class _Event:
+    """As migration_pb2.Event, without `level`."""
+
+    at: float
+    text: str
+
+
+def test_a_field_without_a_counterpart_is_found() -> None:
+    mapping = Correspondence(_Event, migration_pb2.Event, ErrorKind.INTERNAL)
+    with pytest.raises(TypeError, match="do not both have: level"):
+        mapping.to_pb(_Event(1.0, "text"))
+
+
+class _Level(StrEnum):
+    """As EventLevel, without `ERROR`."""
+
+    INFO = "info"
+    WARNING = "warning"
+
+
+def test_an_enum_value_without_a_counterpart_is_found() -> None:
+    field = migration_pb2.Event.DESCRIPTOR.fields_by_name["level"]
+    with pytest.raises(TypeError, match="EventLevel"):
+        EnumCorrespondence(_Level, field, ErrorKind.INTERNAL)
 
 
 @pytest.mark.parametrize(
     "message",
     [
         worker_pb2.AttachRequest(),
-        worker_pb2.AttachRequest(register=worker_pb2.Register(worker_id="w", role="cook")),
-        worker_pb2.AttachRequest(register=worker_pb2.Register(role="copier")),
+        worker_pb2.AttachRequest(register=worker_pb2.Register(worker_id="w", role=NEWER)),
+        worker_pb2.AttachRequest(register=worker_pb2.Register(role=WORKER_ROLE_COPIER)),
     ],
 )
 def test_a_report_that_says_nothing_known_is_refused(message: worker_pb2.AttachRequest) -> None:

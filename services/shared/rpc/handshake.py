@@ -43,7 +43,7 @@ def new_key() -> bytes:
 def _proof(token: str, who: bytes, register: pb.Register, *parts: bytes) -> bytes:
     if not token:
         return b""
-    said = (who, register.worker_id.encode(), register.role.encode(), register.nonce, *parts)
+    said = (who, register.worker_id.encode(), str(register.role).encode(), register.nonce, *parts)
     text = b"".join(len(part).to_bytes(4, "big") + part for part in said)
     return hmac.digest(token.encode(), text, hashlib.sha256)
 

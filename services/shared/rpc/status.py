@@ -120,11 +120,7 @@ def _error_info(exc: aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
 
 def _from_info(info: error_details_pb2.ErrorInfo, message: str) -> PgmigError:
     try:
-        kind = ErrorKind(info.reason)
-    except ValueError:  # a newer coordinator's
-        kind = ErrorKind.INTERNAL
-    try:
         lsn = Lsn.parse(info.metadata["lsn"]) if "lsn" in info.metadata else None
     except ValueError:
         lsn = None
-    return PgmigError(kind, message, info.metadata.get("hint", ""), lsn)
+    return PgmigError(ErrorKind.named(info.reason), message, info.metadata.get("hint", ""), lsn)
