@@ -49,7 +49,7 @@ SELECT coalesce(n.nspname || '.' || c.relname, 'a table that is gone'), pg_catal
   LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  GROUP BY 1
 UNION ALL
-SELECT (SELECT pg_catalog.max(lsn)::text FROM seen), -pg_catalog.count(*) FROM seen
+SELECT (SELECT lsn::text FROM seen ORDER BY lsn DESC LIMIT 1), -pg_catalog.count(*) FROM seen
  ORDER BY 2"""
 # The first row of the answer: the position of the last change that was decoded, and minus their number.
 
