@@ -144,7 +144,8 @@ async def test_they_have_the_rights_of_a_superuser_who_is_warned(
 ) -> None:
     """What the warning says is true, so what the next test shows is no accident."""
     warnings = await migrate(tenants, tenants.destination, nats_server, tmp_path)
-    assert tenants.created() == list(MOMENTS)
+    # pgmig itself calls no such cast (S16). The warning names it, since expressions of the schema may.
+    assert tenants.created() == [moment for moment in MOMENTS if moment != "cast"]
     (warning,) = (text for text in warnings if WITH_RIGHTS in text)
     for name in (
         *("constraint checked on table app.t", "constraint domain_checked of type app.number"),
