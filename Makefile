@@ -29,8 +29,8 @@ RELEASED_API := released/control_v1.yaml
 PROTOS := $(shell find protos -mindepth 1)  # folders too: their time tells of files that are gone
 
 # What exercises the modules that have a compiled twin, without it.
-PURE_UNIT := $(addprefix tests/unit/,test_pgoutput.py test_pgoutput_properties.py test_batches.py test_compact.py)
-PURE_SERVERS := $(addprefix tests/integration/,test_pipeline.py test_values.py)
+PURE_UNIT := $(addprefix tests/unit/,pgoutput wire/test_batches.py applier/test_compact.py)
+PURE_SERVERS := $(addprefix tests/integration/,pipeline/test_pipeline.py pg/copy/test_values.py)
 
 # Each of the workers has servers of its own. What shares an xdist_group stays on one worker and so never
 # runs twice at a time: the files whose servers serve all of their tests, and "heavy", which fills a machine.

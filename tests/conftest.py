@@ -1,7 +1,7 @@
 """Real servers for tests: PostgreSQL for the whole session, a database and a NATS server for each test.
 
 All fixtures are synchronous, so that they serve plain and async tests alike. A test that kills or
-reconfigures a server starts one of its own from tests.lab.
+reconfigures a server starts one of its own from tests.support.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.lab.installs import newest, oldest
-from tests.lab.nats import NatsServer
-from tests.lab.postgres import PostgresServer
+from tests.support.servers.installs import newest, oldest
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
 
 # How long an example takes says something of the machine, not of what is tested.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

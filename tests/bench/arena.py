@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import psycopg
 
-from tests.lab.installs import PostgresInstall, newest, oldest
-from tests.lab.postgres import PostgresServer
-from tests.lab.process import tail
+from tests.support.servers.installs import PostgresInstall, newest, oldest
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.process import tail
 
 _SETTINGS = {
     "max_wal_size": "8GB",

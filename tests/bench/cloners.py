@@ -25,7 +25,7 @@ from tests.bench.arena import run_sql, value
 from tests.bench.processes import Tally, Usage, sampled
 from tests.e2e.cli import clean_environment, program
 from tests.e2e.phases import phase_times
-from tests.lab.process import tail
+from tests.support.servers.process import tail
 
 JOBS = 2
 _ID = "bench"

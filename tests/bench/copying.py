@@ -22,9 +22,9 @@ from services.shared.model import CopyPart, MigrationId, Split
 from services.shared.pg.copy import part as copying
 from services.shared.pg.copy.part import PartCopier
 from services.shared.pg.copy.relay import may_relay
-from tests.integration.copy_bed import execute, exported_snapshot, keep_books, part, scalar
-from tests.lab.installs import newest, oldest
-from tests.lab.postgres import PostgresServer
+from tests.support.copying import execute, exported_snapshot, keep_books, part, scalar
+from tests.support.servers.installs import newest, oldest
+from tests.support.servers.postgres import PostgresServer
 
 TABLE = "CREATE TABLE accounts (aid int, bid int, abalance int, filler char(84)) WITH (fillfactor = 100)"
 COLUMNS = ("aid", "bid", "abalance", "filler")

@@ -19,7 +19,7 @@ from services.shared.model import Lsn
 from tests.bench.arena import Arena, drop_slot, run_sql, value
 from tests.bench.processes import Tally, Usage
 from tests.bench.workloads import TABLES
-from tests.lab.nats import NatsServer
+from tests.support.servers.nats import NatsServer
 
 _SERVER_PROCESSES = (
     b"SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -19,8 +19,8 @@ import psutil
 from services.shared.model import Lsn
 from tests.bench.arena import run_sql
 from tests.bench.followers import Base
-from tests.lab.installs import PostgresInstall, newest, usable
-from tests.lab.process import unprivileged_account
+from tests.support.servers.installs import PostgresInstall, newest, usable
+from tests.support.servers.process import unprivileged_account
 
 _PLUGINS = "*/lib/wal2json.so"
 _SERVERS = Path("/usr/lib/postgresql")

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 
 from tests.bench.arena import run_sql
-from tests.lab.postgres import PostgresServer
+from tests.support.servers.postgres import PostgresServer
 
 TABLES = ("accounts", "tellers", "branches", "history", "wide", "indexed")
 BRANCHES = 10

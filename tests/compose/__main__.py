@@ -17,10 +17,10 @@ import psycopg
 
 from tests.compose.clone import Clone
 from tests.compose.project import ROOT, ComposeProject, engine_problem
-from tests.lab import schema
-from tests.lab.compare import compare_databases
-from tests.lab.door import reopen
-from tests.lab.workload import Writer, check_conserved_sum, check_markers
+from tests.support.data import schema
+from tests.support.data.compare import compare_databases
+from tests.support.data.workload import Writer, check_conserved_sum, check_markers
+from tests.support.servers.door import reopen
 
 MIGRATION = "compose"
 ROWS = 50_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.lab.process import free_port
+from tests.support.servers.process import free_port
 
 ROOT = Path(__file__).parents[2]
 UP_TIMEOUT_S = 900  # the first build downloads

@@ -30,8 +30,8 @@ from services.shared.model import (
     failure_event,
 )
 from services.shared.model.jsonview import view_from_json, view_to_json
-from tests.lab.process import free_port
-from tests.standins.thread import ServedControl, served_control
+from tests.fakes.thread import ServedControl, served_control
+from tests.support.servers.process import free_port
 
 NO_KEY = ("--no-key-tables", "insert-only", "--strict-boundaries")
 MEMORY = ("--maintenance-work-mem", "1.5GB")

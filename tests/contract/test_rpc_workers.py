@@ -31,8 +31,8 @@ from services.shared.rpc.server import ControlServer
 from services.shared.rpc.worker_link import WorkerLink
 from services.shared.rpc.workers_api import Send
 from tests.contract.test_rpc_control import FakeControl
-from tests.lab.process import free_port
-from tests.lab.proxy import proxied
+from tests.support.servers.process import free_port
+from tests.support.servers.proxy import proxied
 
 ASSIGNMENT = Assignment("a1", "m1", ApplierWork("postgresql://u:secret@h/d", Lsn(5)))
 Happening = tuple[str, object]

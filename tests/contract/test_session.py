@@ -11,8 +11,8 @@ import pytest
 from clients.session import Connection, Session, reconnect_delay
 from services.shared.model import ErrorKind, MigrationOptions, MigrationView, PgmigError, Phase
 from services.shared.rpc.server import ControlServer
-from tests.lab.process import free_port
-from tests.standins.control import RESULT, STEPS, NoWorkers, StandInControl
+from tests.fakes.control import RESULT, STEPS, NoWorkers, StandInControl
+from tests.support.servers.process import free_port
 
 
 @asynccontextmanager

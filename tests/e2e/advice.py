@@ -20,7 +20,7 @@ import psycopg
 from services.shared.model import ErrorKind, Failure, MigrationView, PgmigError, Phase, TableState
 from tests.e2e.cli import Cli
 from tests.e2e.live import Live
-from tests.lab.compare import compare_databases
+from tests.support.data.compare import compare_databases
 
 ATTEMPTS = 8
 TABLE = "SCHEMA.TABLE"

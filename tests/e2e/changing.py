@@ -24,7 +24,7 @@ from tests.e2e.advice import Operator
 from tests.e2e.cli import Cli
 from tests.e2e.live import Live, eventually
 from tests.e2e.stack import Stack
-from tests.lab.nats import NatsServer
+from tests.support.servers.nats import NatsServer
 
 FOLLOW = MigrationOptions(follow=True, copy_workers=1)
 CLONE = MigrationOptions(follow=False, copy_workers=1)

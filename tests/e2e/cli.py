@@ -18,7 +18,7 @@ from typing import Self
 
 from services.shared.model import MigrationView
 from services.shared.model.jsonview import view_from_json
-from tests.lab.process import launch_argv, tail
+from tests.support.servers.process import launch_argv, tail
 
 COMMAND_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 45.0

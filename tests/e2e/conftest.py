@@ -10,10 +10,10 @@ import pytest
 from tests.e2e.changing import Bed, services
 from tests.e2e.live import application
 from tests.e2e.stack import Stack
-from tests.lab.nats import NatsServer
-from tests.lab.postgres import PostgresServer
-from tests.lab.schema import seed
-from tests.lab.workload import Writer
+from tests.support.data.schema import seed
+from tests.support.data.workload import Writer
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
 
 TEMPLATE = "e2e_template"
 ROWS = 3_000

@@ -37,10 +37,10 @@ from tests.e2e.verdict import (
     left_on_destination,
     left_on_source,
 )
-from tests.lab.installs import newest, oldest
-from tests.lab.postgres import PostgresServer
-from tests.lab.schema import seed
-from tests.lab.workload import Writer, WriterReport
+from tests.support.data.schema import seed
+from tests.support.data.workload import Writer, WriterReport
+from tests.support.servers.installs import newest, oldest
+from tests.support.servers.postgres import PostgresServer
 
 DATABASE = "shop"
 ROWS = 500_000

@@ -21,8 +21,8 @@ from services.shared.model import (
     TableState,
 )
 from tests.e2e.verdict import checks, problems
-from tests.lab.compare import compare_databases
-from tests.lab.workload import Writer, WriterReport, check_conserved_sum, check_markers
+from tests.support.data.compare import compare_databases
+from tests.support.data.workload import Writer, WriterReport, check_conserved_sum, check_markers
 
 FOLLOW = MigrationOptions(follow=True)
 WAIT_S = 90.0

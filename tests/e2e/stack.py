@@ -17,8 +17,8 @@ from typing import Self
 
 from clients.session import Session
 from tests.e2e.cli import clean_environment
-from tests.lab.nats import NatsServer
-from tests.lab.process import free_port, spawn, tail
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.process import free_port, spawn, tail
 
 COORDINATOR = "coordinator"
 WORKERS = ("decoder", "applier", "copier-1", "copier-2")

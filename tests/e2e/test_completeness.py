@@ -20,14 +20,14 @@ from services.shared.model import ExitCode, Phase
 from tests.e2e.cli import Cli, clean_environment
 from tests.e2e.live import application
 from tests.e2e.verdict import checks, left_on_destination, left_on_source, problems
-from tests.lab.compare import compare_databases
-from tests.lab.extension import with_extension
-from tests.lab.installs import newest, oldest
-from tests.lab.postgres import PostgresServer
-from tests.lab.schema import seed
+from tests.support.data.compare import compare_databases
+from tests.support.data.schema import seed
+from tests.support.servers.extension import with_extension
+from tests.support.servers.installs import newest, oldest
+from tests.support.servers.postgres import PostgresServer
 
 STREAMING_S = 60.0
-EVERYTHING = Path(__file__).parents[1] / "lab" / "everything.sql"
+EVERYTHING = Path(__file__).parents[1] / "support" / "data" / "everything.sql"
 ROLES: tuple[LiteralString, ...] = ("CREATE ROLE everything_owner", "CREATE ROLE everything_reader")
 
 # What no dump of a database's content tells, beside rows and sequences.

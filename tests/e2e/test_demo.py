@@ -16,8 +16,8 @@ import pytest
 from tests.e2e.cli import clean_environment
 from tests.e2e.live import application, eventually
 from tests.e2e.verdict import checks, exit_code, problems
-from tests.lab.postgres import PostgresServer
-from tests.lab.workload import WriterReport
+from tests.support.data.workload import WriterReport
+from tests.support.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.xdist_group("demo")
 

@@ -19,12 +19,12 @@ from tests.e2e.conftest import ROWS
 from tests.e2e.live import Live, application, eventually
 from tests.e2e.stack import Stack
 from tests.e2e.test_kill_in_copy import one_part_held_up
-from tests.lab.disk import CannotMountError, SaidToBeFull, SmallDisk
-from tests.lab.installs import newest
-from tests.lab.nats import NatsServer
-from tests.lab.postgres import PostgresServer
-from tests.lab.schema import seed
-from tests.lab.workload import Writer
+from tests.support.data.schema import seed
+from tests.support.data.workload import Writer
+from tests.support.servers.disk import CannotMountError, SaidToBeFull, SmallDisk
+from tests.support.servers.installs import newest
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("heavy")]
 

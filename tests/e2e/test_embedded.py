@@ -15,10 +15,10 @@ from services.shared.model import ExitCode, MigrationView, Phase
 from tests.e2e.cli import Cli, Staying
 from tests.e2e.live import eventually
 from tests.e2e.verdict import checks, left_on_destination, left_on_source, problems
-from tests.lab.compare import compare_databases
-from tests.lab.door import reopen
-from tests.lab.postgres import PostgresServer
-from tests.lab.workload import Writer
+from tests.support.data.compare import compare_databases
+from tests.support.data.workload import Writer
+from tests.support.servers.door import reopen
+from tests.support.servers.postgres import PostgresServer
 
 PROGRAMS = {"nats-server", "services.coordinator", "services.decoder", "services.applier", "services.copier"}
 STREAMING_S = 120.0

@@ -19,8 +19,8 @@ from services.shared.model import (
 )
 from tests.e2e.cli import COMMAND_TIMEOUT_S, Cli, program
 from tests.e2e.verdict import inventory
-from tests.lab.door import reopen
-from tests.lab.workload import Writer
+from tests.support.data.workload import Writer
+from tests.support.servers.door import reopen
 
 STREAMING_S = 120.0
 FILTERS = (

@@ -14,8 +14,8 @@ from tests.e2e.cli import Cli
 from tests.e2e.live import Live
 from tests.e2e.stack import Stack
 from tests.e2e.verdict import left_on_destination, left_on_source
-from tests.lab.postgres import PostgresServer
-from tests.lab.proxy import proxied
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.proxy import proxied
 
 STREAMING_S = 120.0
 

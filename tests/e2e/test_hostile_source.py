@@ -11,7 +11,7 @@ from psycopg import sql
 
 from services.shared.model import ExitCode
 from tests.e2e.cli import Cli
-from tests.lab.postgres import PostgresServer
+from tests.support.servers.postgres import PostgresServer
 
 OWNER = "hostile_owner"
 INTRUDER = "hostile_intruder"

@@ -9,8 +9,8 @@ import psycopg
 from services.shared.model import Phase, TableState
 from tests.e2e.live import Live, all_but_held_copied, held_up
 from tests.e2e.stack import COORDINATOR, Stack
-from tests.lab.nats import NatsServer
-from tests.lab.workload import Writer
+from tests.support.data.workload import Writer
+from tests.support.servers.nats import NatsServer
 
 MIGRATION = "orphan"
 

@@ -17,8 +17,8 @@ import pytest
 from services.shared.model import Phase
 from tests.e2e.live import Live, application
 from tests.e2e.stack import Stack
-from tests.lab.nats import NatsServer
-from tests.lab.postgres import PostgresServer
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.xdist_group("kill_in_streaming")
 

@@ -11,11 +11,11 @@ from services.shared.model import Phase
 from tests.e2e.conftest import ROWS
 from tests.e2e.live import Live
 from tests.e2e.stack import Stack
-from tests.lab.installs import newest, oldest
-from tests.lab.nats import NatsServer
-from tests.lab.postgres import PostgresServer
-from tests.lab.schema import seed
-from tests.lab.workload import Writer
+from tests.support.data.schema import seed
+from tests.support.data.workload import Writer
+from tests.support.servers.installs import newest, oldest
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
 
 COMMITS = 40
 COMES_BACK_S = 20.0

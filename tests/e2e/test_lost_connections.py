@@ -15,14 +15,14 @@ from services.shared.model import MigrationOptions, MigrationView, Phase, TableS
 from tests.e2e.conftest import ROWS
 from tests.e2e.live import FOLLOW, Live
 from tests.e2e.stack import Stack
-from tests.integration.copy_bed import execute
-from tests.lab.compare import compare_databases
-from tests.lab.installs import newest, oldest
-from tests.lab.nats import NatsServer
-from tests.lab.postgres import PostgresServer
-from tests.lab.proxy import Proxy, proxied
-from tests.lab.schema import seed
-from tests.lab.workload import Writer
+from tests.support.copying import execute
+from tests.support.data.compare import compare_databases
+from tests.support.data.schema import seed
+from tests.support.data.workload import Writer
+from tests.support.servers.installs import newest, oldest
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.proxy import Proxy, proxied
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("lost_connections")]
 

@@ -19,10 +19,10 @@ from services.shared.model import (
 )
 from tests.e2e.cli import Cli
 from tests.e2e.verdict import left_on_destination, left_on_source
-from tests.lab.compare import compare_databases, compare_rows
-from tests.lab.pipeline import rows, run
-from tests.lab.postgres import PostgresServer
-from tests.lab.roles import plain_role, remove_roles
+from tests.support.data.compare import compare_databases, compare_rows
+from tests.support.pipeline.in_process import rows, run
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.roles import plain_role, remove_roles
 
 STREAMING_S = 120.0
 

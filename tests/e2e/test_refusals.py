@@ -16,9 +16,9 @@ from services.shared.model import ExitCode
 from tests.e2e.cli import Cli
 from tests.e2e.stack import COORDINATOR, Stack
 from tests.e2e.verdict import inventory
-from tests.lab.nats import NatsServer
-from tests.lab.postgres import PostgresServer
-from tests.lab.process import free_port
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.process import free_port
 
 pytestmark = pytest.mark.xdist_group("refusals")
 

@@ -18,9 +18,9 @@ from tests.e2e.cli import Cli
 from tests.e2e.live import FOLLOW, HELD, Live, all_but_held_copied, eventually, held_up
 from tests.e2e.stack import COORDINATOR, Stack
 from tests.e2e.verdict import checks, left_on_destination, left_on_source, problems
-from tests.lab.nats import NatsServer
-from tests.lab.postgres import PostgresServer
-from tests.lab.workload import Writer
+from tests.support.data.workload import Writer
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from services.shared.model import ExitCode, MigrationView, Phase
 from tests.e2e.cli import Cli
-from tests.lab.pipeline import rows, run
+from tests.support.pipeline.in_process import rows, run
 
 STREAMING_S = 120.0
 REASON = "a row of the old application"

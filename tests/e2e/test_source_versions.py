@@ -19,11 +19,11 @@ from tests.e2e.conftest import ROWS
 from tests.e2e.live import Live, application
 from tests.e2e.stack import Stack
 from tests.e2e.verdict import left_on_destination, left_on_source
-from tests.lab.compare import compare_databases, compare_rows
-from tests.lab.nats import NatsServer
-from tests.lab.postgres import PostgresServer
-from tests.lab.releases import MAJORS, UnobtainableError, server_of
-from tests.lab.schema import seed
+from tests.support.data.compare import compare_databases, compare_rows
+from tests.support.data.schema import seed
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.releases import MAJORS, UnobtainableError, server_of
 
 pytestmark = pytest.mark.xdist_group("source_versions")
 

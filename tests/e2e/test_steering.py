@@ -11,8 +11,8 @@ from services.shared.model import ErrorKind, PgmigError, Phase
 from tests.e2e.live import Live, application
 from tests.e2e.stack import Stack
 from tests.e2e.verdict import left_on_destination, left_on_source
-from tests.lab.postgres import PostgresServer
-from tests.lab.workload import Writer
+from tests.support.data.workload import Writer
+from tests.support.servers.postgres import PostgresServer
 
 Pair = tuple[str, str]
 

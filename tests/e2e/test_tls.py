@@ -13,10 +13,10 @@ from tests.e2e.cli import Cli
 from tests.e2e.conftest import ROWS
 from tests.e2e.live import application
 from tests.e2e.verdict import checks, left_on_destination, left_on_source, problems
-from tests.lab.installs import PostgresInstall, installs
-from tests.lab.postgres import PostgresServer
-from tests.lab.schema import seed
-from tests.lab.tls import insist_on_tls, turn_on_tls, verified_uri
+from tests.support.data.schema import seed
+from tests.support.servers.installs import PostgresInstall, installs
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.tls import insist_on_tls, turn_on_tls, verified_uri
 
 pytestmark = pytest.mark.xdist_group("tls")
 

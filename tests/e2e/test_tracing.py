@@ -9,8 +9,8 @@ from services.shared.runtime.telemetry import SpanName
 from tests.e2e.collector import Collector, Span
 from tests.e2e.live import Live
 from tests.e2e.stack import Stack
-from tests.lab.nats import NatsServer
-from tests.lab.workload import Writer
+from tests.support.data.workload import Writer
+from tests.support.servers.nats import NatsServer
 
 WAY = (SpanName.DECODE_BATCH, SpanName.APPLY_BATCH, SpanName.FLUSH)
 TRACE_S = 60.0

@@ -15,10 +15,10 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
-from tests.lab.catalog import TABLES, USER_SCHEMAS
-from tests.lab.compare import compare_databases
-from tests.lab.door import reopen
-from tests.lab.workload import WriterReport, check_conserved_sum, check_markers
+from tests.support.data.catalog import TABLES, USER_SCHEMAS
+from tests.support.data.compare import compare_databases
+from tests.support.data.workload import WriterReport, check_conserved_sum, check_markers
+from tests.support.servers.door import reopen
 
 _GOING_S = 30.0
 _POLL_S = 0.05

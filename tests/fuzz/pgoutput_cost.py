@@ -23,7 +23,7 @@ from services.shared.pgoutput import (
     parse,
     relation_oid_of,
 )
-from tests.unit.pgoutput_builder import build
+from tests.support.pgoutput.builder import build
 
 _RUNS = 40
 _CALLS = 5000

@@ -25,7 +25,7 @@ from services.shared.pgoutput import (
     relation_oid_of,
     truncate_oids,
 )
-from tests.unit.pgoutput_builder import build
+from tests.support.pgoutput.builder import build
 
 CORPUS = Path(__file__).parent / "corpus" / "pgoutput"
 

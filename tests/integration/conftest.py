@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.installs import oldest
-from tests.lab.postgres import PostgresServer
-from tests.lab.tls import turn_on_tls
+from tests.support.servers.installs import oldest
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.tls import turn_on_tls
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ from services.shared.pgoutput import (
 )
 from services.shared.pgoutput.messages import Values
 from services.shared.wire import frames
-from tests.unit.pgoutput_builder import build
-from tests.unit.pgoutput_strategies import inserts, messages
+from tests.support.pgoutput.builder import build
+from tests.support.pgoutput.strategies import inserts, messages
 
 RELATION = build(Relation(7, "s", "t", ReplicaIdentity.DEFAULT, (RelationColumn("c", 25, -1, True),)))
 MODULES = (rows, frames, absorbing, pending, arrays, wal_frames, copy_runs)

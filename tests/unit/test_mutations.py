@@ -1,10 +1,10 @@
-"""What `python -m tests.mutations` breaks is there to be broken."""
+"""What `python -m tests.mutation` breaks is there to be broken."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.mutations import MUTATIONS, ROOT, Mutation
+from tests.mutation.rules import MUTATIONS, ROOT, Mutation
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.rule)

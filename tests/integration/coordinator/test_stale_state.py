@@ -1,0 +1,78 @@
+"""A state file that is not the newest word on a migration: the record in the store counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from services.shared.model import MigrationOptions, Phase
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.services import Services
+
+FOLLOW = MigrationOptions(follow=True)
+FAR = 1_000_000
+
+
+@pytest.fixture
+def source(source_db: str) -> str:
+    with psycopg.connect(source_db) as conn:
+        conn.execute("CREATE TABLE item (id int PRIMARY KEY)")
+    return source_db
+
+
+def advanced(text: str) -> str:
+    """A state file whose revision is far ahead of any that the store has."""
+    content = json.loads(text)
+    content["record"]["revision"] += FAR
+    return json.dumps(content)
+
+
+async def test_file_of_an_earlier_migration_of_the_same_id_is_not_continued(
+    source: str, dest_db: str, dest_server: PostgresServer, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """A coordinator on another host cleaned up and began anew; this host still has the old file."""
+    with (
+        dest_server.fresh_database("second") as second,
+        Services(nats_server, tmp_path, workers=()) as services,
+    ):
+        path = services.state_dir / "m" / "state.json"
+        async with services.session() as session:
+            await session.start("m", source, second, FOLLOW)
+            stale = advanced(path.read_text())
+            await session.cleanup("m", force=True)
+            await session.start("m", source, dest_db, FOLLOW)
+            before = await session.get("m")
+        services.kill9("coordinator")
+        path.write_text(stale)
+        services.start("coordinator")
+        services.wait_serving()
+        async with services.session() as session:
+            view = await session.get("m")
+        assert view.destination.dbname == before.destination.dbname
+        assert view.created_at == before.created_at
+        assert f"{path} belongs to an earlier migration m" in services.log("coordinator")
+
+
+async def test_file_of_a_coordinator_that_was_replaced_does_not_undo_what_the_next_one_did(
+    source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """One that was cut off from the store counted on in its file; another aborted the migration."""
+    with Services(nats_server, tmp_path, workers=()) as services:
+        path = services.state_dir / "m" / "state.json"
+        async with services.session() as session:
+            await session.start("m", source, dest_db, FOLLOW)
+        stale = advanced(path.read_text())
+        services.restart("coordinator")
+        async with services.session() as session:
+            assert (await session.resume("m", source, dest_db)).phase.running
+            assert (await session.abort("m")).phase is Phase.ABORTED
+        services.kill9("coordinator")
+        path.write_text(stale)
+        services.start("coordinator")
+        services.wait_serving()
+        async with services.session() as session:
+            assert (await session.get("m")).phase is Phase.ABORTED

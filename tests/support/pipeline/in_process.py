@@ -1,0 +1,154 @@
+"""Decoder and applier in this process, without a coordinator: the pipeline from WAL to rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import AsyncConnection
+
+from services.applier.loop import Applying
+from services.decoder.loop import Decoding
+from services.shared.bus.connection import Client, bus
+from services.shared.model import (
+    ApplierWork,
+    Assignment,
+    DecoderWork,
+    Lsn,
+    MigrationId,
+    PgmigError,
+    Route,
+    SentinelApplied,
+    SlotReady,
+    TableId,
+    WorkerReport,
+)
+from tests.support.servers.door import session
+from tests.support.servers.nats import NatsServer
+
+MIGRATION = MigrationId("pipe")
+TIMEOUT_S = 60
+
+
+@dataclass
+class Pipeline:
+    """A decoder and an applier in this process, each a task that can be stopped and started."""
+
+    source: str
+    destination: str
+    client: Client
+    tables: tuple[TableId, ...]
+    reports: list[WorkerReport] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    slot: SlotReady | None = None
+    routes: tuple[Route, ...] = ()
+    max_stream_bytes: int = 1 << 30
+
+    def _report(self, report: WorkerReport) -> None:
+        self.reports.append(report)
+        if isinstance(report, SlotReady):
+            self.slot = report
+        self.changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for reports until `condition`; raises what a task of the pipeline failed with."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while not condition():
+                self.changed.clear()
+                waiter = asyncio.create_task(self.changed.wait())
+                await asyncio.wait({waiter, *self.tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
+                waiter.cancel()
+                for task in self.tasks.values():
+                    if task.done():
+                        task.result()
+
+    async def until_reported(self) -> None:
+        """Wait for the next report."""
+        seen = len(self.reports)
+        await self.until(lambda: len(self.reports) > seen)
+
+    async def start_decoder(self) -> None:
+        ready = self.slot
+        work = DecoderWork(
+            self.source,
+            follow=True,
+            may_create=ready is None,
+            tables=self.tables,
+            system_identifier=ready.system_identifier if ready else "",
+            timeline=ready.timeline if ready else 0,
+            start_lsn=ready.consistent_lsn if ready else Lsn(0),
+        )
+        decoding = Decoding(
+            Assignment("d", str(MIGRATION), work), self.client, self._report, self.max_stream_bytes
+        )
+        self.tasks["decoder"] = asyncio.create_task(decoding.run())
+        await self.until(lambda: self.slot is not None)
+
+    def start_applier(
+        self,
+        floors: tuple[tuple[TableId, Lsn], ...] = (),
+        skip: tuple[Lsn, ...] = (),
+        *,
+        strict: bool = False,
+    ) -> None:
+        assert self.slot is not None
+        work = ApplierWork(self.destination, self.slot.consistent_lsn, floors, skip, strict, self.routes)
+        applying = Applying(Assignment("a", str(MIGRATION), work), self.client, self._report)
+        self.tasks["applier"] = asyncio.create_task(applying.run())
+
+    async def stop(self, name: str) -> None:
+        task = self.tasks.pop(name)
+        task.cancel()
+        await asyncio.wait({task})
+
+    async def failure(self, name: str) -> PgmigError:
+        """What `name` fails with."""
+        task = self.tasks.pop(name)
+        async with asyncio.timeout(TIMEOUT_S):
+            await asyncio.wait({task})
+        error = task.exception()
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        assert isinstance(error, PgmigError)
+        return error
+
+    async def drain(self, token: str) -> None:
+        """Everything committed so far is on the destination's disk."""
+        async with await AsyncConnection.connect(self.source, autocommit=True) as conn:
+            await conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{MIGRATION}:{token}"])
+        await self.until(
+            lambda: any(isinstance(r, SentinelApplied) and r.token == token for r in self.reports)
+        )
+
+
+@asynccontextmanager
+async def pipeline(
+    source: str, destination: str, nats: NatsServer, ddl: str, *tables: str
+) -> AsyncIterator[Pipeline]:
+    for uri in (source, destination):
+        with psycopg.connect(uri, autocommit=True) as conn:
+            conn.execute(ddl)
+    async with bus(nats.url, "test") as client:
+        found = Pipeline(source, destination, client, tuple(TableId("public", name) for name in tables))
+        try:
+            yield found
+        finally:
+            for name in list(found.tasks):
+                await found.stop(name)
+
+
+def run(uri: str, *statements: str) -> None:
+    """Each statement is a transaction of its own."""
+    with psycopg.connect(uri, autocommit=True) as conn:
+        for statement in statements:
+            conn.execute(statement)
+
+
+def rows(uri: str, query: str) -> list[tuple[object, ...]]:
+    """Also of a source that a switchover has closed: that is opened again."""
+    with session(uri) as conn:
+        return conn.execute(query).fetchall()

@@ -1,0 +1,123 @@
+"""Decoder and applier as processes that can be killed at any moment and started again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from services.shared.model import MigrationId, TableId
+from tests.support.servers.process import spawn, tail
+
+ROOT = Path(__file__).resolve().parents[3]
+MIGRATION = MigrationId("crash")
+
+
+class PipelineProcesses:
+    """One pipeline; usable as a context manager, which kills what still runs.
+
+    folder: for jobs and logs. Raises RuntimeError with the end of its log when a process ended
+    by itself.
+    """
+
+    def __init__(
+        self, source: str, destination: str, nats: str, tables: Sequence[TableId], folder: Path
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._nats = nats
+        self._tables = [(table.schema, table.name) for table in tables]
+        self._folder = folder
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._slot: tuple[str, str, int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for role in list(self._processes):
+            self.kill(role)
+
+    def start(self, role: str) -> None:
+        """Start "decoder" or "applier". The first decoder makes the slot, and must come first."""
+        if role == "decoder":
+            work = self._decoder_work()
+        else:
+            work = {"destination_uri": self._destination, "start_lsn": self._ready_slot()[0]}
+        job = self._folder / f"{role}.json"
+        job.write_text(
+            json.dumps({"nats": self._nats, "migration": str(MIGRATION), "role": role, "work": work})
+        )
+        with self.log_path(role).open("ab") as log:
+            self._processes[role] = spawn(
+                [sys.executable, "-m", "tests.support.pipeline.worker", job], cwd=ROOT, log=log
+            )
+
+    def _decoder_work(self) -> dict[str, Any]:
+        lsn, system_identifier, timeline = self._slot or ("0/0", "", 0)
+        return {
+            "source_uri": self._source,
+            "follow": True,
+            "may_create": self._slot is None,
+            "tables": self._tables,
+            "system_identifier": system_identifier,
+            "timeline": timeline,
+            "start_lsn": lsn,
+        }
+
+    def kill(self, role: str) -> None:
+        """SIGKILL."""
+        process = self._processes.pop(role)
+        process.kill()
+        process.wait()
+
+    def pid(self, role: str) -> int:
+        return self._processes[role].pid
+
+    def drain(self, token: str, timeout_s: float) -> None:
+        """Return when everything committed so far is on the destination's disk."""
+        with psycopg.connect(self._source, autocommit=True) as conn:
+            conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{MIGRATION}:{token}"])
+        self._await("applier", "sentinel", token, timeout_s)
+
+    def _ready_slot(self) -> tuple[str, str, int]:
+        if self._slot is None:
+            lsn, system_identifier, timeline = self._await("decoder", "slot", None, 60)
+            self._slot = (str(lsn), str(system_identifier), int(timeline))
+        return self._slot
+
+    def _await(self, role: str, kind: str, first: str | None, timeout_s: float) -> list[Any]:
+        """The report of `kind`, with `first` as its first field if that is given."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self.check()
+            for found in self._reports(role):
+                if kind in found and first in (None, found[kind][0]):
+                    return list(found[kind])
+            time.sleep(0.05)  # another process's log has no event to wait for
+        raise RuntimeError(f"no {kind} of the {role} in {timeout_s} s:\n{tail(self.log_path(role), 60)}")
+
+    def check(self) -> None:
+        """Raise when a process ended by itself."""
+        for role, process in self._processes.items():
+            if process.poll() is not None:
+                raise RuntimeError(
+                    f"the {role} ended with {process.returncode}:\n{tail(self.log_path(role), 60)}"
+                )
+
+    def _reports(self, role: str) -> list[dict[str, Any]]:
+        lines = self.log_path(role).read_text(errors="replace").splitlines()
+        whole = [line for line in lines if line.startswith("REPORT {") and line.endswith("}")]
+        return [json.loads(line.removeprefix("REPORT ")) for line in whole]
+
+    def log_path(self, role: str) -> Path:
+        return self._folder / f"{role}.log"
