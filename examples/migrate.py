@@ -9,7 +9,7 @@ coordinator with its workers (`make up`, or your own deployment) and these varia
 
     python examples/migrate.py orders
 
-migrates under the id `orders`. If the program is interrupted, the migration goes on: run the program
+migrates under the id `orders`. If the program is interrupted, the migration continues: run the program
 again with the same id.
 """
 

@@ -52,7 +52,7 @@ async def agreed(
         if not yes and not await _confirmed():
             raise PgmigError(
                 ErrorKind.CONFIRMATION_NEEDED,
-                "the destination holds what would be lost (see the list); nothing was changed",
+                "the destination has rows or objects that would be lost (see the list); nothing was changed",
                 "repeat the command with --yes to agree to the list",
             )
     return replace(options, confirmed=plan.token)
@@ -62,7 +62,10 @@ def lines(plan: MigrationPlan) -> list[str]:
     """One for each thing that is lost, below a heading."""
     found = []
     if plan.drops:
-        found += ["on the destination these are dropped and made anew:", *(f"  {one}" for one in plan.drops)]
+        found += [
+            "on the destination these are dropped and created again:",
+            *(f"  {one}" for one in plan.drops),
+        ]
     if plan.empties:
         found += ["on the destination these tables are emptied:", *(f"  table {one}" for one in plan.empties)]
     return found

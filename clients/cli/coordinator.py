@@ -62,7 +62,7 @@ def nothing_runs(directory: MigrationDir, doing: str) -> PgmigError:
         )
     return PgmigError(
         ErrorKind.UNREACHABLE,
-        f"cannot {doing} migration {migration_id}: nothing runs for it on this machine",
+        f"cannot {doing} migration {migration_id}: no process runs for it on this machine",
         f"continue it in one terminal with `pgmig-cli follow --id {migration_id}`, "
         "then repeat this command in another",
     )
@@ -101,7 +101,9 @@ async def coordinated(
     if not invocation.coordinator:
         directory = local_directory(invocation)
         if directory.running_stack() is None:
-            uris.require(f"nothing runs for migration {directory.migration_id}, so to {doing} it needs both")
+            uris.require(
+                f"no process runs for migration {directory.migration_id}, so to {doing} it needs both"
+            )
             async with own_stack(directory, uris, StderrTalk(), ()) as session:
                 yield session, directory.migration_id
             return

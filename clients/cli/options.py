@@ -88,7 +88,7 @@ _COMMON = (
         show_envvar=True,
         default=lambda: user_state_path("pgmig"),
         show_default="pgmig below XDG_STATE_HOME",
-        help="Where this machine keeps what it knows of its migrations.",
+        help="Directory for the state of this machine's migrations.",
     ),
     click.option(
         "--output",

@@ -15,7 +15,7 @@ Command = Callable[..., Any]
 _PATTERNS = (
     ("--include-table", "include_tables", "Copy these tables, views and sequences, and what they need."),
     ("--exclude-table", "exclude_tables", "Leave out these tables, views and sequences."),
-    ("--exclude-table-data", "exclude_table_data", "Make these tables, but leave their rows out."),
+    ("--exclude-table-data", "exclude_table_data", "Create these tables without copying rows."),
     ("--include-schema", "include_schemas", "Copy these schemas, and what they need."),
     ("--exclude-schema", "exclude_schemas", "Leave out these schemas."),
 )
@@ -45,10 +45,15 @@ def selection_options(command: Command) -> Command:
             "--data-only", is_flag=True, help="Only rows, into tables that the destination has; empties them."
         ),
         click.option(
-            "--drop-if-exists", is_flag=True, help="Drop on the destination first what is made there anew."
+            "--drop-if-exists",
+            is_flag=True,
+            help="Drop existing destination objects before re-creating them.",
         ),
         click.option(
-            "--yes", "-y", is_flag=True, help="Agree to what --data-only and --drop-if-exists take away."
+            "--yes",
+            "-y",
+            is_flag=True,
+            help="Confirm that --data-only and --drop-if-exists may delete rows and objects.",
         ),
     ]
     decorated: Command = wrapper

@@ -1,7 +1,7 @@
 """nats-server of the embedded stack: where its binary is, and the configuration it runs with.
 
 It listens on one loopback port for the stack's life, since the services know that address, and
-tells in its ports file that it is ready. Clients need a token; it is made anew for each stack,
+tells in its ports file that it is ready. Clients need a token; it is created again for each stack,
 and lives in the configuration file (mode 0600) and in the services' environment, never on a
 command line.
 """

@@ -176,7 +176,7 @@ class MigrationDir:
         return PgmigError(
             ErrorKind.CORRUPT,
             f"the state file {self.state_file} cannot be read: {why}",
-            "the coordinator writes it anew when it runs: `pgmig-cli follow`",
+            "the coordinator writes it again when it runs: `pgmig-cli follow`",
         )
 
     def forget(self) -> None:

@@ -112,7 +112,7 @@ def lag_text(view: MigrationView) -> str:
 def lag_remark(view: MigrationView, history: History) -> Phrase:
     """Whether the destination catches up, and when; an empty text while nothing is known."""
     if not view.options.follow:
-        return "a clone does not follow", Tone.MUTED
+        return "a clone replicates no changes", Tone.MUTED
     if view.positions.slot_lost:
         return "✘ the replication slot is lost", Tone.BAD
     if not lag_known(view):
@@ -231,7 +231,7 @@ def trouble_title(view: MigrationView) -> str:
     if view.phase is Phase.FAILED:
         return "✘ The migration has stopped and keeps its state"
     if view.failure is not None:
-        return "⚠ The last switchover was rolled back; the source takes writes"
+        return "⚠ The last switchover was rolled back; the source accepts writes"
     return "⚠ The coordinator needs the credentials again"
 
 
@@ -250,7 +250,7 @@ def figures_out_of_date(error: PgmigError, heard_at: float | None, phase: Phase 
     old = f" Figures are from {clock(heard_at)}." if heard_at else ""
     if phase is not None and phase.ended:
         return f"The migration has ended and its coordinator cannot be reached any more.{old}"
-    return f"⚠ Connection lost, trying again: {error}.{old} The migration goes on without it."
+    return f"⚠ Connection lost, trying again: {error}.{old} The migration continues without it."
 
 
 def switchover_result(result: SwitchoverResult) -> str:

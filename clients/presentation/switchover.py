@@ -24,11 +24,11 @@ PURPOSES = {
     StepName.FREEZE: "block writes, end the sessions that write",
     StepName.SENTINEL: "write a marker into the source's WAL",
     StepName.DRAIN: "apply everything up to the marker",
-    StepName.CLOSE: "let nobody into the source any more",
+    StepName.CLOSE: "refuse all sessions on the source",
     StepName.SEQUENCES: "set sequences on the destination",
     StepName.VERIFY: "check that nothing is missing",
-    StepName.COMMIT: "end replication: the destination leads",
-    StepName.ROLLBACK: "let the source take writes again",
+    StepName.COMMIT: "end replication: the destination is the primary database now",
+    StepName.ROLLBACK: "let the source accept writes again",
     StepName.UNPUBLISHED: "compare large objects and extensions' tables",
 }
 """What each step does."""
@@ -53,16 +53,16 @@ OUTCOMES = {
     Outcome.SWITCHED_OVER: ("✔ Switched over", ""),
     Outcome.ROLLED_BACK: (
         "⚠ Rolled back",
-        "The source takes writes again; the migration goes on and can be switched over later.",
+        "The source accepts writes again; the migration continues and can be switched over later.",
     ),
     Outcome.REFUSED: ("⚠ Refused: nothing was changed", ""),
     Outcome.STUCK: (
         "✘ The rollback failed",
-        "The source may still refuse writes. pgmig-cli status says where it stands.",
+        "The source may still refuse writes. pgmig-cli status shows the state.",
     ),
     Outcome.UNKNOWN: (
         "⚠ Connection lost: outcome not known yet",
-        "The coordinator goes on without this screen; the outcome shows here once it is heard.",
+        "The coordinator continues without this screen; the outcome is shown here when it is known.",
     ),
 }
 """(title, what is true now) of each outcome."""

@@ -61,7 +61,7 @@ class Dashboard(App[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (16, "-short"), (30, "-normal"), (42, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q", "quit", "Quit (migration goes on)"),
+        Binding("q", "quit", "Quit (migration continues)"),
         Binding("ctrl+c", "quit", show=False, priority=True),
         Binding("s", "switchover", "Switchover"),
         Binding("p", "pause", "Pause"),

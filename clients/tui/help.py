@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 _KEYS = (
-    ("q", "quit the dashboard; the migration goes on"),
+    ("q", "quit the dashboard; the migration continues"),
     ("s", "switch over: asks first, shows each step"),
     ("p", "pause: nothing is copied or applied; the source keeps its WAL"),
     ("r", "resume a paused or failed migration where it stopped"),
@@ -24,7 +24,7 @@ _SYMBOLS = (("✔", "done"), ("●", "now"), ("○", "to come"), ("‖", "paused
 _TERMS = (
     ("lag", "WAL written on the source and not yet applied; age of the oldest such commit"),
     ("ETA", "at the pace of the last minute"),
-    ("slot", "up to here the source may drop its WAL: it is on the destination's disk"),
+    ("slot", "confirmed position: the source can remove WAL before this point"),
 )
 
 

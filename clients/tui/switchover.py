@@ -118,7 +118,7 @@ class SwitchoverScreen(ModalScreen[None]):
 
     def action_close(self) -> None:
         if self.started and not self.attempt.ended:
-            self.app.notify("The switchover is under way; its outcome shows here", markup=False)
+            self.app.notify("The switchover is running; its outcome is shown here", markup=False)
             return
         self.dismiss()
 
@@ -187,7 +187,7 @@ def question(view: MigrationView, timeout_s: int) -> list[Part]:
         parts += [(f" {number + 1} ", "$muted"), (fit(name, 11), "bold"), f"{PURPOSES[name]}\n"]
     parts.append(
         f"\nWrites on the source wait from 1 on. If the limit passes before 6 is done, all is undone: "
-        f"the source takes writes again and {view.migration_id} goes on as before."
+        f"the source accepts writes again and {view.migration_id} continues as before."
     )
     return parts
 

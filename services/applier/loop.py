@@ -124,7 +124,7 @@ class Applying:
         while True:
             stored = await retrying("reading the change stream", reader.next, longest_wait_s=2.0)
             if stored is None:
-                log.warning("the change stream was made anew: reading it from its beginning")
+                log.warning("the change stream was created again: reading it from its beginning")
                 await queue.put_all(await planner.plan(assembler.restart()))
                 continue
             trace = extract(stored.headers) if "traceparent" in stored.headers else None

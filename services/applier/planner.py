@@ -320,7 +320,7 @@ class Planner:
                 raise PgmigError(
                     ErrorKind.SCHEMA_DRIFT,
                     f"partition {leaf} was truncated on the source; the destination has no such partition, "
-                    f"and its rows in {root} are not told from the others",
+                    f"and its rows in {root} cannot be distinguished from the others",
                     "copy the rows of all partitions again with: pgmig-cli resync-table --id "
                     f"{self._migration} {shlex.quote(root.argument)}",
                     Lsn(self._commit_lsn),

@@ -175,7 +175,7 @@ class Driver:
                     self.pipeline.snapshot.lost()
                 wait = back_off_s(FIRST_RETRY_S, LONGEST_RETRY_S, retries)
                 retries += 1
-                self.migration.event(EventLevel.WARNING, f"phase {entered} is tried again: {error}")
+                self.migration.event(EventLevel.WARNING, f"phase {entered} is retried: {error}")
                 await asyncio.sleep(wait)
 
     async def _enter(self, phase: Phase) -> None:
@@ -276,7 +276,7 @@ class Driver:
         migration = self.migration
         await check_skippable(self.pipeline.files.archive, names)
         migration.objects_skipped(names)
-        migration.event(EventLevel.WARNING, f"not restored, as asked for: {', '.join(names)}")
+        migration.event(EventLevel.WARNING, f"not restored, as requested: {', '.join(names)}")
 
     async def _begin_elsewhere(self, judged: Judged) -> None:
         """The running phase begins again at new addresses of the same databases."""
@@ -317,8 +317,8 @@ class Driver:
             phase = migration.record.resume_phase or migration.phase
             if phase not in _RESYNCED or not migration.record.options.follow:
                 hint = "tables can be copied again while changes are replicated (clone --follow)"
-                raise _wrong_phase(migration, "told to copy tables again", hint)
-            self._check_not_switching("told to copy tables again")
+                raise _wrong_phase(migration, "asked to copy tables again", hint)
+            self._check_not_switching("asked to copy tables again")
             judged = await judge_to_go_on(migration.record, given)
             await self._halt()
             try:

@@ -199,4 +199,4 @@ def _lease_may_be_lost(lease: Lease) -> Iterator[None]:
     try:
         yield
     except PgmigError as exc:
-        log.warning("the queue was not told about part %s: %s", lease.part.part_id, exc)
+        log.warning("the copy queue did not accept the end of part %s: %s", lease.part.part_id, exc)

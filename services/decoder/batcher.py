@@ -81,7 +81,7 @@ class Batcher:
         """Take one pgoutput message."""
         kind = message[0]
         if self._missing:
-            raise PgmigError(ErrorKind.CORRUPT, "the source sent a message amid another")
+            raise PgmigError(ErrorKind.CORRUPT, "the source sent a message inside another")
         if kind == _RELATION:
             oid = message[1:5]
             self._relations[oid] = message

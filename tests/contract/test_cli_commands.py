@@ -464,7 +464,7 @@ def test_commands_that_need_a_running_stack_say_what_to_do(state_dir: Path, comm
     (state_dir / "m" / "state.json").write_text(json.dumps({"view": view_to_json(view)}))
     result = pgmig(command)
     assert result.exit_code == 4
-    assert "nothing runs for it on this machine" in result.stderr
+    assert "no process runs for it on this machine" in result.stderr
     assert "pgmig-cli follow --id m" in result.stderr
 
 

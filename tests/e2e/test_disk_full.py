@@ -93,13 +93,13 @@ async def test_the_copy_and_the_changes_wait_for_room_on_the_destination(
         stack.start("copier-1")
         await live.until_event(f'{SAID} on the destination: could not extend file "pg_tblspc/')
         status = Cli.on(shop, dest_on_it, stack.state_dir, PGMIG_COORDINATOR=stack.address).run("status")
-        assert "copier tries again: copying " in status.stdout
+        assert "copier retries: copying " in status.stdout
         assert "make room" in status.stdout
         disk.make_room()
         await live.until_phase(Phase.STREAMING)
         disk.fill()
         write_much(shop)
-        await live.until_event(f"applier tries again: applying changes to the destination: {SAID}")
+        await live.until_event(f"applier retries: applying changes to the destination: {SAID}")
         disk.make_room()
         writer.wait_for_commits(20)
         await live.compare_in_step(writer)
@@ -175,7 +175,7 @@ async def test_a_server_that_says_so(shop: str, dest_db: str, stack: Stack, writ
             await live.until_phase(Phase.STREAMING)
             disk.fill()
             write_much(shop)
-            await live.until_event(f"applier tries again: applying changes to the destination: {SAID}")
+            await live.until_event(f"applier retries: applying changes to the destination: {SAID}")
             disk.make_room()
             await live.drain()
             disk.detach()

@@ -1,4 +1,4 @@
-"""kill -9 of the coordinator in every phase before the stream: the migration goes on by itself."""
+"""kill -9 of the coordinator in every phase before the stream: the migration continues by itself."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ SLOWLY = 60 << 10
 """Bytes a second: the seeded tables take long enough for something to happen amid them."""
 COMES_BACK_S = 20.0
 SEVERAL = 3
-INTERRUPTED = {"source": "the snapshot was lost", "destination": "copier tries again: copying "}
+INTERRUPTED = {"source": "the snapshot was lost", "destination": "copier retries: copying "}
 """What the timeline says of a copy that lost the server amid its rows."""
 
 
@@ -105,7 +105,7 @@ async def test_a_destination_restarted_while_indexes_are_built(
             view = await live.until(lambda view: view.indexes.building != () and all_copied(view))
             assert "applier" not in {worker.role for worker in view.workers}, "keys are not there yet"
             servers.dest.restart()
-        await live.until_event("building indexes is tried again")
+        await live.until_event("building indexes is retried")
         await live.finish(writer)
 
 

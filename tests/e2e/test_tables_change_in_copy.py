@@ -1,4 +1,4 @@
-"""Tables that are rewritten, truncated, dropped or made anew after the snapshot and before their copy.
+"""Tables that are rewritten, truncated, dropped or created again after the snapshot and before their copy.
 
 A snapshot shows such a table as empty, or does not show it at all, and says nothing. Each test ends
 with equal databases.

@@ -46,7 +46,7 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
-        "21 a table made anew on the destination is noticed",
+        "21 a table created again on the destination is noticed",
         "services/coordinator/tables/to_copy.py",
         "                await note_destinations(conn, key,",
         "                await note_destinations(conn, '',",

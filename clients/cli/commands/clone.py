@@ -64,12 +64,12 @@ _DEFAULTS = MigrationOptions()
     default=_DEFAULTS.no_key_tables.value,
     show_default=True,
     help="With --follow, tables without a replica identity: do not start; give them REPLICA IDENTITY FULL "
-    "on the source until cleanup; copy them once; or follow their INSERT and TRUNCATE alone.",
+    "on the source until cleanup; copy them once; or replicate only their INSERT and TRUNCATE.",
 )
 @click.option(
     "--strict-boundaries",
     is_flag=True,
-    help="Never let source transactions share one on the destination, even when behind. Slower.",
+    help="Apply each source transaction in a transaction of its own, even when behind. Slower.",
 )
 @click.option(
     "--maintenance-work-mem",
@@ -92,9 +92,9 @@ _DEFAULTS = MigrationOptions()
     "--max-rate",
     type=size,
     metavar="SIZE",
-    help="Copy no more than this each second, by each copier.",
+    help="Limit of each copier, per second.",
 )
-@click.option("--no-owner", is_flag=True, help="All that is created belongs to the destination's role.")
+@click.option("--no-owner", is_flag=True, help="The destination's role owns everything that is created.")
 @click.option("--no-acl", is_flag=True, help="Do not restore privileges (GRANT, REVOKE).")
 @click.option(
     "--large-objects",
@@ -102,7 +102,7 @@ _DEFAULTS = MigrationOptions()
     default=_DEFAULTS.large_objects.value,
     show_default=True,
     help="Large objects: copy them, and with --follow compare them again while the switchover blocks "
-    "writes; copy them once; or leave them alone.",
+    "writes; copy them once; or do not copy them.",
 )
 @selection_options
 @skip_object_option

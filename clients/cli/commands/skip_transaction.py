@@ -24,9 +24,11 @@ from services.shared.model.jsonview import view_to_json
     type=position,
     metavar="LSN",
     required=True,
-    help="Of the transaction's commit record, as the failure in `status` tells it.",
+    help="LSN of the failed transaction's commit record, as shown by `status`.",
 )
-@click.option("--reason", required=True, help="Why it may be given up; kept in the audit record.")
+@click.option(
+    "--reason", required=True, help="Reason for skipping the transaction. The audit record keeps it."
+)
 def skip_transaction(invocation: Invocation, uris: Uris, lsn: Lsn, reason: str) -> None:
     """Give up the one source transaction that a failed migration stopped at, and continue.
 

@@ -21,7 +21,7 @@ from services.shared.model.jsonview import view_to_json
 
 @click.command()
 @common_options
-@click.option("--tables", is_flag=True, help="Every table, not only those that are being copied.")
+@click.option("--tables", is_flag=True, help="Show every table, not only those that are being copied.")
 def status(invocation: Invocation, tables: bool) -> None:
     """Show where a migration stands; from its state file when nothing runs."""
     view, offline_since = run(_status(invocation))
@@ -54,7 +54,7 @@ async def _local_view(directory: MigrationDir) -> tuple[MigrationView, float | N
         except PgmigError as exc:
             if not exc.policy.retry:
                 raise
-            warn(f"the coordinator of this machine does not answer ({exc}); this is its last word")
+            warn(f"the coordinator of this machine does not answer ({exc}); this is the last recorded state")
     offline = directory.offline_view()
     if offline is None:
         raise nothing_runs(directory, "show")

@@ -29,12 +29,12 @@ from services.shared.model.jsonview import to_json
     metavar="DURATION",
     default="30s",
     show_default=True,
-    help="Writes stay blocked no longer than this; then the switchover is rolled back.",
+    help="Longest time that writes may be blocked. After it the switchover is rolled back.",
 )
 def switchover(invocation: Invocation, timeout: float) -> None:
     """Block writes on the source, prove that the destination has everything, and end.
 
-    A switchover that cannot finish in time is rolled back, and the migration goes on.
+    A switchover that cannot finish in time is rolled back, and the migration continues.
     """
     if timeout <= 0:
         raise click.BadParameter("must be more than 0", param_hint="--timeout")
@@ -63,7 +63,7 @@ async def _switchover(invocation: Invocation, timeout_s: float) -> SwitchoverRes
         raise PgmigError(
             ErrorKind.SWITCHOVER_FAILED,
             f"the switchover did not finish{told}",
-            "see `pgmig-cli status`; the migration goes on",
+            "see `pgmig-cli status`; the migration continues",
         )
     return last.result
 

@@ -44,7 +44,7 @@ async def _abort(invocation: Invocation, uris: Uris) -> MigrationView:
 @click.option(
     "--read-only",
     is_flag=True,
-    help="Sessions are read-only by default. Who asks for a read-write transaction can still write.",
+    help="Make sessions read-only by default. Those that ask for a read-write transaction can still write.",
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def unfreeze(invocation: Invocation, uris: Uris, read_only: bool, yes: bool) -> None:
@@ -56,7 +56,7 @@ def unfreeze(invocation: Invocation, uris: Uris, read_only: bool, yes: bool) -> 
     one side to the other.
     """
     if not (read_only or yes):
-        _confirm("Let writers into the old source? What they write there does not reach the destination.")
+        _confirm("Let writers write to the old source again? Their changes do not reach the destination.")
     view = run(_unfreeze(invocation, uris, read_only=read_only))
     if invocation.json:
         print_json(view_to_json(view))

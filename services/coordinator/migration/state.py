@@ -198,7 +198,7 @@ class Migration:
     # The switchover and its end.
 
     def switchover_failed(self, failure: Failure) -> None:
-        """It was rolled back, or never began; the migration goes on."""
+        """It was rolled back, or never began; the migration continues."""
         self._put(replace(self.record, failure=failure))
 
     def downtime_measured(self, result: SwitchoverResult) -> None:

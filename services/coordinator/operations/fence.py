@@ -11,7 +11,7 @@ def check_nothing_behind(applied: SentinelApplied, first: str) -> None:
     if applied.since != first:
         raise PgmigError(
             ErrorKind.SWITCHOVER_FAILED,
-            "the applier was started anew amid the switchover, and cannot tell what came behind the freeze",
+            "the applier was restarted during the switchover, and cannot say what came after the freeze",
             "writers go on; switch over again",
         )
     if applied.changes:
@@ -21,7 +21,7 @@ def check_nothing_behind(applied: SentinelApplied, first: str) -> None:
 def written_behind(what: str) -> PgmigError:
     return PgmigError(
         ErrorKind.SWITCHOVER_FAILED,
-        f"the source was written to behind the freeze: {what}",
+        f"the source was written to after the freeze: {what}",
         "writers go on, and nothing is lost; find out who ended our sessions or opened the database, "
         "then switch over again",
     )

@@ -184,7 +184,7 @@ async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> bool:
         if await _settled(pipeline) or (left or 0) < migration.copying.missing_parts(but=changed):
             if not migration.copying.complete:
                 migration.event(
-                    EventLevel.WARNING, "parts are missing from the copy queue: they are queued again"
+                    EventLevel.WARNING, "parts are missing from the copy queue and are queued again"
                 )
                 migration.queue_incomplete()
             return False

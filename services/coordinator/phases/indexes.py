@@ -160,7 +160,7 @@ async def _of_one_moment(pipeline: Pipeline, *, again: bool) -> None:
     """
     migration = pipeline.migration
     floor = max((floor for _, floor in migration.copying.floors()), default=Lsn(0))
-    target, why = floor, "where the last table was copied"
+    target, why = floor, "position at which the last table was copied"
     if again and migration.record.options.follow:
         async with connection((await pipeline.credentials.both()).source_uri, "source") as conn:
             target, why = await wal_position(conn), "before foreign keys are checked again"

@@ -40,7 +40,7 @@ class Retries:
         reason = f"{report.message} ({report.hint})" if report.hint else report.message
         if episode is None or now - episode.last > QUIET_S:
             self._episodes[role, report.kind] = _Episode(now, now, now)
-            return f"{role} tries again: {reason}"
+            return f"{role} retries: {reason}"
         episode.attempts += 1
         episode.last = now
         if episode.attempts < episode.next_at and now - episode.told < TOLD_EVERY_S:

@@ -199,7 +199,7 @@ async def _table_work(pipeline: Pipeline) -> Building:
             if not error.policy.retry:
                 pipeline.migration.event(EventLevel.WARNING, f"not built yet: {error}")
                 raise error from exc
-            pipeline.migration.event(EventLevel.WARNING, f"building indexes is tried again: {error}")
+            pipeline.migration.event(EventLevel.WARNING, f"building indexes is retried: {error}")
         else:
             return building
         await asyncio.sleep(back_off_s(FIRST_RETRY_S, LONGEST_RETRY_S, failures))

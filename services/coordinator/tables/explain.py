@@ -163,7 +163,7 @@ def drift_error(
     migration follows changes; a plain clone copies all rows again by itself."""
     problems = "; ".join(one.problem for one in found[:LISTED])
     more = f"; and {len(found) - LISTED} more tables" if len(found) > LISTED else ""
-    text = f"tables of the source are not what was copied: {problems}{more}"
+    text = f"tables of the source have changed since they were copied: {problems}{more}"
     if cause is not None:
         text = f"{cause.message}; {text}"
     error = PgmigError(ErrorKind.SCHEMA_DRIFT, text, _hint(migration, found[:LISTED], follow=follow))

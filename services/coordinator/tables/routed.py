@@ -68,7 +68,7 @@ async def take_routes(
         with translated("noting the source's tables"):
             async with destination.transaction():
                 await note_tables(destination, migration.record.migration_id, changed.values())
-                # Whoever divides a table otherwise moves its rows. One that is made anew as it was is empty.
+                # An operator who partitions a table otherwise moves its rows. A table created again is empty.
                 places = {leaf: one.root or leaf for leaf, one in changed.items()}
                 await note_destinations(destination, migration.record.migration_id, places)
     pipeline.routing.parted = tuple(Route(leaf, root) for leaf, root in apart.items() if leaf not in divided)

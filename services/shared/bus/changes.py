@@ -127,7 +127,7 @@ class ChangeWriter:
 
     async def ends(self) -> tuple[bytes, bytes] | None:
         """The stream's first and last message; None when it holds none."""
-        with translated(f"looking at change stream {self._stream}"):
+        with translated(f"checking change stream {self._stream}"):
             _, first, last = await _stream_state(self._client, self._stream)
             if last < first or last == 0:
                 return None
@@ -201,7 +201,7 @@ class ChangeWriter:
         if code in _ERR_STORE_FULL:
             await self._publish_again()
         elif code == _ERR_WRONG_LAST_SEQUENCE:
-            raise PgmigError(ErrorKind.FENCED, f"{self._stream} was written by another, or made anew")
+            raise PgmigError(ErrorKind.FENCED, f"{self._stream} was written by another, or created again")
         elif code:
             raise PgmigError(
                 ErrorKind.BROKER, f"publishing to {self._stream} failed with JetStream error {code}"
@@ -232,14 +232,14 @@ class ChangeWriter:
 
         Call it now and then: an idle writer learns of a lost stream in no other way.
         """
-        with translated(f"looking at change stream {self._stream}"):
+        with translated(f"checking change stream {self._stream}"):
             created, _, _ = await _stream_state(self._client, self._stream)
         if created != self._tail.created:
-            raise PgmigError(ErrorKind.FENCED, f"{self._stream} was made anew")
+            raise PgmigError(ErrorKind.FENCED, f"{self._stream} was created again")
         async with self._lock:
             while self._in_flight:
                 await self._settle_first()
-            with translated(f"looking at change stream {self._stream}"):
+            with translated(f"checking change stream {self._stream}"):
                 _, _, last = await _stream_state(self._client, self._stream)
             if last != self._next:
                 raise PgmigError(ErrorKind.FENCED, f"{self._stream} was written by another")
@@ -278,7 +278,7 @@ async def _ask(client: Client, subject: str, body: object = None) -> dict[str, A
 class ChangeReader:
     """Reads one migration's change stream in order, from the first retained message.
 
-    A stream that is made anew begins at 1 again; what was read of the one before may still be on
+    A stream that is created again begins at 1 again; what was read of the one before may still be on
     its way to the destination. So the sequences given out and taken by `trim` go on counting.
     """
 
@@ -296,7 +296,7 @@ class ChangeReader:
         self._credit = 0
 
     async def next(self) -> StoredMessage | None:
-        """The next message; None when the stream was made anew, or the broker's store was put back
+        """The next message; None when the stream was created again, or the broker's store was put back
         to an earlier state (reading starts over).
 
         Waits as long as it takes. Raises PgmigError(BROKER) when the broker or the stream is
@@ -349,7 +349,7 @@ class ChangeReader:
         self._credit += PULL_MESSAGES
 
     async def _place(self) -> bool:
-        """(Re)create the consumer at the next message. False: the stream was made anew."""
+        """(Re)create the consumer at the next message. False: the stream was created again."""
         await self._drop()
         with translated(f"reading change stream {self._stream}"):
             created, first, last = await _stream_state(self._client, self._stream)

@@ -89,7 +89,7 @@ async def _publish(client: Client, migration: MigrationId, part: CopyPart, run: 
 
 async def queued(client: Client, migration: MigrationId) -> int | None:
     """Parts not finished yet, leased ones included; None when the queue does not exist."""
-    with translated(f"looking at the copy queue {migration.copy_stream}"):
+    with translated(f"checking the copy queue {migration.copy_stream}"):
         try:
             info = await client.jetstream().stream_info(migration.copy_stream)
         except js_errors.NotFoundError:
@@ -156,7 +156,7 @@ class PartQueue:
         """The next part; None when none came within `timeout_s`.
 
         Raises PgmigError(BROKER) when broker, stream or consumer is gone (call again: the
-        consumer is then made anew), and CORRUPT for a message that is no part, after taking it
+        consumer is then created again), and CORRUPT for a message that is no part, after taking it
         out of the queue.
         """
         try:

@@ -158,7 +158,7 @@ class StateStore:
         raise PgmigError(
             ErrorKind.FENCED,
             f"the state of migration {key} was written by another coordinator",
-            "run one coordinator for each NATS account; the other one carries on",
+            "run one coordinator for each NATS account; the other one continues",
         )
 
     async def delete(self, key: str) -> bool:

@@ -10,13 +10,18 @@ def check_options(options: MigrationOptions) -> None:
     """Raises INVALID_ARGUMENT for the first contradiction, and for a pattern that is none."""
     chosen = options.selection
     for first, second, both, hint in (
-        ("--schema-only", "--follow", options.schema_only and options.follow, "a schema alone cannot follow"),
+        (
+            "--schema-only",
+            "--follow",
+            options.schema_only and options.follow,
+            "a schema has no changes to follow",
+        ),
         ("--schema-only", "--data-only", options.schema_only and options.data_only, "give one of them"),
         (
             "--data-only",
             "--drop-if-exists",
             options.data_only and options.drop_if_exists,
-            "rows go into tables that exist; leave out --data-only to have them made anew",
+            "rows go into tables that exist; leave out --data-only to have them created again",
         ),
         (
             "--include-table",

@@ -20,7 +20,7 @@ class NoKeyTables(StrEnum):
     """What becomes of tables without a usable replica identity, when changes are followed.
 
     refuse: the migration does not start. identity-full: they get REPLICA IDENTITY FULL on the
-    source until cleanup. copy-only: copied once, later changes are not followed. insert-only:
+    source until cleanup. copy-only: copied once, later changes are not replicated. insert-only:
     INSERT and TRUNCATE are followed, UPDATE and DELETE are not.
     """
 
@@ -34,7 +34,7 @@ class LargeObjects(StrEnum):
     """What becomes of large objects, whose changes no publication carries.
 
     copy: copied, and where changes are followed compared and brought in step by the switchover
-    while writes are blocked. copy-once: copied, later changes are not followed. skip: left alone.
+    while writes are blocked. copy-once: copied, later changes are not replicated. skip: left alone.
     """
 
     COPY = "copy"

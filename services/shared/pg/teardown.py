@@ -98,7 +98,7 @@ def _late(found: Sequence[tuple[str, int]]) -> PgmigError:
 
 
 async def _slot(conn: AsyncConnection, name: str) -> SlotState | None:
-    with translated(f"looking at replication slot {name}"):
+    with translated(f"checking replication slot {name}"):
         return await slot_state(conn, name)
 
 

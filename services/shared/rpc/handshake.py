@@ -88,7 +88,7 @@ def check_answer(token: str, register: pb.Register, challenged: pb.Challenge, gi
 def unproven(address: str) -> PgmigError:
     return PgmigError(
         ErrorKind.UNREACHABLE,
-        f"what answers at {address} does not know the secret of this worker",
+        f"the server at {address} does not know the secret of this worker",
         "give coordinator and workers the same PGMIG_WORKER_TOKEN or PGMIG_WORKER_TOKEN_FILE; "
         "if they have it, another program has taken the coordinator's address",
     )

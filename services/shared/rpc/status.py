@@ -100,7 +100,7 @@ def error_from_rpc(exc: aio.AioRpcError, doing: str, address: str) -> PgmigError
     if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
         return PgmigError(
             kind,
-            f"{doing}: what answers at {address} does not know this call",
+            f"{doing}: the server at {address} does not know this call",
             "check that the address is a pgmig coordinator's, and that both are of one version",
         )
     return PgmigError(kind, f"{doing}: {reason}")

@@ -194,7 +194,7 @@ class WorkerLink:
     def _silent(self) -> PgmigError:
         return PgmigError(
             ErrorKind.UNREACHABLE,
-            f"what answers at {self._address} did not register this worker within {HANDSHAKE_S:g} s",
+            f"the server at {self._address} did not register this worker within {HANDSHAKE_S:g} s",
         )
 
     async def _dispatch(self, message: pb.AttachResponse, handler: WorkerCommandHandler) -> None:

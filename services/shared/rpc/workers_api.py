@@ -139,7 +139,7 @@ class WorkersApi(WorkerServiceServicer):
             raise PgmigError(
                 ErrorKind.FENCED,
                 f"worker id {worker} belongs to another process",
-                "choose another PGMIG_WORKER_ID, or wait until that process has been given up",
+                "choose another PGMIG_WORKER_ID, or wait until that process is no longer attached",
             )
         self._keys[worker] = key
 

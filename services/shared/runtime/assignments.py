@@ -181,7 +181,7 @@ class AssignmentRunner:
     def _snapshot(self, command: OpenSnapshot | CloseSnapshot) -> None:
         entry = self._running.get(command.assignment_id)
         if entry is None or self._on_snapshot is None:
-            log.warning("nothing here to carry out %s", command)
+            log.warning("this worker cannot execute %s", command)
             return
         name = f"{entry.task.get_name()}-snapshot"
         task = asyncio.create_task(self._beside(entry, self._on_snapshot, command), name=name)

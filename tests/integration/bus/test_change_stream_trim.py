@@ -1,4 +1,4 @@
-"""Trimming a change stream removes what was applied, and never a message of a stream made anew."""
+"""Trimming a change stream removes what was applied, and never a message of a stream created again."""
 
 from __future__ import annotations
 

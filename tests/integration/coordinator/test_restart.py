@@ -1,4 +1,4 @@
-"""The coordinator, or what it relies on, goes away in any phase; the migration goes on."""
+"""The coordinator, or what it relies on, goes away in any phase; the migration continues."""
 
 from __future__ import annotations
 

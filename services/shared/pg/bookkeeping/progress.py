@@ -26,7 +26,7 @@ async def applied_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn
 
 async def row_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
     """The migration's row in `pgmig.progress`; None without one."""
-    with translated("looking at the progress of the migration"):
+    with translated("checking the progress of the migration"):
         row = await (
             await conn.execute("SELECT pg_catalog.to_regclass('pgmig.progress') IS NOT NULL")
         ).fetchone()
@@ -42,7 +42,7 @@ async def row_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | N
 
 async def origin_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
     """The origin's progress on disk; 0/0 before the first transaction, None without origin."""
-    with translated(f"looking at replication origin {migration.origin}"):
+    with translated(f"checking replication origin {migration.origin}"):
         cursor = await conn.execute(
             "SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s", [migration.origin]
         )

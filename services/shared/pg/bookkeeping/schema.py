@@ -67,7 +67,7 @@ _TABLES = {
 }
 # "pgmig" in ASCII. Serialises creation and removal, which race within IF (NOT) EXISTS.
 _LOCK_KEY = 0x70676D6967
-KEEPING_BOOKS = f"keeping the books in schema {BOOKKEEPING_SCHEMA} of the destination"
+KEEPING_BOOKS = f"creating the bookkeeping tables in schema {BOOKKEEPING_SCHEMA} of the destination"
 
 
 def book(table: str) -> sql.Identifier:

@@ -36,7 +36,7 @@ class DatabaseObject:
 async def list_objects(conn: AsyncConnection, side: str) -> tuple[DatabaseObject, ...]:
     """Of every kind the first, then of every kind the second, and so on: the beginning tells what
     there is."""
-    with translated(f"looking at what the {side} holds"):
+    with translated(f"reading the contents of the {side}"):
         rows = await (await conn.execute(load_sql("catalog/sql/objects.sql"))).fetchall()
     return tuple(
         DatabaseObject((catalog, oid), kind, identity, schema or "", TableId(schema, name) if name else None)
@@ -51,7 +51,7 @@ async def list_schemas(conn: AsyncConnection) -> tuple[str, ...]:
 
 
 async def dependencies(conn: AsyncConnection, side: str) -> list[Edge]:
-    with translated(f"looking at the {side}'s dependencies"):
+    with translated(f"checking the {side}'s dependencies"):
         cursor = await conn.execute(load_sql("catalog/sql/dependencies.sql"))
         return [Edge((c, o), (needed_c, needed), kind) async for c, o, needed_c, needed, kind in cursor]
 

@@ -114,6 +114,6 @@ async def existing_tables(conn: AsyncConnection, tables: Iterable[TableId]) -> s
     """Those of `tables` that are there, partitioned ones too."""
     listed = list(tables)
     names = [table.schema for table in listed], [table.name for table in listed]
-    with translated("looking which tables exist"):
+    with translated("checking which tables exist"):
         cursor = await conn.execute(_EXISTING, names)
         return {TableId(schema, name) async for schema, name in cursor}

@@ -62,8 +62,8 @@ class Published:
         """Sentences for the timeline."""
         told: dict[str, Sequence[TableId]] = {
             "REPLICA IDENTITY FULL on the source until cleanup": [one.table for one in self.altered],
-            "UPDATE and DELETE are not followed (no replica identity)": self.inserts_only,
-            "copied once, later changes are not followed (no replica identity)": self.copied_only,
+            "UPDATE and DELETE are not replicated (no replica identity)": self.inserts_only,
+            "copied once, later changes are not replicated (no replica identity)": self.copied_only,
             "partitions that are created from now on are not replicated, and the switchover is refused while "
             "there is one (the partitioned table has no primary key)": self.divided,
         }
@@ -161,7 +161,7 @@ def _lacking(
 def _refused(lacking: _Lacking) -> PgmigError:
     without = [table for table in lacking.tables if table not in lacking.generated]
     told = {
-        "tables have no replica identity, so UPDATE and DELETE cannot follow": without,
+        "tables have no replica identity, so UPDATE and DELETE cannot be replicated": without,
         "tables have a generated column in their replica identity that the source does not send, so UPDATE "
         "and DELETE cannot be replicated": lacking.generated,
     }
@@ -236,7 +236,7 @@ async def _as_they_are(
     conn: AsyncConnection, tables: Sequence[TableId], identities: dict[TableId, ReplicaIdentity]
 ) -> tuple[IdentityBefore, ...]:
     """The identities to be put back in the end."""
-    with translated("looking at the source's replica identities"):
+    with translated("checking the source's replica identities"):
         names = [table.schema for table in tables], [table.name for table in tables]
         cursor = await conn.execute(_INDEX, names)
         indexes = {TableId(schema, name): index async for schema, name, index in cursor}
@@ -276,7 +276,7 @@ async def _use_index(conn: AsyncConnection, before: IdentityBefore) -> bool:
     """Whether the table has the index that was its identity, and now again."""
     if not before.index:
         return False
-    with translated(f"looking at the indexes of {before.table}"):
+    with translated(f"checking the indexes of {before.table}"):
         index = sql.Identifier(before.table.schema, before.index).as_string(conn)
         query = (
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_index WHERE indexrelid = pg_catalog.to_regclass(%s))"
@@ -289,7 +289,7 @@ async def _use_index(conn: AsyncConnection, before: IdentityBefore) -> bool:
 
 
 async def _identity(conn: AsyncConnection, table: TableId) -> ReplicaIdentity | None:
-    with translated(f"looking at the replica identity of {table}"):
+    with translated(f"checking the replica identity of {table}"):
         cursor = await conn.execute(
             "SELECT c.relreplident::text FROM pg_catalog.pg_class c"
             " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"

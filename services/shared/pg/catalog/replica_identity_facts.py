@@ -54,7 +54,7 @@ async def generated_columns(conn: AsyncConnection) -> dict[TableId, GeneratedCol
     """Of the tables that have any, partitioned ones too."""
     if conn.info.server_version < GENERATED_SINCE:
         return {}
-    with translated("looking at the source's generated columns"):
+    with translated("checking the source's generated columns"):
         cursor = await conn.execute(load_sql("catalog/sql/identity_generated.sql"))
         return {TableId(schema, name): GeneratedColumns(*kinds) async for schema, name, *kinds in cursor}
 
@@ -81,7 +81,7 @@ async def roots_among(conn: AsyncConnection, tables: Collection[TableId]) -> dic
         "generated_keys": version >= PUBLISH_GENERATED_SINCE,
     }
     found: dict[TableId, Root] = {}
-    with translated("looking at the source's partitioned tables"):
+    with translated("checking the source's partitioned tables"):
         cursor = await conn.execute(load_sql("catalog/sql/identity_roots.sql"), values)
         async for schema, name, leaf_schema, leaf_name, keyed in cursor:
             table = TableId(schema, name)

@@ -62,7 +62,7 @@ from services.shared.pg.session.sql_files import load_sql
 from services.shared.pg.session.uri import parameters
 
 _BOOKKEEPING = {"bookkeeping": BOOKKEEPING_SCHEMA}
-_DOING = "looking up on the source what is to be migrated"
+_DOING = "looking up on the source the objects to migrate"
 
 
 async def default_search_path(uri: str) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ async def default_search_path(uri: str) -> tuple[str, ...]:
     except psycopg.OperationalError as exc:
         raise connect_failure(exc, uri, "source") from exc
     try:
-        with translated("looking at the source's search path"):
+        with translated("checking the source's search path"):
             row = await (await conn.execute("SELECT pg_catalog.current_schemas(false)::text[]")).fetchone()
     finally:
         await conn.close()

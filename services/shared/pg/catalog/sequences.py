@@ -113,7 +113,7 @@ class SequenceSetter:
             raise PgmigError(
                 ErrorKind.FENCED,
                 f"another coordinator sets the sequences of migration {self.migration_id}",
-                "run one coordinator for each NATS account; the other one carries on",
+                "run one coordinator for each NATS account; the other one continues",
             )
         await verify_sequences(conn, values)
 

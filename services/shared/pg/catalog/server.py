@@ -45,7 +45,7 @@ class ServerFacts:
 
 async def read_server(conn: AsyncConnection, side: str) -> ServerFacts:
     """Facts of the connected database. Raises for a standby, which cannot be written to."""
-    with translated(f"looking at the {side}"):
+    with translated(f"checking the {side}"):
         row = await (await conn.execute(load_sql("catalog/sql/server.sql"))).fetchone()
     assert row is not None
     facts = ServerFacts(*row)
@@ -59,7 +59,7 @@ async def identity_of(conn: AsyncConnection, database: str, side: str) -> Databa
     """Of a database by its name, which need not accept connections; None if the server has no such
     database. conn: to any database of the server."""
     facts = await read_server(conn, side)
-    with translated(f"looking at the {side}"):
+    with translated(f"checking the {side}"):
         row = await (
             await conn.execute(
                 "SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = %s", [database]

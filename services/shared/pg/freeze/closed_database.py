@@ -82,7 +82,7 @@ async def beside(uri: str, door: str) -> AsyncConnection:
 
 async def is_open(conn: AsyncConnection, database: str) -> bool:
     """Whether `database` accepts connections. conn: to any database of the server."""
-    with translated("looking whether the source accepts connections"):
+    with translated("checking whether the source accepts connections"):
         row = await (
             await conn.execute(
                 "SELECT datallowconn FROM pg_catalog.pg_database WHERE datname = %s", [database]

@@ -87,7 +87,7 @@ _ALIVE: LiteralString = (
 
 
 async def own_session(conn: AsyncConnection) -> OwnSession:
-    with translated("looking at our session on the source"):
+    with translated("checking our session on the source"):
         row = await (await conn.execute(_OWN)).fetchone()
     assert row is not None
     return OwnSession(int(row[0]), int(row[1]))
@@ -172,7 +172,7 @@ async def end_all(conn: AsyncConnection, database: str, spared: Collection[int],
         if now > deadline:
             raise PgmigError(
                 ErrorKind.TIMEOUT,
-                f"sessions on the source do not end: {_named(found) or 'one is still being started'}",
+                f"sessions on the source do not end: {_named(found) or 'one session is still being started'}",
                 "see what these processes wait for, or allow more time, then switch over again",
             )
         await asyncio.sleep(_POLL_S)  # a server process that ends tells nobody

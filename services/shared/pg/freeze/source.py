@@ -197,7 +197,7 @@ class Freeze:
         return True
 
     async def _let_go(self) -> None:
-        with translated("letting go of the source's tables"):
+        with translated("releasing the locks on the source's tables"):
             await self._locker.execute("ROLLBACK")
 
     async def _blockers(self) -> str:
@@ -218,7 +218,7 @@ class Freeze:
 
     async def holds(self) -> None:
         """Raises when the session that holds the locks is gone, or the other one."""
-        with translated("holding the source's tables"):
+        with translated("keeping the locks on the source's tables"):
             await self._locker.execute("SELECT 1")
 
     async def check_prepared(self) -> None:
@@ -227,7 +227,7 @@ class Freeze:
         if prepared := await prepared_transactions(self._admin):
             raise PgmigError(
                 ErrorKind.SWITCHOVER_FAILED,
-                f"a transaction was prepared on the source amid the freeze: {prepared}",
+                f"a transaction was prepared on the source during the freeze: {prepared}",
                 "COMMIT PREPARED or ROLLBACK PREPARED it, then switch over again",
             )
 
@@ -286,7 +286,7 @@ async def _shorten_deadlock_timeout(conn: AsyncConnection) -> bool:
 
 async def before_freeze(conn: AsyncConnection, uri: str) -> Before:
     """What `thaw` has to put back. Raises PERMISSION when there is no way in (see door)."""
-    with translated("looking at the source"):
+    with translated("checking the source"):
         row = await (await conn.execute("SELECT current_database()::text")).fetchone()
     assert row is not None
     database = str(row[0])

@@ -95,7 +95,7 @@ async def admit_readers(uri: str, before: Before) -> None:
 
 
 async def _current(conn: AsyncConnection) -> str:
-    with translated("looking at the source"):
+    with translated("checking the source"):
         row = await (await conn.execute("SELECT current_database()::text")).fetchone()
     assert row is not None
     return str(row[0])

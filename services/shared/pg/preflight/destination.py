@@ -86,7 +86,7 @@ async def _check_replica_role(conn: AsyncConnection, facts: ServerFacts) -> None
 async def _check_progress(conn: AsyncConnection, migration: MigrationId, facts: ServerFacts) -> list[str]:
     """Warnings. An origin's progress of before would pass over changes; a row's cannot be here, as
     the database is empty."""
-    with translated("looking at the destination's replication origins"):
+    with translated("checking the destination's replication origins"):
         found = await (
             await conn.execute(
                 "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s),"
@@ -115,7 +115,7 @@ async def _check_progress(conn: AsyncConnection, migration: MigrationId, facts: 
 async def _check_long_values(conn: AsyncConnection, facts: ServerFacts) -> list[str]:
     """They come through a temporary table."""
     query = "SELECT pg_catalog.has_database_privilege(current_database(), 'TEMPORARY')"
-    with translated("looking at the privileges on the destination"):
+    with translated("checking the privileges on the destination"):
         row = await (await conn.execute(query)).fetchone()
     if row is not None and row[0]:
         return []
@@ -133,7 +133,7 @@ async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:
         if facts.version_num >= _ORIGIN_LIMIT_SINCE
         else "max_replication_slots"
     )
-    with translated("looking at the destination's replication origins"):
+    with translated("checking the destination's replication origins"):
         row = await (
             await conn.execute(
                 "SELECT current_setting(%s)::int, (SELECT count(*) FROM pg_catalog.pg_replication_origin)",
@@ -144,7 +144,7 @@ async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:
     limit, taken = row
     if taken >= limit:
         raise _not_ready(
-            f"all {limit} replication origins of the destination are taken",
+            f"all {limit} replication origins of the destination are in use",
             f"drop an origin that nobody uses, or raise {setting} and restart the destination",
         )
 

@@ -68,7 +68,7 @@ async def _subscriptions(conn: AsyncConnection) -> list[str]:
 
 
 async def _rights(conn: AsyncConnection, facts: ServerFacts) -> list[str]:
-    with translated("looking at our rights on the source"):
+    with translated("checking our rights on the source"):
         row = await (
             await conn.execute("SELECT pg_catalog.pg_has_role('pg_signal_backend', 'USAGE')")
         ).fetchone()

@@ -43,7 +43,7 @@ async def check(
     power = await _power(destination, facts)
     if power is None:
         return []
-    with translated("looking at functions that are called when rows are written"):
+    with translated("checking functions that are called when rows are written"):
         cursor = await where.execute(
             load_sql("preflight/functions.sql"), {"bookkeeping": BOOKKEEPING_SCHEMA, "no_owner": no_owner}
         )
@@ -64,7 +64,7 @@ async def _power(destination: AsyncConnection, facts: ServerFacts) -> str | None
     """Why the destination's role is as good as a superuser; None when it is not."""
     if facts.superuser:
         return "a superuser"
-    with translated("looking at the destination's role"):
+    with translated("checking the destination's role"):
         row = await (await destination.execute(_POWERS)).fetchone()
     assert row is not None
     may_become, creates_roles, reaching = row

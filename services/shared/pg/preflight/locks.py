@@ -37,7 +37,7 @@ async def check(source: AsyncConnection, destination: AsyncConnection, chosen: C
         "schemas": [table.schema for table in chosen.missing],
         "names": [table.name for table in chosen.missing],
     }
-    with translated("counting what is to be locked on the source"):
+    with translated("counting the objects to lock on the source"):
         cursor = await source.execute(_NEEDED, {**missing, "bookkeeping": BOOKKEEPING_SCHEMA})
         row = await cursor.fetchone()
     assert row is not None
@@ -49,7 +49,7 @@ async def check(source: AsyncConnection, destination: AsyncConnection, chosen: C
 
 
 async def _shortage(conn: AsyncConnection, side: str, needed: int) -> str:
-    with translated(f"looking at the lock table of the {side}"):
+    with translated(f"checking the lock table of the {side}"):
         row = await (await conn.execute(_ROOM)).fetchone()
     assert row is not None
     each, processes = row

@@ -57,7 +57,7 @@ async def _large_objects(
     if not count:
         return []
     if choice is LargeObjects.SKIP:
-        return [f"{count} large objects of the source are left alone"]
+        return [f"{count} large objects of the source are not copied"]
     if unreadable and not facts.superuser:
         raise PgmigError(
             ErrorKind.PERMISSION,
@@ -97,7 +97,7 @@ async def _temporary_tables(conn: AsyncConnection) -> list[str]:
             " WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 't' ORDER BY 1"
         )
         names = [row[0] for row in await cursor.fetchall()]
-    return [f"temporary tables are left to their sessions: {listing(names)}"] if names else []
+    return [f"temporary tables are not copied: {listing(names)}"] if names else []
 
 
 async def _foreign_tables(conn: AsyncConnection, chosen: Chosen) -> list[str]:
@@ -114,15 +114,13 @@ async def _foreign_tables(conn: AsyncConnection, chosen: Chosen) -> list[str]:
     tables = [table for row in rows if chosen.makes(table := TableId(*row))]
     if not tables:
         return []
-    return [
-        f"foreign tables are defined on the destination, their rows stay where they are: {listing(tables)}"
-    ]
+    return [f"foreign tables are defined on the destination, their rows are not copied: {listing(tables)}"]
 
 
 async def _login_triggers(conn: AsyncConnection, facts: ServerFacts) -> list[str]:
     if facts.version_num < _LOGIN_TRIGGERS_SINCE:
         return []
-    with translated("looking at the source's event triggers"):
+    with translated("checking the source's event triggers"):
         rows = await (
             await conn.execute(
                 "SELECT evtname::text FROM pg_catalog.pg_event_trigger"

@@ -56,7 +56,7 @@ async def check(
 
 
 async def _check_wal(conn: AsyncConnection) -> None:
-    with translated("looking at the source's WAL settings"):
+    with translated("checking the source's WAL settings"):
         row = await (
             await conn.execute(
                 "SELECT current_setting('wal_level'), current_setting('max_replication_slots')::int,"
@@ -73,12 +73,12 @@ async def _check_wal(conn: AsyncConnection) -> None:
         )
     if slots >= max_slots:
         raise _not_ready(
-            f"all {max_slots} replication slots of the source are taken",
+            f"all {max_slots} replication slots of the source are in use",
             "drop a slot that nobody uses, or raise max_replication_slots and restart the source",
         )
     if senders >= max_senders:
         raise _not_ready(
-            f"all {max_senders} WAL senders of the source are taken",
+            f"all {max_senders} WAL senders of the source are in use",
             "raise max_wal_senders and restart the source",
         )
 
@@ -107,7 +107,7 @@ def _check_rights(facts: ServerFacts) -> None:
 
 async def _check_slot(conn: AsyncConnection, migration: MigrationId, *, inserts: bool) -> None:
     publications = [migration.publication, *([migration.inserts_publication] if inserts else [])]
-    with translated("looking at the source's replication slots"):
+    with translated("checking the source's replication slots"):
         slot = await (
             await conn.execute(
                 "SELECT active, active_pid FROM pg_catalog.pg_replication_slots WHERE slot_name = %s",
@@ -204,7 +204,7 @@ async def _unfollowed(conn: AsyncConnection, facts: ServerFacts, chosen: Chosen)
     unlogged = [table.table for table in await list_tables(conn, chosen) if not table.logged]
     if unlogged:
         warnings.append(f"unlogged tables are copied once, their later changes are not: {listing(unlogged)}")
-    with translated("looking at the source's triggers"):
+    with translated("checking the source's triggers"):
         query = load_sql("preflight/triggers.sql")
         rows = await (await conn.execute(query, {"bookkeeping": BOOKKEEPING_SCHEMA})).fetchall()
     names = [table for row in rows if chosen.fills(table := TableId(*row))]

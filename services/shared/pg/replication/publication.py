@@ -96,7 +96,7 @@ async def add_to_publication(conn: AsyncConnection, name: str, tables: Sequence[
 async def read_slot(uri: str, name: str) -> SlotState | None:
     """The slot as the source shows it now."""
     async with connection(uri, "source") as conn:
-        with translated(f"looking at replication slot {name}"):
+        with translated(f"checking replication slot {name}"):
             return await slot_state(conn, name)
 
 

@@ -24,7 +24,7 @@ TRUNCATE_SINCE = 110000
 
 async def table_files(conn: AsyncConnection, tables: Sequence[TableId]) -> tuple[TableFile, ...]:
     """Those of the tables that exist."""
-    with translated("looking at the source's table files"):
+    with translated("checking the source's table files"):
         cursor = await conn.execute(
             "SELECT n.nspname, c.relname, pg_catalog.pg_relation_filenode(c.oid)::bigint"
             " FROM unnest(%s::text[], %s::text[]) t (s, r)"

@@ -111,7 +111,7 @@ async def read_database_settings(conn: AsyncConnection) -> DatabaseSettings:
 async def write_database_settings(uri: str, wanted: DatabaseSettings, *, privileges: bool) -> tuple[str, ...]:
     """Make the destination's database like it; returns what could not be done, a sentence each."""
     async with connection(uri, "destination") as conn:
-        with translated("looking at the destination's roles"):
+        with translated("checking the destination's roles"):
             row = await (await conn.execute("SELECT current_database()")).fetchone()
             assert row is not None
             cursor = await conn.execute("SELECT rolname::text FROM pg_catalog.pg_roles")

@@ -267,7 +267,7 @@ def _program_error(name: str, text: str, code: int | None) -> PgmigError:
     if LOCKS_SETTING in text:
         return PgmigError(ErrorKind.SCHEMA_FAILED, message, RAISE_LOCKS)
     if "No space left on device" in text:  # here, where the archive goes, or on the source
-        return PgmigError(ErrorKind.DISK_FULL, message, "make room there: it is tried again until there is")
+        return PgmigError(ErrorKind.DISK_FULL, message, "make room there: it is retried until there is")
     if "lock timeout" in text:
         return PgmigError(ErrorKind.TRANSIENT, message, "another session alters a table of the source")
     return PgmigError(ErrorKind.SCHEMA_FAILED, message, "see the message of the program")

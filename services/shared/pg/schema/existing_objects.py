@@ -147,7 +147,7 @@ async def drop_agreed(
 
 def _check_places(made: dict[TableId, DatabaseObject], there: Sequence[DatabaseObject]) -> None:
     taken = [
-        f"{one}, where {made[one.relation].kind} {made[one.relation].identity} is to be made"
+        f"{one}, where {made[one.relation].kind} {made[one.relation].identity} is to be created"
         for one in there
         if one.relation in made and one.kind != made[one.relation].kind
     ]

@@ -44,7 +44,7 @@ class LooseKeys:
 async def doubtful_keys(conn: AsyncConnection, tables: Sequence[TableId], own: Sequence[TableId]) -> str:
     """A sentence about keys that the destination had before, which are left as they are; "" if none is in
     question. Nobody could tell later that pgmig had changed them. own: as for `loosen_keys`."""
-    with translated("looking at the foreign keys of tables that are not replicated in full"):
+    with translated("checking the foreign keys of tables that are not replicated in full"):
         rows = await _loose(conn, tables, own)
     if not rows:
         return ""
@@ -77,7 +77,7 @@ async def loosen_keys(
     transaction."""
     unchecked: list[str] = []
     dropped: list[str] = []
-    with translated("looking at the foreign keys of tables that are not replicated in full"):
+    with translated("checking the foreign keys of tables that are not replicated in full"):
         async with conn.transaction():
             rows = await _loose(conn, tables, own)
             for schema, table, name, definition, partitioned in rows:

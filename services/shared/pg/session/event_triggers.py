@@ -34,7 +34,7 @@ async def _try(conn: AsyncConnection, name: str, value: str) -> bool:
 
 async def unsilenced(conn: AsyncConnection) -> list[str]:
     """The event triggers of the destination that would fire all the same. Changes nothing."""
-    with translated("looking at the destination's event triggers"):
+    with translated("checking the destination's event triggers"):
         if conn.info.server_version >= _ALL_SINCE:
             may = await (
                 await conn.execute(

@@ -193,7 +193,7 @@ def test_killed_cli_leaves_no_orphan_and_a_stale_file_that_nobody_believes(termi
     assert terminal.directory().running_stack() is None
     code, _, stderr = terminal.run("pause")
     assert code == 4
-    assert "nothing runs" in stderr
+    assert "no process runs" in stderr
     assert "pgmig-cli follow --id default" in stderr
 
 

@@ -131,7 +131,7 @@ async def test_everything_an_operator_asks_for_is_on_the_screen(size: tuple[int,
             "61.0%",
             "applier",
             "copying 11 tables",
-            "Quit (migration goes on)",
+            "Quit (migration continues)",
             "Help",
         )
 
@@ -212,7 +212,7 @@ async def test_a_rolled_back_switchover_and_missing_credentials_are_explained() 
     session = FakeSession(rolled)
     async with dashboard(session).run_test(size=(100, 30)) as pilot:
         await heard(pilot, Phase.STREAMING)
-        await reads(pilot, "rolled back; the source takes writes")
+        await reads(pilot, "rolled back; the source accepts writes")
         session.send(replace(view(Phase.PAUSED), resume_phase=Phase.COPY, needs_credentials=True))
         await heard(pilot, Phase.PAUSED)
         await reads(pilot, "pgmig-cli resume --id shop")
@@ -222,7 +222,7 @@ async def test_a_plain_clone_has_no_lag_to_show() -> None:
     plain = replace(view(), options=MigrationOptions(follow=False))
     async with dashboard(FakeSession(plain)).run_test(size=(120, 40)) as pilot:
         await heard(pilot, Phase.COPY)
-        await reads(pilot, "does not follow")
+        await reads(pilot, "replicates no changes")
         await reads(pilot, "complete")
 
 

@@ -140,7 +140,7 @@ async def test_steps_are_shown_as_they_happen_and_escape_waits(app: Dashboard, s
         await pilot.press("escape")
         await pilot.pause()
         assert pilot.app.screen is screen
-        assert "under way" in toasts(pilot)[-1]
+        assert "is running" in toasts(pilot)[-1]
 
 
 async def test_ctrl_c_leaves_even_then(app: Dashboard, session: FakeSession) -> None:
@@ -187,7 +187,7 @@ async def test_a_rollback_shows_its_reason_and_that_writes_go_on(
             "⚠ Rolled back",
             "the marker was not reached within 30s",
             "→ wait for a small lag",
-            "The source takes writes again",
+            "The source accepts writes again",
         )
         await pilot.press("escape")
         await pilot.press("s")

@@ -46,5 +46,5 @@ async def test_every_kind_of_change_between_two_sentinels_is_told_and_nothing_el
         await p.stop("applier")
         p.start_applier()  # which has seen no sentinel
         await p.drain("fourth")
-        with pytest.raises(PgmigError, match="started anew"):
+        with pytest.raises(PgmigError, match="restarted"):
             check_nothing_behind(last(p), "third")

@@ -102,7 +102,7 @@ async def test_what_is_altered_is_noted_before_it_is_altered(
             writer.execute("INSERT INTO mute VALUES (1)")
             options = MigrationOptions(follow=True, no_key_tables=NoKeyTables.IDENTITY_FULL)
             await session.start("m", source, dest_db, options)
-            await until(session, "m", lambda view: warned(view, "tried again"))
+            await until(session, "m", lambda view: warned(view, "retried"))
             services.kill9("coordinator")
             assert rows(source, IDENTITIES) == [("log", "f"), ("mute", "n")], "half of it is done"
             state = json.loads((services.state_dir / "m" / "state.json").read_text())
@@ -129,7 +129,7 @@ async def test_insert_only_leaves_update_and_delete_working_and_unfollowed(
 ) -> None:
     async with services.session() as session:
         view = await streaming(session, source, dest_db, NoKeyTables.INSERT_ONLY)
-        assert warned(view, "UPDATE and DELETE are not followed (no replica identity): public.log")
+        assert warned(view, "UPDATE and DELETE are not replicated (no replica identity): public.log")
         assert rows(source, "SELECT pubname FROM pg_publication ORDER BY 1") == [
             ("pgmig_m",),
             ("pgmig_m_inserts",),
@@ -160,7 +160,7 @@ async def test_copy_only_copies_once_and_leaves_the_source_alone(
 ) -> None:
     async with services.session() as session:
         view = await streaming(session, source, dest_db, NoKeyTables.COPY_ONLY)
-        assert warned(view, "later changes are not followed (no replica identity): public.log, public.mute")
+        assert warned(view, "later changes are not replicated (no replica identity): public.log, public.mute")
         published = "SELECT tablename FROM pg_publication_tables ORDER BY 1"
         assert rows(source, published) == [("keyed",)]
         run(

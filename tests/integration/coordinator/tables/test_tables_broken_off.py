@@ -54,7 +54,7 @@ async def test_tables_that_a_first_attempt_added_to_the_publication_are_not_adde
             await session.resume("m")
             pid = await waiting(observer, "ALTER PUBLICATION")
             await observer.execute("SELECT pg_terminate_backend(%s)", [pid])
-            await until(session, "m", lambda view: any("tried again" in e.text for e in view.events))
+            await until(session, "m", lambda view: any("retried" in e.text for e in view.events))
             await holder.rollback()
             services.start("copier")
             await until_phase(session, "m", Phase.STREAMING)

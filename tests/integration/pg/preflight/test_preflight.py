@@ -188,7 +188,7 @@ async def test_temporary_tables_are_told_of(source_db: str, dest_db: str) -> Non
     with psycopg.connect(source_db, autocommit=True) as session:
         session.execute("CREATE TEMPORARY TABLE mine (id int)")
         found = await check_migration(ID, source_db, dest_db, follow=False)
-    assert found.warnings == ("temporary tables are left to their sessions: mine",)
+    assert found.warnings == ("temporary tables are not copied: mine",)
 
 
 async def test_only_tables_that_are_chosen_must_be_readable(
@@ -449,7 +449,7 @@ async def test_large_objects_are_told_of_and_must_be_readable(
     assert await told(False, LargeObjects.COPY) == ""
     assert "2 large objects" in await told(True, LargeObjects.COPY)
     assert "copied once" in await told(True, LargeObjects.COPY_ONCE)
-    assert "left alone" in await told(False, LargeObjects.SKIP)
+    assert "are not copied" in await told(False, LargeObjects.SKIP)
     run_sql(source_db, "GRANT SELECT ON LARGE OBJECT 7 TO plain")
     error = await refusal(as_role(source_server, source_db, role), dest_db, follow=False)
     assert error.kind is ErrorKind.PERMISSION
