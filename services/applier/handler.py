@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from services.applier.loop import Applying
+from services.applier.assignment import Applying
 from services.shared.bus.connection import Client
 from services.shared.model import Assignment, WorkerReport
 from services.shared.runtime.assignments import AssignmentRunner

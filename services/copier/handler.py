@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.copier.loop import Copying, Report
+from services.copier.assignment import Copying, Report
 from services.shared.bus.connection import Client
 from services.shared.model import Assignment, CopierWork, ErrorKind, PgmigError
 from services.shared.runtime.assignments import AssignmentRunner

@@ -7,7 +7,7 @@ Messages go on unparsed; only a type byte, an LSN or a relation's OID is looked 
   reader may begin at any batch. Type messages carry nothing that is needed: dropped.
 - Logical messages travel when transactional and ours (sentinels); others are dropped.
 - A batch is full at `target` bytes; whoever feeds the batcher may end it before, because nothing
-  more is at hand. A message that comes in pieces may go on in the next batch.
+  more is at hand. A message that comes in fragments may go on in the next batch.
 - A TRUNCATE may need more Relation messages than a batch holds. They are spread over several, in front of
   it and in its transaction, whose reader therefore has met them all.
 """
@@ -18,10 +18,10 @@ import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from services.decoder import absorbing
+from services.decoder import message_runs
 from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, PgmigError
 from services.shared.model.compiled import twin_of
-from services.shared.pgoutput.pieces import Piece
+from services.shared.pgoutput.fragments import Fragment
 from services.shared.wire.changes import FRAME_HEADER, ChangeBatch, frame
 
 TARGET_BYTES = 128 << 10
@@ -30,7 +30,7 @@ _U64 = struct.Struct(">Q")
 _BEGIN, _COMMIT, _ORIGIN, _RELATION, _TYPE, _INSERT, _UPDATE, _DELETE, _TRUNCATE, _MESSAGE = b"BCORYIUDTM"
 _OUR_MESSAGE = MESSAGE_PREFIX.encode() + b"\0"
 
-_absorb: Callable[..., tuple[int, int, bool, int]] = twin_of(absorbing).absorb
+_collect: Callable[..., tuple[int, int, bool, int]] = twin_of(message_runs).collect
 
 
 class Batcher:
@@ -46,7 +46,7 @@ class Batcher:
         self._known: set[bytes] = set()  # relations described in the current batch
         self._chunks: list[bytes | memoryview] = []
         self._size = 0
-        self._missing = 0  # bytes of the message that comes in pieces
+        self._missing = 0  # bytes of the message that comes in fragments
         self._dropping = False  # that message
         self._previous = position
         self._continues = False  # the current batch began inside a transaction
@@ -63,13 +63,13 @@ class Batcher:
     def full(self) -> bool:
         return self._size >= self._target or bool(self._ready)
 
-    def absorb(self, messages: Sequence[object], start: int) -> int:
+    def collect(self, messages: Sequence[object], start: int) -> int:
         """Take what needs no closer look from `start` on, until the batch is full; the position of the
         first message that `feed` must see. The hot path: nearly all messages."""
         if self._skipping or self._missing:
             return start
         room, chunks = self._target - self._size, self._chunks
-        at, size, self.in_transaction, ended = _absorb(
+        at, size, self.in_transaction, ended = _collect(
             messages, start, self._known, chunks, room, floor=self._resume, inside=self.in_transaction
         )
         self._size += size
@@ -97,12 +97,12 @@ class Batcher:
             self._describe_all(kind, message)
             self._add(message)
 
-    def feed_piece(self, piece: Piece) -> None:
-        """Take a piece of a message, in order."""
-        data = piece.data
-        if piece.length:
+    def feed_fragment(self, fragment: Fragment) -> None:
+        """Take a fragment of a message, in order."""
+        data = fragment.data
+        if fragment.length:
             head = bytes(data[:64])
-            self._missing = piece.length
+            self._missing = fragment.length
             self._dropping = not self._travels(head[0], head)
             if not self._dropping:
                 if head[0] not in (_INSERT, _UPDATE, _DELETE, _MESSAGE):
@@ -110,7 +110,7 @@ class Batcher:
                         ErrorKind.CORRUPT, f"the source sent a message {chr(head[0])!r} that is too long"
                     )
                 self._describe_all(head[0], head)
-                self._chunks.append(_U32.pack(piece.length))
+                self._chunks.append(_U32.pack(fragment.length))
                 self._size += FRAME_HEADER
         self._missing -= len(data)
         if not self._dropping:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from services.decoder.loop import Decoding
+from services.decoder.assignment import Decoding
 from services.shared.bus.connection import Client
 from services.shared.model import (
     Assignment,

@@ -23,7 +23,7 @@ from services.shared.bus.changes import ChangeWriter
 from services.shared.model import DecoderProgress, Lsn
 from services.shared.pg.replication.connection import ReplicationConnection
 from services.shared.pg.replication.wal_stream import Item, Keepalive
-from services.shared.pgoutput.pieces import Piece
+from services.shared.pgoutput.fragments import Fragment
 from services.shared.runtime.telemetry import SpanName, inject, span
 from services.shared.wire.changes import ChangeBatch, decode_batch, encode_batch
 
@@ -105,14 +105,14 @@ class DecoderStream:
     async def _take(self, items: list[Item]) -> None:
         batcher, at = self._batcher, 0
         while at < len(items):
-            at = batcher.absorb(items, at)
+            at = batcher.collect(items, at)
             if at < len(items) and not batcher.full:
                 item = items[at]
                 at += 1
                 if isinstance(item, bytes):
                     batcher.feed(item)
-                elif isinstance(item, Piece):
-                    batcher.feed_piece(item)
+                elif isinstance(item, Fragment):
+                    batcher.feed_fragment(item)
                 else:
                     await self._keepalive(item)
             if batcher.full:

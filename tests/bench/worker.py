@@ -12,8 +12,8 @@ import sys
 
 from nats.js.errors import NotFoundError
 
-from services.applier.loop import Applying
-from services.decoder.loop import Decoding
+from services.applier.assignment import Applying
+from services.decoder.assignment import Decoding
 from services.shared.bus.connection import Client, bus
 from services.shared.model import (
     ApplierWork,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.applier import pending
-from services.decoder import absorbing
+from services.decoder import message_runs
 from services.shared.model import ReplicaIdentity
 from services.shared.model.compiled import twin_of
 from services.shared.pg.apply import arrays
@@ -36,7 +36,7 @@ from tests.support.pgoutput.builder import build
 from tests.support.pgoutput.strategies import inserts, messages
 
 RELATION = build(Relation(7, "s", "t", ReplicaIdentity.DEFAULT, (RelationColumn("c", 25, -1, True),)))
-MODULES = (rows, frames, absorbing, pending, arrays, wal_frames, copy_runs)
+MODULES = (rows, frames, message_runs, pending, arrays, wal_frames, copy_runs)
 
 
 def compiled(module: ModuleType) -> Any:
@@ -149,14 +149,14 @@ def test_payloads_are_cut_alike(parts: list[bytes], cut: int, at: int) -> None:
     every=st.booleans(),
     inside=st.booleans(),
 )
-def test_runs_are_absorbed_alike(
+def test_runs_are_collected_alike(
     found: list[bytes | None], room: int, floor: int, every: bool, inside: bool
 ) -> None:
     known = {m[1:5] for n, m in enumerate(found) if m and (every or n % 3)}
     results = []
-    for module in (absorbing, compiled(absorbing)):
+    for module in (message_runs, compiled(message_runs)):
         chunks: list[bytes] = []
-        results.append((module.absorb(found, 0, known, chunks, room, floor=floor, inside=inside), chunks))
+        results.append((module.collect(found, 0, known, chunks, room, floor=floor, inside=inside), chunks))
     assert results[0] == results[1]
 
 

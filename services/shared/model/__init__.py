@@ -4,7 +4,6 @@ from services.shared.model.address import check_address, fits_socket, socket_pat
 from services.shared.model.back_off import back_off_s
 from services.shared.model.combinations import check_options
 from services.shared.model.database import DatabaseIdentity
-from services.shared.model.english import counted
 from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import BOOKKEEPING_SCHEMA, MESSAGE_PREFIX, STATE_BUCKET, MigrationId
@@ -18,6 +17,7 @@ from services.shared.model.parts import (
     Split,
 )
 from services.shared.model.phase import Phase, check_move, may_move
+from services.shared.model.plurals import counted
 from services.shared.model.selection import Pattern, Selection
 from services.shared.model.table_identity import (
     ChangeKind,

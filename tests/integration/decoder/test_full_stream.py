@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-import services.applier.loop
+import services.applier.assignment
 from services.shared.model import (
     DecoderProgress,
     ErrorKind,
@@ -157,7 +157,7 @@ async def test_a_stream_full_of_what_an_earlier_applier_applied_gets_space(
         p.max_stream_bytes = CAP
         await p.start_decoder()
         with monkeypatch.context() as patch:
-            patch.setattr(services.applier.loop, "TRIM_S", 3600.0)
+            patch.setattr(services.applier.assignment, "TRIM_S", 3600.0)
             p.start_applier()
             run(source_db, *small(1))
             await until_full(p)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import AsyncConnection
 
-from services.applier.loop import Applying
-from services.decoder.loop import Decoding
+from services.applier.assignment import Applying
+from services.decoder.assignment import Decoding
 from services.shared.bus.connection import Client, bus
 from services.shared.model import (
     ApplierWork,

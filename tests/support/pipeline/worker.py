@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from services.applier.loop import Applying
-from services.decoder.loop import Decoding
+from services.applier.assignment import Applying
+from services.decoder.assignment import Decoding
 from services.shared.bus.connection import bus
 from services.shared.model import (
     ApplierWork,

@@ -15,7 +15,7 @@ from services.decoder.batcher import Batcher
 from services.decoder.stream import BUSY_PAUSE_S, COALESCE_S, FAST_PAUSE_S, FULL, pause_after
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.pgoutput import Begin, Commit, Insert, Message, Relation, Truncate
-from services.shared.pgoutput.pieces import HEAD, LONG, Piece, cut
+from services.shared.pgoutput.fragments import HEAD, LONG, Fragment, cut
 from services.shared.wire.changes import ChangeBatch, decode_batch, encode_batch
 
 START = Lsn(1000)
@@ -65,19 +65,19 @@ def through_the_wire(batches: Iterable[ChangeBatch]) -> list[ChangeBatch]:
 
 
 def batched(batcher: Batcher, messages: Iterable[bytes], long: int = LONG) -> list[ChangeBatch]:
-    """long: bytes beyond which a message comes in pieces."""
-    items: list[bytes | Piece] = []
+    """long: bytes beyond which a message comes in fragments."""
+    items: list[bytes | Fragment] = []
     for message in messages:
         items += cut(message, long) if len(message) > max(long, HEAD) else [message]
     found: list[ChangeBatch | None] = []
     at = 0
     while at < len(items):
-        at = batcher.absorb(items, at)
+        at = batcher.collect(items, at)
         if at < len(items) and not batcher.full:
             item = items[at]
             at += 1
-            if isinstance(item, Piece):
-                batcher.feed_piece(item)
+            if isinstance(item, Fragment):
+                batcher.feed_fragment(item)
             else:
                 batcher.feed(item)
         if batcher.full:

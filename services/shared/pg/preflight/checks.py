@@ -29,8 +29,8 @@ from services.shared.pg.preflight import destination as preflight_destination
 from services.shared.pg.preflight import freeze as preflight_freeze
 from services.shared.pg.preflight import functions as preflight_functions
 from services.shared.pg.preflight import locks as preflight_locks
-from services.shared.pg.preflight import not_followed as preflight_apart
 from services.shared.pg.preflight import source as preflight_source
+from services.shared.pg.preflight import unpublished as preflight_apart
 from services.shared.pg.preflight.roles import check_roles
 from services.shared.pg.schema.dump_tools import DumpTools, find_tools
 from services.shared.pg.schema.existing_objects import plan_to_drop, plan_to_fill

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from services.shared.pgoutput.pieces import LONG
+from services.shared.pgoutput.fragments import LONG
 
 _HEADER = struct.Struct(">BIB").unpack_from
 COPY_DATA, XLOG_DATA = b"dw"

@@ -3,7 +3,7 @@
 libpq holds each message twice and hands every one over by itself, from at most 16 KiB at a time. A
 walsender sends one small message after the other, so the bytes are read from libpq's channel
 (`channel`) into a buffer of fixed size, and taken apart there (`wal_frames`). A message that is larger
-than the buffer comes in pieces.
+than the buffer comes in fragments.
 
 libpq is idle, and has read all that the server said. From START_REPLICATION on it never sees the
 connection again, which ends with the stream.
@@ -25,7 +25,7 @@ from services.shared.pg.replication import wal_frames
 from services.shared.pg.replication.wal_frames import COPY_DATA, LARGEST, OVERHEAD, XLOG_DATA
 from services.shared.pg.session.connection import translate
 from services.shared.pg.transport.raw_connection import borrow, ready
-from services.shared.pgoutput.pieces import LONG, PIECE, Piece, cut
+from services.shared.pgoutput.fragments import FRAGMENT, LONG, Fragment, cut
 
 BUFFER = 1 << 20
 LIBPQ_DRAIN = 1 << 20
@@ -49,8 +49,8 @@ class Keepalive:
     reply_requested: bool
 
 
-Item = bytes | Piece | Keepalive
-"""A pgoutput message, a piece of a long one, or a keepalive."""
+Item = bytes | Fragment | Keepalive
+"""A pgoutput message, a fragment of a long one, or a keepalive."""
 
 
 Failed = Callable[[str, str], PgmigError]
@@ -201,8 +201,8 @@ class BorrowedStream:
                 return
             kind, length = _HEADER(self._buffer, self._start)
             if kind == COPY_DATA and self._buffer[self._start + 5] == XLOG_DATA:
-                if length <= LARGEST or self._end - self._start < OVERHEAD + PIECE:
-                    return  # until it is whole, or its first piece is
+                if length <= LARGEST or self._end - self._start < OVERHEAD + FRAGMENT:
+                    return  # until it is whole, or its first fragment is
                 self._start += OVERHEAD
                 self._missing = length + 1 - OVERHEAD
                 self._take_piece(items, self._missing)
@@ -213,8 +213,8 @@ class BorrowedStream:
             self._take_other(*message, items)
 
     def _take_piece(self, items: list[Item], length: int = 0) -> None:
-        stop = min(self._end, self._start + min(self._missing, PIECE))
-        items.append(Piece(bytes(self._view[self._start : stop]), length))
+        stop = min(self._end, self._start + min(self._missing, FRAGMENT))
+        items.append(Fragment(bytes(self._view[self._start : stop]), length))
         self._missing -= stop - self._start
         self._start = stop
 

@@ -13,7 +13,7 @@ from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.pg.replication import connection as replicating
 from services.shared.pg.replication.connection import ReplicationConnection
 from services.shared.pg.replication.wal_stream import BorrowedStream, LibpqStream
-from services.shared.pgoutput.pieces import LONG, Piece
+from services.shared.pgoutput.fragments import LONG, Fragment
 from tests.support.servers.installs import oldest
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.tls import plain_uri, tls_uri, turn_on_tls
@@ -78,7 +78,7 @@ async def messages(replication: ReplicationConnection, commits: int) -> list[byt
             if not items:
                 await replication.wait_readable(5)
             for item in items:
-                if isinstance(item, Piece):
+                if isinstance(item, Fragment):
                     assert bool(item.length) == (missing == 0)
                     found[len(found) - bool(missing) :] = [
                         (found[-1] if missing else b"") + bytes(item.data),

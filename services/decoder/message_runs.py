@@ -12,7 +12,7 @@ _BEGIN_SIZE, _COMMIT_SIZE = 21, 26
 _ROW_CHANGES = frozenset(b"IUD")
 
 
-def absorb(
+def collect(
     messages: Sequence[object],
     start: int,
     known: Container[bytes],

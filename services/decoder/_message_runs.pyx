@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Compiled twin of `absorbing`: the same function, the same results."""
+"""Compiled twin of `message_runs`: the same function, the same results."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcmp
@@ -13,7 +13,7 @@ cdef inline unsigned long long _u64(const unsigned char *at) noexcept:
     return value
 
 
-def absorb(
+def collect(
     list messages not None,
     Py_ssize_t start,
     set known not None,
@@ -23,7 +23,7 @@ def absorb(
     unsigned long long floor,
     bint inside,
 ):
-    """See `absorbing.absorb`."""
+    """See `message_runs.collect`."""
     cdef Py_ssize_t size = 0, at = start, count = len(messages), length
     cdef unsigned long long ended = 0
     cdef object message
