@@ -51,8 +51,8 @@ class ControlApiHandler:
         options: MigrationOptions,
     ) -> MigrationView:
         credentials = Credentials(source_uri, destination_uri)
-        driver = await self._coordinator.start(migration_id, credentials, options)
-        return driver.migration.view()
+        commands = await self._coordinator.start(migration_id, credentials, options)
+        return commands.migration.view()
 
     async def plan(
         self,
@@ -64,19 +64,19 @@ class ControlApiHandler:
         return await self._coordinator.plan(migration_id, Credentials(source_uri, destination_uri), options)
 
     async def get(self, migration_id: MigrationId) -> MigrationView:
-        return self._coordinator.driver(migration_id).migration.view()
+        return self._coordinator.commands(migration_id).migration.view()
 
     async def list_all(self) -> tuple[MigrationView, ...]:
-        return tuple(driver.migration.view() for driver in self._coordinator.drivers())
+        return tuple(migration.view() for migration in self._coordinator.migrations())
 
     async def watch(self, migration_id: MigrationId) -> AsyncIterator[MigrationView]:
-        async for view in self._coordinator.driver(migration_id).migration.watch():
+        async for view in self._coordinator.commands(migration_id).migration.watch():
             yield view
 
     async def pause(self, migration_id: MigrationId) -> MigrationView:
-        driver = self._coordinator.driver(migration_id)
-        await self._whole(driver.pause())
-        return driver.migration.view()
+        commands = self._coordinator.commands(migration_id)
+        await self._whole(commands.pause())
+        return commands.migration.view()
 
     async def resume(
         self,
@@ -85,9 +85,9 @@ class ControlApiHandler:
         destination_uri: str | None,
         skip_objects: tuple[str, ...],
     ) -> MigrationView:
-        driver = self._coordinator.driver(migration_id)
-        await self._whole(driver.resume(Credentials(source_uri or "", destination_uri or ""), skip_objects))
-        return driver.migration.view()
+        commands = self._coordinator.commands(migration_id)
+        await self._whole(commands.resume(Credentials(source_uri or "", destination_uri or ""), skip_objects))
+        return commands.migration.view()
 
     async def skip_transaction(
         self,
@@ -99,10 +99,10 @@ class ControlApiHandler:
         source_uri: str | None = None,
         destination_uri: str | None = None,
     ) -> MigrationView:
-        driver = self._coordinator.driver(migration_id)
+        commands = self._coordinator.commands(migration_id)
         given = Credentials(source_uri or "", destination_uri or "")
-        await self._whole(driver.skip_transaction(lsn, reason, who, given))
-        return driver.migration.view()
+        await self._whole(commands.skip_transaction(lsn, reason, who, given))
+        return commands.migration.view()
 
     async def resync_tables(
         self,
@@ -111,12 +111,12 @@ class ControlApiHandler:
         source_uri: str | None = None,
         destination_uri: str | None = None,
     ) -> MigrationView:
-        driver = self._coordinator.driver(migration_id)
-        await self._whole(driver.resync(tables, Credentials(source_uri or "", destination_uri or "")))
-        return driver.migration.view()
+        commands = self._coordinator.commands(migration_id)
+        await self._whole(commands.resync(tables, Credentials(source_uri or "", destination_uri or "")))
+        return commands.migration.view()
 
     async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
-        feed = await self._coordinator.driver(migration_id).switch_over(timeout_s)
+        feed = await self._coordinator.commands(migration_id).switch_over(timeout_s)
         async for step in feed.read():
             yield step
 
@@ -127,17 +127,17 @@ class ControlApiHandler:
         source_uri: str | None = None,
         destination_uri: str | None = None,
     ) -> MigrationView:
-        driver = self._coordinator.driver(migration_id)
+        commands = self._coordinator.commands(migration_id)
         given = Credentials(source_uri or "", destination_uri or "")
-        await self._whole(driver.unfreeze(given, read_only=read_only))
-        return driver.migration.view()
+        await self._whole(commands.unfreeze(given, read_only=read_only))
+        return commands.migration.view()
 
     async def abort(
         self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
     ) -> MigrationView:
-        driver = self._coordinator.driver(migration_id)
-        await self._whole(driver.abort(Credentials(source_uri or "", destination_uri or "")))
-        return driver.migration.view()
+        commands = self._coordinator.commands(migration_id)
+        await self._whole(commands.abort(Credentials(source_uri or "", destination_uri or "")))
+        return commands.migration.view()
 
     async def cleanup(
         self,
@@ -150,10 +150,10 @@ class ControlApiHandler:
         return await self._whole(self._cleanup(migration_id, given, force))
 
     async def _cleanup(self, migration_id: MigrationId, given: Credentials, force: bool) -> CleanupResult:
-        driver = self._coordinator.driver(migration_id)
-        result = await driver.cleanup(given, force=force)
-        await driver.stop()
-        self._coordinator.forget(driver)
+        commands = self._coordinator.commands(migration_id)
+        result = await commands.cleanup(given, force=force)
+        await commands.loop.stop()
+        self._coordinator.forget(commands)
         return result
 
 

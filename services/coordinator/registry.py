@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from services.coordinator.driver import Driver
+from services.coordinator.commands import Commands
 from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.record import Record, pack, same_migration, supersedes, unpack
 from services.coordinator.migration.state import REVISIONS_UNSAVED, Migration
 from services.coordinator.migration.state_file import read_states, state_file
+from services.coordinator.phase_loop import PhaseLoop
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
 from services.shared.bus.store import StateStore
@@ -76,7 +77,7 @@ class Coordinator:
     def __init__(self, store: StateStore, around: Surroundings) -> None:
         self._store = store
         self._around = around
-        self._drivers: dict[str, Driver] = {}
+        self._migrations: dict[str, Commands] = {}
         self._starting: set[str] = set()
 
     async def load(self) -> None:
@@ -117,21 +118,21 @@ class Coordinator:
     def _continue(self, record: Record) -> None:
         phase = f"in phase {record.phase}"
         log.info("migration %s was %s", record.migration_id, phase)
-        driver = self._driver(record, Credentials(), restored=True)
-        driver.migration.event(EventLevel.INFO, f"the coordinator was started again {phase}")
+        commands = self._make(record, Credentials(), restored=True)
+        commands.migration.event(EventLevel.INFO, f"the coordinator was started again {phase}")
         if record.phase is Phase.STREAMING:  # until the applier says so again
-            driver.migration.entered(Phase.CATCHUP)
-        driver.start()
+            commands.migration.entered(Phase.CATCHUP)
+        commands.loop.start()
 
-    def _driver(self, record: Record, credentials: Credentials, *, restored: bool) -> Driver:
+    def _make(self, record: Record, credentials: Credentials, *, restored: bool) -> Commands:
         key = record.migration_id
         migration = Migration(record, lambda: self._around.workforce.view(key))
         journal = Journal(self._store, self._around.state_dir, migration)
         migration.on_change = journal.progress
         pipeline = Pipeline(migration, journal, self._around, restored=restored)
         pipeline.credentials.accept(credentials, proven=True)
-        driver = self._drivers[key] = Driver(pipeline)
-        return driver
+        commands = self._migrations[key] = Commands(PhaseLoop(pipeline))
+        return commands
 
     async def plan(
         self, migration_id: MigrationId, credentials: Credentials, options: MigrationOptions
@@ -141,10 +142,10 @@ class Coordinator:
 
     async def start(
         self, migration_id: MigrationId, credentials: Credentials, options: MigrationOptions
-    ) -> Driver:
+    ) -> Commands:
         """Check both databases, then begin. Raises PgmigError with nothing left behind."""
         key = str(migration_id)
-        if key in self._drivers or key in self._starting:
+        if key in self._migrations or key in self._starting:
             raise PgmigError(
                 ErrorKind.ALREADY_EXISTS,
                 f"migration {key} exists already",
@@ -158,7 +159,7 @@ class Coordinator:
 
     async def _start(
         self, key: str, migration_id: MigrationId, credentials: Credentials, options: MigrationOptions
-    ) -> Driver:
+    ) -> Commands:
         checked = await _checked(migration_id, credentials, options)
         check_confirmed(checked.plan, options.confirmed)
         now = time.time()
@@ -175,46 +176,47 @@ class Coordinator:
             source_identity=checked.source_identity,
             destination_identity=checked.destination_identity,
         )
-        driver = self._driver(record, credentials, restored=False)
-        driver.migration.event(EventLevel.INFO, "both databases are checked")
+        commands = self._make(record, credentials, restored=False)
+        commands.migration.event(EventLevel.INFO, "both databases are checked")
         for warning in checked.warnings:
-            driver.migration.event(EventLevel.WARNING, warning)
+            commands.migration.event(EventLevel.WARNING, warning)
         try:
-            await driver.pipeline.journal.save(strict=True)
+            await commands.loop.pipeline.journal.save(strict=True)
         except BaseException:
-            await self._discard(driver)
+            await self._discard(commands)
             raise
-        driver.start()
-        return driver
+        commands.loop.start()
+        return commands
 
-    async def _discard(self, driver: Driver) -> None:
+    async def _discard(self, commands: Commands) -> None:
         """Forget a migration that never began."""
-        self.forget(driver)
-        await driver.pipeline.journal.close()
-        driver.pipeline.files.remove()
+        self.forget(commands)
+        await commands.loop.pipeline.journal.close()
+        commands.loop.pipeline.files.remove()
 
-    def driver(self, migration_id: MigrationId) -> Driver:
+    def commands(self, migration_id: MigrationId) -> Commands:
         """Raises NOT_FOUND, also for one that is being forgotten: whoever watched it knows by now."""
-        driver = self._drivers.get(str(migration_id))
-        if driver is None or driver.migration.removed:
+        commands = self._migrations.get(str(migration_id))
+        if commands is None or commands.migration.removed:
             raise PgmigError(
                 ErrorKind.NOT_FOUND,
                 f"there is no migration {migration_id}",
                 "see 'pgmig-cli list' for those there are",
             )
-        return driver
+        return commands
 
-    def drivers(self) -> list[Driver]:
+    def migrations(self) -> list[Migration]:
         """The oldest first."""
-        found = (driver for driver in self._drivers.values() if not driver.migration.removed)
-        return sorted(found, key=lambda driver: driver.migration.record.created_at)
+        known = (commands.migration for commands in self._migrations.values())
+        found = (migration for migration in known if not migration.removed)
+        return sorted(found, key=lambda migration: migration.record.created_at)
 
-    def forget(self, driver: Driver) -> None:
-        key = driver.migration.record.migration_id
-        if self._drivers.get(key) is driver:
-            del self._drivers[key]
+    def forget(self, commands: Commands) -> None:
+        key = commands.migration.record.migration_id
+        if self._migrations.get(key) is commands:
+            del self._migrations[key]
             self._around.workforce.forget(key)
 
     async def stop(self) -> None:
         """Leave every migration so that another coordinator can take it up; workers go on."""
-        await asyncio.gather(*(driver.stop() for driver in list(self._drivers.values())))
+        await asyncio.gather(*(commands.loop.stop() for commands in list(self._migrations.values())))

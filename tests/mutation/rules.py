@@ -238,7 +238,7 @@ MUTATIONS = (
     ),
     Mutation(
         "7 the sentinel's position, where no message comes",
-        "services/coordinator/operations/switchover.py",
+        "services/coordinator/operations/switchover_steps.py",
         "return following.flushed >= run.sentinel",
         "return True",
         f"{VERSIONS}::test_switchover_waits_for_what_was_committed_before_the_freeze[from-10]",
@@ -315,7 +315,7 @@ MUTATIONS = (
     ),
     Mutation(
         "33 unlogged tables are looked at again within the freeze",
-        "services/coordinator/operations/switchover.py",
+        "services/coordinator/operations/switchover_steps.py",
         "    await check_unlogged(run.pipeline, frozen=True)\n",
         "",
         f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_empties_amid_the_freeze_roll_the_switchover_back",
@@ -558,7 +558,7 @@ MUTATIONS = (
     ),
     Mutation(
         "18 TRUNCATE of a source that does not replicate it",
-        "services/coordinator/operations/switchover.py",
+        "services/coordinator/operations/switchover_steps.py",
         "        await check_truncated(freeze.session, conn, files, routes, migration.id)\n",
         "",
         f"{VERSIONS}::test_truncate_is_followed_or_stops_the_switchover[from-10]",
@@ -740,9 +740,9 @@ MUTATIONS = (
     ),
     Mutation(
         "44 commands wait for the end of a switchover",
-        "services/coordinator/driver.py",
-        "not self._switching.done():\n            raise _wrong_phase(",
-        "False:\n            raise _wrong_phase(",
+        "services/coordinator/commands.py",
+        "if self.loop.switching:\n            raise _wrong_phase(",
+        "if False:\n            raise _wrong_phase(",
         AMID,
     ),
     Mutation(

@@ -8,11 +8,12 @@ from typing import cast
 
 import pytest
 
-from services.coordinator.driver import Driver
+from services.coordinator.commands import Commands
 from services.coordinator.migration.record import Record
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import undo as undo_module
 from services.coordinator.operations.undo import undo_at_last
+from services.coordinator.phase_loop import PhaseLoop
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import (
@@ -48,35 +49,35 @@ class Stand:
 
 
 @pytest.fixture
-async def driver() -> AsyncIterator[Driver]:
+async def commands() -> AsyncIterator[Commands]:
     """Its switchover waits for the lag, say: the phase is still streaming."""
-    driver = Driver(cast(Pipeline, Stand(Phase.STREAMING)))
-    driver._switching = asyncio.create_task(asyncio.Event().wait(), name="switchover")  # type: ignore[arg-type]
-    yield driver
-    driver._switching.cancel()
+    loop = PhaseLoop(cast(Pipeline, Stand(Phase.STREAMING)))
+    loop._switching = asyncio.create_task(asyncio.Event().wait(), name="switchover")  # type: ignore[arg-type]
+    yield Commands(loop)
+    loop._switching.cancel()
 
 
-COMMANDS: dict[str, Callable[[Driver], Awaitable[object]]] = {
-    "pause": lambda driver: driver.pause(),
-    "resync-table": lambda driver: driver.resync([TableId("s", "t")]),
-    "abort": lambda driver: driver.abort(Credentials()),
-    "cleanup": lambda driver: driver.cleanup(Credentials(), force=False),
-    "cleanup --force": lambda driver: driver.cleanup(Credentials(), force=True),
-    "unfreeze": lambda driver: driver.unfreeze(read_only=False),
+COMMANDS: dict[str, Callable[[Commands], Awaitable[object]]] = {
+    "pause": lambda commands: commands.pause(),
+    "resync-table": lambda commands: commands.resync([TableId("s", "t")]),
+    "abort": lambda commands: commands.abort(Credentials()),
+    "cleanup": lambda commands: commands.cleanup(Credentials(), force=False),
+    "cleanup --force": lambda commands: commands.cleanup(Credentials(), force=True),
+    "unfreeze": lambda commands: commands.unfreeze(read_only=False),
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 async def test_command_is_refused_before_the_phase_of_the_switchover_begins(
-    driver: Driver, command: str
+    commands: Commands, command: str
 ) -> None:
-    before = driver.migration.record
+    before = commands.migration.record
     with pytest.raises(PgmigError) as caught:
-        await COMMANDS[command](driver)
+        await COMMANDS[command](commands)
     assert caught.value.kind is ErrorKind.WRONG_PHASE
-    assert driver.migration.record == before
-    assert driver._switching is not None
-    assert not driver._switching.cancelled()
+    assert commands.migration.record == before
+    assert commands.loop._switching is not None
+    assert not commands.loop._switching.cancelled()
 
 
 async def test_undoing_goes_on_whatever_fails_until_writers_are_let_in(

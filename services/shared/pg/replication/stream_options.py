@@ -7,7 +7,7 @@ proto_version  1 everywhere: transactions come whole, in commit order. Later ver
                their commit could make count; `streaming` and `two_phase` need them.
 binary         never (it is there from 14 on): text is what two major versions agree on.
 messages       from 14 on, which is how the switchover's sentinel travels. Before, its commit, an
-               empty transaction, tells as much: see services.coordinator.operations.switchover.
+               empty transaction, tells as much: see services.coordinator.operations.switchover_steps.
 origin         never (it is there from 16 on): `any`, the default, is what older versions do, and a
                source that is itself a replica has to hand on all it got.
 

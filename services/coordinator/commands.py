@@ -1,0 +1,220 @@
+"""What operators ask of one migration. The commands exclude each other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from services.coordinator.migration.state import Migration
+from services.coordinator.operations import after_switchover as afterwards
+from services.coordinator.operations import skip as skipping
+from services.coordinator.operations import teardown
+from services.coordinator.operations.steps import StepFeed
+from services.coordinator.phase_loop import PhaseLoop
+from services.coordinator.pipeline.credentials import (
+    GIVE_UP,
+    GO_ON,
+    NOTHING_GIVEN,
+    Credentials,
+    Judged,
+    judge,
+    judge_to_go_on,
+)
+from services.coordinator.tables.resync import prepare_resync
+from services.shared.model import (
+    CleanupResult,
+    ErrorKind,
+    EventLevel,
+    Lsn,
+    PgmigError,
+    Phase,
+    SkippedTransaction,
+    TableId,
+)
+from services.shared.pg.schema.dump import check_skippable
+
+_RESYNCED = frozenset({Phase.COPY, Phase.INDEXES, Phase.CATCHUP, Phase.STREAMING})
+"""In these phases tables can be copied again."""
+
+
+class Commands:
+    def __init__(self, loop: PhaseLoop) -> None:
+        self.loop = loop
+        self._pipeline = loop.pipeline
+        self._command = asyncio.Lock()
+
+    @property
+    def migration(self) -> Migration:
+        return self.loop.migration
+
+    @asynccontextmanager
+    async def _commanded(self) -> AsyncIterator[Migration]:
+        async with self._command:
+            if self.migration.removed:
+                raise PgmigError(ErrorKind.NOT_FOUND, f"migration {self.migration.id} has been cleaned up")
+            yield self.migration
+
+    def _check_not_switching(self, done: str) -> None:
+        if self.loop.switching:
+            raise _wrong_phase(self.migration, done, "wait for the end of the switchover")
+
+    async def pause(self) -> None:
+        """Raises WRONG_PHASE unless it runs and is not switching over."""
+        async with self._commanded() as migration:
+            if migration.phase is Phase.PAUSED:
+                return
+            if not migration.phase.running or migration.phase is Phase.SWITCHOVER:
+                raise _wrong_phase(migration, "paused")
+            self._check_not_switching("paused")
+            await self.loop.halt()
+            migration.paused()
+            await self._pipeline.journal.save()
+            await self._pipeline.staffing.release()
+
+    async def resume(self, given: Credentials, skip_objects: tuple[str, ...] = ()) -> None:
+        """Go on after a pause or a failure, or with the credentials that are given.
+
+        skip_objects: of the schema, what is not restored either. Raises INVALID_ARGUMENT for a database
+        that is not the recorded one.
+        """
+        async with self._commanded() as migration:
+            judged = await judge_to_go_on(migration.record, given)
+            if judged.moved and migration.phase.running:
+                self._check_not_switching("given another address")
+                await self._begin_elsewhere(judged)
+                return
+            credentials = self._pipeline.credentials.take_over(judged)
+            if migration.phase.running or (migration.phase.ended and credentials.complete):
+                return
+            if migration.record.resume_phase is None:
+                raise _wrong_phase(migration, "resumed")
+            if skip_objects:
+                await self._skip_objects(skip_objects)
+            await self._go_on()
+
+    async def _skip_objects(self, names: tuple[str, ...]) -> None:
+        migration = self.migration
+        await check_skippable(self._pipeline.files.archive, names)
+        migration.objects_skipped(names)
+        migration.event(EventLevel.WARNING, f"not restored, as requested: {', '.join(names)}")
+
+    async def _begin_elsewhere(self, judged: Judged) -> None:
+        """The running phase begins again at new addresses of the same databases."""
+        await self.loop.halt()
+        await self._pipeline.staffing.release()
+        self._pipeline.credentials.take_over(judged)
+        await self._pipeline.journal.save()
+        self.loop.begin()
+
+    async def _go_on(self, skipped: SkippedTransaction | None = None) -> None:
+        """Out of a pause or a failure; the record is saved before anything runs."""
+        await self.loop.halt()
+        self.migration.resumed(skipped)
+        await self._pipeline.journal.save()
+        self.loop.begin()
+
+    async def skip_transaction(
+        self, lsn: Lsn, reason: str, who: str, given: Credentials = NOTHING_GIVEN
+    ) -> None:
+        """Go on after a failure without the one transaction that it is about.
+
+        Raises INVALID_ARGUMENT unless that one commits at `lsn`, WRONG_PHASE for any other state.
+        """
+        async with self._commanded() as migration:
+            given_up = skipping.decided(migration.record, lsn, reason, who, time.time())
+            self._pipeline.credentials.take_over(await judge_to_go_on(migration.record, given))
+            await self._go_on(given_up)
+            migration.event(EventLevel.WARNING, skipping.told(given_up))
+            await self._pipeline.journal.save()
+
+    async def resync(self, tables: Sequence[TableId], given: Credentials = NOTHING_GIVEN) -> None:
+        """Copy tables again, or add new ones; what ran, or was halted, goes on afterwards.
+
+        Raises WRONG_PHASE unless it is copying or replicating, or was; CREDENTIALS_NEEDED; and what
+        `prepare_resync` raises, with everything as it was.
+        """
+        async with self._commanded() as migration:
+            phase = migration.record.resume_phase or migration.phase
+            if phase not in _RESYNCED or not migration.record.options.follow:
+                hint = "tables can be copied again while changes are replicated (clone --follow)"
+                raise _wrong_phase(migration, "asked to copy tables again", hint)
+            self._check_not_switching("asked to copy tables again")
+            judged = await judge_to_go_on(migration.record, given)
+            await self.loop.halt()
+            try:
+                await self._pipeline.staffing.release()
+                self._pipeline.credentials.take_over(judged)
+                await self._pipeline.credentials.check_known()
+                await prepare_resync(self._pipeline, tables)
+            except BaseException:
+                self.loop.begin()
+                raise
+            await self._pipeline.journal.save()
+            self.loop.begin()
+
+    async def switch_over(self, timeout_s: float) -> StepFeed:
+        """Begin a switchover, or join the one that runs."""
+        async with self._commanded():
+            return self.loop.switch_over(timeout_s)
+
+    async def unfreeze(self, given: Credentials = NOTHING_GIVEN, *, read_only: bool) -> None:
+        """Let sessions into the old source again. Raises WRONG_PHASE, CREDENTIALS_NEEDED."""
+        async with self._commanded() as migration:
+            afterwards.check_frozen(migration)
+            judged = await judge(migration.record, given, GO_ON)
+            judged.check()
+            self._pipeline.credentials.take_over(judged)
+            await afterwards.unfreeze(self._pipeline, read_only=read_only)
+
+    async def abort(self, given: Credentials) -> None:
+        """Give up: slot, publication and origin go, copied data stays."""
+        async with self._commanded() as migration:
+            if migration.phase is Phase.ABORTED:
+                return
+            if migration.phase.ended or migration.phase is Phase.SWITCHOVER:
+                raise _wrong_phase(migration, "aborted")
+            self._check_not_switching("aborted")
+            judged = await judge(migration.record, given, GIVE_UP)
+            judged.check()
+            self._pipeline.credentials.take_over(judged)
+            await self.loop.halt()
+            await self._pipeline.staffing.release()
+            try:
+                removed = await teardown.remove_replication(self._pipeline)
+            except PgmigError:
+                self.loop.begin()  # it is not aborted, so it goes on
+                raise
+            migration.aborted()
+            for line in removed:
+                migration.event(EventLevel.INFO, f"removed {line}")
+            await self._pipeline.journal.save()
+
+    async def cleanup(self, given: Credentials, *, force: bool) -> CleanupResult:
+        """Remove everything the migration left; the caller forgets it. Raises WRONG_PHASE.
+
+        force: also while it runs, and also when a server cannot be reached, or is not given.
+        """
+        async with self._commanded() as migration:
+            if migration.phase.running and not force:
+                raise _wrong_phase(migration, "cleaned up", "pause or abort it first, or use --force")
+            self._check_not_switching("cleaned up")
+            judged = await judge(migration.record, given, GIVE_UP)
+            if not force:
+                judged.check()
+            self._pipeline.credentials.take_over(judged)
+            await self.loop.halt()
+            await self.loop.unwatch()
+            await self._pipeline.staffing.release()
+            try:
+                return await teardown.remove_all(self._pipeline, judged.refused, force=force)
+            finally:
+                if not migration.removed:
+                    self.loop.watch_old_source()
+
+
+def _wrong_phase(migration: Migration, done: str, hint: str = "") -> PgmigError:
+    return PgmigError(
+        ErrorKind.WRONG_PHASE, f"migration {migration.id} in phase {migration.phase} cannot be {done}", hint
+    )

@@ -1,0 +1,238 @@
+"""The steps of a switchover, each of which raises when it cannot be taken.
+
+The order in which they are taken, and what makes up for one that fails, is in
+services.coordinator.operations.switchover.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shlex
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from services.coordinator.operations.fence import check_nothing_behind, written_behind
+from services.coordinator.operations.readiness import await_ready
+from services.coordinator.operations.steps import StepFeed
+from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.tables import unpublished as unfollowed
+from services.coordinator.tables.check import check_unchanged
+from services.coordinator.tables.unlogged import check_unlogged
+from services.shared.model import (
+    MESSAGE_PREFIX,
+    ErrorKind,
+    EventLevel,
+    Lsn,
+    PgmigError,
+    Phase,
+    SentinelApplied,
+    SwitchoverResult,
+    TableId,
+)
+from services.shared.pg.catalog.partitions import existing_tables
+from services.shared.pg.catalog.replica_identity import uncovered
+from services.shared.pg.catalog.selected import choose
+from services.shared.pg.catalog.sequences import SequenceSetter, read_sequences, verify_sequences
+from services.shared.pg.catalog.tables import list_tables, publication_tables
+from services.shared.pg.freeze.source import Freeze, emit_sentinel, source_session
+from services.shared.pg.replication.stream_options import MESSAGES_SINCE
+from services.shared.pg.replication.truncation import check_truncated
+from services.shared.pg.selection.rules import EVERYTHING, Chosen
+from services.shared.pg.session.connection import connection, translated
+from services.shared.pg.unpublished.extension_tables import list_extension_tables
+
+EXPLAIN_S = 0.3
+"""The locks are given up this long before the time is over, so as to tell who was in the way."""
+
+COPIES_LOOK_S = 0.5
+
+
+@dataclass(slots=True)
+class Run:
+    """One attempt. deadline: time.monotonic(). chosen: what the migration takes, as last seen.
+    sentinel, token: of the last one that was written. applied: what the applier said of it, from a source
+    that carries messages. rows: applied until then."""
+
+    pipeline: Pipeline
+    feed: StepFeed
+    deadline: float
+    uris: Credentials
+    sentinel: Lsn = Lsn(0)
+    applied: SentinelApplied | None = None
+    rows: int = 0
+    token: str = ""
+    sequences: int = 0
+    chosen: Chosen = EVERYTHING
+    unfollowed: bool = False
+
+
+async def await_copies(run: Run) -> None:
+    """`_check_tables`; new partitions are given the time to be copied. Writers are not blocked yet."""
+    migration = run.pipeline.migration
+
+    def settled() -> bool:
+        return migration.phase in {Phase.STREAMING, Phase.FAILED, Phase.PAUSED}
+
+    while True:
+        try:
+            await _check_tables(run)
+        except PgmigError as exc:
+            left = run.deadline - time.monotonic() - COPIES_LOOK_S
+            if exc.kind is not ErrorKind.TRANSIENT or left <= 0:
+                raise
+        else:
+            return
+        await asyncio.sleep(COPIES_LOOK_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await run.pipeline.reports.until(settled)
+        await await_ready(migration, run.deadline)
+
+
+async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
+    """Raises SCHEMA_DRIFT unless every table of the source is what was copied, and the destination has
+    it with the same columns.
+
+    Where the destination is partitioned otherwise, the root is what has to be there; a new partition
+    has no route to it.
+    """
+    pipeline = run.pipeline
+    record = pipeline.migration.record
+    roots = {route.leaf: route.root for route in pipeline.routing.routes}
+    async with source_session(run.uris.source_uri, freeze) as conn:
+        await check_unchanged(pipeline, conn)
+        run.chosen = await choose(conn, record.options)
+        known = {*record.published, *record.inserts_only, *record.copied_only}
+        known |= {one.table for one in record.tables}
+        unknown = await uncovered(conn, await publication_tables(conn, run.chosen), known)
+        present = {table.table for table in await list_tables(conn, run.chosen)}
+    targets = {roots.get(table, table) for table in present}
+    async with connection(run.uris.destination_uri, "destination") as conn:
+        with translated("looking for the tables of the destination"):
+            arrived = await existing_tables(conn, targets)
+    lacking = sorted({*unknown, *(targets - arrived)})
+    if lacking:
+        raise PgmigError(
+            ErrorKind.SCHEMA_DRIFT,
+            f"tables of the source are not on the destination: {', '.join(map(str, lacking[:5]))}",
+            "they were created after the migration began: create them on the destination and add them with "
+            f"pgmig-cli resync-table --id {pipeline.migration.id} "
+            f"{' '.join(shlex.quote(table.argument) for table in lacking)}, or drop them on the source",
+        )
+
+
+async def bring_in_step_ahead(run: Run) -> None:
+    """Before anything is blocked, and on nobody's time, so that little is left for the freeze."""
+    began = time.monotonic()
+    run.unfollowed = await unfollowed.any_to_compare(run.pipeline)
+    if run.unfollowed:
+        await unfollowed.bring_in_step(run.pipeline)
+        run.deadline += time.monotonic() - began
+
+
+async def freeze_source(run: Run, freeze: Freeze) -> None:
+    async def tables() -> list[TableId]:
+        run.chosen = await choose(freeze.session, run.pipeline.migration.record.options)
+        found = [table.table for table in await list_tables(freeze.session, run.chosen)]
+        return found + [t.table for t in await list_extension_tables(freeze.session) if t.lockable]
+
+    await freeze.stop_subscriptions()
+    if freeze.before.subscriptions:
+        named = ", ".join(freeze.before.subscriptions)
+        run.pipeline.migration.event(EventLevel.WARNING, f"subscriptions of the source are disabled: {named}")
+    run.feed.blocked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
+    ended = await freeze.end_writers(await freeze.forbid_writes())
+    run.pipeline.migration.event(EventLevel.INFO, f"source frozen; sessions that were ended: {ended}")
+
+
+async def emit(run: Run, freeze: Freeze) -> None:
+    run.token = secrets.token_hex(8)
+    run.sentinel = await emit_sentinel(
+        freeze.session, MESSAGE_PREFIX, f"{run.pipeline.migration.id}:{run.token}"
+    )
+
+
+async def drain(run: Run, freeze: Freeze) -> None:
+    """Wait until the sentinel, and so all before it, is on the destination's disk.
+
+    Where pgoutput carries no messages the sentinel's position counts: the end of a record that was
+    written after the last writer's commit. Progress at or past it means that all before it was
+    decoded, in order, and is on disk. The commit that follows the record is an empty transaction,
+    which these versions send, so no keepalive has to be waited for; and unlike the end of the
+    WAL, which may lie inside a record that is not complete or behind a page header, decoding
+    reaches the end of a record.
+    """
+    pipeline = run.pipeline
+    versions = pipeline.migration.record.source.server_version_num
+    following = pipeline.migration.following
+
+    def drained() -> bool:
+        if versions < MESSAGES_SINCE:
+            return following.flushed >= run.sentinel
+        return run.token in pipeline.reports.sentinels
+
+    await pipeline.reports.until(lambda: drained() or pipeline.reports.fatal is not None)
+    if not drained():
+        assert pipeline.reports.fatal is not None
+        raise pipeline.reports.fatal
+    run.applied = pipeline.reports.sentinels.pop(run.token, None)
+    run.sentinel = run.applied.lsn if run.applied else run.sentinel
+    run.rows = following.totals().rows
+    await freeze.holds()
+
+
+async def close_source(run: Run, freeze: Freeze) -> None:
+    ended = await freeze.shut(run.deadline - EXPLAIN_S)
+    await freeze.check_prepared()
+    await freeze.holds()
+    run.pipeline.migration.event(
+        EventLevel.INFO, f"the source accepts no connections; sessions that were ended: {ended}"
+    )
+
+
+async def set_sequences(run: Run, freeze: Freeze) -> None:
+    """The claim comes before the values are read, by a session that ends when another coordinator undoes the
+    freeze: values that were read before another coordinator's are never set after them."""
+    async with connection(run.uris.destination_uri, "destination") as conn:
+        setter = await SequenceSetter.claim(conn, run.pipeline.migration.record.migration_id)
+    values = await read_sequences(freeze.session, "source", run.chosen)
+    async with connection(run.uris.destination_uri, "destination") as conn:
+        await setter.set(conn, values)
+    run.sequences = len(values)
+
+
+async def verify(run: Run, freeze: Freeze) -> None:
+    """Nothing got past the freeze: the locks still stand, the database is still closed, the
+    tables are those that were copied, no sequence has moved, and no TRUNCATE was missed."""
+    await _check_tables(run, freeze)
+    await check_unlogged(run.pipeline, frozen=True)
+    values = await read_sequences(freeze.session, "source", run.chosen)
+    async with connection(run.uris.destination_uri, "destination") as conn:
+        await verify_sequences(conn, values)
+        migration = run.pipeline.migration
+        files, routes = migration.record.files, run.pipeline.routing.routes
+        await check_truncated(freeze.session, conn, files, routes, migration.id)
+    await freeze.shut(run.deadline - EXPLAIN_S)
+    await freeze.check_prepared()
+    await freeze.holds()
+
+
+async def check_fence(run: Run, freeze: Freeze) -> None:
+    """A second sentinel: between the first one and it nothing may have been committed. It is what the
+    WAL says that counts, whatever locks and settings should have made sure."""
+    first, rows = run.token, run.rows
+    await emit(run, freeze)
+    await drain(run, freeze)
+    if run.applied is not None:
+        check_nothing_behind(run.applied, first)
+    elif run.rows != rows:  # see drain: no messages, but totals
+        raise written_behind(f"{run.rows - rows} rows")
+
+
+async def commit(run: Run) -> None:
+    """Once the store has the record in its new phase, nothing takes it back."""
+    result = SwitchoverResult(run.sentinel, run.feed.elapsed_ms(), run.sequences, time.time())
+    await run.pipeline.journal.decide(result)

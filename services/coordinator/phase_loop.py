@@ -1,0 +1,222 @@
+"""Runs one migration from phase to phase.
+
+A phase that fails for a reason that a retry may cure is entered again after a wait; any other
+failure stops the workers and leaves phase failed with its cause. `halt` cancels the running phase
+and `begin` enters it again: each phase can be entered again after a crash at any point. The commands
+of operators (services.coordinator.commands) use these two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from services.coordinator.migration.state import Migration, failure_of
+from services.coordinator.operations import after_switchover as afterwards
+from services.coordinator.operations import skip as skipping
+from services.coordinator.operations import switchover
+from services.coordinator.operations.readiness import check_ready
+from services.coordinator.operations.steps import StepFeed
+from services.coordinator.operations.undo import undo
+from services.coordinator.phases import copy, follow, indexes, schema
+from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.reports import unexpected
+from services.coordinator.pipeline.source_watch import Lookout
+from services.coordinator.tables.recover import after_drift
+from services.shared.model import (
+    ErrorKind,
+    EventLevel,
+    PgmigError,
+    Phase,
+    back_off_s,
+)
+from services.shared.runtime.assignments import cause
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 15.0
+SAMPLE_EVERY_S = 1.0
+
+
+async def _created(_pipeline: Pipeline) -> Phase:
+    return Phase.SCHEMA
+
+
+_RUN: dict[Phase, Callable[[Pipeline], Awaitable[Phase]]] = {
+    Phase.CREATED: _created,
+    Phase.SCHEMA: schema.run,
+    Phase.COPY: copy.run,
+    Phase.INDEXES: indexes.run,
+    Phase.CATCHUP: follow.run,
+    Phase.STREAMING: follow.run,
+}
+
+
+_APPLYING = frozenset({Phase.INDEXES, Phase.CATCHUP, Phase.STREAMING})
+"""With an applier at work, for a while at least: where tables are of several snapshots."""
+
+
+class PhaseLoop:
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self._task: asyncio.Task[None] | None = None
+        self._sampling: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._switching: asyncio.Task[None] | None = None
+        self._feed: StepFeed | None = None
+
+    @property
+    def migration(self) -> Migration:
+        return self.pipeline.migration
+
+    def start(self) -> None:
+        """Begin, or go on where the record says. A migration that does not run just stands."""
+        self.pipeline.journal.open()
+        self._sampling = asyncio.create_task(self._sample(), name=f"sample-{self.migration.id}")
+        self.begin()
+
+    def begin(self) -> None:
+        if self.migration.phase.running:
+            self.pipeline.reports.cleared()
+            self._task = asyncio.create_task(self._drive(), name=f"drive-{self.migration.id}")
+        self.watch_old_source()
+
+    def watch_old_source(self) -> None:
+        """Once it has switched over, as long as this coordinator runs."""
+        if self.migration.phase is Phase.SWITCHED_OVER and self._watching is None:
+            self._watching = asyncio.create_task(
+                afterwards.watch(self.pipeline), name=f"watch-{self.migration.id}"
+            )
+
+    async def unwatch(self) -> None:
+        task, self._watching = self._watching, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
+    @property
+    def switching(self) -> bool:
+        """Amid a switchover, which begins before its phase does."""
+        return self._switching is not None and not self._switching.done()
+
+    def switch_over(self, timeout_s: float) -> StepFeed:
+        """Begin, or join the one that runs. It goes on whoever reads its steps."""
+        if self._feed is not None and self.switching:
+            return self._feed
+        check_ready(self.migration)
+        feed = self._feed = StepFeed()
+        self._switching = asyncio.create_task(
+            switchover.run(self.pipeline, feed, timeout_s), name=f"switchover-{self.migration.id}"
+        )
+        return feed
+
+    async def stop(self) -> None:
+        """The coordinator ends: workers go on, and the next coordinator takes over. A
+        switchover that has not been decided is rolled back first."""
+        if self._switching is not None:
+            self._switching.cancel()
+            await asyncio.wait({self._switching})
+        await self.halt()
+        if self._sampling is not None:
+            self._sampling.cancel()
+            await asyncio.wait({self._sampling})
+        await self.unwatch()
+        if not self.migration.removed:
+            with suppress(PgmigError):
+                await self.pipeline.journal.save()
+        await self.pipeline.journal.close()
+
+    async def halt(self) -> None:
+        """End the running phase, wherever it is."""
+        task, self._task = self._task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _sample(self) -> None:
+        lookout = Lookout(self.pipeline)
+        try:
+            while True:
+                self.migration.sample(time.monotonic())
+                await lookout.look()
+                await asyncio.sleep(SAMPLE_EVERY_S)
+        finally:
+            await lookout.close()
+
+    async def _drive(self) -> None:
+        try:
+            await self._through_phases()
+        finally:
+            await self.pipeline.index_work.stop()
+
+    async def _through_phases(self) -> None:
+        retries = 0
+        while self.migration.phase.running:
+            entered = self.migration.phase
+            try:
+                await self._enter(entered)
+                retries = 0
+            except Exception as exc:
+                error = cause(exc) or unexpected(self.migration, exc)
+                if error.kind is ErrorKind.FENCED:
+                    log.error("migration %s is left to another coordinator: %s", self.migration.id, error)
+                    return
+                if not error.policy.retry:
+                    await self._fail(error)
+                    return
+                if error.kind is ErrorKind.SNAPSHOT_LOST:
+                    self.pipeline.snapshot.lost()
+                wait = back_off_s(FIRST_RETRY_S, LONGEST_RETRY_S, retries)
+                retries += 1
+                self.migration.event(EventLevel.WARNING, f"phase {entered} is retried: {error}")
+                await asyncio.sleep(wait)
+
+    async def _enter(self, phase: Phase) -> None:
+        """Run one phase, or whatever of it is left, and move on."""
+        if phase is Phase.SWITCHOVER:
+            if self._switching is not None and self.switching:
+                await asyncio.wait({self._switching})  # it ends by itself, one way or the other
+                return
+            await undo(self.pipeline)  # a coordinator died before it could decide
+            return
+        target = await self._run_phase(phase)
+        if target is not self.migration.phase:
+            self.migration.entered(target)
+        await self.pipeline.journal.save()
+        if target in {Phase.COMPLETE, Phase.SWITCHED_OVER}:
+            await self.pipeline.staffing.release()
+        self.watch_old_source()
+
+    async def _run_phase(self, phase: Phase) -> Phase:
+        """The phase's own end, or the error of a worker that ends it."""
+        running = asyncio.ensure_future(_RUN[phase](self.pipeline))
+        fatal = asyncio.create_task(self.pipeline.reports.until_fatal(), name="fatal")
+        try:
+            await asyncio.wait({running, fatal}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result()
+            error = fatal.result()
+            if self._switching is not None:  # it sees the error too, and rolls back or has decided
+                await asyncio.wait({self._switching})
+                if self.migration.phase is Phase.SWITCHED_OVER:
+                    return self.migration.phase
+            if error.kind is ErrorKind.SCHEMA_DRIFT and phase in _APPLYING:
+                return await after_drift(self.pipeline, error)
+            raise error
+        finally:
+            for task in (running, fatal):
+                task.cancel()
+            await asyncio.wait({running, fatal})
+
+    async def _fail(self, error: PgmigError) -> None:
+        migration = self.migration
+        log.error("migration %s failed in phase %s: %s", migration.id, migration.phase, error)
+        failure = skipping.explained(failure_of(error), migration.record.migration_id)
+        migration.failed(failure)
+        with suppress(PgmigError):
+            await self.pipeline.journal.save()
+        await self.pipeline.staffing.release()
