@@ -2,6 +2,10 @@
 
 Done when the destination's bookkeeping says so: the section is restored in one transaction
 together with that note.
+
+When objects are dropped or renamed between the snapshot and the dump, pg_dump fails under this snapshot,
+however often it is run. Then everything begins again under a new snapshot. The copy of each table
+records the snapshot's LSN, so the applier skips the changes that the new snapshot already shows.
 """
 
 from __future__ import annotations
@@ -42,6 +46,8 @@ from services.shared.pg.session.connection import connection
 from services.shared.pg.session.event_triggers import silence
 
 PRE_DATA = "pre-data"
+MOST_SNAPSHOTS = 5
+"""How many snapshots are tried while objects of the source are being dropped or renamed."""
 
 
 async def run(pipeline: Pipeline) -> Phase:
@@ -59,15 +65,39 @@ async def run(pipeline: Pipeline) -> Phase:
         done = await steps_done(conn, migration.record.migration_id)
     if PRE_DATA in done and migration.record.tables:
         return Phase.COPY
-    snapshot = await pipeline.snapshot.open()
+    await _under_snapshots(pipeline, restored=PRE_DATA in done)
+    return Phase.COPY
+
+
+async def _under_snapshots(pipeline: Pipeline, *, restored: bool) -> None:
+    """List the tables and restore their schema under one snapshot; under another one when objects were
+    dropped or renamed meanwhile. restored: only the list is missing."""
+    for attempt in range(1, MOST_SNAPSHOTS + 1):
+        try:
+            await _under_snapshot(pipeline, await pipeline.snapshot.open(), restored=restored)
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.TABLE_CHANGED:
+                raise
+            pipeline.snapshot.close()  # or the decoder would answer with the same one
+            if attempt == MOST_SNAPSHOTS:
+                raise PgmigError(
+                    ErrorKind.SCHEMA_FAILED,
+                    f"the schema could not be dumped under any of {attempt} snapshots: {exc.message}",
+                    "stop the jobs that drop, rename or re-create objects of the source, then continue",
+                ) from exc
+            pipeline.migration.event(EventLevel.WARNING, f"{exc}: {exc.hint}")
+        else:
+            return
+
+
+async def _under_snapshot(pipeline: Pipeline, snapshot: SnapshotReady, *, restored: bool) -> None:
     chosen, known = await _list_tables(pipeline, snapshot)
-    if PRE_DATA in done:
-        return Phase.COPY
-    if migration.record.options.data_only:
+    if restored:
+        return
+    if pipeline.migration.record.options.data_only:
         await _take_tables(pipeline, chosen, known)
     else:
         await _restore(pipeline, snapshot, chosen, known)
-    return Phase.COPY
 
 
 async def _choose_published(pipeline: Pipeline) -> None:

@@ -51,7 +51,6 @@ def list_of(archive: Path) -> Path:
 
 
 _DUMP_ATTEMPTS = 3
-_QUERY_FAILED = "query failed: "
 
 
 async def dump_schema(
@@ -66,6 +65,7 @@ async def dump_schema(
     """Write the archive to `target` (mode 0600, replaced whole). snapshot=None: as of now.
 
     rows=False: nothing is to be filled with rows, materialized views neither.
+    Raises SNAPSHOT_LOST, and TABLE_CHANGED when only a later snapshot can be dumped.
     """
     partial = target.with_suffix(".partial")
     partial.unlink(missing_ok=True)
@@ -85,12 +85,11 @@ async def dump_schema(
         f"--lock-wait-timeout={LOCK_WAIT_MS}",
         "--no-password",
         f"--file={partial}",
-        *([f"--snapshot={snapshot}"] if snapshot is not None else []),
         *(f"--exclude-table={pattern}" for pattern in exclusions(chosen.missing)),
     ]
     try:
         async with _service(source_uri) as env:
-            await _dump(tools.pg_dump, [*arguments, f"--dbname=service={_SERVICE}"], env)
+            await _dump(tools.pg_dump, [*arguments, f"--dbname=service={_SERVICE}"], env, snapshot)
         list_of(target).unlink(missing_ok=True)
         if not (chosen.everything and rows and not chosen.schemas_there):
             out = left_out(await asyncio.to_thread(read_archive, partial), chosen, rows=rows)
@@ -101,14 +100,38 @@ async def dump_schema(
         partial.unlink(missing_ok=True)
 
 
-async def _dump(program: Path, arguments: Sequence[str], env: Mapping[str, str]) -> None:
-    """Run pg_dump, again when a query fails: the catalogs that it reads under its snapshot and the functions
-    that it calls, which see them as they are now, disagree while tables are dropped or altered."""
+async def _dump(
+    program: Path, arguments: Sequence[str], env: Mapping[str, str], snapshot: str | None
+) -> None:
+    """Run pg_dump. It reads the catalogs as its snapshot shows them, but it locks tables and calls functions
+    that see the catalogs as they are now: it fails when an object was dropped or renamed in between.
+
+    Under a snapshot that somebody keeps, it fails in the same way each time. Whether the snapshot is the
+    reason shows in a dump without it: messages differ between versions and languages.
+    """
+    if snapshot is None:
+        await _dump_as_of_now(program, arguments, env)
+        return
+    try:
+        await _run(program, [*arguments, f"--snapshot={snapshot}"], env)
+    except PgmigError as exc:
+        if exc.kind is not ErrorKind.SCHEMA_FAILED:
+            raise
+        await _dump_as_of_now(program, arguments, env)
+        raise PgmigError(
+            ErrorKind.TABLE_CHANGED,
+            f"objects of the source were dropped or altered after the snapshot was taken: {exc.message}",
+            "the schema is dumped under a new snapshot",
+        ) from exc
+
+
+async def _dump_as_of_now(program: Path, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+    """Each attempt takes a snapshot of its own."""
     for _ in range(_DUMP_ATTEMPTS - 1):
         try:
             await _run(program, arguments, env)
         except PgmigError as exc:
-            if exc.kind is not ErrorKind.SCHEMA_FAILED or _QUERY_FAILED not in exc.message:
+            if exc.kind is not ErrorKind.SCHEMA_FAILED:
                 raise
         else:
             return
