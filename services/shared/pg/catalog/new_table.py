@@ -1,8 +1,8 @@
-"""The DDL of a table that the source has and the destination lacks, from the source's catalogs.
+"""The DDL for a table that exists only on the source, generated from the source's catalogs.
 
-It has everything that rows and changes need: schema, columns with their defaults, the sequences that belong
-to them, keys, CHECK constraints, indexes and the replica identity. Foreign keys, triggers, privileges and
-comments are left to the operator: they may name objects that the destination has not got yet.
+The DDL contains everything that rows and changes need: schema, columns with their defaults, the sequences
+owned by them, keys, CHECK constraints, indexes and the replica identity. The operator creates foreign keys,
+triggers, privileges and comments: they may refer to objects that do not exist on the destination yet.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SELECT n.nspname, c.relname, a.attname, pg_catalog.format_type(s.seqtypid, NULL)
 
 
 async def new_table(source: AsyncConnection, destination: AsyncConnection, table: TableId) -> tuple[str, ...]:
-    """Statements for the destination; none when the source has no such table."""
+    """Statements for the destination. Empty if the source has no such table."""
     with translated(f"reading the definition of {table}"):
         row = await (await source.execute(_RELATION, [table.schema, table.name])).fetchone()
         if row is None:
@@ -112,7 +112,7 @@ def _created(
 
 
 def _identity(name: sql.Identifier, identity: str, index: Sequence[str]) -> list[sql.Composable]:
-    """Statements for a replica identity that is not the default."""
+    """Statements that set a replica identity other than the default."""
     alter = sql.SQL("ALTER TABLE {} REPLICA IDENTITY {}")
     if identity == "i" and index:
         using = sql.SQL("USING INDEX {}").format(sql.Identifier(index[0]))

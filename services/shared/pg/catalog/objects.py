@@ -1,4 +1,4 @@
-"""What users made in a database: objects by kind and name, and how to drop them."""
+"""User-created objects of a database, by kind and name, and how to drop them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from services.shared.pg.session.sql_files import load_sql
 SCHEMA = "schema"
 LARGE_OBJECT = "large object"
 _GO_ALONG = frozenset({"user mapping"})
-"""Kinds that go with another, a server, and know no CASCADE."""
+"""Kinds that are dropped together with a server and have no CASCADE."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseObject:
-    """kind, identity: as pg_identify_object has them, fit for DROP and equal on every server.
-    schema: "" for what lies in none. relation: of tables, views and sequences."""
+    """kind, identity: as pg_identify_object returns them, usable in DROP and equal on every server. schema:
+    "" for objects outside of schemas. relation: only for tables, views and sequences."""
 
     node: Node
     kind: str
@@ -34,8 +34,8 @@ class DatabaseObject:
 
 
 async def list_objects(conn: AsyncConnection, side: str) -> tuple[DatabaseObject, ...]:
-    """Of every kind the first, then of every kind the second, and so on: the beginning tells what
-    there is."""
+    """The objects of a database: the first one of each kind, then the second one of each kind, and so on. So
+    the first few objects show which kinds exist."""
     with translated(f"reading the contents of the {side}"):
         rows = await (await conn.execute(load_sql("catalog/sql/objects.sql"))).fetchall()
     return tuple(
@@ -57,7 +57,7 @@ async def dependencies(conn: AsyncConnection, side: str) -> list[Edge]:
 
 
 async def describe(conn: AsyncConnection, nodes: Iterable[Node]) -> list[str]:
-    """Each in words, sorted: `view app.recent`."""
+    """The description of each object, sorted: `view app.recent`."""
     listed = list(nodes)
     with translated("naming objects"):
         cursor = await conn.execute(
@@ -69,13 +69,13 @@ async def describe(conn: AsyncConnection, nodes: Iterable[Node]) -> list[str]:
 
 
 async def drop_objects(conn: AsyncConnection, objects: Sequence[DatabaseObject]) -> None:
-    """Within the caller's transaction. CASCADE, since they may need each other in circles: that
-    nothing else needs them has been looked at before."""
+    """Drop the objects within the caller's transaction. CASCADE is needed because the objects may depend on
+    each other in circles. The caller has checked that no other objects depend on them."""
     with translated("dropping objects of the destination"):
         for one in objects:
             if one.kind in _GO_ALONG:
                 continue
-            # Both parts are the server's own words, the identity quoted by it.
+            # Both parts come from the server, which has quoted the identity.
             kind = one.kind.upper().replace("-", " ")
             statement = f"DROP {kind} IF EXISTS {one.identity} CASCADE"
             await conn.execute(statement.encode())

@@ -1,4 +1,4 @@
-"""Where tables are among partitions, and the DDL that gives the destination the same partitions."""
+"""The places of tables in partition trees, and the DDL that creates the same partitions on the destination."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
 from services.shared.pg.session.connection import translated
 
-# The table and what it is a partition of, the root last.
+# The table and its ancestors in the partition tree, the root last.
 _CHAIN = """
 WITH RECURSIVE up AS (
     SELECT c.oid, 0 AS height FROM pg_catalog.pg_class c
@@ -33,7 +33,7 @@ SELECT n.nspname, c.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid),
 
 
 async def creation(source: AsyncConnection, destination: AsyncConnection, table: TableId) -> tuple[str, ...]:
-    """Statements for the destination, parents first; none for a table that is not a partition."""
+    """Statements for the destination, parents first. Empty for a table that is not a partition."""
     with translated(f"reading how {table} is a partition on the source"):
         rows = await (await source.execute(_CHAIN, [table.schema, table.name])).fetchall()
     chain = [(TableId(schema, name), bound, key) for schema, name, bound, key in rows]
@@ -64,12 +64,12 @@ SELECT n.nspname, c.relname, pn.nspname, p.relname, pg_catalog.pg_get_expr(c.rel
 """
 
 Places = Mapping[TableId, tuple[TableId, str]]
-"""Parent and bound of tables that are partitions; others have no entry."""
+"""Parent and bound of each table that is a partition. Other tables have no entry."""
 
 
 async def places(conn: AsyncConnection, tables: Collection[TableId], chosen: Chosen = EVERYTHING) -> Places:
-    """Of those of `tables` that are partitions on this server. chosen: what the migration takes; without
-    its root a partition is a table of its own."""
+    """The places of those of `tables` that are partitions on this server. chosen: the objects that are
+    migrated. A partition whose root is not migrated is an ordinary table."""
     with translated("reading which tables are partitions"):
         cursor = await conn.execute(_PLACES, [[t.schema for t in tables], [t.name for t in tables]])
         rows = await cursor.fetchall()
@@ -96,14 +96,14 @@ SELECT up.s, up.r, n.nspname, c.relname
 
 
 async def topmost(conn: AsyncConnection, tables: Collection[TableId]) -> Mapping[TableId, TableId]:
-    """The root that each table belongs to on this server; itself where it is no partition."""
+    """The root that each table belongs to on this server. A table that is not a partition is its own root."""
     with translated("reading which tables are partitions"):
         cursor = await conn.execute(_TOPMOST, [[t.schema for t in tables], [t.name for t in tables]])
         return {TableId(s, t): TableId(rs, r) async for s, t, rs, r in cursor}
 
 
 async def inheriting(conn: AsyncConnection, tables: Collection[TableId]) -> set[TableId]:
-    """Those of `tables` that are partitions or inherit: the order of their columns may differ."""
+    """Those of `tables` that are partitions or inherit from another table: their column order may differ."""
     query = (
         "SELECT DISTINCT n.nspname, c.relname FROM unnest(%s::text[], %s::text[]) AS wanted (s, r)"
         " JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s"
@@ -116,7 +116,7 @@ async def inheriting(conn: AsyncConnection, tables: Collection[TableId]) -> set[
 
 
 def placing(conn: AsyncConnection, table: TableId, here: Places, there: Places) -> tuple[str, ...]:
-    """Statements that give the destination's table (there) the place that the source's (here) has."""
+    """Statements that move the destination's table (there) to the place that the source's table has (here)."""
     if here.get(table) == there.get(table):
         return ()
     name = sql.Identifier(table.schema, table.name)

@@ -1,12 +1,12 @@
-"""Partitioned tables that the destination divides otherwise, or not at all.
+"""Partitioned tables that the destination partitions in another way, or not at all.
 
-The source's changes come under the names of its partitions. Where the destination has the very
-same partitions that is what is wanted; where it has not, a row may belong anywhere below the root,
-and the root's name leads there: the server routes it, or the root is an ordinary table.
+The source sends changes under the names of its partitions. If the destination has the same partitions, these
+names are right. If not, a row may belong anywhere below the root. Then pgmig writes it to the root: the
+server routes the row, or the root is an ordinary table.
 
-`publish_via_partition_root` would put the root's name into the stream already, but then the
-source leaves out a TRUNCATE of one partition without a word, and describes rows by the root's
-replica identity although each was logged by its partition's. So names are replaced on arrival.
+With `publish_via_partition_root` the source would send the root's name. But then the source silently omits a
+TRUNCATE of one partition. It also describes rows by the root's replica identity, although each row was logged
+with its partition's. So pgmig replaces the names after it receives them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from services.shared.model import Route, TableId
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
 from services.shared.pg.session.connection import translated
 
-# One line for each table below a root, itself included: what divides it, and its own bounds.
+# One row for each table below a root, and for the root itself: its partition key and its own bounds.
 _TREES = """
 WITH RECURSIVE tree AS (
     SELECT c.oid AS root, c.oid, NULL::oid AS parent
@@ -52,16 +52,17 @@ SELECT n.nspname, c.relname
 """
 
 Tree = frozenset[tuple[TableId, str, str]]
-"""Tables below one root, itself included: name, pg_class.relkind, and how each is divided and bound."""
+"""Tables below one root, and the root itself: name, pg_class.relkind, and its partition key and bounds."""
 
 
 async def find_routes(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen = EVERYTHING
 ) -> tuple[Route, ...]:
-    """The partitions of the source whose rows go to their root on the destination: all those of
-    a root that is on the destination and divided there in another way, down to the bounds. One side that
-    only has more partitions is not another way: they have to be created or dropped. A root that is not
-    taken with all of its partitions is left alone: it would bring the others' rows."""
+    """The partitions of the source whose rows are written to their root on the destination. They are all
+    partitions of each root that exists on the destination but is partitioned there in another way, bounds
+    included. If one side only has additional partitions, that is not another way: they have to be created or
+    dropped. A root is left out if not all of its partitions are migrated, because it would bring the other
+    partitions' rows."""
     with translated("reading the source's partitions"):
         here = {root: tree for root, tree in (await _trees(source)).items() if _whole(tree, chosen)}
     with translated("reading the destination's partitions"):
@@ -78,7 +79,8 @@ async def find_routes(
 
 
 async def divisions(conn: AsyncConnection, roots: Collection[TableId]) -> dict[TableId, str]:
-    """How each of these tables is divided on this server, as a digest; all plain tables have the same."""
+    """How each of these tables is partitioned on this server, as a digest. All plain tables have the same
+    digest."""
     with translated("reading the destination's partitions"):
         trees = await _trees(conn) if roots else {}
     return {root: _digest(trees.get(root, frozenset())) for root in roots}
@@ -111,7 +113,7 @@ async def _trees(conn: AsyncConnection) -> dict[TableId, Tree]:
 
 
 async def existing_tables(conn: AsyncConnection, tables: Iterable[TableId]) -> set[TableId]:
-    """Those of `tables` that are there, partitioned ones too."""
+    """Those of `tables` that exist, partitioned tables included."""
     listed = list(tables)
     names = [table.schema for table in listed], [table.name for table in listed]
     with translated("checking which tables exist"):

@@ -1,14 +1,14 @@
-"""Tables whose old rows the WAL does not tell, and what is done about them.
+"""Tables whose old rows the WAL does not identify, and how pgmig handles them.
 
-Once such a table is published with UPDATE or DELETE, those statements fail on the source. So it is
-found before a publication stands, and then refused, given REPLICA IDENTITY FULL (which is put back
-in the end), published for INSERT and TRUNCATE alone, or not published at all. An identity that holds a
-generated column which the source cannot send counts as none (see identity_facts).
+Once such a table is published for UPDATE or DELETE, these statements fail on the source. So pgmig looks for
+such tables before it creates a publication. Depending on the option, it refuses them, sets REPLICA IDENTITY
+FULL until cleanup, publishes them for INSERT and TRUNCATE only, or does not publish them. A replica identity
+with a generated column that the source cannot send counts as none (see `replica_identity_facts`).
 
-From version 13 on a partitioned root is published instead of its partitions, where it has a primary key
-that every partition gets. Without one its partitions are published one by one: a partition made later
-is not replicated then, and the switchover is refused while there is one. With insert-only and
-copy-only one partition without an identity decides for its root.
+From version 13 on, a partitioned root is published instead of its partitions if it has a primary key that
+every new partition gets. If it has none, its partitions are published one by one. Then a partition that is
+created later is not replicated, and the switchover is refused while such a partition exists. With insert-only
+and copy-only, a single partition without an identity determines how its root is published.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from services.shared.pg.selection.rules import EVERYTHING, Chosen
 from services.shared.pg.session.connection import translated
 
 LOCK_TIMEOUT = "5s"
-"""ALTER TABLE waits no longer than this for writers, who would queue up behind it."""
+"""Maximum time that ALTER TABLE waits for writers, because other writers queue behind it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is followed, by how much: all changes, INSERT and TRUNCATE alone, or nothing after the
-    copy. altered: tables that need REPLICA IDENTITY FULL first, with the identity they have.
-    divided: roots of which only the present partitions are published. sends_generated: stored generated
-    columns are published, since an identity holds one."""
+    """What is replicated: tables with all changes, tables with INSERT and TRUNCATE only, and tables with no
+    changes after the copy. altered: tables that need REPLICA IDENTITY FULL first, with their present
+    identity. divided: roots of which only the present partitions are published. sends_generated: stored
+    generated columns are published, because a replica identity contains one."""
 
     whole: tuple[TableId, ...]
     inserts_only: tuple[TableId, ...] = ()
@@ -59,7 +59,7 @@ class Published:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences for the timeline."""
+        """Sentences for the event log."""
         told: dict[str, Sequence[TableId]] = {
             "REPLICA IDENTITY FULL on the source until cleanup": [one.table for one in self.altered],
             "UPDATE and DELETE are not replicated (no replica identity)": self.inserts_only,
@@ -72,8 +72,8 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class _Lacking:
-    """Tables without a usable identity. generated: those of them whose identity is not sent.
-    never_full: those of them that cannot be given REPLICA IDENTITY FULL."""
+    """Tables without a usable identity. generated: those whose identity contains a column that is not sent.
+    never_full: those that cannot have REPLICA IDENTITY FULL."""
 
     tables: tuple[TableId, ...]
     generated: tuple[TableId, ...]
@@ -83,7 +83,8 @@ class _Lacking:
 async def choose_published(
     conn: AsyncConnection, option: NoKeyTables, chosen: Chosen = EVERYTHING
 ) -> Published:
-    """Divide the source's tables. Raises NO_REPLICA_IDENTITY with the list where that is refused."""
+    """Decide how each table of the source is published. Raises NO_REPLICA_IDENTITY with the list of tables if
+    `option` does not allow them."""
     tables = await list_tables(conn, chosen)
     identities = {table.table: table.replica_identity for table in tables if table.logged}
     generated, version = await generated_columns(conn), conn.info.server_version
@@ -117,8 +118,8 @@ async def choose_published(
 async def never_identified(
     conn: AsyncConnection, wanted: Collection[TableId], *, sends_generated: bool
 ) -> tuple[TableId, ...]:
-    """Those of `wanted` whose UPDATE and DELETE would fail on the source, or could not be replicated, in a
-    publication that sends stored generated columns or does not."""
+    """Those of `wanted` whose UPDATE and DELETE would fail on the source or could not be replicated.
+    sends_generated: whether the publication sends stored generated columns."""
     tables = tuple(table for table in await list_tables(conn) if table.table in wanted)
     identities = {table.table: table.replica_identity for table in tables}
     generated, version = await generated_columns(conn), conn.info.server_version
@@ -136,7 +137,7 @@ def _needs_generated(
     altered: set[TableId],
     generated: dict[TableId, GeneratedColumns],
 ) -> bool:
-    """Whether an identity of what is published holds a stored generated column, or will."""
+    """Whether the identity of a published table contains a stored generated column, or will contain one."""
     tables = {leaf for t in published for leaf in (t, *(roots[t].leaves if t in roots else ()))}
     return any(generated[table].identity_stored or table in altered for table in tables if table in generated)
 
@@ -192,7 +193,8 @@ def _never_full(tables: Sequence[TableId]) -> PgmigError:
 def _carriers(
     published: Sequence[TableId], lacking: Sequence[TableId], roots: dict[TableId, Root]
 ) -> set[TableId]:
-    """Of the published tables those that bring a lacking one along: itself, or its root."""
+    """The published tables through which a table without an identity is published: the table itself, or its
+    root."""
     return {
         table
         for table in published
@@ -203,7 +205,7 @@ def _carriers(
 def _divided(
     published: Sequence[TableId], roots: dict[TableId, Root]
 ) -> tuple[tuple[TableId, ...], tuple[TableId, ...]]:
-    """What to publish, roots without a key as their partitions; and those roots."""
+    """The tables to publish, where roots without a key are replaced by their partitions; and those roots."""
     divided = tuple(table for table in published if table in roots and not roots[table].keyed)
     whole = {table for table in published if table not in divided}
     whole |= {leaf for table in divided for leaf in roots[table].leaves}
@@ -213,8 +215,8 @@ def _divided(
 async def uncovered(
     conn: AsyncConnection, tables: Sequence[TableId], known: set[TableId]
 ) -> tuple[TableId, ...]:
-    """Of the source's tables those that are not among `known`, neither themselves nor, if they are
-    partitioned, all of their partitions; then the partitions are named."""
+    """Those of `tables`, on the source, that are not in `known`. A partitioned table counts as known if all
+    of its partitions are. Otherwise its unknown partitions are returned."""
     unknown = [table for table in tables if table not in known]
     roots = await roots_among(conn, unknown)
     found = {leaf for table in unknown for leaf in (roots[table].leaves if table in roots else (table,))}
@@ -235,7 +237,7 @@ SELECT n.nspname, c.relname, x.relname
 async def _as_they_are(
     conn: AsyncConnection, tables: Sequence[TableId], identities: dict[TableId, ReplicaIdentity]
 ) -> tuple[IdentityBefore, ...]:
-    """The identities to be put back in the end."""
+    """The present identities, which are restored at the end."""
     with translated("checking the source's replica identities"):
         names = [table.schema for table in tables], [table.name for table in tables]
         cursor = await conn.execute(_INDEX, names)
@@ -244,16 +246,16 @@ async def _as_they_are(
 
 
 async def set_full(conn: AsyncConnection, tables: Sequence[TableId]) -> None:
-    """REPLICA IDENTITY FULL for those that have not got it. Raises TRANSIENT behind a lock."""
+    """Set REPLICA IDENTITY FULL on the tables that do not have it. Raises TRANSIENT if a lock prevents it."""
     for table in tables:
         if await _identity(conn, table) is not ReplicaIdentity.FULL:
             await _alter(conn, table, sql.SQL("FULL"))
 
 
 async def put_back(conn: AsyncConnection, before: Sequence[IdentityBefore]) -> list[str]:
-    """Give altered tables their identity again; returns a line for each. One that was dropped, or
-    that somebody has given another identity since, is left alone. Where there was no index, or is none
-    any more, REPLICA IDENTITY USING INDEX means NOTHING."""
+    """Restore the identity of altered tables. Returns a line for each. Tables that were dropped, or whose
+    identity was changed since, are left unchanged. If the identity was USING INDEX and there was or is no
+    such index, the identity means NOTHING."""
     lines = []
     for one in before:
         if await _identity(conn, one.table) is not ReplicaIdentity.FULL:
@@ -266,14 +268,16 @@ async def put_back(conn: AsyncConnection, before: Sequence[IdentityBefore]) -> l
 
 
 async def use_indexes(conn: AsyncConnection, before: Sequence[IdentityBefore]) -> None:
-    """On the destination, where indexes are built last: those that were the source's identities."""
+    """On the destination, set as identities the indexes that were identities on the source. Indexes are built
+    last."""
     for one in before:
         if await _identity(conn, one.table) is ReplicaIdentity.NOTHING:
             await _use_index(conn, one)
 
 
 async def _use_index(conn: AsyncConnection, before: IdentityBefore) -> bool:
-    """Whether the table has the index that was its identity, and now again."""
+    """Set the former identity index as the identity again. Returns False if the table no longer has that
+    index."""
     if not before.index:
         return False
     with translated(f"checking the indexes of {before.table}"):

@@ -1,11 +1,13 @@
-"""What the source's catalogs say about replica identities beyond the identity itself.
+"""Facts from the source's catalogs about replica identities, beyond the identity itself.
 
-Generated columns: a server before 18 never sends them, so an identity that holds one does not tell
-which row was changed. From 18 on a publication sends stored ones where it is told to, and until then
-UPDATE and DELETE of such a table fail on the source. Virtual ones are never sent.
+Generated columns: a server before 18 never sends them, so an identity with a generated column does not show
+which row was changed. From 18 on, a publication can be set to send stored generated columns. Without that
+setting, UPDATE and DELETE of a table with such an identity fail on the source. Virtual generated columns are
+never sent.
 
-Partitioned roots: a publication of a root holds the partitions that are made later too. One of those has
-the root's primary key, or no replica identity at all, and then its UPDATE and DELETE fail on the source.
+Partitioned roots: a publication of a root includes partitions that are created later. Such a partition has
+the root's primary key. If the root has none, the partition has no replica identity, and its UPDATE and DELETE
+fail on the source.
 """
 
 from __future__ import annotations
@@ -21,23 +23,24 @@ from services.shared.pg.session.connection import translated
 from services.shared.pg.session.sql_files import load_sql
 
 GENERATED_SINCE = 120000
-"""server_version_num from which there are generated columns."""
+"""server_version_num from which generated columns exist."""
 
 PUBLISH_GENERATED_SINCE = 180000
-"""server_version_num from which a publication can hold stored generated columns."""
+"""server_version_num from which a publication can include stored generated columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedColumns:
-    """Of one table. identity_stored, identity_virtual: in its replica identity. virtual: anywhere."""
+    """Generated columns of one table. identity_stored, identity_virtual: in its replica identity. virtual:
+    anywhere."""
 
     identity_stored: bool = False
     identity_virtual: bool = False
     virtual: bool = False
 
     def hide_identity(self, identity: ReplicaIdentity, server_version_num: int) -> bool:
-        """Whether the source cannot send all of the columns that identify an old row. Before 18 a row of
-        REPLICA IDENTITY FULL is identified by the others, from which a generated column follows."""
+        """Whether the source cannot send all of the columns that identify an old row. Before 18, the other
+        columns identify a row of REPLICA IDENTITY FULL, since a generated column is computed from them."""
         if server_version_num >= PUBLISH_GENERATED_SINCE:
             return self.identity_virtual
         return self.identity_stored and identity is not ReplicaIdentity.FULL
@@ -51,7 +54,7 @@ NO_GENERATED_COLUMNS = GeneratedColumns()
 
 
 async def generated_columns(conn: AsyncConnection) -> dict[TableId, GeneratedColumns]:
-    """Of the tables that have any, partitioned ones too."""
+    """Generated columns of the tables that have any, partitioned tables included."""
     if conn.info.server_version < GENERATED_SINCE:
         return {}
     with translated("checking the source's generated columns"):
@@ -61,8 +64,8 @@ async def generated_columns(conn: AsyncConnection) -> dict[TableId, GeneratedCol
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A partitioned table. leaves: the tables that hold its rows now. keyed: partitions that are made
-    later get a replica identity with the root's primary key."""
+    """A partitioned table. leaves: the tables that now store its rows. keyed: partitions that are created
+    later get a replica identity from the root's primary key."""
 
     table: TableId
     leaves: tuple[TableId, ...]

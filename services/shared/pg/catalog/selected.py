@@ -1,8 +1,7 @@
-"""Which part of the source a migration takes: its patterns, resolved in the source's catalogs.
+"""The part of the source that a migration includes: its patterns, resolved in the source's catalogs.
 
-The patterns stay with the migration and are resolved anew wherever the answer is needed, in one
-snapshot of the catalogs each time: so a table that is created later is recognised as one that was,
-or was not, asked for.
+The patterns are stored with the migration. They are resolved again each time the answer is needed, in one
+snapshot of the catalogs. So pgmig recognizes whether a table that is created later was selected.
 """
 
 from __future__ import annotations
@@ -66,8 +65,8 @@ _DOING = "looking up on the source the objects to migrate"
 
 
 async def default_search_path(uri: str) -> tuple[str, ...]:
-    """The schemas in which a session of the URI's role looks, in order, pg_catalog aside. Our own
-    sessions look nowhere."""
+    """The search path of a session of the URI's role: schemas in order, without pg_catalog. pgmig's own
+    sessions have an empty search path."""
     own = parameters(uri, "source").get("options", "")
     try:
         conn = await open_session(complete_conninfo(uri, "pgmig source", "source", options=own))
@@ -82,10 +81,10 @@ async def default_search_path(uri: str) -> tuple[str, ...]:
 
 
 async def choose(conn: AsyncConnection, options: MigrationOptions, *, strict: bool = False) -> Chosen:
-    """What `options` take of the source, as the connection's snapshot shows it.
+    """The objects of the source that `options` include, in the connection's snapshot.
 
-    strict: raises INVALID_ARGUMENT for patterns that match nothing, with their list. Raises
-    SOURCE_NOT_READY for a table that cannot be made without one that is left out.
+    strict: raises INVALID_ARGUMENT with the list of patterns that match nothing. Raises SOURCE_NOT_READY for
+    a table that cannot be created without a table that is excluded.
     """
     selection = options.selection
     if selection.everything:
@@ -202,7 +201,7 @@ async def _choose(
     keys = [ForeignKey(*row) for row in await cursor.fetchall()]
     nodes, edges = await _graph(conn)
     wanted = _wanted(family, schemas, matches, made, keys)
-    outcome = await asyncio.to_thread(decide, nodes, edges, wanted)  # may be hundreds of thousands
+    outcome = await asyncio.to_thread(decide, nodes, edges, wanted)  # there may be hundreds of thousands
     if not options.data_only:
         _check_lacking(family, outcome)
     made = {oid for catalog, oid in outcome.kept if catalog == CLASS and oid in family.relations}
@@ -230,7 +229,7 @@ async def _choose(
             one.oid for one in family.relations.values() if one.kind == MATERIALIZED and one.oid not in filled
         ),
         schemas_dropped=tuple(name for oid, name in schemas.items() if (NAMESPACE, oid) in dropped),
-        warnings=() if options.data_only else warnings,  # it makes nothing
+        warnings=() if options.data_only else warnings,  # a data-only migration creates nothing
     )
 
 
@@ -281,7 +280,8 @@ def _check_lacking(family: Family, outcome: Outcome) -> None:
 async def _unattached(
     conn: AsyncConnection, family: Family, made: Collection[int]
 ) -> frozenset[tuple[str, TableId]]:
-    """pg_dump attaches a partition and its indexes to their parents, whether it writes those or not."""
+    """Attachments to leave out: pg_dump attaches a partition and its indexes to their parents, even if it
+    does not write these."""
     alone = {oid: family.relations[oid] for oid in made if family.relations[oid].parent not in {0, *made}}
     cursor = await conn.execute(
         "SELECT i.indrelid::bigint, c.relname FROM pg_catalog.pg_index i"

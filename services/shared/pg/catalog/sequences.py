@@ -1,7 +1,7 @@
-"""Sequence values: read on the source, set on the destination, read back there.
+"""Sequence values: read on the source, set on the destination, and verified there.
 
-Logical replication carries no sequence values. They are read when nobody can call nextval any
-more (after the freeze), or after the copy for a clone that does not follow.
+Logical replication does not send sequence values. pgmig reads them when no session can call nextval any more
+(after the freeze), or after the copy if the clone does not replicate changes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from services.shared.pg.session.connection import translated
 from services.shared.pg.session.sql_files import load_sql
 
 _BATCH = 200
-"""Sequences read by one statement: each is a relation of its own."""
+"""Sequences read by one statement: each one is a separate relation."""
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceValue:
-    """called: last_value has been handed out already."""
+    """called: last_value has already been returned by nextval."""
 
     sequence: TableId
     last_value: int
@@ -34,8 +34,8 @@ class SequenceValue:
 async def read_sequences(
     conn: AsyncConnection, side: str, chosen: Chosen = EVERYTHING
 ) -> tuple[SequenceValue, ...]:
-    """Every sequence that is taken, by schema and name: identity columns' among them, and those of
-    extensions that are part of their configuration."""
+    """Every migrated sequence, by schema and name. Sequences of identity columns are included, and those
+    sequences of extensions that are part of the extension's configuration."""
     names = await list_sequences(conn, side, chosen)
     with translated(f"reading the {side}'s sequences"):
         values: list[SequenceValue] = []
@@ -45,7 +45,7 @@ async def read_sequences(
 
 
 async def list_sequences(conn: AsyncConnection, side: str, chosen: Chosen = EVERYTHING) -> list[TableId]:
-    """Their names, sorted."""
+    """The names of the migrated sequences, sorted."""
     with translated(f"listing the {side}'s sequences"):
         cursor = await conn.execute(
             load_sql("catalog/sql/sequences.sql"), {"bookkeeping": BOOKKEEPING_SCHEMA}
@@ -66,9 +66,9 @@ async def _read(conn: AsyncConnection, names: Sequence[TableId]) -> list[Sequenc
 
 @dataclass(frozen=True, slots=True)
 class SequenceSetter:
-    """May set the destination's sequences of a migration until another one claims them.
+    """Permission to set the destination's sequences of a migration until another coordinator claims them.
 
-    A coordinator that stops responding between reading and setting them may be replaced meanwhile. Its values
+    Another coordinator may replace one that stops responding between reading and setting them. Its values
     must not replace those of the other coordinator, which may already be in use. So the claim is checked, and
     locked, by the statement that sets them.
     """
@@ -78,7 +78,7 @@ class SequenceSetter:
 
     @classmethod
     async def claim(cls, conn: AsyncConnection, migration_id: str) -> SequenceSetter:
-        """Before the values are read."""
+        """Call this before the values are read."""
         claimed = cls(migration_id, secrets.token_hex(8))
         await ensure_bookkeeping(conn)
         upsert = sql.SQL(

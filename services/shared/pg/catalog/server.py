@@ -1,4 +1,4 @@
-"""What a server tells of itself, read once by the preflight checks."""
+"""Facts about a server, read once by the preflight checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMED_AT_MOST = 5
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """The columns of preflight_server.sql, in order."""
+    """The columns of catalog/sql/server.sql, in order."""
 
     version_num: int
     dbname: str
@@ -44,7 +44,8 @@ class ServerFacts:
 
 
 async def read_server(conn: AsyncConnection, side: str) -> ServerFacts:
-    """Facts of the connected database. Raises for a standby, which cannot be written to."""
+    """Facts about the connected database. Raises SOURCE_NOT_READY or DESTINATION_NOT_READY for a standby,
+    which cannot be written to."""
     with translated(f"checking the {side}"):
         row = await (await conn.execute(load_sql("catalog/sql/server.sql"))).fetchone()
     assert row is not None
@@ -56,8 +57,8 @@ async def read_server(conn: AsyncConnection, side: str) -> ServerFacts:
 
 
 async def identity_of(conn: AsyncConnection, database: str, side: str) -> DatabaseIdentity | None:
-    """Of a database by its name, which need not accept connections; None if the server has no such
-    database. conn: to any database of the server."""
+    """The identity of the database with this name, which need not accept connections. None if the server has
+    no such database. conn: to any database of the server."""
     facts = await read_server(conn, side)
     with translated(f"checking the {side}"):
         row = await (
@@ -69,7 +70,7 @@ async def identity_of(conn: AsyncConnection, database: str, side: str) -> Databa
 
 
 def listing(names: Sequence[object], at_most: int = NAMED_AT_MOST) -> str:
-    """The first few, and how many more."""
+    """The first names, and the number of further ones."""
     shown = ", ".join(str(name) for name in names[:at_most])
     more = len(names) - at_most
     return f"{shown} and {more} more" if more > 0 else shown

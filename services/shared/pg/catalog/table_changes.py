@@ -1,8 +1,8 @@
-"""The DDL that gives a table of the destination the columns that the source's table has now.
+"""The DDL that gives a destination table the columns that the source's table has now.
 
-Types are compared by name and type modifier, since OIDs mean nothing on another server, and schemas of
-extensions may differ. The text of a default is compared only when it has changed on the source
-since the table was noted: major versions print the same expression differently.
+Types are compared by name and type modifier, because OIDs have no meaning on another server and schemas of
+extensions may differ. The text of a default is compared only if it has changed on the source since the table
+was recorded, because major versions print the same expression differently.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
 
 @dataclass(frozen=True, slots=True)
 class ColumnDefinition:
-    """A column as one server has it now.
+    """A column as it is now on one server.
 
-    type_sql: as declared. collation: "" for its type's own. default: expression of the default or
-    of a generated column, "" without one. generated, identity: attgenerated, attidentity. missing: the
-    value that rows have which are older than the column; None: NULL, or no such rows.
+    type_sql: the declared type. collation: "" for the type's default collation. default: expression of the
+    default or of a generated column, "" if there is none. generated, identity: attgenerated, attidentity.
+    missing: the value in rows that are older than the column; None: NULL, or there are no such rows.
     """
 
     number: int
@@ -49,7 +49,7 @@ MISSING_VALUES_SINCE = 110000
 SET_EXPRESSION_SINCE = 170000
 
 Definitions = Mapping[TableId, tuple[ColumnDefinition, ...]]
-"""By table; a table that does not exist has no entry."""
+"""Columns by table. A table that does not exist has no entry."""
 
 
 async def read_columns(conn: AsyncConnection, tables: Collection[TableId]) -> Definitions:
@@ -67,7 +67,8 @@ async def read_columns(conn: AsyncConnection, tables: Collection[TableId]) -> De
 
 
 def _definition(row: Sequence[Any]) -> ColumnDefinition:
-    """Expressions and values come as bytes, which in a database without an encoding may be anything."""
+    """Expressions and values arrive as bytes, because in a database without an encoding they may be any
+    bytes."""
     texts: list[Any] = [
         text.decode(errors="backslashreplace") if isinstance(text, bytes) else text for text in row
     ]
@@ -75,7 +76,7 @@ def _definition(row: Sequence[Any]) -> ColumnDefinition:
 
 
 def _missing(conn: AsyncConnection) -> LiteralString:
-    """As text in the session's settings."""
+    """SQL for the column's missing value, as text under the session's settings."""
     if conn.info.server_version < MISSING_VALUES_SINCE:
         return "NULL::text"
     return "(a.attmissingval::text::text[])[1]"
@@ -85,9 +86,9 @@ def _missing(conn: AsyncConnection) -> LiteralString:
 class Comparison:
     """How a table's columns differ.
 
-    structure, own: statements to run on the destination, of the partitioned table that it belongs to
-    and of the table itself. old_rows_differ: both sides have a column that is new since the table was
-    noted, with different values in older rows.
+    structure, own: statements to run on the destination; `structure` alters the partitioned table that the
+    table belongs to, `own` the table itself. old_rows_differ: both sides have a column that was added since
+    the table was recorded, with different values in older rows.
     """
 
     structure: tuple[str, ...] = ()
@@ -112,15 +113,15 @@ def compare(
     copied: bool = False,
     exact: bool = False,
 ) -> Comparison:
-    """The source's columns (here) against the destination's (there).
+    """Compare the source's columns (here) with the destination's (there).
 
-    before: the table when it was noted. now: as `here` shows it. root: the partitioned table that the
-    destination's table belongs to. constraints=False: NOT NULL and defaults count only where they have
-    changed since, since not all are there before the end of phase indexes. lax: the destination may lack
-    a NOT NULL, since it cannot have it before the changes that make it true are applied. copied: the
-    destination's rows are replaced afterwards, so their values do not matter. exact: columns that only
-    the destination has, and another order, are differences too; values may be lost, so then rows have to
-    be copied. conn: on the destination, for its version and for quoting.
+    before: the table as recorded. now: the table that has the columns `here`. root: the partitioned table
+    that the destination's table belongs to. constraints=False: NOT NULL and defaults count only if they have
+    changed since, because they are not complete before the end of phase indexes. lax: the destination may
+    lack a NOT NULL, because it cannot have it before the changes that make it true are applied. copied: the
+    destination's rows are replaced afterwards, so their values do not matter. exact: columns that only the
+    destination has, and a different order of columns, are differences too; values may be lost, so the rows
+    have to be copied afterwards. conn: to the destination, for its version and for quoting.
     """
     noted = {column.number: column for column in before.columns} if before else {}
     current = {column.number: column for column in now.columns}
@@ -172,17 +173,17 @@ def _alter(table: TableId, clauses: Sequence[sql.Composable]) -> list[sql.Compos
 
 @dataclass(frozen=True, slots=True)
 class _Changed:
-    """What of a column has changed on the source since it was noted."""
+    """What has changed in a column on the source since it was recorded."""
 
     default: bool
     not_null: bool
 
 
 class _Steps:
-    """Columns to drop and to rename on the destination, so that it has the source's order of columns too.
+    """Columns to drop and to rename on the destination, so that its column order also equals the source's.
 
-    Columns are followed by their numbers, since a name may stand for another column than before. found:
-    the destination's columns afterwards, by name.
+    Columns are identified by their numbers, because a name may now belong to a different column. found: the
+    destination's columns afterwards, by name.
     """
 
     def __init__(
@@ -217,7 +218,7 @@ class _Steps:
         )
 
     def _make_exact(self, names: Sequence[str]) -> None:
-        """Drop what the source lacks, and everything behind the first column that is out of order."""
+        """Drop columns that the source lacks, and every column after the first one that is out of order."""
         self._drop([name for name in self.found if name not in names])
         kept = 0
         for name, wanted in zip(self.found, names, strict=False):
@@ -227,7 +228,7 @@ class _Steps:
         self._drop(list(self.found)[kept:])
 
     def renaming(self) -> list[sql.Composed]:
-        """A statement can hold one of these alone."""
+        """One RENAME clause per statement, as ALTER TABLE requires."""
         rename = sql.SQL("RENAME COLUMN {} TO {}")
         return [rename.format(*map(sql.Identifier, pair)) for pair in self.renamed]
 
@@ -237,7 +238,7 @@ class _Steps:
                 self.dropped.append(name)
 
     def _rename(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """By way of a name of its own where the new name is still another column's."""
+        """Rename by way of a temporary name if another column still has the new name."""
         moved = []
         for number, (old, new) in enumerate(pairs):
             via = f"pgmig_renamed_{number}" if new in self.found else new
@@ -245,13 +246,13 @@ class _Steps:
             moved.append((self.found.pop(old), new))
             if via != new:
                 self.renamed.append((via, new))
-        self.renamed.sort(key=lambda pair: pair[0].startswith("pgmig_renamed_"))  # new names are free then
+        self.renamed.sort(key=lambda pair: pair[0].startswith("pgmig_renamed_"))  # new names are free by then
         self.found.update({new: replace(column, name=new) for column, new in moved})
 
 
 def _added(column: ColumnDefinition) -> sql.Composable:
-    """ADD COLUMN, so that rows which are there already have the source's value. NOT NULL is left out
-    where they may have none until further changes are applied."""
+    """ADD COLUMN, such that existing rows get the source's value. NOT NULL is left out if existing rows may
+    have no value until further changes are applied."""
     name = sql.Identifier(column.name)
     parts = [sql.SQL("ADD COLUMN"), name, sql.SQL(column.type_sql)]
     if column.collation:
@@ -268,7 +269,7 @@ def _added(column: ColumnDefinition) -> sql.Composable:
 
 
 def defined(column: ColumnDefinition) -> sql.Composable:
-    """As CREATE TABLE has it."""
+    """The column's definition for CREATE TABLE."""
     name = sql.Identifier(column.name)
     parts: list[sql.Composable] = [name, sql.SQL(column.type_sql)]
     if column.collation:
@@ -285,8 +286,8 @@ def defined(column: ColumnDefinition) -> sql.Composable:
 
 
 def _default_of_added(column: ColumnDefinition) -> list[sql.Composable]:
-    """The default of rows to come. In a statement of its own: ALTER TABLE runs its clauses in an order
-    of its own, with these before ADD COLUMN."""
+    """The default for future rows. It needs a separate statement, because ALTER TABLE runs its clauses in its
+    own order: these before ADD COLUMN."""
     if column.generated or column.identity or not (column.default or column.missing is not None):
         return []
     return [_default(column)]
@@ -300,8 +301,8 @@ def _default(column: ColumnDefinition) -> sql.Composable:
 
 
 def _retyped(column: ColumnDefinition, match: ColumnDefinition) -> Iterator[sql.Composable]:
-    """Another type by way of text, since there may be no cast. Other tables may share the column by
-    inheritance, so that its values are kept where they can be."""
+    """Change the type by way of text, because there may be no cast. Other tables may inherit the column, so
+    its values are kept if possible."""
     name = sql.Identifier(column.name)
     if match.default and not match.generated:
         yield sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name)
@@ -309,7 +310,7 @@ def _retyped(column: ColumnDefinition, match: ColumnDefinition) -> Iterator[sql.
     if column.collation:
         parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
     text = sql.SQL("{}::text").format(name)
-    if "." in match.type_sql:  # not the server's own type: whoever owns it may have defined a cast
+    if "." in match.type_sql:  # not a built-in type: its owner may have defined a cast
         printed = "CASE WHEN pg_catalog.num_nulls({0}) = 0 THEN pg_catalog.format('%s', {0}) END"
         text = sql.SQL(printed).format(name)
     parts.append(sql.SQL("USING ({})::{}").format(text, sql.SQL(column.type_sql)))
@@ -319,7 +320,7 @@ def _retyped(column: ColumnDefinition, match: ColumnDefinition) -> Iterator[sql.
 def _restructured(
     column: ColumnDefinition, match: ColumnDefinition, changed: _Changed, version: int
 ) -> Iterator[sql.Composable]:
-    """Another type or expression, which partitions have from their root."""
+    """Change the type or the expression, which partitions inherit from their root."""
     name = sql.Identifier(column.name)
     types = [(one.type_name, one.typmod, one.collation) for one in (column, match)]
     if types[0] != types[1]:
@@ -344,7 +345,7 @@ def _restructured(
 def _adjusted(
     column: ColumnDefinition, match: ColumnDefinition, changed: _Changed, *, constraints: bool
 ) -> Iterator[sql.Composable]:
-    """What a partition may have of its own."""
+    """Change what a partition can have independently of its root."""
     name = sql.Identifier(column.name)
     if constraints and column.identity != match.identity:
         yield _identity(column, match)

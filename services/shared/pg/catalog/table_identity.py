@@ -1,9 +1,9 @@
-"""Identities of tables: read from the source's catalogs, and kept on the destination.
+"""Identities of tables: read from the source's catalogs, and stored on the destination.
 
-`pgmig.source_table` holds a row for each table that is copied, written in the transaction that
-gives the table its copy plan. The applier compares Relation messages with it, the coordinator the source's
-catalogs. Its column `destination` is the OID of the table that the rows are copied into: whoever drops
-that table and creates it again takes away rows that no change stream brings back.
+`pgmig.source_table` has a row for each table that is copied. The row is written in the transaction that gives
+the table its copy plan. The applier compares Relation messages with it, and the coordinator compares the
+source's catalogs. Its column `destination` is the OID of the table into which the rows are copied. If someone
+drops and re-creates that table, the rows are lost, and the change stream does not bring them back.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from services.shared.pg.session.sql_files import load_sql
 
 KEPT_SIGNATURES = 8
 _FACTS = 7
-"""Values that are stored of a `TableIdentity`, beside its name."""
+"""Number of values that are stored for a `TableIdentity`, in addition to its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownTable:
-    """A table as `pgmig.source_table` has it. signatures: of the Relation messages that may describe
-    it, the newest last; a message of before an ALTER TABLE may still be in the stream after it. root: the
-    partitioned table whose table on the destination has the rows; None: it has its own. division: how
-    that table is divided there."""
+    """A table as recorded in `pgmig.source_table`. signatures: of the Relation messages that may describe the
+    table, the newest last. A message from before an ALTER TABLE may still be in the stream after it. root:
+    the partitioned table whose destination table has the rows; None: the rows are in a table of the same
+    name. division: how that table is partitioned there."""
 
     identity: TableIdentity
     signatures: tuple[str, ...]
@@ -41,7 +41,7 @@ class KnownTable:
 
 
 async def read_identities(conn: AsyncConnection, migration: MigrationId) -> dict[TableId, TableIdentity]:
-    """All tables of the source, partitioned ones too, as the transaction's snapshot shows them."""
+    """All tables of the source, partitioned tables included, in the transaction's snapshot."""
     with translated("reading the source's tables"):
         cursor = await conn.execute(
             load_sql("catalog/sql/table_identity.sql"),
@@ -77,7 +77,7 @@ def _identity(row: Sequence[Any]) -> TableIdentity:
 
 
 async def note_tables(conn: AsyncConnection, migration_id: str, tables: Iterable[KnownTable]) -> None:
-    """Write or replace rows, within the caller's transaction."""
+    """Write or replace rows within the caller's transaction."""
     upsert = sql.SQL(
         "INSERT INTO {} (migration_id, schema_name, table_name, identity, signatures)"
         " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (migration_id, schema_name, table_name)"
@@ -100,8 +100,9 @@ def _row(migration_id: str, known: KnownTable) -> tuple[object, ...]:
 async def note_destinations(
     conn: AsyncConnection, migration_id: str, places: Mapping[TableId, TableId]
 ) -> None:
-    """Note which table of the destination the rows of a source's table are copied into, as it is now,
-    within the caller's transaction. places: that table's name, by the source table's, which is noted."""
+    """Record which destination table the rows of each source table are copied into, as it is now, within the
+    caller's transaction. places: that table's name, by the name of the source table, which is already
+    recorded."""
     query = sql.SQL(
         "UPDATE {} AS known SET destination = c.oid"
         " FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS place (s, t, at_s, at_t)"
@@ -116,9 +117,9 @@ async def note_destinations(
 async def replaced_destinations(
     conn: AsyncConnection, migration_id: str, places: Mapping[TableId, TableId]
 ) -> list[TableId]:
-    """Tables of the source whose table on the destination is another one than their rows were copied
-    into. places: as for `note_destinations`; without an entry, both names are the same. One that is
-    missing there altogether does not count."""
+    """Source tables whose destination table is not the one that their rows were copied into. places: as for
+    `note_destinations`; tables without an entry have the same name on both sides. A destination table that
+    does not exist does not count."""
     query = sql.SQL(
         "SELECT known.schema_name, known.table_name FROM {} AS known"
         " LEFT JOIN unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS place (s, t, at_s, at_t)"
@@ -144,8 +145,8 @@ def _columns(places: Mapping[TableId, TableId]) -> list[list[str]]:
 
 
 async def known_tables(conn: AsyncConnection, migration_id: str) -> dict[TableId, KnownTable]:
-    """All rows of the migration; none while there is no bookkeeping. They are decoded in a thread: tens of
-    thousands take long enough to hold up everything else that the coordinator does."""
+    """All rows of the migration. Empty if there is no bookkeeping. Rows are decoded in a thread, because
+    decoding tens of thousands of rows would block the coordinator's event loop too long."""
     with translated(KEEPING_BOOKS):
         if not await books_exist(conn):
             return {}
@@ -173,13 +174,13 @@ async def known_table(conn: AsyncConnection, migration_id: str, table: TableId) 
 def _known(row: Sequence[Any]) -> KnownTable:
     schema, name, text, signatures = row
     facts = json.loads(text)
-    root = facts[_FACTS] if facts[_FACTS:] else None  # earlier releases had none
+    root = facts[_FACTS] if facts[_FACTS:] else None  # rows of earlier releases have none
     where = (TableId(root[0], root[1]), root[2]) if root is not None else (None, "")
     return KnownTable(_identity((schema, name, *facts[:_FACTS])), tuple(signatures), *where)
 
 
 async def any_known(conn: AsyncConnection, migration_id: str) -> bool:
-    """Whether identities are kept for the migration at all."""
+    """Whether identities are recorded for the migration at all."""
     with translated(KEEPING_BOOKS):
         if not await books_exist(conn):
             return False
@@ -201,7 +202,7 @@ async def forget_tables(conn: AsyncConnection, migration_id: str, tables: Collec
 def freshly_known(
     tables: Mapping[TableId, TableIdentity], roots: Mapping[TableId, tuple[TableId, str]] | None = None
 ) -> list[KnownTable]:
-    """As noted with a copy: only this shape is expected from there on. roots: of those whose rows go to
-    their root's table, with its division."""
+    """The tables as recorded at the start of a copy: from then on only this shape is expected. roots: for
+    tables whose rows are written to their root's table, the root and its division."""
     own = (None, "")
     return [KnownTable(one, (one.signature,), *(roots or {}).get(t, own)) for t, one in tables.items()]

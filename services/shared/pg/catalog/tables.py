@@ -1,9 +1,9 @@
-"""What the source's catalogs hold: tables to copy, what the publication carries, sizes.
+"""The source's tables: which ones to copy, which ones to publish, and their sizes.
 
-Copied are ordinary tables and partition leaves, never a partitioned parent (its rows are its
-leaves'). Not copied: what belongs to an extension, temporary and foreign tables, our own
-bookkeeping. From version 13 on a publication takes the partitioned root and PostgreSQL streams
-the leaves' changes under the leaves' names; before, the leaves are listed.
+Ordinary tables and leaf partitions are copied. A partitioned parent is not copied, because its rows are
+stored in its leaves. Members of extensions, temporary and foreign tables and pgmig's bookkeeping are not
+copied either. From version 13 on a publication contains the partitioned root, and PostgreSQL sends the
+leaves' changes under the leaves' names. Before version 13 the publication lists the leaves.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from services.shared.pg.session.sql_files import load_sql
 
 _TABLES = load_sql("catalog/sql/tables.sql")
 ROOTS_SINCE = 130000
-"""server_version_num from which a publication can carry a partitioned root."""
+"""server_version_num from which a publication can contain a partitioned root."""
 
 _NO_SNAPSHOT = (psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue)
 
 
 async def list_tables(conn: AsyncConnection, chosen: Chosen = EVERYTHING) -> tuple[SourceTable, ...]:
-    """Tables to copy, by schema and name, as the connection's current snapshot shows them.
-    Takes no locks, so bytes_estimated and pages are 0."""
+    """Tables to copy, by schema and name, in the connection's current snapshot. Takes no locks, so
+    bytes_estimated and pages are 0."""
     with translated("reading the catalog"):
         return tuple(t for t in await _list(conn, sizes=False) if chosen.fills(t.table))
 
@@ -68,8 +68,8 @@ async def list_tables_under(
 ) -> tuple[SourceTable, ...]:
     """Tables as of an exported snapshot, with sizes.
 
-    Raises SNAPSHOT_LOST when it is gone, and TRANSIENT when somebody alters a table for long:
-    its size cannot be told then.
+    Raises SNAPSHOT_LOST if the snapshot is gone. Raises TRANSIENT if another session holds a lock on a table
+    for long, because its size cannot be read then.
     """
     async with under_snapshot(conn, snapshot):
         return tuple(t for t in await _list(conn, sizes=True) if chosen.fills(t.table))
@@ -77,7 +77,8 @@ async def list_tables_under(
 
 @asynccontextmanager
 async def under_snapshot(conn: AsyncConnection, snapshot: str) -> AsyncIterator[None]:
-    """A transaction that reads the source as of an exported snapshot. Raises as `list_tables_under`."""
+    """A transaction that reads the source as of an exported snapshot. Raises the errors of
+    `list_tables_under`."""
     with translated("reading the source's catalog under the snapshot"):
         async with conn.transaction():
             try:
@@ -92,7 +93,7 @@ async def under_snapshot(conn: AsyncConnection, snapshot: str) -> AsyncIterator[
 
 
 async def _under(conn: AsyncConnection, snapshot: str) -> None:
-    """Set the transaction that has just begun to an exported snapshot. Raises SNAPSHOT_LOST."""
+    """Set the snapshot of the transaction that has just begun. Raises SNAPSHOT_LOST."""
     await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     await conn.execute("SET LOCAL lock_timeout = '10s'")
     try:
@@ -104,10 +105,10 @@ async def _under(conn: AsyncConnection, snapshot: str) -> None:
 async def key_bounds(
     conn: AsyncConnection, tables: Iterable[SourceTable], snapshot: str
 ) -> dict[TableId, tuple[int, int]]:
-    """The least and the greatest value of the tables' integer keys under an exported snapshot.
+    """The least and the greatest value of the tables' integer keys, under an exported snapshot.
 
-    Tables without rows are left out, and so are tables that were dropped or altered since: their
-    copy finds that out. Raises like `list_tables_under`.
+    Tables without rows are left out. So are tables that were dropped or altered since; their copy detects
+    that. Raises the errors of `list_tables_under`.
     """
     bounds = {}
     with translated("reading keys of the source's tables"):
@@ -129,8 +130,8 @@ async def key_bounds(
 
 
 async def publication_tables(conn: AsyncConnection, chosen: Chosen = EVERYTHING) -> tuple[TableId, ...]:
-    """What the publication carries: permanent tables, partitioned roots instead of leaves, except
-    where a root is not taken with all of its leaves."""
+    """The tables to publish: permanent tables, and partitioned roots instead of their leaves. If a root or
+    one of its leaves is not migrated, its migrated leaves are listed instead."""
     roots = conn.info.server_version >= ROOTS_SINCE
     with translated("reading the source's catalog"):
         if chosen.everything:

@@ -17,7 +17,7 @@ SELECT n.nspname, c.relname
 
 
 async def count_unlogged(conn: AsyncConnection, at_most: int | None = None) -> dict[TableId, int]:
-    """The rows of each, by a scan of it that ends at `at_most` rows."""
+    """The number of rows of each unlogged table. The scan of a table ends after `at_most` rows."""
     counted: dict[TableId, int] = {}
     with translated("counting the rows of unlogged tables"):
         cursor = await conn.execute(_UNLOGGED)

@@ -1,7 +1,7 @@
-"""Connections: session settings that keep values exact, and driver errors made ours.
+"""Connections: session settings that keep values exact, and translation of driver errors.
 
-Settings (design: "values are bytes"): both ends of every COPY and of the change stream use
-the same, so that the text of a value means the same value on the destination.
+Settings (design: "values are bytes"): both ends of every COPY and of the change stream use the same settings.
+So the text of a value means the same value on the destination.
 """
 
 from __future__ import annotations
@@ -50,40 +50,41 @@ _EXACT = {
     "row_security": "off",
 }
 
-# Not in `options`: a server that does not know a setting refuses the connection. By the
-# server_version_num that introduced each.
+# These are not in `options`, because a server refuses a connection with an unknown setting. The key is the
+# server_version_num that introduced the setting.
 _TIMEOUTS_SINCE = {140000: b"SET idle_session_timeout = 0", 170000: b"SET transaction_timeout = 0"}
-# libpq sends these variables with the login, where they win over `options`.
+# libpq sends the values of these variables at login, and they override `options`.
 _OF_ENVIRONMENT = {"PGDATESTYLE": b"SET DateStyle = 'ISO, MDY'", "PGTZ": b"SET TimeZone = 'UTC'"}
 
-# SQLSTATEs that a retry from the transaction's start may cure: rule 12 of docs/safety.md.
+# SQLSTATEs of errors that a retry from the start of the transaction may solve: rule 12 of docs/safety.md.
 _TRANSIENT = re.compile(r"08...|40...|53...|57P0[1235]|55P03|57014|25P0[234]")
 _AUTHENTICATION = re.compile(r"28...")
 _PERMISSION = "42501"
 _NO_SUCH = re.compile(r'(database|role|user) ".*" does not exist')
 _DISK_FULL = "53100"
 UNTRANSLATABLE_STATES = frozenset({"22P05", "22021"})
-"""Of characters that the other encoding lacks, and of bytes that are no character."""
+"""SQLSTATEs for a character that the other encoding lacks, and for bytes that are not a character."""
 _DEADLOCK = frozenset({"40P01", "40001"})
 
 
 def options(settings: dict[str, str]) -> str:
-    """Settings as libpq's `options`: spaces and backslashes escaped."""
+    """Settings in the form of libpq's `options`, with spaces and backslashes escaped."""
     escaped = {k: v.replace("\\", "\\\\").replace(" ", "\\ ") for k, v in settings.items()}
     return " ".join(f"-c {key}={value}" for key, value in escaped.items())
 
 
 def complete_conninfo(uri: str, application: str, side: str = "", **overrides: str) -> str:
-    """`uri` (a URI or key=value string) with our session settings, time-outs and keepalives, and
-    without GSSAPI encryption unless it asks for that.
+    """Return `uri` (a URI or key=value string) with our session settings, timeouts and keepalives. GSSAPI
+    encryption is disabled unless `uri` asks for it.
 
-    The user's own `options` come first, so that ours win. side: for errors. Raises INVALID_ARGUMENT.
+    The user's own `options` come first, so that ours override them. side: for error messages. Raises
+    INVALID_ARGUMENT.
     """
     given = with_default_host(parameters(uri, side))
     settings = " ".join(filter(None, [str(given.get("options") or ""), options(_EXACT)]))
     defaults = {
         "connect_timeout": str(CONNECT_TIMEOUT_S),
-        "gssencmode": "disable",  # else a Kerberos ticket alone would decide whether a session is encrypted
+        "gssencmode": "disable",  # otherwise a Kerberos ticket would decide whether a session is encrypted
         "keepalives_idle": "30",
         "keepalives_interval": "10",
         "keepalives_count": "3",
@@ -95,7 +96,7 @@ def complete_conninfo(uri: str, application: str, side: str = "", **overrides: s
 
 
 def translate(exc: psycopg.Error, doing: str) -> PgmigError:
-    """The driver's error as ours. `doing` says what and where: "reading the source catalog"."""
+    """Translate the driver's error. `doing` names the action and the place: "reading the source catalog"."""
     state = exc.sqlstate or ""
     text = (exc.diag.message_primary or str(exc)).strip().splitlines()[0] if str(exc) else type(exc).__name__
     message = f"{doing}: {text}"
@@ -121,19 +122,19 @@ def _transient(exc: psycopg.Error, doing: str, text: str) -> PgmigError:
         )
     if exc.sqlstate == _DISK_FULL:
         return disk_full(doing, "", text)
-    if locks_are_full(exc):  # and another session's locks may be to blame
+    if locks_are_full(exc):  # the locks of another session may be the cause
         return PgmigError(ErrorKind.TRANSIENT, f"{doing}: {text}: its lock table is full", RAISE_LOCKS)
     return PgmigError(ErrorKind.TRANSIENT, f"{doing}: {text}")
 
 
 def locks_are_full(exc: psycopg.Error) -> bool:
-    """Whether the server has no room for another lock."""
+    """Whether the server has no memory for another lock."""
     return exc.sqlstate == "53200" and LOCKS_SETTING in (exc.diag.message_hint or "")
 
 
 def disk_full(doing: str, where: str, text: str) -> PgmigError:
-    """where: on which of the servers, if `doing` does not say it. text: the server's own words, which
-    name the file, and so the directory or tablespace."""
+    """where: the server whose disk is full, if `doing` does not name it. text: the server's message, which
+    names the file and so the directory or tablespace."""
     return PgmigError(
         ErrorKind.DISK_FULL,
         f"{doing}: the server's disk is full{where}: {text}",
@@ -190,9 +191,9 @@ def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> Pgmig
 
 
 async def open_session(info: str, *, autocommit: bool = True) -> AsyncConnection:
-    """psycopg's connect, for which cancellation must wait: cut off half way it leaves the session
-    on the server to the garbage collector. No time-out of the role's or the database's ends the
-    session. Raises psycopg.OperationalError."""
+    """Connect with psycopg, and protect the attempt from cancellation: a cancelled attempt would leave an
+    open session on the server until garbage collection. Timeouts that are set for the role or the database do
+    not end the session. Raises psycopg.OperationalError."""
     opening = asyncio.create_task(_open(info, autocommit=autocommit), name="connect")
     try:
         return await asyncio.shield(opening)
@@ -216,7 +217,8 @@ async def _open(info: str, *, autocommit: bool) -> AsyncConnection:
 
 
 def _simple_query(conn: AsyncConnection, text: bytes) -> PQGen[None]:
-    """Run statements outside of psycopg's transactions, and by the protocol that walsenders know."""
+    """Run statements outside of psycopg's transactions, with the simple query protocol, which walsenders
+    support."""
     conn.pgconn.send_query(text)
     for result in (yield from generators.execute(conn.pgconn)):
         if result.status != pq.ExecStatus.COMMAND_OK:
@@ -229,8 +231,8 @@ def _close_unwanted(opening: asyncio.Task[AsyncConnection]) -> None:
 
 
 async def connect(uri: str, side: str, *, autocommit: bool = True, database: str = "") -> AsyncConnection:
-    """Open a connection with our session settings. side: "source" or "destination". database: another
-    one of the same server than the URI's."""
+    """Open a connection with our session settings. side: "source" or "destination". database: a database of
+    the same server to connect to instead of the URI's."""
     info = complete_conninfo(uri, f"pgmig {side}", side, **({"dbname": database} if database else {}))
     try:
         return await open_session(info, autocommit=autocommit)
@@ -239,7 +241,8 @@ async def connect(uri: str, side: str, *, autocommit: bool = True, database: str
 
 
 def reached(conn: AsyncConnection, uri: str) -> Endpoint:
-    """Where `uri` has led. With sslmode=require if TLS is what it was reached with."""
+    """The server and database that `conn`, opened with `uri`, is connected to. If the connection uses TLS,
+    the result has sslmode=require."""
     where = endpoint(uri, conn.info.server_version)
     return requiring_tls(where) if conn.pgconn.ssl_in_use else where
 
@@ -248,7 +251,8 @@ def reached(conn: AsyncConnection, uri: str) -> Endpoint:
 async def connection(
     uri: str, side: str, *, autocommit: bool = True, database: str = ""
 ) -> AsyncIterator[AsyncConnection]:
-    """`connect` for a block; closed at its end, uncommitted work rolled back."""
+    """`connect` for a block. The connection is closed at the end of the block, and uncommitted work is rolled
+    back."""
     conn = await connect(uri, side, autocommit=autocommit, database=database)
     try:
         yield conn

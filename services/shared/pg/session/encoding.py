@@ -1,10 +1,10 @@
-"""Databases encoded in SQL_ASCII, whose text is bytes of which the server knows nothing.
+"""Databases encoded in SQL_ASCII, whose text is bytes that the server does not interpret.
 
-Their values travel as they are: a session in any other client encoding has the server check them, and
-refuses the first byte that is not of that encoding. So sessions that carry values have client encoding
-SQL_ASCII there (COPY has an option of its own, and its binary format would convert text all the same).
-Names are read as UTF-8 everywhere, which the preflight checks. All other databases are read and written
-in UTF-8, which the servers convert from and to the encoding that both databases have.
+pgmig transfers their values unchanged. In a session with any other client encoding, the server checks values
+and refuses bytes that are not valid in that encoding. So sessions that carry values of such a database use
+client encoding SQL_ASCII. (COPY has an ENCODING option, but its binary format converts text anyway.) Names
+are read as UTF-8 everywhere, which the preflight checks. pgmig reads and writes all other databases in UTF-8,
+and the servers convert between UTF-8 and the encoding that both databases have.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ CONVERTED_IN_FULL = frozenset(
     {"UTF8", RAW, "LATIN1", "LATIN2", "LATIN4", "LATIN5", "LATIN6", "LATIN7", "LATIN8", "LATIN9", "LATIN10"}
     | {"ISO_8859_5", "KOI8R", "KOI8U", "WIN866", "WIN1256"}
 )
-"""Encodings whose every byte has an equivalent in UTF-8, or that are not converted."""
+"""Encodings in which every byte has an equivalent in UTF-8, and SQL_ASCII, which is not converted."""
 
 
 def conversion_warnings(encoding: str) -> list[str]:
-    """About text of the source that may have no equivalent in UTF-8."""
+    """Warnings about text of the source that may have no equivalent in UTF-8."""
     if encoding in CONVERTED_IN_FULL:
         return []
     return [
@@ -41,12 +41,12 @@ def conversion_warnings(encoding: str) -> list[str]:
 
 
 def is_raw(conn: AsyncConnection) -> bool:
-    """Whether the connected database is encoded in SQL_ASCII; the server has said so at the login."""
+    """Whether the connected database is encoded in SQL_ASCII. The server reports this at login."""
     return conn.info.parameter_status("server_encoding") == RAW
 
 
 async def send_as_stored(conn: AsyncConnection) -> None:
-    """From now on text comes and goes as the database stores it. psycopg does not read such text."""
+    """Send and receive text as the database stores it from now on. psycopg cannot decode such text."""
     if is_raw(conn):
         with translated("setting the session's encoding"):
             await conn.execute(AS_STORED)

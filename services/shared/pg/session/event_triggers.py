@@ -1,7 +1,7 @@
-"""Event triggers must not act on what we do to the destination: they acted on the source.
+"""Event triggers must not fire for pgmig's changes to the destination: they already fired on the source.
 
-A session in role replica fires none but those that are ENABLE REPLICA or ALWAYS; from version 17
-on `event_triggers` stops these too. Both settings are a superuser's, unless granted.
+A session in role replica fires only triggers that are ENABLE REPLICA or ENABLE ALWAYS. From version 17 on,
+the setting `event_triggers` disables these too. Both settings need a superuser, or a granted privilege.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ALL_SINCE = 170000
 
 
 async def silence(conn: AsyncConnection) -> None:
-    """No event trigger fires in this session any more, as far as its role may say so."""
+    """Disable event triggers in this session, as far as its role is allowed to."""
     with translated("silencing the destination's event triggers"):
         await _try(conn, "session_replication_role", "replica")
         if conn.info.server_version >= _ALL_SINCE:
@@ -33,7 +33,7 @@ async def _try(conn: AsyncConnection, name: str, value: str) -> bool:
 
 
 async def unsilenced(conn: AsyncConnection) -> list[str]:
-    """The event triggers of the destination that would fire all the same. Changes nothing."""
+    """The event triggers of the destination that would fire nevertheless. Changes nothing."""
     with translated("checking the destination's event triggers"):
         if conn.info.server_version >= _ALL_SINCE:
             may = await (

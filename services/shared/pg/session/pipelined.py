@@ -8,8 +8,8 @@ from psycopg import AsyncConnection, sql
 
 
 async def answers(conn: AsyncConnection, *statements: sql.Composable) -> list[list[tuple[Any, ...]]]:
-    """The rows of each statement that returns rows. Without a BEGIN among them they are one
-    transaction in autocommit mode. The first that fails ends them all. Raises psycopg.Error."""
+    """The rows of each statement that returns rows. In autocommit mode the statements are one transaction,
+    unless there is a BEGIN among them. The first error cancels all of them. Raises psycopg.Error."""
     cursor = await conn.execute(sql.SQL("; ").join(statements))
     found = []
     while True:

@@ -1,4 +1,4 @@
-"""Reading under one snapshot: one that another session has exported, or one of our own."""
+"""Read under one snapshot: one that another session exported, or the transaction's own."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _GONE = (
 
 @asynccontextmanager
 async def under_snapshot(conn: AsyncConnection, name: str, xids: str) -> AsyncIterator[None]:
-    """A read-only transaction under the snapshot, which may end meanwhile. Raises SNAPSHOT_LOST.
+    """A read-only transaction under the snapshot. The exporting session may end during it. Raises
+    SNAPSHOT_LOST.
 
-    xids: its txid_current_snapshot(), since a restarted server gives the same names again; "":
-    not known.
+    xids: the snapshot's txid_current_snapshot(), because a restarted server uses the same snapshot names
+    again. "": not known.
     """
     gone = PgmigError(ErrorKind.SNAPSHOT_LOST, f"snapshot {name} of the source is gone")
     async with conn.transaction():
@@ -41,7 +42,7 @@ async def under_snapshot(conn: AsyncConnection, name: str, xids: str) -> AsyncIt
 
 @asynccontextmanager
 async def one_snapshot(conn: AsyncConnection) -> AsyncIterator[None]:
-    """A read-only transaction in which nothing that was listed is gone when it is read."""
+    """A read-only transaction with a single snapshot: objects that it lists still exist when it reads them."""
     async with conn.transaction():
         with translated("beginning a transaction on the source"):
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

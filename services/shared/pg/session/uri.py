@@ -1,13 +1,14 @@
-"""Connection strings: which ones are taken, and what they say.
+"""Connection strings: which ones are accepted, and what they contain.
 
-A connection string is somebody else's text with a password in it. So no error quotes any of it: libpq's
-own errors do, and are not chained. What libpq might cut in another place than its author meant, so
-that a piece of the password would pass for a host or a database, is refused. libpq's parameters are a
-list of ours: others make it read or write files of the service's, or use its credentials.
+A connection string is written by a user and contains a password. So no error message quotes any part of it.
+libpq's own error messages do quote it, so they are not chained. pgmig refuses strings that libpq might split
+at another place than the author meant, because a piece of the password could then appear as a host or a
+database. Only parameters from our list are accepted: others make libpq read or write files of the service, or
+use the service's credentials.
 
-Files (certificates, keys) and Unix sockets are named only within the directories of
-PGMIG_ALLOWED_PATHS: no one by default, since whoever calls a service need not be its user. The
-embedded stack allows all, since there it is.
+Files (certificates, keys) and Unix sockets are accepted only in the directories of PGMIG_ALLOWED_PATHS. By
+default none are accepted, because the caller of a service need not be the user that the service runs as. The
+embedded stack accepts all, because there the caller is that user.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _PLACE = frozenset({"host", "port", "dbname", "user"})
 _SECRETS = frozenset({"password", "sslpassword"})
 _FILES = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir"})
 _OURS = frozenset({"application_name", "client_encoding", "fallback_application_name"})
-"""Taken, and replaced by our own."""
+"""Accepted, and replaced by our own values."""
 _KEPT = _FILES | frozenset(
     {
         "channel_binding",
@@ -58,7 +59,7 @@ _KEPT = _FILES | frozenset(
         "tcp_user_timeout",
     }
 )
-"""Taken, and kept in a migration's record."""
+"""Accepted, and stored in a migration's record."""
 _ALLOWED = _PLACE | _SECRETS | _OURS | _KEPT
 _WEAK_MODES = frozenset({"allow", "prefer"})
 _STRICT_MODES = frozenset({"require", "verify-ca", "verify-full"})
@@ -70,7 +71,7 @@ _PORT = re.compile(r"[0-9]{1,5}(?:,[0-9]{1,5})*")
 def parameters(uri: str, side: str = "", environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """libpq's parameters in `uri`, a URI or key=value string. Raises INVALID_ARGUMENT.
 
-    side: "source" or "destination", for the error.
+    side: "source" or "destination", for the error message.
     """
     whose = f"the {side}'s connection string" if side else "the connection string"
     _check_form(uri, whose)
@@ -152,7 +153,8 @@ def _refuse_path(what: str) -> NoReturn:
 
 
 def _is_allowed(path: str, environ: Mapping[str, str]) -> bool:
-    """Links are followed. A name that begins with @ is in Linux's abstract name space."""
+    """Whether `path` is in an allowed directory, after symbolic links are resolved. A name that begins with @
+    is in Linux's abstract namespace."""
     allowed = [
         Path(one).resolve() for one in environ.get(ALLOWED_PATHS_VARIABLE, "").split(os.pathsep) if one
     ]
@@ -163,15 +165,16 @@ def _is_allowed(path: str, environ: Mapping[str, str]) -> bool:
 
 
 def with_default_host(given: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Without a host libpq takes a Unix socket, where the service may log in as itself; that is only for
-    those who may name sockets."""
+    """Add a host if there is none. Without a host libpq connects to a Unix socket, where the server may
+    accept the service's own user. That is allowed only for callers who may name sockets."""
     if given.get("host") or environ.get("PGHOST") or _is_allowed("/", environ):
         return dict(given)
     return {**given, "host": "localhost"}
 
 
 def endpoint(uri: str, server_version_num: int = 0) -> Endpoint:
-    """Where `uri` leads and how, without credentials. Several hosts: the first, and all as a parameter."""
+    """The server and database of `uri` with their parameters, without credentials. If there are several
+    hosts, the endpoint has the first one as its host and all of them as a parameter."""
     given = parameters(uri)
     hosts, ports = given.get("host") or "localhost", given.get("port") or "5432"
     kept = {name: value for name, value in given.items() if name in _KEPT}
@@ -189,15 +192,15 @@ def endpoint(uri: str, server_version_num: int = 0) -> Endpoint:
 
 
 def passwordless_uri(where: Endpoint) -> str:
-    """A connection string without a password: libpq's password file may know it."""
+    """A connection string without a password: libpq's password file may have it."""
     place = {"host": where.host, "port": str(where.port), "dbname": where.dbname, "user": where.user}
     kept = {one.name: one.value for one in where.parameters if one.name in _KEPT | _PLACE}
     return conninfo.make_conninfo("", **{key: value for key, value in (place | kept).items() if value})
 
 
 def as_recorded(uri: str, where: Endpoint) -> str:
-    """`uri` with what it lacks of the parameters of `where`: a migration that began with TLS goes on with
-    it, wherever the URI with the password comes from."""
+    """`uri` completed with the parameters of `where` that it lacks. So a migration that began with TLS
+    continues with TLS, even if the URI with the password comes from another place."""
     given = parameters(uri)
     own = dict(given)
     if given.get("sslmode") in _WEAK_MODES and requires_tls(where):
@@ -214,8 +217,9 @@ def requires_tls(where: Endpoint) -> bool:
 
 
 def requiring_tls(where: Endpoint) -> Endpoint:
-    """For a database that was reached with TLS: from now on it is not reached without. sslmode=prefer, the
-    default, would connect without TLS whenever somebody in between says so, or a program has none."""
+    """`where` with sslmode=require, for a database that was reached with TLS. With sslmode=prefer, the
+    default, libpq connects without TLS if an attacker in the network suppresses TLS, or if it was built
+    without TLS."""
     if requires_tls(where):
         return where
     others = [one for one in where.parameters if one.name != "sslmode"]

@@ -1,19 +1,20 @@
-"""The channel between libpq and a server, lent for a while: its socket, or its TLS session.
+"""The channel between libpq and a server, borrowed for a time: its socket or its TLS session.
 
-libpq holds each row or message twice and hands every one over by itself. Whoever moves many, or large
-ones, reads and writes the bytes of the protocol past it, while the connection is idle for libpq: it has
-read all that the server said, and is not used until the borrower has read all that it asked for.
+libpq stores each row or message twice and returns them one at a time. Code that transfers many or large ones
+bypasses libpq and reads and writes the bytes of the protocol itself. During that time the connection is idle
+for libpq: libpq has read everything that the server sent. libpq is not used until the borrower has read all
+answers to its requests.
 
-Where libpq encrypts with OpenSSL, its TLS session is used by `SSL_read` and `SSL_write` of the very
-library that libpq is linked with. Nothing of the session changes: the certificate was checked, and the
-login bound to it, by libpq. Writes are one TLS record each, since a write that must be tried again has
-to be given the same bytes. Kerberos encryption is not lent.
+If libpq encrypts with OpenSSL, the channel calls `SSL_read` and `SSL_write` of the library that libpq is
+linked with, on libpq's TLS session. The session is unchanged: libpq has checked the certificate and bound the
+login to it. Each write is one TLS record, because a write that must be retried has to pass the same bytes
+again. A connection with Kerberos encryption cannot be borrowed from.
 
-A channel holds on to its connection, since libpq frees the TLS session together with it. Before each use the
-connection is seen to be open: after somebody has closed it, the session's address means nothing.
+A channel holds a reference to its connection, because libpq frees the TLS session together with it. Before
+each use the channel checks that the connection is open: after it is closed, the session's address is invalid.
 
-Nothing here waits. A TLS session may have to write before it reads on, or the other way round: then the
-channel says so, and `ready` waits for what it needs.
+No function of a channel waits. A TLS session may have to write before it can read, or read before it can
+write. Then `crossed` is true, and `ready` waits for the right direction.
 """
 
 from __future__ import annotations
@@ -30,51 +31,53 @@ from typing import Any, Protocol, cast
 from psycopg import AsyncConnection
 
 _RECORD = 16 << 10
-"""Bytes of a TLS record at most."""
+"""Maximum number of bytes in a TLS record."""
 _WANT_READ, _WANT_WRITE, _SYSCALL, _ZERO_RETURN = 2, 3, 5, 6  # SSL_get_error(3)
 
 LOOK_AGAIN_S = 1.0
-"""TLS may hold bytes back that the socket does not show any more: look without being woken."""
+"""Seconds after which to look again: TLS may hold received bytes that the socket no longer reports."""
 
 
 class Channel(Protocol):
-    """Never waits: raises BlockingIOError where it would have to, another OSError when it is lost."""
+    """Never waits: raises BlockingIOError when it would have to wait, and another OSError when the connection
+    is lost."""
 
     @property
     def fileno(self) -> int: ...
 
     @property
     def pending(self) -> bool:
-        """Whether there is more to receive although the socket may not show it."""
+        """Whether there is more to receive although the socket may not be readable."""
         ...
 
     @property
     def crossed(self) -> bool:
-        """Whether the last call that would have had to wait needs the other direction of the socket: a
-        `receive` that it can be written, a `send` that it can be read."""
+        """Whether the last call that would have had to wait needs the other direction of the socket: whether
+        a `receive` needs it to be writable, or a `send` needs it to be readable."""
         ...
 
     def receive(self, room: memoryview) -> int:
-        """Bytes received to the front of `room`; 0 at the end of the connection."""
+        """Receive bytes into the front of `room`. Returns their number, 0 at the end of the connection."""
         ...
 
     def send(self, data: bytes | memoryview) -> int:
-        """How many bytes at the front were taken. What was not is to be given again, unchanged. That the
-        other side is gone may show only when receiving."""
+        """Return how many bytes of the front were sent. The rest must be passed again, unchanged. A closed
+        connection may be noticed only by `receive`."""
         ...
 
     def close(self) -> None:
-        """Give it back."""
+        """Return the channel to its connection."""
         ...
 
 
 def lends(conn: AsyncConnection) -> bool:
-    """Whether it can be borrowed from, Kerberos encryption apart, of which libpq does not tell."""
+    """Whether the channel can be borrowed. Kerberos encryption is not detected, because libpq does not report
+    it."""
     return not conn.pgconn.ssl_in_use or _session(conn) is not None
 
 
 def borrow(conn: AsyncConnection) -> Channel:
-    """The channel of an idle connection that lends."""
+    """The channel of an idle connection for which `lends` is true."""
     if not conn.pgconn.ssl_in_use:
         return PlainChannel(conn)
     session = _session(conn)
@@ -83,7 +86,7 @@ def borrow(conn: AsyncConnection) -> Channel:
 
 
 class Lender(Protocol):
-    """What a channel needs of the connection that it borrows from; an AsyncConnection is one."""
+    """What a channel needs from the connection that it borrows from. An AsyncConnection is one."""
 
     @property
     def closed(self) -> bool: ...
@@ -92,7 +95,7 @@ class Lender(Protocol):
 
 
 def _open(lender: Lender | None) -> None:
-    """Raises OSError unless the connection is still lent, and open."""
+    """Raise OSError unless the channel is still borrowed and the connection is open."""
     if lender is None:
         raise OSError(errno.EBADF, "the channel was given back")
     if lender.closed:
@@ -100,7 +103,7 @@ def _open(lender: Lender | None) -> None:
 
 
 class PlainChannel:
-    """By a descriptor of its own for the connection's socket."""
+    """A channel without TLS. It duplicates the descriptor of the connection's socket."""
 
     pending = crossed = False
 
@@ -147,7 +150,7 @@ class TlsChannel:
         return bool(self._openssl.SSL_pending(self._lent()))
 
     def receive(self, room: memoryview) -> int:
-        """As many records as are there, or as have room."""
+        """Receive all records that have arrived, as far as there is room."""
         base = ctypes.addressof(ctypes.c_char.from_buffer(room)) if room else 0
         received = 0
         while received < len(room):
@@ -156,7 +159,7 @@ class TlsChannel:
             if count > 0:
                 received += count
             elif received:
-                break  # an end or an error will show again
+                break  # the next call reports the end or the error
             elif self._blocked(count):
                 raise BlockingIOError
             else:
@@ -180,9 +183,9 @@ class TlsChannel:
         return sent
 
     def _blocked(self, result: int, *, sending: bool = False) -> bool:
-        """Why nothing came of a call: True to wait, False at the end of the session. Raises OSError."""
+        """Find out why a call transferred nothing. True: wait. False: end of the session. Raises OSError."""
         reason = self._openssl.SSL_get_error(self._lent(), result)
-        self._openssl.ERR_clear_error()  # others of this thread look into the same queue
+        self._openssl.ERR_clear_error()  # other code in this thread reads the same error queue
         if reason in {_WANT_READ, _WANT_WRITE}:
             self.crossed = reason == (_WANT_READ if sending else _WANT_WRITE)
             return True
@@ -203,7 +206,7 @@ class TlsChannel:
 
 
 def _session(conn: AsyncConnection) -> int | None:
-    """The address of libpq's SSL object. None: there is none of OpenSSL's, or no way to it."""
+    """The address of libpq's SSL object. None: it has none of OpenSSL's, or the function is not available."""
     library = _libpq()
     if library is None:
         return None
@@ -212,12 +215,13 @@ def _session(conn: AsyncConnection) -> int | None:
 
 
 async def ready(channel: Channel, *, send: bool = False) -> None:
-    """Wait until `receive` (or, with `send`, `send` or `receive`) may do something."""
+    """Wait until `receive` can progress or, with `send`, `send` or `receive`."""
     await socket_ready(channel.fileno, read=send or not channel.crossed, write=send != channel.crossed)
 
 
 async def socket_ready(fd: int, *, read: bool = True, write: bool = False) -> None:
-    """Wait until the socket can be read (or, with `write`, read or written)."""
+    """Wait until the socket is readable or, with `write`, readable or writable. Ends after LOOK_AGAIN_S at
+    the latest."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
 
@@ -242,7 +246,7 @@ async def socket_ready(fd: int, *, read: bool = True, write: bool = False) -> No
 
 @cache
 def _libpq() -> ctypes.CDLL | None:
-    """The libpq that psycopg uses, and through it the OpenSSL that this is linked with."""
+    """The libpq that psycopg uses. Its symbols include those of the OpenSSL that it is linked with."""
     try:
         mapped = Path("/proc/self/maps").read_text()
     except OSError:
@@ -250,7 +254,7 @@ def _libpq() -> ctypes.CDLL | None:
     names = {line.split(maxsplit=5)[-1] for line in mapped.splitlines() if "/libpq" in line}
     paths = [name for name in names if Path(name).name.startswith(("libpq.so", "libpq-"))]
     if len(paths) != 1:
-        return None  # which of them made the connection?
+        return None  # unclear which one made the connection
     try:
         library = ctypes.CDLL(paths[0])
         pointer, number = ctypes.c_void_p, ctypes.c_int

@@ -1,4 +1,5 @@
--- Dependencies among what users made; objects that initdb made have lower OIDs, save for public.
+-- Dependencies among user-created objects. Objects that initdb created have lower OIDs; schema public is an
+-- exception and is included.
 SELECT DISTINCT d.classid::bigint, d.objid::bigint, d.refclassid::bigint, d.refobjid::bigint, d.deptype::text
   FROM pg_catalog.pg_depend d
  WHERE d.objid >= 16384

@@ -1,5 +1,5 @@
--- Tables with generated columns: whether stored and virtual ones are part of the replica identity,
--- by which old rows are logged, and whether there are virtual ones at all. Since version 12.
+-- Tables with generated columns: whether stored ones and virtual ones are part of the replica identity, by
+-- which old rows are logged, and whether there are virtual ones at all. Since version 12.
 SELECT n.nspname,
        c.relname,
        bool_or(g.kind = 's' AND g.identifies),

@@ -1,6 +1,7 @@
--- Partitioned roots among some tables, with the permanent tables below them (NULL: none yet), and whether a
--- partition that is made later has the root's primary key as its replica identity: one that is checked at
--- once, and whose columns are all sent (generated_keys: stored generated columns can be). Since version 13.
+-- The partitioned roots among some tables, with the permanent tables below them (NULL: none yet). The last
+-- column shows whether a partition that is created later gets the root's primary key as its replica identity:
+-- the key must not be deferrable, and all of its columns must be sent (generated_keys: stored generated
+-- columns can be sent). Since version 13.
 WITH RECURSIVE below AS (
     SELECT c.oid AS root, c.oid
       FROM unnest(%(schemas)s::text[], %(names)s::text[]) t (s, n)

@@ -1,6 +1,6 @@
--- What a user made in this database, by kind and name; relations with their parts. Members of
--- extensions, and what every new database has, do not count. Of many objects each kind comes
--- first once.
+-- User-created objects of this database, by kind and name; a relation includes its parts. Members of
+-- extensions, and objects that every new database has, do not count. The first object of each kind comes
+-- first, then the second of each kind.
 WITH made AS (
     SELECT 'pg_catalog.pg_namespace'::pg_catalog.regclass::oid AS class, n.oid,
            n.nspname AS schema, NULL::name AS name
@@ -75,7 +75,7 @@ WITH made AS (
       JOIN pg_catalog.pg_namespace n ON n.oid = c.opcnamespace
      WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     UNION ALL
-    -- In no schema; those of every database have lower OIDs.
+    -- Objects outside of schemas. Those that every database has have lower OIDs.
     SELECT 'pg_catalog.pg_cast'::pg_catalog.regclass, c.oid, NULL, NULL
       FROM pg_catalog.pg_cast c
      WHERE c.oid >= 16384

@@ -1,4 +1,4 @@
--- Foreign keys; of those that partitions have from their roots the ones on the referencing side.
+-- Foreign keys. Of the keys that partitions inherit from their roots, only those on the referencing side.
 SELECT k.oid::bigint,
        k.conname || ' (' || k.conrelid::pg_catalog.regclass::text || ' to '
                  || k.confrelid::pg_catalog.regclass::text || ')',

@@ -1,5 +1,5 @@
--- Relations that a pattern matches. One without a schema sees only what the search path shows:
--- of several relations of a name the first.
+-- Relations that a pattern matches. A pattern without a schema matches only relations that are visible in the
+-- search path: of several relations with the same name, the first one.
 SELECT c.oid::bigint
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

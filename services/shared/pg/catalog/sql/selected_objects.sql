@@ -1,4 +1,4 @@
--- Objects that may depend on nothing, and so are in no row of selection_depend.sql.
+-- Objects that may have no dependencies, and so have no row in the result of dependencies.sql.
 SELECT 'pg_catalog.pg_namespace'::pg_catalog.regclass::oid::bigint, oid::bigint
   FROM pg_catalog.pg_namespace
  WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', %(bookkeeping)s)

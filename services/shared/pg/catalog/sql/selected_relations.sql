@@ -1,4 +1,4 @@
--- Relations that can be chosen by name: tables, partitioned roots, views, sequences.
+-- Relations that can be selected by name: tables, partitioned roots, views, sequences.
 SELECT c.oid::bigint,
        n.nspname,
        c.relname,

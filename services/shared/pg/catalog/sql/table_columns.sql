@@ -1,4 +1,4 @@
--- Definitions of the columns of some tables, to be compared with those of the other server.
+-- Definitions of the columns of some tables, for the comparison with those on the other server.
 SELECT n.nspname,
        c.relname,
        a.attnum,

@@ -1,5 +1,5 @@
--- Identities of tables and partitioned tables: services.shared.model.table_identity. Only columns of
--- catalogs, since functions show the catalogs as they are now, whatever the snapshot.
+-- Identities of tables and partitioned tables: services.shared.model.table_identity. Reads only columns of
+-- catalogs, because functions return the current state of the catalogs, whatever the snapshot is.
 SELECT n.nspname,
        c.relname,
        c.oid::bigint,

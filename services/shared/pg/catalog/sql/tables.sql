@@ -1,5 +1,5 @@
--- Tables to copy with their columns in attribute order. A replica key is the index that
--- PostgreSQL would log old rows by: valid, unique and immediate.
+-- Tables to copy, with their columns in attribute order. The replica key is the index by which PostgreSQL
+-- would log old rows: valid, unique and immediate.
 SELECT n.nspname,
        c.relname,
        c.oid::bigint,
