@@ -1,9 +1,9 @@
-"""The one seam to PostgreSQL's streaming replication protocol, over psycopg's libpq wrapper.
+"""The only module that uses PostgreSQL's streaming replication protocol, over psycopg's libpq wrapper.
 
-psycopg offers replication connections only as raw `pgconn` calls; all of them are here.
-Reading is `wal_stream`'s: the walsender sends each message on its own, so `drain` takes what has
-arrived and the caller pauses briefly after a short drain instead of waking for every message. The
-socket is registered with the event loop only while `wait_readable` waits.
+psycopg supports replication connections only as raw `pgconn` calls; all of them are here. `wal_stream` reads
+the stream: the walsender sends each message separately, so `drain` returns what has arrived, and the caller
+pauses briefly after a short drain instead of waking for every message. The socket is registered with the
+event loop only during `wait_readable`.
 
 Protocol: https://www.postgresql.org/docs/current/protocol-replication.html
 """
@@ -45,8 +45,8 @@ from services.shared.pg.transport.raw_connection import lends
 _STATUS = struct.Struct(">cQQQqc")
 _PG_EPOCH_US = 946_684_800_000_000
 DECODING_WORK_MEM = 256 << 10
-"""kB; the walsender writes larger transactions to its disk while it decodes them. Servers' default is
-64 MB, which a transaction of 300,000 small rows exceeds. From 13 on."""
+"""kB. The walsender writes larger transactions to its disk while it decodes them. The servers' default is 64
+MB, which a transaction of 300,000 small rows exceeds. From version 13 on."""
 _MORE_MEMORY = sql.SQL(
     "SELECT pg_catalog.set_config(name, {}, false) FROM pg_catalog.pg_settings"
     " WHERE name = 'logical_decoding_work_mem' AND setting::bigint < {}"
@@ -55,7 +55,7 @@ _MORE_MEMORY = sql.SQL(
 
 @dataclass(frozen=True, slots=True)
 class SystemIdentity:
-    """IDENTIFY_SYSTEM. A restored backup keeps the identifier but changes the timeline."""
+    """Result of IDENTIFY_SYSTEM. A restored backup has the same identifier but another timeline."""
 
     system_identifier: str
     timeline: int
@@ -64,7 +64,7 @@ class SystemIdentity:
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """A row of pg_replication_slots. active_pid: 0 when nobody streams from it."""
+    """A row of pg_replication_slots. active_pid: 0 if no session streams from the slot."""
 
     confirmed_flush_lsn: Lsn
     active_pid: int
@@ -79,12 +79,12 @@ class ReplicationConnection:
         self._conn = conn
         self._pgconn = conn.pgconn
         self._stream: WalStream | None = None
-        # Unless asked for, we do not encrypt with Kerberos.
+        # pgmig encrypts with Kerberos only if the connection string asks for it
         self._gss = conn.info.get_parameters().get("gssencmode", "disable") != "disable"
 
     @classmethod
     async def open(cls, uri: str, database: str = "") -> ReplicationConnection:
-        """database: another one of the same server than the URI's."""
+        """database: a database of the same server to connect to instead of the URI's."""
         other = {"dbname": database} if database else {}
         info = complete_conninfo(uri, "pgmig decoder", "source", replication="database", **other)
         try:
@@ -103,7 +103,7 @@ class ReplicationConnection:
         return self._conn.info.server_version
 
     async def _command(self, command: sql.Composable | str, doing: str) -> pq.abc.PGresult:
-        """Run one walsender command: they know only the simple query protocol."""
+        """Run one walsender command. Walsenders support only the simple query protocol."""
         text = command.encode() if isinstance(command, str) else command.as_bytes(self._conn)
 
         def run() -> PQGen[list[pq.abc.PGresult]]:
@@ -123,7 +123,8 @@ class ReplicationConnection:
         return SystemIdentity(row[0], int(row[1]), Lsn.parse(row[2]))
 
     async def create_slot(self, name: str, *, temporary: bool = False) -> tuple[Lsn, str]:
-        """(consistent point, exported snapshot). The snapshot lives until the next command here."""
+        """Returns (consistent point, exported snapshot). The snapshot exists until the next command on this
+        connection."""
         kind = sql.SQL("TEMPORARY LOGICAL") if temporary else sql.SQL("LOGICAL")
         command = sql.SQL("CREATE_REPLICATION_SLOT {} {} pgoutput EXPORT_SNAPSHOT").format(
             sql.Identifier(name), kind
@@ -132,8 +133,8 @@ class ReplicationConnection:
         return Lsn.parse(row[1]), row[2]
 
     async def start(self, slot: str, start: Lsn, *publications: str) -> None:
-        """START_REPLICATION. The server begins at `start` or, silently, at the slot's
-        confirmed_flush_lsn if that is later: look at the slot first."""
+        """START_REPLICATION. The server begins at `start` or, without notice, at the slot's
+        confirmed_flush_lsn if that is later. So check the slot first."""
         options = [
             sql.SQL("{} {}").format(sql.SQL(name), sql.Literal(value))
             for name, value in stream_options(self.server_version, publications).items()
@@ -153,7 +154,7 @@ class ReplicationConnection:
             await stream.begin(command.as_bytes(self._conn), _refused(doing))
 
     def drain(self) -> tuple[list[Item], int]:
-        """What has arrived, and how many bytes that were; see `WalStream`."""
+        """The items that have arrived, and their number of bytes; see `WalStream`."""
         assert self._stream is not None
         return self._stream.drain()
 
@@ -182,7 +183,7 @@ class ReplicationConnection:
             loop.remove_writer(socket)
 
     def send_status(self, written: Lsn, flushed: Lsn, *, reply: bool = False) -> None:
-        """Standby status update. `flushed` is what the slot may forget."""
+        """Send a standby status update. The slot no longer needs WAL before `flushed`."""
         assert self._stream is not None
         clock = time.time_ns() // 1000 - _PG_EPOCH_US
         self._stream.send(
@@ -193,8 +194,8 @@ class ReplicationConnection:
 
 
 async def slot_state(conn: AsyncConnection, name: str) -> SlotState | None:
-    """None when there is no such slot in this database's cluster."""
-    # Before 13 a slot keeps all the WAL that it needs.
+    """None if there is no such slot in this database's cluster."""
+    # Before 13, a slot keeps all the WAL that it needs.
     lost = "wal_status = 'lost'" if conn.info.server_version >= 130000 else "false"
     query = sql.SQL(
         "SELECT confirmed_flush_lsn::text, coalesce(active_pid, 0), coalesce({}, false), plugin::text"
@@ -209,18 +210,18 @@ async def slot_state(conn: AsyncConnection, name: str) -> SlotState | None:
 class SnapshotKeeper:
     """A transaction that keeps an exported snapshot alive and exports it again.
 
-    The snapshot of CREATE_REPLICATION_SLOT dies with the next command on that connection; the
-    keeper imports it first, so that streaming can start while copiers still use `name`.
+    The snapshot of CREATE_REPLICATION_SLOT ends with the next command on that connection. The keeper imports
+    it before that, so streaming can start while copiers still use `name`.
     """
 
     def __init__(self, conn: AsyncConnection, name: str, xids: str) -> None:
         self._conn = conn
         self.name = name
-        self.xids = xids  # txid_current_snapshot(), the same for everyone who imports it
+        self.xids = xids  # txid_current_snapshot(), the same for every session that imports it
 
     @classmethod
     async def adopt(cls, uri: str, exported: str | None) -> SnapshotKeeper:
-        """exported=None: a snapshot of now, for a clone that does not follow."""
+        """exported=None: a snapshot of the present, for a clone that does not replicate changes."""
         conn = await connect(uri, "source")
         try:
             await conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -238,7 +239,7 @@ class SnapshotKeeper:
         return cls(conn, *row)
 
     async def alive(self) -> bool:
-        """Whether the keeper's transaction still stands."""
+        """Whether the keeper's transaction is still open."""
         try:
             await self._conn.execute("SELECT 1")
         except psycopg.Error:

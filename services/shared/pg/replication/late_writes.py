@@ -1,12 +1,12 @@
-"""What was committed on the old source after the switchover: read from the slot, never applied.
+"""Transactions that committed on the old source after the switchover: read from the slot, never applied.
 
-The slot is kept until `cleanup`, so the server can be asked as often as one likes. It must not be in use,
-and the session must be on the slot's database.
+The slot is kept until `cleanup`, so the server can be queried any number of times. The slot must not be in
+use, and the session must be connected to the slot's database.
 
-One look decodes a limited number of changes. So the slot is moved past what is no late write: first to the
-decision, since the destination has everything before it, and then past each full look that found
-nothing. Otherwise such changes could fill every look, and hide the late writes that come after them. The slot
-never moves past a late write, so later looks find it again.
+One query decodes a limited number of changes. So the slot is moved past changes that are not late writes:
+first to the decision, because the destination has everything before it, and then past each full query that
+found nothing. Otherwise such changes could fill every query and hide the late writes after them. The slot is
+never moved past a late write, so later queries find it again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from services.shared.pg.replication.stream_options import stream_options
 from services.shared.pg.session.connection import translated
 
 LOOKED_AT_MOST = 100_000
-"""Changes that one look decodes, and the rest of their transaction."""
+"""Number of changes that one query decodes; it also decodes the rest of the last transaction."""
 _ADVANCE_SINCE = 110000
 
-# pgoutput's messages: C is a commit, whose LSN is its end; I, U, D and T begin with the kind and, T behind
-# the number of tables and a byte of options, the table's OID.
+# Messages of pgoutput: C is a commit, whose LSN is its end. I, U, D and T begin with the kind. The table's
+# OID comes next; in T it comes after the number of tables and a byte of options.
 _LATE = """
 WITH seen AS (
     SELECT xid, lsn, data, pg_catalog.chr(pg_catalog.get_byte(data, 0)) AS kind
@@ -51,10 +51,11 @@ SELECT coalesce(n.nspname || '.' || c.relname, 'a table that is gone'), pg_catal
 UNION ALL
 SELECT (SELECT lsn::text FROM seen ORDER BY lsn DESC LIMIT 1), -pg_catalog.count(*) FROM seen
  ORDER BY 2"""
-# The first row of the answer: the position of the last change that was decoded, and minus their number.
+# The first row of the result has the position of the last decoded change, and minus the number of decoded
+# changes.
 
 _USUAL: LiteralString = "pg_catalog.pg_replication_slot_advance({slot}, {upto})"
-# PostgreSQL 10 has no such function.
+# PostgreSQL 10 does not have pg_replication_slot_advance.
 _READING: LiteralString = (
     "pg_catalog.pg_logical_slot_get_binary_changes({slot}, {upto}, NULL, VARIADIC {options})"
 )
@@ -67,8 +68,9 @@ _ADVANCE: LiteralString = (
 async def late_writes(
     conn: AsyncConnection, slot: str, publications: Sequence[str], after: Lsn
 ) -> tuple[tuple[str, int], ...] | None:
-    """Tables and numbers of changes, a TRUNCATE as one, of transactions that committed behind `after`.
-    Nothing when the slot is gone. None when it is in use, if only by another look: that tells nothing."""
+    """Tables and their numbers of changes (a TRUNCATE counts as one) in transactions that committed after
+    `after`. Empty if the slot is gone. None if it is in use, also by another such query: then nothing is
+    known."""
     with translated("looking for writes to the old source"):
         found = await (
             await conn.execute(
@@ -95,7 +97,7 @@ def _lsn(text: str) -> sql.Composed:
 
 @dataclass(frozen=True, slots=True)
 class _Looking:
-    """At one slot. options: of pgoutput. after: the decision."""
+    """Queries of one slot. options: of pgoutput. after: the decision."""
 
     conn: AsyncConnection
     slot: sql.Composable
@@ -120,5 +122,5 @@ class _Looking:
 
 
 def told(found: Sequence[tuple[str, int]]) -> str:
-    """For messages."""
+    """The numbers of changes and their tables, for messages."""
     return ", ".join(f"{count} in {name}" for name, count in found)

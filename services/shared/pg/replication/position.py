@@ -1,4 +1,4 @@
-"""Where the source's WAL ends, and what a replication slot keeps of it."""
+"""The end of the source's WAL, and how much WAL a replication slot retains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WAL_STATUS_SINCE = 130000
 
 
 async def wal_position(conn: AsyncConnection) -> Lsn:
-    """The end of the source's WAL on disk."""
+    """The end of the source's WAL that is flushed to disk."""
     with translated("reading the source's WAL position"):
         row = await (await conn.execute("SELECT pg_catalog.pg_current_wal_flush_lsn()::text")).fetchone()
     assert row is not None
@@ -22,8 +22,8 @@ async def wal_position(conn: AsyncConnection) -> Lsn:
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
-    """retained: bytes of WAL that the slot keeps from being removed. wal_status: of the slot, as
-    pg_replication_slots has it ("" before PostgreSQL 13), or SLOT_GONE when there is no such slot."""
+    """retained: bytes of WAL that the slot keeps from being removed. wal_status: as in pg_replication_slots
+    ("" before PostgreSQL 13), or SLOT_GONE if there is no such slot."""
 
     position: Lsn
     retained: int = 0
@@ -31,7 +31,7 @@ class SourceState:
 
 
 async def source_state(conn: AsyncConnection, slot: str) -> SourceState:
-    """Both in one query."""
+    """Read the WAL position and the slot in one query."""
     status = "s.wal_status::text" if conn.info.server_version >= _WAL_STATUS_SINCE else "''"
     query = sql.SQL(
         "SELECT pg_catalog.pg_current_wal_flush_lsn()::text, s.slot_name IS NULL, s.restart_lsn::text, {}"
@@ -48,7 +48,7 @@ async def source_state(conn: AsyncConnection, slot: str) -> SourceState:
 
 
 async def wal_insert_position(conn: AsyncConnection) -> Lsn:
-    """The end of the source's WAL, on disk or not: behind every commit that is visible."""
+    """The end of the source's WAL, flushed to disk or not: it is after every visible commit."""
     with translated("reading the source's WAL position"):
         row = await (await conn.execute("SELECT pg_catalog.pg_current_wal_insert_lsn()::text")).fetchone()
     assert row is not None
@@ -56,7 +56,7 @@ async def wal_insert_position(conn: AsyncConnection) -> Lsn:
 
 
 class SourceWatch:
-    """Asks the source again and again, over a connection of its own."""
+    """Queries the source's state repeatedly, over its own connection."""
 
     def __init__(self, uri: str, slot: str) -> None:
         self.uri = uri

@@ -1,4 +1,4 @@
-"""Publication and slot on the source: made once, recognised afterwards."""
+"""Publication and slot on the source: created once, checked afterwards."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ async def ensure_publication(
     inserts_only: bool = False,
     generated: bool = False,
 ) -> None:
-    """(Re)create the publication. It must stand before the slot's consistent point, since
-    decoding reads the catalogs as they were. No tables: a publication of nothing.
+    """Create the publication, or re-create it. It must exist before the slot's consistent point, because
+    decoding reads the catalogs as of that time. No tables: an empty publication.
 
-    inserts_only: of INSERT, and of TRUNCATE where publications know it. UPDATE and DELETE of a
-    table without replica identity then go on working on the source. ONLY: a table's heirs are
-    published if they are listed. generated: with stored generated columns (from 18 on).
+    inserts_only: publish INSERT, and TRUNCATE if the server supports it in publications. Then UPDATE and
+    DELETE of a table without replica identity still work on the source. ONLY: child tables are published if
+    they are listed. generated: publish stored generated columns (from 18 on).
 
-    A table that was dropped or renamed since it was listed is left out. Another one that has its name
-    by the time of the snapshot is added before its rows are copied: services.coordinator.tables.publish.
+    A table that was dropped or renamed since it was listed is left out. If another table has its name when
+    the snapshot is created, that table is added before its rows are copied:
+    services.coordinator.tables.publish.
     """
     left = tables
     for _ in range(_ATTEMPTS):
@@ -80,10 +81,10 @@ SELECT n.nspname, c.relname
 
 
 async def add_to_publication(conn: AsyncConnection, name: str, tables: Sequence[TableId]) -> None:
-    """Have the changes of more tables published, from the next transaction on. Without their heirs.
+    """Publish the changes of more tables, from the next transaction on, without their child tables.
 
-    Tables that the publication has now, or that do not exist now, are passed over: an earlier attempt may
-    have been broken off, and the caller may have seen the tables under an older snapshot.
+    Tables that are already in the publication, or that do not exist now, are skipped: an earlier attempt may
+    have been interrupted, and the caller may have listed the tables under an older snapshot.
     """
     statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE ONLY {}")
     with translated(f"adding tables to publication {name} on the source"):
@@ -94,7 +95,7 @@ async def add_to_publication(conn: AsyncConnection, name: str, tables: Sequence[
 
 
 async def read_slot(uri: str, name: str) -> SlotState | None:
-    """The slot as the source shows it now."""
+    """The present state of the slot on the source."""
     async with connection(uri, "source") as conn:
         with translated(f"checking replication slot {name}"):
             return await slot_state(conn, name)
@@ -106,7 +107,8 @@ async def drop_slot(conn: AsyncConnection, name: str) -> None:
 
 
 def check_usable(slot: SlotState | None, name: str, start: Lsn) -> SlotState:
-    """The slot, if streaming from it can go on; otherwise PgmigError(GAP)."""
+    """Return the slot if streaming from it can continue. Otherwise raise PgmigError(GAP), or SLOT_EXISTS if
+    the slot is of another plugin."""
     hint = (
         "changes since then cannot be recovered: run `pgmig-cli cleanup`, then clone again, into an empty "
         "database or with --drop-if-exists"

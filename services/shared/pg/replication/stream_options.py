@@ -1,15 +1,16 @@
-"""What START_REPLICATION asks of pgoutput, by the source's version.
+"""The options of pgoutput for START_REPLICATION, by the source's version.
 
-Every source is asked for the same stream, as far as it can give it:
+Every source is asked for the same stream, as far as it supports it:
 
-proto_version  1 everywhere: transactions come whole, in commit order. Later versions of the protocol
-               add transactions that are still in progress, or that are prepared, which only
-               their commit could make count; `streaming` and `two_phase` need them.
-binary         never (it is there from 14 on): text is what two major versions agree on.
-messages       from 14 on, which is how the switchover's sentinel travels. Before, its commit, an
-               empty transaction, tells as much: see services.coordinator.operations.switchover_steps.
-origin         never (it is there from 16 on): `any`, the default, is what older versions do, and a
-               source that is itself a replica has to hand on all it got.
+proto_version  1 for all: complete transactions in commit order. Later versions add transactions that are
+               in progress or prepared, which take effect only when they commit; `streaming` and
+               `two_phase` need these versions.
+binary         never used (it exists from 14 on): text is the same in all major versions.
+messages       used from 14 on: the switchover's sentinel is sent as such a message. Before 14, the sentinel's
+               commit, an empty transaction, has the same meaning: see
+               services.coordinator.operations.switchover_steps.
+origin         never used (it exists from 16 on): the default `any` is the behavior of older versions, and a
+               source that is itself a replica has to send everything that it received.
 
 https://www.postgresql.org/docs/current/protocol-logical-replication.html
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 MESSAGES_SINCE = 140000
-"""server_version_num from which pgoutput carries logical messages."""
+"""server_version_num from which pgoutput sends logical messages."""
 
 
 def stream_options(server_version_num: int, publications: Iterable[str]) -> dict[str, str]:
@@ -34,5 +35,5 @@ def stream_options(server_version_num: int, publications: Iterable[str]) -> dict
 
 
 def _quoted(name: str) -> str:
-    """The server splits the list as it does identifiers."""
+    """The server splits the list with the rules for identifiers."""
     return '"' + name.replace('"', '""') + '"'

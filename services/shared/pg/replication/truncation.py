@@ -1,10 +1,10 @@
 """TRUNCATE on a source that does not replicate it (PostgreSQL 10).
 
-Such a TRUNCATE leaves rows on the destination that the source has no more. It gives its table
-another file, as do only commands that rewrite tables. Those that were rewritten since before the slot
-was made, or since the snapshot that they were added under, are counted on both sides when nobody can
-write any more. Every other change is followed, so the destination has more rows exactly when a TRUNCATE
-removed some.
+After such a TRUNCATE, the destination still has rows that the source no longer has. TRUNCATE gives its table
+a new file, which otherwise only commands that rewrite a table do. So tables that were rewritten since before
+the slot was created, or since the snapshot that they were added under, are counted on both sides when no
+session can write any more. Every other change is replicated. So the destination has more rows exactly if a
+TRUNCATE removed some on the source.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRUNCATE_SINCE = 110000
 
 
 async def table_files(conn: AsyncConnection, tables: Sequence[TableId]) -> tuple[TableFile, ...]:
-    """Those of the tables that exist."""
+    """The files of those of the tables that exist."""
     with translated("checking the source's table files"):
         cursor = await conn.execute(
             "SELECT n.nspname, c.relname, pg_catalog.pg_relation_filenode(c.oid)::bigint"
@@ -42,10 +42,11 @@ async def check_truncated(
     routes: Sequence[Route],
     migration: MigrationId,
 ) -> None:
-    """Raises SWITCHOVER_FAILED when a rewritten table has not as many rows on the destination.
+    """Raise SWITCHOVER_FAILED if a rewritten table has a different number of rows on the destination.
 
-    before: as they were before the slot was made, or under the snapshot of their copy. routes: partitions
-    that are counted with their root. The source is frozen, the destination in step.
+    before: the files before the slot was created, or under the snapshot of their copy. routes: partitions
+    that are counted with their root. The source must be frozen, and the destination must have applied all
+    changes.
     """
     now = {one.table: one.filenode for one in await table_files(source, [one.table for one in before])}
     rewritten = [one.table for one in before if now.get(one.table, one.filenode) != one.filenode]
@@ -64,7 +65,8 @@ async def check_truncated(
 
 
 async def _count(conn: AsyncConnection, table: TableId) -> int:
-    """Rows of the table itself, or of all its partitions: the destination may partition it."""
+    """Rows of the table itself or, if it is partitioned, of all its partitions: the destination may partition
+    it."""
     with translated(f"counting the rows of {table}"):
         name = sql.Identifier(table.schema, table.name)
         kind = await (

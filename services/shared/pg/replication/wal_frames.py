@@ -1,4 +1,4 @@
-"""Taking WAL data out of what a walsender sends: CopyData messages (`d`, length) around XLogData (`w`).
+"""Extract WAL data from what a walsender sends: CopyData messages (`d`, length) that contain XLogData (`w`).
 
 https://www.postgresql.org/docs/current/protocol-replication.html
 """
@@ -14,12 +14,12 @@ COPY_DATA, XLOG_DATA = b"dw"
 OVERHEAD = 30
 """Bytes before the pgoutput message: type, length; type, start, end, clock."""
 LARGEST = LONG + OVERHEAD - 1
-"""Length of a CopyData message that is not too long to be taken whole."""
+"""Greatest length of a CopyData message that is processed as a whole."""
 
 
 def split(buffer: bytearray, start: int, end: int) -> tuple[list[bytes], int]:
-    """The pgoutput messages that lie wholly in buffer[start:end], up to the first message that is no
-    WAL data, or too long, and where that one begins."""
+    """The pgoutput messages that are complete in buffer[start:end], up to the first message that is not WAL
+    data or is too long; and the position of that message."""
     messages: list[bytes] = []
     at = start
     while at + OVERHEAD < end:

@@ -1,12 +1,12 @@
-"""Reading a walsender: past libpq, or through it where it does not lend its channel.
+"""Read a walsender: bypassing libpq, or through libpq if its channel cannot be borrowed.
 
-libpq holds each message twice and hands every one over by itself, from at most 16 KiB at a time. A
-walsender sends one small message after the other, so the bytes are read from libpq's channel
-(`channel`) into a buffer of fixed size, and taken apart there (`wal_frames`). A message that is larger
-than the buffer comes in fragments.
+libpq stores each message twice and returns them one at a time, and it reads at most 16 KiB at once. A
+walsender sends many small messages. So pgmig reads the bytes from libpq's channel (`raw_connection`) into a
+buffer of fixed size and splits them there (`wal_frames`). A message that is larger than the buffer arrives in
+fragments.
 
-libpq is idle, and has read all that the server said. From START_REPLICATION on it never sees the
-connection again, which ends with the stream.
+libpq is idle at the start and has read everything that the server sent. After START_REPLICATION libpq does
+not use the connection any more, and the connection ends with the stream.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from services.shared.pgoutput.fragments import FRAGMENT, LONG, Fragment, cut
 
 BUFFER = 1 << 20
 LIBPQ_DRAIN = 1 << 20
-"""Bytes after which a drain through libpq ends; one message may be longer."""
+"""Bytes after which a drain through libpq ends. A single message may be longer."""
 _KEEPALIVE = struct.Struct(">cqqc")
 _HEADER = struct.Struct(">BI").unpack_from
 _HEADER_SIZE = 5
@@ -43,7 +43,7 @@ _split: Callable[[bytearray, int, int], tuple[list[bytes], int]] = twin_of(wal_f
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """wal_end: the walsender has sent everything before it that concerns us."""
+    """wal_end: the walsender has sent everything before this position that belongs to the stream."""
 
     wal_end: Lsn
     reply_requested: bool
@@ -54,46 +54,47 @@ Item = bytes | Fragment | Keepalive
 
 
 Failed = Callable[[str, str], PgmigError]
-"""The error of a SQLSTATE and a message."""
+"""Creates the error from a SQLSTATE and a message."""
 
 
 class WalStream(Protocol):
-    """A replication stream that has begun."""
+    """A replication stream that has started."""
 
     @property
     def fileno(self) -> int: ...
 
     @property
     def pending(self) -> bool:
-        """Whether more can be drained although the socket may not show it."""
+        """Whether more can be drained although the socket may not be readable."""
         ...
 
     @property
     def must_write(self) -> bool:
-        """Whether the socket has to be written to before more can be drained."""
+        """Whether the socket must be written to before more can be drained."""
         ...
 
     def drain(self) -> tuple[list[Item], int]:
-        """What has arrived, without waiting, and how many bytes that were. Raises PgmigError when
+        """The items that have arrived, and their number of bytes. Does not wait. Raises PgmigError when
         streaming has ended."""
         ...
 
     def send(self, payload: bytes) -> None:
-        """Send one message of ours, without waiting."""
+        """Send one message without waiting."""
         ...
 
     def close(self) -> None: ...
 
 
 class BorrowedStream:
-    """Past libpq. Build it on an idle connection, then `begin`. failed: makes the stream's errors."""
+    """A stream that bypasses libpq. Create it on an idle connection, then call `begin`. failed: creates the
+    stream's errors."""
 
     def __init__(self, conn: AsyncConnection, failed: Failed) -> None:
         self._channel = borrow(conn)
         self._buffer = bytearray(BUFFER)
         self._view = memoryview(self._buffer)
-        self._start = self._end = 0  # of what was received and is not taken
-        self._missing = 0  # bytes of a long message that are still to come
+        self._start = self._end = 0  # range of the received bytes that are not processed yet
+        self._missing = 0  # bytes of a long message that have not arrived yet
         self._unsent = b""
         self._must_write = False
         self._ended: PgmigError | None = None
@@ -115,7 +116,7 @@ class BorrowedStream:
         self._channel.close()
 
     async def begin(self, command: bytes, failed: Failed) -> None:
-        """Send START_REPLICATION and wait for the stream. failed: makes the error of this."""
+        """Send START_REPLICATION and wait for the stream. failed: creates the error if the server refuses."""
         self._unsent = b"Q" + struct.pack(">I", len(command) + 5) + command + b"\0"
         try:
             while self._unsent:
@@ -182,7 +183,7 @@ class BorrowedStream:
         return received
 
     def _make_room(self) -> None:
-        """Move the message that is not whole to the front."""
+        """Move the incomplete message to the front of the buffer."""
         left = self._end - self._start
         if self._start:
             self._view[:left] = self._view[self._start : self._end]
@@ -202,7 +203,7 @@ class BorrowedStream:
             kind, length = _HEADER(self._buffer, self._start)
             if kind == COPY_DATA and self._buffer[self._start + 5] == XLOG_DATA:
                 if length <= LARGEST or self._end - self._start < OVERHEAD + FRAGMENT:
-                    return  # until it is whole, or its first fragment is
+                    return  # until the message or its first fragment is complete
                 self._start += OVERHEAD
                 self._missing = length + 1 - OVERHEAD
                 self._take_piece(items, self._missing)
@@ -219,7 +220,7 @@ class BorrowedStream:
         self._start = stop
 
     def _other(self) -> tuple[int, bytes] | None:
-        """The message at the front, which is no WAL data: type and body. None: it is not whole."""
+        """The message at the front, which is not WAL data: type and body. None: it is incomplete."""
         if self._end - self._start < _HEADER_SIZE:
             return None
         kind, length = _HEADER(self._buffer, self._start)
@@ -243,7 +244,8 @@ class BorrowedStream:
             raise _unexpected(kind)
 
     def send(self, payload: bytes) -> None:
-        """What the socket does not take now goes before the next; nothing is queued behind it."""
+        """Send `payload`. What the socket does not accept now is sent before the next message. If an earlier
+        message is still unsent, `payload` is dropped."""
         if not self._unsent:
             self._unsent = b"d" + struct.pack(">I", len(payload) + 4) + payload
         try:
@@ -255,9 +257,9 @@ class BorrowedStream:
 
 
 class LibpqStream:
-    """Through libpq. Build it when START_REPLICATION has been answered."""
+    """A stream through libpq. Create it after the answer to START_REPLICATION."""
 
-    pending = must_write = False  # a drain that leaves something gives something
+    pending = must_write = False  # a drain that leaves data behind has returned some
 
     def __init__(self, pgconn: pq.abc.PGconn, failed: Callable[[pq.abc.PGresult], PgmigError]) -> None:
         self._pgconn = pgconn
@@ -269,7 +271,7 @@ class LibpqStream:
         return self._pgconn.socket
 
     def close(self) -> None:
-        """The connection is closed by its owner."""
+        """Does nothing: the owner of the connection closes it."""
 
     def drain(self) -> tuple[list[Item], int]:
         if self._ended is not None:
@@ -321,7 +323,7 @@ class LibpqStream:
 
 
 def read_keepalive(message: bytes) -> Keepalive:
-    """A raw keepalive (`k`) message."""
+    """Parse a raw keepalive (`k`) message."""
     try:
         _, wal_end, _, reply = _KEEPALIVE.unpack(message)
     except struct.error as exc:
@@ -330,7 +332,7 @@ def read_keepalive(message: bytes) -> Keepalive:
 
 
 def server_error(sqlstate: str, message: str) -> psycopg.Error:
-    """The driver's error for an ErrorResponse that the driver did not see."""
+    """The driver's error for an ErrorResponse that the driver did not read."""
     try:
         return psycopg.errors.lookup(sqlstate)(message)
     except KeyError:
