@@ -1,9 +1,9 @@
-"""When COPY may use its binary format, which saves both servers the text of every value.
+"""When COPY may use its binary format, which saves both servers the conversion of values from and to text.
 
-Binary needs the same type on both ends, with a wire form that has never changed: so only the
-built-in types below. User-defined types may differ in their send and receive functions, and
-arrays and composites embed the OIDs of their elements, which are the same on both ends for
-built-in elements alone. Anything else goes as text.
+Binary format needs the same type on both sides, with a binary representation that has never changed. So it is
+used only for the built-in types below. User-defined types may have different send and receive functions.
+Arrays and composite types contain the OIDs of their element types, which are the same on both sides only for
+built-in types. All other types are copied as text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _MINIMUM_VERSION = 100000
-"""From 10 on dates and times are always 64-bit integers."""
+"""From 10 on, dates and times are always 64-bit integers."""
 
 _INTERVALS = frozenset({1186, 1187})
 _INFINITE_INTERVALS_SINCE = 170000
@@ -81,10 +81,10 @@ _SAFE = frozenset(_SCALARS.values()) | frozenset(_ARRAYS.values())
 
 
 def binary_safe(type_oids: Iterable[int], source_version: int, dest_version: int) -> bool:
-    """Whether columns of these types (pg_attribute.atttypid) may be copied in binary.
+    """Whether columns of these types (pg_attribute.atttypid) may be copied in binary format.
 
-    Versions are server_version_num (170004). An older server takes a binary infinite interval
-    for a finite one, where it would refuse the text.
+    Versions are server_version_num (170004). An older server reads a binary infinite interval as a finite
+    one, although it would refuse the text.
     """
     types = set(type_oids)
     if min(source_version, dest_version) < _MINIMUM_VERSION or not types <= _SAFE:

@@ -1,9 +1,9 @@
-"""Errors of a table's copy: which kind they are, and no row value in them.
+"""Errors of a table's copy: their kinds, and their messages without row values.
 
-PostgreSQL quotes the offending value in the primary message of data exceptions (class 22:
-`invalid input syntax for type integer: "..."`). Other classes quote names of columns,
-constraints and types, which are wanted. Any other class comes from a user's own function, whose
-message may say anything.
+PostgreSQL quotes the invalid value in the primary message of data exceptions (class 22: `invalid input syntax
+for type integer: "..."`). Messages of the server's other classes quote names of columns, constraints and
+types, which are kept. An error of any other class comes from a user's own function, whose message may contain
+anything.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _SERVERS_OWN = re.compile("(08|0A|21|22|23|25|28|2B|3F|40|42|53|54|55|57|58|F0|X
 _NAMES_A_KEY = frozenset({"23505", "23P01"})
 """Unique and exclusion violations: the detail is `Key (id)=(5) already exists.`"""
 LONGEST_KEY = 500
-"""Characters of it."""
+"""Maximum number of characters of the detail with the key."""
 _QUOTED = re.compile(r'".*"', re.DOTALL)
 _BYTES = re.compile(r"(?:\b0x[0-9a-fA-F]{2} ?)+")
 SNAPSHOT_GONE = {
     "22023",  # invalid snapshot identifier: its file is gone (up to PostgreSQL 16)
     "42704",  # snapshot "..." does not exist (from 17 on)
-    "55000",  # its transaction ended while it was being imported
+    "55000",  # its transaction ended during the import
 }
-"""SQLSTATEs of SET TRANSACTION SNAPSHOT that no repetition cures."""
+"""SQLSTATEs of SET TRANSACTION SNAPSHOT for which a retry is useless."""
 
 
 def without_values(sqlstate: str, message: str) -> str:
-    """A primary message without what may be a row's value."""
+    """A primary message without parts that may be values of a row."""
     if not _SERVERS_OWN.fullmatch(sqlstate):
         return "the server refused a row"
     if _DATA_EXCEPTION.fullmatch(sqlstate):
@@ -41,8 +41,8 @@ def without_values(sqlstate: str, message: str) -> str:
 
 
 class ServerError(psycopg.Error):
-    """What a server said amid a COPY, with nothing in it that quotes a row (detail and context do), but
-    for the key that a unique constraint refuses. side: source or destination."""
+    """An error that a server reported during a COPY, without the parts that quote a row (detail and context),
+    except for the key that a unique constraint refuses. side: source or destination."""
 
     def __init__(self, sqlstate: str, primary: str, side: str, detail: str = "") -> None:
         text = without_values(sqlstate, primary or "no reason given")
@@ -71,11 +71,11 @@ def table_changed(table: TableId) -> PgmigError:
 
 
 def copy_failure(table: TableId, exc: psycopg.Error) -> PgmigError:
-    """Any error of the copy of `table`: COPY_FAILED unless a retry or the operator's rights
-    are what it takes."""
+    """Convert any error of the copy of `table`. The result is COPY_FAILED, unless a retry or other privileges
+    can solve the error."""
     error = translate(exc, f"copying {table}")
     if error.kind is ErrorKind.DISK_FULL:
-        # Beside the COPY itself, only the destination is written to.
+        # Except for the COPY itself, only the destination is written to.
         side = exc.side if isinstance(exc, ServerError) else "destination"
         return disk_full(f"copying {table}", f" on the {side}", exc.diag.message_primary or str(exc))
     if error.kind is not ErrorKind.INTERNAL:

@@ -1,10 +1,9 @@
-"""What a server says on a connection that copies: runs of CopyData, and messages between them.
+"""Messages from a server during a COPY: sequences of CopyData messages, and other messages between them.
 
-Sans-I/O. A message is a type byte, a big-endian length that counts itself but not the type, and a
-body ("Frontend/Backend Protocol", Message Formats). CopyData looks the same in both directions, so
-its bytes are never taken apart, but for many messages made one (`copy_runs`). A row may thus be
-larger than any buffer. The bodies of other messages are kept up to KEPT bytes: an error may
-quote a whole row, and nobody wants to see it.
+Sans-I/O. A message is a type byte, a big-endian length that includes itself but not the type, and a body
+("Frontend/Backend Protocol", Message Formats). CopyData is the same in both directions. So its bytes are not
+parsed, but many messages are merged into one (`copy_runs`). Thus a row may be larger than any buffer. The
+bodies of other messages are kept up to KEPT bytes: an error may quote a whole row, which is not needed.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from services.shared.pg.copy import row_merge as copy_runs
 from services.shared.pg.copy.row_merge import HEADER, FramingError
 
 KEPT = 16 * 1024
-"""Bytes of a message's body that are kept, except of CopyData, which is not kept at all."""
-# Everything else that may come while a simple query runs a COPY, and nothing that may not: after a
-# byte lost or gained the next header is most likely none of these.
+"""Bytes of a message's body that are kept. CopyData is not kept at all."""
+# All other messages that are allowed while a simple query runs a COPY. After a byte was lost or added, the
+# type of the next header is most likely not one of these.
 _KINDS = frozenset(b"ACDEGHNSTZcn")
 _header = Struct(">BI").unpack_from
 
 
 @dataclass(slots=True)
 class Message:
-    """kind: its type byte. body: up to KEPT bytes of it."""
+    """kind: the type byte. body: its first KEPT bytes."""
 
     kind: str
     body: bytearray = field(default_factory=bytearray)
 
     def fields(self) -> dict[str, str]:
-        """Of an ErrorResponse or NoticeResponse: field type ("C": SQLSTATE, "M": message) to text.
-        What a message quotes is left out when the body was cut off within it."""
+        """The fields of an ErrorResponse or NoticeResponse: field type ("C": SQLSTATE, "M": message) to text.
+        If the body was cut off within a message, the quoted part of the message is left out."""
         *whole, cut = bytes(self.body).split(b"\0")
         if quoting := cut.partition(b'"')[0]:
             whole.append(quoting + b'"..."')
@@ -42,7 +41,7 @@ class Message:
 
     @property
     def rows(self) -> int:
-        """Of a CommandComplete: the count in its tag, `COPY 5`."""
+        """The row count in the tag of a CommandComplete, such as `COPY 5`."""
         words = bytes(self.body).rstrip(b"\0").split()
         return int(words[-1]) if len(words) == 2 and words[-1].isdigit() else 0
 
@@ -51,19 +50,20 @@ _join: Callable[[memoryview, int], tuple[int, int, int, int]] = twin_of(copy_run
 
 
 class Frames:
-    """Where the reader stands in the stream. frames: CopyData messages begun so far. size: bytes of
+    """The reader's position in the stream. frames: number of CopyData messages begun so far. size: bytes of
     COPY data in them so far."""
 
     def __init__(self) -> None:
         self.frames = 0
         self.size = 0
-        self._rest = 0  # of the CopyData message that is under way
+        self._rest = 0  # bytes of the current CopyData message that are still missing
         self._message: Message | None = None
-        self._missing = 0  # of that message's body
+        self._missing = 0  # bytes of that message's body that are still missing
 
     def data(self, window: memoryview) -> tuple[int, int]:
-        """How many bytes at the front of `window` are CopyData, and how many are so now that messages
-        were joined. (0, 0): something else, or an incomplete header, comes first."""
+        """Merge the CopyData messages at the front of `window`. Returns how many bytes of the window they
+        occupied, and how many they occupy after the merge. (0, 0): another message, or an incomplete header,
+        comes first."""
         if self._message is not None:
             return 0, 0
         taken, left, frames, self._rest = _join(window, self._rest)
@@ -72,8 +72,8 @@ class Frames:
         return taken, left
 
     def message(self, window: memoryview) -> tuple[int, Message | None]:
-        """Take (a piece of) the message at the front of `window`, where `data` gave 0: how many
-        bytes were taken, and the message once it is whole. (0, None): the header is incomplete."""
+        """Read the message, or a part of it, at the front of `window`, after `data` returned 0. Returns the
+        number of bytes read, and the message once it is complete. (0, None): the header is incomplete."""
         taken = 0
         if self._message is None:
             if len(window) < HEADER:

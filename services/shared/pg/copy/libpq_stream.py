@@ -1,18 +1,17 @@
-"""COPY data out of one server and into another through libpq, where it does not lend its channel.
+"""Copy data from one server to another through libpq, for connections whose channel cannot be borrowed.
 
-Theory of operation. Where it lends it, `copy_relay` does better. No row is parsed, and
-none becomes a Python object of its own for longer than a moment: libpq hands over one row at a
-time, and rows are joined to about CHUNK bytes for each message to the other server, which cares
-about no boundaries. libpq must hold a whole row, so memory is bounded by CHUNK and twice the
-largest row. (psycopg's own iteration over rows costs about twice the CPU time.)
+Theory of operation. If the channel can be borrowed, `relay` is faster. Rows are not parsed, and no row is a
+separate Python object for long. libpq returns one row at a time, and rows are joined into messages of about
+CHUNK bytes for the other server, which accepts any message boundaries. libpq must hold a whole row, so memory
+use is at most CHUNK and twice the largest row. (psycopg's own iteration over rows needs about twice the CPU
+time.)
 
-The connections are non-blocking. A socket is registered with the event loop only while nothing
-can be read or written, and a destination that does not take more stops the reading: that is
-all the back-pressure needed.
+The connections are non-blocking. A socket is registered with the event loop only while nothing can be read or
+written. If the destination does not accept more data, reading stops too, so no other back-pressure is needed.
 
-While data is sent, libpq looks at no answer. Yet a server that has failed says so at once and
-then throws the rest away, which for a large table may take hours; so input that is no notice
-ends the sending.
+While data is sent, libpq does not process answers. But a server that fails reports it at once and then
+discards the remaining data, which may take hours for a large table. So any input that is not a notice ends
+the sending.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Data = bytes | memoryview
 
 
 class _Copy:
-    """What both directions share: a statement sent, and results awaited."""
+    """Code for both directions: send a statement and wait for results."""
 
     side: ClassVar[str]
 
@@ -65,7 +64,7 @@ class _Copy:
             pass
 
     async def _rows(self) -> int:
-        """The row count of the finished COPY; raises psycopg.Error when it failed."""
+        """The row count of the finished COPY. Raises psycopg.Error if it failed."""
         result = await self._result()
         await self._drain()
         if result is None:
@@ -84,7 +83,8 @@ class _Copy:
 
 
 class CopyOut(_Copy):
-    """Reads what COPY ... TO STDOUT sends. rows: so far; in binary one too many, until the end."""
+    """Reads the data of COPY ... TO STDOUT. rows: rows so far; in binary format it is one too many until the
+    end."""
 
     side = "source"
 
@@ -93,13 +93,13 @@ class CopyOut(_Copy):
         self._ended = False
         self.rows = 0
         self.largest = 0
-        """Bytes of the largest chunk so far; well beyond CHUNK it is that of one row."""
+        """Bytes of the largest chunk so far. If it is much larger than CHUNK, the chunk is a single row."""
 
     async def start(self, statement: sql.Composable) -> None:
         await self._start(statement, ExecStatus.COPY_OUT)
 
     async def read(self) -> Data:
-        """Whole rows: as many as are there, up to about CHUNK bytes; b"" at the end."""
+        """All complete rows that have arrived, up to about CHUNK bytes. b"" at the end."""
         pieces: list[Data] = []
         size = 0
         take = self._pgconn.get_copy_data
@@ -123,7 +123,7 @@ class CopyOut(_Copy):
                 await socket_ready(self._pgconn.socket)
                 looked = False
         self.largest = max(self.largest, size)
-        # One large row is passed on as it is: a copy of it would be felt.
+        # A single large row is returned without copying, because a copy would cost time and memory.
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -146,8 +146,8 @@ class CopyIn(_Copy):
         self._notices += 1
 
     async def write(self, data: Data) -> None:
-        """Send `data`; returns when the kernel has it all. Raises psycopg.Error as soon as the
-        server has said that the COPY failed."""
+        """Send `data`. Returns when the kernel has all of it. Raises psycopg.Error as soon as the server
+        reports that the COPY failed."""
         for piece in _pieces(data):
             while not self._pgconn.put_copy_data(piece):
                 await self._send()
@@ -164,12 +164,12 @@ class CopyIn(_Copy):
             return
         notices = self._notices
         self._pgconn.consume_input()
-        self._pgconn.is_busy()  # has libpq hand out notices
+        self._pgconn.is_busy()  # makes libpq deliver notices
         if self._notices == notices:
             await self.finish(b"the server has answered before the end of the data")
 
     async def finish(self, abort: bytes | None = None) -> int:
-        """End the data (`abort`: and let the COPY fail); the number of rows stored."""
+        """End the data and return the number of rows stored. abort: make the COPY fail with this message."""
         self._conn.remove_notice_handler(self._on_notice)
         while not self._pgconn.put_copy_end(abort):
             await socket_ready(self._pgconn.socket, write=True)
@@ -179,7 +179,7 @@ class CopyIn(_Copy):
 
 
 def _pieces(data: Data) -> Iterator[Data]:
-    """`data` in pieces that never make libpq's buffer grow to the size of a large row."""
+    """`data` in pieces, so that libpq's buffer does not grow to the size of a large row."""
     if len(data) <= 2 * CHUNK:
         yield data
         return

@@ -1,18 +1,18 @@
-"""Copying one part: a table's rows, or a range of them, under an exported snapshot, in one
-destination transaction.
+"""Copy one part: the rows of a table, or a range of them, under an exported snapshot, in one transaction on
+the destination.
 
-Theory of operation. The destination transaction looks into the ledger, empties the table unless the
-part is a range of it, takes the rows, enters the part in the ledger, commits. So a part is on the
-destination wholly or not at all, a repetition after any failure starts clean, and one that is in
-the ledger is never touched again. An advisory lock keeps two copiers off one part, whose lease may
-have passed to the second while the first still lives.
+Theory of operation. The destination transaction checks the ledger, empties the table unless the part is a
+range of it, copies the rows, records the part in the ledger and commits. So either the whole part is on the
+destination or nothing of it. A retry after any failure starts with no rows of the part, and a part that is in
+the ledger is never copied again. An advisory lock prevents two copiers from copying one part at the same
+time: its lease may have passed to the second while the first is still running.
 
-COPY FREEZE writes rows that need no later vacuum; it wants the table emptied in its own
-transaction, and not partitioned. Plain `COPY t` takes the table's own rows alone, which is right for
-a partition leaf and for an inheritance parent alike; a range of them is `SELECT ... FROM ONLY t`.
-A part may also be a whole partitioned table, where the destination lacks its partitions.
+COPY FREEZE writes rows that need no later vacuum. It requires that the table is emptied in the same
+transaction and is not partitioned. Plain `COPY t` reads only the table's own rows, which is correct for a
+leaf partition and for an inheritance parent. A range of them is `SELECT ... FROM ONLY t`. A part may also be
+a whole partitioned table, if the destination lacks its partitions.
 
-The source's transaction holds the table as the snapshot shows it: services.shared.pg.copy.snapshot.
+The source's transaction locks the table as the snapshot shows it: services.shared.pg.copy.snapshot.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ from services.shared.pg.session.pipelined import answers
 __all__ = ["Copied", "PartCopier", "binary_safe"]
 
 BULKY = 8 << 20
-"""libpq keeps the buffer that its largest row needed: after a row like that, connect anew."""
+"""libpq keeps the buffer that its largest row needed. After a larger row than this, in bytes, reconnect."""
 
 _REQUIRED = {
     "lock_timeout": "60s",
-    # The ledger says that the rows are there, and nobody asks again: so not before they are on disk.
+    # Once the ledger has the part, its rows are not checked again. So they must be on disk before that.
     "synchronous_commit": "on",
-    # A copier whose host died must not keep its lock on the table for hours.
+    # A copier whose host failed must not keep its lock on the table for hours.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
 _WELCOME = {
-    "session_replication_role": "replica",  # no triggers; reserved to superusers unless granted
+    "session_replication_role": "replica",  # no triggers; only for superusers unless granted
     "client_connection_check_interval": "5s",  # from 14 on, not on every platform
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """rows, bytes (of COPY data): as the ledger has them. already: by an earlier attempt."""
+    """rows, bytes (of COPY data): as recorded in the ledger. already: copied by an earlier attempt."""
 
     rows: int
     bytes: int
@@ -68,11 +68,11 @@ class Copied:
 
 
 async def unhurried(_size: int) -> None:
-    """A pace that sets no limit."""
+    """A pace without a limit."""
 
 
 class PartCopier:
-    """Copies parts of one migration, one at a time, on two connections that it keeps open."""
+    """Copies parts of one migration, one at a time, on two connections that stay open between parts."""
 
     def __init__(self, source_uri: str, destination_uri: str, migration: MigrationId) -> None:
         self._source_uri = source_uri
@@ -83,11 +83,11 @@ class PartCopier:
         self._relaying = False
 
     async def copy(self, part: CopyPart, on_progress: Progress, pace: Pace = unhurried) -> Copied | None:
-        """Copy `part` unless the ledger has it; None when another session is at it just now.
+        """Copy `part` unless the ledger has it. Returns None if another session is copying it now.
 
-        on_progress: told rows and bytes so far, often. Cancelled or failed, both connections
-        are closed, and the destination rolls back. Raises SNAPSHOT_LOST, TABLE_CHANGED, FENCED for a
-        part whose plan is not in force, COPY_FAILED, or what `connect` and `translate` raise.
+        on_progress: called often with the rows and bytes so far. If the copy fails or is cancelled, both
+        connections are closed and the destination rolls back. Raises SNAPSHOT_LOST, TABLE_CHANGED, FENCED for
+        a part whose plan is not in force, COPY_FAILED, or the errors of `connect` and `translate`.
         """
         bulky = True
         try:
@@ -108,7 +108,7 @@ class PartCopier:
         return untranslatable(f"copying {table}", where, "then continue")
 
     async def close(self) -> None:
-        """Close the connections; the next copy opens new ones."""
+        """Close the connections. The next copy opens new ones."""
         source, self._source = self._source, None
         destination, self._destination = self._destination, None
         for conn in (source, destination):
@@ -133,7 +133,7 @@ class PartCopier:
         on_progress: Progress,
         pace: Pace,
     ) -> tuple[Copied | None, bool]:
-        """The outcome, and whether the connections are to be closed."""
+        """The result, and whether to close the connections."""
         ((free,),), standing, here = await answers(
             destination,
             sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED"),
@@ -141,7 +141,7 @@ class PartCopier:
             look(self._migration, part),
             describe(part.table),
         )
-        # Whether its plan is in force is looked at again at the end: this saves the work.
+        # The plan is checked again at the end. This check only saves work.
         earlier = already(standing, part) if free else None
         if not free or earlier:
             await destination.execute("ROLLBACK")
@@ -164,7 +164,7 @@ class PartCopier:
 
 
 async def _configure(conn: AsyncConnection) -> None:
-    """Session settings beyond those of `connect`; the welcome ones where they are allowed."""
+    """Set the additional session settings: the required ones, and the optional ones if they are allowed."""
     statement = "SELECT pg_catalog.set_config(%s, %s, false)"
     for name, value in _REQUIRED.items():
         await conn.execute(statement, [name, value])
@@ -183,7 +183,7 @@ def _lock(part: str) -> sql.Composed:
 async def _prepare(
     destination: AsyncConnection, part: CopyPart, there: Described, here: Described, *, binary: bool
 ) -> tuple[sql.Composed, sql.Composed]:
-    """Empty the table where that is the part's to do; the statements for source and destination."""
+    """Empty the table if the part is the whole table. Returns the statements for source and destination."""
     options = ["FORMAT binary"] if binary else []
     options += [COPY_RAW] if is_raw(destination) else []
     freeze = []
@@ -196,9 +196,9 @@ async def _prepare(
 def _same_types(
     source: AsyncConnection, destination: AsyncConnection, part: CopyPart, there: Described, here: Described
 ) -> bool:
-    """Whether the part's columns have the same types on both ends, all fit for binary. A table
-    made by hand may differ, and eight bytes of one type are as good as eight of another. In binary text
-    has the session's encoding, whatever COPY is told."""
+    """Whether the part's columns have the same types on both sides, and all types are safe in binary format.
+    A table that was created by hand may have other types, and a server would read the bytes of one type as a
+    value of another. In binary format, text has the session's encoding, whatever encoding COPY is given."""
     if is_raw(source):
         return False
     ends = [{name: end.types.get(name) for name in part.columns} for end in (there, here)]
@@ -215,7 +215,7 @@ async def _through_libpq(
     on_progress: Progress,
     pace: Pace,
 ) -> tuple[int, int, int, int]:
-    """Like `relay`, where libpq does not lend the channel of a connection."""
+    """The same as `relay`, for connections whose channel cannot be borrowed."""
     reader, writer = CopyOut(source), CopyIn(destination)
     await reader.start(statements[0])
     await writer.start(statements[1])
@@ -225,14 +225,14 @@ async def _through_libpq(
         await writer.write(data)
         on_progress(reader.rows, size)
         await pace(len(data))
-        del data  # or it would lie beside the next, and a large row be in memory three times
-        await asyncio.sleep(0)  # neither side need have waited: let the lease be kept
+        del data  # otherwise a large row would be in memory three times
+        await asyncio.sleep(0)  # neither side may have waited: let the lease be renewed
     return reader.rows, await writer.finish(), size, reader.largest
 
 
 def copy_out(part: CopyPart, options: list[str], *, divided: bool = False) -> sql.Composed:
-    """The part's rows, from the source. divided: it is partitioned there, and its partitions' rows
-    come along. A list of no columns would be a syntax error in COPY t ()."""
+    """COPY of the part's rows from the source. divided: the table is partitioned there, so the rows of its
+    partitions are included. An empty column list, COPY t (), would be a syntax error."""
     columns = sql.SQL(", ").join(map(sql.Identifier, part.columns))
     if divided:
         rows = sql.SQL("(SELECT {} FROM {})").format(columns, table_name(part.table))
@@ -248,7 +248,7 @@ def copy_out(part: CopyPart, options: list[str], *, divided: bool = False) -> sq
 
 
 def copy_in(part: CopyPart, options: list[str]) -> sql.Composed:
-    """The part's rows, into the destination."""
+    """COPY of the part's rows to the destination."""
     columns = sql.SQL(", ").join(map(sql.Identifier, part.columns))
     return sql.SQL("COPY {} {} FROM STDIN {}").format(
         table_name(part.table),
@@ -262,7 +262,7 @@ def _with(options: list[str]) -> sql.Composable:
 
 
 def _within(rows: PartRange) -> sql.Composable:
-    """The condition of a range; ctid and integer keys have operators in pg_catalog alone."""
+    """The condition for a range. For ctid and integer keys, operators exist only in pg_catalog."""
     if isinstance(rows, CtidRange):
         column: sql.Composable = sql.SQL("ctid")
         low: sql.Composable | None = _tid(rows.first)

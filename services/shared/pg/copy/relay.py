@@ -1,20 +1,20 @@
-"""COPY from one server into another by the bytes of their connections, past libpq.
+"""COPY from one server to another by passing on the bytes of their connections, without libpq.
 
-Theory of operation. libpq holds each row whole, twice, and hands every one over by itself. CopyData
-messages are the same in both directions, so the bytes are read from one server into a buffer of
-fixed size and written from there to the other, and only joined on the way, many messages to one
-(`copy_frames`). Memory does not depend on the size of a row.
+Theory of operation. libpq stores each row twice as a whole, and returns rows one at a time. CopyData messages
+are the same in both directions. So the bytes are read from one server into a buffer of fixed size and written
+from there to the other server. In between, many messages are merged into one (`copy_runs`). Memory use does
+not depend on the size of a row.
 
-libpq lends its channel (`channel`): it is idle, and has read all that the server said, up to
-ReadyForQuery. Servers say nothing by themselves then but that they end the session. After a COPY that
-ended well both sessions are idle again and libpq goes on; after any error, or when cancelled, it
-cannot: the caller closes both connections. Anything that a server sent behind its last ReadyForQuery is such
-an error, since libpq would miss it.
+The channel is borrowed from libpq (`raw_connection`): libpq is idle and has read everything that the server
+sent, up to ReadyForQuery. After that, a server sends nothing without a request, except that it ends the
+session. After a successful COPY both sessions are idle again and libpq can be used. After an error or a
+cancellation libpq cannot be used, so the caller closes both connections. If a server sent anything after its
+last ReadyForQuery, that is such an error too, because libpq would miss it.
 
-A source that is ahead of us sends in pieces of 8 KiB, and waking up for each would cost more than all
-the rest, so after a short read we pause for a moment. A destination that does not take more stops the
-reading: that is all the back-pressure needed. It may fail at any time, and then throws the
-rest of the data away, so it is listened to after each write.
+A source that is faster than the copier sends in pieces of 8 KiB. Waking up for each piece would cost more
+than all other work, so the copier pauses briefly after a short read. If the destination does not accept more
+data, reading stops too, so no other back-pressure is needed. The destination may fail at any time, and then
+it discards the remaining data. So its answers are checked after each write.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _COPY_DONE = b"c\0\0\0\4"
 _NOT_ASKED_FOR = frozenset("ANS")  # notifications, notices, parameter changes
 
 Progress = Callable[[int, int], None]
-"""Told rows and bytes of COPY data so far, often."""
+"""Called often with the rows and bytes of COPY data so far."""
 Pace = Callable[[int], Awaitable[None]]
-"""Awaited with the bytes just passed on."""
+"""Awaited with the number of bytes that were just sent."""
 
 
 async def may_relay(conn: AsyncConnection) -> bool:
-    """Whether its channel can be borrowed."""
+    """Whether the connection's channel can be borrowed."""
     if conn.pgconn.ssl_in_use:
         return lends(conn)
     if conn.info.server_version < 120000:
-        return True  # knows no GSSAPI encryption
+        return True  # has no GSSAPI encryption
     query = "SELECT encrypted FROM pg_catalog.pg_stat_gssapi WHERE pid = pg_catalog.pg_backend_pid()"
     row = await (await conn.execute(query)).fetchone()
     return row is not None and not row[0]
@@ -63,8 +63,8 @@ async def relay(
     on_progress: Progress,
     pace: Pace,
 ) -> tuple[int, int, int, int]:
-    """Run COPY TO STDOUT on the source and COPY FROM STDIN on the destination: rows sent, rows
-    stored, bytes of COPY data, and of the largest piece that libpq had to hold (none). Raises
+    """Run COPY TO STDOUT on the source and COPY FROM STDIN on the destination. Returns rows sent, rows
+    stored, bytes of COPY data, and the bytes of the largest piece that libpq had to hold (0). Raises
     psycopg.Error."""
     with (
         _Session(source, "source", BUFFER) as reader,
@@ -76,7 +76,7 @@ async def relay(
             await writer.write(piece)
             on_progress(reader.frames.frames, reader.frames.size)
             await pace(len(piece))
-            # Neither side need have waited: let the lease be kept.
+            # Neither side may have waited: let the lease be renewed.
             await asyncio.sleep(PAUSE_S if len(piece) < SHORT and not reader.has_more else 0)
         reader.check(piece, "c")
         sent = (await reader.expect("C")).rows
@@ -90,14 +90,14 @@ async def relay(
 
 
 class _Session:
-    """A server at the other end of an idle libpq connection, for the time of one COPY."""
+    """A server at the other end of an idle libpq connection, for the duration of one COPY."""
 
     def __init__(self, conn: AsyncConnection, side: str, buffer: int) -> None:
         self._conn = conn
         self._side = side
-        self.frames = Frames()  # one message for each row, and in binary one more at the end
+        self.frames = Frames()  # one message for each row, and in binary format one more at the end
         self._buffer = memoryview(bytearray(buffer))
-        self._start = self._end = 0  # of what was received and is not handed out
+        self._start = self._end = 0  # range of the received bytes that were not returned yet
         self._channel = borrow(conn)
 
     def __enter__(self) -> Self:
@@ -110,7 +110,7 @@ class _Session:
 
     @property
     def has_more(self) -> bool:
-        """Whether more has been received than was handed out."""
+        """Whether more bytes have been received than were returned."""
         return self._start < self._end
 
     async def begin(self, statement: sql.Composable, answer: str) -> None:
@@ -130,22 +130,22 @@ class _Session:
             raise psycopg.OperationalError(f"the server sent {what} where {kind!r} belongs")
 
     def check_nothing_left(self) -> None:
-        """Raises psycopg.Error when more was received than was asked for. libpq would never see it, and
-        be out of step with the server."""
+        """Raise psycopg.Error if the server sent more than the answers to our requests. libpq would never
+        read it, and its state would no longer match the server's."""
         if self.has_more:
-            while self._poll() is not None:  # the server's own error, if that is what it is
+            while self._poll() is not None:  # raises the server's own error, if it sent one
                 pass
             raise psycopg.OperationalError("the server sent more than the answer to COPY")
 
     async def next(self) -> Message | memoryview:
-        """The next message, or all CopyData at hand, to be used before the next call. Raises the
-        server's error, and OperationalError when the connection is gone."""
+        """The next message, or all CopyData that has arrived, valid until the next call. Raises the server's
+        error, and OperationalError if the connection is lost."""
         while (item := self._poll()) is None:
             await ready(self._channel)
         return item
 
     async def write(self, data: memoryview, *, quiet: bool = True) -> None:
-        """Send all of `data`. quiet: the server has nothing to say meanwhile but an error."""
+        """Send all of `data`. quiet: the server has nothing to send during this time except an error."""
         while data:
             data = data[self._send(data) :]
             if quiet and (item := self._poll()) is not None:
@@ -159,12 +159,12 @@ class _Session:
         except BlockingIOError:
             return 0
         except OSError as exc:
-            while self._poll() is not None:  # it may have said why
+            while self._poll() is not None:  # it may have sent the reason
                 pass
             raise psycopg.OperationalError("the connection was lost while sending") from exc
 
     def _poll(self) -> Message | memoryview | None:
-        """Like `next`, without waiting: None when nothing whole is there."""
+        """Same as `next`, without waiting. None if nothing complete has arrived."""
         try:
             while True:
                 while (item := self._parsed()) is not None:
@@ -192,7 +192,7 @@ class _Session:
         return message
 
     def _receive(self) -> bool:
-        """Read what is there, behind the incomplete header that may be left."""
+        """Read what has arrived, after the incomplete header that may be left."""
         left = self._end - self._start
         self._buffer[:left] = self._buffer[self._start : self._end]
         self._start, self._end = 0, left

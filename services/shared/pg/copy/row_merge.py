@@ -1,7 +1,7 @@
-"""Many CopyData messages made one, in place: the hot path of a copy that passes libpq by.
+"""Merge many CopyData messages into one, in place: the hot path of a copy that bypasses libpq.
 
-A server sends one for each row, and takes them of any length. The fewer it gets, the less it costs it
-to take rows in.
+A server sends one message for each row, and accepts messages of any length. Fewer messages cost the receiving
+server less.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ _header = Struct(">BI")
 
 
 class FramingError(Exception):
-    """The bytes are no messages of the protocol: reader and server are out of step."""
+    """The bytes are not messages of the protocol: the reader has lost the message boundaries."""
 
 
 def join(window: memoryview, rest: int) -> tuple[int, int, int, int]:
-    """Make the CopyData messages that lie wholly at the front of `window` one, behind the `rest` bytes
-    of a message whose header has gone before. One that is cut off by the window's end keeps its header.
+    """Merge the complete CopyData messages at the front of `window` into one, after the `rest` bytes of a
+    message whose header came earlier. A message that is cut off by the window's end keeps its own header.
 
-    Returns how many bytes of the window were looked at, in how many at its front they lie now, how many
-    messages begin among them, and how much of the last one is still to come. Raises FramingError.
+    Returns how many bytes of the window were read, how many bytes at its front they occupy now, how many
+    messages begin among them, and how many bytes of the last one are still missing. Raises FramingError.
     """
     end = len(window)
     if rest > end:

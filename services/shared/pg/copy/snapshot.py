@@ -1,12 +1,12 @@
-"""The source's side of a part: a transaction under the snapshot, and the table held as the snapshot shows it.
+"""The source's transaction for a part: under the snapshot, with the table locked as the snapshot shows it.
 
-A snapshot decides which rows are visible, not which file, columns or table a name stands for. TRUNCATE,
-a rewriting ALTER TABLE, DROP and CREATE, or a rename that committed after the snapshot would make
-COPY read an empty file, another table, or values from another column, without an error
-("Caveats" in the chapter on concurrency control of PostgreSQL's manual). So the transaction locks the
-table first, which keeps such statements out until the part is done, and then compares the
-catalog as the snapshot shows it (SELECT from pg_class and pg_attribute) with the catalog as it is now
-(regclass, pg_relation_filenode, and the attribute numbers in a query's row description).
+A snapshot determines which rows are visible. It does not determine which file, columns or table a name refers
+to. TRUNCATE, a rewriting ALTER TABLE, DROP and CREATE, or a rename may commit after the snapshot. Then COPY
+would read an empty file, another table, or values from another column, without an error ("Caveats" in the
+chapter on concurrency control of PostgreSQL's manual). So the transaction first locks the table, which blocks
+such statements until the part is done. Then it compares the catalog as the snapshot shows it (SELECT from
+pg_class and pg_attribute) with the catalog as it is now (regclass, pg_relation_filenode, and the attribute
+numbers in a query's row description).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NOW = """
     SELECT pg_catalog.txid_current_snapshot()::pg_catalog.text,
            {table}::pg_catalog.regclass::pg_catalog.oid::pg_catalog.int8,
            coalesce(pg_catalog.pg_relation_filenode({table}::pg_catalog.regclass)::pg_catalog.int8, 0)"""
-# Every partition that the snapshot shows below a root, with its file then and now.
+# Every partition below a root in the snapshot: whether its file is still the same.
 _PARTITIONS = """
     WITH RECURSIVE tree AS (
         SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = {root}
@@ -33,14 +33,14 @@ _PARTITIONS = """
     SELECT bool_and(c.relfilenode = coalesce(pg_catalog.pg_relation_filenode(c.oid), 0))
     FROM tree JOIN pg_catalog.pg_class AS c ON c.oid = tree.inhrelid"""
 _GONE_SINCE = {"42P01", "42703", "3F000"}
-"""Table, column or schema no longer exist under the name that the snapshot shows."""
+"""The table, column or schema no longer exists under the name that it has in the snapshot."""
 
 
 async def begin_under_snapshot(source: AsyncConnection, part: CopyPart) -> Described:
-    """Begin the transaction that copies the part; the table as the snapshot shows it, locked.
+    """Begin the transaction that copies the part. Returns the table as the snapshot shows it, locked.
 
-    Raises SNAPSHOT_LOST when the snapshot no longer exists, and TABLE_CHANGED when the table is not
-    what the snapshot shows.
+    Raises SNAPSHOT_LOST if the snapshot no longer exists, and TABLE_CHANGED if the table differs from what
+    the snapshot shows.
     """
     try:
         return await _begin(source, part)
@@ -69,7 +69,7 @@ async def _begin(source: AsyncConnection, part: CopyPart) -> Described:
         )
     )
     ((xids, oid, file),), found, numbers = await _results(cursor)
-    # Names of snapshots begin again when the server restarts: another snapshot may have this one.
+    # A restarted server uses the same snapshot names again: another snapshot may have this name.
     if part.snapshot_xids and xids != part.snapshot_xids:
         raise snapshot_lost(part.table)
     there = described(found)
@@ -84,7 +84,7 @@ async def _begin(source: AsyncConnection, part: CopyPart) -> Described:
 async def _results(
     cursor: psycopg.AsyncCursor[tuple[Any, ...]],
 ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[int]]:
-    """Rows of the first two queries, attribute numbers of the third one's columns."""
+    """Rows of the first two queries, and attribute numbers of the third query's columns."""
     rows: list[list[tuple[Any, ...]]] = []
     while len(rows) < 2:
         if cursor.description is not None:

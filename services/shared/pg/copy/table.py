@@ -1,4 +1,4 @@
-"""The table that is copied, on either side: what its copy must know, and how it is emptied."""
+"""The copied table, on either side: facts that its copy needs, and how to empty it."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def table_name(table: TableId) -> sql.Identifier:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A table of either side, as the transaction's snapshot shows it.
+    """A table of either side, in the transaction's snapshot.
 
-    referenced: by another's foreign key. types: OIDs by column. numbers: pg_attribute.attnum by
+    referenced: by a foreign key of another table. types: OIDs by column. numbers: pg_attribute.attnum by
     column. file: pg_class.relfilenode. oid and file are 0 for a table that does not exist.
     """
 
@@ -65,7 +65,7 @@ def describe(table: TableId) -> sql.Composed:
 
 
 def described(found: Sequence[tuple[Any, ...]]) -> Described:
-    """Of a table that is not there: nothing. Whoever uses it next gets the server's error."""
+    """A table that does not exist gives an empty result. Its next use raises the server's error."""
     if not found:
         return Described()
     ((partitioned, referenced, names, types, numbers, oid, file),) = found
@@ -74,12 +74,13 @@ def described(found: Sequence[tuple[Any, ...]]) -> Described:
 
 
 async def empty(conn: AsyncConnection, table: TableId, kind: Described) -> bool:
-    """Remove the table's rows within the caller's transaction; whether by TRUNCATE, which is denied
-    to a table that a foreign key refers to. Ours have none yet; those of a destination that
-    brought its own schema may. An inheritance parent loses its own rows alone; one that is
-    partitioned here, and an ordinary table on the source, all that it holds."""
+    """Remove the table's rows within the caller's transaction. Returns whether TRUNCATE was used. PostgreSQL
+    refuses TRUNCATE for a table that a foreign key refers to. Tables that pgmig created have no foreign keys
+    yet, but tables of a destination with its own schema may. Of an inheritance parent, only its own rows are
+    removed. Of a table that is partitioned here, all rows are removed, although it may be an ordinary table
+    on the source."""
     form = "DELETE FROM {}{}" if kind.referenced else "TRUNCATE {}{}"
-    if kind.referenced:  # or ON DELETE CASCADE would empty tables that keep their rows
+    if kind.referenced:  # otherwise ON DELETE CASCADE would empty tables that keep their rows
         await conn.execute("SET LOCAL session_replication_role = replica")
     only = sql.SQL("" if kind.partitioned else "ONLY ")
     await conn.execute(sql.SQL(form).format(only, table_name(table)))
@@ -87,9 +88,9 @@ async def empty(conn: AsyncConnection, table: TableId, kind: Described) -> bool:
 
 
 async def empty_for_parts(conn: AsyncConnection, tables: Iterable[TableId]) -> None:
-    """Empty tables that will be copied in several parts, within the caller's transaction, which
-    gives them new plans. A copier that still copies by an old one, cut off from us, would hold
-    us up: its session is ended."""
+    """Empty tables that will be copied in several parts, within the caller's transaction, which also gives
+    them new plans. A copier that lost its connection to the coordinator may still copy with an old plan, and
+    would block this. So its session is terminated."""
     for table in tables:
         await conn.execute(_END_SESSIONS, [table.schema, table.name])
         (found,) = await answers(conn, describe(table))

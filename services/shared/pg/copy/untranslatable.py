@@ -1,9 +1,9 @@
-"""Text that has no equivalent in UTF-8: where it is stored.
+"""Find the row with text that has no equivalent in UTF-8.
 
-Text of a database in another encoding is sent in UTF-8, and the server converts it. Some encodings have
-bytes that UTF-8 has no character for (0x81 in WIN1252, parts of EUC_JIS_2004), and the server's error
-names the bytes alone. So the source is searched for the first row that cannot be converted. That reads
-whole tables, but only after such an error, and for a limited time.
+Text of a database in another encoding is sent in UTF-8, and the server converts it. Some encodings have bytes
+without a character in UTF-8 (0x81 in WIN1252, parts of EUC_JIS_2004), and the server's error names only the
+bytes. So pgmig searches the source for the first row that cannot be converted. This reads whole tables, but
+only after such an error, and for a limited time.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from services.shared.pg.copy.table import table_name
 from services.shared.pg.session.connection import UNTRANSLATABLE_STATES, connection
 
 SEARCH_S = 60
-"""For one table."""
+"""Time limit for one table, in seconds."""
 LONGEST_KEY = 200
-"""Characters of a key's value."""
+"""Maximum number of characters of a key's value."""
 
 _SEARCH = """
 DO $search$
@@ -48,7 +48,7 @@ SELECT a.attname, coalesce(a.attnum = ANY (i.indkey::int2[]), false)
 
 
 def untranslatable(doing: str, where: str, then: str) -> PgmigError:
-    """where: as `find_untranslatable` says it. then: what to do after the value was corrected."""
+    """where: as returned by `find_untranslatable`. then: what to do after the value was corrected."""
     return PgmigError(
         ErrorKind.UNTRANSLATABLE,
         f"{doing}: {where or 'a row'} holds text that has no equivalent in UTF-8",
@@ -58,7 +58,7 @@ def untranslatable(doing: str, where: str, then: str) -> PgmigError:
 
 async def find_untranslatable(uri: str, tables: Iterable[TableId]) -> str:
     """The first such row of these tables of the source: `column v of table public.t, row with key (id)=(7)`.
-    Empty when there is none any more, or it is not found in time."""
+    Empty if there is none any more, or if it is not found in time."""
     try:
         async with connection(uri, "source") as conn:
             for table in tables:
@@ -66,7 +66,7 @@ async def find_untranslatable(uri: str, tables: Iterable[TableId]) -> str:
                 if where:
                     return where
     except (psycopg.Error, PgmigError):
-        pass  # what is being explained is the error before
+        pass  # the caller reports the earlier error
     return ""
 
 
@@ -93,7 +93,7 @@ def _of_row(column: sql.Composable, table: TableId) -> sql.Composed:
 
 
 async def _converts(conn: AsyncConnection, table: TableId, relation: str, ctid: str, name: str) -> bool:
-    # ROW: by the type's output function, and never by a cast that an owner on the source has defined.
+    # ROW(): uses the type's output function, and never a cast that an owner on the source has defined.
     column = sql.SQL("length(convert_to(ROW({})::text, 'UTF8'))").format(sql.Identifier(name))
     try:
         await conn.execute(_of_row(column, table), [relation, ctid])
@@ -105,7 +105,7 @@ async def _converts(conn: AsyncConnection, table: TableId, relation: str, ctid: 
 
 
 async def _value(conn: AsyncConnection, table: TableId, relation: str, ctid: str, name: str) -> str | None:
-    """A key's value as text; None when it cannot be converted itself."""
+    """A key's value as text. None if it cannot be converted."""
     column = sql.SQL("format('%%s', {})").format(sql.Identifier(name))
     try:
         row = await (await conn.execute(_of_row(column, table), [relation, ctid])).fetchone()
