@@ -1,4 +1,4 @@
-"""The places of tables in partition trees, and the DDL that creates the same partitions on the destination."""
+"""Places of tables in partition trees, and the DDL that creates the same partitions on the destination."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def inheriting(conn: AsyncConnection, tables: Collection[TableId]) -> set[
 
 
 def placing(conn: AsyncConnection, table: TableId, here: Places, there: Places) -> tuple[str, ...]:
-    """Statements that move the destination's table (there) to the place that the source's table has (here)."""
+    """Statements that move the destination's table (there) to the place of the source's table (here)."""
     if here.get(table) == there.get(table):
         return ()
     name = sql.Identifier(table.schema, table.name)

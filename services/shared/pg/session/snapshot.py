@@ -42,7 +42,7 @@ async def under_snapshot(conn: AsyncConnection, name: str, xids: str) -> AsyncIt
 
 @asynccontextmanager
 async def one_snapshot(conn: AsyncConnection) -> AsyncIterator[None]:
-    """A read-only transaction with a single snapshot: objects that it lists still exist when it reads them."""
+    """A read-only transaction with one snapshot: objects that it lists still exist when it reads them."""
     async with conn.transaction():
         with translated("beginning a transaction on the source"):
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
