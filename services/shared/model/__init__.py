@@ -1,4 +1,4 @@
-"""Pure values: no I/O, no clock, nothing but the standard library."""
+"""Pure values: no I/O, no clock, no imports outside the standard library."""
 
 from services.shared.model.address import check_address, fits_socket, socket_path, unix_address
 from services.shared.model.back_off import back_off_s

@@ -1,4 +1,4 @@
-"""Where a coordinator serves: HOST:PORT, or unix:PATH, a socket that only this machine's user can reach."""
+"""The address of a coordinator: HOST:PORT, or unix:PATH, a socket that only its user can connect to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMS = "HOST:PORT or unix:/PATH"
 
 
 def check_address(text: str) -> str:
-    """HOST:PORT, also [::1]:PORT, or unix:/PATH. Raises ValueError."""
+    """Return `text` if it is HOST:PORT, also [::1]:PORT, or unix:/PATH. Raises ValueError."""
     if text.startswith(UNIX):
         if not fits_socket(Path(text.removeprefix(UNIX))):
             raise ValueError(
@@ -28,7 +28,7 @@ def check_address(text: str) -> str:
 
 
 def fits_socket(path: Path) -> bool:
-    """Whether a socket may be made at `path`. gRPC reads it as a part of a URI, so few characters do."""
+    """Whether `path` can be a socket. gRPC reads it as part of a URI, so few characters are allowed."""
     text = str(path)
     return len(text.encode(errors="replace")) <= LONGEST_SOCKET_PATH and bool(_PLAIN_PATH.fullmatch(text))
 
@@ -38,5 +38,5 @@ def unix_address(path: Path) -> str:
 
 
 def socket_path(address: str) -> Path | None:
-    """Of a unix: address."""
+    """The path in a unix: address; None for another address."""
     return Path(address.removeprefix(UNIX)) if address.startswith(UNIX) else None

@@ -1,4 +1,4 @@
-"""Options of a migration that contradict each other."""
+"""Migration options that contradict each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from services.shared.model.view import MigrationOptions
 
 
 def check_options(options: MigrationOptions) -> None:
-    """Raises INVALID_ARGUMENT for the first contradiction, and for a pattern that is none."""
+    """Raises INVALID_ARGUMENT for the first contradiction, and for an invalid pattern."""
     chosen = options.selection
     for first, second, both, hint in (
         (

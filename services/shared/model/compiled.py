@@ -1,7 +1,7 @@
 """Choosing between a hot module and its compiled twin, which has the same interface and results.
 
-Twins are Cython (`_NAME.pyx` beside `NAME.py`), built by `hatch_build.py` where a C compiler is at
-hand. Without one, or with PGMIG_PURE_PYTHON set, the Python module does the work, more slowly.
+Twins are written in Cython (`_NAME.pyx` next to `NAME.py`). `hatch_build.py` builds them if there is a C
+compiler. Without a compiler, or if PGMIG_PURE_PYTHON is set, the slower Python module is used.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from types import ModuleType
 from typing import Any
 
 PURE_PYTHON = "PGMIG_PURE_PYTHON"
-"""Environment variable; any value but the empty one turns compiled twins off."""
+"""Environment variable; any non-empty value disables compiled twins."""
 
 
 def twin_of(module: ModuleType) -> Any:
-    """The compiled twin of `module`, or `module` itself where there is none."""
+    """The compiled twin of `module`, or `module` itself if there is none."""
     package, _, name = module.__name__.rpartition(".")
     twin = f"{package}._{name}"
     if os.environ.get(PURE_PYTHON) or find_spec(twin) is None:

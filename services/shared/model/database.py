@@ -1,4 +1,4 @@
-"""Which database something is, whatever its host or address is called."""
+"""The identity of a database, independent of the host name or address that is used to connect to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DatabaseIdentity:
-    """A server and its physical copies share the system identifier. oid: of the database."""
+    """A server and its physical copies have the same system identifier. oid: of the database."""
 
     system_identifier: str
     oid: int

@@ -1,8 +1,8 @@
-"""Errors: one base, one kind each, and one table from kind to what is done about it.
+"""Errors: one base class, one kind for each error, and one table of what each kind leads to.
 
-Driver errors are translated at the seam where they arise (`pg`, `bus`, `rpc`), always
-`raise ... from exc`, but for those that quote a connection string. Messages never hold credentials or
-row values; what another program said passes redaction here.
+Driver errors are translated where they arise (`pg`, `bus`, `rpc`), always with `raise ... from exc`,
+except errors that quote a connection string. Messages never contain credentials or row values. Texts
+from other programs are redacted here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from services.shared.model.redaction import redact
 
 
 class ErrorKind(StrEnum):
-    """What went wrong, stable across releases: also the `reason` of google.rpc.ErrorInfo."""
+    """What went wrong. Kinds are stable across releases, and are the `reason` of google.rpc.ErrorInfo."""
 
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     NOT_FOUND = "NOT_FOUND"
@@ -58,7 +58,7 @@ class ErrorKind(StrEnum):
 
     @classmethod
     def named(cls, name: str) -> ErrorKind:
-        """The kind that another process names; INTERNAL for one that this release does not know."""
+        """The kind with this name, sent by another process; INTERNAL if this release does not know it."""
         return cls(name) if name in cls.__members__ else cls.INTERNAL
 
 
@@ -80,10 +80,10 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What follows from an error kind.
+    """What an error kind leads to.
 
-    retry: the work may simply be done again, with back-off.
-    status: the gRPC status code's name.
+    retry: the work can be retried with back-off.
+    status: the name of the gRPC status code.
     exit_code: of the CLI.
     """
 
@@ -135,12 +135,12 @@ POLICIES: dict[ErrorKind, Policy] = {
 
 
 class PgmigError(Exception):
-    """Any error that pgmig explains: what, where, and what to do next.
+    """An error that pgmig can explain: what happened, where, and what to do next.
 
-    message: what happened and where, one sentence without credentials or row values.
-    hint: what the operator does next; may be empty.
-    lsn: the source position it concerns, if any. xid: of the source transaction whose commit
-    record lies there, 0 when it is not about one.
+    message: what happened and where, in one sentence without credentials or row values.
+    hint: what the operator can do next; may be empty.
+    lsn: the source position of the error, if any. xid: the source transaction whose commit record
+    is at `lsn`; 0 if the error is not about a transaction.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class PgmigError(Exception):
 
     @property
     def exit_code(self) -> ExitCode:
-        """Of the program that it ends."""
+        """Exit code of a program that this error ends."""
         return self.policy.exit_code
 
     def __str__(self) -> str:
@@ -167,7 +167,7 @@ class PgmigError(Exception):
 
 
 def located(lsn: Lsn | None, xid: int) -> str:
-    """` (at LSN 16/B374D848, source transaction 742)`, as far as known."""
+    """` (at LSN 16/B374D848, source transaction 742)`, with the parts that are known."""
     if not lsn:
         return ""
     return f" (at LSN {lsn}, source transaction {xid})" if xid else f" (at LSN {lsn})"

@@ -1,9 +1,9 @@
 """A migration's view as plain JSON: the coordinator's state file and the CLI's `--output json`.
 
-A dataclass is an object with the field names as keys, an LSN is text ("16/B374D848"), an enum
-its value, a tuple an array, an absent optional null. Reading is lenient where releases differ
-(unknown keys are ignored, missing ones take the field's default) and strict otherwise: a wrong
-type, LSN, enum value or number raises ValueError that names the place, like `view.tables[3].state`.
+A dataclass becomes an object with the field names as keys, an LSN becomes text ("16/B374D848"), an enum
+its value, a tuple an array, and None null. Reading accepts files of other releases: unknown keys are
+ignored, and missing keys get the field's default. A wrong type, LSN, enum value or number raises
+ValueError that names the place, for example `view.tables[3].state`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ T = TypeVar("T")
 
 
 def view_to_json(view: MigrationView) -> dict[str, object]:
-    """`view` as values that json.dumps takes; `view_from_json` gives it back, equal."""
+    """`view` as values that json.dumps accepts. `view_from_json` returns an equal view."""
     return cast("dict[str, object]", to_json(view))
 
 
 def view_from_json(obj: object) -> MigrationView:
-    """The view that `view_to_json` made `obj` of. Raises ValueError when it is malformed."""
+    """The view that `view_to_json` converted to `obj`. Raises ValueError if `obj` is malformed."""
     return from_json(MigrationView, obj, "view")
 
 
@@ -52,7 +52,7 @@ def _names(cls: Any) -> tuple[str, ...]:
 
 
 def from_json(cls: type[T], obj: object, where: str = "value") -> T:
-    """`obj` as a `cls`. Raises ValueError naming the place below `where`."""
+    """Read `obj` as a `cls`. Raises ValueError that names the place below `where`."""
     return cast("T", _read(cls, obj, where))
 
 
@@ -88,7 +88,7 @@ def _read_scalar(expected: type, obj: object, where: str) -> object:
             raise ValueError(f"{where}: number out of range") from exc
         if math.isfinite(number):
             return number
-    elif type(obj) is expected:  # bool is an int: an exact match keeps them apart
+    elif type(obj) is expected:  # an exact match, because bool is a subclass of int
         return obj
     raise _mismatch(where, expected.__name__, obj)
 

@@ -1,7 +1,7 @@
-"""Names that a migration gives to what it creates, all derived from its id.
+"""Names of the objects that a migration creates. All of them are derived from its id.
 
-The id is part of replication slot, publication, origin, stream and subject names, so it
-keeps to what all of them allow: PostgreSQL slot names take a-z, 0-9 and _ (63 bytes).
+The id is part of the names of the replication slot, publication, origin, stream and subjects, so it must
+be valid in all of them. PostgreSQL slot names allow a-z, 0-9 and _ (63 bytes).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from services.shared.model.errors import ErrorKind, PgmigError
 _ID = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 BOOKKEEPING_SCHEMA = "pgmig"
-"""Schema on the destination for the copy ledger and, where origins are denied, progress."""
+"""Schema on the destination for the copy ledger, and for progress if replication origins are not allowed."""
 
 MESSAGE_PREFIX = "pgmig"
 """Prefix of the logical messages (sentinels) that pgmig writes into the source's WAL."""
@@ -32,7 +32,7 @@ class MigrationId:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises PgmigError(INVALID_ARGUMENT) for an id that some name could not hold."""
+        """Raises PgmigError(INVALID_ARGUMENT) for an id that is not valid in all names."""
         if not _ID.fullmatch(text):
             raise PgmigError(
                 ErrorKind.INVALID_ARGUMENT,
@@ -54,7 +54,7 @@ class MigrationId:
 
     @property
     def inserts_publication(self) -> str:
-        """Of tables whose UPDATE and DELETE cannot be followed."""
+        """Publication for tables whose UPDATE and DELETE cannot be replicated."""
         return f"pgmig_{self.value}_inserts"
 
     @property

@@ -1,8 +1,8 @@
-"""Parts of copying: a table, or a range of its rows, under one exported snapshot.
+"""Units of copying: a table, or a range of its rows, under one exported snapshot.
 
-A large table may be split by the place of its rows in the heap (source 14 or newer, which can scan
-such a range) or by the values of an integer key. The first and the last range are open, so
-that together they hold every row, wherever the estimates that they were made from ended.
+A large table can be split by the position of its rows in the heap (source 14 or later, which can scan
+such a range) or by the values of an integer key. The first and the last range are open, so that
+together they contain every row, even outside the estimates from which the ranges were made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from services.shared.model.tables import TableId
 
 @dataclass(frozen=True, slots=True)
 class CtidRange:
-    """Rows in the heap's blocks from `first` up to, without, `end`; None: to the last."""
+    """Rows in the heap's blocks from `first` to before `end`; None: to the last block."""
 
     first: int
     end: int | None
@@ -23,7 +23,7 @@ class CtidRange:
 
 @dataclass(frozen=True, slots=True)
 class KeyRange:
-    """Rows with low <= column < end; None: no limit. The column is an integer, never NULL."""
+    """Rows with low <= column < end; None: no limit. The column is an integer and never NULL."""
 
     column: str
     low: int | None
@@ -35,10 +35,10 @@ PartRange = CtidRange | KeyRange
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How a table is cut into parts: not at all, by its heap's pages, or by an integer key.
+    """How a table is split into parts: not at all, by its heap's pages, or by an integer key.
 
-    pages: the heap's size in blocks; 0: by key. column, low, high: the key and its least and
-    greatest value.
+    pages: the size of the heap in blocks; 0: split by key. column, low, high: the key, and its least
+    and greatest value.
     """
 
     parts: int = 1
@@ -48,7 +48,7 @@ class Split:
     high: int = 0
 
     def ranges(self) -> tuple[PartRange | None, ...]:
-        """One for each part; (None,) when the table is not cut."""
+        """The range of each part; (None,) if the table is not split."""
         if self.parts <= 1:
             return (None,)
         if self.column:
@@ -64,10 +64,10 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class CopyPlan:
-    """How a table is being copied, or was. Parts count only for the plan that they belong to.
+    """How a table is or was copied. Copied parts are valid only for the plan that they belong to.
 
-    epoch: tells it from every other plan. snapshot: identity of the snapshot that all its parts
-    are copied under.
+    epoch: unique for each plan. snapshot: identity of the snapshot under which all parts are
+    copied.
     """
 
     table: TableId
@@ -80,12 +80,12 @@ class CopyPlan:
 class CopyPart:
     """One unit of copying: a table or a range of its rows, under one exported snapshot.
 
-    columns: those copied, in this order (no generated ones). snapshot_lsn: commits before it
-    are in the snapshot. binary: COPY ... (FORMAT binary) is safe for every column.
-    snapshot_xids: its txid_current_snapshot(), "" when not known. A restarted server may give
-    another snapshot the same name; the copier refuses one that sees other transactions.
-    epoch: of its plan. rows: None for the whole table, which the part then empties
-    before; the table of a range was emptied when its plan was made.
+    columns: the columns to copy, in this order, without generated ones. snapshot_lsn: the snapshot
+    contains transactions that committed before it. binary: COPY ... (FORMAT binary) is safe for every
+    column. snapshot_xids: the snapshot's txid_current_snapshot(), "" if not known. A restarted server may
+    give another snapshot the same name; the copier refuses a snapshot that sees other transactions.
+    epoch: of its plan. rows: None for the whole table. Then the part empties the table first; a table
+    that is split was emptied when its plan was made.
     """
 
     part_id: str
@@ -101,7 +101,7 @@ class CopyPart:
 
 @dataclass(frozen=True, slots=True)
 class CopiedPart:
-    """As the ledger on the destination has it. bytes: of COPY data."""
+    """A copied part as recorded in the ledger on the destination. bytes: of COPY data."""
 
     snapshot_lsn: Lsn
     rows: int

@@ -1,15 +1,15 @@
 """Phases of a migration and the transitions between them.
 
-created      checks passed, record persisted; nothing on either server yet
-schema       slot, publication and snapshot are made; pre-data schema goes to the destination
-copy         table parts are copied under the snapshot; changes already queue in the stream. Entered
-             again from later phases when tables have to be copied again or were added
+created      checks passed, record stored; nothing is created on either server yet
+schema       slot, publication and snapshot are created; the pre-data schema is restored
+copy         table parts are copied under the snapshot; changes are already queued in the stream. Entered
+             again from later phases when tables must be copied again or were added
 indexes      indexes, constraints and the rest of post-data; ANALYZE
-catchup      the applier works off what was committed meanwhile
+catchup      the applier applies what was committed during the copy
 streaming    lag is small; the migration waits for the operator
-switchover   source frozen, sentinel on its way; falls back to streaming when it fails
-switched_over, complete, aborted   ends; `complete` is a clone that does not follow
-paused, failed   nothing moves; both remember the phase that resume returns to
+switchover   source frozen, sentinel written; returns to streaming if it fails
+switched_over, complete, aborted   final; `complete` is a clone that does not replicate changes
+paused, failed   nothing runs; both record the phase that resume returns to
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Phase(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Nothing runs any more and nothing can be resumed."""
+        """Nothing runs any more, and nothing can be resumed."""
         return not TRANSITIONS[self]
 
     @property
     def running(self) -> bool:
-        """The coordinator drives it on by itself."""
+        """The coordinator advances it without an operator."""
         return self in _RUNNING
 
 
@@ -56,7 +56,7 @@ _RUNNING = frozenset(
     }
 )
 _HALTS = frozenset({Phase.PAUSED, Phase.FAILED, Phase.ABORTED})
-"""Possible in every running phase, except that a switchover ends before a pause or an abort."""
+"""Possible in every running phase. Exception: a switchover must end before a pause or an abort."""
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.CREATED: frozenset({Phase.SCHEMA, *_HALTS}),
@@ -72,15 +72,15 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.FAILED: frozenset({*_RUNNING, Phase.ABORTED}),
     Phase.ABORTED: frozenset(),
 }
-"""Every allowed change of phase. The diagram in docs/architecture.md shows the same; a test compares them."""
+"""Every allowed change of phase. The diagram in docs/architecture.md shows the same; a test checks this."""
 
 
 def may_move(current: Phase, target: Phase) -> bool:
-    """Whether `target` may follow `current`."""
+    """Whether `target` is allowed after `current`."""
     return target in TRANSITIONS[current]
 
 
 def check_move(current: Phase, target: Phase) -> None:
-    """Raises PgmigError(WRONG_PHASE) unless `target` may follow `current`."""
+    """Raises PgmigError(WRONG_PHASE) unless `target` is allowed after `current`."""
     if not may_move(current, target):
         raise PgmigError(ErrorKind.WRONG_PHASE, f"a migration in phase {current} cannot go to {target}")

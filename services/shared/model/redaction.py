@@ -1,9 +1,9 @@
-"""Credentials taken out of text: the last net under everything that leaves the process.
+"""Removing credentials from text: the last protection for everything that leaves the process.
 
-The net is wide on purpose: a host hidden with a password costs little, a password shown costs a lot.
-What replaces a credential does not depend on it. Text with a password of any letters but white space
-is covered in URIs, with or without a scheme; of any letters at all in quotes, where they are escaped as
-libpq and SQL want it: password='...', token: "...", PASSWORD '...'.
+Redaction hides too much on purpose: a hidden host costs little, a visible password costs a lot. The
+replacement does not depend on the credential. In URIs, with or without a scheme, a password of any
+characters except white space is found. In quotes, a password of any characters is found if they are
+escaped as in libpq and SQL: password='...', token: "...", PASSWORD '...'.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _ASSIGNED = re.compile(
     rf"((?<![?&]){_KEY}[\"']?\s*[=:]\s*)((?:{_QUOTED}){_ENDS}|\S+)", re.IGNORECASE | re.DOTALL
 )
 _IN_SQL = re.compile(rf"({_KEY}\s+)(?:{_QUOTED})", re.IGNORECASE | re.DOTALL)
-# Up to the last @ of the word: a password may itself hold an unescaped : / or @.
+# Up to the last @ of the word, because a password can contain an unescaped : / or @.
 _IN_URI = re.compile(r"(://[^:/?#@\s'\"]*):\S*@")
 _BEFORE_AT = re.compile(r"\b((?:nats|tls|wss?)://)\S*@", re.IGNORECASE)
-# A password may begin with // and make the user's name look like a scheme.
+# A password can begin with //, and then the user's name looks like a scheme.
 _SCHEME = r"(?:postgres(?:ql)?|https?|grpcs?|nats|tls|wss?|unix|file)://"
 _WITHOUT_SCHEME = re.compile(rf"(?<!\S)((?!{_SCHEME})[^\s:/@]*):\S*@", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """`text` without the credentials in it."""
+    """`text` without credentials."""
     text = _IN_QUERY.sub(rf"\1{MASK}", text)
     text = _ASSIGNED.sub(rf"\1{MASK}", text)
     text = _IN_SQL.sub(rf"\1{MASK}", text)
@@ -43,5 +43,5 @@ def _masked(match: re.Match[str]) -> str:
 
 
 def has_password(uri: str) -> bool:
-    """Whether a connection string holds a password, as far as its text shows it."""
+    """Whether a connection string contains a password that can be recognized in its text."""
     return redact(uri) != uri

@@ -1,10 +1,10 @@
-"""Which part of a database is migrated, as its operator says it: psql patterns.
+"""Which part of a database is migrated, given by the operator as psql patterns.
 
-The rules are those of psql and pg_dump (manual: psql, Patterns). Outside double quotes letters are
-folded to lower case, `*` is any text, `?` any character, `.` parts schema and name, and everything
-else but `$` is a regular expression as it stands, so that `[a-z]`, `(a|b)` and `+` work. Inside
-double quotes nothing has a meaning; `""` there is one quote. A pattern matches whole names. One
-without a schema looks along the search path.
+The rules are those of psql and pg_dump (manual: psql, Patterns). Outside double quotes, letters are
+folded to lower case, `*` matches any text, `?` matches any character, and `.` separates schema and
+name. Everything else except `$` is part of a regular expression, so `[a-z]`, `(a|b)` and `+` work.
+Inside double quotes no character is special; `""` means one quote. A pattern matches whole names. A
+pattern without a schema is looked up in the search path.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _SPECIAL = frozenset("|*+?()[]{}.^$\\")
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """option: what it was given to. schema, name: regular expressions of PostgreSQL's that match
-    whole names, "" for the part that it has not got."""
+    """option: the option that it was given to. schema, name: PostgreSQL regular expressions that match
+    whole names; "" for a part that the pattern does not have."""
 
     option: str
     text: str
@@ -40,11 +40,11 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Patterns; all empty: everything. A partition goes with its root, a sequence that a table
-    owns with the table.
+    """Patterns. If all are empty, everything is selected. A partition is selected with its root, and an
+    owned sequence with its table.
 
-    search_path: schemas in which the source looks for names without one, in order; as the
-    coordinator found it at the start, so that a pattern means the same ever after.
+    search_path: schemas in which the source looks up names without a schema, in order. The coordinator
+    records it at the start, so that a pattern always means the same.
     """
 
     include_tables: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Selection:
         )
 
     def patterns(self) -> Iterator[Pattern]:
-        """Raises INVALID_ARGUMENT for the first that is none."""
+        """Raises INVALID_ARGUMENT for the first text that is not a pattern."""
         for option, texts in self._given():
             for text in texts:
                 yield parse_pattern(option, text)

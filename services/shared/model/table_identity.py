@@ -1,9 +1,9 @@
-"""What a table is, and what has changed of it. A name proves nothing: tables are dropped and made again,
-renamed, detached, rewritten.
+"""The identity of a table, and what has changed in it. A name is not enough: tables are dropped and
+re-created, renamed, detached and rewritten.
 
 An identity is read from the source's catalogs under the snapshot that the table is copied with, and
-compared with the catalogs later on. What differs decides what is needed: DDL on the destination, or
-a new copy of the table, since no change stream carries what the statement did to existing rows.
+compared with the catalogs later. The difference decides what is needed: DDL on the destination, or a new
+copy of the table, since no change stream contains what the statement did to existing rows.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class ColumnIdentity:
     """A column that is not dropped, from pg_attribute.
 
     number: attnum. collation, generated, identity: attcollation (0: none), attgenerated, attidentity.
-    default: a hash of pg_attrdef.adbin, 0 without one. version: xmin of the row in pg_attribute, which
-    any ALTER TABLE of the column replaces.
+    default: a hash of pg_attrdef.adbin; 0 if there is none. version: xmin of the row in pg_attribute, which
+    changes with every ALTER TABLE of the column.
     """
 
     number: int
@@ -39,12 +39,12 @@ class ColumnIdentity:
 
 @dataclass(frozen=True, slots=True)
 class TableIdentity:
-    """A table, partition or partitioned table, as one snapshot shows it.
+    """A table, partition or partitioned table, as seen by one snapshot.
 
-    kind: pg_class.relkind, r or p; a partitioned table has neither rows of its own nor a file. file:
-    pg_class.relfilenode, another one after TRUNCATE or a rewrite. persistence: relpersistence.
-    published: the rows of pg_publication_rel, pg_publication and pg_inherits by which our publication
-    carries it; "" when it does not. sends_generated: the publication carries stored generated columns.
+    kind: pg_class.relkind, r or p; a partitioned table has no rows and no file of its own. file:
+    pg_class.relfilenode, which changes with TRUNCATE or a rewrite. persistence: relpersistence.
+    published: the rows of pg_publication_rel, pg_publication and pg_inherits that make our publication
+    include it; "" if it does not. sends_generated: the publication sends stored generated columns.
     """
 
     table: TableId
@@ -68,7 +68,7 @@ class TableIdentity:
 
     @property
     def signature(self) -> str:
-        """As `relation_signature` of the Relation messages that describe the table."""
+        """Equal to `relation_signature` of the Relation messages that describe the table."""
         sent = (column for column in self.columns if not column.generated or self._sends(column))
         return relation_signature((column.name, column.type_oid, column.typmod) for column in sent)
 
@@ -77,19 +77,19 @@ class TableIdentity:
 
 
 def relation_signature(columns: Iterable[tuple[str, int, int]]) -> str:
-    """A digest of a Relation message's columns: name, type OID and typmod of each, in their order."""
+    """A digest of a Relation message's columns: name, type OID and typmod of each, in order."""
     text = repr([tuple(column) for column in columns])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class ChangeKind(StrEnum):
-    """What happened to a table on the source, by what it takes to go on."""
+    """What happened to a table on the source, classified by what the migration needs to continue."""
 
-    GONE = "gone"  # dropped or renamed: the destination's table has to go too
+    GONE = "gone"  # dropped or renamed: the destination's table must be dropped too
     REPLACED = "replaced"  # another table has its name
-    MOVED = "moved"  # the publication lost it, at least for a while
-    REWRITTEN = "rewritten"  # rows may have new values that no change stream carries
-    COLUMNS = "columns"  # the same rows; the destination needs the same DDL
+    MOVED = "moved"  # the publication did not include it, at least for a while
+    REWRITTEN = "rewritten"  # rows may have new values that no change stream contains
+    COLUMNS = "columns"  # the rows are the same; the destination needs the same DDL
 
     @property
     def needs_copy(self) -> bool:
@@ -97,10 +97,10 @@ class ChangeKind(StrEnum):
 
 
 def change_of(before: TableIdentity, now: TableIdentity | None) -> ChangeKind | None:
-    """The gravest difference between a table when it was copied and now; None: there is none.
+    """The most severe difference between a table when it was copied and now; None if there is none.
 
-    Another file alone is a TRUNCATE, which is replicated, or VACUUM FULL. Columns of other versions
-    alone are another statistics target, storage or option.
+    If only the file differs, the cause is TRUNCATE, which is replicated, or VACUUM FULL. If only the
+    columns' versions differ, the cause is a new statistics target, storage or option.
     """
     if now is None:
         return ChangeKind.GONE
@@ -122,6 +122,6 @@ def _shapes(table: TableIdentity) -> list[tuple[object, ...]]:
 
 
 def _names_reused(before: TableIdentity, now: TableIdentity) -> bool:
-    """Whether a name stands for another column than before: dropped and added, or renamed crosswise."""
+    """Whether a name now means another column: a column was dropped and added, or two swapped names."""
     numbers = {column.name: column.number for column in before.columns}
     return any(numbers.get(column.name, column.number) != column.number for column in now.columns)

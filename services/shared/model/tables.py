@@ -1,4 +1,4 @@
-"""Tables and columns as the catalogs describe them."""
+"""Tables and columns as described by the catalogs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TableId:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read SCHEMA.TABLE: each name as it is, or in double quotes as in SQL. Raises ValueError."""
+        """Read SCHEMA.TABLE. Each name is plain, or in double quotes as in SQL. Raises ValueError."""
         match = _QUALIFIED.fullmatch(text)
         if match is None:
             raise ValueError(f"not a table's name with its schema: {text!r}")
@@ -33,7 +33,7 @@ class TableId:
 
     @property
     def argument(self) -> str:
-        """As `parse` reads it."""
+        """The form that `parse` reads."""
         if _PLAIN.fullmatch(self.schema) and _PLAIN.fullmatch(self.name):
             return str(self)
         return ".".join('"' + part.replace('"', '""') + '"' for part in (self.schema, self.name))
@@ -50,7 +50,7 @@ class ReplicaIdentity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A partition of the source whose rows go to `root`, the table that it is a part of."""
+    """A partition of the source whose rows are stored in `root`, the partitioned table that it belongs to."""
 
     leaf: TableId
     root: TableId
@@ -58,8 +58,8 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class IdentityBefore:
-    """A table that was given REPLICA IDENTITY FULL, and what it had before. index: the name of the index
-    that was its identity, "" if none was."""
+    """A table that got REPLICA IDENTITY FULL, and its identity before. index: the name of the index that
+    was its identity; "" if none was."""
 
     table: TableId
     identity: ReplicaIdentity
@@ -68,7 +68,7 @@ class IdentityBefore:
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """pg_relation_filenode of a table: another one after TRUNCATE or whatever rewrites the table."""
+    """pg_relation_filenode of a table; it changes with TRUNCATE and with anything that rewrites the table."""
 
     table: TableId
     filenode: int
@@ -76,8 +76,8 @@ class TableFile:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `type_oid` is pg_attribute.atttypid; `generated` a stored generated column
-    (its value is never sent); `identity_always` is GENERATED ALWAYS AS IDENTITY."""
+    """One column. `type_oid` is pg_attribute.atttypid; `generated` means a stored generated column
+    (its value is never sent); `identity_always` means GENERATED ALWAYS AS IDENTITY."""
 
     name: str
     type_oid: int
@@ -87,11 +87,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class SourceTable:
-    """An ordinary table or partition leaf that is copied, as found under the snapshot.
+    """An ordinary table or partition leaf that is copied, as seen by the snapshot.
 
-    rows_estimated: pg_class.reltuples, 0 when never analysed. bytes_estimated: heap and TOAST.
+    rows_estimated: pg_class.reltuples; 0 if never analyzed. bytes_estimated: heap and TOAST.
     pages: blocks of its heap; 0 for another access method.
-    integer_key: the first column of its primary key, where that is an integer.
+    integer_key: the first column of its primary key, if that column is an integer.
     """
 
     table: TableId

@@ -1,4 +1,4 @@
-"""What a client sees of a migration: one frozen snapshot, and its parts.
+"""What a client sees of a migration: one immutable snapshot and its parts.
 
 Times are seconds since the Unix epoch (UTC), as float; 0.0 means none.
 """
@@ -17,11 +17,11 @@ from services.shared.model.work import Role
 
 
 class NoKeyTables(StrEnum):
-    """What becomes of tables without a usable replica identity, when changes are followed.
+    """How tables without a usable replica identity are handled when changes are replicated.
 
     refuse: the migration does not start. identity-full: they get REPLICA IDENTITY FULL on the
-    source until cleanup. copy-only: copied once, later changes are not replicated. insert-only:
-    INSERT and TRUNCATE are followed, UPDATE and DELETE are not.
+    source until cleanup. copy-only: they are copied once, and later changes are not replicated.
+    insert-only: INSERT and TRUNCATE are replicated, UPDATE and DELETE are not.
     """
 
     REFUSE = "refuse"
@@ -31,10 +31,11 @@ class NoKeyTables(StrEnum):
 
 
 class LargeObjects(StrEnum):
-    """What becomes of large objects, whose changes no publication carries.
+    """How large objects are handled. No publication includes their changes.
 
-    copy: copied, and where changes are followed compared and brought in step by the switchover
-    while writes are blocked. copy-once: copied, later changes are not replicated. skip: left alone.
+    copy: they are copied; if changes are replicated, the switchover compares and synchronizes them
+    while writes are blocked. copy-once: they are copied, and later changes are not replicated. skip: they
+    are not migrated.
     """
 
     COPY = "copy"
@@ -46,17 +47,17 @@ class LargeObjects(StrEnum):
 class MigrationOptions:
     """follow: keep applying changes until switchover. copy_workers: parts copied at the same
     time by each copier. index_workers: indexes built at the same time. strict_boundaries: source
-    transactions never share one on the destination. maintenance_work_mem_kb: of each session that
+    transactions are never combined on the destination. maintenance_work_mem_kb: of each session that
     builds indexes; 0: what the destination's own settings allow. split_tables_larger_than: bytes of heap and
-    TOAST beyond which a table is copied in several parts. max_rate: bytes of COPY data a second
-    for each copier; 0: as fast as it goes. no_owner: what is made belongs to
-    the destination's role. no_acl: privileges are not restored.
+    TOAST above which a table is copied in several parts. max_rate: bytes of COPY data per second
+    for each copier; 0: no limit. no_owner: created objects belong to the destination's role. no_acl:
+    privileges are not restored.
 
-    selection: what is migrated of the database. schema_only: no rows and no sequence values.
-    data_only: rows go into tables that the destination has. drop_if_exists: what the clone makes
-    is dropped on the destination before. confirmed: the `MigrationPlan.token` of what the operator
-    agreed to lose on the destination, "" for nothing. skip_objects: of the schema, what is not restored, nor
-    what needs it; as the error names it: "view app.recent"."""
+    selection: the part of the database to migrate. schema_only: no rows and no sequence values.
+    data_only: rows are copied into tables that exist on the destination. drop_if_exists: objects that the
+    clone creates are first dropped on the destination. confirmed: the `MigrationPlan.token` of the data
+    on the destination that the operator agreed to lose; "" for none. skip_objects: objects of the schema that
+    are not restored, nor what depends on them; named as in the error: "view app.recent"."""
 
     follow: bool = False
     copy_workers: int = 2
@@ -79,8 +80,8 @@ class MigrationOptions:
 
 @dataclass(frozen=True, slots=True)
 class MigrationPlan:
-    """What a migration would take from the destination first. misfits: why it cannot begin at all.
-    token: names exactly what is lost; "" when nothing is."""
+    """What a migration would first drop or empty on the destination. misfits: why it cannot begin at all.
+    token: identifies exactly what would be lost; "" if nothing would be."""
 
     drops: tuple[str, ...] = ()
     empties: tuple[str, ...] = ()
@@ -90,7 +91,7 @@ class MigrationPlan:
 
 @dataclass(frozen=True, slots=True)
 class CleanupResult:
-    """What `cleanup` removed, a description each. left: what it could not remove, with the reason."""
+    """What `cleanup` removed, one description each. left: what it could not remove, with the reason."""
 
     removed: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
@@ -98,7 +99,7 @@ class CleanupResult:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """Of libpq: sslmode, verify-full."""
+    """A libpq parameter: sslmode, verify-full."""
 
     name: str
     value: str
@@ -106,8 +107,8 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a database is, and how it is connected to; never a password. server_version_num: 170004 for
-    17.4. parameters: libpq's others, by name."""
+    """The address of a database and the parameters to connect to it, without the password.
+    server_version_num: 170004 for 17.4. parameters: other libpq parameters, by name."""
 
     host: str
     port: int
@@ -118,13 +119,13 @@ class Endpoint:
 
     @property
     def place(self) -> tuple[str, int, str, str]:
-        """Host, port, database and user: what a password is for."""
+        """Host, port, database and user, for which a password is valid."""
         return self.host, self.port, self.dbname, self.user
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """xid: of the source transaction whose commit record lies at `lsn`; 0: not about one."""
+    """xid: the source transaction whose commit record is at `lsn`; 0: not about a transaction."""
 
     kind: ErrorKind
     message: str
@@ -134,16 +135,16 @@ class Failure:
 
 
 def failure_event(failure: Failure) -> str:
-    """The line of the timeline that reports a failure; clients that show the failure itself leave it out."""
+    """The event log's line about a failure. Clients that show the failure itself omit this line."""
     return f"failed: {failure.message}{located(failure.lsn, failure.xid)}"
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedTransaction:
-    """The audit record of a source transaction that an operator gave up.
+    """The audit record of a source transaction that an operator skipped.
 
-    lsn: of its commit record. xid: 0 when not known. who: USER@HOST as the client says.
-    failure: what it failed with.
+    lsn: of its commit record. xid: 0 if not known. who: USER@HOST as reported by the client.
+    failure: the error of the transaction.
     """
 
     lsn: Lsn
@@ -156,14 +157,14 @@ class SkippedTransaction:
 
 SLOT_LOST = "lost"
 SLOT_GONE = "gone"
-"""What we say of a slot that does not exist any more."""
+"""What pgmig reports as the status of a slot that no longer exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Positions:
     """See `Positions` in protos/pgmig/control/v1/migration.proto. lag_bytes and lag_seconds are 0 when
-    nothing is pending; they mean nothing while source_lsn is not known. retained_bytes: WAL that the slot
-    keeps on the source. wal_status: of the slot, as pg_replication_slots has it, or SLOT_GONE."""
+    nothing is pending, and have no meaning until source_lsn is known. retained_bytes: WAL that the slot
+    retains on the source. wal_status: of the slot, from pg_replication_slots, or SLOT_GONE."""
 
     source_lsn: Lsn = Lsn(0)
     decoded_lsn: Lsn = Lsn(0)
@@ -177,7 +178,7 @@ class Positions:
 
     @property
     def slot_lost(self) -> bool:
-        """Whether changes are missing for good: the slot was invalidated or dropped."""
+        """Whether changes are permanently lost: the slot was invalidated or dropped."""
         return self.wal_status in {SLOT_LOST, SLOT_GONE}
 
 
@@ -210,7 +211,7 @@ class TableProgress:
 
 @dataclass(frozen=True, slots=True)
 class IndexProgress:
-    """Of indexes and constraints. building: what is worked on just now."""
+    """Progress of indexes and constraints. building: those that are being built now."""
 
     total: int = 0
     done: int = 0
@@ -249,9 +250,9 @@ class SwitchoverResult:
 
 
 class StepName(StrEnum):
-    """The steps of a switchover, in their order; `rollback` takes the place of those that are left.
+    """The steps of a switchover, in order. `rollback` replaces the remaining steps.
 
-    unfollowed: the tables and large objects that no publication carries are compared, if there are any.
+    unfollowed: compares the tables and large objects that no publication includes, if there are any.
     """
 
     FREEZE = "freeze"

@@ -1,8 +1,8 @@
-"""What the coordinator asks of workers (assignments) and what they report back.
+"""What the coordinator asks of workers (assignments), and what they report.
 
-One assignment is one job of one worker for one migration. Its id is unique for ever; a
-report names the assignment that it belongs to, so late reports of an old one are ignored.
-URIs hold credentials: they are kept out of `repr`.
+One assignment is one job of one worker for one migration. Its id is never used again. A report names its
+assignment, so that late reports of an old assignment are ignored. URIs contain credentials, so they are
+excluded from `repr`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DecoderWork:
-    """follow=False: hold a snapshot only, no slot. may_create=False: a missing slot is a gap.
+    """follow=False: hold only a snapshot, no slot. may_create=False: a missing slot is a gap.
 
-    tables: what the publication carries (partitioned roots, not their leaves, from 13 on).
-    inserts_only: what a second publication carries, for INSERT and TRUNCATE.
-    sends_generated: the first publication holds stored generated columns.
-    system_identifier, timeline: as recorded when the slot was made; "" and 0 before.
+    tables: the tables of the publication (from 13 on partitioned roots, not their leaves).
+    inserts_only: the tables of a second publication, for INSERT and TRUNCATE.
+    sends_generated: the first publication includes stored generated columns.
+    system_identifier, timeline: as recorded when the slot was created; "" and 0 before that.
     start_lsn: the slot's consistent point, 0/0 before. flushed_lsn: the destination's last
-    known progress, 0/0 when none.
+    known progress, 0/0 if none.
     """
 
     source_uri: str = field(repr=False)
@@ -48,7 +48,7 @@ class DecoderWork:
 @dataclass(frozen=True, slots=True)
 class CopierWork:
     """workers: parts copied at the same time by this copier process. max_rate: bytes of COPY data
-    a second, all its workers together; 0: as fast as it goes."""
+    per second, for all its workers together; 0: no limit."""
 
     source_uri: str = field(repr=False)
     destination_uri: str = field(repr=False)
@@ -60,10 +60,10 @@ class CopierWork:
 class ApplierWork:
     """start_lsn: progress before anything was applied (the slot's consistent point).
 
-    floors: tables copied under a later snapshot; changes of transactions whose commit record
-    lies before the floor are in the copy already. skip: commit LSNs of transactions that are
-    applied as empty ones, because an operator said so. strict: each source transaction is one on
-    the destination, however far behind. routes: partitions that the destination lacks.
+    floors: tables copied under a later snapshot. The copy already contains changes of transactions whose
+    commit record is before the floor. skip: commit LSNs of transactions that an operator skipped; they
+    are applied as empty transactions. strict: each source transaction is one transaction on the
+    destination, even if the lag is large. routes: partitions that the destination does not have.
     sends_generated: the source sends stored generated columns. epoch: see
     services.shared.pg.apply.fence.
     """
@@ -83,7 +83,7 @@ Work = DecoderWork | CopierWork | ApplierWork
 
 @dataclass(frozen=True, slots=True)
 class AssignmentRef:
-    """Which assignment, without its work: it holds no credentials."""
+    """Identifies an assignment without its work, and so without credentials."""
 
     assignment_id: str
     migration_id: str
@@ -126,7 +126,7 @@ class Unassign:
 
 @dataclass(frozen=True, slots=True)
 class OpenSnapshot:
-    """The decoder answers with SnapshotReady: a snapshot held open by a keeper transaction."""
+    """The decoder answers with SnapshotReady. A keeper transaction holds the snapshot open."""
 
     assignment_id: str
 
@@ -143,7 +143,7 @@ WorkerCommand = Assign | Unassign | OpenSnapshot | CloseSnapshot
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """First report of a stream. running: assignments of its role that outlived a broken stream."""
+    """First report of a stream. running: assignments of its role that survived a broken stream."""
 
     worker_id: str
     role: Role
@@ -153,7 +153,7 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class SlotReady:
-    """The slot exists. consistent_lsn: where it began (as created, or as recorded)."""
+    """The slot exists. consistent_lsn: where its changes begin (as created, or as recorded)."""
 
     assignment_id: str
     consistent_lsn: Lsn
@@ -163,7 +163,7 @@ class SlotReady:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotReady:
-    """lsn: transactions whose commit record lies before it are visible, later ones are streamed.
+    """lsn: transactions whose commit record is before it are visible, later ones are streamed.
     xids: its txid_current_snapshot()."""
 
     assignment_id: str
@@ -173,13 +173,13 @@ class SnapshotReady:
 
     @property
     def identity(self) -> str:
-        """What tells it from any other: a restarted server gives the same names again."""
+        """Different for every snapshot, although a restarted server uses the same names again."""
         return f"{self.snapshot_name} {self.xids}"
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderProgress:
-    """source_lsn: the source's WAL end as last heard. decoded_lsn: end of the last transaction
+    """source_lsn: the last known end of the source's WAL. decoded_lsn: end of the last transaction
     stored in the change stream, or the heartbeat position when idle. confirmed_lsn: the flush
     position last reported to the slot. waiting_for_space: the change stream is full."""
 
@@ -192,7 +192,7 @@ class DecoderProgress:
 
 @dataclass(frozen=True, slots=True)
 class PartProgress:
-    """bytes is of COPY data."""
+    """bytes: of COPY data."""
 
     assignment_id: str
     part_id: str
@@ -211,7 +211,7 @@ class PartDone:
 @dataclass(frozen=True, slots=True)
 class ApplierProgress:
     """Totals are since the assignment began. last_commit_at: source commit time (Unix seconds)
-    of the last applied transaction, 0.0 when none yet."""
+    of the last applied transaction; 0.0 if there is none yet."""
 
     assignment_id: str
     applied_lsn: Lsn
@@ -224,8 +224,8 @@ class ApplierProgress:
 
 @dataclass(frozen=True, slots=True)
 class SentinelApplied:
-    """The sentinel's transaction, and so all before it, is on the destination's disk.
-    lsn: its end LSN. since: the token of the sentinel before it, "" when this applier has seen none;
+    """The sentinel's transaction, and therefore every earlier one, is flushed on the destination.
+    lsn: its end LSN. since: the token of the sentinel before it, "" if this applier has seen none.
     changes: the tables that were changed between the two, and the number of rows."""
 
     assignment_id: str
@@ -237,7 +237,7 @@ class SentinelApplied:
 
 @dataclass(frozen=True, slots=True)
 class AssignmentFailed:
-    """The assignment has ended (or, with part_id, one part of a copier's)."""
+    """The assignment has ended; with part_id, only one part of a copier's assignment."""
 
     assignment_id: str
     kind: ErrorKind
@@ -250,8 +250,8 @@ class AssignmentFailed:
 
 @dataclass(frozen=True, slots=True)
 class AssignmentRetrying:
-    """The assignment, or what of it runs just now, has failed and will be tried again by the worker
-    itself."""
+    """The assignment or its current operation has failed. The worker retries it without the
+    coordinator."""
 
     assignment_id: str
     kind: ErrorKind
@@ -261,7 +261,7 @@ class AssignmentRetrying:
 
 @dataclass(frozen=True, slots=True)
 class AssignmentStopped:
-    """Unassign has been carried out; nothing of the assignment runs any more."""
+    """Unassign has been executed; nothing of the assignment runs any more."""
 
     assignment_id: str
 
