@@ -1,1 +1,1 @@
-"""What every service shares, one package per outside world: see docs/architecture.md."""
+"""Code shared by all services, with one package for each outside interface: see docs/architecture.md."""

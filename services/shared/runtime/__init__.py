@@ -1,1 +1,1 @@
-"""What a service process needs around its work: settings, log, telemetry, lifecycle, retry."""
+"""What every service process needs: settings, log, telemetry, lifecycle, retry."""

@@ -1,7 +1,7 @@
 """The command line of a service: `--help` and `--version`, and nothing else.
 
-Everything is set by environment variables. An argument that is none of these is refused and not repeated,
-since it may be a connection string that was meant for another program.
+Everything else is set with environment variables. Any other argument is refused. The error does not repeat
+it, because it may be a connection string that was meant for another program.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HELP = frozenset({"-h", "--help"})
 
 
 def answered(name: str, kind: type[ServiceSettings], arguments: Sequence[str]) -> ExitCode | None:
-    """The exit code when the command line asks for something else than to run; None: run."""
+    """The exit code if the command line asks for help or the version, or is wrong; None: run."""
     if not arguments:
         return None
     if len(arguments) == 1 and arguments[0] in _HELP:

@@ -1,16 +1,16 @@
-"""Assignments to running tasks: what every worker does with the coordinator's commands.
+"""Running assignments as tasks: how every worker executes the coordinator's commands.
 
-Theory of operation. Each assignment runs as one asyncio task made by the service's own
-`run(assignment)`, which retries by itself whatever a retry may cure and otherwise raises:
+Theory of operation. Each assignment runs as one asyncio task, created from the service's
+`run(assignment)`. `run` retries errors that a retry may cure, and raises all others:
 
 - `run` raises PgmigError (alone or in an ExceptionGroup): AssignmentFailed with its kind.
-- `run` raises anything else: AssignmentFailed(INTERNAL), the traceback goes to the log.
-- Unassign: the task is cancelled and awaited, then AssignmentStopped. An unknown assignment
-  is answered the same way, since the first answer may have been lost with the stream.
-- Assign of an id that runs already is a repetition after a reconnect, and changes nothing.
-- OpenSnapshot and CloseSnapshot may take long and must not hold up an Unassign behind them:
-  they run beside the assignment, one after the other, and end with it. One that fails, fails
-  the assignment.
+- `run` raises anything else: AssignmentFailed(INTERNAL), and the traceback is logged.
+- Unassign: the task is cancelled and awaited, then AssignmentStopped is reported. An unknown assignment
+  gets the same answer, since the first answer may have been lost with the stream.
+- Assign of an id that runs already is a repetition after a reconnect. It changes nothing.
+- OpenSnapshot and CloseSnapshot may take long and must not delay a later Unassign. They run
+  concurrently with the assignment, one after the other, and end with it. If one of them fails, the
+  assignment fails.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ OnSnapshot = Callable[[OpenSnapshot | CloseSnapshot], Coroutine[None, None, None
 
 
 def cause(exc: BaseException) -> PgmigError | None:
-    """The PgmigError that explains `exc`: itself, or the gravest in an ExceptionGroup.
+    """The PgmigError that explains `exc`: `exc` itself, or the most severe in an ExceptionGroup.
 
-    One that no retry cures comes before one that a retry may cure. None when something else
-    is in there, since an unexpected error must not hide behind an expected one.
+    An error that no retry cures is more severe than one that a retry may cure. Returns None if the group
+    contains any other exception, because an expected error must not hide an unexpected one.
     """
     if isinstance(exc, PgmigError):
         return exc
@@ -64,7 +64,7 @@ def cause(exc: BaseException) -> PgmigError | None:
 
 
 def failed(assignment_id: str, exc: BaseException, part_id: str = "") -> AssignmentFailed:
-    """The report of `exc`; an error that is not ours is logged with its traceback."""
+    """The report of `exc`. An error that is not a PgmigError is logged with its traceback."""
     error = cause(exc)
     if error is None:
         log.error("assignment %s failed unexpectedly", assignment_id, exc_info=exc)
@@ -85,15 +85,15 @@ def failed(assignment_id: str, exc: BaseException, part_id: str = "") -> Assignm
 
 
 def retried(assignment_id: str, error: PgmigError) -> AssignmentRetrying:
-    """The report of an error after which the worker tries again by itself."""
+    """The report of an error after which the worker retries without the coordinator."""
     return AssignmentRetrying(assignment_id, error.kind, error.message, error.hint)
 
 
 @dataclass(slots=True)
 class _Running:
-    """beside: snapshot commands being carried out, in `turn`. error: why one of them failed.
-    stopping: we asked it to end. Task.cancelling() would not tell: a TaskGroup inside may leave
-    it raised after a failure of its own."""
+    """beside: snapshot commands that are running, one at a time by `turn`. error: why one of them
+    failed. stopping: the assignment was asked to end. Task.cancelling() cannot be used instead, because a
+    TaskGroup inside the task may leave it raised after its own failure."""
 
     assignment: Assignment
     task: asyncio.Task[None] = field(init=False)
@@ -104,7 +104,7 @@ class _Running:
 
 
 class AssignmentRunner:
-    """Starts, stops and reports the assignments of one worker process."""
+    """Starts and stops the assignments of one worker process, and reports their end."""
 
     def __init__(self, run: Run, report: Report, on_snapshot: OnSnapshot | None = None) -> None:
         self._run = run
@@ -113,11 +113,11 @@ class AssignmentRunner:
         self._running: dict[str, _Running] = {}
 
     def running(self) -> tuple[AssignmentRef, ...]:
-        """What runs now; offered again to the coordinator after a reconnect."""
+        """The running assignments, registered again with the coordinator after a reconnect."""
         return tuple(entry.assignment.ref for entry in self._running.values())
 
     async def command(self, command: WorkerCommand) -> None:
-        """Start carrying out one command. Unassign: returns when nothing of it runs any more."""
+        """Start executing one command. Unassign: returns when nothing of the assignment runs any more."""
         match command:
             case Assign(assignment):
                 self._start(assignment)
@@ -128,7 +128,7 @@ class AssignmentRunner:
                 self._snapshot(command)
 
     async def close(self) -> None:
-        """Cancel and await everything, without reports: the process ends."""
+        """Cancel and await everything, without reports, because the process ends."""
         for assignment in self.running():
             entry = self._running[assignment.assignment_id]
             entry.stopping = True
@@ -145,7 +145,7 @@ class AssignmentRunner:
         entry = _Running(assignment)
         entry.task = asyncio.create_task(self._guarded(entry), name=name)
         self._running[key] = entry
-        # Also when the task is cancelled before its first step, where no code of ours runs.
+        # Also called if the task is cancelled before its first step, when none of our code runs.
         entry.task.add_done_callback(lambda _task: self._running.pop(key, None))
 
     async def _guarded(self, entry: _Running) -> None:
@@ -200,9 +200,9 @@ class AssignmentRunner:
 
 
 async def _cancelled(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel `tasks` and wait for them to end. Asked again now and then: a library's `wait_for`
-    may swallow a cancellation that meets its result. wait() and not await: neither a task's end
-    nor our own cancellation may mix up."""
+    """Cancel `tasks` and wait for them to end. The cancellation is repeated, because a library's
+    `wait_for` may lose one that arrives together with its result. wait() is used instead of await, so that
+    the end of a task is not confused with our own cancellation."""
     while tasks:
         for task in tasks:
             task.cancel()

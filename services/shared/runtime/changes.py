@@ -1,4 +1,4 @@
-"""Waiting for a change: any number of tasks wait, and one announcement wakes all that wait then."""
+"""Waiting for a change: any number of tasks wait, and one announcement wakes all of them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 
 class Changes:
-    """Of one thing. Everything happens in one event loop, so nobody misses what changes between a look at
-    that thing and the wait."""
+    """The changes of one object. Everything runs in one event loop, so no task misses a change between
+    reading the object and waiting."""
 
     def __init__(self) -> None:
         self._next = asyncio.Event()
 
     def announce(self) -> None:
-        """Wake whoever waits now; who waits afterwards waits for the next change."""
+        """Wake all tasks that are waiting now. Tasks that wait later wait for the next change."""
         waiting, self._next = self._next, asyncio.Event()
         waiting.set()
 
@@ -23,6 +23,6 @@ class Changes:
         await self._next.wait()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return when `condition` holds; it is looked at after every change."""
+        """Return when `condition` is true. It is evaluated at once and after every change."""
         while not condition():
             await self._next.wait()

@@ -1,7 +1,7 @@
-"""Settings of a service: environment variables with the prefix PGMIG_, and nothing else.
+"""Settings of a service, read from environment variables with the prefix PGMIG_ and from nothing else.
 
-An empty variable counts as unset. Values that hold credentials are SecretStr, so that they
-show neither in a repr nor in an error.
+An empty variable is treated as unset. Values that contain credentials are SecretStr, so that they
+do not appear in a repr or in an error.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def _state_dir() -> Path:
 
 
 class ServiceSettings(BaseSettings):
-    """What every service and client reads; services extend it with their own.
+    """Settings of every service and client. Services extend it with their own.
 
-    coordinator: where workers and clients dial. listen: where the coordinator serves; port 0
-    takes a free one. Both may be unix:PATH. log_file: takes all output instead of stdout and stderr,
-    and is bounded (`logfile`). port_file: the coordinator writes the address that it serves there.
-    state_dir: PGMIG_STATE_DIR, or pgmig below XDG_STATE_HOME. source_uri, dest_uri: the
-    coordinator's fallback credentials after a restart. health_listen: where a worker serves
-    the standard gRPC health service; "" for not at all. worker_token, or what worker_token_file
-    holds: the secret that coordinator and workers share; see `worker_token`.
+    coordinator: the address that workers and clients connect to. listen: the address that the coordinator
+    listens on; port 0 selects a free port. Both can be unix:PATH. log_file: a file of bounded size that
+    receives all output instead of stdout and stderr (`logfile`). port_file: the coordinator writes its
+    address to this file. state_dir: PGMIG_STATE_DIR, or pgmig in XDG_STATE_HOME. source_uri, dest_uri:
+    credentials that the coordinator uses after a restart. health_listen: the address of a worker's
+    standard gRPC health service; "" disables it. worker_token, or the content of worker_token_file:
+    the secret shared by coordinator and workers; see `worker_token`.
     """
 
     model_config = SettingsConfigDict(
@@ -66,7 +66,7 @@ SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 
 def worker_token(settings: ServiceSettings) -> str:
-    """The secret that coordinator and workers share; "" when none is set.
+    """The secret shared by coordinator and workers; "" if none is set.
 
     Raises PgmigError(INVALID_ARGUMENT) for a file that cannot be read or is empty.
     """
@@ -104,7 +104,7 @@ def load_settings(role: str, kind: type[SettingsT]) -> SettingsT:
     try:
         settings = kind()
     except ValidationError as exc:
-        # The cause may quote the value, which may be a secret: it is not chained.
+        # The cause is not chained, because it may quote the value, which may be a secret.
         raise _explain(exc) from None
     if settings.worker_id:
         return settings

@@ -1,4 +1,4 @@
-"""What a process says on standard error outside its log, and how it ends. What is said passes redaction."""
+"""What a process writes to standard error outside its log (redacted), and how it ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.shared.model.redaction import redact
 
 
 def report(text: str) -> None:
-    """`text` and a line feed to standard error, unless that is closed or nobody reads it any more."""
+    """Write `text` and a line feed to standard error, unless it is closed or has no reader any more."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             sys.stderr.write(f"{redact(text)}\n")
@@ -19,7 +19,7 @@ def report(text: str) -> None:
 
 
 def exit_code(exc: SystemExit) -> int:
-    """By the rules of sys.exit(): a text is reported and means 1."""
+    """The code by the rules of sys.exit(): a text is reported and means 1."""
     if exc.code is None or isinstance(exc.code, int):
         return exc.code or 0
     report(str(exc.code))
@@ -27,7 +27,7 @@ def exit_code(exc: SystemExit) -> int:
 
 
 def end_process(code: int) -> NoReturn:
-    """End at once: without exit handlers, and without what the interpreter puts away at its end."""
+    """End at once, without exit handlers and without the interpreter's clean-up."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # it was closed
             with contextlib.suppress(OSError):

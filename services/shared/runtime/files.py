@@ -1,7 +1,7 @@
-"""Files and directories that are ours alone, and files that other processes read while we write them.
+"""Files and directories with access for their owner only, and files that are read while we write them.
 
-Modes hold whatever the umask is. The last part of a path is never followed when it is a link, so that
-nobody can have us write elsewhere.
+Modes do not depend on the umask. If the last part of a path is a symbolic link, it is not followed, so
+that nobody can redirect our writes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 
 def private_umask() -> None:
-    """Let whatever this process and its children create be ours alone, also through libraries."""
+    """Give only the owner access to files created by this process and its children, also by libraries."""
     os.umask(0o077)
 
 
 def open_private(path: str | Path, flags: int) -> int:
-    """A file descriptor of the regular file `path`, with mode 0600. Raises OSError: ELOOP for a link,
-    EPERM for a file of another user or one with several names."""
+    """Open the regular file `path` with mode 0600 and return its descriptor. Raises OSError: ELOOP for a
+    symbolic link, EPERM for a file of another user or a file with several hard links."""
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         found = os.fstat(fd)
@@ -35,8 +35,8 @@ def open_private(path: str | Path, flags: int) -> int:
 
 
 def private_directory(path: Path) -> None:
-    """Have a directory of ours with mode 0700. Raises OSError: ENOTDIR for a link, EPERM when it belongs
-    to another user."""
+    """Make `path` a directory of ours with mode 0700. Raises OSError: ENOTDIR for a symbolic link, EPERM
+    if it belongs to another user."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -50,9 +50,9 @@ def private_directory(path: Path) -> None:
 
 
 def replace_file(path: Path, content: str) -> None:
-    """Replace `path` in one step: a reader sees the old content or the new, also after a crash.
+    """Replace `path` atomically: a reader sees the old or the new content, also after a crash.
 
-    The file is readable by its owner only. Missing folders are made, for their owner only. Raises OSError.
+    The file and any missing directories are created with access for their owner only. Raises OSError.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # O_EXCL, O_NOFOLLOW, 0600

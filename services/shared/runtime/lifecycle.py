@@ -1,12 +1,12 @@
-"""A service process from start to exit code.
+"""The life of a service process, from its start to its exit code.
 
 `run_service` reads settings, sets up logging and telemetry, and awaits the service's `main`
-with an event that asks it to stop. SIGTERM, SIGINT and, if asked for, the parent's death set
-the event. From then on the service has DRAIN_S seconds to finish what it holds, after which
-it is cancelled, and CANCEL_S later the process ends whatever still runs. Everything that a
-service holds may be lost at any instant anyway (kill -9), so a hard end costs only time.
+with an event that asks it to stop. SIGTERM, SIGINT and, if requested, the death of the parent set
+the event. The service then has DRAIN_S seconds to finish its work, after which it is cancelled.
+CANCEL_S seconds later the process exits even if something still runs. A hard end costs only time,
+because a service can lose everything it holds at any moment anyway (kill -9).
 
-Exit codes are those of `services.shared.model.ExitCode`; a drained stop is 0.
+Exit codes are those of `services.shared.model.ExitCode`; a stop after draining is 0.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def run_service(
     *,
     arguments: Sequence[str] = (),
 ) -> int:
-    """Run `main(settings, stop)` as the service `name`; returns the process's exit code.
+    """Run `main(settings, stop)` as the service `name`, and return the process's exit code.
 
-    arguments: of its command line, which may ask for help instead.
+    arguments: the command line, which may ask for help instead.
 
-    `main` ends soon after `stop` is set. An error of ours becomes one line on stderr, an
-    unexpected one a traceback.
+    `main` must return soon after `stop` is set. A PgmigError is reported as one line on stderr, an
+    unexpected error with a traceback.
     """
     if (code := answered(name, settings_type, arguments)) is not None:
         return int(code)
@@ -84,14 +84,14 @@ def run_service(
 
 
 def explain(exc: PgmigError) -> str:
-    """The error and its hint as one line."""
+    """The error and its hint on one line."""
     text = f"{exc} ({exc.hint})" if exc.hint else str(exc)
     return " ".join(text.split())
 
 
 def calm_collector() -> None:
-    """Make the cyclic collector look less often. Changes under way are many small tuples without
-    cycles; looking through them again and again cost the applier two fifths of its time."""
+    """Make the cyclic garbage collector run less often. Pending changes are many small tuples without
+    cycles; scanning them again and again took two fifths of the applier's time."""
     gc.freeze()
     gc.set_threshold(50_000, 50, 1000)
 

@@ -1,8 +1,8 @@
-"""Logging: one line an event on stderr, as text or JSON, never with a credential in it.
+"""Logging: one line per event on stderr, as text or JSON, without credentials.
 
-Redaction happens in the formatter, on the finished line, so that arguments, exception texts
-and tracebacks of other libraries pass through it too. A line written while a span is active
-carries its trace id. Row values are never logged: that is up to the callers.
+The formatter redacts the finished line, so that arguments, exception texts and tracebacks of other
+libraries are redacted too. A line that is written while a span is active contains its trace id. Callers
+must never log row values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from services.shared.model.redaction import redact
 from services.shared.runtime.config import ServiceSettings
 from services.shared.runtime.logfile import OutputFileHandler
 
-# Chatty libraries: what goes wrong in them surfaces as an error of ours.
+# Libraries that log a lot. Their failures are raised as errors of ours.
 _QUIET = ("asyncio", "grpc", "nats", "opentelemetry", "psycopg")
 
 
@@ -31,13 +31,13 @@ def _trace_id() -> str:
 
 
 def _time(record: logging.LogRecord) -> str:
-    """RFC 3339 in UTC, to the millisecond."""
+    """RFC 3339 in UTC, with milliseconds."""
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     return f"{whole}.{int(record.msecs):03d}Z"
 
 
 class TextFormatter(logging.Formatter):
-    """`TIME LEVEL service: message`, with the traceback below it."""
+    """`TIME LEVEL service: message`, followed by the traceback."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: at, level, service, logger, message, trace_id, exception."""
+    """One JSON object per line: at, level, service, logger, message, trace_id, exception."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -92,9 +92,9 @@ def _handler(log_file: Path | None) -> logging.Handler:
 
 
 def setup_logging(service: str, settings: ServiceSettings) -> None:
-    """Send the process's log to stderr, or to the log file; replaces any earlier set-up.
+    """Send the process's log to stderr, or to the log file. Replaces any earlier setup.
 
-    Raises PgmigError(INVALID_ARGUMENT) when the file cannot be opened."""
+    Raises PgmigError(INVALID_ARGUMENT) if the file cannot be opened."""
     handler = _handler(settings.log_file)
     handler.setFormatter(_formatter(service, settings.log_format))
     level = settings.log_level.upper()

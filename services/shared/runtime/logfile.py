@@ -1,9 +1,9 @@
-"""A log file that a process writes all its output to, bounded while it runs.
+"""A log file for all output of a process. Its size is bounded while the process runs.
 
-The file is what standard output and standard error are connected to, so that also what libraries and
-the interpreter print goes there. A handler looks at its size after each line. When it has grown beyond
-the limit it is moved to `<name>.1`, in place of the one before, and both outputs go to a new file. No line
-is lost.
+Standard output and standard error are connected to the file, so that it also receives what libraries and
+the interpreter print. A handler checks its size after each line. When the file exceeds the limit, it is
+renamed to `<name>.1`, which replaces the previous one, and both outputs are connected to a new file. No
+line is lost.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import TextIO
 from services.shared.runtime.files import open_private
 
 LIMIT = 16 * 1024 * 1024
-"""Bytes of one file. There are two at most."""
+"""Bytes of one file. There are at most two."""
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 _STDOUT, _STDERR = 1, 2
 
 
 def put_aside(path: Path) -> None:
-    """Move a log to `<name>.1`."""
+    """Rename a log to `<name>.1`."""
     path.replace(path.with_name(path.name + ".1"))
 
 
 def connect_outputs(path: Path) -> None:
-    """Have standard output and standard error append to `path`. Raises OSError."""
+    """Append standard output and standard error to `path`. Raises OSError."""
     fd = open_private(path, APPEND)
     try:
         os.dup2(fd, _STDOUT)
@@ -40,7 +40,7 @@ def connect_outputs(path: Path) -> None:
 
 
 class OutputFileHandler(logging.StreamHandler[TextIO]):
-    """Writes to standard error, which it has connected to `path`."""
+    """Writes to standard error, after connecting it to `path`."""
 
     def __init__(self, path: Path, limit: int = LIMIT) -> None:
         super().__init__(sys.stderr)
@@ -50,14 +50,14 @@ class OutputFileHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         super().emit(record)
-        with contextlib.suppress(OSError):  # a log that cannot be moved goes on growing
+        with contextlib.suppress(OSError):  # a log that cannot be renamed continues to grow
             if os.fstat(_STDERR).st_size > self._limit:
                 put_aside(self._path)
                 connect_outputs(self._path)
 
 
 class PrivateFileHandler(RotatingFileHandler):
-    """Writes to a file of its own, within the same bounds."""
+    """Writes to its own file, with the same size limits."""
 
     def __init__(self, path: Path, limit: int = LIMIT) -> None:
         super().__init__(path, maxBytes=limit, backupCount=1, encoding="utf-8")

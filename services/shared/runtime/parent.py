@@ -1,8 +1,8 @@
 """Ending together with the parent process, for children that must not outlive it.
 
-With PGMIG_EXIT_WITH_PARENT=1 a service drains and stops when its parent goes, even by
-kill -9: it sees the pipe on its stdin close, which works everywhere, and on Linux the kernel
-sends it SIGTERM. (PR_SET_PDEATHSIG acts when the *thread* that started the child ends: start
+With PGMIG_EXIT_WITH_PARENT=1 a service drains and stops when its parent ends, even by kill -9. The
+service sees that the pipe on its stdin is closed, which works on every system; on Linux the kernel also
+sends it SIGTERM. (PR_SET_PDEATHSIG takes effect when the *thread* that started the child ends. Start
 such children from a thread that lives as long as the process. prctl(2).)
 """
 
@@ -28,7 +28,7 @@ def wanted() -> bool:
 
 
 def ask_for_death_signal() -> None:
-    """SIGTERM when the parent dies; Linux only, elsewhere stdin has to do."""
+    """Request SIGTERM when the parent dies. Linux only; other systems rely on stdin."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -37,9 +37,9 @@ def ask_for_death_signal() -> None:
 
 
 def watch_stdin(gone: Callable[[], None]) -> None:
-    """Call `gone` once when the pipe on stdin closes; without a pipe there is nothing to watch.
+    """Call `gone` once when the pipe on stdin is closed. If stdin is not a pipe, do nothing.
 
-    What the pipe carries is thrown away.
+    Data from the pipe is discarded.
     """
     fd = sys.stdin.fileno() if sys.stdin is not None else -1
     if fd < 0 or not _is_pipe(fd):

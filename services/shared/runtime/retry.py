@@ -1,9 +1,9 @@
-"""Doing work again after an error that a retry may cure (`PgmigError.policy.retry`).
+"""Retrying work after an error that a retry may cure (`PgmigError.policy.retry`).
 
-Back-off is exponential with jitter up to a longest wait, without an end unless one is given:
-a database or broker that comes back after an hour finds the service still trying. Work that
-ran well for a while before it failed starts again with the shortest wait. Anything else
-(other errors, cancellation) passes straight through.
+Back-off is exponential with jitter, up to a longest wait. Without a time limit, attempts never end,
+so a service still retries when a database or broker returns after an hour. Work that ran well for a
+while before it failed starts again with the shortest wait. Any other exception (other errors,
+cancellation) is passed to the caller.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ OnFailure = Callable[[PgmigError], None]
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 15.0
 STEADY_S = 30.0
-"""Work that lasted this long before it failed counts as having recovered."""
+"""Work that ran this long before it failed is considered to have recovered."""
 
 
 def curable(exc: BaseException) -> bool:
-    """Whether doing the same work again may succeed."""
+    """Whether retrying the same work may succeed."""
     return isinstance(exc, PgmigError) and exc.policy.retry
 
 
 class _Attempts:
-    """The failures in a row of one piece of work, and the wait that follows from them."""
+    """The failures in a row of one piece of work, and the wait computed from them."""
 
     def __init__(
         self, doing: str, first_wait_s: float, longest_wait_s: float, on_failure: OnFailure | None
@@ -53,12 +53,12 @@ class _Attempts:
 
     @property
     def lasted_s(self) -> float:
-        """How long ago the attempt began."""
+        """Seconds since the attempt began."""
         return time.monotonic() - self._began
 
     def wait_s(self, state: tenacity.RetryCallState) -> float:
-        """Seconds until the next attempt: between half and all of the doubled wait. After a deadlock
-        always of the first: whoever was in the way has gone on."""
+        """Seconds until the next attempt: between half and all of the doubled wait. After a deadlock it is
+        always computed from the first wait, because the other transaction has continued."""
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, PgmigError) and error.kind is ErrorKind.DEADLOCK:
             return self._first_wait_s * random.uniform(0.25, 0.5)  # noqa: S311 - jitter
@@ -91,15 +91,15 @@ async def retrying(
     give_up_after_s: float | None = None,
     on_failure: OnFailure | None = None,
 ) -> T:
-    """Await `operation()` until it succeeds or fails with what no retry cures.
+    """Await `operation()` until it succeeds or fails with an error that no retry cures.
 
     doing: names the work in the log: "reading the slot of m1". give_up_after_s: no new attempt
-    is begun after that many seconds; None: never. on_failure: told each error after which it is tried
-    again. Raises the last error.
+    begins after that many seconds; None: no limit. on_failure: called with each error that is
+    retried. Raises the last error.
     """
     attempts = _Attempts(doing, first_wait_s, longest_wait_s, on_failure)
     attempts.begin()
-    try:  # what succeeds at once, as most does, is spared the machinery of trying again
+    try:  # the first attempt avoids the cost of tenacity, since most operations succeed at once
         return await operation()
     except PgmigError as exc:
         failures = [exc]

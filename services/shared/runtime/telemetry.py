@@ -1,13 +1,13 @@
 """OpenTelemetry, set up in one place and off by default.
 
-It is on when one of the standard variables asks for it: OTEL_EXPORTER_OTLP_ENDPOINT,
+It is on if a standard variable requests it: OTEL_EXPORTER_OTLP_ENDPOINT,
 OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, or OTEL_TRACES_EXPORTER (otlp, console); never with
-OTEL_SDK_DISABLED=true or OTEL_TRACES_EXPORTER=none. Sampling, batching, TLS and headers of
-the exporter follow the other OTEL_* variables. When it is off the SDK is not even imported,
-and a span costs about a microsecond; the API is imported when the first span is made.
+OTEL_SDK_DISABLED=true or OTEL_TRACES_EXPORTER=none. The other OTEL_* variables set sampling, batching,
+TLS and headers of the exporter. If it is off, the SDK is not imported and a span costs about a
+microsecond. The API is imported when the first span is created.
 
-Trace context crosses processes in NATS headers (`inject`, `extract`) and in gRPC metadata
-(`rpc` does that by itself).
+Trace context is sent between processes in NATS headers (`inject`, `extract`) and in gRPC metadata
+(by `rpc`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 
 
 class SpanName(StrEnum):
-    """Every span that pgmig makes."""
+    """Every span that pgmig creates."""
 
     DECODE_BATCH = "pgmig.decode.batch"
     """From the first WAL message read for a batch until the change stream has stored it."""
     APPLY_BATCH = "pgmig.apply.batch"
     """One batch's transactions written to the destination, up to their commit."""
     FLUSH = "pgmig.apply.flush"
-    """From a commit until the destination's WAL is known to be on disk that far."""
+    """From a commit until the destination's WAL is known to be flushed up to it."""
     COPY_PART = "pgmig.copy.part"
     """One table part, COPY on the source to COPY on the destination."""
     PHASE = "pgmig.coordinator.phase"
@@ -46,11 +46,11 @@ class SpanName(StrEnum):
 
 
 def _nothing() -> None:
-    """Telemetry is off: nothing to shut down."""
+    """Telemetry is off, so there is nothing to shut down."""
 
 
 def wanted(env: Mapping[str, str]) -> bool:
-    """Whether the environment asks for traces."""
+    """Whether the environment requests traces."""
     exporter = env.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
         return False
@@ -58,10 +58,10 @@ def wanted(env: Mapping[str, str]) -> bool:
 
 
 def setup_telemetry(service: str) -> Callable[[], None]:
-    """Install the tracer provider of this process if the environment asks for one.
+    """Install the tracer provider of this process if the environment requests one.
 
-    Returns what sends the remaining spans and stops the exporter; call it last. Raises
-    PgmigError(INVALID_ARGUMENT) for an exporter that is not known.
+    Returns a function that sends the remaining spans and stops the exporter; call it last. Raises
+    PgmigError(INVALID_ARGUMENT) for an unknown exporter.
     """
     if not wanted(os.environ):
         return _nothing
@@ -107,7 +107,7 @@ def _recording() -> bool:
 def span(
     name: SpanName, parent: Context | None = None, **attributes: str | int | float | bool
 ) -> Iterator[trace.Span]:
-    """A span around the block, child of `parent` or else of the current span."""
+    """A span around the block, as a child of `parent` or else of the current span."""
     if parent is None and not _recording():
         from opentelemetry import trace
 
@@ -118,7 +118,7 @@ def span(
 
 
 def inject(headers: dict[str, str]) -> None:
-    """Add the current trace context to `headers`; adds nothing when no span is active."""
+    """Add the current trace context to `headers`, if a span is active."""
     from opentelemetry import propagate, trace
 
     if trace.get_current_span().get_span_context().is_valid:
@@ -126,7 +126,7 @@ def inject(headers: dict[str, str]) -> None:
 
 
 def extract(headers: Mapping[str, str] | None) -> Context:
-    """The trace context in `headers`; an empty one, which begins a new trace, when there is none."""
+    """The trace context in `headers`. If there is none, an empty one, which begins a new trace."""
     from opentelemetry import propagate
 
     return propagate.extract(headers or {})
