@@ -1,7 +1,7 @@
-"""The only importer of grpc: the control API and the worker API, both ends, model values only.
+"""The only importer of grpc: client and server of the control API and the worker API, for model values.
 
-gRPC's own log, which goes to stderr past ours, is off unless GRPC_VERBOSITY is set: what goes
-wrong in a call surfaces as that call's error.
+gRPC's own log, which bypasses ours and goes to stderr, is off unless GRPC_VERBOSITY is set. A problem in a
+call is raised as that call's error.
 """
 
 import os

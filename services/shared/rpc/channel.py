@@ -1,9 +1,9 @@
-"""What every gRPC endpoint of pgmig has in common: options, and tracing when it is on.
+"""What all gRPC endpoints of pgmig have in common: options, and tracing when it is on.
 
-Keepalive pings every 10 s and 5 s for the answer: a peer that vanished without closing its
-connection is seen within 20 s, on both ends. What a client receives may hold a view of tens of
-thousands of tables. What the server receives may come from anybody, and is bounded (`limits`).
-No HTTP proxy: like PostgreSQL's and NATS' connections, ours go straight to the host that was named.
+Keepalive pings are sent every 10 s and must be answered within 5 s, so that both ends notice within 20 s
+that a peer vanished without closing its connection. What a client receives may contain a view of tens of
+thousands of tables. What the server receives may come from anybody, so its size is limited (`limits`).
+No HTTP proxy is used: like connections to PostgreSQL and NATS, ours go directly to the given host.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from opentelemetry import trace
 _LONGEST_ANSWER = 64 * 1024 * 1024
 _LONGEST_REQUEST = 4 * 1024 * 1024
 _WINDOW = 64 * 1024
-"""Bytes that a stream may send before somebody reads them."""
+"""Bytes that a stream may send before they are read."""
 CONNECTIONS = 256
 _STREAMS = 16
-"""Of one connection."""
+"""Per connection."""
 _LONGEST_METADATA = 64 * 1024
 
 _BOTH = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    # Without this a ping's answer is awaited for 60 s, whatever the keepalive's time-out is.
+    # Without this, the peer has 60 s to answer a ping, whatever the keepalive timeout is.
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
@@ -41,10 +41,10 @@ SERVER_OPTIONS = (
     ("grpc.max_allowed_incoming_connections", CONNECTIONS),
     ("grpc.max_connection_idle_ms", 300_000),
     ("grpc.server_handshake_timeout_ms", 10_000),
-    # Windows stay as they are, however fast somebody sends.
+    # Windows keep their size, even if a peer sends fast.
     ("grpc.http2.lookahead_bytes", _WINDOW),
     ("grpc.http2.bdp_probe", 0),
-    # A connection may ping every 5 s; without the first, every 5 min. It is ended when it does so more often.
+    # A connection may ping every 5 s; by default, every 5 min. More frequent pings end the connection.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 5),
     # Two coordinators on one port would share its connections at random.
@@ -68,7 +68,7 @@ def _tracing() -> bool:
 
 
 def _traced() -> Any:
-    """The interceptors' filter: a span that lasts as long as a worker or a dashboard tells nothing."""
+    """The interceptors' filter. A span that lasts as long as a worker or a dashboard has no use."""
     from opentelemetry.instrumentation.grpc import filters
 
     untraced = ("Attach", "WatchMigration", "ServerReflectionInfo")
@@ -77,7 +77,7 @@ def _traced() -> Any:
 
 
 def server_interceptors() -> list[Any]:
-    """Interceptors that continue a caller's trace; none, and nothing imported, when tracing is off."""
+    """Interceptors that continue a caller's trace. If tracing is off, none, and nothing is imported."""
     if not _tracing():
         return []
     from opentelemetry.instrumentation.grpc import aio_server_interceptor
@@ -86,7 +86,7 @@ def server_interceptors() -> list[Any]:
 
 
 def _client_interceptors() -> list[Any]:
-    """Interceptors that send the current trace along; none when tracing is off."""
+    """Interceptors that send the current trace context; none if tracing is off."""
     if not _tracing():
         return []
     from opentelemetry.instrumentation.grpc import aio_client_interceptors
@@ -96,6 +96,6 @@ def _client_interceptors() -> list[Any]:
 
 
 def open_channel(address: str, *, traced: bool = True) -> aio.Channel:
-    """A channel to HOST:PORT; dials when it is first used. Needs a running event loop."""
+    """A channel to HOST:PORT. It connects when first used. Needs a running event loop."""
     interceptors = _client_interceptors() if traced else []
     return aio.insecure_channel(address, options=CLIENT_OPTIONS, interceptors=interceptors)

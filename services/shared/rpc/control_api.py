@@ -1,9 +1,9 @@
-"""The control API's gRPC side: requests to model values, errors to statuses.
+"""The gRPC server of the control API: converts requests to model values, and errors to statuses.
 
-A client that goes away cancels what runs for it here. For `switchover` that must not stop
-the switchover half way: the handler runs it as a task of its own and its iterator only
-tells of it, so that closing the iterator changes nothing. `start`, `cleanup` and the other
-single answers must leave a state that can be continued when they are cancelled.
+If a client disconnects, its call is cancelled here. This must not stop a `switchover` half way. Therefore
+the handler runs the switchover as a separate task, and its iterator only reports the steps, so closing
+the iterator changes nothing. If `start`, `cleanup` or another call with a single answer is cancelled, it
+must leave a state that can be continued.
 """
 
 # ruff: noqa: N802 - gRPC names the methods
@@ -47,9 +47,9 @@ DEFAULT_SWITCHOVER_TIMEOUT_MS = 30_000
 
 
 class ControlHandler(Protocol):
-    """What the coordinator does for a client. Every PgmigError that is raised reaches it.
+    """What the coordinator does for a client. The client receives every PgmigError that is raised.
 
-    Ids have been checked, nothing else. URIs hold credentials.
+    Only ids have been checked. URIs contain credentials.
     """
 
     async def start(
@@ -67,7 +67,7 @@ class ControlHandler(Protocol):
         destination_uri: str,
         options: MigrationOptions,
     ) -> MigrationPlan:
-        """Check as `start` does, and tell what it would take from the destination."""
+        """Check as `start` does, and return what it would drop or empty on the destination."""
 
     async def get(self, migration_id: MigrationId) -> MigrationView: ...
 
@@ -76,7 +76,7 @@ class ControlHandler(Protocol):
     def watch(self, migration_id: MigrationId) -> AsyncIterator[MigrationView]:
         """The view at once and after every change; ends when the migration is cleaned up.
 
-        The iterator is closed when the client leaves.
+        The iterator is closed when the client disconnects.
         """
 
     async def pause(self, migration_id: MigrationId) -> MigrationView: ...
@@ -99,7 +99,7 @@ class ControlHandler(Protocol):
         source_uri: str | None = None,
         destination_uri: str | None = None,
     ) -> MigrationView:
-        """Give up the transaction that commits at `lsn`, on which the migration failed."""
+        """Skip the transaction that commits at `lsn`, on which the migration failed."""
 
     async def resync_tables(
         self,
@@ -113,7 +113,7 @@ class ControlHandler(Protocol):
     def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
         """The steps as they happen. Closing the iterator must not stop the switchover.
 
-        timeout_s: writes stay blocked no longer than this.
+        timeout_s: the longest time for which writes are blocked.
         """
 
     async def unfreeze(
@@ -123,7 +123,7 @@ class ControlHandler(Protocol):
         source_uri: str | None = None,
         destination_uri: str | None = None,
     ) -> MigrationView:
-        """Let sessions into the old source again, read-only by default or not."""
+        """Allow sessions on the old source again, read-only by default or with writes."""
 
     async def abort(
         self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
@@ -140,7 +140,7 @@ class ControlHandler(Protocol):
 
 @asynccontextmanager
 async def answering(context: Context, doing: str) -> AsyncIterator[None]:
-    """Turn an exception of the block into the call's status. doing: the call's name."""
+    """Convert an exception raised in the block to the call's status. doing: the call's name."""
     try:
         yield
     except aio.AbortError:
@@ -166,7 +166,7 @@ def _start_arguments(
 
 
 class ControlApi(ControlServiceServicer):
-    """stopping: set when the server shuts down; ends the watches."""
+    """stopping: set when the server shuts down. It ends the watches."""
 
     def __init__(self, handler: ControlHandler, stopping: asyncio.Event) -> None:
         self._handler = handler

@@ -1,8 +1,8 @@
-"""The control API's typed client: model values in and out, PgmigError for every failure.
+"""The typed client of the control API: model values in and out, PgmigError for every failure.
 
-Single answers have a deadline; `watch` lasts as long as the caller reads it, `switchover` as
-long as it was allowed to take and a margin for its checks and the roll-back. A dead
-coordinator is noticed by keepalive within 20 s. Nothing is retried here.
+Calls with a single answer have a deadline. `watch` lasts as long as the caller reads it. `switchover`
+lasts at most its time limit plus a margin for its checks and the rollback. Keepalive detects a dead
+coordinator within 20 s. Nothing is retried here.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from services.shared.rpc.status import error_from_rpc
 
 DEADLINE_S = 10.0
 LONG_DEADLINE_S = 60.0
-"""For calls that work on both databases before they answer."""
+"""For calls that access both databases before they answer."""
 SWITCHOVER_MARGIN_S = 60.0
 
 Answer = TypeVar("Answer")
 
 
 class ControlClient:
-    """Make it inside a running event loop, and close it. address: HOST:PORT of the coordinator."""
+    """Create it inside a running event loop, and close it. address: HOST:PORT of the coordinator."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -110,9 +110,9 @@ class ControlClient:
         return tuple(view_from_pb(message) for message in answer.migrations)
 
     async def watch(self, migration_id: MigrationId | str) -> AsyncGenerator[MigrationView, None]:
-        """A view at once and after every change; ends when the migration has been cleaned up.
+        """The view at once and after every change; ends when the migration has been cleaned up.
 
-        Wrap it in contextlib.aclosing when leaving early, so that the call ends at once.
+        If you leave early, wrap it in contextlib.aclosing, so that the call ends at once.
         """
         call = self._stub.WatchMigration(pb.WatchMigrationRequest(migration_id=str(migration_id)))
         try:
@@ -136,8 +136,8 @@ class ControlClient:
         destination_uri: str | None = None,
         skip_objects: tuple[str, ...] = (),
     ) -> MigrationView:
-        """The URIs hand over credentials after a restart of the coordinator. skip_objects: see
-        MigrationOptions, added to those there are."""
+        """The URIs provide credentials after a restart of the coordinator. skip_objects: see
+        MigrationOptions; they are added to the existing ones."""
         request = pb.ResumeMigrationRequest(
             migration_id=str(migration_id),
             source_uri=source_uri or "",
@@ -158,7 +158,7 @@ class ControlClient:
         source_uri: str | None = None,
         destination_uri: str | None = None,
     ) -> MigrationView:
-        """lsn: of the commit record of the transaction that the migration failed at."""
+        """lsn: of the commit record of the transaction on which the migration failed."""
         request = pb.SkipTransactionRequest(
             migration_id=str(migration_id),
             lsn=lsn.value,
@@ -194,7 +194,7 @@ class ControlClient:
     ) -> AsyncGenerator[SwitchoverStep, None]:
         """The steps as they happen. Leaving early does not stop the switchover.
 
-        timeout_s: writes stay blocked no longer than this; rolled back when it is over.
+        timeout_s: the longest time for which writes are blocked; then the switchover is rolled back.
         """
         request = pb.SwitchoverRequest(migration_id=str(migration_id), timeout_ms=round(timeout_s * 1000))
         call = self._stub.Switchover(request, timeout=timeout_s + SWITCHOVER_MARGIN_S)
@@ -245,7 +245,7 @@ class ControlClient:
         source_uri: str | None = None,
         destination_uri: str | None = None,
     ) -> CleanupResult:
-        """force: also while it still runs, and when a server cannot be reached."""
+        """force: even if the migration still runs, and even if a server cannot be reached."""
         request = pb.CleanupMigrationRequest(
             migration_id=str(migration_id),
             force=force,

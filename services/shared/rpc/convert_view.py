@@ -1,7 +1,7 @@
-"""What clients see (`model.view`) to protobuf and back: see `mapping`.
+"""Values for clients (`model.view`) to protobuf and back: see `mapping`.
 
-Reading a view raises PgmigError(INTERNAL) for an enum value that a newer coordinator knows and this
-release does not. Reading options raises INVALID_ARGUMENT.
+Reading a view raises PgmigError(INTERNAL) for an enum value that a newer coordinator sends and this
+release does not know. Reading options raises INVALID_ARGUMENT.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Assignments and commands (`model.work`) to protobuf and back: see `mapping`.
 
-Decoding raises PgmigError(INVALID_ARGUMENT) for a message that says nothing this version
-understands: an empty `oneof`, or a role that is none.
+Decoding raises PgmigError(INVALID_ARGUMENT) for a message that this version does not understand: an
+empty `oneof`, or an unknown role.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def register_to_pb(value: Register) -> pb.Register:
 
 
 def register_from_pb(message: pb.Register) -> Register:
-    """Whatever runs has the worker's role."""
+    """All running assignments get the worker's role."""
     role = _ROLE.from_pb(message.role)
     if not message.worker_id:
         raise PgmigError(ErrorKind.INVALID_ARGUMENT, "a worker registered without an id")

@@ -1,19 +1,19 @@
-"""How a worker and the coordinator prove to each other that they belong to one deployment.
+"""How a worker and the coordinator prove to each other that they belong to the same deployment.
 
     worker       Register    its id, role, and a random nonce
-    coordinator  Challenge   a nonce of its own, and its proof
+    coordinator  Challenge   its own nonce, and its proof
     worker       Answer      its proof, and its key
 
-A proof is HMAC-SHA256 with the deployment's secret (PGMIG_WORKER_TOKEN) over who proves, both nonces,
-and what the worker says of itself. The secret itself is never sent, so whoever takes the port of a
-coordinator that has died learns nothing that opens the real one, and is believed by nobody. The
-coordinator proves itself first: until then it is sent no key.
+A proof is HMAC-SHA256 with the deployment's secret (PGMIG_WORKER_TOKEN) over the role of the prover, both
+nonces, and what the worker reports about itself. The secret itself is never sent. If another program
+takes the port of a dead coordinator, it learns nothing that the real coordinator accepts, and no worker
+trusts it. The coordinator sends its proof first; the worker sends its key only after that.
 
-The key is random and made once by each worker process. A worker id belongs to the process that first
-registered it with its key, so nobody else can end its session or take its work.
+The key is random and created once by each worker process. A worker id belongs to the process that first
+registered it with its key, so no other process can end its session or get its work.
 
-Without a secret, proofs are empty: then everybody who reaches the port is taken for a worker. Nothing
-here encrypts. Whoever can read the network reads what is sent.
+Without a secret, proofs are empty, and everybody who can connect to the port is accepted as a worker.
+Nothing here is encrypted: anybody who can read the network can read the messages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pgmig.worker.v1 import worker_pb2 as pb
 from services.shared.model import ErrorKind, PgmigError
 
 HANDSHAKE_S = 10.0
-"""Seconds for each side to wait for the other's next message."""
+"""Seconds that each side waits for the other's next message."""
 NONCE_BYTES = KEY_BYTES = 32
 _COORDINATOR, _WORKER = b"pgmig coordinator", b"pgmig worker"
 
@@ -49,7 +49,7 @@ def _proof(token: str, who: bytes, register: pb.Register, *parts: bytes) -> byte
 
 
 def challenge(token: str, register: pb.Register) -> pb.Challenge:
-    """The coordinator's. Raises INVALID_ARGUMENT for a worker that knows no handshake."""
+    """The coordinator's message. Raises INVALID_ARGUMENT for a worker that sends no nonce."""
     if len(register.nonce) != NONCE_BYTES:
         raise PgmigError(
             ErrorKind.INVALID_ARGUMENT,
@@ -63,8 +63,8 @@ def challenge(token: str, register: pb.Register) -> pb.Challenge:
 def answer(
     token: str, register: pb.Register, challenged: pb.Challenge, key: bytes, address: str
 ) -> pb.Answer:
-    """The worker's. Raises UNREACHABLE when a secret is set and the other side does not know it: the
-    real coordinator may come back."""
+    """The worker's message. Raises UNREACHABLE if a secret is set and the other side does not know it,
+    because the real coordinator may return."""
     if token and not (
         len(challenged.nonce) == NONCE_BYTES
         and hmac.compare_digest(challenged.proof, _proof(token, _COORDINATOR, register, challenged.nonce))

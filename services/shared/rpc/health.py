@@ -21,7 +21,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 async def add_health(server: aio.Server, services: Iterable[str]) -> StopServing:
     """Serve health (SERVING, for "" and each of `services`) and reflection on `server`.
 
-    Returns what turns all of them NOT_SERVING for good.
+    Returns a function that sets all of them to NOT_SERVING permanently.
     """
     servicer = health.aio.HealthServicer()
     for name in services:
@@ -33,9 +33,9 @@ async def add_health(server: aio.Server, services: Iterable[str]) -> StopServing
 
 
 class HealthServer:
-    """Health of a process that serves nothing else; for container and orchestrator checks.
+    """The health service of a process that serves nothing else, for container and orchestrator checks.
 
-    listen: HOST:PORT. Usable as a context manager, for which "" means not at all.
+    listen: HOST:PORT. If used as a context manager, "" means no server.
     """
 
     def __init__(self, listen: str) -> None:
@@ -53,7 +53,7 @@ class HealthServer:
         await self.stop()
 
     async def start(self) -> str:
-        """Returns the bound HOST:PORT. Raises PgmigError(INVALID_ARGUMENT) if it is taken."""
+        """Returns the bound HOST:PORT. Raises PgmigError(INVALID_ARGUMENT) if it is in use."""
         server = limited_server()
         await add_health(server, ())
         address = bind(server, self._listen, "PGMIG_HEALTH_LISTEN")

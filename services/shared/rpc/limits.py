@@ -1,16 +1,16 @@
-"""What a server takes from whoever reaches its port: bounded connections, calls, bytes and time.
+"""Limits for everybody who can connect to a server's port: on connections, calls, bytes and time.
 
-Nobody has proved who he is when a request arrives, so what he can make us hold has to be small.
-gRPC bounds connections, streams and the size of one message (`channel`). The rest is here:
+When a request arrives, the peer has not proved its identity, so it must not be able to make us hold much.
+gRPC limits connections, streams and the size of one message (`channel`). The other limits are here:
 
-- Requests are read a few at a time, since one that is being received may take its full size. Those that
-  wait their turn hold no more than the window of their stream.
+- Only a few requests are read at a time, since a request can take its full size while it is received.
+  Requests that wait hold no more than the window of their stream.
 - A request that does not arrive in time ends its call. So does a call without a deadline that lasts too long.
-- Few calls with a large request run at the same time; more are refused.
-- What comes first on a worker's stream, before it has proved who it is, has to be small.
+- Only a few calls with a large request run at the same time; more are refused.
+- The first message on a worker's stream, which arrives before its proof, must be small.
 
-To do this, calls with one request are served as streams of requests, which look the same on the wire: gRPC
-reads the request of any other call by itself, before we hear of it.
+For this, calls with one request are served as streams of requests, which look the same on the wire. For
+any other call, gRPC reads the request before our code runs.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from services.shared.rpc.streams import closing
 log = logging.getLogger(__name__)
 
 CALLS = 256
-"""At the same time, those of workers and watches among them; more are refused."""
+"""At the same time, including those of workers and watches; more are refused."""
 READERS = 8
 READ_S = 10.0
 LONGEST_CALL_S = 120.0
-"""Without a deadline of the client's, and not for streams of answers."""
+"""For calls without a deadline of the client's that do not stream answers."""
 SMALL = 64 * 1024
-"""Bytes of a request that may be held by each call."""
+"""Bytes of a request that each call may hold."""
 LARGE_CALLS = 2
-"""A request may take some twenty times its size when it is parsed."""
+"""A parsed request can take about twenty times its size."""
 
 Context = aio.ServicerContext[Any, Any]
 Parse = Callable[[bytes], Any]
 
 
 class Limits(aio.ServerInterceptor):
-    """One for each server; outside all other interceptors."""
+    """One for each server; it must be the first interceptor."""
 
     def __init__(self) -> None:
         self._reading = asyncio.Semaphore(READERS)
@@ -58,7 +58,7 @@ class Limits(aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         if handler is None:
-            return handler  # gRPC says that there is no such method
+            return handler  # gRPC reports that there is no such method
         parse, serialize = handler.request_deserializer, handler.response_serializer
         if handler.request_streaming:
             if not handler.response_streaming:
@@ -117,8 +117,8 @@ class Limits(aio.ServerInterceptor):
         return behavior
 
     async def _read(self, context: Context, most: int | None = SMALL) -> bytes:
-        """The first request, of no more than `most` bytes; b"" when there is none, which is how an empty
-        one looks, too."""
+        """The first request, of at most `most` bytes; b"" if there is none. An empty request also
+        returns b""."""
         raw = await self._received(context)
         if most is not None and len(raw) > most:
             raw = b""
@@ -126,7 +126,7 @@ class Limits(aio.ServerInterceptor):
         return raw
 
     async def _received(self, context: Context) -> bytes:
-        """Not by the iterator of requests, which would keep the last one for as long as it lives."""
+        """Does not use the iterator of requests, which would hold the last request while it exists."""
         try:
             async with asyncio.timeout(READ_S) as limit:
                 async with self._reading:
@@ -138,8 +138,8 @@ class Limits(aio.ServerInterceptor):
 
 
 def _forget_locals(exc: BaseException | None) -> None:
-    """Let the frames that an exception has come through, and those that its causes have, keep nothing. They
-    refer to the request and to each other, and the collector comes by seldom."""
+    """Clear the local variables in the frames of an exception and of its causes. They refer to the request
+    and to each other, and the garbage collector runs rarely."""
     while exc is not None:
         traceback.clear_frames(exc.__traceback__)
         exc = exc.__context__
@@ -152,12 +152,12 @@ def _has_deadline(context: Context) -> bool:
 async def _parsed(raw: bytes, parse: Parse, context: Context) -> Any:
     try:
         return parse(raw)
-    except Exception:  # of protobuf's, which has several
+    except Exception:  # protobuf raises several types
         await _refuse(context, StatusCode.INVALID_ARGUMENT, "the request cannot be read")
 
 
 async def _pass_on(answers: Any, context: Context) -> None:
-    """What an asynchronous generator yields, or a coroutine writes by itself."""
+    """Write what an asynchronous generator yields. A coroutine writes its answers itself."""
     if not hasattr(answers, "__aiter__"):
         await answers
         return

@@ -1,7 +1,7 @@
-"""Where a server listens: a TCP port, or a Unix socket that nobody but this user reaches.
+"""Where a server listens: a TCP port, or a Unix socket that only this user can connect to.
 
-gRPC tells nothing of who is at the other end of a socket, so the kernel decides who may connect: the
-socket's directory has to be ours with mode 0700, and the socket gets mode 0600 (unix(7)).
+gRPC does not report who is at the other end of a socket, so the kernel must decide who may connect. The
+directory of the socket must be ours with mode 0700, and the socket gets mode 0600 (unix(7)).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from services.shared.model import ErrorKind, PgmigError, socket_path
 
 
 def bind(server: aio.Server, listen: str, variable: str) -> str:
-    """Listen on HOST:PORT, 0 for a free port, or unix:PATH; returns the address. variable: what set it.
-    Raises INVALID_ARGUMENT."""
+    """Listen on HOST:PORT (0 for a free port) or unix:PATH, and return the address. variable: the name of
+    the setting, for errors. Raises INVALID_ARGUMENT."""
     path = socket_path(listen)
     if path is not None:
         _check_place(path, variable)
@@ -33,7 +33,7 @@ def bind(server: aio.Server, listen: str, variable: str) -> str:
 
 
 def _check_place(path: Path, variable: str) -> None:
-    """gRPC would take the path away from a server that listens there, and from any user's file."""
+    """Check the path, since gRPC would replace the socket of a running server, and any user's file."""
     try:
         directory = path.parent.stat()
     except OSError as exc:
@@ -50,7 +50,7 @@ def _check_place(path: Path, variable: str) -> None:
         try:
             probe.connect(str(path))
         except OSError:
-            return  # left behind by a process that has ended
+            return  # left by a process that has ended
     raise _taken(f"unix:{path}", variable)
 
 

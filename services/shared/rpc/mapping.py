@@ -1,4 +1,4 @@
-"""Messages to values and back, by the names that both have.
+"""Messages to values and back, by the names that both have in common.
 
 A dataclass and a message correspond if each field of one has a field of the same name in the other:
 
@@ -42,11 +42,11 @@ E = TypeVar("E", bound=StrEnum)
 Convert = Callable[[Any], Any]
 _NANOS = 1_000_000_000
 _UNKNOWN: dict[type[StrEnum], StrEnum] = {ErrorKind: ErrorKind.INTERNAL, EventLevel: EventLevel.INFO}
-"""What stands for a value that a newer release has added. For other enums it is an error."""
+"""The replacement for a value that a newer release has added. For other enums it is an error."""
 
 
 class Converter:
-    """to_pb and from_pb of one kind of value; None: the same on both sides."""
+    """to_pb and from_pb of one kind of value; None: the value is the same on both sides."""
 
     def __init__(self, to_pb: Convert | None = None, from_pb: Convert | None = None) -> None:
         self.to_pb = to_pb
@@ -57,8 +57,8 @@ _SAME = Converter()
 
 
 class Correspondence(Generic[V, M]):
-    """Of a dataclass and a message. unknown: the kind of error for an enum value that this release
-    does not know."""
+    """Converts between a dataclass and a message. unknown: the kind of error for an enum value that this
+    release does not know."""
 
     def __init__(self, value: type[V], message: type[M], unknown: ErrorKind) -> None:
         self._value, self._message, self._unknown = value, message, unknown
@@ -76,7 +76,7 @@ class Correspondence(Generic[V, M]):
 
 
 class EnumCorrespondence(Generic[E]):
-    """Of a StrEnum and the enum of a field."""
+    """Converts between a StrEnum and the enum of a field."""
 
     def __init__(self, value: type[E], field: Any, unknown: ErrorKind) -> None:
         self._converter = _of_enum(value, field, MISSING, unknown)
@@ -90,7 +90,7 @@ class EnumCorrespondence(Generic[E]):
 
 
 class Choice:
-    """Of dataclasses and the messages of the same names in a oneof."""
+    """Converts between dataclasses and the messages of the same names in a oneof."""
 
     def __init__(
         self, values: tuple[type, ...], message: type[Message], oneof: str, unknown: ErrorKind
@@ -107,7 +107,7 @@ class Choice:
         return cast("dict[str, Any]", cast("Convert", self._converter.to_pb)(value))
 
     def from_pb(self, message: Message) -> Any:
-        """Of the message that has the oneof. Raises PgmigError of the kind `unknown`."""
+        """The value of the oneof in `message`. Raises PgmigError of the kind `unknown`."""
         return cast("Convert", self._converter.from_pb)(message)
 
 
@@ -115,7 +115,7 @@ def time_to_pb(seconds: float) -> Timestamp | None:
     """Seconds since the epoch as a Timestamp; None for 0.0."""
     if not seconds:
         return None
-    # Whole seconds apart: as one product the nanoseconds would not fit a float.
+    # Whole seconds are computed separately, because all nanoseconds as one product do not fit a float.
     whole = math.floor(seconds)
     whole, nanos = divmod(whole * _NANOS + round((seconds - whole) * _NANOS), _NANOS)
     return Timestamp(seconds=whole, nanos=nanos)
@@ -147,7 +147,7 @@ def _of_class(value: Any, message: Any, unknown: ErrorKind) -> Converter:
 
 
 def _slots(message: Any) -> dict[str, Any]:
-    """The fields that are in no oneof, and the oneofs."""
+    """The fields outside any oneof, and the oneofs."""
     single = {field.name: field for field in message.fields if field.containing_oneof is None}
     return {**single, **message.oneofs_by_name}
 
@@ -183,7 +183,7 @@ def _call(side: str, name: str, convert: Convert | None) -> str:
 
 def _function(arguments: list[str], make: Any, side: str, converters: Mapping[str, Converter]) -> Convert:
     """`lambda this: make(...)`. It is compiled, as dataclasses compile their methods, because loops over the
-    fields would take twice as long. The text has nothing but names of fields."""
+    fields would take twice as long. The text contains only names of fields."""
     known = {f"{side}_{name}": getattr(one, side) for name, one in converters.items()}
     return cast("Convert", eval(f"lambda this: make({', '.join(arguments)})", {"make": make, **known}))  # noqa: S307
 
@@ -270,7 +270,7 @@ def _itself(value: Any) -> Any:
 
 
 def _of_enum(kind: type[StrEnum], field: Any, default: Any, unknown: ErrorKind) -> Converter:
-    """0 is the default of the dataclass' field, if there is one."""
+    """0 means the default of the dataclass field, if there is one."""
     values = field.enum_type.values_by_name
     prefix = field.enum_type.values_by_number[0].name.removesuffix("UNSPECIFIED")
     numbers = {member: values[prefix + member.name].number for member in kind}

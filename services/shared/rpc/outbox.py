@@ -1,11 +1,11 @@
-"""Reports on their way to the coordinator: what is kept, what is replaced, what is repeated.
+"""Reports on their way to the coordinator: which are kept, replaced or repeated.
 
-Progress (decoder, applier, copy part, what is tried again) is worth sending only in its newest
-form: a newer one takes the place of one not yet sent, and one lost with a stream is not repeated.
-Every other report must arrive: it gets a sequence number, is kept until acknowledged, and is sent again,
-in order, on the next stream. Memory is therefore bounded by the number of parts and
-assignments, not by time. Reports are encoded when they are put, so that one which cannot be
-fails where it is made.
+Of a progress report (decoder, applier, copy part, a retried error) only the newest version is worth
+sending. It replaces an older one that has not been sent yet. If it is lost with a stream, it is not
+repeated. Every other report must arrive: it gets a sequence number, is kept until acknowledged, and is sent
+again, in order, on the next stream. So memory is bounded by the number of parts and assignments, not
+by time. Reports are encoded when they are put, so that one that cannot be encoded fails where it is
+created.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Outbox:
         self._unacknowledged: deque[pb.AttachRequest] = deque()
 
     def put(self, report: WorkerReport) -> None:
-        """Queue a report. Raises TypeError for Register, which only the link may send."""
+        """Queue a report. Raises TypeError for Register, which only the link sends."""
         if isinstance(report, Register):
             raise TypeError("Register is the link's own report")
         key = _progress_key(report)
         if key is not None:
-            # Taken out first, so that it goes to the end: it is newer than all before it.
+            # Removed first, so that it moves to the end: it is newer than all reports before it.
             self._pending.pop(key, None)
             self._pending[key] = report_to_pb(report)
             return
@@ -50,7 +50,7 @@ class Outbox:
         self._pending[self._last_sequence] = report_to_pb(report, self._last_sequence)
 
     def take(self) -> pb.AttachRequest | None:
-        """The next report to send; None when there is none."""
+        """The next report to send; None if there is none."""
         if not self._pending:
             return None
         _key, message = self._pending.popitem(last=False)
@@ -64,7 +64,7 @@ class Outbox:
             self._unacknowledged.popleft()
 
     def rewind(self) -> None:
-        """A new stream: what was not acknowledged comes first, in its old order."""
+        """A new stream has begun. Unacknowledged reports are sent first, in their old order."""
         for message in reversed(self._unacknowledged):
             self._pending[message.sequence] = message
             self._pending.move_to_end(message.sequence, last=False)
@@ -72,11 +72,11 @@ class Outbox:
 
     @property
     def settled(self) -> bool:
-        """Everything that must arrive has arrived."""
+        """Whether every report that must arrive has arrived."""
         return not self._unacknowledged and not any(message.sequence for message in self._pending.values())
 
     def _drop_outdated(self, report: WorkerReport) -> None:
-        """Forget unsent progress of what `report` says has ended."""
+        """Discard unsent progress of what has ended according to `report`."""
         match report:
             case PartDone(assignment, part) | AssignmentFailed(assignment_id=assignment, part_id=part) if (
                 part
@@ -91,7 +91,7 @@ class Outbox:
 
 
 def _progress_key(report: WorkerReport) -> tuple[str, str, str] | None:
-    """What a progress report is the newest of; None for a report that must arrive."""
+    """Reports with the same key replace each other; None for a report that must arrive."""
     match report:
         case DecoderProgress(assignment):
             return ("decoder", assignment, "")

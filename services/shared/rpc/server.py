@@ -25,7 +25,7 @@ _SERVICES = (
 
 
 class ControlServer:
-    """Create, start and stop it on one event loop. listen: HOST:PORT, 0 for a free port, or
+    """Create, start and stop it on one event loop. listen: HOST:PORT (0 for a free port), or
     unix:PATH. token: the secret that workers must know, "" for none."""
 
     def __init__(self, listen: str, control: ControlHandler, workers: WorkerHandler, token: str = "") -> None:
@@ -38,7 +38,7 @@ class ControlServer:
         add_WorkerServiceServicer_to_server(self._workers, self._server)
 
     async def start(self) -> str:
-        """Returns the bound address. Raises PgmigError(INVALID_ARGUMENT) if it is taken."""
+        """Returns the bound address. Raises PgmigError(INVALID_ARGUMENT) if it is in use."""
         self._stop_serving = await add_health(self._server, _SERVICES)
         address = bind(self._server, self._listen, "PGMIG_LISTEN")
         await self._server.start()
@@ -47,7 +47,7 @@ class ControlServer:
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """End watches and worker sessions, give other calls `grace_s` seconds, then cancel them.
 
-        A switchover in progress is the handler's: only its stream of steps ends here.
+        This does not stop a running switchover, which belongs to the handler. Only its stream of steps ends.
         """
         self._stopping.set()
         self._workers.stop()
@@ -56,5 +56,5 @@ class ControlServer:
         await self._server.stop(grace_s)
 
     async def wait(self) -> None:
-        """Until the server has stopped."""
+        """Return when the server has stopped."""
         await self._server.wait_for_termination()

@@ -1,9 +1,9 @@
 """PgmigError to gRPC status and back: code, message, and google.rpc.ErrorInfo.
 
-The code comes from the error's policy. ErrorInfo tells the rest: `reason` is the kind,
-`domain` is "pgmig", `metadata` holds `hint` and `lsn` where there are any. An exception that
-is not ours becomes INTERNAL with its type's name alone, since its text might hold a secret
-or a row; the server's log has it in full.
+The code comes from the error's policy. ErrorInfo contains the rest: `reason` is the kind,
+`domain` is "pgmig", `metadata` contains `hint` and `lsn` if the error has them. Any other exception
+becomes INTERNAL with only the name of its type, since its text might contain a secret
+or a row. The server logs it in full.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 DOMAIN = "pgmig"
 
-# A status travels in HTTP/2 trailers, twice (grpc-message and grpc-status-details-bin), and
+# A status is sent in HTTP/2 trailers, twice (grpc-message and grpc-status-details-bin), and
 # peers refuse headers beyond 8 to 16 KiB.
 _LONGEST_MESSAGE = 1500
 _LONGEST_HINT = 2500  # DDL for several tables
 
-# For answers without ErrorInfo: from gRPC itself, a proxy, or a server that is not pgmig's.
+# For answers without ErrorInfo: from gRPC itself, a proxy, or another server than pgmig's.
 _KINDS = {
     grpc.StatusCode.CANCELLED: ErrorKind.UNREACHABLE,
     grpc.StatusCode.INVALID_ARGUMENT: ErrorKind.INVALID_ARGUMENT,
@@ -38,7 +38,7 @@ _KINDS = {
     grpc.StatusCode.UNAUTHENTICATED: ErrorKind.AUTHENTICATION,
     grpc.StatusCode.DEADLINE_EXCEEDED: ErrorKind.TIMEOUT,
     grpc.StatusCode.UNAVAILABLE: ErrorKind.UNREACHABLE,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorKind.UNREACHABLE,  # it has more to do than it takes
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorKind.UNREACHABLE,  # the server is overloaded
 }
 
 
@@ -47,7 +47,7 @@ def _shorten(text: str, longest: int) -> str:
 
 
 def status_of(exc: Exception, doing: str) -> status_pb2.Status:
-    """The google.rpc.Status that tells a client of `exc`. doing: names the call."""
+    """The google.rpc.Status that reports `exc` to a client. doing: names the call."""
     if not isinstance(exc, PgmigError):
         exc = PgmigError(
             ErrorKind.INTERNAL,
@@ -68,7 +68,7 @@ def status_of(exc: Exception, doing: str) -> status_pb2.Status:
 
 
 async def abort_with(context: aio.ServicerContext[Any, Any], exc: Exception, doing: str) -> NoReturn:
-    """End the call with the status of `exc`; an unexpected exception is logged in full."""
+    """End the call with the status of `exc`. An unexpected exception is logged in full."""
     if not isinstance(exc, PgmigError):
         log.error("unexpected %s during %s", type(exc).__name__, doing, exc_info=exc)
     status = rpc_status.to_status(status_of(exc, doing))
@@ -76,9 +76,9 @@ async def abort_with(context: aio.ServicerContext[Any, Any], exc: Exception, doi
 
 
 def error_from_rpc(exc: aio.AioRpcError, doing: str, address: str) -> PgmigError:
-    """The server's PgmigError again, or gRPC's own failure as one.
+    """The server's PgmigError, or gRPC's own failure as a PgmigError.
 
-    doing: what was asked, for the message: "pausing m1". address: the coordinator's.
+    doing: the request, for the message: "pausing m1". address: the coordinator's.
     """
     info = _error_info(exc)
     if info is not None:
@@ -109,7 +109,7 @@ def error_from_rpc(exc: aio.AioRpcError, doing: str, address: str) -> PgmigError
 def _error_info(exc: aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
     try:
         status = rpc_status.from_call(exc)
-    except ValueError:  # details that contradict the status: a broken proxy's
+    except ValueError:  # a broken proxy sent details that contradict the status
         return None
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()

@@ -1,4 +1,4 @@
-"""Async iterators that end: at once when somebody asks for it, and never half open."""
+"""Async iterators that end at once when requested, and are always closed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """Close `items` at the block's end if it can be closed, as async generators can."""
+    """Close `items` at the end of the block if it can be closed, as async generators can."""
     try:
         yield items
     finally:
@@ -22,7 +22,7 @@ async def closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
 
 
 async def until(stop: asyncio.Event, items: AsyncIterator[T]) -> AsyncIterator[T]:
-    """What `items` yields, until it ends or `stop` is set. An item that is there is not lost."""
+    """What `items` yields, until it ends or `stop` is set. An item that has arrived is not lost."""
     stopped = asyncio.create_task(stop.wait(), name="until-stop")
     try:
         while True:
@@ -39,14 +39,14 @@ async def until(stop: asyncio.Event, items: AsyncIterator[T]) -> AsyncIterator[T
 
 
 async def _next(items: AsyncIterator[T]) -> tuple[T] | None:
-    """The next item in a tuple; None at the end, which a task cannot raise."""
+    """The next item in a tuple; None at the end, because a task cannot raise StopAsyncIteration."""
     async for item in items:
         return (item,)
     return None
 
 
 async def _settle(task: asyncio.Task[tuple[T] | None]) -> None:
-    """End a task that still runs, and look at its exception, which may have lost its reader."""
+    """End a task that still runs, and read its exception, which nobody else may read."""
     if not task.done():
         task.cancel()
         await asyncio.wait({task})

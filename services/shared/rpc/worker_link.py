@@ -1,12 +1,12 @@
-"""A worker's side of the worker API: a stream to the coordinator that is always being restored.
+"""A worker's side of the worker API: a stream to the coordinator, opened again whenever it breaks.
 
-The link dials, proves itself and has the coordinator prove itself (`handshake`), registers what
-runs, passes commands on and sends reports. When the stream breaks it tries again for ever with
-back-off, and registers anew: the worker moves data all the while. Reports are kept by the outbox
-and arrive at least once.
+The link connects, proves its identity and checks the coordinator's (`handshake`), registers what
+runs, passes commands to the worker and sends reports. When the stream breaks, the link retries without
+limit, with back-off, and registers again; the worker continues to move data meanwhile. The outbox keeps
+reports, so that they arrive at least once.
 
-One task reads and one writes. Only the reader decides that a stream has ended, so that a
-command which is being carried out is never cut off by a failing write.
+One task reads and one writes. Only the reader decides that a stream has ended, so that a failing write
+never interrupts a command that is being executed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 2.0
 FAREWELL_S = 2.0
-"""How long `run` waits, once stopped, for its last reports to be acknowledged."""
+"""How long `run`, once stopped, waits for the acknowledgement of its last reports."""
 
 _REFUSED = frozenset({ErrorKind.INVALID_ARGUMENT, ErrorKind.AUTHENTICATION})
 
@@ -50,17 +50,17 @@ _Call = aio.StreamStreamCall[pb.AttachRequest, pb.AttachResponse]
 
 
 class WorkerCommandHandler(Protocol):
-    """What the worker does about commands."""
+    """How the worker executes commands."""
 
     def running(self) -> tuple[AssignmentRef, ...]:
         """The assignments that run now, to be registered."""
 
     async def command(self, command: WorkerCommand) -> None:
-        """Carry out one command; the next comes after it has returned. An exception ends `run`."""
+        """Execute one command. The next one is passed after it has returned. An exception ends `run`."""
 
 
 class WorkerLink:
-    """Make it inside a running event loop, one for each process; `run` it once.
+    """Create it inside a running event loop, one for each process, and call `run` once.
 
     token: the secret shared with the coordinator, "" for none."""
 
@@ -81,22 +81,22 @@ class WorkerLink:
 
     @property
     def attached(self) -> bool:
-        """Whether the coordinator has this worker registered, as far as can be seen here."""
+        """Whether this worker is registered with the coordinator, as far as the link knows."""
         return self._attached
 
     def report(self, report: WorkerReport) -> None:
-        """Send when possible; never blocks. Call it on the event loop's thread."""
+        """Send the report when possible; never blocks. Call it on the event loop's thread."""
         self._outbox.put(report)
         self._changed.set()
         if not self._outbox.settled:
             self._settled.clear()
 
     async def run(self, handler: WorkerCommandHandler, stop: asyncio.Event) -> None:
-        """Keep the worker attached until `stop` is set, then wait shortly for the last reports.
+        """Keep the worker attached until `stop` is set, then wait briefly for the last reports.
 
         Stop the assignments before setting `stop`, so that their reports are sent. Raises
-        PgmigError(INVALID_ARGUMENT, AUTHENTICATION) if the coordinator refuses the worker. With a
-        secret, nobody else can do that: who has not proved to know it is tried again.
+        PgmigError(INVALID_ARGUMENT, AUTHENTICATION) if the coordinator refuses the worker. If a secret is
+        set, only a server that has proved to know it can refuse the worker; any other is tried again.
         """
         channel = open_channel(self._address, traced=False)
         stub = WorkerServiceStub(channel)
@@ -111,7 +111,7 @@ class WorkerLink:
             await channel.close()
 
     async def _session(self, call: _Call, handler: WorkerCommandHandler, stop: asyncio.Event) -> PgmigError:
-        """One stream from start to end; returns why it ended."""
+        """Run one stream from start to end, and return why it ended."""
         self._proven = not self._token
         reading = asyncio.create_task(self._read(call, handler), name="worker-link-read")
         stopped = asyncio.create_task(stop.wait(), name="worker-link-stop")
@@ -144,7 +144,7 @@ class WorkerLink:
             settled.cancel()
 
     async def _read(self, call: _Call, handler: WorkerCommandHandler) -> None:
-        """Register, then carry out commands until the stream ends."""
+        """Register, then execute commands until the stream ends."""
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 await self._register(call, handler)
@@ -179,11 +179,11 @@ class WorkerLink:
         log.info("attached to the coordinator at %s", self._address)
 
     async def _send(self, call: _Call, message: pb.AttachRequest) -> None:
-        with contextlib.suppress(asyncio.InvalidStateError):  # ended already: reading says why
+        with contextlib.suppress(asyncio.InvalidStateError):  # it has ended; the reader gets the reason
             await call.write(message)
 
     async def _expect(self, call: _Call, kind: str) -> pb.AttachResponse | None:
-        """The next message of the handshake; None: the stream has ended, and reading says why."""
+        """The next message of the handshake; None: the stream has ended, and the reader gets the reason."""
         message = await call.read()
         if not isinstance(message, pb.AttachResponse):
             return None
@@ -205,13 +205,13 @@ class WorkerLink:
             return
         try:
             command = command_from_pb(message)
-        except PgmigError as exc:  # a newer coordinator's; the other commands still matter
+        except PgmigError as exc:  # from a newer coordinator; later commands are still executed
             log.error("%s", exc)
             return
         await handler.command(command)
 
     async def _write(self, call: _Call) -> None:
-        """Send reports as they come; ends quietly with the stream, which the reader notices."""
+        """Send reports as they are queued. Returns when the stream ends, which the reader notices."""
         try:
             while True:
                 await self._changed.wait()
@@ -222,7 +222,7 @@ class WorkerLink:
             return
 
     async def _pause(self, error: PgmigError, stop: asyncio.Event) -> None:
-        """Wait before the next attempt; an outage is logged once, when it begins."""
+        """Wait before the next attempt. An outage is logged once, when it begins."""
         if self._failures == 0:
             log.warning("no coordinator, trying again until there is one: %s", error)
         wait_s = back_off_s(FIRST_WAIT_S, LONGEST_WAIT_S, self._failures)

@@ -1,15 +1,15 @@
-"""The worker API's gRPC side: one session a worker, commands pushed at any time.
+"""The gRPC server of the worker API: one session for each worker; commands are sent at any time.
 
-A session lasts as long as its stream. It begins with a handshake (`handshake`), before which
-the handler hears of nobody. For one worker id the handler sees `connected`, any
-number of `report`, `disconnected`, and then perhaps `connected` again; never two at once: a
-worker that attaches anew while its old stream has not been seen to break ends that one first.
-Only the process that holds the id's key may do that. The id is anybody's again when its session
-has ended and the handler keeps nothing for it any more.
+A session lasts as long as its stream. It begins with a handshake (`handshake`); the handler is called
+only after it. For one worker id the handler receives `connected`, any number of `report`,
+`disconnected`, and then perhaps `connected` again. An id never has two sessions: if a worker attaches
+again before its old stream is seen to break, the old session is ended first. Only the process that
+holds the id's key can do this. When the session has ended and the handler keeps nothing for the id any
+more, any process can use the id again.
 
-Reports are delivered at least once. One with a sequence number is acknowledged after
-`report` has returned, and comes again, in a later session, when it was not. If `report`
-raises, the session ends, and the worker attaches anew and repeats it.
+Reports are delivered at least once. A report with a sequence number is acknowledged after
+`report` has returned. If it was not acknowledged, it is sent again in a later session. If `report`
+raises, the session ends, and the worker attaches again and repeats the report.
 """
 
 # ruff: noqa: N802 - gRPC names the methods
@@ -39,20 +39,20 @@ Send = Callable[[WorkerCommand], None]
 
 
 class WorkerHandler(Protocol):
-    """What the coordinator does about its workers."""
+    """What the coordinator does with its workers."""
 
     def holds(self, worker_id: str) -> bool:
-        """Whether something is kept for this worker to come back to."""
+        """Whether something is kept for this worker until it returns."""
 
     def connected(self, register: Register, send: Send) -> None:
-        """A worker is there. `send` never blocks and never fails; once the session has ended
+        """A worker has attached. `send` never blocks and never fails; after the end of the session
         it does nothing. Raise PgmigError to refuse the worker."""
 
     async def report(self, worker_id: str, report: WorkerReport) -> None:
-        """One report, in the order sent; perhaps one that was seen before. Never a Register."""
+        """One report, in the order sent; it may be a repetition. Never a Register."""
 
     def disconnected(self, worker_id: str) -> None:
-        """The worker is lost, or has left: its stream has ended."""
+        """The worker's stream has ended, because the worker was lost or has left."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +75,7 @@ class WorkersApi(WorkerServiceServicer):
         self._handler = handler
         self._token = token
         self._sessions: dict[str, _Session] = {}
-        self._keys: dict[str, bytes] = {}  # by worker id, while it belongs to somebody
+        self._keys: dict[str, bytes] = {}  # by worker id, while a process owns the id
         self._stopping = False
 
     def stop(self) -> None:
@@ -84,7 +84,7 @@ class WorkersApi(WorkerServiceServicer):
         for session in self._sessions.values():
             session.ending.set()
 
-    # grpc.aio also takes a coroutine that writes, which the generated signature does not know.
+    # grpc.aio also accepts a coroutine that writes, which the generated signature does not allow.
     async def Attach(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.AttachRequest], context: Context
     ) -> None:
@@ -109,7 +109,7 @@ class WorkersApi(WorkerServiceServicer):
     async def _shake_hands(
         self, reports: AsyncIterator[pb.AttachRequest], context: Context
     ) -> tuple[Register, bytes] | None:
-        """Who attaches, and its key. None: it has left. Raises INVALID_ARGUMENT, AUTHENTICATION, TIMEOUT."""
+        """The worker and its key; None if it has left. Raises INVALID_ARGUMENT, AUTHENTICATION, TIMEOUT."""
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 first = await anext(reports, None)
@@ -130,7 +130,7 @@ class WorkersApi(WorkerServiceServicer):
             ) from None
 
     def _claim(self, worker: str, key: bytes) -> None:
-        """Have the id belong to the key's process. Raises FENCED when it belongs to another."""
+        """Assign the id to the process with this key. Raises FENCED if another process owns the id."""
         for known in [one for one in self._keys if one not in self._sessions]:
             if not self._handler.holds(known):
                 del self._keys[known]
@@ -152,7 +152,7 @@ class WorkersApi(WorkerServiceServicer):
             await earlier.ended.wait()
         if self._stopping:
             raise shutting_down()
-        self._claim(worker, key)  # again: we have waited
+        self._claim(worker, key)  # again, because the state may have changed during the wait
         session = _Session(register, key)
         self._handler.connected(register, session.send)
         self._sessions[worker] = session
