@@ -1,12 +1,12 @@
 """The change stream: one fenced writer, one ordered reader.
 
-Writer: every message is published with the stream sequence that it expects to follow, so a
-second or stale writer fails instead of interleaving. Publishing is pipelined; a full stream
-(`max_bytes`, discard new) makes the writer wait, which is back-pressure on the source.
+Writer: every message is published with the stream sequence that must precede it, so a second or stale
+writer fails instead of mixing its messages in. Publishing is pipelined. If the stream is full
+(`max_bytes`, discard new), the writer waits, which is back-pressure on the source.
 
-Reader: an ephemeral pull consumer without acknowledgements, placed at a sequence, checked to
-be gapless, and placed anew whenever anything looks odd. A durable consumer would redeliver
-messages between newer ones, just when something failed.
+Reader: an ephemeral pull consumer without acknowledgements. It starts at a sequence, checks that there
+are no gaps, and is created again after any irregularity. A durable consumer would redeliver messages
+between newer ones exactly when something has failed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NO_RESPONDERS = 503
 
 @dataclass(frozen=True, slots=True)
 class StreamTail:
-    """Where a stream ends. data: its last message, None when it holds none."""
+    """The end of a stream. data: its last message, None if the stream is empty."""
 
     created: str
     last_sequence: int
@@ -59,7 +59,7 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    """A message on its way. sequence: of the message before it. outcome: JetStream error code."""
+    """An unacknowledged message. sequence: of the message before it. outcome: JetStream error code."""
 
     sequence: int
     data: bytes
@@ -72,7 +72,7 @@ class _Published:
 
 
 class ChangeWriter:
-    """Writes one migration's change stream; `publish` and `check` may be called from two tasks."""
+    """Writes the change stream of one migration; two tasks may call `publish` and `check`."""
 
     def __init__(self, client: Client, migration: MigrationId, *, max_bytes: int, replicas: int = 1) -> None:
         self._client = client
@@ -96,14 +96,14 @@ class ChangeWriter:
         self._inbox = ""
         self._acks: Subscription | None = None
         self.waiting_for_space = False
-        self.refusals = 0  # for lack of space
+        self.refusals = 0  # because the stream was full
 
     @property
     def max_bytes(self) -> int:
         return self._config.max_bytes or 0
 
     async def open(self) -> StreamTail:
-        """Create the stream if it is missing, and learn where it ends."""
+        """Create the stream if it is missing, and read where it ends."""
         with translated(f"opening change stream {self._stream}"):
             try:
                 await self._client.jetstream().add_stream(self._config)
@@ -120,25 +120,25 @@ class ChangeWriter:
         return self._tail
 
     async def _raise_cap(self) -> None:
-        """Give an existing stream our `max_bytes` if that is more; other limits stay as they are."""
+        """Give an existing stream our `max_bytes` if that is more; its other limits do not change."""
         config = (await _stream_info(self._client, self._stream))["config"]
         if 0 < config["max_bytes"] < self.max_bytes:
             await _ask(self._client, f"STREAM.UPDATE.{self._stream}", {**config, "max_bytes": self.max_bytes})
 
     async def ends(self) -> tuple[bytes, bytes] | None:
-        """The stream's first and last message; None when it holds none."""
+        """The stream's first and last message; None if the stream is empty."""
         with translated(f"checking change stream {self._stream}"):
             _, first, last = await _stream_state(self._client, self._stream)
             if last < first or last == 0:
                 return None
             get = self._client.jetstream().get_msg
-            with suppress(js_errors.NotFoundError):  # trimmed meanwhile
+            with suppress(js_errors.NotFoundError):  # purged in the meantime
                 messages = await get(self._stream, first), await get(self._stream, last)
                 return messages[0].data or b"", messages[1].data or b""
         return None
 
     async def close(self) -> None:
-        """Stop listening for acknowledgements; what is in flight may or may not be stored."""
+        """Stop receiving acknowledgements. Unacknowledged messages may or may not be stored."""
         subscription, self._acks = self._acks, None
         if subscription is not None:
             with suppress(nats.errors.Error):
@@ -153,10 +153,10 @@ class ChangeWriter:
         return StreamTail(created, last, data)
 
     async def publish(self, data: bytes, headers: dict[str, str]) -> None:
-        """Queue one message; waits while too much is unacknowledged or the stream is full.
+        """Queue one message. Waits while too much is unacknowledged or the stream is full.
 
-        Raises FENCED when another writer came between, BROKER when the outcome is unknown:
-        `open` the stream again and go on from what it holds.
+        Raises FENCED if another writer has written to the stream, BROKER if the outcome is unknown:
+        `open` the stream again, and continue after the messages that it contains.
         """
         async with self._lock:
             while self._in_flight and self._in_flight_bytes + len(data) > MAX_IN_FLIGHT_BYTES:
@@ -177,7 +177,7 @@ class ChangeWriter:
             )
 
     async def _on_ack(self, message: Msg) -> None:
-        """Resolve a publication with its error code: 0 when stored under the expected sequence."""
+        """Set the outcome of a publication: its error code, or 0 if it has the expected sequence."""
         sequence = int(message.subject.rsplit(".", 1)[1]) - 1
         for item in self._in_flight:
             if item.sequence == sequence and not item.outcome.done():
@@ -210,7 +210,7 @@ class ChangeWriter:
             self._settle_finished()
 
     async def _publish_again(self) -> None:
-        """The stream is full: whatever followed was refused too. Try the first again until there is
+        """The stream is full, so all later messages were refused too. Retry the first until there is
         space for it, then send the others again."""
         first, *others = pending = list(self._in_flight)
         await asyncio.wait([item.outcome for item in pending], timeout=ACK_TIMEOUT_S)
@@ -228,9 +228,9 @@ class ChangeWriter:
             await self._send(item.data, item.headers)
 
     async def check(self) -> None:
-        """Raise unless everything published is stored, in the stream that was opened, at its end.
+        """Raise unless everything published is stored, at the end of the stream that was opened.
 
-        Call it now and then: an idle writer learns of a lost stream in no other way.
+        Call it regularly, because an idle writer has no other way to detect a lost stream.
         """
         with translated(f"checking change stream {self._stream}"):
             created, _, _ = await _stream_state(self._client, self._stream)
@@ -246,7 +246,7 @@ class ChangeWriter:
 
 
 def _outcome(message: Msg, sequence: int) -> int:
-    """A publish acknowledgement's JetStream error code; 0 when stored as `sequence`."""
+    """A publish acknowledgement's JetStream error code; 0 if stored as `sequence`."""
     if (message.headers or {}).get(api.Header.STATUS.value) == "503":
         return _NO_RESPONDERS
     reply = json.loads(message.data)
@@ -256,7 +256,7 @@ def _outcome(message: Msg, sequence: int) -> int:
 
 
 async def _stream_state(client: Client, stream: str) -> tuple[str, int, int]:
-    """(creation time, first sequence, last sequence). The raw API: nats-py drops `created`."""
+    """(creation time, first sequence, last sequence). Uses the raw API, since nats-py omits `created`."""
     info = await _stream_info(client, stream)
     return info["created"], info["state"]["first_seq"], info["state"]["last_seq"]
 
@@ -276,10 +276,10 @@ async def _ask(client: Client, subject: str, body: object = None) -> dict[str, A
 
 
 class ChangeReader:
-    """Reads one migration's change stream in order, from the first retained message.
+    """Reads the change stream of one migration in order, from the first retained message.
 
-    A stream that is created again begins at 1 again; what was read of the one before may still be on
-    its way to the destination. So the sequences given out and taken by `trim` go on counting.
+    If a stream is created again, its sequences start at 1 again, but messages of the old stream may still
+    be unapplied. So the sequences that are returned, and passed to `trim`, continue to increase.
     """
 
     def __init__(self, client: Client, migration: MigrationId) -> None:
@@ -288,19 +288,19 @@ class ChangeReader:
         self._stream = migration.change_stream
         self._created = ""
         self._next = 0
-        self._latest = b""  # what was read last
-        self._base = 0  # what is added to the sequences of the present stream
+        self._latest = b""  # the last message that was read
+        self._base = 0  # added to the sequences of the current stream
         self._consumer = ""
         self._subscription: Subscription | None = None
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._credit = 0
 
     async def next(self) -> StoredMessage | None:
-        """The next message; None when the stream was created again, or the broker's store was put back
-        to an earlier state (reading starts over).
+        """The next message; None if the stream was created again, or the broker's store was restored
+        to an earlier state (reading starts again from the first message).
 
-        Waits as long as it takes. Raises PgmigError(BROKER) when the broker or the stream is
-        gone: call again to retry.
+        Waits without limit. Raises PgmigError(BROKER) if the broker or the stream is
+        gone; call again to retry.
         """
         while True:
             if self._subscription is None and not await self._place():
@@ -310,7 +310,7 @@ class ChangeReader:
                 with translated(f"reading change stream {self._stream}"):
                     if self._credit <= PULL_MESSAGES // 2:
                         await self._pull()
-                    # Not Subscription.next_msg: its wait_for may swallow a cancellation.
+                    # Subscription.next_msg is not used, because its wait_for can lose a cancellation.
                     async with asyncio.timeout(3 * HEARTBEAT_S):
                         message = await self._arrived.get()
             except PgmigError:
@@ -349,7 +349,7 @@ class ChangeReader:
         self._credit += PULL_MESSAGES
 
     async def _place(self) -> bool:
-        """(Re)create the consumer at the next message. False: the stream was created again."""
+        """(Re)create the consumer at the next message. Returns False if the stream was created again."""
         await self._drop()
         with translated(f"reading change stream {self._stream}"):
             created, first, last = await _stream_state(self._client, self._stream)
@@ -370,21 +370,21 @@ class ChangeReader:
             )
             info = await self._js.add_consumer(self._stream, config)
             self._consumer = info.name
-            # At most the messages that were asked for are in this queue.
+            # The queue contains at most the messages that were requested.
             self._arrived = asyncio.Queue()
             self._subscription = await self._client.subscribe(
                 self._client.new_inbox(), cb=self._arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
         self._credit = 0
         anew = not same and bool(self._created)
-        if not same:  # now that nothing can fail any more: it is told once
+        if not same:  # only now, when nothing can fail any more, so that it is reported once
             self._base += self._next
         self._created, self._next = created, place
         return not anew
 
     async def _holds_what_was_read(self, first: int, last: int) -> bool:
-        """A store put back to an earlier state has the same stream, shorter, or with others' messages
-        behind that state. Trimming keeps the message that was read last, unless others follow."""
+        """After a store was restored to an earlier state, the same stream is shorter, or has different
+        messages after that state. Trimming keeps the last message read, unless later ones exist."""
         before = self._next - 1
         if before > last:
             return False
@@ -403,14 +403,14 @@ class ChangeReader:
         consumer = self._consumer
         await self._drop()
         if consumer and self._client.is_connected:
-            with suppress(nats.errors.Error, js_errors.Error, TimeoutError):  # it expires by itself
+            with suppress(nats.errors.Error, js_errors.Error, TimeoutError):  # it expires anyway
                 await self._js.delete_consumer(self._stream, consumer)
 
     async def trim(self, sequence: int) -> None:
-        """Remove every message before `sequence`; call it only behind the destination's flush.
+        """Remove every message before `sequence`. Call it only for what the destination has flushed.
 
-        Nothing happens when that message was of a stream that is no more, or of a store that was put
-        back to an earlier state: there are others now under the same number, which nobody may have read.
+        It has no effect if the message belongs to a stream that no longer exists, or to a store that was
+        restored to an earlier state: then other messages have its number, and nobody may have read them.
         """
         created, first_kept = self._created, sequence - self._base
         if first_kept <= 1:

@@ -1,4 +1,4 @@
-"""The connection to NATS, and its errors made ours."""
+"""The connection to NATS, and the translation of its errors to ours."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CONNECT_TIMEOUT_S = 5
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Raise NATS errors and time-outs of the block as PgmigError(BROKER), which is retried.
+    """Raise NATS errors and timeouts of the block as PgmigError(BROKER), which is retried.
 
-    A cancellation that came during the block ends it too: nats-py swallows one that arrives
+    A cancellation during the block ends it too. nats-py loses a cancellation that arrives
     together with an answer (asyncio.wait_for until Python 3.12) or while it waits to flush.
     """
     task = asyncio.current_task()
@@ -40,10 +40,10 @@ def translated(doing: str) -> Iterator[None]:
 
 
 async def connect_bus(url: str, name: str) -> Client:
-    """Connect to NATS, then reconnect for ever. `url` may hold a token: it is never logged."""
+    """Connect to NATS, and reconnect without limit. `url` may contain a token, so it is never logged."""
 
     async def quiet(_exc: Exception) -> None:
-        """Errors surface where the operation is awaited."""
+        """Errors are raised where the operation is awaited."""
 
     with translated("connecting to NATS"):
         return await nats.connect(

@@ -1,4 +1,4 @@
-"""How far the destination has flushed, told by the applier to the decoder, which tells the slot."""
+"""How far the destination has flushed: reported by the applier to the decoder, which reports to the slot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.shared.model import MigrationId
 
 
 class FlushChannel:
-    """Flush reports from applier to decoder: a plain subject, repeated, so a lost one is harmless."""
+    """Flush reports from applier to decoder on a plain subject. They repeat, so a lost one is harmless."""
 
     def __init__(self, client: Client, migration: MigrationId) -> None:
         self._client = client
@@ -23,7 +23,7 @@ class FlushChannel:
             await self._client.publish(self._subject, data)
 
     async def subscribe(self, receive: Callable[[bytes], None]) -> Subscription:
-        """Call `receive(data: bytes)` for every report until the subscription is dropped."""
+        """Call `receive(data: bytes)` for every report until the caller unsubscribes."""
 
         async def on_message(message: Msg) -> None:
             receive(message.data)

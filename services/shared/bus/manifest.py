@@ -1,7 +1,7 @@
-"""A value larger than one message of the broker may be: pieces, and the manifest that stands for it.
+"""A value larger than one broker message: its pieces, and the manifest that represents it.
 
-The manifest lies under the value's key. The pieces have keys of their own, named after the whole
-value's digest: pieces of two values never mix, and the manifest is written when all are there.
+The manifest is stored under the value's key. The pieces have their own keys, which contain the digest of
+the value, so pieces of two values never mix. The manifest is written when all pieces are stored.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _FORM = re.compile(rb"pieces of a value: (?P<digest>[0-9a-f]{64}) (?P<count>\d{1
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """digest: SHA-256 of the value, in hexadecimal. count: of its pieces."""
+    """digest: SHA-256 of the value, in hexadecimal. count: the number of its pieces."""
 
     digest: str
     count: int
 
     @classmethod
     def of(cls, head: bytes) -> Self | None:
-        """The manifest that lies under a key; None for a value itself."""
+        """The manifest stored under a key; None if `head` is the value itself."""
         form = _FORM.fullmatch(head)
         return cls(form["digest"].decode(), int(form["count"])) if form else None
 
@@ -39,7 +39,7 @@ class Manifest:
 
 
 def divided(value: bytes, at_most: int) -> tuple[Manifest, Sequence[bytes]] | None:
-    """Pieces of `at_most` bytes; None for a value that is small enough and cannot be mistaken."""
+    """Pieces of `at_most` bytes; None for a value that is small and cannot be mistaken for a manifest."""
     if len(value) <= at_most and Manifest.of(value) is None:
         return None
     pieces = [value[start : start + at_most] for start in range(0, len(value), at_most)]

@@ -1,10 +1,10 @@
-"""The copy queue: table parts, each taken by one of any number of copiers.
+"""The copy queue: table parts, each copied by one of any number of copiers.
 
-Theory of operation. A JetStream stream with work-queue retention per migration, and one
-durable pull consumer that all its copiers share. A part is leased: it goes to another copier
-when its own neither finishes nor says within ACK_WAIT_S that it goes on. The queue hands out
-work and proves nothing: a part may be delivered twice, and the ledger on the destination
-says whether it is still to be copied. So losing the whole queue costs one publishing run.
+Theory of operation. Each migration has a JetStream stream with work-queue retention, and one
+durable pull consumer that all its copiers share. A part is leased. If its copier neither finishes it nor
+renews the lease within ACK_WAIT_S, another copier gets the part. The queue distributes work but proves
+nothing: a part may be delivered twice, and the ledger on the destination says whether it must still be
+copied. So if the whole queue is lost, it is enough to publish the parts again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NOTHING_CAME = {api.StatusCode.NO_MESSAGES.value, api.StatusCode.REQUEST_TIMEOU
 
 
 async def ensure_queue(client: Client, migration: MigrationId, *, replicas: int = 1) -> None:
-    """Create the stream unless it exists (which may have other settings: they stay)."""
+    """Create the stream unless it exists. The settings of an existing stream do not change."""
     config = api.StreamConfig(
         name=migration.copy_stream,
         subjects=[migration.copy_subject],
@@ -58,8 +58,8 @@ async def ensure_queue(client: Client, migration: MigrationId, *, replicas: int 
 async def publish_parts(client: Client, migration: MigrationId, parts: Sequence[CopyPart]) -> None:
     """Queue `parts` in this order; returns when all are stored.
 
-    De-duplication covers the repetitions within this call only: parts published by another
-    call are other messages, else the broker would drop them for two minutes after a purge.
+    De-duplication covers only the repetitions within this call. Parts of another call are different
+    messages; otherwise the broker would drop them for two minutes after a purge.
     """
     run = secrets.token_hex(8)
     with translated(f"filling the copy queue {migration.copy_stream}"):
@@ -88,7 +88,7 @@ async def _publish(client: Client, migration: MigrationId, part: CopyPart, run: 
 
 
 async def queued(client: Client, migration: MigrationId) -> int | None:
-    """Parts not finished yet, leased ones included; None when the queue does not exist."""
+    """Number of unfinished parts, including leased ones; None if the queue does not exist."""
     with translated(f"checking the copy queue {migration.copy_stream}"):
         try:
             info = await client.jetstream().stream_info(migration.copy_stream)
@@ -98,19 +98,19 @@ async def queued(client: Client, migration: MigrationId) -> int | None:
 
 
 async def purge(client: Client, migration: MigrationId) -> None:
-    """Take every part out. A copier that holds one goes on, and finishes by the ledger."""
+    """Remove every part. A copier that holds a part continues, and finishes according to the ledger."""
     with translated(f"emptying the copy queue {migration.copy_stream}"), suppress(js_errors.NotFoundError):
         await client.jetstream().purge_stream(migration.copy_stream)
 
 
 async def delete_queue(client: Client, migration: MigrationId) -> None:
-    """Remove the stream and its consumer; nothing happens when it is missing."""
+    """Remove the stream and its consumer, if they exist."""
     with translated(f"removing the copy queue {migration.copy_stream}"), suppress(js_errors.NotFoundError):
         await client.jetstream().delete_stream(migration.copy_stream)
 
 
 class Lease:
-    """One part, ours until it is done, given back, or ACK_WAIT_S have passed without a sign."""
+    """One part. It is ours until it is done or returned, or until ACK_WAIT_S pass without a renewal."""
 
     def __init__(self, part: CopyPart, message: Msg) -> None:
         self.part = part
@@ -122,26 +122,26 @@ class Lease:
             await self._message.in_progress()
 
     async def done(self) -> None:
-        """Take the part out of the queue; returns when the broker has confirmed it.
+        """Remove the part from the queue; returns when the broker has confirmed it.
 
-        Raises PgmigError(BROKER) when it may come back: the ledger then says that it is done.
+        Raises PgmigError(BROKER) if the part may be delivered again. The ledger then says that it is done.
         """
         with translated(f"finishing part {self.part.part_id}"):
             await self._message.ack_sync(timeout=ACK_TIMEOUT_S)
 
     async def retry(self, delay_s: float = 0.0) -> None:
-        """Give it back, for any copier to take after `delay_s`."""
+        """Return the part, so that any copier can get it after `delay_s`."""
         with translated(f"giving back part {self.part.part_id}"):
             await self._message.nak(delay=delay_s)
 
     async def drop(self) -> None:
-        """Take it out of the queue undone."""
+        """Remove the part from the queue without finishing it."""
         with translated(f"dropping part {self.part.part_id}"):
             await self._message.term()
 
 
 class PartQueue:
-    """One taker of parts. Not for concurrent use: each loop of a copier has its own."""
+    """One receiver of parts. Not for concurrent use: each loop of a copier has its own."""
 
     def __init__(self, client: Client, migration: MigrationId, *, ack_wait_s: float = ACK_WAIT_S) -> None:
         self._client = client
@@ -153,11 +153,11 @@ class PartQueue:
         self.ack_wait_s = ack_wait_s
 
     async def next(self, timeout_s: float) -> Lease | None:
-        """The next part; None when none came within `timeout_s`.
+        """The next part; None if none arrived within `timeout_s`.
 
-        Raises PgmigError(BROKER) when broker, stream or consumer is gone (call again: the
-        consumer is then created again), and CORRUPT for a message that is no part, after taking it
-        out of the queue.
+        Raises PgmigError(BROKER) if the broker, stream or consumer is gone (call again; the
+        consumer is then created again), and CORRUPT for a message that is not a part, after removing it
+        from the queue.
         """
         try:
             with translated(self._doing):
@@ -182,8 +182,8 @@ class PartQueue:
         return await self._client.subscribe(self._client.new_inbox())
 
     async def _take(self, subscription: Subscription, timeout_s: float) -> Msg | None:
-        """One pull request, answered by a part or by a status; at most one is ever open, so an
-        answer that a cancelled call did not wait for belongs to the next one."""
+        """Send one pull request, which is answered by a part or by a status. At most one request is open,
+        so if a call was cancelled before its answer arrived, the next call receives the answer."""
         if not self._asked:
             await self._pull(subscription, timeout_s)
             self._asked = True
@@ -207,7 +207,7 @@ class PartQueue:
         )
 
     async def close(self) -> None:
-        """Stop taking; a part that has arrived but was not handed out goes back at once."""
+        """Stop receiving. A part that has arrived but was not passed on is returned at once."""
         subscription, self._subscription = self._subscription, None
         self._asked = False
         if subscription is None:

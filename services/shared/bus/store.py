@@ -1,10 +1,10 @@
 """The coordinator's state in JetStream: one key per migration, written by compare and set.
 
-A second coordinator that writes the same key makes the first one's next write fail (FENCED)
-instead of overwriting it. A bucket that vanished (the store was deleted) is made again by the
-next write. A key that vanished from a bucket that is still the same was deleted by another coordinator
-and stays deleted: FENCED too. A write whose outcome is unknown is recognised afterwards by its content. A
-value beyond LONGEST lies in pieces beside its key (`manifest`); to read and to write the key decides.
+If a second coordinator writes the same key, the next write of the first one fails (FENCED)
+and does not overwrite it. If the bucket has vanished (the store was deleted), the next write creates it
+again. If a key has vanished from a bucket that is still the same, another coordinator has deleted it. It
+stays deleted: FENCED too. A write whose outcome is unknown is recognized later by its content. A value
+larger than LONGEST is stored in pieces next to its key (`manifest`); reads and writes depend on the key.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STREAM = f"KV_{STATE_BUCKET}"
 _WRITE_ATTEMPTS = 3
 _READ_ATTEMPTS = 3
 LONGEST = 512 * 1024
-"""Bytes of one message, or less where the broker takes less. Its default is 1 MiB."""
+"""Bytes of one message, or less if the broker accepts less. The broker's default is 1 MiB."""
 _HEADERS = 4096
 
 
@@ -42,10 +42,10 @@ class StateStore:
         self._revisions: dict[str, int] = {}
         self._attempted: dict[str, bytes] = {}
         self._manifests: dict[str, Manifest | None] = {}
-        self._created: datetime | None = None  # when the bucket was, whose revisions these are
+        self._created: datetime | None = None  # when the bucket of these revisions was created
 
     async def load(self) -> dict[str, bytes]:
-        """Every key's value; empty when there is no bucket. Later saves build on what was read."""
+        """Every key's value; empty if there is no bucket. Later saves expect the revisions that were read."""
         with translated(_DOING):
             try:
                 bucket = await self._jetstream.key_value(STATE_BUCKET)
@@ -59,17 +59,17 @@ class StateStore:
         return found
 
     async def _keys(self) -> list[str]:
-        """Every key in the stream's own list of subjects. Pieces, `key.digest.N`, do not match `*`.
+        """Every key, from the stream's list of subjects. Pieces, `key.digest.N`, do not match `*`.
 
-        nats-py's `keys()` starts a consumer and may report an empty bucket when the consumer's
-        first message arrives before the answer that counts the messages still to come.
+        nats-py's `keys()` starts a consumer. It may report an empty bucket if the consumer's first
+        message arrives before the answer that counts the remaining messages.
         """
         prefix = f"$KV.{STATE_BUCKET}."
         info = await self._jetstream.stream_info(_STREAM, subjects_filter=f"{prefix}*")
         return [subject.removeprefix(prefix) for subject in info.state.subjects or {}]
 
     async def _whole(self, bucket: KeyValue, key: str) -> bytes:
-        """The value, from its pieces where it has some. One whose pieces are lost is empty."""
+        """The value, joined if it is stored in pieces. If pieces are lost, the value is empty."""
         for _ in range(_READ_ATTEMPTS):
             head, self._revisions[key] = await self._read(bucket, key)
             manifest = self._manifests[key] = Manifest.of(head)
@@ -83,12 +83,12 @@ class StateStore:
         return b""
 
     async def _read(self, bucket: KeyValue, key: str) -> tuple[bytes, int]:
-        """What is stored under the key itself, and its revision."""
+        """The content of the key itself, and its revision."""
         entry = await bucket.get(key)
         return entry.value or b"", entry.revision or 0
 
     async def save(self, key: str, value: bytes) -> None:
-        """Write `value` if nobody else wrote since. Raises FENCED, or BROKER: outcome unknown."""
+        """Write `value` if nobody else has written since. Raises FENCED, or BROKER: outcome unknown."""
         with translated(_DOING):
             bucket = await self._bucket()
             for _ in range(_WRITE_ATTEMPTS):
@@ -105,7 +105,7 @@ class StateStore:
         raise PgmigError(ErrorKind.BROKER, f"{_DOING}: {key} could not be written")
 
     async def _store_pieces(self, bucket: KeyValue, key: str, value: bytes) -> bytes:
-        """What is to lie under the key: the value, or the manifest of its pieces, which are stored."""
+        """The content for the key: the value, or the manifest of its pieces, which are stored first."""
         parts = divided(value, min(LONGEST, self._client.max_payload - _HEADERS))
         if parts is None:
             return value
@@ -115,7 +115,7 @@ class StateStore:
         return manifest.encode()
 
     async def _forget_pieces(self, key: str, current: Manifest | None) -> None:
-        """Those of the value before. What is missed goes with the key."""
+        """Remove the pieces of the previous value. If this fails, they are removed with the key."""
         before, self._manifests[key] = self._manifests.get(key), current
         if before is not None and before != current:
             with suppress(TimeoutError, js_errors.Error):
@@ -140,9 +140,9 @@ class StateStore:
         return (await self._jetstream.stream_info(_STREAM)).created
 
     async def _recognise(self, bucket: KeyValue, key: str, ours: set[bytes | None]) -> None:
-        """Learn the key's revision if what it holds is ours, or if the bucket is another one, which lacks it.
-        Otherwise every later save is refused, too: a coordinator that knew the revision of the other one's
-        record would overwrite it."""
+        """Update the key's revision if its content is ours, or if the bucket is a new one without the key.
+        Otherwise every later save is refused too. If we used the revision of the other coordinator's
+        record, we would overwrite it."""
         try:
             head, revision = await self._read(bucket, key)
             if head in ours:
@@ -162,7 +162,7 @@ class StateStore:
         )
 
     async def delete(self, key: str) -> bool:
-        """Forget a key; whether it was there. No marker stays, as KV's own deletion would leave."""
+        """Delete a key; return whether it existed. KV's own deletion would leave a marker, this does not."""
         self._attempted.pop(key, None)
         self._revisions.pop(key, None)
         self._manifests.pop(key, None)
@@ -186,7 +186,7 @@ def _removed(key: str) -> PgmigError:
 
 
 async def delete_stream(client: Client, name: str) -> bool:
-    """Remove a stream with its messages; whether it was there."""
+    """Remove a stream with its messages; return whether it existed."""
     with translated(f"removing stream {name}"):
         try:
             return await client.jetstream().delete_stream(name)

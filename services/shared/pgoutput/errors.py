@@ -1,6 +1,6 @@
-"""What the parser raises: PgmigError(CORRUPT), because the bus is untrusted input.
+"""The parser's errors. They are PgmigError(CORRUPT), because the bus is untrusted input.
 
-Messages name the kind of message, its size and what is wrong with it, never row values.
+Their texts contain the kind of the pgoutput message, its size and the problem, but no row values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NAMES = {int(kind): kind.name for kind in Kind}
 
 
 class PgOutputError(PgmigError):
-    """The bytes are not one whole, well-formed pgoutput message."""
+    """The bytes are not one complete, well-formed pgoutput message."""
 
     def __init__(self, message: str, hint: str = _READ_AGAIN) -> None:
         super().__init__(ErrorKind.CORRUPT, message, hint)
@@ -33,7 +33,7 @@ class UnsupportedMessageError(PgOutputError):
 
 
 def name_of(data: bytes | memoryview) -> str:
-    """How a person calls the message: its kind, or its first byte when that is unknown."""
+    """The name of the message's kind, or its first byte if the kind is unknown."""
     return _NAMES.get(data[0], f"{data[0]:#04x}")
 
 

@@ -1,4 +1,4 @@
-"""Parts that several messages share: names, flags, and the end that must be the end."""
+"""Parts that several messages have in common: names, flags, and the check for the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def end(data: bytes | memoryview, at: int) -> None:
 
 
 def known_flags(data: bytes, flags: int, known: int) -> None:
-    """Raise on bits outside `known`: a later protocol gave them a meaning that we would miss."""
+    """Raise for bits outside `known`: a later protocol has given them a meaning that we do not know."""
     if flags & ~known:
         raise corrupt(data, f"the flags {flags:#04x} are unknown")
 

@@ -1,4 +1,4 @@
-"""A message too large to hold comes in fragments."""
+"""Fragments of messages that are too large to hold in memory."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 LONG = 256 << 10
-"""Bytes; a longer message comes in fragments."""
+"""Bytes; a longer message is split into fragments."""
 FRAGMENT = 128 << 10
 HEAD = 64
-"""Bytes that the first fragment has at least: enough to tell whose message it is."""
+"""The least size of the first fragment in bytes: enough to know which relation the message changes."""
 
 
 class Fragment(NamedTuple):
-    """length: of the whole message, with its first fragment; 0 with those that follow."""
+    """length: of the whole message in its first fragment; 0 in the others."""
 
     data: bytes | memoryview
     length: int = 0
 
 
 def cut(message: bytes | memoryview, size: int = FRAGMENT) -> Iterator[Fragment]:
-    """`message` in fragments of `size` bytes."""
+    """Split `message` into fragments of `size` bytes."""
     view = memoryview(message)
     at = max(size, HEAD)
     yield Fragment(view[:at], len(view))

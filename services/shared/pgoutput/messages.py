@@ -1,22 +1,22 @@
-"""pgoutput messages as frozen values ("Logical Replication Message Formats" in the manual).
+"""pgoutput messages as immutable values ("Logical Replication Message Formats" in the manual).
 
-Units: an LSN is an int (`Lsn(...)` at the edges, because constructing one costs more than
-parsing a column); times are microseconds since the Unix epoch, already moved from
-PostgreSQL's epoch of 2000-01-01; oids and xids are ints. `xid` is 0 for a message outside a
-streamed block, where the protocol carries none.
+Units: an LSN is an int (callers convert it with `Lsn(...)`, because creating one costs more than
+parsing a column). Times are microseconds since the Unix epoch, converted from PostgreSQL's epoch
+of 2000-01-01. OIDs and xids are ints. `xid` is 0 for a message outside a streamed block, where the
+protocol sends none.
 
 A tuple of values has one item per published column, in the order of the Relation message:
 
     None       SQL NULL; also every non-key column of an old key ('K')
-    UNCHANGED  a TOASTed value that the UPDATE did not touch and that was not sent
+    UNCHANGED  a TOASTed value that the UPDATE did not change and that was not sent
     bytes      text format, exactly as sent; b"" is the empty string
     Binary     binary format (the type's send function), exactly as sent
     memoryview a long value of a large row (below), text format, exactly as sent
 
-Every message is a NamedTuple. Building one with `tuple.__new__` takes 0.15 µs in CPython 3.11
-where a frozen slotted dataclass takes 0.38 µs; parsing a row of four columns takes 1.3 µs in all.
-The price is tuple semantics: `==` between messages of different types compares fields only, and
-StreamStop, which has none, is false. So dispatch on the type.
+Every message is a NamedTuple. Creating one with `tuple.__new__` takes 0.15 µs in CPython 3.11, a frozen
+slotted dataclass takes 0.38 µs; parsing a row of four columns takes 1.3 µs in total. The disadvantage is
+that they compare like tuples: `==` between messages of different types compares only fields, and StreamStop,
+which has no fields, is false. So dispatch on the type.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ UNCHANGED: Final = Unchanged.UNCHANGED
 
 
 class Binary(bytes):
-    """A value in the type's binary format; equal to `bytes` of the same content, so ask for the type."""
+    """A value in the type's binary format. It is equal to `bytes` of the same content, so check the type."""
 
     __slots__ = ()
 
@@ -75,7 +75,7 @@ class Binary(bytes):
 Value = bytes | memoryview | Unchanged | None
 Values = tuple[Value, ...]
 
-# What stands for the old row: its replica identity key, or (REPLICA IDENTITY FULL) all of it.
+# What represents the old row: its replica identity key, or all of it (REPLICA IDENTITY FULL).
 OldKind = Literal["K", "O"]
 
 
@@ -88,7 +88,7 @@ class Begin(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """commit_lsn: of the commit record. end_lsn: just after it. flags: 0, unused so far."""
+    """commit_lsn: of the commit record. end_lsn: just after it. flags: 0, not used so far."""
 
     flags: int
     commit_lsn: int
@@ -97,8 +97,8 @@ class Commit(NamedTuple):
 
 
 class Transaction(NamedTuple):
-    """A whole transaction among others, whose changes lie in one list. commit_lsn, end_lsn,
-    commit_time: as in Commit. stop: how many changes of the list lie before its end."""
+    """A complete transaction whose changes are in a list together with others. commit_lsn, end_lsn,
+    commit_time: as in Commit. stop: how many changes in the list are before its end."""
 
     commit_lsn: int
     end_lsn: int
@@ -108,7 +108,7 @@ class Transaction(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The transaction was replicated to this server. commit_lsn: on the server it came from."""
+    """The transaction was replicated to this server. commit_lsn: on the server where it began."""
 
     commit_lsn: int
     name: str
@@ -116,7 +116,7 @@ class Origin(NamedTuple):
 
 class RelationColumn(NamedTuple):
     """typmod: pg_attribute.atttypmod, -1 for none. key: part of the replica identity (every
-    column under FULL)."""
+    column with FULL)."""
 
     name: str
     type_oid: int
@@ -125,7 +125,7 @@ class RelationColumn(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """Sent before the first change of a relation in a session, and again when it was altered.
+    """Sent before the first change of a relation in a session, and again after the relation is altered.
     columns: the published ones, without dropped ones."""
 
     oid: int
@@ -156,7 +156,7 @@ class Insert(NamedTuple):
 
 
 class Update(NamedTuple):
-    """old_kind and old are None when the replica identity did not change (and is not FULL)."""
+    """old_kind and old are None if the replica identity did not change (and is not FULL)."""
 
     relation_oid: int
     old_kind: OldKind | None
@@ -173,8 +173,8 @@ class Delete(NamedTuple):
 
 
 class LargeInsert(Insert):
-    """A row so large that its message came as a memoryview: its long values are views of that
-    memory, not copies. The same for `LargeUpdate` and `LargeDelete`."""
+    """A row so large that its message is a memoryview. Its long values are views of that memory, not
+    copies. The same applies to `LargeUpdate` and `LargeDelete`."""
 
 
 class LargeUpdate(Update):
@@ -195,7 +195,7 @@ class Truncate(NamedTuple):
 class Message(NamedTuple):
     """pg_logical_emit_message. lsn: the end of the message's WAL record, so it may equal the
     `commit_lsn` of its transaction. content: the bytes as emitted. A message that is not
-    transactional comes by itself, between transactions or (streamed) amid one's block."""
+    transactional is sent between transactions, or (streamed) inside a transaction's block."""
 
     transactional: bool
     lsn: int
@@ -205,18 +205,18 @@ class Message(NamedTuple):
 
 
 class StreamStart(NamedTuple):
-    """Opens a block of a transaction still in progress. first: its first block."""
+    """Begins a block of a transaction that is still in progress. first: its first block."""
 
     xid: int
     first: bool
 
 
 class StreamStop(NamedTuple):
-    """Closes the block."""
+    """Ends the block."""
 
 
 class StreamCommit(NamedTuple):
-    """As Commit, of a transaction that was streamed."""
+    """As Commit, for a transaction that was streamed."""
 
     xid: int
     flags: int
@@ -226,8 +226,8 @@ class StreamCommit(NamedTuple):
 
 
 class StreamAbort(NamedTuple):
-    """subxid: what rolled back, `xid` itself for the whole transaction. abort_lsn and
-    abort_time come only with protocol 4 and streaming = parallel."""
+    """subxid: the transaction that rolled back; equal to `xid` for the whole one. abort_lsn and
+    abort_time are sent only with protocol 4 and streaming = parallel."""
 
     xid: int
     subxid: int

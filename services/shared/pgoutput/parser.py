@@ -1,15 +1,15 @@
-"""One pgoutput message in, one value out. No state, no I/O.
+"""Parses one pgoutput message to one value. No state, no I/O.
 
-Theory of operation. The first byte picks a reader from a table; a reader takes fixed fields
-with precompiled structs and must end exactly at the end of the message. Readers check no
-bounds before they read: the position only grows, a read past the end raises IndexError or
-struct.error (one `except` turns both into PgOutputError), and a slice past the end comes out
-short, with no allocation for a lying length, and leaves the position beyond the end, where the
-final comparison finds it. So damage costs nothing to look for while the bytes are good.
+Theory of operation. The first byte selects a reader from a table. A reader reads the fixed fields
+with precompiled structs and must end exactly at the end of the message. Readers do not check bounds
+before they read, because the position only grows. A read past the end raises IndexError or
+struct.error (one `except` converts both to PgOutputError). A slice past the end is too short, does not
+allocate memory for a false length, and leaves the position beyond the end, where the final comparison
+detects it. So detecting damage costs nothing while the bytes are valid.
 
 Streaming (protocol 2 and later): between StreamStart and StreamStop the messages of `_STREAMED`
-carry the transaction's xid after the first byte. Nothing in a message tells whether it does, so
-the caller, who saw StreamStart, says so.
+contain the transaction's xid after the first byte. A message does not show whether it contains the xid,
+so the caller, who has seen StreamStart, must pass this information.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from services.shared.pgoutput.messages import (
 )
 from services.shared.pgoutput.rows import POSTGRES_EPOCH_US
 
-# Takes the message, the position after kind and xid, and the xid (0: none).
+# Arguments: the message, the position after kind and xid, and the xid (0: none).
 _Reader = Callable[[bytes, int, int], PgOutputMessage]
 
 _compiled = twin_of(rows)
@@ -66,10 +66,10 @@ _oid = struct.Struct(">I")
 
 
 def parse(message: bytes | memoryview, *, streaming: bool = False) -> PgOutputMessage:
-    """The message in `message`, all of it.
+    """Parse `message`, which must be exactly one message.
 
-    streaming: the message came between StreamStart and StreamStop. Values are copies: none
-    keeps `message` alive. Raises PgOutputError, and nothing else, for whatever bytes.
+    streaming: the message was sent between StreamStart and StreamStop. Values are copies and do not
+    keep `message` alive. Raises only PgOutputError, for any bytes.
     """
     data = message if type(message) is bytes else bytes(message)
     try:
@@ -210,6 +210,6 @@ _BY_KIND: dict[Kind, _Reader] = {
 }
 _STREAMED = (Kind.RELATION, Kind.TYPE, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.TRUNCATE, Kind.MESSAGE)
 
-# Keyed by plain ints, which a dict finds faster than members of an IntEnum.
+# The keys are plain ints, which a dict finds faster than members of an IntEnum.
 _READERS: dict[int, _Reader] = {int(kind): reader for kind, reader in _BY_KIND.items()}
 _IN_STREAM = frozenset(map(int, _STREAMED))

@@ -1,7 +1,7 @@
-"""What the decoder needs to know of a message without parsing its row: a look at the first bytes.
+"""What the decoder needs from a message without parsing its row: a look at the first bytes.
 
-The rest of the message is not checked; whoever applies it parses it whole. `streaming` is as
-for `parse`. Everything here raises PgOutputError when the bytes looked at are not there.
+The rest of the message is not checked; the applier parses it completely. `streaming` is as
+for `parse`. All functions raise PgOutputError if the bytes that they read are missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _u32 = struct.Struct(">I").unpack_from
 
 
 def kind(message: bytes | memoryview) -> Kind:
-    """Which message this is. A hot loop compares with members bound to names of its own."""
+    """The kind of the message. A hot loop should compare it with members bound to local names."""
     try:
         return _KINDS[message[0]]
     except (IndexError, KeyError) as exc:

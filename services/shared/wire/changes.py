@@ -1,9 +1,9 @@
 """Change batches on the bus: the hot path of the wire.
 
-A batch carries raw pgoutput messages, unparsed, as frames: u32 big-endian length, message.
-The payloads of consecutive batches form one byte stream, so a message larger than a batch
-goes on in the next one (`open_frame`, `continues_frame`). `previous_lsn` and `end_lsn` chain
-the batches: see docs/architecture.md, "Positions".
+A batch contains unparsed pgoutput messages as frames: u32 big-endian length, message. The payloads of
+consecutive batches form one byte stream, so a message larger than a batch continues in the next one
+(`open_frame`, `continues_frame`). `previous_lsn` and `end_lsn` link the batches: see
+docs/architecture.md, "Positions".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _split: Callable[[bytes, int], tuple[list[bytes], int]] = twin_of(frames).split
 
 @dataclass(frozen=True, slots=True)
 class ChangeBatch:
-    """See `ChangeBatch` in protos/pgmig/bus/v1/bus.proto. heartbeat: no payload, progress only.
+    """See `ChangeBatch` in protos/pgmig/bus/v1/bus.proto. heartbeat: no payload, only progress.
     number: of this batch in its writer's session, from 0."""
 
     previous_lsn: Lsn
@@ -47,7 +47,7 @@ class ChangeBatch:
 
 
 def frame(message: bytes) -> tuple[bytes, bytes]:
-    """One message as it stands in a payload: its length, then itself."""
+    """One message in the form that a payload contains: its length and the message."""
     return _LENGTH.pack(len(message)), message
 
 
@@ -104,17 +104,17 @@ def decode_batch(data: bytes) -> ChangeBatch:
 
 
 class FrameReader:
-    """Payloads in, messages out. Holds the bytes of at most one unfinished message.
+    """Reads messages from payloads. Holds the bytes of at most one unfinished message.
 
-    A message beyond `joining.LARGE` comes as a view of what it was joined in, not as bytes.
+    A message larger than `joining.LARGE` is returned as a memoryview of its joined fragments, not as bytes.
     """
 
     def __init__(self) -> None:
-        self._header = b""  # a length that is cut, or
-        self._started: Joining | None = None  # a message that is cut
+        self._header = b""  # an incomplete length, or
+        self._started: Joining | None = None  # an incomplete message
 
     def reset(self) -> None:
-        """Forget an unfinished message."""
+        """Discard an unfinished message."""
         self._header, self._started = b"", None
 
     def feed(self, batch: ChangeBatch) -> list[bytes | memoryview]:
@@ -139,7 +139,7 @@ class FrameReader:
         return messages
 
     def _begin(self, payload: bytes, at: int, lsn: Lsn) -> None:
-        """Keep what follows the last whole message."""
+        """Keep what comes after the last complete message."""
         if at + FRAME_HEADER > len(payload):
             self._header = payload[at:]
             return
@@ -151,7 +151,7 @@ class FrameReader:
 
 
 def _fill(started: Joining, payload: bytes, at: int) -> int:
-    """Append what of `payload` belongs to the message; where the next begins."""
+    """Append the part of `payload` that belongs to the message; return where the next message begins."""
     end = min(at + started.missing, len(payload))
     started.append(memoryview(payload)[at:end])
     return end

@@ -1,4 +1,4 @@
-"""Cutting a payload into its frames: u32 big-endian length, message."""
+"""Splitting a payload into its frames: u32 big-endian length, message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HEADER = _LENGTH.size
 
 
 def split(payload: bytes, at: int) -> tuple[list[bytes], int]:
-    """The messages that lie wholly in `payload` from `at` on, and where the first that does not begins."""
+    """The complete messages in `payload` from `at` on, and where the first incomplete one begins."""
     messages: list[bytes] = []
     size = len(payload)
     while at + HEADER <= size:

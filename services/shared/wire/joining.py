@@ -1,9 +1,9 @@
-"""A message that comes in fragments, while it is joined.
+"""A message that arrives in fragments and is joined.
 
-Up to SPOOLED bytes it is joined in memory. A larger one goes into a file without a name, which is
-mapped when it is whole: who reads the view has in memory what was looked at, and may give even that back
-(`mmap.madvise`), because the file still has it. The file lies where `tempfile` puts files (TMPDIR)
-and is gone with its last view.
+A message of up to SPOOLED bytes is joined in memory. A larger one is joined in an unnamed file, which is
+memory-mapped when it is complete. A reader of the view needs memory only for what it has read, and can
+free even that (`mmap.madvise`), because the data remains in the file. The file is created where `tempfile`
+creates files (TMPDIR), and is deleted with its last view.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Protocol
 from services.shared.model import ErrorKind, PgmigError
 
 LARGE = 1 << 20
-"""Bytes; a message beyond it is not copied again: it is a view."""
+"""Bytes; a larger message is not copied again but returned as a view."""
 SPOOLED = 8 << 20
-"""Bytes; a message beyond it is joined in a file."""
+"""Bytes; a larger message is joined in a file."""
 
 
 class Joining(Protocol):
-    """missing: how many bytes are not there yet."""
+    """missing: how many bytes have not arrived yet."""
 
     missing: int
 
@@ -30,11 +30,11 @@ class Joining(Protocol):
         """`data` is not longer than what is missing. Raises PgmigError(TRANSIENT)."""
 
     def message(self) -> bytes | memoryview:
-        """To be called once, when nothing is missing."""
+        """Call it once, when nothing is missing."""
 
 
 def joining(length: int) -> Joining:
-    """For a message of `length` bytes."""
+    """Returns a `Joining` for a message of `length` bytes."""
     return _InMemory(length) if length <= SPOOLED else _InFile(length)
 
 
@@ -59,7 +59,7 @@ class _InFile:
             self._file = tempfile.TemporaryFile(prefix="pgmig-", buffering=0)  # noqa: SIM115 - closed below
         except OSError as exc:
             raise _no_room(length, exc) from exc
-        self._close = weakref.finalize(self, self._file.close)  # also when it is given up half way
+        self._close = weakref.finalize(self, self._file.close)  # also if the message is never completed
 
     def append(self, data: memoryview) -> None:
         self.missing -= len(data)

@@ -42,9 +42,9 @@ def _key_to_pb(rows: KeyRange) -> bus_pb2.KeyRange:
 
 
 def decode_part(data: bytes) -> CopyPart:
-    """The part in `data`; raises PgmigError(CORRUPT) for bytes that are none.
+    """The part in `data`. Raises PgmigError(CORRUPT) if the bytes are not a part.
 
-    A table may have no columns, and a snapshot that nothing follows has no LSN.
+    A table may have no columns. A snapshot has no LSN if no changes are replicated after it.
     """
     try:
         message = bus_pb2.CopyPart.FromString(data)
