@@ -42,7 +42,9 @@ async def writable_connection(uri: str, database: str = "") -> AsyncConnection:
 
 
 async def way_in(conn: AsyncConnection, uri: str) -> str:
-    """The name of another database that our role can connect to. Raises PERMISSION."""
+    """The name of another database that our role can connect to. Raises PERMISSION, or what kept the last
+    connection from being opened when a retry may cure it, as with a connection limit."""
+    failure: PgmigError | None = None
     with translated("looking for another database of the source"):
         rows = await (
             await conn.execute(
@@ -57,8 +59,10 @@ async def way_in(conn: AsyncConnection, uri: str) -> str:
         try:
             async with connection(uri, "source", database=name):
                 return str(name)
-        except PgmigError:
-            continue
+        except PgmigError as exc:
+            failure = exc
+    if failure is not None and failure.policy.retry:
+        raise failure
     raise PgmigError(
         ErrorKind.PERMISSION,
         "our role can connect to no other database of the source; the switchover closes the migrated one "

@@ -176,6 +176,13 @@ def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> Pgmig
             "if a switchover has closed it, pgmig-cli unfreeze opens it; so does this, from another database "
             f'of that server: ALTER DATABASE "{where.dbname}" ALLOW_CONNECTIONS true',
         )
+    if "too many connections" in lowered or "connection slots" in lowered or "too many clients" in lowered:
+        return PgmigError(
+            ErrorKind.UNREACHABLE,
+            f"cannot connect to {place}: {text}",
+            "end other sessions, or raise the limit that the message names (CONNECTION LIMIT of role or "
+            "database, max_connections)",
+        )
     if _NO_SUCH.search(lowered):
         return PgmigError(
             ErrorKind.AUTHENTICATION,
