@@ -42,7 +42,9 @@ _RESYNCED = frozenset({Phase.COPY, Phase.INDEXES, Phase.CATCHUP, Phase.STREAMING
 class Commands:
     def __init__(self, loop: PhaseLoop) -> None:
         self.loop = loop
-        self._pipeline = loop.pipeline
+        pipeline = loop.pipeline
+        self._context, self._schema, self._workers = pipeline.context, pipeline.schema, pipeline.workers
+        self._bus = pipeline.bus
         self._command = asyncio.Lock()
 
     @property
@@ -70,8 +72,8 @@ class Commands:
             self._check_not_switching("paused")
             await self.loop.halt()
             migration.paused()
-            await self._pipeline.journal.save()
-            await self._pipeline.staffing.release()
+            await self._context.journal.save()
+            await self._workers.staffing.release()
 
     async def resume(self, given: Credentials, skip_objects: tuple[str, ...] = ()) -> None:
         """Go on after a pause or a failure, or with the credentials that are given.
@@ -85,7 +87,7 @@ class Commands:
                 self._check_not_switching("given another address")
                 await self._begin_elsewhere(judged)
                 return
-            credentials = self._pipeline.credentials.take_over(judged)
+            credentials = self._context.credentials.take_over(judged)
             if migration.phase.running or (migration.phase.ended and credentials.complete):
                 return
             if migration.record.resume_phase is None:
@@ -96,23 +98,23 @@ class Commands:
 
     async def _skip_objects(self, names: tuple[str, ...]) -> None:
         migration = self.migration
-        await check_skippable(self._pipeline.files.archive, names)
+        await check_skippable(self._schema.files.archive, names)
         migration.objects_skipped(names)
         migration.event(EventLevel.WARNING, f"not restored, as requested: {', '.join(names)}")
 
     async def _begin_elsewhere(self, judged: Judged) -> None:
         """The running phase begins again at new addresses of the same databases."""
         await self.loop.halt()
-        await self._pipeline.staffing.release()
-        self._pipeline.credentials.take_over(judged)
-        await self._pipeline.journal.save()
+        await self._workers.staffing.release()
+        self._context.credentials.take_over(judged)
+        await self._context.journal.save()
         self.loop.begin()
 
     async def _go_on(self, skipped: SkippedTransaction | None = None) -> None:
         """Out of a pause or a failure; the record is saved before anything runs."""
         await self.loop.halt()
         self.migration.resumed(skipped)
-        await self._pipeline.journal.save()
+        await self._context.journal.save()
         self.loop.begin()
 
     async def skip_transaction(
@@ -124,10 +126,10 @@ class Commands:
         """
         async with self._commanded() as migration:
             given_up = skipping.decided(migration.record, lsn, reason, who, time.time())
-            self._pipeline.credentials.take_over(await judge_to_go_on(migration.record, given))
+            self._context.credentials.take_over(await judge_to_go_on(migration.record, given))
             await self._go_on(given_up)
             migration.event(EventLevel.WARNING, skipping.told(given_up))
-            await self._pipeline.journal.save()
+            await self._context.journal.save()
 
     async def resync(self, tables: Sequence[TableId], given: Credentials = NOTHING_GIVEN) -> None:
         """Copy tables again, or add new ones; what ran, or was halted, goes on afterwards.
@@ -144,14 +146,14 @@ class Commands:
             judged = await judge_to_go_on(migration.record, given)
             await self.loop.halt()
             try:
-                await self._pipeline.staffing.release()
-                self._pipeline.credentials.take_over(judged)
-                await self._pipeline.credentials.check_known()
-                await prepare_resync(self._pipeline, tables)
+                await self._workers.staffing.release()
+                self._context.credentials.take_over(judged)
+                await self._context.credentials.check_known()
+                await prepare_resync(self._context, self._schema.routing, tables)
             except BaseException:
                 self.loop.begin()
                 raise
-            await self._pipeline.journal.save()
+            await self._context.journal.save()
             self.loop.begin()
 
     async def switch_over(self, timeout_s: float) -> StepFeed:
@@ -165,8 +167,8 @@ class Commands:
             afterwards.check_frozen(migration)
             judged = await judge(migration.record, given, GO_ON)
             judged.check()
-            self._pipeline.credentials.take_over(judged)
-            await afterwards.unfreeze(self._pipeline, read_only=read_only)
+            self._context.credentials.take_over(judged)
+            await afterwards.unfreeze(self._context, read_only=read_only)
 
     async def abort(self, given: Credentials) -> None:
         """Give up: slot, publication and origin go, copied data stays."""
@@ -178,18 +180,18 @@ class Commands:
             self._check_not_switching("aborted")
             judged = await judge(migration.record, given, GIVE_UP)
             judged.check()
-            self._pipeline.credentials.take_over(judged)
+            self._context.credentials.take_over(judged)
             await self.loop.halt()
-            await self._pipeline.staffing.release()
+            await self._workers.staffing.release()
             try:
-                removed = await teardown.remove_replication(self._pipeline)
+                removed = await teardown.remove_replication(self._context, self._bus)
             except PgmigError:
                 self.loop.begin()  # it is not aborted, so it goes on
                 raise
             migration.aborted()
             for line in removed:
                 migration.event(EventLevel.INFO, f"removed {line}")
-            await self._pipeline.journal.save()
+            await self._context.journal.save()
 
     async def cleanup(self, given: Credentials, *, force: bool) -> CleanupResult:
         """Remove everything the migration left; the caller forgets it. Raises WRONG_PHASE.
@@ -203,12 +205,18 @@ class Commands:
             judged = await judge(migration.record, given, GIVE_UP)
             if not force:
                 judged.check()
-            self._pipeline.credentials.take_over(judged)
+            self._context.credentials.take_over(judged)
             await self.loop.halt()
             await self.loop.unwatch()
-            await self._pipeline.staffing.release()
+            await self._workers.staffing.release()
             try:
-                return await teardown.remove_all(self._pipeline, judged.refused, force=force)
+                return await teardown.remove_all(
+                    self._context,
+                    self._schema.files,
+                    self._bus,
+                    judged.refused,
+                    force=force,
+                )
             finally:
                 if not migration.removed:
                     self.loop.watch_old_source()

@@ -42,17 +42,17 @@ LONGEST_RETRY_S = 15.0
 SAMPLE_EVERY_S = 1.0
 
 
-async def _created(_pipeline: Pipeline) -> Phase:
+async def _created() -> Phase:
     return Phase.SCHEMA
 
 
 _RUN: dict[Phase, Callable[[Pipeline], Awaitable[Phase]]] = {
-    Phase.CREATED: _created,
-    Phase.SCHEMA: schema.run,
-    Phase.COPY: copy.run,
-    Phase.INDEXES: indexes.run,
-    Phase.CATCHUP: follow.run,
-    Phase.STREAMING: follow.run,
+    Phase.CREATED: lambda _pipeline: _created(),
+    Phase.SCHEMA: lambda pipeline: schema.run(pipeline.context, pipeline.schema.files, pipeline.workers),
+    Phase.COPY: lambda pipeline: copy.run(pipeline.context, pipeline.schema, pipeline.workers, pipeline.bus),
+    Phase.INDEXES: lambda pipeline: indexes.run(pipeline.context, pipeline.schema, pipeline.workers),
+    Phase.CATCHUP: lambda pipeline: follow.run(pipeline.context, pipeline.schema, pipeline.workers),
+    Phase.STREAMING: lambda pipeline: follow.run(pipeline.context, pipeline.schema, pipeline.workers),
 }
 
 
@@ -63,6 +63,7 @@ _APPLYING = frozenset({Phase.INDEXES, Phase.CATCHUP, Phase.STREAMING})
 class PhaseLoop:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
+        self._context, self._schema, self._workers = pipeline.context, pipeline.schema, pipeline.workers
         self._task: asyncio.Task[None] | None = None
         self._sampling: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -71,17 +72,17 @@ class PhaseLoop:
 
     @property
     def migration(self) -> Migration:
-        return self.pipeline.migration
+        return self._context.migration
 
     def start(self) -> None:
         """Begin, or go on where the record says. A migration that does not run just stands."""
-        self.pipeline.journal.open()
+        self._context.journal.open()
         self._sampling = asyncio.create_task(self._sample(), name=f"sample-{self.migration.id}")
         self.begin()
 
     def begin(self) -> None:
         if self.migration.phase.running:
-            self.pipeline.reports.cleared()
+            self._workers.reports.cleared()
             self._task = asyncio.create_task(self._drive(), name=f"drive-{self.migration.id}")
         self.watch_old_source()
 
@@ -89,7 +90,7 @@ class PhaseLoop:
         """Once it has switched over, as long as this coordinator runs."""
         if self.migration.phase is Phase.SWITCHED_OVER and self._watching is None:
             self._watching = asyncio.create_task(
-                afterwards.watch(self.pipeline), name=f"watch-{self.migration.id}"
+                afterwards.watch(self._context), name=f"watch-{self.migration.id}"
             )
 
     async def unwatch(self) -> None:
@@ -110,7 +111,8 @@ class PhaseLoop:
         check_ready(self.migration)
         feed = self._feed = StepFeed()
         self._switching = asyncio.create_task(
-            switchover.run(self.pipeline, feed, timeout_s), name=f"switchover-{self.migration.id}"
+            switchover.run(self._context, self._schema, self._workers, feed, timeout_s),
+            name=f"switchover-{self.migration.id}",
         )
         return feed
 
@@ -127,8 +129,8 @@ class PhaseLoop:
         await self.unwatch()
         if not self.migration.removed:
             with suppress(PgmigError):
-                await self.pipeline.journal.save()
-        await self.pipeline.journal.close()
+                await self._context.journal.save()
+        await self._context.journal.close()
 
     async def halt(self) -> None:
         """End the running phase, wherever it is."""
@@ -138,7 +140,7 @@ class PhaseLoop:
             await asyncio.wait({task})
 
     async def _sample(self) -> None:
-        lookout = Lookout(self.pipeline)
+        lookout = Lookout(self._context.migration, self._context.credentials)
         try:
             while True:
                 self.migration.sample(time.monotonic())
@@ -151,7 +153,7 @@ class PhaseLoop:
         try:
             await self._through_phases()
         finally:
-            await self.pipeline.index_work.stop()
+            await self._schema.index_work.stop()
 
     async def _through_phases(self) -> None:
         retries = 0
@@ -169,7 +171,7 @@ class PhaseLoop:
                     await self._fail(error)
                     return
                 if error.kind is ErrorKind.SNAPSHOT_LOST:
-                    self.pipeline.snapshot.lost()
+                    self._workers.snapshot.lost()
                 wait = back_off_s(FIRST_RETRY_S, LONGEST_RETRY_S, retries)
                 retries += 1
                 self.migration.event(EventLevel.WARNING, f"phase {entered} is retried: {error}")
@@ -181,20 +183,20 @@ class PhaseLoop:
             if self._switching is not None and self.switching:
                 await asyncio.wait({self._switching})  # it ends by itself, one way or the other
                 return
-            await undo(self.pipeline)  # a coordinator died before it could decide
+            await undo(self._context)  # a coordinator died before it could decide
             return
         target = await self._run_phase(phase)
         if target is not self.migration.phase:
             self.migration.entered(target)
-        await self.pipeline.journal.save()
+        await self._context.journal.save()
         if target in {Phase.COMPLETE, Phase.SWITCHED_OVER}:
-            await self.pipeline.staffing.release()
+            await self._workers.staffing.release()
         self.watch_old_source()
 
     async def _run_phase(self, phase: Phase) -> Phase:
         """The phase's own end, or the error of a worker that ends it."""
         running = asyncio.ensure_future(_RUN[phase](self.pipeline))
-        fatal = asyncio.create_task(self.pipeline.reports.until_fatal(), name="fatal")
+        fatal = asyncio.create_task(self._workers.reports.until_fatal(), name="fatal")
         try:
             await asyncio.wait({running, fatal}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
@@ -205,7 +207,7 @@ class PhaseLoop:
                 if self.migration.phase is Phase.SWITCHED_OVER:
                     return self.migration.phase
             if error.kind is ErrorKind.SCHEMA_DRIFT and phase in _APPLYING:
-                return await after_drift(self.pipeline, error)
+                return await after_drift(self._context, self._schema, self._workers.reports, error)
             raise error
         finally:
             for task in (running, fatal):
@@ -218,5 +220,5 @@ class PhaseLoop:
         failure = skipping.explained(failure_of(error), migration.record.migration_id)
         migration.failed(failure)
         with suppress(PgmigError):
-            await self.pipeline.journal.save()
-        await self.pipeline.staffing.release()
+            await self._context.journal.save()
+        await self._workers.staffing.release()

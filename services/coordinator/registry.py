@@ -130,7 +130,7 @@ class Coordinator:
         journal = Journal(self._store, self._around.state_dir, migration)
         migration.on_change = journal.progress
         pipeline = Pipeline(migration, journal, self._around, restored=restored)
-        pipeline.credentials.accept(credentials, proven=True)
+        pipeline.context.credentials.accept(credentials, proven=True)
         commands = self._migrations[key] = Commands(PhaseLoop(pipeline))
         return commands
 
@@ -181,7 +181,7 @@ class Coordinator:
         for warning in checked.warnings:
             commands.migration.event(EventLevel.WARNING, warning)
         try:
-            await commands.loop.pipeline.journal.save(strict=True)
+            await commands.loop.pipeline.context.journal.save(strict=True)
         except BaseException:
             await self._discard(commands)
             raise
@@ -191,8 +191,8 @@ class Coordinator:
     async def _discard(self, commands: Commands) -> None:
         """Forget a migration that never began."""
         self.forget(commands)
-        await commands.loop.pipeline.journal.close()
-        commands.loop.pipeline.files.remove()
+        await commands.loop.pipeline.context.journal.close()
+        commands.loop.pipeline.schema.files.remove()
 
     def commands(self, migration_id: MigrationId) -> Commands:
         """Raises NOT_FOUND, also for one that is being forgotten: whoever watched it knows by now."""

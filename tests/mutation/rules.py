@@ -288,14 +288,14 @@ MUTATIONS = (
     Mutation(
         "32 keys of tables that are not replicated in full",
         "services/coordinator/phases/indexes.py",
-        "    await _loosen_keys(pipeline)",
+        "    await _loosen_keys(context)",
         "    pass",
         f"{LOOSE_KEYS}::test_keys_of_tables_that_are_not_replicated_in_full_are_not_valid",
     ),
     Mutation(
         "32 keys that the destination had before are named",
         "services/coordinator/phases/indexes.py",
-        "        await _warn_of_keys(pipeline)\n",
+        "        await _warn_of_keys(context)\n",
         "",
         f"{LOOSE_KEYS}::test_keys_that_the_destination_brought_itself_are_only_named",
     ),
@@ -309,21 +309,21 @@ MUTATIONS = (
     Mutation(
         "33 rows of unlogged tables are counted at the switchover",
         "services/coordinator/operations/switchover.py",
-        "    await check_unlogged(run.pipeline)\n",
+        "    await check_unlogged(run.context)\n",
         "",
         f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_has_emptied_are_copied_again_before_the_switchover",
     ),
     Mutation(
         "33 unlogged tables are looked at again within the freeze",
         "services/coordinator/operations/switchover_steps.py",
-        "    await check_unlogged(run.pipeline, frozen=True)\n",
+        "    await check_unlogged(run.context, frozen=True)\n",
         "",
         f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_empties_amid_the_freeze_roll_the_switchover_back",
     ),
     Mutation(
         "33 rows of unlogged tables are counted at the end of the copy",
         "services/coordinator/phases/indexes.py",
-        "    await check_unlogged(pipeline)\n",
+        "    await check_unlogged(context)\n",
         "",
         f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_has_emptied_amid_a_clone_stop_its_end",
     ),
@@ -566,7 +566,7 @@ MUTATIONS = (
     Mutation(
         "18 files of tables that are added later",
         "services/coordinator/tables/to_copy.py",
-        "                _note_files(pipeline, identities, leaves)",
+        "                _note_files(context.migration, identities, leaves)",
         "                pass",
         f"{VERSIONS}::test_truncate_of_an_added_table_is_followed_or_stops_the_switchover[from-10]",
     ),
@@ -706,7 +706,7 @@ MUTATIONS = (
     Mutation(
         "42 undo wins its compare and set",
         "services/coordinator/operations/undo.py",
-        "        await pipeline.journal.claim()\n",
+        "        await context.journal.claim()\n",
         "",
         f"{AFTER}::test_undo_wins_its_compare_and_set_before_it_thaws",
     ),
@@ -804,18 +804,18 @@ MUTATIONS = (
     Mutation(
         "21 what is forgotten is recorded before its notes are deleted",
         "services/coordinator/tables/adopt.py",
-        """    await pipeline.journal.save()
+        """    await context.journal.save()
     await forget_copies(destination, migration.record.migration_id, tables, identities=True)
 """,
         """    await forget_copies(destination, migration.record.migration_id, tables, identities=True)
-    await pipeline.journal.save()
+    await context.journal.save()
 """,
         f"{BROKEN_OFF}::test_a_dropped_table_is_forgotten_again_by_the_next_coordinator",
     ),
     Mutation(
         "21 a table that was forgotten half is forgotten",
         "services/coordinator/tables/adopt.py",
-        "    by_own_name |= {one.table for one in pipeline.migration.record.dropped}",
+        "    by_own_name |= {one.table for one in migration.record.dropped}",
         "    by_own_name |= set()",
         f"{BROKEN_OFF}::test_a_dropped_table_is_forgotten_again_by_the_next_coordinator",
     ),
@@ -878,7 +878,7 @@ MUTATIONS = (
     Mutation(
         "23 the floor of a root is that of its partitions",
         "services/coordinator/tables/routed.py",
-        "        await _keep_floors(pipeline, divided)",
+        "        await _keep_floors(context, divided)",
         "        pass",
         f"{PARTED}::test_what_a_root_has_got_with_its_copy_is_not_applied_to_partitions_again",
     ),

@@ -11,7 +11,7 @@ import asyncio
 import logging
 
 from services.coordinator.migration.state import Migration
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.parts import Context
 from services.shared.model import (
     ErrorKind,
     EventLevel,
@@ -44,13 +44,13 @@ def check_frozen(migration: Migration) -> Before:
     return frozen
 
 
-async def unfreeze(pipeline: Pipeline, *, read_only: bool) -> None:
+async def unfreeze(context: Context, *, read_only: bool) -> None:
     """Let sessions into the old source again: those that write too, or read-only by default.
 
     Raises WRONG_PHASE unless the source is frozen, CREDENTIALS_NEEDED.
     """
-    migration, frozen = pipeline.migration, check_frozen(pipeline.migration)
-    uri = await pipeline.credentials.known_source()
+    migration, frozen = context.migration, check_frozen(context.migration)
+    uri = await context.credentials.known_source()
     if read_only:
         await admit_readers(uri, frozen)
         migration.event(
@@ -60,22 +60,22 @@ async def unfreeze(pipeline: Pipeline, *, read_only: bool) -> None:
         await thaw(uri, frozen)
         migration.thawed()
         migration.event(EventLevel.WARNING, "the old source accepts writes again: from now on both sides do")
-    await pipeline.journal.save()
+    await context.journal.save()
 
 
-async def watch(pipeline: Pipeline) -> None:
+async def watch(context: Context) -> None:
     """Look now and then, as long as the coordinator runs; tells of writes, and again of twice as many.
     Never raises."""
     seen = 0
-    while not pipeline.migration.removed:
+    while not context.migration.removed:
         try:
-            found = await written(pipeline)
+            found = await written(context)
         except PgmigError as exc:
-            log.info("the old source of migration %s is not watched now: %s", pipeline.migration.id, exc)
+            log.info("the old source of migration %s is not watched now: %s", context.migration.id, exc)
         else:
             total = sum(count for _, count in found)
             if total and total >= 2 * seen:
-                pipeline.migration.event(EventLevel.ERROR, alarm(found))
+                context.migration.event(EventLevel.ERROR, alarm(found))
                 seen = total
         await asyncio.sleep(LOOK_EVERY_S)
 
@@ -86,12 +86,12 @@ def alarm(found: tuple[tuple[str, int], ...]) -> str:
     )
 
 
-async def written(pipeline: Pipeline) -> tuple[tuple[str, int], ...]:
+async def written(context: Context) -> tuple[tuple[str, int], ...]:
     """What was committed on the old source after the switchover, by table; nothing while it is closed."""
-    record, migration = pipeline.migration.record, pipeline.migration.id
+    record, migration = context.migration.record, context.migration.id
     if record.switchover is None:
         return ()
-    uri = await pipeline.credentials.known_source()
+    uri = await context.credentials.known_source()
     if record.freeze is not None and record.freeze.database:
         side = await beside(uri, record.freeze.door)
         try:

@@ -12,7 +12,7 @@ import time
 
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.credentials import Credentials
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.parts import Context
 from services.shared.model import ErrorKind, PgmigError, Phase
 
 _ABOUT_TO = frozenset({Phase.CATCHUP, Phase.STREAMING})
@@ -56,12 +56,12 @@ async def await_ready(migration: Migration, deadline: float) -> None:
         raise _late(migration) from exc
 
 
-async def await_credentials(pipeline: Pipeline, deadline: float) -> Credentials:
+async def await_credentials(context: Context, deadline: float) -> Credentials:
     """Both connection strings. deadline: time.monotonic(). Raises CREDENTIALS_NEEDED."""
-    migration = pipeline.migration
+    migration = context.migration
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            return await pipeline.credentials.both()
+            return await context.credentials.both()
     except TimeoutError as exc:
         raise PgmigError(
             ErrorKind.CREDENTIALS_NEEDED,

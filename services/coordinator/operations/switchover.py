@@ -22,13 +22,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from services.coordinator.migration.state import failure_of
+from services.coordinator.migration.state import Migration, failure_of
 from services.coordinator.operations import switchover_steps as steps
 from services.coordinator.operations.readiness import await_credentials, await_ready, check_ready
 from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.undo import undo_at_last
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.reports import unexpected
+from services.coordinator.pipeline.staffing import Staffing
 from services.coordinator.tables import unpublished as unfollowed
 from services.coordinator.tables.unlogged import check_unlogged
 from services.shared.model import (
@@ -45,19 +46,19 @@ from services.shared.runtime.assignments import cause
 log = logging.getLogger(__name__)
 
 
-async def run(pipeline: Pipeline, feed: StepFeed, timeout_s: float) -> None:
+async def run(context: Context, schema: Schema, workers: Workers, feed: StepFeed, timeout_s: float) -> None:
     """The whole switchover or its roll-back. Its outcome is in the feed and in the record."""
     interrupted: BaseException | None = None
     try:
         deadline = time.monotonic() + timeout_s
-        uris = await await_credentials(pipeline, deadline)
-        await _attempt(steps.Run(pipeline, feed, deadline, uris))
+        uris = await await_credentials(context, deadline)
+        await _attempt(steps.Run(context, schema, workers, feed, deadline, uris))
     except BaseException as exc:  # also when cancelled: the source must not stay frozen
         interrupted = exc
-    if pipeline.migration.phase is Phase.SWITCHED_OVER:
-        await _to_its_end(_finish(pipeline, feed))
+    if context.migration.phase is Phase.SWITCHED_OVER:
+        await _to_its_end(_finish(context, workers.staffing, feed))
     elif interrupted is not None:
-        await _fail(pipeline, feed, interrupted)
+        await _fail(context, feed, interrupted)
     if interrupted is not None and not isinstance(interrupted, Exception):
         raise interrupted
 
@@ -74,22 +75,22 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
-    decided = pipeline.migration.record.switchover
+async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
+    decided = context.migration.record.switchover
     assert decided is not None
-    if not await pipeline.staffing.release():
-        pipeline.migration.event(
+    if not await staffing.release():
+        context.migration.event(
             EventLevel.WARNING,
             "not all workers are known to have stopped: see that no applier writes to the destination",
         )
     # Until now: the destination could be written to only after the decision was stored.
     result = replace(decided, write_downtime_ms=feed.elapsed_ms())
     try:
-        pipeline.migration.downtime_measured(result)
-        pipeline.migration.event(
+        context.migration.downtime_measured(result)
+        context.migration.event(
             EventLevel.INFO, f"switched over; writes were blocked for {result.write_downtime_ms} ms"
         )
-        await pipeline.journal.save()
+        await context.journal.save()
     except PgmigError as exc:  # the store has the decision
         log.error("after the switchover: %s", exc)
     finally:
@@ -97,32 +98,32 @@ async def _finish(pipeline: Pipeline, feed: StepFeed) -> None:
         feed.end()
 
 
-async def _fail(pipeline: Pipeline, feed: StepFeed, exc: BaseException) -> None:
-    error = cause(exc) or _interrupted(pipeline, exc)
+async def _fail(context: Context, feed: StepFeed, exc: BaseException) -> None:
+    error = cause(exc) or _interrupted(context.migration, exc)
     feed.tell(StepName.ROLLBACK, StepState.STARTED, error.message)
     try:
-        await _to_its_end(_roll_back(pipeline, feed, error))
+        await _to_its_end(_roll_back(context, feed, error))
     finally:
         feed.end(error)
 
 
-def _interrupted(pipeline: Pipeline, exc: BaseException) -> PgmigError:
+def _interrupted(migration: Migration, exc: BaseException) -> PgmigError:
     if isinstance(exc, asyncio.CancelledError):
         return PgmigError(ErrorKind.SWITCHOVER_FAILED, "the coordinator stopped during the switchover")
-    return unexpected(pipeline.migration, exc)
+    return unexpected(migration, exc)
 
 
 async def _attempt(run: steps.Run) -> None:
-    await await_ready(run.pipeline.migration, run.deadline)
+    await await_ready(run.context.migration, run.deadline)
     await steps.await_copies(run)
-    await check_unlogged(run.pipeline)
+    await check_unlogged(run.context)
     await steps.bring_in_step_ahead(run)
-    migration = run.pipeline.migration
+    migration = run.context.migration
     freeze = await Freeze.open(run.uris.source_uri, migration.id.slot)
     try:
         check_ready(migration)  # nothing is awaited before the move: it may have been paused, or have failed
         migration.began_switchover(freeze.before)
-        await run.pipeline.journal.save(strict=True)
+        await run.context.journal.save(strict=True)
         await _while_frozen(run, freeze)
     finally:
         await freeze.close()
@@ -141,7 +142,7 @@ async def _while_frozen(run: steps.Run, freeze: Freeze) -> None:
         await steps.set_sequences(run, freeze)
     if run.unfollowed:
         async with _step(run, StepName.UNPUBLISHED):
-            await unfollowed.bring_in_step(run.pipeline, freeze)
+            await unfollowed.bring_in_step(run.context, freeze)
     async with _step(run, StepName.VERIFY):
         await steps.verify(run, freeze)
         await steps.check_fence(run, freeze)
@@ -172,13 +173,13 @@ async def _step(run: steps.Run, name: StepName, *, tell_end: bool = True) -> Asy
         run.feed.tell(name, StepState.DONE)
 
 
-async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> None:
+async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> None:
     """Let writers in again; goes on until it has. The migration keeps streaming."""
-    migration = pipeline.migration
+    migration = context.migration
     migration.event(EventLevel.ERROR, f"switchover rolled back: {error.message}")
     if migration.phase is Phase.SWITCHOVER:
         try:
-            await undo_at_last(pipeline)
+            await undo_at_last(context)
         except PgmigError as exc:
             log.error("the switchover of migration %s is left to another coordinator: %s", migration.id, exc)
             feed.tell(StepName.ROLLBACK, StepState.FAILED, exc.message)
@@ -187,4 +188,4 @@ async def _roll_back(pipeline: Pipeline, feed: StepFeed, error: PgmigError) -> N
         migration.switchover_failed(failure_of(error))
     feed.tell(StepName.ROLLBACK, StepState.DONE)
     feed.blocked_at = 0.0
-    await pipeline.journal.save()
+    await context.journal.save()

@@ -17,7 +17,7 @@ from services.coordinator.operations.fence import check_nothing_behind, written_
 from services.coordinator.operations.readiness import await_ready
 from services.coordinator.operations.steps import StepFeed
 from services.coordinator.pipeline.credentials import Credentials
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.tables import unpublished as unfollowed
 from services.coordinator.tables.check import check_unchanged
 from services.coordinator.tables.unlogged import check_unlogged
@@ -56,7 +56,9 @@ class Run:
     sentinel, token: of the last one that was written. applied: what the applier said of it, from a source
     that carries messages. rows: applied until then."""
 
-    pipeline: Pipeline
+    context: Context
+    schema: Schema
+    workers: Workers
     feed: StepFeed
     deadline: float
     uris: Credentials
@@ -71,7 +73,7 @@ class Run:
 
 async def await_copies(run: Run) -> None:
     """`_check_tables`; new partitions are given the time to be copied. Writers are not blocked yet."""
-    migration = run.pipeline.migration
+    migration = run.context.migration
 
     def settled() -> bool:
         return migration.phase in {Phase.STREAMING, Phase.FAILED, Phase.PAUSED}
@@ -88,7 +90,7 @@ async def await_copies(run: Run) -> None:
         await asyncio.sleep(COPIES_LOOK_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(left):
-                await run.pipeline.reports.until(settled)
+                await run.workers.reports.until(settled)
         await await_ready(migration, run.deadline)
 
 
@@ -99,11 +101,10 @@ async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
     Where the destination is partitioned otherwise, the root is what has to be there; a new partition
     has no route to it.
     """
-    pipeline = run.pipeline
-    record = pipeline.migration.record
-    roots = {route.leaf: route.root for route in pipeline.routing.routes}
+    record = run.context.migration.record
+    roots = {route.leaf: route.root for route in run.schema.routing.routes}
     async with source_session(run.uris.source_uri, freeze) as conn:
-        await check_unchanged(pipeline, conn)
+        await check_unchanged(run.context, run.schema, conn)
         run.chosen = await choose(conn, record.options)
         known = {*record.published, *record.inserts_only, *record.copied_only}
         known |= {one.table for one in record.tables}
@@ -119,7 +120,7 @@ async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
             ErrorKind.SCHEMA_DRIFT,
             f"tables of the source are not on the destination: {', '.join(map(str, lacking[:5]))}",
             "they were created after the migration began: create them on the destination and add them with "
-            f"pgmig-cli resync-table --id {pipeline.migration.id} "
+            f"pgmig-cli resync-table --id {run.context.migration.id} "
             f"{' '.join(shlex.quote(table.argument) for table in lacking)}, or drop them on the source",
         )
 
@@ -127,31 +128,31 @@ async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
 async def bring_in_step_ahead(run: Run) -> None:
     """Before anything is blocked, and on nobody's time, so that little is left for the freeze."""
     began = time.monotonic()
-    run.unfollowed = await unfollowed.any_to_compare(run.pipeline)
+    run.unfollowed = await unfollowed.any_to_compare(run.context)
     if run.unfollowed:
-        await unfollowed.bring_in_step(run.pipeline)
+        await unfollowed.bring_in_step(run.context)
         run.deadline += time.monotonic() - began
 
 
 async def freeze_source(run: Run, freeze: Freeze) -> None:
     async def tables() -> list[TableId]:
-        run.chosen = await choose(freeze.session, run.pipeline.migration.record.options)
+        run.chosen = await choose(freeze.session, run.context.migration.record.options)
         found = [table.table for table in await list_tables(freeze.session, run.chosen)]
         return found + [t.table for t in await list_extension_tables(freeze.session) if t.lockable]
 
     await freeze.stop_subscriptions()
     if freeze.before.subscriptions:
         named = ", ".join(freeze.before.subscriptions)
-        run.pipeline.migration.event(EventLevel.WARNING, f"subscriptions of the source are disabled: {named}")
+        run.context.migration.event(EventLevel.WARNING, f"subscriptions of the source are disabled: {named}")
     run.feed.blocked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
     ended = await freeze.end_writers(await freeze.forbid_writes())
-    run.pipeline.migration.event(EventLevel.INFO, f"source frozen; sessions that were ended: {ended}")
+    run.context.migration.event(EventLevel.INFO, f"source frozen; sessions that were ended: {ended}")
 
 
 async def emit(run: Run, freeze: Freeze) -> None:
     run.token = secrets.token_hex(8)
     run.sentinel = await emit_sentinel(
-        freeze.session, MESSAGE_PREFIX, f"{run.pipeline.migration.id}:{run.token}"
+        freeze.session, MESSAGE_PREFIX, f"{run.context.migration.id}:{run.token}"
     )
 
 
@@ -165,20 +166,19 @@ async def drain(run: Run, freeze: Freeze) -> None:
     WAL, which may lie inside a record that is not complete or behind a page header, decoding
     reaches the end of a record.
     """
-    pipeline = run.pipeline
-    versions = pipeline.migration.record.source.server_version_num
-    following = pipeline.migration.following
+    versions = run.context.migration.record.source.server_version_num
+    following = run.context.migration.following
 
     def drained() -> bool:
         if versions < MESSAGES_SINCE:
             return following.flushed >= run.sentinel
-        return run.token in pipeline.reports.sentinels
+        return run.token in run.workers.reports.sentinels
 
-    await pipeline.reports.until(lambda: drained() or pipeline.reports.fatal is not None)
+    await run.workers.reports.until(lambda: drained() or run.workers.reports.fatal is not None)
     if not drained():
-        assert pipeline.reports.fatal is not None
-        raise pipeline.reports.fatal
-    run.applied = pipeline.reports.sentinels.pop(run.token, None)
+        assert run.workers.reports.fatal is not None
+        raise run.workers.reports.fatal
+    run.applied = run.workers.reports.sentinels.pop(run.token, None)
     run.sentinel = run.applied.lsn if run.applied else run.sentinel
     run.rows = following.totals().rows
     await freeze.holds()
@@ -188,7 +188,7 @@ async def close_source(run: Run, freeze: Freeze) -> None:
     ended = await freeze.shut(run.deadline - EXPLAIN_S)
     await freeze.check_prepared()
     await freeze.holds()
-    run.pipeline.migration.event(
+    run.context.migration.event(
         EventLevel.INFO, f"the source accepts no connections; sessions that were ended: {ended}"
     )
 
@@ -197,7 +197,7 @@ async def set_sequences(run: Run, freeze: Freeze) -> None:
     """The claim comes before the values are read, by a session that ends when another coordinator undoes the
     freeze: values that were read before another coordinator's are never set after them."""
     async with connection(run.uris.destination_uri, "destination") as conn:
-        setter = await SequenceSetter.claim(conn, run.pipeline.migration.record.migration_id)
+        setter = await SequenceSetter.claim(conn, run.context.migration.record.migration_id)
     values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
         await setter.set(conn, values)
@@ -208,12 +208,12 @@ async def verify(run: Run, freeze: Freeze) -> None:
     """Nothing got past the freeze: the locks still stand, the database is still closed, the
     tables are those that were copied, no sequence has moved, and no TRUNCATE was missed."""
     await _check_tables(run, freeze)
-    await check_unlogged(run.pipeline, frozen=True)
+    await check_unlogged(run.context, frozen=True)
     values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
         await verify_sequences(conn, values)
-        migration = run.pipeline.migration
-        files, routes = migration.record.files, run.pipeline.routing.routes
+        migration = run.context.migration
+        files, routes = migration.record.files, run.schema.routing.routes
         await check_truncated(freeze.session, conn, files, routes, migration.id)
     await freeze.shut(run.deadline - EXPLAIN_S)
     await freeze.check_prepared()
@@ -235,4 +235,4 @@ async def check_fence(run: Run, freeze: Freeze) -> None:
 async def commit(run: Run) -> None:
     """Once the store has the record in its new phase, nothing takes it back."""
     result = SwitchoverResult(run.sentinel, run.feed.elapsed_ms(), run.sequences, time.time())
-    await run.pipeline.journal.decide(result)
+    await run.context.journal.decide(result)

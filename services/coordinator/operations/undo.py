@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.parts import Context
 from services.coordinator.pipeline.reports import unexpected
 from services.shared.model import (
     ErrorKind,
@@ -28,14 +28,14 @@ FIRST_UNDO_S, LONGEST_UNDO_S = 0.5, 15.0
 """Between two attempts to let writers in again."""
 
 
-async def undo_at_last(pipeline: Pipeline) -> None:
+async def undo_at_last(context: Context) -> None:
     """`undo` until it succeeds, whatever stands in its way: nobody can write before. Raises FENCED."""
-    migration, failures = pipeline.migration, 0
+    migration, failures = context.migration, 0
     while migration.phase is Phase.SWITCHOVER:
         try:
-            await undo(pipeline)
+            await undo(context)
         except Exception as exc:
-            error = cause(exc) or unexpected(pipeline.migration, exc)
+            error = cause(exc) or unexpected(context.migration, exc)
             if error.kind is ErrorKind.FENCED:
                 raise error from exc
             migration.event(EventLevel.ERROR, f"the source is not open to writers yet: {error}")
@@ -43,30 +43,30 @@ async def undo_at_last(pipeline: Pipeline) -> None:
             failures += 1
 
 
-async def undo(pipeline: Pipeline) -> None:
+async def undo(context: Context) -> None:
     """From phase switchover, which was not committed, back to streaming. Raises FENCED, with the source
     as it is, when another coordinator has written the record since."""
-    if pipeline.migration.record.freeze is not None:
-        uri = await pipeline.credentials.source()
-        fenced = await retrying("thawing the source", lambda: _thaw(pipeline, uri))
+    if context.migration.record.freeze is not None:
+        uri = await context.credentials.source()
+        fenced = await retrying("thawing the source", lambda: _thaw(context, uri))
         if fenced is not None:
             raise fenced
-    pipeline.migration.switchover_undone()
-    if not pipeline.migration.following.live:
-        pipeline.migration.entered(Phase.CATCHUP)
-    await pipeline.journal.save()
+    context.migration.switchover_undone()
+    if not context.migration.following.live:
+        context.migration.entered(Phase.CATCHUP)
+    await context.journal.save()
 
 
-async def _thaw(pipeline: Pipeline, uri: str) -> PgmigError | None:
+async def _thaw(context: Context, uri: str) -> PgmigError | None:
     """Returns FENCED instead of raising it: `retrying` would try again."""
-    freeze = pipeline.migration.record.freeze
+    freeze = context.migration.record.freeze
     assert freeze is not None
 
     async def claim(sessions: tuple[OwnSession, ...]) -> None:
         """The store has then no decision of anybody else, nor one of ours whose answer was lost; and a
         coordinator that still runs this switchover can decide no more."""
-        pipeline.migration.thaw_claimed(sessions)
-        await pipeline.journal.claim()
+        context.migration.thaw_claimed(sessions)
+        await context.journal.claim()
 
     try:
         await thaw(uri, freeze, claim)

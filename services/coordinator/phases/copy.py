@@ -19,10 +19,14 @@ from services.coordinator.migration.copy_parts import (
     copied_by_table,
     plan_parts,
 )
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.parts import Context, Schema, Workers
+from services.coordinator.pipeline.reports import Reports
+from services.coordinator.pipeline.staffing import Staffing
 from services.coordinator.post_data.build import POST_DATA, begin
 from services.coordinator.tables import unpublished as unfollowed
 from services.coordinator.tables.to_copy import renewed, tables_to_copy
+from services.shared.bus.connection import Client
 from services.shared.bus.queue import delete_queue, ensure_queue, publish_parts, purge, queued
 from services.shared.model import (
     ErrorKind,
@@ -47,93 +51,95 @@ MOST_ROUNDS = 5
 _OF_A_SNAPSHOT = frozenset({ErrorKind.SNAPSHOT_LOST, ErrorKind.TABLE_CHANGED})
 
 
-async def run(pipeline: Pipeline) -> Phase:
+async def run(context: Context, schema: Schema, workers: Workers, bus: Client) -> Phase:
     """Returns the next phase."""
-    if not await _built(pipeline):
-        begin(pipeline)
-    if pipeline.migration.record.applier_epoch:
-        await _keep_applier_out(pipeline)
+    if not await _built(context):
+        begin(context, schema, workers.reports)
+    if context.migration.record.applier_epoch:
+        await _keep_applier_out(context, workers.staffing)
     # After a restart of ours the copiers may still be at it: they are not disturbed.
-    published = bool(pipeline.migration.record.snapshot_id)
-    await pipeline.staffing.staff(Role.DECODER, *([Role.COPIER] if published else []))
+    published = bool(context.migration.record.snapshot_id)
+    await workers.staffing.staff(Role.DECODER, *([Role.COPIER] if published else []))
     rounds, why = 0, "the snapshot was lost"
-    while not (await _settled(pipeline) and await unfollowed.copied(pipeline)):
-        snapshot = await pipeline.snapshot.open()
-        if snapshot.identity != pipeline.migration.record.snapshot_id:
-            await _publish(pipeline, snapshot, why)
-        changed = await _watch(pipeline, snapshot)
+    while not (await _settled(context, workers.reports) and await unfollowed.copied(context, workers)):
+        snapshot = await workers.snapshot.open()
+        if snapshot.identity != context.migration.record.snapshot_id:
+            await _publish(context, schema, workers, bus, snapshot, why=why)
+        changed = await _watch(context, workers, bus, snapshot)
         why = "tables were changed on the source" if changed else "the snapshot was lost"
         rounds += changed
-        if rounds >= MOST_ROUNDS and not pipeline.migration.record.options.follow:
+        if rounds >= MOST_ROUNDS and not context.migration.record.options.follow:
             raise PgmigError(
                 ErrorKind.COPY_FAILED,
                 f"tables of the source were truncated or altered during each of {rounds} attempts to copy",
                 "stop the jobs that do so (the events name the tables), then continue; or clone with "
                 "--follow, which copies only the changed tables again",
             )
-    await pipeline.staffing.staff(Role.DECODER)
-    await delete_queue(pipeline.bus, pipeline.migration.id)
-    migration = pipeline.migration
+    await workers.staffing.staff(Role.DECODER)
+    await delete_queue(bus, context.migration.id)
+    migration = context.migration
     migration.event(EventLevel.INFO, f"copied {counted(len(migration.record.tables), 'table')}")
     return Phase.INDEXES
 
 
-async def _keep_applier_out(pipeline: Pipeline) -> None:
+async def _keep_applier_out(context: Context, staffing: Staffing) -> None:
     """Changes were applied before: one that is cut off from us may still be at it."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
-    await pipeline.staffing.release([Role.APPLIER])
+    uris, migration = await context.credentials.both(), context.migration
+    await staffing.release([Role.APPLIER])
     async with connection(uris.destination_uri, "destination") as conn:
         await fence_applier(conn, migration.id, migration.record.applier_epoch)
 
 
-async def _built(pipeline: Pipeline) -> bool:
+async def _built(context: Context) -> bool:
     """Whether indexes and constraints are there already: tables are copied again, or more were added."""
-    uris = await pipeline.credentials.both()
+    uris = await context.credentials.both()
     async with connection(uris.destination_uri, "destination") as conn:
-        return POST_DATA in await steps_done(conn, pipeline.migration.record.migration_id)
+        return POST_DATA in await steps_done(conn, context.migration.record.migration_id)
 
 
-async def _settled(pipeline: Pipeline) -> bool:
+async def _settled(context: Context, reports: Reports) -> bool:
     """Read the ledger; whether every table is copied."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     async with connection(uris.destination_uri, "destination") as conn:
         ledger = await read_ledger(conn, migration.record.migration_id)
-    return await _settle(pipeline, ledger)
+    return await _settle(context, reports, ledger)
 
 
-async def _settle(pipeline: Pipeline, ledger: CopyLedger) -> bool:
-    migration = pipeline.migration
+async def _settle(context: Context, reports: Reports, ledger: CopyLedger) -> bool:
+    migration = context.migration
     slot = migration.record.slot
     migration.copying.settle(ledger, slot.consistent_lsn if slot else Lsn(0))
     if migration.copying.records() != migration.record.tables:
         migration.copies_noted()
-        await pipeline.journal.save()
-    pipeline.reports.notify()  # whoever builds indexes waits for complete tables
+        await context.journal.save()
+    reports.notify()  # whoever builds indexes waits for complete tables
     return migration.copying.complete
 
 
-async def _publish(pipeline: Pipeline, snapshot: SnapshotReady, why: str) -> None:
+async def _publish(
+    context: Context, schema: Schema, workers: Workers, bus: Client, snapshot: SnapshotReady, *, why: str
+) -> None:
     """Queue what the ledger lacks, under this snapshot. why: it is not the first one, for an event."""
-    migration = pipeline.migration
+    migration = context.migration
     follow = migration.record.options.follow
     if migration.record.snapshot_id:
         which = "incomplete tables" if follow else "all tables"
         migration.event(EventLevel.WARNING, f"{why}: {which} are copied under a new snapshot")
     if migration.record.snapshot_id or not follow:
         # Copiers that hold parts of the old one stop first. One that does not hear it works in vain.
-        await pipeline.staffing.staff(Role.DECODER)
-        await purge(pipeline.bus, migration.id)
-        pipeline.reports.part_errors = [
-            one for one in pipeline.reports.part_errors if one[1].kind not in _OF_A_SNAPSHOT
+        await workers.staffing.staff(Role.DECODER)
+        await purge(bus, migration.id)
+        workers.reports.part_errors = [
+            one for one in workers.reports.part_errors if one[1].kind not in _OF_A_SNAPSHOT
         ]
-        if follow and await _settled(pipeline):
+        if follow and await _settled(context, workers.reports):
             return
-    found = await tables_to_copy(pipeline, snapshot)
+    found = await tables_to_copy(context, schema, workers, snapshot)
     if found is None:
-        pipeline.snapshot.close()
+        workers.snapshot.close()
         return
-    tables, ledger = found.tables, await renewed(pipeline, snapshot, found)
-    if not await _settle(pipeline, ledger):
+    tables, ledger = found.tables, await renewed(context, schema.routing, snapshot, found)
+    if not await _settle(context, workers.reports, ledger):
         missing = set(migration.copying.missing())
         versions = (
             migration.record.source.server_version_num,
@@ -142,46 +148,48 @@ async def _publish(pipeline: Pipeline, snapshot: SnapshotReady, why: str) -> Non
         copied = {part for parts in copied_by_table(ledger).values() for part in parts}
         wanted = [table for table in tables if table.table in missing]
         parts = plan_parts(wanted, ledger.plans, copied, snapshot, versions)
-        await ensure_queue(pipeline.bus, migration.id)
-        await publish_parts(pipeline.bus, migration.id, parts)
+        await ensure_queue(bus, migration.id)
+        await publish_parts(bus, migration.id, parts)
     migration.parts_queued(snapshot.identity)
-    await pipeline.journal.save()
-    await pipeline.staffing.staff(Role.DECODER, Role.COPIER)
+    await context.journal.save()
+    await workers.staffing.staff(Role.DECODER, Role.COPIER)
 
 
-async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> bool:
+async def _watch(context: Context, workers: Workers, bus: Client, snapshot: SnapshotReady) -> bool:
     """Return when all parts are reported, the queue lacks parts, or a new snapshot is needed; whether
     it is needed because a table was changed on the source.
 
     A changed table waits until all others are copied under this snapshot: otherwise a table that is
     truncated every hour would keep a large one from ever being complete.
     """
-    migration = pipeline.migration
+    migration = context.migration
     changed: set[TableId] = set()
 
     def turn() -> bool:
-        lost = pipeline.snapshot.current is not snapshot
-        return migration.copying.complete or lost or bool(pipeline.reports.part_errors)
+        lost = workers.snapshot.current is not snapshot
+        return migration.copying.complete or lost or bool(workers.reports.part_errors)
 
-    while not migration.copying.complete and pipeline.snapshot.current is snapshot:
+    while not migration.copying.complete and workers.snapshot.current is snapshot:
         with suppress(TimeoutError):
             async with asyncio.timeout(CHECK_EVERY_S):
-                await pipeline.reports.until(turn)
-        if _snapshot_is_lost(pipeline, changed):
-            pipeline.snapshot.close()
+                await workers.reports.until(turn)
+        if _snapshot_is_lost(context.migration, workers.reports, changed):
+            workers.snapshot.close()
             return False
         if changed and (
             not migration.record.options.follow or changed.issuperset(migration.copying.missing())
         ):
-            pipeline.snapshot.close()
+            workers.snapshot.close()
             return True
         if turn():
             continue
-        left = await queued(pipeline.bus, migration.id)
+        left = await queued(bus, migration.id)
         if (left or 0) >= migration.copying.missing_parts(but=changed):
             continue
         # Parts have left the queue that nobody has reported. They were in the ledger before.
-        if await _settled(pipeline) or (left or 0) < migration.copying.missing_parts(but=changed):
+        if await _settled(context, workers.reports) or (left or 0) < migration.copying.missing_parts(
+            but=changed
+        ):
             if not migration.copying.complete:
                 migration.event(
                     EventLevel.WARNING, "parts are missing from the copy queue and are queued again"
@@ -191,15 +199,15 @@ async def _watch(pipeline: Pipeline, snapshot: SnapshotReady) -> bool:
     return False
 
 
-def _snapshot_is_lost(pipeline: Pipeline, changed: set[TableId]) -> bool:
+def _snapshot_is_lost(migration: Migration, reports: Reports, changed: set[TableId]) -> bool:
     """Take what copiers reported of parts that failed; add to `changed` tables that are not what the
     snapshot shows. Raises what neither a new snapshot nor a retry cures."""
-    errors, pipeline.reports.part_errors = pipeline.reports.part_errors, []
+    errors, reports.part_errors = reports.part_errors, []
     lost = False
     for part, error in errors:
-        table = pipeline.migration.copying.table_of(part)
+        table = migration.copying.table_of(part)
         if error.kind is ErrorKind.TABLE_CHANGED and table is not None:
-            pipeline.migration.event(EventLevel.WARNING, str(error))
+            migration.event(EventLevel.WARNING, str(error))
             changed.add(table)
         elif error.kind is ErrorKind.SNAPSHOT_LOST:
             lost = True

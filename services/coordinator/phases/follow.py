@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from services.coordinator.migration.lag import follow_phase
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.source_watch import note
 from services.coordinator.tables.adopt import begin_copy, try_stock
 from services.coordinator.tables.recover import NEW_TABLES
@@ -28,19 +28,21 @@ LOOK_EVERY_S = 1.0
 FOLLOWING = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER})
 
 
-async def run(pipeline: Pipeline) -> Phase:
+async def run(context: Context, schema: Schema, workers: Workers) -> Phase:
     """Returns the phase that ends it, which somebody else moved to."""
-    migration = pipeline.migration
-    await _check_gap(pipeline)
-    await look_for_routes(pipeline)
-    stock = await try_stock(pipeline)
+    migration = context.migration
+    await _check_gap(context)
+    await look_for_routes(context, schema.routing)
+    stock = await try_stock(context, schema)
     if stock is not None and stock.copy and stock.error is None:
-        begin_copy(pipeline, stock.copy, NEW_TABLES)
+        begin_copy(context.migration, stock.copy, NEW_TABLES)
         return Phase.COPY
-    await pipeline.staffing.staff(Role.DECODER, Role.APPLIER)
-    watch = SourceWatch((await pipeline.credentials.both()).source_uri, migration.id.slot)
-    tables = asyncio.create_task(watch_tables(pipeline), name=f"tables-{migration.id}")
-    tables.add_done_callback(lambda _task: pipeline.reports.notify())
+    await workers.staffing.staff(Role.DECODER, Role.APPLIER)
+    watch = SourceWatch((await context.credentials.both()).source_uri, migration.id.slot)
+    tables = asyncio.create_task(
+        watch_tables(context, schema, workers.reports), name=f"tables-{migration.id}"
+    )
+    tables.add_done_callback(lambda _task: workers.reports.notify())
 
     def outcome() -> bool:
         """Whether the watch has ended; a switchover compares the tables itself."""
@@ -49,16 +51,16 @@ async def run(pipeline: Pipeline) -> Phase:
     try:
         while migration.phase in FOLLOWING:
             if outcome():
-                begin_copy(pipeline, tables.result(), NEW_TABLES)
+                begin_copy(context.migration, tables.result(), NEW_TABLES)
                 return Phase.COPY
             now = time.monotonic()
             if (state := await watch.look()) is not None:
-                note(pipeline, state)
-            await _judge(pipeline, now)
+                note(context.migration, state)
+            await _judge(context, now)
             migration.touch()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
-                    await pipeline.reports.until(lambda: migration.phase not in FOLLOWING or outcome())
+                    await workers.reports.until(lambda: migration.phase not in FOLLOWING or outcome())
     finally:
         await _ended(tables)
         await watch.close()
@@ -72,8 +74,8 @@ async def _ended(task: asyncio.Task[tuple[TableId, ...]]) -> None:
         task.exception()  # raised already, or of no more interest
 
 
-async def _judge(pipeline: Pipeline, now: float) -> None:
-    migration = pipeline.migration
+async def _judge(context: Context, now: float) -> None:
+    migration = context.migration
     following = migration.following
     if following.flushed > migration.record.flushed_lsn:
         migration.flushed(following.flushed)
@@ -84,15 +86,15 @@ async def _judge(pipeline: Pipeline, now: float) -> None:
         target = follow_phase(migration.phase, *following.behind(now))
     if target is not migration.phase:
         migration.entered(target)
-        await pipeline.journal.save()
+        await context.journal.save()
 
 
-async def _check_gap(pipeline: Pipeline) -> None:
+async def _check_gap(context: Context) -> None:
     """Slot and origin must still meet (rule 4): what the slot has let go is on the destination.
 
     Also after the key-value store was lost: both servers then say where the migration stands.
     """
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     assert migration.record.slot is not None
     start = migration.record.slot.consistent_lsn
     slot = check_usable(await read_slot(uris.source_uri, migration.id.slot), migration.id.slot, start)

@@ -21,7 +21,10 @@ import asyncio
 from collections.abc import Sequence
 
 from services.coordinator.migration.record import Record
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.files import Files
+from services.coordinator.pipeline.parts import Context, Schema, Workers
+from services.coordinator.pipeline.routing import Routing
 from services.coordinator.post_data.build import POST_DATA, Building, begin, load
 from services.coordinator.post_data.schedule import one_by_one
 from services.coordinator.tables import damaged
@@ -47,68 +50,72 @@ KEYS = "foreign keys"
 DATABASE = "database"
 
 
-async def run(pipeline: Pipeline) -> Phase:
+async def run(context: Context, schema: Schema, workers: Workers) -> Phase:
     """Returns the next phase."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     follow = migration.record.options.follow
     if migration.record.damaged:
-        return await damaged.copy_again(pipeline)
-    await pipeline.staffing.staff(*([Role.DECODER] if follow else []))
-    pipeline.snapshot.close()
+        return await damaged.copy_again(context, schema.routing, workers.staffing)
+    await workers.staffing.staff(*([Role.DECODER] if follow else []))
+    workers.snapshot.close()
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         done = await steps_done(conn, migration.record.migration_id)
     if ANALYZE not in done:
         try:
-            building = await _build(pipeline) if POST_DATA not in done else await load(pipeline)
+            building = (
+                await _build(context, schema, workers)
+                if POST_DATA not in done
+                else await load(context, schema.files, workers.reports)
+            )
         except Exception as exc:
-            error = damaged.noted(pipeline, exc)
+            error = damaged.noted(context.migration, exc)
             if error is exc:
                 raise
             raise error from exc
         await building.look_again()
         building.count(building.plan.items())
-        await _analyze_the_others(pipeline, building)
-    await pipeline.index_work.stop()
-    await check_unlogged(pipeline)
-    await _finish(pipeline, done)
+        await _analyze_the_others(context.migration, building)
+    await schema.index_work.stop()
+    await check_unlogged(context)
+    await _finish(context, schema.files, done)
     return Phase.CATCHUP if follow else Phase.COMPLETE
 
 
-async def _build(pipeline: Pipeline) -> Building:
+async def _build(context: Context, schema: Schema, workers: Workers) -> Building:
     """The rest of the section; what of it is done already need not be known."""
-    tables = begin(pipeline)
+    tables = begin(context, schema, workers.reports)
     await asyncio.wait({tables})  # to await it would cancel it with us; whoever pauses stops it anyway
     building = tables.result()
-    if pipeline.migration.record.options.data_only:
-        await _warn_of_keys(pipeline)
+    if context.migration.record.options.data_only:
+        await _warn_of_keys(context)
         return building  # the destination has its indexes and constraints
     await building.look_again()
     building.count(building.plan.of_tables())
-    await _across_tables(pipeline, building)
-    pipeline.migration.event(EventLevel.INFO, f"built indexes and constraints: {building.plan.total}")
+    await _across_tables(context, schema, workers, building)
+    context.migration.event(EventLevel.INFO, f"built indexes and constraints: {building.plan.total}")
     return building
 
 
-async def _across_tables(pipeline: Pipeline, building: Building) -> None:
-    if pipeline.migration.record.options.follow:
-        await check_partitions(pipeline)
+async def _across_tables(context: Context, schema: Schema, workers: Workers, building: Building) -> None:
+    if context.migration.record.options.follow:
+        await check_partitions(context, schema.files)
     await _at_once(building, building.plan.parents, "post-data: partitioned tables")
     unchecked = any(item.step not in building.done for chain in building.plan.checks for item in chain)
-    await _of_one_moment(pipeline, again=unchecked and KEYS in building.done)
+    await _of_one_moment(context, schema.routing, workers, again=unchecked and KEYS in building.done)
     await _at_once(building, building.plan.keys, KEYS)
     checks = [one_by_one(f"check {number}", chain) for number, chain in enumerate(building.plan.checks)]
     try:
         await building.work_off(checks)
     except ExceptionGroup as exc:
-        raise _with_remedy(exc, follow=pipeline.migration.record.options.follow) from exc
-    await _loosen_keys(pipeline)
+        raise _with_remedy(exc, follow=context.migration.record.options.follow) from exc
+    await _loosen_keys(context)
     await _at_once(building, building.plan.rest, POST_DATA)
 
 
-async def _loosen_keys(pipeline: Pipeline) -> None:
+async def _loosen_keys(context: Context) -> None:
     """Before anything refers to the constraints: comments come with the rest of the section."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     if not migration.record.options.follow:
         return
     async with connection(uris.destination_uri, "destination") as conn:
@@ -123,15 +130,15 @@ def _in_part_and_all(record: Record) -> tuple[list[TableId], list[TableId]]:
     return [*record.inserts_only, *record.copied_only], [one.table for one in record.tables]
 
 
-async def _warn_of_keys(pipeline: Pipeline) -> None:
+async def _warn_of_keys(context: Context) -> None:
     """About keys of a destination that brought its own tables."""
-    uris, record = await pipeline.credentials.both(), pipeline.migration.record
+    uris, record = await context.credentials.both(), context.migration.record
     if not record.options.follow:
         return
     async with connection(uris.destination_uri, "destination") as conn:
         warning = await doubtful_keys(conn, *_in_part_and_all(record))
     if warning:
-        pipeline.migration.event(EventLevel.WARNING, warning)
+        context.migration.event(EventLevel.WARNING, warning)
 
 
 async def _at_once(building: Building, items: Sequence[Item], step: str) -> None:
@@ -153,37 +160,37 @@ def _with_remedy(group: ExceptionGroup[Exception], *, follow: bool) -> Exception
     return PgmigError(error.kind, error.message, remedy)
 
 
-async def _of_one_moment(pipeline: Pipeline, *, again: bool) -> None:
+async def _of_one_moment(context: Context, routing: Routing, workers: Workers, *, again: bool) -> None:
     """Apply what was committed before the latest snapshot; then let the tables be locked.
 
     again: foreign keys were tried before, and the source may have been mended since.
     """
-    migration = pipeline.migration
+    migration = context.migration
     floor = max((floor for _, floor in migration.copying.floors()), default=Lsn(0))
     target, why = floor, "position at which the last table was copied"
     if again and migration.record.options.follow:
-        async with connection((await pipeline.credentials.both()).source_uri, "source") as conn:
+        async with connection((await context.credentials.both()).source_uri, "source") as conn:
             target, why = await wal_position(conn), "before foreign keys are checked again"
     if target:
         migration.event(EventLevel.INFO, f"changes are applied up to {target}, {why}")
-        await look_for_routes(pipeline)
-        await pipeline.staffing.staff(Role.DECODER, Role.APPLIER)
-        await pipeline.reports.until(lambda: migration.following.applied >= target)
-        await pipeline.staffing.staff(Role.DECODER)
+        await look_for_routes(context, routing)
+        await workers.staffing.staff(Role.DECODER, Role.APPLIER)
+        await workers.reports.until(lambda: migration.following.applied >= target)
+        await workers.staffing.staff(Role.DECODER)
 
 
-async def _analyze_the_others(pipeline: Pipeline, building: Building) -> None:
+async def _analyze_the_others(migration: Migration, building: Building) -> None:
     """Statistics of what was not copied, or is made of several tables' rows."""
-    version = pipeline.migration.record.destination.server_version_num
-    copied = {record.table for record in pipeline.migration.copying.records()}
+    version = migration.record.destination.server_version_num
+    copied = {record.table for record in migration.copying.records()}
     others = [analysis(table, kind, version) for table, kind in building.kinds.items() if table not in copied]
     await building.work_off([one_by_one(item.step, [item]) for item in others])
 
 
-async def _finish(pipeline: Pipeline, done: set[str]) -> None:
+async def _finish(context: Context, files: Files, done: set[str]) -> None:
     """Statistics are complete. What is left: sequences, and the database's own settings, privileges
     and comment."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     options = migration.record.options
     async with (
         connection(uris.source_uri, "source") as source,
@@ -191,8 +198,8 @@ async def _finish(pipeline: Pipeline, done: set[str]) -> None:
     ):
         await use_indexes(destination, migration.record.altered)
         await mark_step(destination, migration.record.migration_id, ANALYZE)
-        pipeline.files.archive.unlink(missing_ok=True)
-        list_of(pipeline.files.archive).unlink(missing_ok=True)
+        files.archive.unlink(missing_ok=True)
+        list_of(files.archive).unlink(missing_ok=True)
         if not (options.follow or options.schema_only):
             # Read after the copy: no sequence is behind a row that was copied.
             chosen = await choose(source, options)

@@ -15,7 +15,9 @@ from dataclasses import replace
 
 from services.coordinator.migration.record import Record
 from services.coordinator.pipeline.dump_tools import schema_tools
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.files import Files
+from services.coordinator.pipeline.parts import Context, Workers
+from services.coordinator.pipeline.snapshot import Snapshot
 from services.shared.model import (
     ErrorKind,
     EventLevel,
@@ -50,64 +52,64 @@ MOST_SNAPSHOTS = 5
 """How many snapshots are tried while objects of the source are being dropped or renamed."""
 
 
-async def run(pipeline: Pipeline) -> Phase:
+async def run(context: Context, files: Files, workers: Workers) -> Phase:
     """Returns the next phase."""
-    migration = pipeline.migration
-    uris = await pipeline.credentials.both()
+    migration = context.migration
+    uris = await context.credentials.both()
     if migration.record.slot is None:
         # Whoever began before a crash may have told us of a slot that we did not note.
-        await pipeline.staffing.release()
-        await _choose_published(pipeline)
-    await pipeline.staffing.staff(Role.DECODER)
-    await pipeline.reports.until(lambda: migration.record.slot is not None)
-    await pipeline.journal.save()
+        await workers.staffing.release()
+        await _choose_published(context)
+    await workers.staffing.staff(Role.DECODER)
+    await workers.reports.until(lambda: migration.record.slot is not None)
+    await context.journal.save()
     async with connection(uris.destination_uri, "destination") as conn:
         done = await steps_done(conn, migration.record.migration_id)
     if PRE_DATA in done and migration.record.tables:
         return Phase.COPY
-    await _under_snapshots(pipeline, restored=PRE_DATA in done)
+    await _under_snapshots(context, files, workers.snapshot, restored=PRE_DATA in done)
     return Phase.COPY
 
 
-async def _under_snapshots(pipeline: Pipeline, *, restored: bool) -> None:
+async def _under_snapshots(context: Context, files: Files, snapshot: Snapshot, *, restored: bool) -> None:
     """List the tables and restore their schema under one snapshot; under another one when objects were
     dropped or renamed meanwhile. restored: only the list is missing."""
     for attempt in range(1, MOST_SNAPSHOTS + 1):
         try:
-            await _under_snapshot(pipeline, await pipeline.snapshot.open(), restored=restored)
+            await _under_snapshot(context, files, await snapshot.open(), restored=restored)
         except PgmigError as exc:
             if exc.kind is not ErrorKind.TABLE_CHANGED:
                 raise
-            pipeline.snapshot.close()  # or the decoder would answer with the same one
+            snapshot.close()  # or the decoder would answer with the same one
             if attempt == MOST_SNAPSHOTS:
                 raise PgmigError(
                     ErrorKind.SCHEMA_FAILED,
                     f"the schema could not be dumped under any of {attempt} snapshots: {exc.message}",
                     "stop the jobs that drop, rename or re-create objects of the source, then continue",
                 ) from exc
-            pipeline.migration.event(EventLevel.WARNING, f"{exc}: {exc.hint}")
+            context.migration.event(EventLevel.WARNING, f"{exc}: {exc.hint}")
         else:
             return
 
 
-async def _under_snapshot(pipeline: Pipeline, snapshot: SnapshotReady, *, restored: bool) -> None:
-    chosen, known = await _list_tables(pipeline, snapshot)
+async def _under_snapshot(context: Context, files: Files, snapshot: SnapshotReady, *, restored: bool) -> None:
+    chosen, known = await _list_tables(context, snapshot)
     if restored:
         return
-    if pipeline.migration.record.options.data_only:
-        await _take_tables(pipeline, chosen, known)
+    if context.migration.record.options.data_only:
+        await _take_tables(context, chosen, known)
     else:
-        await _restore(pipeline, snapshot, chosen, known)
+        await _restore(context, files, snapshot, chosen, known)
 
 
-async def _choose_published(pipeline: Pipeline) -> None:
+async def _choose_published(context: Context) -> None:
     """Once: a publication that was made before a crash carries the first choice.
 
     What is altered on the source is noted before, so that cleanup knows it whatever happens; and
     it is altered before a publication stands, or UPDATE and DELETE would fail there meanwhile.
     """
-    migration = pipeline.migration
-    uris = await pipeline.credentials.both()
+    migration = context.migration
+    uris = await context.credentials.both()
     async with connection(uris.source_uri, "source") as conn:
         taken = await choose(conn, migration.record.options)
         if not migration.record.options.follow:
@@ -119,20 +121,20 @@ async def _choose_published(pipeline: Pipeline) -> None:
             migration.publication_chosen(chosen)
             for warning in chosen.warnings:
                 migration.event(EventLevel.WARNING, warning)
-        await pipeline.journal.save()
+        await context.journal.save()
         await set_full(conn, [one.table for one in migration.record.altered])
 
 
-async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> tuple[Chosen, tuple[KnownTable, ...]]:
+async def _list_tables(context: Context, snapshot: SnapshotReady) -> tuple[Chosen, tuple[KnownTable, ...]]:
     """What is taken, with the tables recorded; and what those are whose changes will be replicated."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     async with connection(uris.source_uri, "source") as conn:
         chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
         tables = await list_tables_under(conn, snapshot.snapshot_name, chosen)
         identities = await read_identities_under(conn, migration.id, snapshot.snapshot_name)
     migration.copying.plan(() if migration.record.options.schema_only else tables)
     migration.copies_noted()
-    await pipeline.journal.save()
+    await context.journal.save()
     taken = {record.table for record in migration.record.tables}
     known = {
         t: one
@@ -142,10 +144,10 @@ async def _list_tables(pipeline: Pipeline, snapshot: SnapshotReady) -> tuple[Cho
     return chosen, tuple(freshly_known(known))
 
 
-async def _take_tables(pipeline: Pipeline, chosen: Chosen, known: Sequence[KnownTable]) -> None:
+async def _take_tables(context: Context, chosen: Chosen, known: Sequence[KnownTable]) -> None:
     """The destination has its schema: only note that rows may go into it. Each table is emptied in
     the transaction that fills it."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     async with (
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as conn,
@@ -161,11 +163,11 @@ async def _take_tables(pipeline: Pipeline, chosen: Chosen, known: Sequence[Known
 
 
 async def _restore(
-    pipeline: Pipeline, snapshot: SnapshotReady, chosen: Chosen, known: Sequence[KnownTable]
+    context: Context, files: Files, snapshot: SnapshotReady, chosen: Chosen, known: Sequence[KnownTable]
 ) -> None:
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
-    tools = await schema_tools(pipeline)
-    pipeline.files.archive.parent.mkdir(parents=True, exist_ok=True)
+    uris, migration = await context.credentials.both(), context.migration
+    tools = await schema_tools(context.migration)
+    files.archive.parent.mkdir(parents=True, exist_ok=True)
     options = migration.record.options
     there: tuple[str, ...] = ()
     if options.drop_if_exists:
@@ -175,31 +177,29 @@ async def _restore(
         tools,
         uris.source_uri,
         snapshot.snapshot_name,
-        pipeline.files.archive,
+        files.archive,
         replace(chosen, schemas_there=there),
         rows=not options.schema_only,
     )
     script = await section_script(
-        pipeline.files.archive,
+        files.archive,
         Section.PRE_DATA,
         no_owner=options.no_owner,
         no_acl=options.no_acl,
         skip=options.skip_objects,
     )
     try:
-        await _run(pipeline, script.text, chosen, known)
+        await _run(context, script.text, chosen, known)
     except PgmigError as exc:
         if exc.kind is not ErrorKind.SCHEMA_FAILED:
             raise
-        await _run(pipeline, script, chosen, known)  # once more, to name what fails
+        await _run(context, script, chosen, known)  # once more, to name what fails
     migration.event(EventLevel.INFO, f"{_described(migration.record)} is on the destination")
 
 
-async def _run(
-    pipeline: Pipeline, script: bytes | Script, chosen: Chosen, known: Sequence[KnownTable]
-) -> None:
+async def _run(context: Context, script: bytes | Script, chosen: Chosen, known: Sequence[KnownTable]) -> None:
     """The section, with the note that it is done, in one transaction. bytes: as one query."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     options = migration.record.options
     dropped = 0
     async with connection(uris.destination_uri, "destination") as conn:

@@ -1,7 +1,4 @@
-"""The parts of one migration's pipeline, put together; each does one thing in a module of its own.
-
-What the phases, the operations and the looks at tables are given to work with.
-"""
+"""The parts of one migration's pipeline, put together; each does one thing in a module of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
 from services.coordinator.pipeline.files import Files
 from services.coordinator.pipeline.index_work import IndexWork
+from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.reports import Reports
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.pipeline.snapshot import Snapshot
@@ -44,22 +42,21 @@ class Pipeline:
     ) -> None:
         key, workforce, changes = migration.record.migration_id, around.workforce, Changes()
         settings = Credentials(around.source_uri or "", around.destination_uri or "")
-        self.migration = migration
-        self.journal = journal
-        self.bus = around.bus
-        self.files = Files(around.state_dir, key)
-        self.index_work = IndexWork()
-        self.routing = Routing()
-        self.credentials = KnownCredentials(migration, settings, changes, embedded=around.embedded)
-        self.snapshot = Snapshot(key, workforce, changes)
-        self.staffing = Staffing(
+        credentials = KnownCredentials(migration, settings, changes, embedded=around.embedded)
+        snapshot = Snapshot(key, workforce, changes)
+        routing = Routing()
+        staffing = Staffing(
             migration,
             workforce,
-            self.credentials,
-            self.snapshot,
-            self.routing,
+            credentials,
+            snapshot,
+            routing,
             embedded=around.embedded,
             restored=restored,
         )
-        self.reports = Reports(migration, self.snapshot, changes)
-        workforce.listen(key, self.reports)
+        reports = Reports(migration, snapshot, changes)
+        self.context = Context(migration, journal, credentials)
+        self.schema = Schema(routing, Files(around.state_dir, key), IndexWork())
+        self.workers = Workers(staffing, snapshot, reports)
+        self.bus = around.bus
+        workforce.listen(key, reports)

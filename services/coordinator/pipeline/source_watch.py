@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.credentials import KnownCredentials
 from services.shared.model import (
     SLOT_GONE,
     EventLevel,
@@ -23,9 +24,8 @@ SEARCH_EVERY_S = 15.0
 """For a connection string that nobody has given, after a restart."""
 
 
-def note(pipeline: Pipeline, state: SourceState) -> None:
+def note(migration: Migration, state: SourceState) -> None:
     """Let clients see it. The loss of the slot is an event, once."""
-    migration = pipeline.migration
     lost_before = migration.following.slot_lost
     if migration.following.source_state(time.monotonic(), state):
         migration.touch()
@@ -42,8 +42,9 @@ def note(pipeline: Pipeline, state: SourceState) -> None:
 class Lookout:
     """Of one migration, for as long as its coordinator runs."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, migration: Migration, credentials: KnownCredentials) -> None:
+        self._migration = migration
+        self._credentials = credentials
         self._watch: SourceWatch | None = None
         self._search_at = 0.0
 
@@ -55,25 +56,24 @@ class Lookout:
         if not uri:
             return
         if self._watch is None:
-            self._watch = SourceWatch(uri, self._pipeline.migration.id.slot)
+            self._watch = SourceWatch(uri, self._migration.id.slot)
         state = await self._watch.look()
         if state is not None and self._wanted():
-            note(self._pipeline, state)
+            note(self._migration, state)
 
     def _wanted(self) -> bool:
-        record = self._pipeline.migration.record
+        record = self._migration.record
         if record.phase.ended or record.phase in _ASK_THEMSELVES:
             return False
         return record.options.follow and record.slot is not None
 
     async def _uri(self) -> str:
-        credentials = self._pipeline.credentials
-        if credentials.known.source_uri:
-            return await credentials.known_source()
+        if self._credentials.known.source_uri:
+            return await self._credentials.known_source()
         if time.monotonic() >= self._search_at:
             self._search_at = time.monotonic() + SEARCH_EVERY_S
             with suppress(PgmigError):
-                return await credentials.known_source()
+                return await self._credentials.known_source()
         return ""
 
     async def close(self) -> None:

@@ -13,8 +13,11 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
+from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.dump_tools import schema_tools
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.files import Files
+from services.coordinator.pipeline.parts import Context, Schema
+from services.coordinator.pipeline.reports import Reports
 from services.coordinator.post_data.schedule import Schedule, Task, table_tasks
 from services.coordinator.post_data.task_pool import Crew
 from services.shared.model import (
@@ -53,12 +56,20 @@ class Building:
     """The plan at work. done: the steps noted on the destination."""
 
     def __init__(
-        self, pipeline: Pipeline, uri: str, whole: Plan, kinds: dict[TableId, str], done: set[str]
+        self,
+        migration: Migration,
+        reports: Reports,
+        uri: str,
+        whole: Plan,
+        kinds: dict[TableId, str],
+        *,
+        done: set[str],
     ) -> None:
         self.plan = whole
         self.kinds = kinds
         self.done = done
-        self._pipeline = pipeline
+        self._migration = migration
+        self._reports = reports
         self._uri = uri
         self._total = whole.total
         self._finished = 0
@@ -66,7 +77,7 @@ class Building:
 
     async def table_work(self) -> None:
         """Build what needs one table alone, as the tables become complete, until all are."""
-        copying = self._pipeline.migration.copying
+        copying = self._migration.copying
         with_items = {items.table: items for items in self.plan.tables}
         # Partitions that the destination lacks may still be listed in place of their root.
         copied = {record.table for record in copying.records() if record.table in self.kinds}
@@ -84,7 +95,7 @@ class Building:
 
     async def work_off(self, tasks: Sequence[Task]) -> None:
         """Raises an ExceptionGroup of what failed."""
-        migration = self._pipeline.migration
+        migration = self._migration
         options = migration.record.options
         sizes = {record.table: record.bytes_estimated for record in migration.copying.records()}
         self._schedule = Schedule(tasks, sizes)
@@ -98,24 +109,24 @@ class Building:
 
     async def _feed(self, crew: Crew[BuildingSession]) -> None:
         """Tell the schedule which tables are complete, until all are."""
-        copying, told = self._pipeline.migration.copying, 0
+        copying, told = self._migration.copying, 0
         while not copying.complete:
             for table in copying.turned[told:]:
                 self._schedule.table_is(table, complete=table in copying.copied)
             told = len(copying.turned)
             crew.wake()
-            await self._pipeline.reports.until(partial(self._news, told))
+            await self._reports.until(partial(self._news, told))
         self._schedule.all_are_complete()
         crew.wake()
 
     async def look_again(self) -> None:
         """At what the destination has noted; counting begins anew."""
         async with connection(self._uri, "destination") as conn:
-            self.done = await steps_done(conn, self._pipeline.migration.record.migration_id)
+            self.done = await steps_done(conn, self._migration.record.migration_id)
         self._finished = 0
 
     def _news(self, told: int) -> bool:
-        copying = self._pipeline.migration.copying
+        copying = self._migration.copying
         return copying.complete or len(copying.turned) > told
 
     def count(self, items: Iterable[Item]) -> None:
@@ -124,7 +135,7 @@ class Building:
         self._tell()
 
     def session(self) -> AbstractAsyncContextManager[BuildingSession]:
-        record = self._pipeline.migration.record
+        record = self._migration.record
         memory, sessions = record.options.maintenance_work_mem_kb, record.options.index_workers
         return building_session(self._uri, record.migration_id, self.plan.settings, memory, sessions)
 
@@ -138,13 +149,13 @@ class Building:
 
     def _tell(self) -> None:
         labels = tuple(task.label for task in self._schedule.running)
-        self._pipeline.migration.indexes = IndexProgress(self._total, self._finished, labels)
-        self._pipeline.migration.touch()
+        self._migration.indexes = IndexProgress(self._total, self._finished, labels)
+        self._migration.touch()
 
 
-async def load(pipeline: Pipeline) -> Building:
+async def load(context: Context, files: Files, reports: Reports) -> Building:
     """From the schema's archive, which is made again when it is lost, and the destination."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         kinds = await relations(conn)
@@ -153,22 +164,22 @@ async def load(pipeline: Pipeline) -> Building:
         whole = Plan(b"", (), (), (), (), ())  # the destination brought its own
     else:
         version = migration.record.destination.server_version_num
-        whole = await asyncio.to_thread(plan, await _script(pipeline, kinds), kinds, version)
-    return Building(pipeline, uris.destination_uri, whole, kinds, done)
+        whole = await asyncio.to_thread(plan, await _script(context, files, kinds), kinds, version)
+    return Building(context.migration, reports, uris.destination_uri, whole, kinds, done=done)
 
 
-async def _script(pipeline: Pipeline, there: Collection[TableId]) -> Script:
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+async def _script(context: Context, files: Files, there: Collection[TableId]) -> Script:
+    uris, migration = await context.credentials.both(), context.migration
     options = migration.record.options
-    if not pipeline.files.archive.exists():
-        tools = await schema_tools(pipeline)
-        pipeline.files.archive.parent.mkdir(parents=True, exist_ok=True)
+    if not files.archive.exists():
+        tools = await schema_tools(context.migration)
+        files.archive.parent.mkdir(parents=True, exist_ok=True)
         async with connection(uris.source_uri, "source") as conn:
             chosen = await choose(conn, options)
         rows = not options.schema_only
-        await dump_schema(tools, uris.source_uri, None, pipeline.files.archive, chosen, rows=rows)
+        await dump_schema(tools, uris.source_uri, None, files.archive, chosen, rows=rows)
     return await section_script(
-        pipeline.files.archive,
+        files.archive,
         Section.POST_DATA,
         no_owner=options.no_owner,
         no_acl=options.no_acl,
@@ -177,29 +188,31 @@ async def _script(pipeline: Pipeline, there: Collection[TableId]) -> Script:
     )
 
 
-def begin(pipeline: Pipeline) -> asyncio.Task[Building]:
+def begin(context: Context, schema: Schema, reports: Reports) -> asyncio.Task[Building]:
     """Have `table_work` done beside the phases; again when it failed. It ends with what it worked by."""
-    task = pipeline.index_work.task
+    task = schema.index_work.task
     if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-        task = asyncio.create_task(_table_work(pipeline), name=f"building-{pipeline.migration.id}")
-        pipeline.index_work.task = task
+        task = asyncio.create_task(
+            _table_work(context, schema.files, reports), name=f"building-{context.migration.id}"
+        )
+        schema.index_work.task = task
     return task
 
 
-async def _table_work(pipeline: Pipeline) -> Building:
+async def _table_work(context: Context, files: Files, reports: Reports) -> Building:
     failures = 0
     while True:
         try:
-            building = await load(pipeline)
+            building = await load(context, files, reports)
             await building.table_work()
         except (PgmigError, ExceptionGroup) as exc:
             error = cause(exc)
             if error is None:
                 raise
             if not error.policy.retry:
-                pipeline.migration.event(EventLevel.WARNING, f"not built yet: {error}")
+                context.migration.event(EventLevel.WARNING, f"not built yet: {error}")
                 raise error from exc
-            pipeline.migration.event(EventLevel.WARNING, f"building indexes is retried: {error}")
+            context.migration.event(EventLevel.WARNING, f"building indexes is retried: {error}")
         else:
             return building
         await asyncio.sleep(back_off_s(FIRST_RETRY_S, LONGEST_RETRY_S, failures))

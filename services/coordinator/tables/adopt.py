@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 from services.coordinator.migration.copy_parts import copied_by_table, part_id
 from services.coordinator.migration.record import DroppedTable
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.tables.explain import (
     absent,
     apart,
@@ -67,11 +68,11 @@ class Stock:
 
 
 async def take_stock(
-    pipeline: Pipeline, cause: PgmigError | None = None, source: Connection | None = None
+    context: Context, schema: Schema, cause: PgmigError | None = None, source: Connection | None = None
 ) -> Stock:
     """Look at both sides, adopt what may be adopted. cause: what the applier stopped with. source: a
     session to use, where new ones may not be let in."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     async with AsyncExitStack() as stack:
         if source is None:
             source = await stack.enter_async_context(connection(uris.source_uri, "source"))
@@ -80,22 +81,24 @@ async def take_stock(
         if not known:
             return Stock(None, (), (), Lsn(0), (), {})
         seen = await look(source, known, migration.id, migration.record.options)
-        if pipeline.routing.routes or seen.added() or any(one.root for one in known.values()):
-            seen = replace(seen, known=await take_routes(pipeline, source, destination, seen.chosen))
-        lost = await parted(pipeline, source, seen)
-        harmless, gone, left = await _divide(pipeline, source, destination, seen, lost)
+        if schema.routing.routes or seen.added() or any(one.root for one in known.values()):
+            seen = replace(
+                seen, known=await take_routes(context, schema.routing, source, destination, seen.chosen)
+            )
+        lost = await parted(schema.routing, source, seen)
+        harmless, gone, left = await _divide(context.migration, source, destination, seen, lost)
         missing_parents = await absent(destination, seen.added_parents())
         parents = [seen.now[table] for table in seen.added_parents() if table not in missing_parents]
         new = freshly_known({one.table: one for one in parents})
         await _note(destination, migration.record.migration_id, [*seen.refreshed(), *harmless, *new])
         if gone:
-            await forget(pipeline, destination, gone, seen.end)
+            await forget(context, schema, destination, gone, seen.end)
         for table in harmless:
             migration.event(
                 EventLevel.INFO, f"altered columns of {table.identity.table} are the same on both sides"
             )
         lasting = [table for table in seen.added() if not seen.now[table].logged]
-        added = names_copied([t for t in seen.added() if seen.now[t].logged], pipeline.routing.routes)
+        added = names_copied([t for t in seen.added() if seen.now[t].logged], schema.routing.routes)
         missing = (*await absent(destination, (*added, *lasting)), *missing_parents)
         lasting = [table for table in lasting if table not in missing]
         left_names = {*(one.table for one in left), *lost}
@@ -114,10 +117,10 @@ async def take_stock(
     return Stock(error, copy, adopted, seen.at, seen.unpublished(), seen.now)
 
 
-async def try_stock(pipeline: Pipeline) -> Stock | None:
+async def try_stock(context: Context, schema: Schema) -> Stock | None:
     """`take_stock`; None when a server cannot be asked just now, or a statement was in the way."""
     try:
-        return await take_stock(pipeline)
+        return await take_stock(context, schema)
     except PgmigError as exc:
         if exc.kind in {ErrorKind.SCHEMA_DRIFT, ErrorKind.FENCED}:
             raise
@@ -126,7 +129,7 @@ async def try_stock(pipeline: Pipeline) -> Stock | None:
 
 
 async def _divide(
-    pipeline: Pipeline,
+    migration: Migration,
     source: Connection,
     destination: Connection,
     seen: Look,
@@ -141,9 +144,9 @@ async def _divide(
     here = await read_columns(source, tables)
     there = await read_columns(destination, [seen.target(table) for table in tables])
     here_placed, there_placed = await places(source, tables, seen.chosen), await places(destination, tables)
-    options = pipeline.migration.record.options
-    by_own_name = {record.table for record in pipeline.migration.copying.records()}
-    by_own_name |= {one.table for one in pipeline.migration.record.dropped}  # forgotten, but not to the end
+    options = migration.record.options
+    by_own_name = {record.table for record in migration.copying.records()}
+    by_own_name |= {one.table for one in migration.record.dropped}  # forgotten, but not to the end
     lost = [one for one in differences if one.kind is ChangeKind.GONE]
     lost = [one for one in lost if one.table in by_own_name or not one.before.has_rows]
     gone = set(await absent(destination, [one.table for one in lost]))
@@ -192,21 +195,23 @@ async def _note(conn: Connection, migration_id: str, tables: Sequence[KnownTable
                 await note_tables(conn, migration_id, tables)
 
 
-async def forget(pipeline: Pipeline, destination: Connection, tables: Sequence[TableId], at: Lsn) -> None:
+async def forget(
+    context: Context, schema: Schema, destination: Connection, tables: Sequence[TableId], at: Lsn
+) -> None:
     """Tables that neither side has any more. at: changes to them that commit before it are passed over.
 
     The record is saved before the destination's notes are deleted: whoever repeats this after a crash
     still finds the notes, or nothing that is left to do. The rest of the schema is dumped again, since a
     table may have got another name.
     """
-    migration = pipeline.migration
-    await pipeline.index_work.stop()
-    pipeline.files.archive.unlink(missing_ok=True)
+    migration = context.migration
+    await schema.index_work.stop()
+    schema.files.archive.unlink(missing_ok=True)
     migration.copying.forget(tables)
     others = tuple(one for one in migration.record.dropped if one.table not in tables)
     dropped = tuple(DroppedTable(table, at) for table in tables)
     migration.tables_dropped((*others, *dropped))
-    await pipeline.journal.save()
+    await context.journal.save()
     await forget_copies(destination, migration.record.migration_id, tables, identities=True)
     for table in tables:
         migration.event(EventLevel.INFO, f"table {table} was dropped on both sides")
@@ -227,11 +232,10 @@ async def forget_copies(
 
 
 def begin_copy(
-    pipeline: Pipeline, tables: Sequence[TableId], why: str, without: Sequence[DroppedTable] = ()
+    migration: Migration, tables: Sequence[TableId], why: str, without: Sequence[DroppedTable] = ()
 ) -> None:
     """Go to phase copy for these tables. Nothing is awaited, so that nobody comes in between. without:
     partitions whose rows the new copies have no more."""
-    migration = pipeline.migration
     migration.copying.add(tables)
     named = {*tables, *(one.table for one in without)}
     dropped = [one for one in migration.record.dropped if one.table not in named]

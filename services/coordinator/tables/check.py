@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.parts import Context, Schema
+from services.coordinator.pipeline.routing import Routing
 from services.coordinator.tables.adopt import take_stock
 from services.coordinator.tables.explain import Finding, drift_error
 from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
@@ -16,10 +18,10 @@ from services.shared.pg.catalog.table_identity import known_tables
 from services.shared.pg.session.connection import Connection, connection
 
 
-async def check_unchanged(pipeline: Pipeline, source: Connection) -> None:
+async def check_unchanged(context: Context, schema: Schema, source: Connection) -> None:
     """Raises SCHEMA_DRIFT where a table of the source is not what was copied, or where columns of the two
     sides differ."""
-    stock = await take_stock(pipeline, source=source)
+    stock = await take_stock(context, schema, source=source)
     if stock.error is not None:
         raise stock.error
     if stock.copy:
@@ -29,23 +31,26 @@ async def check_unchanged(pipeline: Pipeline, source: Connection) -> None:
             f"new partitions of the source are not copied yet: {named}",
             "switch over again when the migration is streaming",
         )
-    options = pipeline.migration.record.options
+    options = context.migration.record.options
     if options.data_only or not options.follow:
         return
-    uris = await pipeline.credentials.both()
+    uris = await context.credentials.both()
     async with connection(uris.destination_uri, "destination") as destination:
-        await _compare_columns(pipeline, source, destination, stock.now)
+        await _compare_columns(context.migration, schema.routing, source, destination, stock.now)
 
 
 async def _compare_columns(
-    pipeline: Pipeline, source: Connection, destination: Connection, now: Mapping[TableId, TableIdentity]
+    migration: Migration,
+    routing: Routing,
+    source: Connection,
+    destination: Connection,
+    now: Mapping[TableId, TableIdentity],
 ) -> None:
     """now: the source's tables, as `take_stock` has just read them."""
-    migration = pipeline.migration
     chosen = await choose(source, migration.record.options)
     known = await known_tables(destination, migration.record.migration_id)
     # Partitions that the destination has not got go by the name of their root.
-    routed = {name for route in pipeline.routing.routes for name in (route.leaf, route.root)}
+    routed = {name for route in routing.routes for name in (route.leaf, route.root)}
     tables = [table for table in known if table in now and table not in routed]
     here_placed, there_placed = await places(source, tables, chosen), await places(destination, tables)
     # Both sides at once: within the freeze, writers wait for this.

@@ -8,19 +8,21 @@ arrive with its new snapshot.
 
 from __future__ import annotations
 
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.parts import Context
+from services.coordinator.pipeline.routing import Routing
+from services.coordinator.pipeline.staffing import Staffing
 from services.coordinator.tables.resync import prepare_resync
 from services.shared.model import PgmigError, Phase
 from services.shared.pg.schema.post_data import DuplicateRowError
 from services.shared.runtime.assignments import cause
 
 
-def noted(pipeline: Pipeline, exc: Exception) -> Exception:
+def noted(migration: Migration, exc: Exception) -> Exception:
     """The error to stop with, once the table is noted. Other errors are returned as they are."""
     error = cause(exc)
     if not isinstance(error, DuplicateRowError):
         return exc
-    migration = pipeline.migration
     remedy = (
         f"mend them on the source alone and REINDEX TABLE {error.table} there, then continue: the table is "
         "copied again before its indexes are built"
@@ -40,9 +42,9 @@ def noted(pipeline: Pipeline, exc: Exception) -> Exception:
     return PgmigError(error.kind, error.message, f"{error.hint}; {remedy}")
 
 
-async def copy_again(pipeline: Pipeline) -> Phase:
+async def copy_again(context: Context, routing: Routing, staffing: Staffing) -> Phase:
     """Go back to phase copy for the noted tables."""
-    await pipeline.staffing.release()
-    await prepare_resync(pipeline, pipeline.migration.record.damaged)
-    await pipeline.journal.save()
+    await staffing.release()
+    await prepare_resync(context, routing, context.migration.record.damaged)
+    await context.journal.save()
     return Phase.COPY

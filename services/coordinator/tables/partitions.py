@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.files import Files
+from services.coordinator.pipeline.parts import Context
 from services.coordinator.tables.explain import drift_error, findings
 from services.coordinator.tables.look import look
 from services.shared.model import TableId
@@ -14,7 +15,7 @@ from services.shared.pg.schema.archive import read_archive
 from services.shared.pg.session.connection import connection
 
 
-async def check_partitions(pipeline: Pipeline) -> None:
+async def check_partitions(context: Context, files: Files) -> None:
     """Raises SCHEMA_DRIFT while the destination has a partition that the schema's archive has not got.
 
     The archive is made again when tables are dropped or renamed during the copy. It has no index for a
@@ -22,7 +23,7 @@ async def check_partitions(pipeline: Pipeline) -> None:
     valid only when every partition has its own. PostgreSQL does not look again when the one that lacks
     it goes, so the partition has to go first.
     """
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     async with (
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
@@ -36,7 +37,7 @@ async def check_partitions(pipeline: Pipeline) -> None:
         left = [one for one in seen.differences() if one.table in there and one.table not in here]
         if not left:
             return
-        archive = await asyncio.to_thread(read_archive, pipeline.files.archive)
+        archive = await asyncio.to_thread(read_archive, files.archive)
         attached = {TableId(e.schema, e.name) for e in archive if e.kind == "TABLE ATTACH"}
         left = [one for one in left if one.table not in attached]
         if left:

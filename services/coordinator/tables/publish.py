@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
 from services.shared.model import (
     ErrorKind,
     EventLevel,
@@ -19,7 +19,7 @@ from services.shared.pg.session.connection import Connection
 
 
 async def publish(
-    pipeline: Pipeline,
+    migration: Migration,
     source: Connection,
     now: Mapping[TableId, TableIdentity],
     names: Sequence[TableId],
@@ -28,7 +28,6 @@ async def publish(
 
     Only a snapshot that is taken afterwards may be copied under. Raises NO_REPLICA_IDENTITY.
     """
-    migration = pipeline.migration
     left_out = set(migration.record.copied_only)
     unpublished = [t for t in names if t in now and now[t].logged and not now[t].published]
     tops = await topmost(source, unpublished)

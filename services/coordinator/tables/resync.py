@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.coordinator.migration.record import DroppedTable
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.parts import Context
+from services.coordinator.pipeline.routing import Routing
 from services.coordinator.tables.adopt import begin_copy, forget_copies
 from services.coordinator.tables.explain import absent, drift_error, findings, names_copied, unlogged
 from services.coordinator.tables.look import Look, look
@@ -23,30 +25,30 @@ from services.shared.pg.session.connection import connection
 AGAIN = "tables are copied again"
 
 
-async def prepare_resync(pipeline: Pipeline, tables: Sequence[TableId]) -> None:
+async def prepare_resync(context: Context, routing: Routing, tables: Sequence[TableId]) -> None:
     """Make phase copy copy these tables. No worker runs. Raises INVALID_ARGUMENT for a name that is no
     table of the migration, SCHEMA_DRIFT for one that the destination has not got, NO_REPLICA_IDENTITY."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
-    await look_for_routes(pipeline)
+    uris, migration = await context.credentials.both(), context.migration
+    await look_for_routes(context, routing)
     async with (
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
     ):
         known = await known_tables(destination, migration.record.migration_id)
         seen = await look(source, known, migration.id, migration.record.options)
-        names = _resolved(pipeline, seen, tables)
-        lost = await parted(pipeline, source, seen)
+        names = _resolved(context.migration, routing, seen, tables)
+        lost = await parted(routing, source, seen)
         missing = await absent(destination, names)
         if missing:
             raise drift_error(migration.id, await findings(source, destination, seen, (), missing))
         lasting = [table for table in tables if _is_unlogged(seen, table)]
         if lasting:
             raise drift_error(migration.id, [unlogged(table) for table in lasting])
-        await publish(pipeline, source, seen.now, names)
+        await publish(context.migration, source, seen.now, names)
         await forget_copies(destination, migration.record.migration_id, names, identities=False)
     # What was in the root's table goes as its rows are replaced, and no change of before may bring it back.
     without = [DroppedTable(leaf, seen.end) for leaf, root in lost.items() if root in names]
-    begin_copy(pipeline, names, AGAIN, without)
+    begin_copy(context.migration, names, AGAIN, without)
 
 
 def _is_unlogged(seen: Look, table: TableId) -> bool:
@@ -55,21 +57,23 @@ def _is_unlogged(seen: Look, table: TableId) -> bool:
     return now is not None and not now.logged and (known is None or known.identity.logged)
 
 
-def _listed(pipeline: Pipeline, table: TableId) -> bool:
-    return any(record.table == table for record in pipeline.migration.copying.records())
+def _listed(migration: Migration, table: TableId) -> bool:
+    return any(record.table == table for record in migration.copying.records())
 
 
-def _resolved(pipeline: Pipeline, seen: Look, tables: Sequence[TableId]) -> tuple[TableId, ...]:
+def _resolved(
+    migration: Migration, routing: Routing, seen: Look, tables: Sequence[TableId]
+) -> tuple[TableId, ...]:
     """The names that the tables are copied by."""
-    names = names_copied(tables, pipeline.routing.routes)
-    roots = {route.root for route in (*pipeline.routing.routes, *pipeline.routing.parted)}
+    names = names_copied(tables, routing.routes)
+    roots = {route.root for route in (*routing.routes, *routing.parted)}
     new = {table for table, one in seen.now.items() if one.has_rows and seen.chosen.fills(table)}
-    unknown = [table for table in names if table not in new | roots and not _listed(pipeline, table)]
+    unknown = [table for table in names if table not in new | roots and not _listed(migration, table)]
     if unknown:
         named = ", ".join(map(str, unknown))
         raise PgmigError(
             ErrorKind.INVALID_ARGUMENT,
-            f"no such tables in migration {pipeline.migration.id}: {named}",
+            f"no such tables in migration {migration.id}: {named}",
             "name tables as status does, SCHEMA.TABLE; a partitioned table by its partitions",
         )
     return names

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from services.coordinator.migration.record import DroppedTable
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.parts import Context
+from services.coordinator.pipeline.routing import Routing
 from services.coordinator.tables.look import Look
 from services.shared.model import (
     EventLevel,
@@ -27,31 +28,31 @@ from services.shared.pg.selection.rules import Chosen
 from services.shared.pg.session.connection import Connection, connection, translated
 
 
-async def look_for_routes(pipeline: Pipeline) -> None:
+async def look_for_routes(context: Context, routing: Routing) -> None:
     """Compare the partitions of both sides as they are now, for the copy and the applier.
     Only an operator who changed the destination's tables makes them differ."""
-    uris = await pipeline.credentials.both()
+    uris = await context.credentials.both()
     async with (
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
     ):
-        chosen = await choose(source, pipeline.migration.record.options)
-        await take_routes(pipeline, source, destination, chosen)
+        chosen = await choose(source, context.migration.record.options)
+        await take_routes(context, routing, source, destination, chosen)
 
 
 async def take_routes(
-    pipeline: Pipeline, source: Connection, destination: Connection, chosen: Chosen
+    context: Context, routing: Routing, source: Connection, destination: Connection, chosen: Chosen
 ) -> dict[TableId, KnownTable]:
     """`look_for_routes` with these sessions; what the destination has noted of the tables from now on."""
-    migration, before = pipeline.migration, pipeline.routing.routes
-    pipeline.routing.routes = await find_routes(source, destination, chosen)
-    roots = sorted({route.root for route in pipeline.routing.routes})
-    if roots and pipeline.routing.routes != before:
+    migration, before = context.migration, routing.routes
+    routing.routes = await find_routes(source, destination, chosen)
+    roots = sorted({route.root for route in routing.routes})
+    if roots and routing.routes != before:
         migration.event(
             EventLevel.INFO, f"partitioned otherwise on the destination: {', '.join(map(str, roots[:5]))}"
         )
     known = await known_tables(destination, migration.record.migration_id)
-    routes = {route.leaf: route.root for route in pipeline.routing.routes}
+    routes = {route.leaf: route.root for route in routing.routes}
     apart = {t: one.root for t, one in known.items() if one.root is not None and t not in routes}
     tops = await topmost(destination, apart)
     divided = {table: root for table, root in apart.items() if tops.get(table) == root}
@@ -63,7 +64,7 @@ async def take_routes(
     }
     changed |= {leaf: replace(known[leaf], root=None, division="") for leaf in divided}
     if divided:
-        await _keep_floors(pipeline, divided)
+        await _keep_floors(context, divided)
     if changed:
         with translated("noting the source's tables"):
             async with destination.transaction():
@@ -71,23 +72,23 @@ async def take_routes(
                 # An operator who partitions a table otherwise moves its rows. A table created again is empty.
                 places = {leaf: one.root or leaf for leaf, one in changed.items()}
                 await note_destinations(destination, migration.record.migration_id, places)
-    pipeline.routing.parted = tuple(Route(leaf, root) for leaf, root in apart.items() if leaf not in divided)
+    routing.parted = tuple(Route(leaf, root) for leaf, root in apart.items() if leaf not in divided)
     return known | changed
 
 
-async def _keep_floors(pipeline: Pipeline, divided: Mapping[TableId, TableId]) -> None:
+async def _keep_floors(context: Context, divided: Mapping[TableId, TableId]) -> None:
     """For partitions that the destination has got: their rows came with the copy of the root."""
-    migration = pipeline.migration
+    migration = context.migration
     floors, listed = dict(migration.copying.floors()), {record.table for record in migration.record.tables}
     added = [DroppedTable(t, floors.get(root, Lsn(0))) for t, root in divided.items() if t not in listed]
     others = tuple(one for one in migration.record.dropped if one.table not in divided)
     migration.floors_kept((*others, *added))
-    await pipeline.journal.save()
+    await context.journal.save()
 
 
-async def parted(pipeline: Pipeline, source: Connection, seen: Look) -> dict[TableId, TableId]:
+async def parted(routing: Routing, source: Connection, seen: Look) -> dict[TableId, TableId]:
     """Partitions that their root has lost on the source, by DROP or DETACH, with the root; `take_routes`
     comes first. Where the root itself is gone or has another name, that is what has to be said."""
-    roots = {route.leaf: route.root for route in pipeline.routing.parted if route.root in seen.now}
+    roots = {route.leaf: route.root for route in routing.parted if route.root in seen.now}
     tops = await topmost(source, roots)
     return {leaf: root for leaf, root in roots.items() if tops.get(leaf) != root}

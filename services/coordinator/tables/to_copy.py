@@ -6,7 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.coordinator.migration.copy_parts import choose_split, gathered, renew_plans, wants_key
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.parts import Context, Schema, Workers
+from services.coordinator.pipeline.routing import Routing
+from services.coordinator.pipeline.snapshot import Snapshot
 from services.coordinator.tables.adopt import forget, forget_copies
 from services.coordinator.tables.explain import (
     Finding,
@@ -55,68 +58,72 @@ class ToCopy:
     identities: Mapping[TableId, TableIdentity]
 
 
-async def tables_to_copy(pipeline: Pipeline, snapshot: SnapshotReady) -> ToCopy | None:
+async def tables_to_copy(
+    context: Context, schema: Schema, workers: Workers, snapshot: SnapshotReady
+) -> ToCopy | None:
     """None when tables had to be added to the publication, and a new snapshot is needed. Raises
     SCHEMA_DRIFT for tables that do not fit their table on the destination any more."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     version = migration.record.source.server_version_num
     larger_than = migration.record.options.split_tables_larger_than
-    await look_for_routes(pipeline)
+    await look_for_routes(context, schema.routing)
     async with connection(uris.source_uri, "source") as conn:
         chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
         under = await list_tables_under(conn, snapshot.snapshot_name, chosen)
-        listed = gathered(under, pipeline.routing.routes)
+        listed = gathered(under, schema.routing.routes)
         found = {table.table: table for table in listed}
         by_key = [table for table in found.values() if wants_key(table, larger_than, version)]
         bounds = await key_bounds(conn, by_key, snapshot.snapshot_name) if by_key else {}
         identities = await read_identities_under(conn, migration.id, snapshot.snapshot_name)
-        if pipeline.routing.routes:
-            _list_roots(pipeline, found)
+        if schema.routing.routes:
+            _list_roots(context.migration, schema.routing, found)
         async with connection(uris.destination_uri, "destination") as destination:
-            await _by_partitions(pipeline, conn, destination, found, identities)
-            there = await read_columns(conn, _wanted(pipeline))  # now, not under the snapshot
-            await _forget_dropped(pipeline, conn, destination, found.keys() & there.keys(), identities)
+            await _by_partitions(context.migration, conn, destination, found, identities)
+            there = await read_columns(conn, _wanted(context.migration))  # now, not under the snapshot
+            await _forget_dropped(
+                context, schema, (conn, destination), found.keys() & there.keys(), identities
+            )
             if not migration.record.options.follow:
-                await _take_new(pipeline, conn, destination, found)
-            wanted = _wanted(pipeline)
-            leaves = _leaves(pipeline, wanted, identities)
-            if migration.record.options.follow and await _publish(pipeline, conn, identities, leaves):
+                await _take_new(context.migration, conn, destination, found)
+            wanted = _wanted(context.migration)
+            leaves = _leaves(schema.routing, wanted, identities)
+            if migration.record.options.follow and await _publish(
+                context.migration, workers.snapshot, conn, identities, leaves
+            ):
                 return None
             if migration.record.options.follow and version < TRUNCATE_SINCE:
-                _note_files(pipeline, identities, leaves)
+                _note_files(context.migration, identities, leaves)
             if not migration.record.options.data_only:
-                await _check_columns(pipeline, (conn, destination), wanted, identities, chosen)
+                await _check_columns(context.migration, (conn, destination), wanted, identities, chosen)
     migration.copying.estimate(listed)
     tables = [found[table] for table in wanted]
     splits = {t.table: choose_split(t, larger_than, version, bounds.get(t.table)) for t in tables}
     return ToCopy(tables, splits, identities)
 
 
-def _list_roots(pipeline: Pipeline, found: Collection[TableId]) -> None:
+def _list_roots(migration: Migration, routing: Routing, found: Collection[TableId]) -> None:
     """Have roots in the list in place of their partitions."""
-    migration = pipeline.migration
     listed = {record.table for record in migration.copying.records()}
-    migration.copying.forget(route.leaf for route in pipeline.routing.routes if route.leaf in listed)
-    migration.copying.add(
-        {r.root: None for r in pipeline.routing.routes if r.root in found and r.root not in listed}
-    )
+    migration.copying.forget(route.leaf for route in routing.routes if route.leaf in listed)
+    migration.copying.add({r.root: None for r in routing.routes if r.root in found and r.root not in listed})
     migration.copies_noted()
 
 
 def _note_files(
-    pipeline: Pipeline, identities: Mapping[TableId, TableIdentity], leaves: Collection[TableId]
+    migration: Migration, identities: Mapping[TableId, TableIdentity], leaves: Collection[TableId]
 ) -> None:
     """Files of tables that were added since, as the snapshot shows them: by these a TRUNCATE is found that
     the source does not replicate."""
-    record = pipeline.migration.record
+    record = migration.record
     known = {one.table for one in record.files} | {*record.inserts_only, *record.copied_only}
     added = tuple(TableFile(table, identities[table].file) for table in leaves if table not in known)
     if added:
-        pipeline.migration.files_noted(added)
+        migration.files_noted(added)
 
 
 async def _publish(
-    pipeline: Pipeline,
+    migration: Migration,
+    snapshot: Snapshot,
     source: Connection,
     identities: Mapping[TableId, TableIdentity],
     leaves: Sequence[TableId],
@@ -124,18 +131,17 @@ async def _publish(
     """`publish`. When it fails, some tables may have been added already: the snapshot does not show them
     as published, so that the next attempt needs another one."""
     try:
-        return await publish(pipeline, source, identities, leaves)
+        return await publish(migration, source, identities, leaves)
     except BaseException:
-        pipeline.snapshot.close()
+        snapshot.close()
         raise
 
 
 async def _take_new(
-    pipeline: Pipeline, source: Connection, destination: Connection, found: Mapping[TableId, SourceTable]
+    migration: Migration, source: Connection, destination: Connection, found: Mapping[TableId, SourceTable]
 ) -> None:
     """Tables that were created after the schema was dumped: nobody adds them later to a clone that does
     not follow. Raises SCHEMA_DRIFT for those that the destination has not got."""
-    migration = pipeline.migration
     listed = {record.table for record in migration.copying.records()}
     new = [table for table in found if table not in listed]
     missing = await absent(destination, new)
@@ -148,35 +154,34 @@ async def _take_new(
 
 
 def _leaves(
-    pipeline: Pipeline, names: Sequence[TableId], identities: Mapping[TableId, TableIdentity]
+    routing: Routing, names: Sequence[TableId], identities: Mapping[TableId, TableIdentity]
 ) -> list[TableId]:
     """The source's tables whose rows are copied by these names: a root's are those of its partitions."""
-    roots = {route.leaf: route.root for route in pipeline.routing.routes}
+    roots = {route.leaf: route.root for route in routing.routes}
     wanted = set(names)
     return [t for t, one in identities.items() if one.has_rows and roots.get(t, t) in wanted]
 
 
-def _wanted(pipeline: Pipeline) -> tuple[TableId, ...]:
-    copying = pipeline.migration.copying
-    if pipeline.migration.record.options.follow:
+def _wanted(migration: Migration) -> tuple[TableId, ...]:
+    copying = migration.copying
+    if migration.record.options.follow:
         return copying.missing()
     return tuple(record.table for record in copying.records())
 
 
 async def _by_partitions(
-    pipeline: Pipeline,
+    migration: Migration,
     source: Connection,
     destination: Connection,
     found: Mapping[TableId, SourceTable],
     identities: Mapping[TableId, TableIdentity],
 ) -> None:
     """Roots whose partitions go by their own names now, since both sides divide them alike."""
-    wanted = [table for table in _wanted(pipeline) if table not in found]
+    wanted = [table for table in _wanted(migration) if table not in found]
     roots = [table for table in wanted if table in identities and not identities[table].has_rows]
     if not roots:
         return
     tops = await topmost(source, tuple(found))
-    migration = pipeline.migration
     bare = set(roots) - set(tops.values())
     if bare:  # what the destination has in them is of partitions that the source has no more
         with translated("emptying tables of the destination"):
@@ -203,26 +208,27 @@ async def _forget_parted(
 
 
 async def _forget_dropped(
-    pipeline: Pipeline,
-    source: Connection,
-    destination: Connection,
+    context: Context,
+    schema: Schema,
+    sides: tuple[Connection, Connection],
     there: set[TableId],
     identities: Mapping[TableId, TableIdentity],
 ) -> None:
     """Tables that were dropped before they were copied. Raises SCHEMA_DRIFT while the destination
     has them."""
-    gone = [table for table in _wanted(pipeline) if table not in there]
+    source, destination = sides
+    gone = [table for table in _wanted(context.migration) if table not in there]
     if not gone:
         return
     lacking = await absent(destination, gone)
     left = [table for table in gone if table not in lacking]
     if left:
-        migration = pipeline.migration
+        migration = context.migration
         known = await known_tables(destination, migration.record.migration_id)
         names = {one.oid: table for table, one in identities.items() if table in there or table not in gone}
         found = [gone_from_source(destination, table, _oid(known, table), names) for table in left]
         raise drift_error(migration.id, found)
-    await forget(pipeline, destination, lacking, await wal_insert_position(source))
+    await forget(context, schema, destination, lacking, await wal_insert_position(source))
 
 
 def _oid(known: Mapping[TableId, KnownTable], table: TableId) -> int:
@@ -230,14 +236,13 @@ def _oid(known: Mapping[TableId, KnownTable], table: TableId) -> int:
 
 
 async def _check_columns(
-    pipeline: Pipeline,
+    migration: Migration,
     sides: tuple[Connection, Connection],
     wanted: Sequence[TableId],
     identities: Mapping[TableId, TableIdentity],
     chosen: Chosen,
 ) -> None:
     """A column of another type than the source's would take its values changed."""
-    migration = pipeline.migration
     tables = [table for table in wanted if table in identities]
     here, there = await read_columns(sides[0], tables), await read_columns(sides[1], tables)
     here_placed, there_placed = await places(sides[0], tables, chosen), await places(sides[1], tables)
@@ -273,11 +278,11 @@ async def _check_columns(
         raise drift_error(migration.id, found, follow=follow)
 
 
-async def renewed(pipeline: Pipeline, snapshot: SnapshotReady, found: ToCopy) -> CopyLedger:
+async def renewed(context: Context, routing: Routing, snapshot: SnapshotReady, found: ToCopy) -> CopyLedger:
     """The ledger with the plans that the snapshot asks for. One transaction gives a table its new
     plan, forgets its parts, notes what it is on the source and, if it is cut, empties it: no part does,
     since others are beside it."""
-    uris, migration = await pipeline.credentials.both(), pipeline.migration
+    uris, migration = await context.credentials.both(), context.migration
     key, follow = migration.record.migration_id, migration.record.options.follow
     async with connection(uris.destination_uri, "destination") as conn:
         with translated("making the tables of the destination ready for their copy"):
@@ -287,9 +292,9 @@ async def renewed(pipeline: Pipeline, snapshot: SnapshotReady, found: ToCopy) ->
                 await conn.execute("SET LOCAL lock_timeout = '60s'")
                 await empty_for_parts(conn, [plan.table for plan in new if plan.split.parts > 1])
                 await replace_plans(conn, key, new, void)
-                leaves = _leaves(pipeline, [plan.table for plan in new], found.identities)
+                leaves = _leaves(routing, [plan.table for plan in new], found.identities)
                 await _forget_parted(conn, key, {plan.table for plan in new} - set(leaves), leaves)
-                roots = {route.leaf: route.root for route in pipeline.routing.routes}
+                roots = {route.leaf: route.root for route in routing.routes}
                 ways = await divisions(conn, set(roots.values()))
                 divided = {leaf: (root, ways[root]) for leaf, root in roots.items()}
                 await note_tables(conn, key, freshly_known({t: found.identities[t] for t in leaves}, divided))

@@ -8,23 +8,23 @@ nothing is copied meanwhile, and a crash leaves none.
 
 from __future__ import annotations
 
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.parts import Context
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.catalog.unlogged import count_unlogged
 from services.shared.pg.session.connection import connection
 
 
-async def check_unlogged(pipeline: Pipeline, *, frozen: bool = False) -> None:
+async def check_unlogged(context: Context, *, frozen: bool = False) -> None:
     """Raises COPY_FAILED with the names of unlogged tables that have lost rows on the destination.
 
     frozen: they were counted before the freeze.
     """
-    migration = pipeline.migration
+    migration = context.migration
     copied = {record.table: record.rows for record in migration.copying.records() if record.rows}
     if not copied:
         return
     expected = dict.fromkeys(copied, 1) if frozen else copied
-    uris = await pipeline.credentials.both()
+    uris = await context.credentials.both()
     async with connection(uris.destination_uri, "destination") as conn:
         counted = await count_unlogged(conn, 1 if frozen else None)
     lost = [

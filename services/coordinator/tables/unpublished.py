@@ -8,7 +8,8 @@ They go through the coordinator's own sessions, in pieces of bounded size.
 
 from __future__ import annotations
 
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.parts import Context, Workers
 from services.shared.model import (
     EventLevel,
     LargeObjects,
@@ -24,31 +25,31 @@ from services.shared.pg.unpublished.content import Brought, Wanted, any_unfollow
 UNFOLLOWED = "unfollowed"
 
 
-async def copied(pipeline: Pipeline) -> bool:
+async def copied(context: Context, workers: Workers) -> bool:
     """Copy them, unless that is done. False: everything has to be copied again, since the snapshot
     of the tables is gone and nothing would bring the two moments into step."""
-    uris, record = await pipeline.credentials.both(), pipeline.migration.record
-    if _left_alone(pipeline):
+    uris, record = await context.credentials.both(), context.migration.record
+    if _left_alone(context.migration):
         return True
     async with silent_destination(uris.destination_uri) as destination:
         if UNFOLLOWED in await steps_done(destination, record.migration_id):
             return True
-        snapshot = await pipeline.snapshot.open()
+        snapshot = await workers.snapshot.open()
         if not record.options.follow and record.snapshot_id not in {"", snapshot.identity}:
             return False  # a new snapshot gives every table a new plan
         async with (
             connection(uris.source_uri, "source") as source,
             under_snapshot(source, snapshot.snapshot_name, snapshot.xids),
         ):
-            _tell(pipeline, await bring(source, destination, _wanted(pipeline)))
+            _tell(context.migration, await bring(source, destination, _wanted(context.migration)))
         await mark_step(destination, record.migration_id, UNFOLLOWED)
     return True
 
 
-async def any_to_compare(pipeline: Pipeline) -> bool:
+async def any_to_compare(context: Context) -> bool:
     """Whether the switchover has to look at them: there are some on one of the servers."""
-    uris, wanted = await pipeline.credentials.both(), _wanted(pipeline)
-    if _left_alone(pipeline):
+    uris, wanted = await context.credentials.both(), _wanted(context.migration)
+    if _left_alone(context.migration):
         return False
     async with (
         connection(uris.source_uri, "source") as source,
@@ -57,34 +58,33 @@ async def any_to_compare(pipeline: Pipeline) -> bool:
         return await any_unfollowed(source, destination, large_objects=wanted.large_objects)
 
 
-async def bring_in_step(pipeline: Pipeline, freeze: Freeze | None = None) -> None:
+async def bring_in_step(context: Context, freeze: Freeze | None = None) -> None:
     """Send what has changed. freeze: of the source; None while that is not frozen yet."""
-    uris, wanted = await pipeline.credentials.both(), _wanted(pipeline)
+    uris, wanted = await context.credentials.both(), _wanted(context.migration)
     async with silent_destination(uris.destination_uri) as destination:
         if freeze is not None:
             brought = await bring(freeze.session, destination, wanted)
         else:
             async with connection(uris.source_uri, "source") as source, one_snapshot(source):
                 brought = await bring(source, destination, wanted)
-    _tell(pipeline, brought)
+    _tell(context.migration, brought)
 
 
-def _left_alone(pipeline: Pipeline) -> bool:
+def _left_alone(migration: Migration) -> bool:
     """Whether they are none of this migration's: it takes no rows, or those of tables alone."""
-    options = pipeline.migration.record.options
+    options = migration.record.options
     return options.schema_only or options.data_only
 
 
-def _wanted(pipeline: Pipeline) -> Wanted:
-    options = pipeline.migration.record.options
+def _wanted(migration: Migration) -> Wanted:
+    options = migration.record.options
     left = {LargeObjects.SKIP}
-    if pipeline.migration.phase is not Phase.COPY:
+    if migration.phase is not Phase.COPY:
         left.add(LargeObjects.COPY_ONCE)
     return Wanted(options.large_objects not in left, not options.no_owner, not options.no_acl)
 
 
-def _tell(pipeline: Pipeline, brought: Brought) -> None:
-    migration = pipeline.migration
+def _tell(migration: Migration, brought: Brought) -> None:
     if brought.lacking:
         named = ", ".join(map(str, brought.lacking))
         migration.event(

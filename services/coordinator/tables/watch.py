@@ -10,7 +10,9 @@ import asyncio
 import time
 
 from services.coordinator.migration.pace import pause
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.parts import Context, Schema
+from services.coordinator.pipeline.reports import Reports
 from services.coordinator.tables.adopt import Stock, try_stock
 from services.shared.model import (
     EventLevel,
@@ -25,21 +27,21 @@ PAGE_HEADER = 64
 """Bytes: the WAL's end may lie behind the header of a page that no record has reached yet."""
 
 
-async def watch_tables(pipeline: Pipeline) -> tuple[TableId, ...]:
+async def watch_tables(context: Context, schema: Schema, reports: Reports) -> tuple[TableId, ...]:
     """Return tables that have to be copied. Raises SCHEMA_DRIFT when everything before the look is
     applied."""
-    migration = pipeline.migration
+    migration = context.migration
     told: set[TableId] = set()
     while True:
         began = time.monotonic()
-        stock = await try_stock(pipeline) if migration.phase is not Phase.SWITCHOVER else None
+        stock = await try_stock(context, schema) if migration.phase is not Phase.SWITCHOVER else None
         took = time.monotonic() - began
         if stock is not None:
-            _tell_unpublished(pipeline, stock, told)
+            _tell_unpublished(context.migration, stock, told)
             if stock.error is not None or stock.copy:
-                await _applied(pipeline, stock.at)
+                await _applied(context.migration, reports, stock.at)
                 # Once more: the operator may have been at it meanwhile.
-                again = await try_stock(pipeline) if migration.phase is not Phase.SWITCHOVER else None
+                again = await try_stock(context, schema) if migration.phase is not Phase.SWITCHOVER else None
                 if again is not None and again.error is not None:
                     raise again.error
                 if again is not None and again.copy:
@@ -47,25 +49,25 @@ async def watch_tables(pipeline: Pipeline) -> tuple[TableId, ...]:
         await asyncio.sleep(min(LONGEST_PAUSE_S, pause(LOOK_EVERY_S, took)))
 
 
-async def _applied(pipeline: Pipeline, at: Lsn) -> None:
-    following = pipeline.migration.following
+async def _applied(migration: Migration, reports: Reports, at: Lsn) -> None:
+    following = migration.following
 
     def reached() -> bool:
         return following.applied.value + PAGE_HEADER >= at.value
 
     if not reached():
-        pipeline.migration.event(
+        migration.event(
             EventLevel.WARNING, f"tables were altered on the source: changes are applied up to {at} first"
         )
-    await pipeline.reports.until(reached)
+    await reports.until(reached)
 
 
-def _tell_unpublished(pipeline: Pipeline, stock: Stock, told: set[TableId]) -> None:
+def _tell_unpublished(migration: Migration, stock: Stock, told: set[TableId]) -> None:
     new = [table for table in stock.unpublished if table not in told]
     if new:
         told.update(new)
         named = ", ".join(map(str, new[:5])) + (" and more" if len(new) > 5 else "")
-        pipeline.migration.event(
+        migration.event(
             EventLevel.WARNING,
             f"new tables of the source are not replicated: {named}; add them with resync-table",
         )

@@ -9,12 +9,14 @@ from typing import cast
 import pytest
 
 from services.coordinator.commands import Commands
+from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.record import Record
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import undo as undo_module
 from services.coordinator.operations.undo import undo_at_last
 from services.coordinator.phase_loop import PhaseLoop
-from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
+from services.coordinator.pipeline.parts import Context
 from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import (
     Endpoint,
@@ -41,11 +43,17 @@ def migration(phase: Phase) -> Migration:
     return Migration(record, lambda: ())
 
 
+def context(phase: Phase) -> Context:
+    """A refused command, and an undoing that fails, need the migration alone."""
+    return Context(migration(phase), cast(Journal, None), cast(KnownCredentials, None))
+
+
 class Stand:
-    """What of a pipeline a refused command, and an undoing that fails, need."""
+    """The parts of a pipeline that a refused command needs."""
 
     def __init__(self, phase: Phase) -> None:
-        self.migration = migration(phase)
+        self.context = context(phase)
+        self.schema = self.workers = self.bus = None
 
 
 @pytest.fixture
@@ -83,32 +91,32 @@ async def test_command_is_refused_before_the_phase_of_the_switchover_begins(
 async def test_undoing_goes_on_whatever_fails_until_writers_are_let_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stand = Stand(Phase.SWITCHOVER)
+    given = context(Phase.SWITCHOVER)
     failures: list[Exception] = [
         PgmigError(ErrorKind.AUTHENTICATION, "the password was changed"),
         PgmigError(ErrorKind.UNREACHABLE, "the source is restarted"),
         KeyError("a mistake of ours"),
     ]
 
-    async def undo(pipeline: Pipeline) -> None:
+    async def undo(context: Context) -> None:
         if failures:
             raise failures.pop(0)
-        pipeline.migration.entered(Phase.STREAMING)
+        context.migration.entered(Phase.STREAMING)
 
     monkeypatch.setattr(undo_module, "undo", undo)
     monkeypatch.setattr(undo_module, "FIRST_UNDO_S", 0.001)
-    await undo_at_last(cast(Pipeline, stand))
-    assert stand.migration.phase is Phase.STREAMING
-    told = [event.text for event in stand.migration.record.events if event.level == EventLevel.ERROR]
+    await undo_at_last(given)
+    assert given.migration.phase is Phase.STREAMING
+    told = [event.text for event in given.migration.record.events if event.level == EventLevel.ERROR]
     assert [text for text in told if "not open to writers yet" in text] == told
     assert len(told) == 3
 
 
 async def test_undoing_ends_when_another_coordinator_has_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def undo(_pipeline: Pipeline) -> None:
+    async def undo(_context: Context) -> None:
         raise PgmigError(ErrorKind.FENCED, "written by another coordinator")
 
     monkeypatch.setattr(undo_module, "undo", undo)
     with pytest.raises(PgmigError) as caught:
-        await undo_at_last(cast(Pipeline, Stand(Phase.SWITCHOVER)))
+        await undo_at_last(context(Phase.SWITCHOVER))
     assert caught.value.kind is ErrorKind.FENCED

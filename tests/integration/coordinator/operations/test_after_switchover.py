@@ -247,8 +247,8 @@ async def test_cleanup_of_a_switchover_that_could_not_be_undone_thaws_the_source
     migration = Migration(record, lambda: ())
     journal = Journal(StateStore(client), tmp_path, migration)
     pipeline = Pipeline(migration, journal, Surroundings(client, Workforce(), tmp_path))
-    pipeline.credentials.accept(Credentials(source, dest_db), proven=True)
-    assert "the freeze of the source" in await teardown.remove_replication(pipeline)
+    pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
+    assert "the freeze of the source" in await teardown.remove_replication(pipeline.context, pipeline.bus)
     insert(source, 1)
 
 
@@ -287,14 +287,14 @@ async def test_undo_wins_its_compare_and_set_before_it_thaws(
     pipeline = Pipeline(
         migration, Journal(store, tmp_path, migration), Surroundings(client, Workforce(), tmp_path)
     )
-    pipeline.credentials.accept(Credentials(source, dest_db), proven=True)
+    pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
     await other.save("m", pack(record)[:-1] + b"decided")
     with pytest.raises(PgmigError) as caught:
-        await undo(pipeline)
+        await undo(pipeline.context)
     assert caught.value.kind is ErrorKind.FENCED
     assert closed(source)
     await store.delete("m")
-    await undo(pipeline)
+    await undo(pipeline.context)
     assert not closed(source)
     insert(source, 1)
 
@@ -450,9 +450,9 @@ async def test_undo_opens_the_source_although_the_state_file_cannot_be_written(
     migration = Migration(record, lambda: ())
     journal = Journal(StateStore(client), tmp_path / "file", migration)
     pipeline = Pipeline(migration, journal, Surroundings(client, Workforce(), tmp_path))
-    pipeline.credentials.accept(Credentials(source, dest_db), proven=True)
+    pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
     with pytest.raises(PgmigError, match="cannot be written"):
-        await undo(pipeline)
+        await undo(pipeline.context)
     insert(source, 1)
     stored = unpack((await StateStore(client).load())["m"])
     assert stored.phase is Phase.SWITCHOVER  # until the disk has room

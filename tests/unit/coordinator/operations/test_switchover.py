@@ -9,14 +9,18 @@ from typing import Any, cast
 
 import pytest
 
+from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.record import Record
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import switchover
 from services.coordinator.operations import undo as undo_module
 from services.coordinator.operations.readiness import check_ready
 from services.coordinator.operations.steps import StepFeed
-from services.coordinator.pipeline.credentials import Credentials
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
+from services.coordinator.pipeline.parts import Context, Schema, Workers
+from services.coordinator.pipeline.reports import Reports
+from services.coordinator.pipeline.snapshot import Snapshot
+from services.coordinator.pipeline.staffing import Staffing
 from services.shared.model import (
     Endpoint,
     ErrorKind,
@@ -58,13 +62,17 @@ class Saving:
 
 
 class Stand:
-    """What of a pipeline the end of a switchover needs."""
+    """The collaborators that the end of a switchover needs."""
 
     def __init__(self) -> None:
         self.migration = Migration(RECORD, lambda: ())
         self.journal = Saving()
-        self.credentials = self.staffing = self
         self.decided, self.may_let_go = asyncio.Event(), asyncio.Event()
+
+    async def run(self, feed: StepFeed) -> None:
+        context = Context(self.migration, cast(Journal, self.journal), cast(KnownCredentials, self))
+        workers = Workers(cast(Staffing, self), cast(Snapshot, None), cast(Reports, None))
+        await switchover.run(context, cast(Schema, None), workers, feed, 30.0)
 
     async def both(self) -> Credentials:
         return Credentials()
@@ -86,7 +94,7 @@ async def test_its_outcome_is_told_although_the_coordinator_is_stopped(
 ) -> None:
     stand, feed = Stand(), StepFeed()
     monkeypatch.setattr(switchover, "_attempt", stand.attempt)
-    running = asyncio.create_task(switchover.run(cast(Pipeline, stand), feed, 30.0))
+    running = asyncio.create_task(stand.run(feed))
     await stand.decided.wait()
     if stopped == "while the outcome is saved":
         stand.may_let_go.set()
@@ -111,7 +119,7 @@ async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
     async def refused(_run: Any) -> None:
         raise PgmigError(ErrorKind.TIMEOUT, "out of time")
 
-    async def undo(_pipeline: Any) -> None:
+    async def undo(_context: Any) -> None:
         thawing.set()
         await asyncio.sleep(0.01)
         stand.migration.entered(Phase.STREAMING)
@@ -120,7 +128,7 @@ async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(switchover, "_attempt", refused)
     monkeypatch.setattr(undo_module, "undo", undo)
     stand.journal.may_end.set()
-    running = asyncio.create_task(switchover.run(cast(Pipeline, stand), feed, 30.0))
+    running = asyncio.create_task(stand.run(feed))
     await thawing.wait()
     running.cancel()
     await asyncio.wait({running})
@@ -146,7 +154,7 @@ async def test_what_the_migration_failed_with_outlives_a_refused_switchover(
 
     monkeypatch.setattr(switchover, "_attempt", fails_meanwhile)
     feed = StepFeed()
-    await switchover.run(cast(Pipeline, stand), feed, 30.0)
+    await stand.run(feed)
     assert stand.migration.record.failure == failure
     with pytest.raises(PgmigError) as caught:
         _ = [step async for step in feed.read()]

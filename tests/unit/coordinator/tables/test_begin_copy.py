@@ -3,57 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 import pytest
 
 from services.coordinator.migration.record import DroppedTable, Record, TableRecord
 from services.coordinator.migration.state import Migration
-from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.adopt import begin_copy
 from services.shared.model import Endpoint, Lsn, MigrationOptions, Phase, TableId
 
 KEPT, AGAIN, ADDED, LEAF = (TableId("s", name) for name in ("kept", "again", "added", "leaf"))
 
 
-class Stand:
-    """What of a pipeline the beginning of a copy needs."""
-
-    def __init__(self, phase: Phase) -> None:
-        record = Record(
-            migration_id="m",
-            revision=7,
-            phase=phase,
-            options=MigrationOptions(follow=True),
-            source=Endpoint("a", 1, "b", "c"),
-            destination=Endpoint("d", 2, "e", "f"),
-            created_at=1.5,
-            phase_since=2.5,
-            tables=(TableRecord(KEPT), TableRecord(AGAIN)),
-            dropped=(DroppedTable(ADDED, Lsn(3)), DroppedTable(KEPT, Lsn(4))),
-            damaged=(AGAIN, KEPT),
-            applier_epoch="before",
-            snapshot_id="before",
-        )
-        self.migration = Migration(record, lambda: ())
+def in_phase(phase: Phase) -> Migration:
+    record = Record(
+        migration_id="m",
+        revision=7,
+        phase=phase,
+        options=MigrationOptions(follow=True),
+        source=Endpoint("a", 1, "b", "c"),
+        destination=Endpoint("d", 2, "e", "f"),
+        created_at=1.5,
+        phase_since=2.5,
+        tables=(TableRecord(KEPT), TableRecord(AGAIN)),
+        dropped=(DroppedTable(ADDED, Lsn(3)), DroppedTable(KEPT, Lsn(4))),
+        damaged=(AGAIN, KEPT),
+        applier_epoch="before",
+        snapshot_id="before",
+    )
+    return Migration(record, lambda: ())
 
 
 @pytest.mark.parametrize("phase", [Phase.CATCHUP, Phase.STREAMING, Phase.COPY])
 async def test_the_phase_is_copy_before_any_other_task_runs(phase: Phase) -> None:
-    stand = Stand(phase)
+    migration = in_phase(phase)
     others: list[Phase] = []
-    asyncio.get_running_loop().call_soon(lambda: others.append(stand.migration.phase))
-    begin_copy(cast(Pipeline, stand), [AGAIN, ADDED], "tables are copied again", [DroppedTable(LEAF, Lsn(5))])
+    asyncio.get_running_loop().call_soon(lambda: others.append(migration.phase))
+    begin_copy(migration, [AGAIN, ADDED], "tables are copied again", [DroppedTable(LEAF, Lsn(5))])
     assert others == [], "something else has run in between"
-    assert stand.migration.phase is Phase.COPY
+    assert migration.phase is Phase.COPY
     await asyncio.sleep(0)
     assert others == [Phase.COPY]
 
 
 async def test_the_record_forgets_what_the_new_copies_replace() -> None:
-    stand = Stand(Phase.STREAMING)
-    begin_copy(cast(Pipeline, stand), [AGAIN, ADDED], "tables are copied again", [DroppedTable(LEAF, Lsn(5))])
-    record = stand.migration.record
+    migration = in_phase(Phase.STREAMING)
+    begin_copy(migration, [AGAIN, ADDED], "tables are copied again", [DroppedTable(LEAF, Lsn(5))])
+    record = migration.record
     assert {one.table for one in record.tables} == {KEPT, AGAIN, ADDED}
     assert record.damaged == (KEPT,)
     assert record.dropped == (DroppedTable(KEPT, Lsn(4)), DroppedTable(LEAF, Lsn(5)))

@@ -1,0 +1,46 @@
+"""What the phases, the operations and the looks at tables are given to work with, in three groups.
+
+A function takes the groups that it needs, or the one member of a group that it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.coordinator.migration.journal import Journal
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.credentials import KnownCredentials
+from services.coordinator.pipeline.files import Files
+from services.coordinator.pipeline.index_work import IndexWork
+from services.coordinator.pipeline.reports import Reports
+from services.coordinator.pipeline.routing import Routing
+from services.coordinator.pipeline.snapshot import Snapshot
+from services.coordinator.pipeline.staffing import Staffing
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The migration, the journal that saves it, and the connection strings of its two databases."""
+
+    migration: Migration
+    journal: Journal
+    credentials: KnownCredentials
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What is known of the schema besides the record. routing: partitions whose rows go to another table.
+    files: the archive of pg_dump. index_work: the task that builds indexes and constraints."""
+
+    routing: Routing
+    files: Files
+    index_work: IndexWork
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Which workers run, the snapshot that the decoder holds, and what all of them report."""
+
+    staffing: Staffing
+    snapshot: Snapshot
+    reports: Reports
