@@ -1,8 +1,8 @@
-"""Figures as an operator reads them: pure functions from values to short text.
+"""Figures in the form that operators read: pure functions from values to short text.
 
-Bytes are in binary units, durations in the two largest units, counts in three digits. Text
-that comes from a database or from the network passes `printable` before it is drawn, so
-that a table's name cannot move the terminal's cursor.
+Bytes are shown in binary units, durations in the two largest units, counts with three digits. Text
+from a database or from the network must pass `printable` before it is displayed, so that the name of
+a table cannot move the terminal's cursor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def duration(seconds: float) -> str:
-    """`7s`, `4m 05s`, `2h 07m`, `3d 04h`; negative counts as none (clocks of two hosts differ)."""
+    """`7s`, `4m 05s`, `2h 07m`, `3d 04h`. A negative value is shown as 0, since two hosts' clocks differ."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -33,7 +33,7 @@ def duration(seconds: float) -> str:
 
 
 def precise(seconds: float) -> str:
-    """A short time to the tenth or the millisecond: `0s`, `420ms`, `1.4s`, then as `duration`."""
+    """A short time with tenths or milliseconds: `0s`, `420ms`, `1.4s`; longer times as `duration`."""
     if seconds <= 0:
         return "0s"
     if seconds < 0.9995:
@@ -47,7 +47,7 @@ def size(value: float) -> str:
 
 
 def size_of(done: float, total: float) -> str:
-    """`25.0 of 41.0 GiB`; the unit twice only where it differs."""
+    """`25.0 of 41.0 GiB`; both numbers have a unit only if the units differ."""
     first, second = size(done), size(total)
     number, unit = first.split(" ")
     return f"{number} of {second}" if second.endswith(f" {unit}") else f"{first} of {second}"
@@ -67,7 +67,7 @@ def count_rate(per_second: float) -> str:
 
 
 def percent(fraction: float) -> str:
-    """`68.2%`. Never `100.0%` before the whole is done."""
+    """`68.2%`. Never `100.0%` before everything is done."""
     if fraction >= 1:
         return "100%"
     return f"{min(99.9, max(0.0, fraction * 100)):.1f}%"
@@ -78,7 +78,7 @@ def lsn(value: Lsn) -> str:
 
 
 def version(server_version_num: int) -> str:
-    """170004 is `17.4`, 90624 is `9.6.24`, 0 is unknown and empty."""
+    """170004 is `17.4`, 90624 is `9.6.24`; 0 means unknown and gives an empty text."""
     if server_version_num <= 0:
         return ""
     major, rest = divmod(server_version_num, 10_000)
@@ -88,7 +88,7 @@ def version(server_version_num: int) -> str:
 
 
 def endpoint(where: Endpoint) -> str:
-    """`host:port/database`; IPv6 addresses in brackets; empty while unknown."""
+    """`host:port/database`, with IPv6 addresses in brackets; a dash if the host is unknown."""
     if not where.host:
         return NONE
     host = f"[{where.host}]" if ":" in where.host else where.host
@@ -96,19 +96,19 @@ def endpoint(where: Endpoint) -> str:
 
 
 def clock(at: float) -> str:
-    """Wall-clock time of day in the operator's own time zone."""
+    """Time of day in the operator's time zone."""
     return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
 
 
 def printable(text: str) -> str:
-    """`text` on one line, control characters shown as a dot."""
+    """`text` on one line, with control characters shown as a dot."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "·" for c in text)
 
 
 def bar(fraction: float, width: int) -> tuple[str, str]:
-    """A progress bar of `width` cells as (done, left), to be styled apart.
+    """A progress bar of `width` cells as (done, left), which can be styled separately.
 
-    The two differ in shape too, so the bar reads without colours.
+    The two also differ in shape, so that the bar can be read without colours.
     """
     eighths = int(min(1.0, max(0.0, fraction)) * width * 8)
     full, part = divmod(eighths, 8)
@@ -117,7 +117,7 @@ def bar(fraction: float, width: int) -> tuple[str, str]:
 
 
 def line_bar(fraction: float, width: int) -> tuple[str, str]:
-    """As `bar`, but thin: for many bars one below the other."""
+    """As `bar`, but thin, for lists of bars."""
     halves = int(min(1.0, max(0.0, fraction)) * width * 2)
     done = "━" * (halves // 2) + ("╸" if halves % 2 else "")
     return done, "─" * (width - len(done))
@@ -126,7 +126,7 @@ def line_bar(fraction: float, width: int) -> tuple[str, str]:
 def _scaled(value: float, base: int, units: tuple[str, ...], gap: str) -> str:
     value = max(0.0, value)
     index = 0
-    # 999.5 would be rounded up to a fourth digit, so it goes to the next unit as well.
+    # 999.5 would be rounded to a fourth digit, so the next unit is used.
     while value >= 999.5 and index < len(units) - 1:
         value /= base
         index += 1

@@ -1,8 +1,8 @@
-"""Recent values of a migration, and the only estimates of the time left.
+"""Recent values of a migration, and the only estimates of the remaining time.
 
-A client adds a view about once a second. Views arrive when something changes; sampling the newest one
-at a fixed pace gives sparklines an even time axis. While the coordinator cannot be reached, None is added.
-Copying and applying differ by orders of magnitude, so the history begins anew when one follows the other.
+A client adds a view about once a second. Views arrive when something changes; sampling the newest view
+at a fixed rate gives sparklines an even time axis. While the coordinator cannot be reached, None is added.
+The figures of copying and applying differ by orders of magnitude, so the history is cleared between them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ SAMPLES = 300
 INTERVAL_S = 1.0
 
 WINDOW_S = 60.0
-"""Estimates look back this far: long enough to be calm, short enough to show a change."""
+"""Estimates use this period: long enough to be stable, short enough to show a change."""
 
 TREND_WINDOW_S = 15.0
-"""The trend of the lag looks back this far: it turns when the applier begins."""
+"""The trend of the lag uses this period, because the trend reverses when the applier begins."""
 
 _LEAST = 5
-"""Samples needed before a pace is known."""
+"""Number of samples needed to compute a rate."""
 
 _APPLYING = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER, Phase.SWITCHED_OVER})
 _HALTED = frozenset({Phase.PAUSED, Phase.FAILED})
@@ -32,8 +32,8 @@ _HALTED = frozenset({Phase.PAUSED, Phase.FAILED})
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """lag_bytes, lag_seconds: None before anything was applied; rows, bytes, transactions per
-    second; copied: bytes so far."""
+    """lag_bytes, lag_seconds: None before anything was applied. rows, bytes, transactions: per
+    second. copied: bytes so far."""
 
     lag_bytes: float | None
     lag_seconds: float | None
@@ -52,7 +52,7 @@ class Trend(StrEnum):
 
 
 class History:
-    """The last SAMPLES samples, INTERVAL_S apart or more."""
+    """The last SAMPLES samples, at least INTERVAL_S seconds after each other."""
 
     def __init__(self, first: MigrationView | None = None) -> None:
         self._samples: deque[tuple[float, Sample | None]] = deque(maxlen=SAMPLES)
@@ -61,10 +61,10 @@ class History:
             self.add(first)
 
     def add(self, view: MigrationView | None, at: float | None = None) -> None:
-        """Sample `view`; None when what is known is out of date.
+        """Add a sample of `view`; None while the known figures are out of date.
 
-        at: monotonic seconds. A view sooner than INTERVAL_S after the last sample is left out. Without it
-        the sample counts as INTERVAL_S later than the last one: for a caller that has a timer of its own.
+        at: monotonic seconds. A view less than INTERVAL_S after the last sample is ignored. Without `at`,
+        the sample is dated INTERVAL_S after the last one; this is for callers with their own timer.
         """
         last = self._samples[-1][0] if self._samples else None
         if at is None:
@@ -76,12 +76,12 @@ class History:
         self._samples.append((at, _sample(view) if view is not None else None))
 
     def series(self, name: str) -> list[float | None]:
-        """Oldest first; `name` is a field of Sample."""
+        """The values from oldest to newest; `name` is a field of Sample."""
         return [value for _, value in self._timed(name)]
 
     def copy_seconds_left(self, view: MigrationView) -> float | None:
-        """Until the rows of `view` are copied, at the pace of the last minute, or at the pace that the
-        coordinator reports while there are too few samples. None while rows are not copied, or when neither
+        """Seconds until the rows of `view` are copied, at the rate of the last minute. With too few samples,
+        the rate that the coordinator reports is used. None if no rows are being copied, or if neither rate
         is known."""
         if view.phase is not Phase.COPY:
             return None
@@ -94,8 +94,8 @@ class History:
         return (total.bytes_total - total.bytes_done) / pace
 
     def lag_trend(self) -> tuple[Trend, float]:
-        """Whether the lag (bytes) shrinks or grows, and the seconds until it is gone when it shrinks. Less
-        than a hundredth of itself in a minute is steady."""
+        """Whether the lag (bytes) shrinks or grows, and if it shrinks, the seconds until it is 0. The lag is
+        steady if it changes by less than a hundredth in a minute."""
         lag = self._timed("lag_bytes")
         now = lag[-1][1] if lag else None
         if now is None:
@@ -131,7 +131,7 @@ def _sample(view: MigrationView) -> Sample:
 
 
 def _slope(series: list[tuple[float, float | None]], window_s: float) -> float | None:
-    """Change per second over the known samples of the last `window_s`, or None when too few are."""
+    """Change per second of the known samples in the last `window_s` seconds; None if there are too few."""
     since = series[-1][0] - window_s if series else 0.0
     known = [(at, value) for at, value in series if value is not None and at > since]
     if len(known) < _LEAST:

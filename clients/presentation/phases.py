@@ -1,7 +1,7 @@
-"""The phase timeline: which steps are behind, which is now, which are to come.
+"""The phase timeline: which steps are done, which is current, and which come later.
 
-A clone that does not follow ends in `complete`, every other migration in `switched-over`.
-Paused and failed migrations stand at the phase that resume returns to.
+A clone without replication ends in `complete`, every other migration in `switched-over`.
+Paused and failed migrations are shown at the phase that resume returns to.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CLONE = (Phase.CREATED, Phase.SCHEMA, Phase.COPY, Phase.INDEXES, Phase.COMPLETE
 
 
 class Mark(StrEnum):
-    """How a step stands; the value is its symbol, which tells states apart without colour."""
+    """The state of a step. The value is its symbol, so that states can be distinguished without colour."""
 
     DONE = "✔"
     NOW = "●"
@@ -41,7 +41,7 @@ class Step:
 
 
 def steps(view: MigrationView) -> list[Step]:
-    """The timeline of `view`, first phase first. An aborted migration ends with its failed step."""
+    """The timeline of `view`, first phase first. An aborted migration ends with a failed step."""
     path = _FOLLOWING if view.options.follow or view.phase in _FOLLOWING[4:] else _CLONE
     if view.phase is Phase.ABORTED:
         return [Step(Phase.CREATED, Mark.DONE), Step(Phase.ABORTED, Mark.FAILED)]
@@ -60,8 +60,8 @@ def steps(view: MigrationView) -> list[Step]:
 
 
 def labels(timeline: list[Step], width: int) -> tuple[list[str], str]:
-    """Text for each step and the joint between two, the roomiest that fits `width` cells:
-    symbol and name spaced out, then closer, then names only of the current step."""
+    """Text for each step, and the separator between two steps. The longest variant that fits `width` cells
+    is used: symbols and names with wide spacing, then narrow spacing, then only the current step's name."""
     spaced = [f"{step.mark} {step.phase}" for step in timeline]
     close = [f"{step.mark}{step.phase}" for step in timeline]
     current = [
@@ -76,7 +76,7 @@ def labels(timeline: list[Step], width: int) -> tuple[list[str], str]:
 
 
 def elapsed(view: MigrationView, now: float) -> tuple[float, float]:
-    """Seconds since the migration was created and since its phase began. Both stop at the end."""
+    """Seconds since the migration was created, and since its phase began. Both stop when it ends."""
     if view.phase.ended:
         return max(0.0, view.phase_since - view.created_at), 0.0
     total = now - view.created_at if view.created_at else 0.0

@@ -1,4 +1,4 @@
-"""What the figures of a view add up to: overall progress, and the order of tables."""
+"""Sums over the figures of a view: overall progress, and the order of tables."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from services.shared.model import MigrationView, TableProgress, TableState
 
 
 def table_bytes(table: TableProgress) -> int:
-    """Bytes done, in units of the estimate: COPY's bytes are not the heap's, so a copied table
-    counts as its whole estimate and a table under way never as more than that."""
+    """Bytes done, in the unit of the estimate. COPY's bytes differ from the heap's, so a copied table
+    counts as its full estimate, and a table that is being copied never counts as more than that."""
     if table.state is TableState.COPIED:
         return table.bytes_estimated
     return min(table.bytes_copied, table.bytes_estimated)
 
 
 def table_fraction(table: TableProgress) -> float:
-    """0 to 1; a table of unknown size is done when it is done."""
+    """0 to 1. A table of unknown size has 0 until it is copied."""
     if table.state is TableState.COPIED:
         return 1.0
     if table.bytes_estimated <= 0:
@@ -32,7 +32,7 @@ def copied_bytes(tables: Iterable[TableProgress]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Overall:
-    """bytes_done and bytes_total in units of the estimate; tables."""
+    """Numbers of tables. bytes_done and bytes_total are in the unit of the estimate."""
 
     tables: int
     copied: int
@@ -42,7 +42,7 @@ class Overall:
 
     @property
     def fraction(self) -> float:
-        """By bytes; by tables when no size is known. 1 only when every table is copied."""
+        """By bytes, or by tables if no size is known. 1 only when every table is copied."""
         if self.tables == 0:
             return 0.0
         if self.copied == self.tables:
@@ -63,12 +63,12 @@ def overall(tables: Sequence[TableProgress]) -> Overall:
 
 
 def lag_known(view: MigrationView) -> bool:
-    """Whether the lag means anything: something has been applied, or is being."""
+    """Whether the lag has a meaning, because something has been applied or is being applied."""
     return view.options.follow and bool(view.positions.applied_lsn)
 
 
 class Order(StrEnum):
-    """How tables are listed; each says itself to the operator."""
+    """How tables are listed. The value is the text for the operator."""
 
     STATE = "copying first"
     SIZE = "largest first"
@@ -85,7 +85,7 @@ _RANK = {TableState.COPYING: 0, TableState.WAITING: 1, TableState.COPIED: 2}
 
 
 def ordered(tables: Iterable[TableProgress], order: Order) -> list[TableProgress]:
-    """`tables` in `order`. Names break ties, so rows stay where they are between two views."""
+    """`tables` in `order`. Equal tables are ordered by name, so that rows do not move between two views."""
     match order:
         case Order.STATE:
             return sorted(tables, key=lambda t: (_RANK[t.state], -t.bytes_estimated, t.table))

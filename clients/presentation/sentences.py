@@ -1,6 +1,6 @@
-"""What there is to say about a migration, in the words that every client uses.
+"""Texts about a migration, in the words that every client uses.
 
-Names that come from a database or from the network pass `printable`.
+Names from a database or from the network pass `printable`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from services.shared.model import (
 )
 
 KEEPING_UP_S = 5.0
-"""While streaming, a lag below this is the pulse of a busy source, not a trend."""
+"""While streaming, a lag below this is normal for a busy source and not a trend."""
 
 _ROLES = tuple(Role)
 _WAL_STATUS = {
@@ -100,7 +100,7 @@ def copy_pace(view: MigrationView, history: History) -> str:
 
 
 def lag_text(view: MigrationView) -> str:
-    """`1.4s, 34 KiB`, "none", or "unknown" where the source has not said where it is."""
+    """`1.4s, 34 KiB`, "none", or "unknown" if the source's position is not known."""
     positions = view.positions
     if not positions.source_lsn:
         return "unknown"
@@ -130,14 +130,14 @@ def lag_remark(view: MigrationView, history: History) -> Phrase:
 
 
 def keeps_wal(view: MigrationView) -> bool:
-    """Whether anything is known of what the slot keeps on the source."""
+    """Whether it is known how much WAL the slot retains on the source."""
     positions = view.positions
     known = bool(positions.retained_bytes or positions.wal_status)
     return view.options.follow and known and not view.phase.ended
 
 
 def wal_kept(view: MigrationView) -> list[Phrase]:
-    """`6.5 MiB on the source`: what the slot keeps there, and when that ends badly."""
+    """`6.5 MiB on the source`: the WAL that the slot retains, with a warning if it may be removed."""
     positions = view.positions
     remark = _WAL_STATUS.get(positions.wal_status, "")
     if positions.slot_lost:
@@ -158,7 +158,7 @@ def applied_text(view: MigrationView) -> str:
 
 
 def positions(view: MigrationView) -> list[tuple[str, Lsn]]:
-    """Each position in the WAL by name, from the source's end to what the slot keeps."""
+    """The name and value of each WAL position, from the source's end to the slot's confirmed position."""
     p = view.positions
     return [
         ("source", p.source_lsn),
@@ -170,13 +170,13 @@ def positions(view: MigrationView) -> list[tuple[str, Lsn]]:
 
 
 def by_role(workers: Sequence[WorkerView]) -> list[tuple[Role, list[WorkerView]]]:
-    """Workers of each role, in the order in which rows pass through them."""
+    """Workers of each role, in the order of the data flow."""
     ranked = sorted(workers, key=lambda w: (_ROLES.index(w.role), not w.lost, w.host, w.worker_id))
     return [(role, list(some)) for role, some in groupby(ranked, key=lambda w: w.role)]
 
 
 def workers_attached(workers: Sequence[WorkerView]) -> list[Phrase]:
-    """`decoder, 2 copiers, applier`; the lost ones by name."""
+    """`decoder, 2 copiers, applier`, then the names of lost workers."""
     if not workers:
         return [("none attached", Tone.WARNING)]
     numbers = {role: sum(not worker.lost for worker in some) for role, some in by_role(workers)}
@@ -189,14 +189,14 @@ def workers_attached(workers: Sequence[WorkerView]) -> list[Phrase]:
 
 
 def events_beside_failure(view: MigrationView) -> list[Event]:
-    """The event log without the failure that the view has, which is shown by itself."""
+    """The event log without the current failure of the view, which is shown separately."""
     shown = failure_event(view.failure) if view.failure is not None else ""
     return [event for event in view.events if event.text != shown]
 
 
 def unseen(seen: Sequence[Event], current: Sequence[Event]) -> Sequence[Event]:
-    """Events of `current` that follow those `seen`. The coordinator keeps a bounded tail, so
-    `current` may have lost events at its front; when nothing overlaps all of it is new."""
+    """Events of `current` that come after those in `seen`. The coordinator keeps a bounded number of events,
+    so `current` may lack old ones at its front. If nothing overlaps, all events are new."""
     for start in range(max(0, len(seen) - len(current)), len(seen)):
         overlap = len(seen) - start
         if tuple(seen[start:]) == tuple(current[:overlap]):
@@ -205,13 +205,13 @@ def unseen(seen: Sequence[Event], current: Sequence[Event]) -> Sequence[Event]:
 
 
 def lost_for_good(view: MigrationView) -> bool:
-    """Whether changes are missing that no `resume` brings back."""
+    """Whether changes are lost that `resume` cannot restore."""
     gap = view.phase is Phase.FAILED and view.failure is not None and view.failure.kind is ErrorKind.GAP
     return gap or view.positions.slot_lost
 
 
 def next_command(view: MigrationView, *, offline: bool) -> str:
-    """What the operator most likely does next; empty when there is nothing to do but wait."""
+    """The command that the operator most likely needs next; empty if it is best to wait."""
     name = f"--id {view.migration_id}"
     if view.phase.ended:
         return f"pgmig-cli cleanup {name}"
@@ -227,7 +227,7 @@ def next_command(view: MigrationView, *, offline: bool) -> str:
 
 
 def trouble_title(view: MigrationView) -> str:
-    """What is wrong with a migration that failed, was rolled back, or lacks its credentials."""
+    """The problem of a migration that failed, was rolled back, or needs its credentials."""
     if view.phase is Phase.FAILED:
         return "✘ The migration has stopped and keeps its state"
     if view.failure is not None:
@@ -243,9 +243,9 @@ CONNECTION_REGAINED = "connection to the coordinator regained"
 
 
 def figures_out_of_date(error: PgmigError, heard_at: float | None, phase: Phase | None) -> str:
-    """What a screen says that goes on showing figures without a connection.
+    """The text of a screen that still shows figures but has no connection.
 
-    phase: as last heard. An ended migration's coordinator may well be gone for good.
+    phase: the last known one. The coordinator of an ended migration may be gone permanently.
     """
     old = f" Figures are from {clock(heard_at)}." if heard_at else ""
     if phase is not None and phase.ended:

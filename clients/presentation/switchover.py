@@ -1,7 +1,7 @@
-"""A switchover as a client sees it: a fold over its steps, its end and later views.
+"""A switchover from a client's view, computed from its steps, its end and later views.
 
-The stream of steps may break while the coordinator goes on. The outcome is then unknown until
-a view of the migration tells it; it is never guessed.
+The stream of steps may break while the coordinator continues. The outcome is then unknown until
+a view of the migration shows it; it is never guessed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PURPOSES = {
 """What each step does."""
 
 STEPS_IN_ORDER = tuple(PURPOSES)[:7]
-"""Steps of every switchover that succeeds."""
+"""The steps of every successful switchover."""
 
 _OF_THE_STREAM = frozenset({ErrorKind.UNREACHABLE, ErrorKind.TRANSIENT, ErrorKind.INTERNAL})
 
@@ -43,7 +43,7 @@ class Outcome(Enum):
     RUNNING = auto()
     SWITCHED_OVER = auto()
     ROLLED_BACK = auto()
-    REFUSED = auto()  # before anything was done
+    REFUSED = auto()  # before anything was changed
     STUCK = auto()  # the rollback failed, or the migration stopped in it
     UNKNOWN = auto()  # the stream broke
 
@@ -65,7 +65,7 @@ OUTCOMES = {
         "The coordinator continues without this screen; the outcome is shown here when it is known.",
     ),
 }
-"""(title, what is true now) of each outcome."""
+"""(title, resulting state) of each outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +86,17 @@ class Attempt:
         return replace(self, ended=True, error=error)
 
     def with_view(self, view: MigrationView) -> Attempt:
-        """A view heard after the end; earlier ones say nothing about the outcome."""
+        """Add a view received after the end; earlier views do not show the outcome."""
         return replace(self, view=view) if self.ended else self
 
     @property
     def elapsed_ms(self) -> int:
-        """Since writes were blocked, as last told."""
+        """Milliseconds since writes were blocked, as last reported."""
         return max((step.elapsed_ms for step in self.steps), default=0)
 
     @property
     def blocked(self) -> bool:
-        """Writes on the source are blocked as far as is known."""
+        """Whether writes on the source are blocked, as far as is known."""
         frozen = any(step.name == StepName.FREEZE and step.state != StepState.FAILED for step in self.steps)
         return frozen and not self.ended and self.result is None and not self._rolled(StepState.DONE)
 
@@ -124,7 +124,7 @@ class Attempt:
 
     @property
     def reason(self) -> tuple[str, str]:
-        """(message, hint) of what stopped it."""
+        """(message, hint) about what stopped the switchover."""
         if self.error is not None and not self._cut_off:
             return str(self.error), self.error.hint
         if self.view is not None and self.view.failure is not None and self.outcome is not Outcome.UNKNOWN:
@@ -138,11 +138,11 @@ class Attempt:
 
     @property
     def _cut_off(self) -> bool:
-        """The stream ended without the coordinator's word on the switchover."""
+        """Whether the stream ended before the coordinator reported the result of the switchover."""
         return self.error is None or self.error.kind in _OF_THE_STREAM
 
     def _as_seen(self) -> Outcome:
-        """Outcome by the newest view, when the steps do not tell. A rollback leaves its failure there."""
+        """The outcome from the newest view, if the steps do not show it. A rollback records a failure."""
         view = self.view
         if view is not None and view.phase in {Phase.STREAMING, Phase.CATCHUP} and view.failure is not None:
             return Outcome.ROLLED_BACK

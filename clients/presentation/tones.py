@@ -1,4 +1,4 @@
-"""What a piece of text means to its reader, for each client to show in its own colours."""
+"""The meaning of a piece of text for its reader. Each client shows it in its own colours."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from services.shared.model import (
 class Tone(StrEnum):
     PLAIN = "plain"
     MUTED = "muted"
-    """Said beside the main thing."""
+    """Less important than the main text."""
     ACTIVE = "active"
-    """Work goes on as it should."""
+    """Work is running normally."""
     GOOD = "good"
     WARNING = "warning"
     BAD = "bad"
 
 
 Phrase = tuple[str, Tone]
-"""Text of one tone. A sentence that changes its tone is a list of phrases."""
+"""Text of one tone. A sentence with several tones is a list of phrases."""
 
 _PHASES = {
     Phase.STREAMING: Tone.GOOD,
@@ -43,10 +43,10 @@ def phase_tone(phase: Phase) -> Tone:
 
 
 def level_tone(level: EventLevel) -> Tone:
-    """Of an event."""
+    """The tone of an event."""
     return _LEVELS[level]
 
 
 def step_tone(state: StepState) -> Tone:
-    """Of a step of a switchover."""
+    """The tone of a switchover step."""
     return _STEPS[state]
