@@ -37,11 +37,11 @@ _COMMANDS = {
     "abort": "teardown:abort",
     "cleanup": "teardown:cleanup",
 }
-"""By name, where in clients.cli.commands; imported when it is asked for."""
+"""Module and function of each command in clients.cli.commands. A module is imported when it is needed."""
 
 
 class PgmigGroup(click.Group):
-    """Errors on stderr as `error:` and `hint:`, with the exit code of their kind."""
+    """Prints errors to stderr as `error:` and `hint:`, and exits with the code of their kind."""
 
     _arguments: tuple[str, ...] = ()
 
@@ -87,7 +87,7 @@ class PgmigGroup(click.Group):
 
 
 def unexpected(exc: Exception) -> PgmigError:
-    """A defect of pgmig, told without a traceback."""
+    """A defect of pgmig, reported without a traceback."""
     return PgmigError(
         ErrorKind.INTERNAL,
         f"unexpected {type(exc).__name__}: {exc}",
@@ -96,7 +96,7 @@ def unexpected(exc: Exception) -> PgmigError:
 
 
 def _forget_stdout() -> None:
-    """Whoever read our output has gone (`| head`); the interpreter must not flush to it again."""
+    """The reader of our output is gone (`| head`), so the interpreter must not flush to it again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -110,7 +110,7 @@ def cli() -> None:
     """Migrate a live PostgreSQL database to another server, with seconds of write downtime.
 
     \b
-    pgmig-cli clone --follow --source-uri … --dest-uri …    copy, then keep in step
+    pgmig-cli clone --follow --source-uri … --dest-uri …    copy, then replicate changes
     pgmig-cli status                                        in another terminal
     pgmig-cli switchover --timeout 30s                      cut over
     """

@@ -1,8 +1,8 @@
-"""Having the operator agree to what a migration would take from the destination first.
+"""Asking the operator to agree to what a migration would first drop or empty on the destination.
 
-The whole list goes to stderr, whether or not anybody is asked. `--yes` agrees to it in advance, a
-person at a terminal is asked, and a script without `--yes` is refused. What was agreed to is named
-by the plan's token: the coordinator carries out that plan or none.
+The full list is always printed to stderr. `--yes` agrees to it in advance. A person at a terminal is
+asked, and a script without `--yes` is refused. The plan's token identifies what was agreed to: the
+coordinator executes exactly that plan or none.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ async def agreed(
     *,
     yes: bool,
 ) -> MigrationOptions:
-    """The options, with what was agreed to. Raises CONFIRMATION_NEEDED for what was not, and
-    DESTINATION_NOT_READY where nothing can be agreed to."""
+    """The options, with the token of the confirmed plan. Raises CONFIRMATION_NEEDED if it was not
+    confirmed, and DESTINATION_NOT_READY if the destination cannot be used at all."""
     if not (options.drop_if_exists or options.data_only):
         return options
     plan = await session.plan(migration_id.value, uris.source, uris.destination, options)
@@ -59,7 +59,7 @@ async def agreed(
 
 
 def lines(plan: MigrationPlan) -> list[str]:
-    """One for each thing that is lost, below a heading."""
+    """One line for each thing that would be lost, under a heading."""
     found = []
     if plan.drops:
         found += [
@@ -72,7 +72,7 @@ def lines(plan: MigrationPlan) -> list[str]:
 
 
 async def _confirmed() -> bool:
-    """Whether a person says so; a script does not. A signal ends the question."""
+    """Whether a person answers yes; False in a script. A signal ends the question."""
     if not can_ask():
         return False
     say("Go on? [y/N]")

@@ -1,7 +1,7 @@
-"""Which coordinator a command talks to, and about which migration.
+"""Which coordinator a command connects to, and which migration it is about.
 
-`--coordinator` names one. Otherwise this machine's state directory is looked at: an embedded
-stack that runs for the migration (in another terminal), or only what it left behind.
+`--coordinator` names one. Otherwise the state directory of this machine is searched for an embedded
+stack that runs for the migration (in another terminal), or for its last recorded state.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def new_id(invocation: Invocation) -> MigrationId:
 
 
 def local_directory(invocation: Invocation) -> MigrationDir:
-    """The migration on this machine: `--id`, else the only one that is known.
+    """The migration on this machine: `--id`, or the only one that is known.
 
-    Raises PgmigError: NOT_FOUND when there is none, INVALID_ARGUMENT when there are several.
+    Raises PgmigError: NOT_FOUND if there is none, INVALID_ARGUMENT if there are several.
     """
     known = [directory.migration_id.value for directory in known_migrations(invocation.state_dir)]
     chosen = invocation.migration_id or _only(known, f"in {invocation.state_dir}")
@@ -52,7 +52,7 @@ def _only(known: list[str], place: str) -> MigrationId:
 
 
 def nothing_runs(directory: MigrationDir, doing: str) -> PgmigError:
-    """Why a command that needs a running coordinator cannot do its work."""
+    """The error of a command that needs a running coordinator."""
     migration_id = directory.migration_id
     if not directory.state_file.exists():
         return PgmigError(
@@ -97,7 +97,7 @@ async def _only_remote(session: Session) -> MigrationId:
 async def coordinated(
     invocation: Invocation, uris: Uris, doing: str
 ) -> AsyncIterator[tuple[Session, MigrationId]]:
-    """The coordinator that runs the migration, else one of our own for the while, without workers."""
+    """As `connected`, but if no coordinator runs, start one for the block, without workers."""
     if not invocation.coordinator:
         directory = local_directory(invocation)
         if directory.running_stack() is None:
@@ -117,7 +117,7 @@ async def own_stack(
 ) -> AsyncIterator[Session]:
     """A session with an embedded stack that lives as long as the block.
 
-    workers: their roles; none for putting things away.
+    workers: their roles; none for removing what a migration left.
     """
     plan = StackPlan(directory, uris.source, uris.destination, workers)
     async with embedded_stack(plan, talk) as stack:
@@ -128,8 +128,8 @@ async def own_stack(
 
 
 def workers_for(directory: MigrationDir, *, follow: bool) -> tuple[str, ...]:
-    """The workers that a migration needs. follow: as a new one is asked to; one that is there already
-    is the one that goes on."""
+    """The roles of the workers that a migration needs. follow: applies to a new migration; an existing one
+    keeps its own option."""
     offline = directory.offline_view()
     if offline is not None:
         follow = offline.view.options.follow

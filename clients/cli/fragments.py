@@ -1,6 +1,6 @@
 """Parts of the screens: pure functions from values to styled text and tables.
 
-Names that come from databases pass `printable`, so that none can steer the terminal.
+Names from databases pass `printable`, so that they cannot control the terminal.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def toned(phrases: Iterable[Phrase]) -> Text:
 
 
 def fields(rows: Iterable[Row]) -> Table:
-    """Names to the left, values to the right."""
+    """Names in the left column, values in the right one."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -73,7 +73,7 @@ def fields(rows: Iterable[Row]) -> Table:
 
 
 def columns(*titles: str) -> Table:
-    """A table without frames, as kubectl and gh print them."""
+    """A table without borders, as in kubectl and gh."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for title in titles:
         table.add_column(title, no_wrap=True)
@@ -81,7 +81,7 @@ def columns(*titles: str) -> Table:
 
 
 def timeline(view: MigrationView, width: int) -> Text:
-    """The phases in one line, as roomy as `width` cells allow."""
+    """The phases on one line of at most `width` cells."""
     texts, joint = labels(steps(view), width)
     return Text(joint.join(texts))
 
@@ -135,7 +135,7 @@ def step_text(step: SwitchoverStep) -> Text:
 
 
 def table_rows(tables: Iterable[TableProgress]) -> Table:
-    """One line for each table, those under way first."""
+    """One line for each table; those that are being copied come first."""
     shown = columns("TABLE", "STATE", "DONE", "ROWS", "SIZE")
     for table in ordered(tables, Order.STATE):
         rows = table.rows_copied if table.state is TableState.COPIED else table.rows_estimated

@@ -1,4 +1,4 @@
-"""Values of options from their text: addresses, durations, sizes, LSNs. Each raises click.BadParameter."""
+"""Conversion of option texts to values: addresses, durations, sizes, LSNs. Raises click.BadParameter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def address(text: str) -> str:
 
 
 def duration(text: str) -> float:
-    """Seconds, from "30s", "500ms", "2m", "1h" or a bare number of seconds."""
+    """Seconds, from "30s", "500ms", "2m", "1h" or a plain number of seconds."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise click.BadParameter(f"{text!r} is not a duration like 30s, 500ms or 2m")
@@ -36,7 +36,7 @@ def duration(text: str) -> float:
 
 
 def memory(text: str) -> int:
-    """Kilobytes, from "64MB" or "1.5GB", within what PostgreSQL takes for maintenance_work_mem."""
+    """Kilobytes, from "64MB" or "1.5GB", within PostgreSQL's limits for maintenance_work_mem."""
     match = _MEMORY.fullmatch(text.strip())
     size = int(float(match[1]) * _UNIT_KB[match[2].upper()]) if match else 0
     if not 1024 <= size < 1 << 31:
@@ -45,7 +45,7 @@ def memory(text: str) -> int:
 
 
 def size(text: str) -> int:
-    """Bytes, from "512MB", "1.5GB", "64kB" or a bare number; units are powers of 1024, as in
+    """Bytes, from "512MB", "1.5GB", "64kB" or a plain number; units are powers of 1024, as in
     PostgreSQL's settings."""
     match = _SIZE.fullmatch(text.strip())
     value = round(float(match[1]) * 1024 ** _SIZE_UNITS.index((match[2] or "").lower())) if match else 0

@@ -1,4 +1,4 @@
-"""Options that the commands share, and what they say as one value."""
+"""Options that several commands have, and the values made from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Command = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """migration_id: None when not given. coordinator: HOST:PORT or unix:PATH, None for this machine's."""
+    """migration_id: None if not given. coordinator: HOST:PORT or unix:PATH, None for this machine's."""
 
     migration_id: MigrationId | None
     coordinator: str | None
@@ -40,7 +40,7 @@ class Invocation:
 
 @dataclass(frozen=True, slots=True)
 class Uris:
-    """Connection strings with credentials; "" when not given."""
+    """Connection strings with credentials; "" if not given."""
 
     source: str = field(default="", repr=False)
     destination: str = field(default="", repr=False)
@@ -144,7 +144,7 @@ def common_options(command: Command) -> Command:
 
 
 def uri_options(command: Command) -> Command:
-    """Adds --source-uri and --dest-uri, and both as -file; passes them as `uris`."""
+    """Adds --source-uri and --dest-uri, and a -file option for each; passes them as `uris`."""
 
     @wraps(command)
     @click.pass_context
@@ -166,7 +166,7 @@ def uri_options(command: Command) -> Command:
 
 
 def _uri(ctx: click.Context, name: str, given: str | None, file: str | None) -> str:
-    """From the file, if there is one; it wins over the environment."""
+    """The URI from the file, if there is one. The file overrides the environment."""
     option = f"--{name.replace('_', '-')}"
     on_command_line = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     if file is None:
@@ -182,7 +182,7 @@ def _uri(ctx: click.Context, name: str, given: str | None, file: str | None) -> 
 
 
 def _first_line(file: str, option: str) -> str:
-    """file: - for stdin, of which each option takes a line."""
+    """file: - for stdin, from which each option reads one line."""
     try:
         if file == "-":
             line = sys.stdin.readline(_LONGEST_URI)

@@ -1,4 +1,4 @@
-"""Staying with a migration until it ends: what `clone`, `follow` and `watch` share."""
+"""Waiting for a migration until it ends: the common part of `clone`, `follow` and `watch`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class MigrationStoppedError(PgmigError):
-    """The migration failed or was aborted, which is one exit code whatever the cause."""
+    """The migration failed or was aborted. The exit code is the same for every cause."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -28,7 +28,7 @@ class MigrationStoppedError(PgmigError):
 
 
 def stopped(view: MigrationView) -> MigrationStoppedError:
-    """Why a migration in phase failed or aborted does not go on."""
+    """Why a migration in phase failed or aborted does not continue."""
     name = view.migration_id
     if view.phase is Phase.ABORTED:
         hint = f"remove what is left with `pgmig-cli cleanup --id {name}`"
@@ -44,8 +44,8 @@ def stopped(view: MigrationView) -> MigrationStoppedError:
 async def resumed(
     session: Session, view: MigrationView, uris: Uris, skip_objects: tuple[str, ...] = ()
 ) -> MigrationView:
-    """Make a migration go on that waits for somebody to say so, and hand over what was given: the
-    coordinator uses it, or refuses it with the names of both databases."""
+    """Resume a migration that waits for an operator, and send the given URIs. The coordinator uses them,
+    or refuses them with an error that names both databases."""
     given = bool(uris.source or uris.destination) and not view.phase.ended
     if given or view.phase in {Phase.PAUSED, Phase.FAILED} or view.needs_credentials:
         source, destination = uris.source or None, uris.destination or None
@@ -56,10 +56,10 @@ async def resumed(
 async def follow_to_end(
     session: Session, migration_id: MigrationId, progress: Progress, uris: Uris | None = None
 ) -> MigrationView:
-    """Show the migration until it has ended well, and give its last view.
+    """Show the migration until it has ended successfully, and return its last view.
 
-    uris: handed over whenever a restarted coordinator lacks them. Raises MigrationStoppedError when
-    it fails or is aborted, PgmigError(NOT_FOUND) when it is cleaned up meanwhile.
+    uris: sent whenever a restarted coordinator needs them. Raises MigrationStoppedError if the migration
+    fails or is aborted, PgmigError(NOT_FOUND) if it is cleaned up in the meantime.
     """
     async with aclosing(session.follow(migration_id.value, progress.connection)) as views:
         async for view in views:
@@ -74,7 +74,7 @@ async def follow_to_end(
 
 
 def print_summary(invocation: Invocation, view: MigrationView) -> None:
-    """The outcome, as the command's data; with JSON the last line has said it."""
+    """The outcome, as the command's data. With JSON, the last line already contains it."""
     if invocation.json:
         return
     rows = [(str(view.phase), f"migration {view.migration_id}, {duration(elapsed(view, 0.0)[0])} in all")]
@@ -88,7 +88,7 @@ def print_summary(invocation: Invocation, view: MigrationView) -> None:
 
 
 def say_how_to_continue(migration_id: MigrationId, *, has_slot: bool) -> None:
-    """After an interruption that stopped an embedded stack."""
+    """Called after an interruption that stopped an embedded stack."""
     kept = (
         f"; replication slot {migration_id.slot} stays on the source and keeps WAL there" if has_slot else ""
     )

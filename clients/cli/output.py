@@ -1,7 +1,7 @@
-"""A command's data, on standard output: a table for people or JSON for programs.
+"""A command's data on standard output: a table for people or JSON for programs.
 
-JSON is one document, or one a line from commands that stream. What is not data goes to standard error:
-see `clients.diagnostics`.
+JSON is one document. Commands that stream print one document per line. Everything that is not data is
+printed to standard error: see `clients.diagnostics`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def stdout_console() -> Console:
 
 
 def print_table(renderable: RenderableType) -> None:
-    """A person's output, to stdout; without trailing blanks where it is not a terminal."""
+    """Print a table to stdout. Trailing blanks are removed unless stdout is a terminal."""
     console = stdout_console()
     if console.is_terminal:
         console.print(renderable)
@@ -37,7 +37,7 @@ def print_table(renderable: RenderableType) -> None:
 
 
 def print_json(document: object, *, line: bool = False) -> None:
-    """A program's output, to stdout; line: compact, flushed at once."""
+    """Print JSON to stdout. line: compact, on one line."""
     text = json.dumps(document, ensure_ascii=False, indent=None if line else 2)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Showing a migration under way: a live display, lines for a log, or JSON lines.
+"""Showing a running migration: a live display, lines for a log, or JSON lines.
 
-The live display and the lines are talk (stderr); JSON lines are the command's data (stdout).
+The live display and the lines are messages (stderr); JSON lines are the command's data (stdout).
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
     from clients.session import Connection
 
 LINE_EVERY_S = 10.0
-"""Seconds between progress lines of one phase, where there is no terminal."""
+"""Seconds between progress lines of one phase, if stderr is not a terminal."""
 
 
 class Progress(Protocol):
     def show(self, view: MigrationView) -> None:
-        """A new view."""
+        """Show a new view."""
 
     def connection(self, connection: Connection) -> None:
-        """The stream of views broke, or is back."""
+        """The stream of views broke, or works again."""
 
     def note(self, text: str) -> None:
-        """Something to know beside the migration."""
+        """Show information that is not about the migration itself."""
 
     def warn(self, text: str) -> None:
-        """Something went wrong beside the migration, like the death of a service."""
+        """Show a problem that is not the migration's own, such as the death of a service."""
 
     def asking(self) -> AbstractContextManager[None]:
-        """For a block that has the terminal to itself."""
+        """For a block that uses the terminal exclusively."""
 
 
 @contextmanager
 def progress_of(invocation: Invocation) -> Iterator[Progress]:
-    """What suits `--output` and the terminal, for a block."""
+    """The kind of progress that fits `--output` and the terminal, for a block."""
     if invocation.json:
         yield JsonLines()
     elif stderr_console().is_terminal:
@@ -64,7 +64,7 @@ def progress_of(invocation: Invocation) -> Iterator[Progress]:
 
 
 class JsonLines(StderrTalk):
-    """One view a line, as `status --output json` prints it; each revision once."""
+    """One view per line, as `status --output json` prints it. Unchanged views are not repeated."""
 
     def __init__(self) -> None:
         self._last: MigrationView | None = None
@@ -79,7 +79,7 @@ class JsonLines(StderrTalk):
 
 
 class PlainLines(StderrTalk):
-    """A line for each new event, of which every phase is one, and how far a long phase has got."""
+    """A line for each new event, including each new phase, and progress lines during a long phase."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -105,8 +105,8 @@ class PlainLines(StderrTalk):
 
 
 class LiveDisplay:
-    """Bars that stay at the bottom, with events above them. A context manager, on stderr; the
-    last state stays on the screen."""
+    """Bars at the bottom of the screen, with events above them. A context manager, on stderr. The
+    last state remains on the screen."""
 
     def __init__(self) -> None:
         self._view: MigrationView | None = None
@@ -155,7 +155,7 @@ class LiveDisplay:
             self._display.start(refresh=True)
 
     def _print(self, text: Text) -> None:
-        with contextlib.suppress(OSError):  # the terminal has gone; see `output.talk`
+        with contextlib.suppress(OSError):  # the terminal is gone; see `diagnostics.talk`
             self._display.console.print(text)
 
     def _render(self) -> RenderableType:
@@ -165,8 +165,8 @@ class LiveDisplay:
 
 
 class _NewEvents:
-    """The events of a view that no earlier view had, but for the failure, which ends the command as its
-    error."""
+    """The events of a view that no earlier view contained. The current failure is omitted, because the
+    command ends with it as its error."""
 
     def __init__(self) -> None:
         self._seen: frozenset[Event] = frozenset()

@@ -1,4 +1,4 @@
-"""How a migration looks in a terminal as a whole: in `status`, in `list`, under way, in a log."""
+"""The complete display of a migration in a terminal: in `status`, in `list`, live, and in a log."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ from services.shared.model import MigrationView, Phase, TableState
 TABLES_SHOWN = 8
 EVENTS_SHOWN = 8
 LABELS_WIDTH = 13
-"""Cells that the names of the fields take."""
+"""Width of the column of field names, in cells."""
 
 
 def status(
     view: MigrationView, now: float, width: int, *, offline_since: float | None, all_tables: bool
 ) -> Group:
-    """All that a person asks for with `status`.
+    """Everything that `status` shows.
 
-    width: of the screen, in cells. offline_since: when the state file was written, if that is
-    where the view comes from.
+    width: of the screen, in cells. offline_since: when the state file was written, if the view was
+    read from it.
     """
     parts: list[RenderableType] = [fields(_status_rows(view, now, width, offline_since))]
     shown = view.tables if all_tables else [t for t in view.tables if t.state is TableState.COPYING]
@@ -112,7 +112,7 @@ def _progress_rows(view: MigrationView) -> list[Row]:
 
 
 def live(view: MigrationView, history: History, now: float, width: int, note: str = "") -> Group:
-    """The display of a migration under way; note: what disturbs it, like a lost connection."""
+    """The display of a running migration. note: a problem such as a lost connection."""
     total = overall(view.tables)
     rows: list[Row] = [
         (view.migration_id, phase_line(view, now)),
@@ -152,7 +152,7 @@ def _measured(fraction: float, detail: str) -> Text:
 
 
 def plain_progress(view: MigrationView, history: History) -> str:
-    """One line for a log: where the present phase stands; empty when it has no figures."""
+    """One line for a log: the progress of the current phase; empty if the phase has no figures."""
     if view.phase is Phase.COPY and view.tables:
         total = overall(view.tables)
         indexes = f"indexes {view.indexes.done} of {view.indexes.total}" if view.indexes.total else ""
@@ -165,7 +165,7 @@ def plain_progress(view: MigrationView, history: History) -> str:
 
 
 def list_rows(entries: Iterable[tuple[MigrationView, bool]], now: float) -> Table:
-    """(view, runs now) of each migration as a table."""
+    """A table with one row for each (view, whether it runs now)."""
     shown = columns("ID", "PHASE", "RUNNING", "SOURCE", "DESTINATION", "LAG", "WAL KEPT", "AGE")
     for view, running in entries:
         shown.add_row(

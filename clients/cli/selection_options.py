@@ -1,4 +1,4 @@
-"""Options that say what of a database is copied, and what becomes of what the destination holds."""
+"""Options for which part of a database is copied, and how existing data on the destination is handled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PATTERNS = (
 
 
 def selection_options(command: Command) -> Command:
-    """Adds them; passes `taking`, a MigrationOptions with these set alone, and `yes`."""
+    """Adds the options. Passes `taking`, a MigrationOptions with only these set, and `yes`."""
 
     @wraps(command)
     def wrapper(*args: Any, schema_only: bool, data_only: bool, drop_if_exists: bool, **rest: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Running a command's coroutine so that signals end it in order.
+"""Running a command's coroutine so that signals end it cleanly.
 
-SIGINT, SIGTERM and SIGHUP (the terminal has gone; not under nohup) cancel the coroutine, whose
-`finally` and `async with` put everything away. A second signal cancels again, which makes a
-stopping stack kill what is left. The exit code is 128 plus the first signal's number: 130 for
+SIGINT, SIGTERM and SIGHUP (the terminal was closed; not under nohup) cancel the coroutine, whose
+`finally` and `async with` blocks clean everything up. A second signal cancels again, which makes a
+stopping stack kill the remaining processes. The exit code is 128 plus the first signal's number: 130 for
 Ctrl-C, 143 for SIGTERM.
 """
 
@@ -22,7 +22,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):  # noqa: N818 - an event, not an error
-    """The command was ended by a signal, after everything was put away."""
+    """A signal ended the command, after everything was cleaned up."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
@@ -30,7 +30,7 @@ class Interrupted(Exception):  # noqa: N818 - an event, not an error
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """The result of `main`. Raises Interrupted when a signal ended it, and whatever it raises.
+    """The result of `main`. Raises Interrupted if a signal ended it, and any exception that `main` raises.
 
     With OTEL_* variables set, its calls begin the traces that the services continue.
     """

@@ -1,7 +1,7 @@
-"""Usage errors that repeat no connection string.
+"""Usage errors that do not repeat connection strings.
 
-click quotes the argument that it does not understand. What may be a connection string, or a piece of one that
-the shell has cut at a space, is left out.
+click quotes the argument that it does not understand. Anything that may be a connection string, or a piece
+of one that the shell has split at a space, is removed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STRAY = (
 
 
 def without_secrets(error: click.ClickException, arguments: Sequence[str]) -> click.ClickException:
-    """The error, with another message where it quotes such an argument."""
+    """The error, with another message if it quotes such an argument."""
     if not isinstance(error, click.UsageError):
         return error
     message = error.format_message()

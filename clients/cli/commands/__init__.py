@@ -1,1 +1,1 @@
-"""The sub-commands, one module for each group; thin: they parse, ask, and show."""
+"""The sub-commands, one module for each group. They only parse options, call the session, and print."""

@@ -1,4 +1,4 @@
-"""`clone` begins a migration, `follow` continues one; both stay with it until it ends."""
+"""`clone` begins a migration, `follow` continues one. Both wait until it ends."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ def clone(
     taking: MigrationOptions,
     yes: bool,
 ) -> None:
-    """Copy a database, or a part of it, and with --follow keep the copy in step.
+    """Copy a database, or a part of it, and with --follow replicate its changes.
 
     PATTERN is a pattern of psql and pg_dump: `shop.*`, `log_20??`, `"Mixed Case"`.
 
-    Without --coordinator everything runs here, as child processes of this command, which other
-    terminals find by themselves (`status`, `switchover`, `pause`).
+    Without --coordinator everything runs on this machine, as child processes of this command. Commands
+    in other terminals find them (`status`, `switchover`, `pause`).
     """
     uris.require("clone needs both databases")
     options = replace(
@@ -174,7 +174,7 @@ async def _clone(
 
 
 def _refuse_existing(invocation: Invocation, migration_id: MigrationId, *, resume: bool) -> None:
-    """Before a stack is started, whose coordinator would continue the migration by itself."""
+    """Check this before a stack is started, because its coordinator would continue the migration."""
     if invocation.coordinator or resume:
         return
     offline = MigrationDir(invocation.state_dir, migration_id).offline_view()
@@ -195,7 +195,7 @@ def _refuse_existing(invocation: Invocation, migration_id: MigrationId, *, resum
 async def _resumed(
     session: Session, migration_id: MigrationId, uris: Uris, skip_objects: tuple[str, ...]
 ) -> bool:
-    """Whether there was a migration to go on with."""
+    """Whether there was a migration to continue."""
     try:
         view = await session.get(migration_id.value)
     except PgmigError as exc:
@@ -211,10 +211,10 @@ async def _resumed(
 @common_options
 @skip_object_option
 def follow(invocation: Invocation, uris: Uris, skip_objects: tuple[str, ...]) -> None:
-    """Continue a migration that was interrupted, paused or failed, and stay with it.
+    """Continue a migration that was interrupted, paused or failed, and wait until it ends.
 
-    Where it still runs, in another terminal or under a coordinator, this joins it. Connection
-    strings are needed again, since no password is ever stored (libpq's password file does).
+    If it still runs, in another terminal or under a coordinator, this command only joins it. Connection
+    strings are needed again, since no password is ever stored (libpq's password file works too).
     """
     if invocation.coordinator or local_directory(invocation).running_stack() is not None:
         final = run(_join(invocation, uris, skip_objects))
@@ -227,7 +227,7 @@ def follow(invocation: Invocation, uris: Uris, skip_objects: tuple[str, ...]) ->
 
 
 def _ended_already(invocation: Invocation, directory: MigrationDir) -> bool:
-    """Tell of a migration that has nothing left to do. Raises NOT_FOUND, MigrationStoppedError."""
+    """Report a migration that has nothing left to do. Raises NOT_FOUND, MigrationStoppedError."""
     offline = directory.offline_view()
     if offline is None:
         raise PgmigError(
@@ -282,7 +282,7 @@ async def _coordinator(
 def _staying(
     invocation: Invocation, migration_id: MigrationId, main: Coroutine[Any, Any, MigrationView]
 ) -> None:
-    """Run to the end and print the outcome; when interrupted, say how to continue."""
+    """Run to the end and print the outcome. If interrupted, print how to continue."""
     try:
         final = run(main)
     except (Interrupted, BrokenPipeError):

@@ -19,7 +19,7 @@ from services.shared.model.jsonview import view_to_json
 @click.command()
 @common_options
 def pause(invocation: Invocation) -> None:
-    """Stop moving data, until `resume`. The slot keeps the source's WAL meanwhile."""
+    """Stop moving data until `resume`. Meanwhile the slot retains the source's WAL."""
     _report(invocation, run(_pause(invocation)))
 
 
@@ -35,8 +35,8 @@ async def _pause(invocation: Invocation) -> MigrationView:
 def resume(invocation: Invocation, uris: Uris, skip_objects: tuple[str, ...]) -> None:
     """Continue a paused or failed migration under the coordinator that runs it.
 
-    With connection strings it also hands over credentials that a restarted coordinator lacks.
-    Where nothing runs any more, `follow` starts everything again.
+    With connection strings it also sends credentials that a restarted coordinator needs.
+    If no process is running any more, use `follow` to start everything again.
     """
     _report(invocation, run(_resume(invocation, uris, skip_objects)))
 

@@ -1,4 +1,4 @@
-"""`skip-transaction`: giving up the one transaction that the destination refuses."""
+"""`skip-transaction`: skipping the one transaction that the destination refuses."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from services.shared.model.jsonview import view_to_json
     "--reason", required=True, help="Reason for skipping the transaction. The audit record keeps it."
 )
 def skip_transaction(invocation: Invocation, uris: Uris, lsn: Lsn, reason: str) -> None:
-    """Give up the one source transaction that a failed migration stopped at, and continue.
+    """Skip the source transaction on which a migration failed, and continue.
 
-    None of its changes reaches the destination; everything before and after it does. Who, when,
-    what and why is kept with the migration and shown by `status`. Where nothing runs any more,
-    `follow` continues afterwards.
+    None of its changes is applied on the destination; everything before and after it is. The migration
+    records who skipped it, when, what and why, and `status` shows this. If no process is running any
+    more, use `follow` to continue afterwards.
     """
     if not reason.strip():
         raise click.BadParameter("must say something", param_hint="--reason")
@@ -63,6 +63,6 @@ def _operator() -> str:
     """USER@HOST."""
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):  # no such account: a container under an arbitrary uid
+    except (OSError, KeyError):  # no such account, as in a container with an arbitrary uid
         user = "unknown"
     return f"{user}@{socket.gethostname()}"

@@ -1,4 +1,4 @@
-"""`status` and `list`: also from the state files, while nothing runs."""
+"""`status` and `list`. If no process is running, they read the state files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.shared.model.jsonview import view_to_json
 @common_options
 @click.option("--tables", is_flag=True, help="Show every table, not only those that are being copied.")
 def status(invocation: Invocation, tables: bool) -> None:
-    """Show where a migration stands; from its state file when nothing runs."""
+    """Show the state of a migration. If no process is running, show the last recorded state."""
     view, offline_since = run(_status(invocation))
     if invocation.json:
         print_json(_document(view, offline_since))
@@ -33,12 +33,12 @@ def status(invocation: Invocation, tables: bool) -> None:
 
 
 def _document(view: MigrationView, offline_since: float | None) -> dict[str, object]:
-    """The view, with whether it is of this moment (Unix seconds otherwise)."""
+    """The view, whether it is live, and its time (Unix seconds)."""
     return {**view_to_json(view), "live": offline_since is None, "as_of": offline_since or time.time()}
 
 
 async def _status(invocation: Invocation) -> tuple[MigrationView, float | None]:
-    """The view, and when it was written if it is not live."""
+    """The view, and the time when it was written if it is not live."""
     if invocation.coordinator:
         async with connected(invocation, "show") as (session, migration_id):
             return await session.get(migration_id.value), None

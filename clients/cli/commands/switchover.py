@@ -1,4 +1,4 @@
-"""`switchover`: blocking writes and ending the migration on the destination."""
+"""`switchover`: blocking writes, and ending the migration with the destination as primary database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from services.shared.model.jsonview import to_json
     help="Longest time that writes may be blocked. After it the switchover is rolled back.",
 )
 def switchover(invocation: Invocation, timeout: float) -> None:
-    """Block writes on the source, prove that the destination has everything, and end.
+    """Block writes on the source, prove that the destination has everything, and end the migration.
 
     A switchover that cannot finish in time is rolled back, and the migration continues.
     """
@@ -69,7 +69,7 @@ async def _switchover(invocation: Invocation, timeout_s: float) -> SwitchoverRes
 
 
 def _out_of_sight(error: PgmigError) -> PgmigError:
-    """It had begun when the coordinator was lost."""
+    """The coordinator was lost after the switchover had begun."""
     return PgmigError(
         error.kind,
         f"the coordinator was lost during the switchover: {error.message}",

@@ -1,7 +1,7 @@
-"""`unfreeze`, `abort` and `cleanup`: opening the old source, giving up, and removing what was left.
+"""`unfreeze`, `abort` and `cleanup`: opening the old source, cancelling, and removing what was left.
 
-All work without a running stack, by one that has a coordinator and a broker but no workers, so
-that no data moves meanwhile.
+All of them work without a running stack. They start one that has a coordinator and a broker but no
+workers, so that no data is moved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.shared.model.jsonview import to_json, view_to_json
 @common_options
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def abort(invocation: Invocation, uris: Uris, yes: bool) -> None:
-    """Give a migration up: slot and publication leave the source, the copied data stays."""
+    """Cancel a migration: drop its replication slot and publication. The copied data is kept."""
     if not yes:
         _confirm("Abort the migration? It cannot be continued afterwards.")
     view = run(_abort(invocation, uris))
@@ -48,12 +48,12 @@ async def _abort(invocation: Invocation, uris: Uris) -> MigrationView:
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def unfreeze(invocation: Invocation, uris: Uris, read_only: bool, yes: bool) -> None:
-    """Let sessions into the old source again, after a switchover.
+    """Open the old source to sessions again, after a switchover.
 
-    A switchover leaves the old source closed to all connections, so that nothing can be written there that
-    the destination lacks. Without --read-only everything is put back as it was before the switchover:
-    subscriptions are enabled again, and both sides accept writes from then on. Nothing carries them from
-    one side to the other.
+    A switchover closes the old source to all connections, so that nothing can be written there that is
+    missing on the destination. Without --read-only, everything is restored to the state before the
+    switchover: subscriptions are enabled again, and both sides accept writes. Later writes are not
+    replicated from one side to the other.
     """
     if not (read_only or yes):
         _confirm("Let writers write to the old source again? Their changes do not reach the destination.")
@@ -82,7 +82,7 @@ async def _unfreeze(invocation: Invocation, uris: Uris, *, read_only: bool) -> M
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def cleanup(invocation: Invocation, uris: Uris, force: bool, yes: bool) -> None:
-    """Remove whatever a migration left on both servers and here, then forget it."""
+    """Remove everything that a migration left on both servers and on this machine, then forget it."""
     if force and not yes:
         _confirm("Clean up the migration even if it has not ended? It cannot be continued afterwards.")
     done = run(_cleanup(invocation, uris, force=force))
@@ -112,6 +112,6 @@ async def _cleanup(invocation: Invocation, uris: Uris, *, force: bool) -> Cleanu
 
 
 def _confirm(question: str) -> None:
-    """Ask a person; a script has decided already. Raises click.Abort."""
+    """Ask a person; a script is not asked. Raises click.Abort."""
     if can_ask():
         click.confirm(question, abort=True, err=True)

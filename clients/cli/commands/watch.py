@@ -1,4 +1,4 @@
-"""`watch` and `tui`: showing a migration until it ends, without taking part in it."""
+"""`watch` and `tui`: showing a migration until it ends, without affecting it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.shared.model import ErrorKind, MigrationView, PgmigError
 @click.command()
 @common_options
 def watch(invocation: Invocation) -> None:
-    """Look on until the migration ends, without taking part in it."""
+    """Show progress until the migration ends. Ctrl-C does not affect the migration."""
     print_summary(invocation, run(_watch(invocation)))
 
 
