@@ -1,8 +1,8 @@
-"""nats-server of the embedded stack: where its binary is, and the configuration it runs with.
+"""nats-server of the embedded stack: where its binary is found, and its configuration.
 
-It listens on one loopback port for the stack's life, since the services know that address, and
-tells in its ports file that it is ready. Clients need a token; it is created again for each stack,
-and lives in the configuration file (mode 0600) and in the services' environment, never on a
+It listens on the same loopback port as long as the stack lives, since the services know that address. Its
+ports file shows that it is ready. Clients need a token, which is created for each stack. The token is
+stored in the configuration file (mode 0600) and in the services' environment, never on a
 command line.
 """
 
@@ -22,11 +22,11 @@ from services.shared.runtime.logfile import LIMIT
 BINARY_VARIABLE = "PGMIG_NATS_SERVER"
 MAX_PAYLOAD = 8 * 1024 * 1024
 ENVIRONMENT = {"GOMEMLIMIT": "200MiB"}
-"""Of the server: its store keeps what it has just written or read, and Go's collector is in no hurry."""
+"""Of the server. Its store caches what was just written or read, and Go's collector runs rarely."""
 
 
 def find_nats_server() -> Path:
-    """$PGMIG_NATS_SERVER, else beside this Python, else on the PATH. Raises TOOL_MISSING."""
+    """$PGMIG_NATS_SERVER, else next to this Python, else on the PATH. Raises TOOL_MISSING."""
     chosen = os.environ.get(BINARY_VARIABLE)
     if chosen:
         found = shutil.which(chosen)
@@ -51,8 +51,8 @@ def find_nats_server() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class BrokerFiles:
-    """directory: holds configuration, ports file and the JetStream store. log_file: bounded by the
-    server itself, which keeps one more."""
+    """directory: contains the configuration, ports file and JetStream store. log_file: the server limits
+    its size and keeps one older file."""
 
     directory: Path
     log_file: Path
@@ -66,7 +66,7 @@ class BrokerFiles:
         return self.directory / "nats.conf"
 
     def prepare(self) -> None:
-        """Write the configuration, and forget the ports files of earlier runs."""
+        """Write the configuration, and delete the ports files of earlier runs."""
         private_directory(self.directory)
         for stale in self.directory.glob("*.ports"):
             stale.unlink(missing_ok=True)
@@ -74,7 +74,7 @@ class BrokerFiles:
         replace_file(self.config_file, self._config())
 
     def _config(self) -> str:
-        # JSON strings are strings of the configuration language, too.
+        # JSON strings are also valid strings in the configuration file.
         return "\n".join(
             [
                 f"server_name: {json.dumps(self.server_name)}",
@@ -92,10 +92,10 @@ class BrokerFiles:
         )
 
     def ready(self, pid: int) -> bool:
-        """Whether the server that is process `pid` accepts connections."""
+        """Whether the server with process id `pid` accepts connections."""
         return any(self.directory.glob(f"*_{pid}.ports"))
 
     @property
     def url(self) -> str:
-        """With the token: a secret."""
+        """Contains the token, so it is a secret."""
         return f"nats://{self.token}@127.0.0.1:{self.port}"

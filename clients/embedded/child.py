@@ -1,4 +1,4 @@
-"""One child process: started with a lifeline and a log file, stopped within bounds."""
+"""One child process: started with a lifeline and a log file, stopped within a time limit."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SHIM = Path(__file__).with_name("shim.py")
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. argv[0] is an absolute path. env is the whole environment (it may hold
-    credentials). grace_s: from SIGTERM to SIGKILL. module: whose main() does the same, for a
-    program that may be forked instead; "" for one that is not ours."""
+    """What to run. argv[0] is an absolute path. env is the complete environment (it may contain
+    credentials). grace_s: from SIGTERM to SIGKILL. module: the module whose main() does the same, for a
+    program that can be forked instead; "" for a program that is not ours."""
 
     name: str
     argv: tuple[str, ...]
@@ -33,8 +33,8 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Ties:
-    """File descriptors that tie children to this process. stdin: what they read, a pipe that
-    ends with us. kept: what they hold open beside it for as long as they live."""
+    """File descriptors that tie children to this process. stdin: their standard input, a pipe that
+    closes when this process ends. kept: others that they hold open as long as they live."""
 
     stdin: int
     kept: tuple[int, ...] = ()
@@ -42,8 +42,8 @@ class Ties:
 
 @contextlib.contextmanager
 def lifeline(*kept: int) -> Iterator[Ties]:
-    """Ties for children; at the end of the block, and when this process dies, their standard
-    input ends."""
+    """Ties for children. Their standard input ends at the end of the block, and when this process
+    dies."""
     read_end, write_end = os.pipe()
     try:
         yield Ties(read_end, kept)
@@ -53,7 +53,7 @@ def lifeline(*kept: int) -> Iterator[Ties]:
 
 
 class Process(Protocol):
-    """A process as asyncio.subprocess has it. returncode: None while it runs."""
+    """A process with the interface of asyncio.subprocess. returncode: None while it runs."""
 
     @property
     def pid(self) -> int: ...
@@ -67,7 +67,7 @@ class Process(Protocol):
 
 
 class Child:
-    """A running program. It leads a process group of its own, which ends with it."""
+    """A running program. It leads its own process group, which ends with it."""
 
     def __init__(self, program: Program, process: Process) -> None:
         self.program = program
@@ -76,7 +76,7 @@ class Child:
 
     @classmethod
     async def start(cls, program: Program, log_file: Path, ties: Ties) -> Child:
-        """Start `program` with both outputs appended to `log_file` (made with mode 0600)."""
+        """Start `program` with both outputs appended to `log_file` (created with mode 0600)."""
         command = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(signal.SIGTERM))]
         log = open_log(log_file)
         try:
@@ -107,15 +107,15 @@ class Child:
         return self._process.returncode is None
 
     async def wait(self) -> int:
-        """Exit status, negative for a signal. Whatever the child left in its group is killed."""
+        """Exit status, negative for a signal. Processes left in the child's group are killed."""
         status = await self._process.wait()
-        if self._group_may_live:  # once: later the number may be another group's
+        if self._group_may_live:  # only once, because another group may get the number later
             self._group_may_live = False
             self._kill_group()
         return status
 
     async def stop(self) -> None:
-        """SIGTERM, then SIGKILL after the program's grace; cancelled: SIGKILL at once."""
+        """Send SIGTERM, then SIGKILL after the program's grace; if cancelled, SIGKILL at once."""
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
@@ -129,7 +129,7 @@ class Child:
         await self.wait()
 
     def kill(self) -> None:
-        """SIGKILL to a child that still runs, and to its group, which it may not lead yet."""
+        """Send SIGKILL to a child that still runs, and to its group, which it may not lead yet."""
         if self.running:
             self._kill_group()
             with contextlib.suppress(ProcessLookupError):

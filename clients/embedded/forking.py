@@ -1,7 +1,7 @@
-"""Services as forks of one process that has imported them: our end of `forkserver`.
+"""Services as forks of one process that has imported them: the client of `forkserver`.
 
-The fork server is started when it is first needed, and again when it has died. Its death is that of
-the services that it has forked: their status is lost with it, and the kernel tells them to end.
+The fork server is started when it is first needed, and again after it has died. Its services end with
+it: their exit status is lost, and the kernel sends them a signal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.shared.model import ErrorKind, PgmigError
 
 
 class Forked:
-    """A process that the fork server has started, and whose end it tells."""
+    """A process that the fork server has started, and whose end it reports."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -45,7 +45,7 @@ class Forked:
 
 
 class ForkServer:
-    """modules: what the server imports. log_file: where it tells of its own trouble."""
+    """modules: what the server imports. log_file: where it logs its own problems."""
 
     def __init__(self, modules: Sequence[str], log_file: Path, ties: Ties) -> None:
         self._modules = modules
@@ -55,7 +55,7 @@ class ForkServer:
         self._starting = asyncio.Lock()
 
     async def warm_up(self) -> None:
-        """Have a server that imports, while we do something else. Raises PgmigError(INTERNAL)."""
+        """Start a server that imports in the background. Raises PgmigError(INTERNAL)."""
         async with self._starting:
             if self._server is not None and not self._server.running:
                 await self.close()
@@ -69,7 +69,7 @@ class ForkServer:
         return Child(program, await self._server.fork(program, log_file))
 
     async def close(self) -> None:
-        """End the server, and whatever it has forked that still runs."""
+        """End the server, and all its forked processes that still run."""
         server, self._server = self._server, None
         if server is not None:
             await server.close()
@@ -95,13 +95,13 @@ class _Server:
 
     @classmethod
     async def start(cls, modules: Sequence[str], log_file: Path, ties: Ties) -> _Server:
-        """The one that was begun early, if nobody had it yet."""
+        """Use the server that was started early, unless it was used already."""
         log = open_log(log_file)
         try:
             spawned = early.take() or early.Spawned(modules)
             try:
                 spawned.hand_over(ties.stdin, log, *ties.kept)
-            except OSError:  # the one that was begun early has died meanwhile
+            except OSError:  # the server that was started early has died in the meantime
                 spawned.end()
                 spawned = early.Spawned(modules)
                 spawned.hand_over(ties.stdin, log, *ties.kept)
@@ -130,7 +130,7 @@ class _Server:
         return await asked
 
     def _send(self, request: dict[str, Any]) -> None:
-        """Buffered: the server reads between two imports. One that is gone is `_read`'s matter."""
+        """Buffered, because the server reads between two imports. `_read` handles a dead server."""
         self._requests.write(json.dumps(request).encode() + b"\n")
 
     async def _read(self) -> None:
@@ -160,7 +160,7 @@ class _Server:
             asked.set_result(forked)
 
     def _lost(self) -> None:
-        """It has ended. Nobody would tell us of the end of what it has forked: it must be now."""
+        """The server has ended. Nobody would report the end of its processes, so kill them now."""
         for pid, forked in self._forked.items():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
@@ -177,7 +177,7 @@ class _Server:
         )
 
     async def close(self) -> None:
-        """It has nothing to put away."""
+        """Kill the server, which has nothing to clean up."""
         self._process.kill()
         await asyncio.wait({self._reading})
         self._requests.close()

@@ -1,19 +1,19 @@
-"""The process that an embedded stack's services are forked from.
+"""The process from which the services of an embedded stack are forked.
 
-It imports once what each of them would import for itself, which is most of what starting a Python
-service costs; memory that nobody writes to is shared. `early` begins it as a program, `forking`
+It imports once what every service would import. Importing is most of the cost of starting a Python
+service, and memory that nobody writes to is shared. `prestart` starts it as a program. `forking`
 exchanges JSON lines with it over the socket that is its standard input:
 
-    to it   {"import": [MODULE...]}                one after the other, as long as nothing else is asked
+    to it   {"import": [MODULE...]}                imported one by one, while there is no other request
             an empty line, with file descriptors   see `_Link.take`
-            {"name", "module", "env", "log"}       call MODULE.main() in a process of its own
+            {"name", "module", "env", "log"}       call MODULE.main() in its own process
     from it {"name", "pid"}                        it runs
-            {"name", "error"}                      it could not be begun
+            {"name", "error"}                      it could not be started
             {"pid", "status"}                      it has ended: exit code, or minus a signal
 
-A fork is safe because nothing has begun here: no thread, no connection, no event loop, and gRPC is
-imported but not initialised. A service finds the environment, standard streams, session and death
-signal that it would have been executed with. The server ends when the CLI closes the socket.
+A fork is safe because nothing has started here: no thread, no connection, no event loop, and gRPC is
+imported but not initialized. A service gets the same environment, standard streams, session and death
+signal as if it had been executed. The server ends when the CLI closes the socket.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ _MOST_FILES = 8
 
 
 class _Link:
-    """Our ends, which a service must not have: the CLI sees in the socket's end that we are gone."""
+    """The server's file descriptors. A service must not have them: the CLI sees the end of the server
+    when the socket is closed."""
 
     def __init__(self) -> None:
         self.socket = socket.socket(fileno=os.dup(_STDIN))
         self.number = self.socket.fileno()
         self.wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._unread = b""
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # not ignored: that wakes nobody
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # if ignored, it would wake nobody
         signal.set_wakeup_fd(self._waker)
 
     def requests(self) -> list[dict[str, Any]] | None:
-        """What has been asked since; None when nothing more will be."""
+        """The requests since the last call; None if there will be no more."""
         try:
             received, files, _, _ = socket.recv_fds(self.socket, _READ_BYTES, _MOST_FILES)
         except ConnectionError:
@@ -65,8 +66,8 @@ class _Link:
         return [json.loads(line) for line in lines if line]
 
     def take(self, lifeline: int, log: int, *_kept: int) -> None:
-        """The first is what services read as standard input, the second our log. All that we hold
-        open, the services do."""
+        """The first is the services' standard input, the second our log. Services inherit all files that we
+        hold open."""
         for ours, theirs in ((lifeline, _STDIN), (log, _STDOUT), (log, _STDERR)):
             os.dup2(ours, theirs)
         os.close(lifeline)
@@ -76,7 +77,7 @@ class _Link:
         self.socket.sendall(json.dumps(answer).encode() + b"\n")
 
     def leave_to(self, log_file: str) -> None:
-        """Become a service's: nothing of ours is left, and its outputs go to its log."""
+        """Prepare for a service: close everything of ours, and connect the outputs to the service's log."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.socket.close()
@@ -91,7 +92,7 @@ class _Link:
 def main() -> None:
     link = _Link()
     modules: list[str] = []
-    gc.disable()  # there is no garbage in what is imported, and it need not be looked through later
+    gc.disable()  # imports produce no garbage, and their objects need no later scan
     while True:
         readable, _, _ = select.select([link.number, link.wake], [], [], 0 if modules else None)
         if link.wake in readable:
@@ -110,7 +111,7 @@ def main() -> None:
 
 
 def _preload(module: str) -> None:
-    """What cannot be imported is the service's own trouble: it tries again, and its log tells why."""
+    """If a module cannot be imported, the service tries again, and its log shows why."""
     with contextlib.suppress(Exception):
         importlib.import_module(module)
     gc.freeze()
@@ -136,7 +137,7 @@ def _tell_of_the_ended(link: _Link) -> None:
 
 
 def _become(request: dict[str, Any], link: _Link, server: int) -> NoReturn:
-    """The service, from here to its end. _exit: what exit handlers there are, are the server's."""
+    """Run the service from here to its end. Uses _exit, because all exit handlers are the server's."""
     code = 1
     try:
         gc.enable()

@@ -1,15 +1,15 @@
 """The state directory: what this machine knows of migrations when nothing runs.
 
     STATE_DIR/<id>/state.json   written by the coordinator: the migration's record and its view
-    STATE_DIR/<id>/stack.json   written by the CLI that runs an embedded stack: how to reach it
+    STATE_DIR/<id>/stack.json   written by the CLI that runs an embedded stack: how to connect to it
     STATE_DIR/<id>/coordinator.sock   where its coordinator listens, if the path is short enough
-    STATE_DIR/<id>/stack.lock   locked while anything of that stack lives
+    STATE_DIR/<id>/stack.lock   locked while any process of that stack lives
     STATE_DIR/<id>/nats/        configuration and JetStream store of the embedded nats-server
     STATE_DIR/<id>/log/         one log per child process, and stack.log of their supervisor
-    STATE_DIR/<id>/scope/       the state directory as the embedded coordinator gets it: <id> alone,
-                                a link to here, since it continues whatever it finds there
+    STATE_DIR/<id>/scope/       the state directory of the embedded coordinator. It contains only <id>,
+                                a link to here, because the coordinator continues every migration in it
 
-Everything is readable by its owner only. A stack.json whose process is gone counts as absent.
+Only the owner can read it. A stack.json whose process has ended is treated as missing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from services.shared.runtime.files import private_directory, replace_file
 
 @dataclass(frozen=True, slots=True)
 class RunningStack:
-    """An embedded stack. started: start time of process `pid`, as `process_start` tells it."""
+    """An embedded stack. started: start time of process `pid`, from `process_start`."""
 
     migration_id: str
     pid: int
@@ -40,15 +40,15 @@ class RunningStack:
 
 @dataclass(frozen=True, slots=True)
 class OfflineView:
-    """The coordinator's last word. written_at: Unix seconds."""
+    """The coordinator's last recorded view. written_at: Unix seconds."""
 
     view: MigrationView
     written_at: float
 
 
 def process_start(pid: int) -> str | None:
-    """When process `pid` began, in clock ticks since boot (proc(5), field 22 of stat); "" where
-    there is no /proc; None when there is no such process."""
+    """When process `pid` began, in clock ticks since boot (proc(5), field 22 of stat); "" if
+    there is no /proc; None if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def _start_without_proc(pid: int) -> str | None:
 
 
 def _refuse_shared(root: Path) -> None:
-    """Where others may rename what is ours, they could put their own in its place. Raises OSError."""
+    """If others may rename our files, they could replace them with their own. Raises OSError."""
     mode = root.stat().st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise OSError(errno.EPERM, "every user may write to the directory above it")
@@ -114,7 +114,7 @@ class MigrationDir:
         return self.path / "scope"
 
     def create(self) -> None:
-        """Raises PgmigError(INVALID_ARGUMENT) when the place cannot be written."""
+        """Raises PgmigError(INVALID_ARGUMENT) if the directories cannot be created."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             _refuse_shared(self.root)
@@ -127,7 +127,7 @@ class MigrationDir:
             raise self.unusable(exc) from exc
 
     def unusable(self, exc: OSError) -> PgmigError:
-        """Why nothing can be kept here."""
+        """The error that nothing can be stored here."""
         return PgmigError(
             ErrorKind.INVALID_ARGUMENT,
             f"cannot use the state directory {self.path}: {exc.strerror}",
@@ -135,7 +135,7 @@ class MigrationDir:
         )
 
     def write_stack(self, coordinator: str) -> None:
-        """Let other terminals find the coordinator of this process."""
+        """Record the coordinator of this process, so that other terminals find it."""
         pid = os.getpid()
         stack = RunningStack(self.migration_id.value, pid, process_start(pid) or "", coordinator)
         replace_file(self.stack_file, json.dumps(to_json(stack)))
@@ -144,7 +144,7 @@ class MigrationDir:
         self.stack_file.unlink(missing_ok=True)
 
     def running_stack(self) -> RunningStack | None:
-        """The stack that runs now, by a process that is still the one that wrote the file."""
+        """The stack that runs now, if its process is still the one that wrote the file."""
         stack = self.recorded_stack()
         return stack if stack is not None and process_start(stack.pid) == stack.started else None
 
@@ -157,7 +157,7 @@ class MigrationDir:
             return None
 
     def offline_view(self) -> OfflineView | None:
-        """None when there is no state file. Raises PgmigError(CORRUPT) when it is unreadable."""
+        """None if there is no state file. Raises PgmigError(CORRUPT) if it is unreadable."""
         try:
             text = self.state_file.read_text(encoding="utf-8")
             written_at = self.state_file.stat().st_mtime
@@ -180,7 +180,7 @@ class MigrationDir:
         )
 
     def forget(self) -> None:
-        """Remove all that is kept here of a migration that exists no more."""
+        """Remove everything stored here about a migration that no longer exists."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 

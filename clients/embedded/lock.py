@@ -1,8 +1,8 @@
 """One embedded stack for each migration: a lock that the whole stack holds.
 
-The lock (flock(2)) belongs to an open file that the children inherit, so it is free only when
+The lock (flock(2)) belongs to an open file that the children inherit, so it is released only when
 the CLI and every child have ended. After `kill -9` of the CLI its services still drain for some
-seconds; a new stack waits for them, since two brokers must not share a store.
+seconds. A new stack waits for them, since two brokers must not use the same store.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from services.shared.model import ErrorKind, PgmigError
 from services.shared.runtime.files import open_private
 
 WAIT_S = 30.0
-"""For the services of an earlier run to end; more than they take for that."""
+"""How long to wait for the services of an earlier run to end; they need less time than this."""
 _POLL_S = 0.1
 
 
 @asynccontextmanager
 async def only_stack(directory: MigrationDir, tell: Callable[[str], None]) -> AsyncIterator[int]:
-    """Hold the lock for a block; gives the file descriptor that the children inherit.
+    """Hold the lock for a block. Yields the file descriptor that the children inherit.
 
-    Raises PgmigError(ALREADY_EXISTS) when another stack of the migration runs.
+    Raises PgmigError(ALREADY_EXISTS) if another stack of the migration runs.
     """
     try:
         handle = open_private(directory.lock_file, os.O_RDWR | os.O_CREAT)

@@ -1,4 +1,4 @@
-"""The log files of children: appended to, private, bounded."""
+"""The log files of children: appended to, private, of limited size."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from services.shared.runtime.logfile import APPEND, LIMIT, put_aside
 
 
 def open_log(path: str | Path) -> int:
-    """A file descriptor to append to `path` (mode 0600). Services bound their log while they run; what a
-    program left that did not is put aside before the next start."""
+    """A file descriptor to append to `path` (mode 0600). Services limit their log while they run. If another
+    program's log is too large, it is renamed before the next start."""
     path = Path(path)
     fd = open_private(path, APPEND)
     if path.stat().st_size <= LIMIT:
@@ -22,7 +22,7 @@ def open_log(path: str | Path) -> int:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something, shortened; "" when there is none."""
+    """The last line of a log that is not empty, shortened; "" if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 8192))

@@ -1,9 +1,9 @@
-"""Where the embedded coordinator's socket is: in the migration's directory, or in one of its own.
+"""Where the embedded coordinator's socket is: in the migration's directory, or in a separate one.
 
-The path of a Unix socket may have about a hundred bytes, and some file systems know no sockets. Where the
-migration's directory does not do, a new directory in the user's runtime directory or in the system's for
-temporary files holds the socket. It has mode 0700 and a random name, its path is in stack.json, and it is
-removed with the stack, or by the next one after a kill.
+The path of a Unix socket is limited to about a hundred bytes, and some file systems do not support sockets.
+If the migration's directory cannot hold the socket, a new directory is created in the user's runtime
+directory or in the system's directory for temporary files. It has mode 0700 and a random name, and its path
+is in stack.json. It is removed with the stack, or after a kill by the next stack.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _PREFIX = "pgmig-"
 
 @contextmanager
 def socket_place(directory: MigrationDir) -> Iterator[str]:
-    """The address for the coordinator, for a block. Raises PgmigError(INVALID_ARGUMENT). Hold the stack's
-    lock meanwhile."""
+    """The address for the coordinator, for a block. Raises PgmigError(INVALID_ARGUMENT). The caller must hold
+    the stack's lock."""
     _remove_earlier(directory)
     own = directory.path / NAME
     if _works(own):
@@ -59,7 +59,7 @@ def _short_directory() -> Path:
 
 
 def _works(path: Path) -> bool:
-    """Whether a socket can be made there; one that was left behind is removed."""
+    """Whether a socket can be created there. A socket left by another process is removed."""
     if not fits_socket(path):
         return False
     try:
@@ -73,7 +73,7 @@ def _works(path: Path) -> bool:
 
 
 def _remove_earlier(directory: MigrationDir) -> None:
-    """A directory that a killed stack has left; nobody else's."""
+    """Remove the directory that a killed stack of this user has left."""
     earlier = directory.recorded_stack()
     path = socket_path(earlier.coordinator) if earlier is not None else None
     if path is None or path.parent == directory.path or not path.parent.name.startswith(_PREFIX):

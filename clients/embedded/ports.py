@@ -1,4 +1,4 @@
-"""Free loopback ports for servers that must come back on the same port."""
+"""Free loopback ports for servers that must use the same port after a restart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ATTEMPTS = 200
 def free_port() -> int:
     """A port on 127.0.0.1 that nothing listens on, below the range of outgoing connections.
 
-    While its server is down, a port out of that range can be taken by any outgoing connection,
+    A port in that range can be used by any outgoing connection while its server is down,
     even by the client that tries to reconnect to it. Raises PgmigError(INTERNAL).
     """
     ceiling = _ephemeral_floor()

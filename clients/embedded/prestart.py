@@ -1,8 +1,8 @@
-"""The process of the fork server, begun before the command knows for certain that it needs one.
+"""The fork server's process, started before the command knows that it needs one.
 
-What the services import takes longer than what the command itself does. So `clone` begins the
-server first thing, before it imports anything or reads its options. Where nobody takes it, it ends
-with this process, and a guess that was wrong has cost a third of a second of one core.
+Importing the services takes longer than the command's own work. So `clone` starts the
+server before it imports anything else or reads its options. If nobody uses the server, it ends
+with this process, and the wrong guess costs a third of a second of one core.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from collections.abc import Mapping, Sequence
 
 _COMMAND = (sys.executable, "-P", "-m", "clients.embedded.forkserver")
 _IMPORTING = "PGMIG_PURE_PYTHON"
-"""The one setting of ours that importing depends on; others may be secrets."""
+"""The only setting of ours that importing depends on. Others may be secrets."""
 
 
 def service_module(role: str) -> str:
-    """Which module's main() is the service."""
+    """The module whose main() is the service."""
     return f"services.{role}.__main__"
 
 
 def can_fork() -> bool:
-    """Elsewhere than on Linux, the system's own libraries do not bear a fork without exec."""
+    """Only on Linux: on other systems the system libraries do not allow a fork without exec."""
     return sys.platform == "linux"
 
 
 class Spawned:
-    """A fork server that imports `modules`. socket: our end of what connects us."""
+    """A fork server that imports `modules`. socket: our end of the connection to it."""
 
     def __init__(self, modules: Sequence[str]) -> None:
         """Raises OSError."""
@@ -48,11 +48,11 @@ class Spawned:
         self.socket.sendall(json.dumps({"import": list(modules)}).encode() + b"\n")
 
     def hand_over(self, *files: int) -> None:
-        """What it holds open from now on: its standard input, its log, and others."""
+        """Send the files that it holds open from now on: its standard input, its log, and others."""
         socket.send_fds(self.socket, [b"\n"], files)
 
     def end(self) -> None:
-        """It is not needed, or has died."""
+        """Kill a server that is not needed, or that has died."""
         self.process.kill()
         self.process.wait()
         self.socket.close()
@@ -75,17 +75,17 @@ _begun: list[Spawned] = []
 
 
 def begin(modules: Sequence[str]) -> None:
-    with contextlib.suppress(OSError):  # who needs it will say so
+    with contextlib.suppress(OSError):  # a caller that needs the server reports the error
         _begun.append(Spawned(modules))
 
 
 def take() -> Spawned | None:
-    """The one that was begun, if it is still there for somebody."""
+    """The server that was started, if it has not been used yet."""
     return _begun.pop() if _begun else None
 
 
 def forget() -> None:
-    """Nobody has taken it."""
+    """End the server if nobody has used it."""
     spawned = take()
     if spawned is not None:
         spawned.end()

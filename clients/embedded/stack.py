@@ -26,7 +26,7 @@ from clients.embedded.supervisor import Launch, Supervisor
 from services.shared.runtime.logfile import PrivateFileHandler
 
 BROKER, COORDINATOR, WORKER = range(3)
-"""Tiers: the highest stops first."""
+"""Tiers. The highest stops first."""
 
 COPYING = ("decoder", "copier")
 FOLLOWING = ("decoder", "copier", "applier")
@@ -35,18 +35,18 @@ FOLLOWING = ("decoder", "copier", "applier")
 MOST_COPIERS = 2
 BROKER_GRACE_S = 5.0
 SERVICE_GRACE_S = 15.0
-"""More than a service's own bounds for draining and cancelling (services.shared.runtime)."""
+"""More than a service's own limits for draining and cancelling (services.shared.runtime)."""
 
 ServiceModule = Callable[[str], str]
 
 
 def default_copiers() -> int:
-    """The servers that they copy between may need cores of this machine, too."""
+    """At most half the cores, because the two database servers may run on this machine, too."""
     return max(1, min(MOST_COPIERS, (os.cpu_count() or 1) // 2))
 
 
 class Talk(Protocol):
-    """How the operator hears of the stack."""
+    """How the stack reports to the operator."""
 
     def note(self, text: str) -> None: ...
 
@@ -54,14 +54,14 @@ class Talk(Protocol):
 
 
 def module_command(module: str) -> tuple[str, ...]:
-    """The module as a program of this very installation; -P: not of the current directory."""
+    """The module as a program of this installation; -P: never from the current directory."""
     return (sys.executable, "-P", "-m", module.removesuffix(".__main__"))
 
 
 @dataclass(frozen=True, slots=True)
 class StackPlan:
-    """What to run for one migration. The URIs (with credentials, "" when not given) go to the
-    coordinator alone, so that it can continue after a restart. workers: none to put things away
+    """What to run for one migration. The URIs (with credentials, "" if not given) are passed only to the
+    coordinator, so that it can continue after a restart. workers: none for cleaning up
     without moving data."""
 
     directory: MigrationDir
@@ -73,16 +73,16 @@ class StackPlan:
 
     @property
     def modules(self) -> list[str]:
-        """Of the services, each once."""
+        """The services' modules, each once."""
         return list(dict.fromkeys(self.module(role) for role in ("coordinator", *self.workers)))
 
 
 @asynccontextmanager
 async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[Stack]:
-    """Run the stack for a block, which begins while its programs start.
+    """Run the stack for a block, which begins while the programs start.
 
-    Raises PgmigError: ALREADY_EXISTS when one runs for this migration, TOOL_MISSING. A second
-    cancellation, while it stops, kills the rest.
+    Raises PgmigError: ALREADY_EXISTS if one runs for this migration, TOOL_MISSING. A second
+    cancellation, while the stack stops, kills the remaining processes.
     """
     directory = plan.directory
     binary = find_nats_server()
@@ -111,13 +111,13 @@ async def embedded_stack(plan: StackPlan, talk: Talk) -> AsyncIterator[Stack]:
 
 
 def _put_away(directory: MigrationDir) -> None:
-    """Without a state file there is no migration, and so nothing to keep of its broker."""
+    """Remove the broker's files if there is no state file, because then no migration exists."""
     if not directory.state_file.exists():
         shutil.rmtree(directory.nats_dir, ignore_errors=True)
 
 
 async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -> BrokerFiles:
-    """It is not ready yet: `Stack.serving` waits for that."""
+    """The broker is not ready yet; `Stack.serving` waits for it."""
     directory = plan.directory
     server_name = f"pgmig_{directory.migration_id}"
     log_file = supervisor.log_file("nats-server")
@@ -130,7 +130,7 @@ async def _start_broker(supervisor: Supervisor, plan: StackPlan, binary: Path) -
 
 
 class Stack:
-    """A stack whose broker starts, and whose services are being imported."""
+    """A stack whose broker is starting, and whose services are being imported."""
 
     def __init__(self, plan: StackPlan, supervisor: Supervisor, broker: BrokerFiles, address: str) -> None:
         self._plan = plan
@@ -140,16 +140,16 @@ class Stack:
         self._token = secrets.token_urlsafe(32)
 
     async def serving(self) -> str:
-        """Start the services; the coordinator's address, once it serves there.
+        """Start the services; return the coordinator's address when it serves there.
 
-        Raises PgmigError(INTERNAL) when a program does not start.
+        Raises PgmigError(INTERNAL) if a program does not start.
         """
         plan = self._plan
         await self._supervisor.ready()
         address = self._address
         await self._start_coordinator(address)
         plan.directory.write_stack(address)
-        # Now and not before: a worker that finds no coordinator waits before it looks again.
+        # Not earlier, because a worker that finds no coordinator waits before it tries again.
         for role in plan.workers:
             names = [f"copier-{n}" for n in range(1, plan.copiers + 1)] if role == "copier" else [role]
             for name in names:
@@ -186,7 +186,7 @@ class Stack:
 
 
 def _base_env(plan: StackPlan) -> dict[str, str]:
-    """This process's environment, less what would lead a service elsewhere than this stack."""
+    """This process's environment, without variables that would connect a service to another stack."""
     foreign = {
         "PGMIG_SOURCE_URI",
         "PGMIG_DEST_URI",
@@ -203,7 +203,7 @@ def _base_env(plan: StackPlan) -> dict[str, str]:
     }
     env = {name: value for name, value in os.environ.items() if name not in foreign}
     return {
-        "PGMIG_ALLOWED_PATHS": "/",  # the services run as the user whose connection strings they get
+        "PGMIG_ALLOWED_PATHS": "/",  # the services run as the user who gave the connection strings
         **env,
         "PGMIG_STATE_DIR": str(plan.directory.scope_dir),
         "PGMIG_EXIT_WITH_PARENT": "1",
@@ -213,7 +213,7 @@ def _base_env(plan: StackPlan) -> dict[str, str]:
 
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    """The supervisor's log records go to `path`, not to the terminal."""
+    """Write the supervisor's log records to `path`, not to the terminal."""
     handler = PrivateFileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("clients.embedded")

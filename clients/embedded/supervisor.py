@@ -1,8 +1,8 @@
-"""Supervision: keep programs running, start crashed ones again, stop all in order.
+"""Supervision: keep programs running, restart crashed ones, stop all in order.
 
-The first start of a program is watched to its readiness, and a failure there is the caller's
-error. From then on the program is kept: when it exits, whatever its status, it is started again
-after a back-off that grows while it does not stay up. The programs are stopped in the reverse
+When a program is started, the supervisor waits until it is ready; a failure before that is the caller's
+error. After that the program is kept running: when it exits, with any status, it is started again
+after a back-off, which grows while the program does not stay up. The programs are stopped in the reverse
 order of their start, those of one tier together.
 """
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 30.0
 STABLE_AFTER_S = 60.0
-"""Up for this long, a program's earlier crashes are forgotten."""
+"""After a program has run this long, its earlier crashes no longer count."""
 
 READY_POLL_S = 0.005
 
@@ -38,12 +38,12 @@ Ready = Callable[[Child], bool]
 
 
 def restart_delay(crashes: int) -> float:
-    """Seconds before the restart that follows the `crashes`-th crash in a row (from 1)."""
+    """Seconds before the restart after the `crashes`-th crash in a row (from 1)."""
     return back_off_s(FIRST_DELAY_S, LONGEST_DELAY_S, crashes - 1)
 
 
 def describe_exit(status: int) -> str:
-    """An exit status in words: "exit code 1", "SIGKILL"."""
+    """An exit status as text: "exit code 1", "SIGKILL"."""
     if status >= 0:
         return f"exit code {status}"
     try:
@@ -54,8 +54,8 @@ def describe_exit(status: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """tier: those of one stop together, the highest first. ready: whether the child has started up;
-    None: not watched."""
+    """tier: programs of one tier stop together, the highest tier first. ready: whether the child has
+    started; None: do not wait."""
 
     program: Program
     tier: int
@@ -72,8 +72,8 @@ class _Kept:
 
 
 class Supervisor:
-    """Programs of one stack. `warn` tells the operator of crashes. forks: starts those that are
-    modules; None: all are executed."""
+    """Programs of one stack. `warn` reports crashes to the operator. forks: starts programs that are
+    modules; None: all programs are executed."""
 
     def __init__(
         self, log_dir: Path, ties: Ties, warn: Callable[[str], None], forks: ForkServer | None = None
@@ -88,7 +88,7 @@ class Supervisor:
         return self._log_dir / f"{name}.log"
 
     def pids(self) -> dict[str, int]:
-        """Name to process id of what runs now."""
+        """Name to process id of all running programs."""
         return {kept.program.name: kept.child.pid for kept in self._kept if kept.child.running}
 
     async def launch(self, launch: Launch) -> None:
@@ -98,9 +98,9 @@ class Supervisor:
         self._kept.append(_Kept(launch.program, launch.tier, child, launch.ready))
 
     async def ready(self, within_s: float = 30.0) -> None:
-        """Wait until all that was launched is ready, and keep it from then on.
+        """Wait until all launched programs are ready, and keep them running from then on.
 
-        Raises PgmigError(INTERNAL) when a program exits before it is ready, or is not in time.
+        Raises PgmigError(INTERNAL) if a program exits before it is ready, or is not ready in time.
         """
         for kept in self._kept:
             if kept.task is not None:
@@ -116,8 +116,8 @@ class Supervisor:
         return await Child.start(program, file, self._ties)
 
     async def stop(self) -> None:
-        """Stop everything, highest tier first; each program within its grace. When this is
-        cancelled, kill the rest at once."""
+        """Stop everything, highest tier first; each program within its grace period. If this is
+        cancelled, kill the remaining ones at once."""
         try:
             await self._stop_keeping()
             for tier in sorted({kept.tier for kept in self._kept}, reverse=True):
@@ -173,7 +173,7 @@ class Supervisor:
             await self._restart(kept)
 
     async def _restart(self, kept: _Kept) -> None:
-        """A program that cannot be started counts as a crash: `wait` returns at once."""
+        """If a program cannot be started, this counts as a crash, because `wait` returns at once."""
         name = kept.program.name
         try:
             kept.child = await self._started(kept.program)

@@ -1,6 +1,6 @@
-"""What ps(1) shows of a forked process: the command line that would have executed it.
+"""What ps(1) shows of a forked process: the command line with which it would have been executed.
 
-As PostgreSQL does for its backends, the arguments are overwritten where the kernel finds them
+As PostgreSQL does for its backends, the arguments are overwritten in the memory that the kernel shows
 (proc(5), fields 48 and 49 of stat). Linux only.
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _OVERWRITTEN = b"."
-"""In place of the last argument's end, it says that a title ends where its own text does."""
+"""Written over the last byte of the arguments. It marks that the title ends where its own text ends."""
 
 
 def show_as(arguments: Sequence[str]) -> None:
-    """Cut off where our own arguments were shorter."""
+    """Show `arguments`, cut off if our own arguments were shorter."""
     fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])
     room = end - start - len(_OVERWRITTEN)
