@@ -1,4 +1,4 @@
-"""pgmig-cli: the command line, and the dashboard that it opens. Only this module knows both."""
+"""pgmig-cli: the command line, and the dashboard that it opens. Only this module imports both."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ def main() -> None:
 
 
 def _occupy_standard_streams() -> None:
-    """What is opened next must not stand in for a standard stream that was closed."""
+    """Open the closed standard streams, so that no file opened later takes their place."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
 
 
 def open_dashboard(address: str, migration_id: str) -> int:
-    """Gives the exit code. Textual is imported when it is needed: the command line must start fast."""
+    """Returns the exit code. Textual is imported only here, because the command line must start fast."""
     from clients import tui
 
     return tui.run(address, migration_id)
 
 
 def run() -> None:
-    """Ends the process at once, without what the interpreter does for programs that leave something open.
+    """End the process at once, without the interpreter's clean-up, which matters only for open resources.
 
-    Imports make much, and nothing that could be given up: the collector need not look for it.
+    Imports create many objects and no garbage, so the collector is disabled during them.
     """
     gc.disable()
     from clients.cli.app import cli

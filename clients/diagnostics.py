@@ -1,7 +1,7 @@
-"""The only place that writes to a person's standard error: progress, notes, `error:` and `hint:`.
+"""The only module that writes to a person's standard error: progress, notes, `error:` and `hint:`.
 
-What is written passes redaction. Standard output holds a command's data and is not written here.
-Consoles are made when used, since a test or a pipe may replace the streams.
+All text is redacted. Standard output is for a command's data and is not written here.
+Consoles are created when used, since a test or a pipe may replace the streams.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from services.shared.model import PgmigError
 from services.shared.model.redaction import redact
 
 UNBOUNDED = 100_000
-"""Width, in cells, of what goes to a file or a pipe: nothing is wrapped or cut there."""
+"""Width in cells for a file or a pipe, so that nothing is wrapped or cut."""
 
 
 def console(stream: object) -> Console:
@@ -36,12 +36,12 @@ def can_ask() -> bool:
 
 
 def has_terminal() -> bool:
-    """Whether keys can be read and a screen be drawn: it goes to standard error."""
+    """Whether keys can be read and a screen can be drawn, which is done on standard error."""
     return all(stream is not None and stream.isatty() for stream in (sys.__stdin__, sys.__stderr__))
 
 
 def talk(what: Text) -> None:
-    """To standard error. A terminal that has gone must not disturb what is being put away."""
+    """Print to standard error. If the terminal is gone, this must not disturb the clean-up."""
     with contextlib.suppress(OSError):
         stderr_console().print(what, soft_wrap=True)
 
@@ -55,7 +55,7 @@ def warn(text: str) -> None:
 
 
 def print_error(exc: PgmigError) -> None:
-    """The hint may show the form of a connection string; it is our own text, never a secret."""
+    """Print an error and its hint. A hint may show the form of a connection string, but never a secret."""
     _labelled("error", redact(str(exc)), "bold red")
     if exc.hint:
         _labelled("hint", exc.hint, "cyan")
@@ -67,7 +67,7 @@ def _labelled(label: str, text: str, style: str) -> None:
 
 
 class StderrTalk:
-    """For commands that show nothing while they work."""
+    """For commands that show no progress while they work."""
 
     def note(self, text: str) -> None:
         say(text)

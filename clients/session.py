@@ -1,9 +1,9 @@
-"""One typed client of the control API: frozen views out, PgmigError raised.
+"""A typed client of the control API: immutable views as results, PgmigError for failures.
 
-Two ways to look at a migration. `watch` is one stream: it raises when the stream breaks.
-`follow` outlives the coordinator: it opens the stream again, with back-off, and tells its
-caller when the connection is lost and when it is back. Both end, without an error, when the
-migration has been cleaned up; a stream that merely stops is never taken for that.
+There are two ways to observe a migration. `watch` is one stream and raises when the stream breaks.
+`follow` continues after a failure of the coordinator: it opens the stream again, with back-off, and
+reports to its caller when the connection is lost and when it is restored. Both end without an error when
+the migration has been cleaned up; a stream that just ends is never taken as a sign of that.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LONGEST_DELAY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What `follow` tells of its stream. error: why it broke, None when it is back."""
+    """The state of the stream that `follow` reports. error: why it broke, None if it is restored."""
 
     error: PgmigError | None
 
@@ -50,12 +50,12 @@ OnConnection = Callable[[Connection], None]
 
 
 def reconnect_delay(failures: int) -> float:
-    """The longest wait, in seconds, after `failures` attempts in a row (from 1)."""
+    """The longest wait, in seconds, after `failures` failed attempts in a row (from 1)."""
     return back_off_s(FIRST_DELAY_S, LONGEST_DELAY_S, failures - 1)
 
 
 class Session:
-    """Use as an async context manager. Any method raises PgmigError."""
+    """Use it as an async context manager. Any method raises PgmigError."""
 
     def __init__(self, address: str) -> None:
         """address: HOST:PORT of a coordinator."""
@@ -76,13 +76,13 @@ class Session:
     async def start(
         self, migration_id: str, source_uri: str, destination_uri: str, options: MigrationOptions
     ) -> MigrationView:
-        """Check both databases, then start; refused checks leave nothing behind."""
+        """Check both databases, then start. If a check refuses, nothing is left behind."""
         return await self._client.start(migration_id, source_uri, destination_uri, options)
 
     async def plan(
         self, migration_id: str, source_uri: str, destination_uri: str, options: MigrationOptions
     ) -> MigrationPlan:
-        """Check as `start` does; what it would take from the destination."""
+        """Check as `start` does, and return what it would drop or empty on the destination."""
         return await self._client.plan(migration_id, source_uri, destination_uri, options)
 
     async def get(self, migration_id: str) -> MigrationView:
@@ -101,8 +101,8 @@ class Session:
         destination_uri: str | None = None,
         skip_objects: tuple[str, ...] = (),
     ) -> MigrationView:
-        """Continue a paused or failed migration; URIs hand over credentials. skip_objects: further objects
-        of the schema that are not restored."""
+        """Continue a paused or failed migration. The URIs provide credentials. skip_objects: further
+        objects of the schema that are not restored."""
         return await self._client.resume(migration_id, source_uri, destination_uri, skip_objects)
 
     async def skip_transaction(
@@ -115,9 +115,9 @@ class Session:
         source_uri: str | None = None,
         destination_uri: str | None = None,
     ) -> MigrationView:
-        """Give up the one transaction that a failed migration stopped at, and continue behind it.
+        """Skip the transaction on which the migration failed, and continue after it.
 
-        lsn: of its commit record, as the failure tells it. who: USER@HOST, for the audit record.
+        lsn: of its commit record, as shown in the failure. who: USER@HOST, for the audit record.
         """
         return await self._client.skip_transaction(
             migration_id, lsn, reason, who, source_uri=source_uri, destination_uri=destination_uri
@@ -130,7 +130,7 @@ class Session:
         source_uri: str | None = None,
         destination_uri: str | None = None,
     ) -> MigrationView:
-        """Copy tables again under a new snapshot, or add tables that were created since."""
+        """Copy tables again under a new snapshot, or add tables that were created since the start."""
         return await self._client.resync_tables(migration_id, tables, source_uri, destination_uri)
 
     async def unfreeze(
@@ -141,7 +141,7 @@ class Session:
         *,
         read_only: bool = False,
     ) -> MigrationView:
-        """Let sessions into the old source again, after a switchover."""
+        """Open the old source to sessions again, after a switchover."""
         return await self._client.unfreeze(migration_id, read_only, source_uri, destination_uri)
 
     async def abort(
@@ -157,16 +157,16 @@ class Session:
         *,
         force: bool = False,
     ) -> CleanupResult:
-        """What was removed; with force also what could not be."""
+        """What was removed; with force also what could not be removed."""
         return await self._client.cleanup(migration_id, force, source_uri, destination_uri)
 
     def switchover(self, migration_id: str, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
-        """Its steps as they happen; raises when it failed and was rolled back. Leaving early
-        does not stop it. timeout_s: writes stay blocked no longer than this."""
+        """The steps as they happen. Raises if the switchover failed and was rolled back. Leaving early
+        does not stop it. timeout_s: the longest time for which writes are blocked."""
         return self._client.switchover(migration_id, timeout_s)
 
     async def watch(self, migration_id: str) -> AsyncGenerator[MigrationView, None]:
-        """A view at once and after every change, until the migration has been cleaned up."""
+        """The view at once and after every change, until the migration has been cleaned up."""
         async with closing(self._client.watch(migration_id)) as views:
             async for view in views:
                 yield view
@@ -185,9 +185,9 @@ class Session:
     async def follow(
         self, migration_id: str, on_connection: OnConnection = lambda _: None
     ) -> AsyncGenerator[MigrationView, None]:
-        """`watch` across broken streams and restarts of the coordinator.
+        """As `watch`, but continues after broken streams and restarts of the coordinator.
 
-        A coordinator that was never reached, and any error that no retry cures, is raised.
+        Raises if the coordinator was never reached, and for any error that no retry cures.
         """
         failures, heard = 0, False
         while True:

@@ -1,8 +1,8 @@
-"""The dashboard: shows the views that arrive on its panels, and carries out keys.
+"""The dashboard: shows arriving views on its panels, and executes commands given by keys.
 
-The subscription (a worker) posts each view; only this app's message handlers touch widgets.
-Actions run as workers too, so a slow coordinator never blocks the screen, and every error of
-theirs becomes a toast. Nothing here holds state of the migration: closing it affects nothing.
+The subscription (a worker) posts each view; only this app's message handlers access widgets.
+Actions run as workers too, so a slow coordinator never blocks the screen, and each of their errors
+is shown as a toast. The dashboard holds no state of the migration, so closing it affects nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from services.shared.model import MigrationView, PgmigError, Phase, SwitchoverSt
 
 
 class Migrations(subscription.Views, Protocol):
-    """What the dashboard needs of a session. Every method raises PgmigError."""
+    """The part of a session that the dashboard uses. Every method raises PgmigError."""
 
     def pause(self, migration_id: str, /) -> Awaitable[object]: ...
 
@@ -44,7 +44,7 @@ class StepReceived(Message):
 
 
 class SwitchoverEnded(Message):
-    """The stream of steps is over; error is None when it ended by itself."""
+    """The stream of steps has ended; error is None if it ended without one."""
 
     def __init__(self, error: PgmigError | None) -> None:
         super().__init__()
@@ -52,12 +52,12 @@ class SwitchoverEnded(Message):
 
 
 class Dashboard(App[None]):
-    """One migration's dashboard. `failure` is why it closed itself, if it did."""
+    """The dashboard of one migration. `failure` is the reason if it closed itself."""
 
     TITLE = "pgmig"
     CSS_PATH = "dashboard.tcss"
     ENABLE_COMMAND_PALETTE = False
-    # Textual declares these two as class variables in text only, so ClassVar would not pass mypy.
+    # Textual declares these two as class variables only in its documentation, so mypy rejects ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (16, "-short"), (30, "-normal"), (42, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -104,7 +104,7 @@ class Dashboard(App[None]):
         listening = subscription.listen(self._session, self._migration_id, self.post_message)
         self.run_worker(listening, name="subscription", group="subscription")
 
-    # What the subscription posts.
+    # Messages from the subscription.
 
     def on_view_received(self, message: ViewReceived) -> None:
         first = self._view is None
@@ -132,7 +132,7 @@ class Dashboard(App[None]):
             self._panels.banner.ended(message.error)
 
     def tick(self) -> None:
-        """Once a second: clocks go on and the history gets its sample, news or not."""
+        """Once a second, update the clocks and add a sample to the history, even without a new view."""
         self.history.add(self._view if self._connected else None)
         if self._view is not None:
             self._panels.tick(self._view, self.history, self._now())

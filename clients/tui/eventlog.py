@@ -27,7 +27,7 @@ _MARKS = {
 
 
 class EventLog(RichLog):
-    """Follows the newest event unless the operator has scrolled up."""
+    """Scrolls to the newest event unless the operator has scrolled up."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "events--time",
@@ -51,11 +51,11 @@ class EventLog(RichLog):
 
     @property
     def count(self) -> int:
-        """Events written and still held."""
+        """Number of events that were written and are still kept."""
         return len(self._kept)
 
     def on_resize(self, event: Resize) -> None:
-        """Lines are wrapped when written, so another width means writing them again."""
+        """Lines are wrapped when they are written, so they are written again after a change of width."""
         super().on_resize(event)
         width = self.scrollable_content_region.width
         if width != self._width:
@@ -64,7 +64,7 @@ class EventLog(RichLog):
             self._append(self._kept, follow=True)
 
     def _append(self, events: Iterable[Event], *, follow: bool) -> None:
-        """Nothing before the width is known: `on_resize` writes it then."""
+        """Write nothing before the width is known; then `on_resize` writes the events."""
         for event in events if self._width > 0 else ():
             self.write(self._line(event), width=self._width, scroll_end=follow)
 

@@ -1,4 +1,4 @@
-"""The top of the screen: what is migrated from where to where, its phase, and what is wrong."""
+"""The top of the screen: source and destination of the migration, its phase, and its problems."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Title(Widget):
 
 
 def _route(view: MigrationView, width: int) -> Content:
-    """Both ends share the width; a short one leaves its room to the other."""
+    """Both endpoints share the width. If one is short, the other gets the remaining space."""
     arrow = "  ══▶  "
     room = max(0, width - len(arrow))
     for product in ("  PostgreSQL ", "  PG ", " "):
@@ -90,7 +90,7 @@ def _place(where: Endpoint, product: str) -> str:
 
 
 class Timeline(Widget):
-    """The phases in one line."""
+    """The phases on one line."""
 
     def __init__(self) -> None:
         super().__init__(id="timeline")
@@ -114,7 +114,7 @@ class Timeline(Widget):
 
 
 class Banner(Static):
-    """One line or two about the connection; absent while all is well."""
+    """One or two lines about the connection; hidden while it works."""
 
     def __init__(self) -> None:
         super().__init__(id="banner", markup=False)

@@ -1,4 +1,4 @@
-"""Figures that move: copy and index progress, lag, throughput."""
+"""Figures that change: progress of the copy and of indexes, lag, throughput."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.shared.model import MigrationView
 
 
 class Progress(Widget):
-    """Two bars: rows copied (by bytes, with the time left) and indexes built."""
+    """Two bars: rows copied (by bytes, with the remaining time) and indexes built."""
 
     def __init__(self) -> None:
         super().__init__(id="progress")
@@ -60,7 +60,7 @@ def _copy_text(copy: Overall, left: float | None) -> str:
 def _bar(
     name: str, fraction: float, text: str, width: int, shape: Callable[[float, int], tuple[str, str]]
 ) -> Content:
-    """Name, bar, percentage, text; the text is given up first when the line is short."""
+    """Name, bar, percentage, text. If the line is short, the text is shortened first."""
     room = width - 9 - 7 - 2
     told = min(34, max(0, room - 12))
     done, left = shape(fraction, max(4, room - told))
@@ -82,7 +82,7 @@ def _lag(view: MigrationView, text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """One line of a card: a name, the value now, and a sparkline of a history's series."""
+    """One line of a card: a name, the current value, and a sparkline of a series of the history."""
 
     name: str
     series: str
@@ -101,7 +101,7 @@ THROUGHPUT = (
 
 
 class Card(Widget):
-    """Meters one below the other, each as tall as the card's height allows, and a last remark."""
+    """A list of meters with the largest height that the card allows, and a remark at the end."""
 
     def __init__(self, title: str, meters: tuple[Meter, ...], *, card_id: str) -> None:
         super().__init__(id=card_id)
@@ -115,7 +115,7 @@ class Card(Widget):
         self.refresh()
 
     def remark(self, view: MigrationView, history: History) -> tuple[str, str] | None:
-        """(text, style) of a line below the meters; None for no such line."""
+        """(text, style) of a line below the meters; None if there is no such line."""
         del view, history
         return None
 
@@ -144,7 +144,7 @@ class Card(Widget):
 
 
 class LagCard(Card):
-    """How far the destination is behind, whether it catches up, and what WAL the slot keeps."""
+    """The lag of the destination, whether it catches up, and how much WAL the slot retains."""
 
     def __init__(self) -> None:
         super().__init__("Lag", LAG, card_id="lag")

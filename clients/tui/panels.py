@@ -1,4 +1,4 @@
-"""The dashboard's widgets as one: given a view, each shows its part of it."""
+"""All widgets of the dashboard as one. Each shows its part of a view."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from services.shared.model import MigrationView, Phase
 
 
 class Panels(Vertical):
-    """Its widgets are kept by name, not looked up: a view that arrives while the screen is
-    being taken down then finds them still."""
+    """Its widgets are stored as attributes and not looked up, so that they are still found if a view
+    arrives while the screen is being closed."""
 
     def __init__(self, migration_id: str, address: str) -> None:
         super().__init__(id="panels")
@@ -52,7 +52,7 @@ class Panels(Vertical):
                 yield self._positions
 
     def show(self, view: MigrationView, history: History, now: float) -> None:
-        """A new view."""
+        """Show a new view."""
         self.set_class(view.phase is Phase.FAILED, "-failed")
         self._timeline.show(view)
         self._trouble.show(view)
@@ -64,7 +64,7 @@ class Panels(Vertical):
         self.tick(view, history, now)
 
     def tick(self, view: MigrationView, history: History, now: float) -> None:
-        """What moves with time alone."""
+        """Update what changes with time alone."""
         self._title.show(view, now)
         self._progress.show(view, history)
         self._lag.show(view, history)

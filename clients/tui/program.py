@@ -1,4 +1,4 @@
-"""The dashboard as a program: a session, the app, and what is said when it closes."""
+"""The dashboard as a program: a session, the app, and the message after it closes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.shared.model import ExitCode
 
 
 async def show(address: str, migration_id: str) -> int:
-    """Open the dashboard on the coordinator at `address`; gives the exit code."""
+    """Open the dashboard for the coordinator at `address`; return the exit code."""
     async with Session(address) as session:
         return await show_session(session, migration_id, address)
 
@@ -17,7 +17,7 @@ async def show(address: str, migration_id: str) -> int:
 async def show_session(
     session: Migrations, migration_id: str, address: str, *, headless: bool = False
 ) -> int:
-    """As `show`, over any session."""
+    """As `show`, with any session."""
     app = Dashboard(session, migration_id, address)
     await app.run_async(headless=headless)
     if app.failure is not None:

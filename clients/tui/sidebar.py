@@ -1,4 +1,4 @@
-"""Who works for the migration, and how far each has come in the WAL."""
+"""The migration's workers, and the WAL positions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.shared.model import Lsn, MigrationView, Positions, Rates, WorkerVi
 
 
 class WorkerStrip(Widget):
-    """One line: a dot for each worker, and how many are lost."""
+    """One line: a dot for each worker, and the number of lost ones."""
 
     def __init__(self) -> None:
         super().__init__(id="worker-strip")
@@ -40,7 +40,7 @@ class WorkerStrip(Widget):
 
 
 class WorkerPanel(Static):
-    """Each worker with its host; lost ones are said to be lost."""
+    """Each worker with its host; lost ones are marked."""
 
     def __init__(self) -> None:
         super().__init__(id="workers", markup=False)
@@ -55,7 +55,7 @@ class WorkerPanel(Static):
         self.border_subtitle = f"{lost} lost" if lost else ""
         self.set_class(lost > 0, "-lost")
         ranked = [worker for _, some in by_role(workers) for worker in some]
-        ranked.sort(key=lambda worker: not worker.lost)  # the panel may not have room for all
+        ranked.sort(key=lambda worker: not worker.lost)  # lost ones first: the panel may be too small for all
         lines = [_worker(worker) for worker in ranked]
         self.update(Content("\n").join(lines) if lines else Content("none is attached"))
 
@@ -68,8 +68,8 @@ def _worker(worker: WorkerView) -> Content:
 
 
 class PositionPanel(Static):
-    """The WAL positions from the source's end to the slot, each one's distance to the first, and
-    what was applied in all."""
+    """The WAL positions from the source's end to the slot, the distance of each to the first, and
+    totals of what was applied."""
 
     def __init__(self) -> None:
         super().__init__(id="positions", markup=False)

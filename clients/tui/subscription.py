@@ -1,7 +1,7 @@
-"""The subscription to a migration's views: posts each as a message, and never touches a widget.
+"""The subscription to a migration's views. It posts each view as a message and never accesses a widget.
 
-Reconnecting is the session's: `follow` outlives broken streams and restarts of the coordinator,
-and says when the connection is lost and when it is back.
+The session reconnects: `follow` continues after broken streams and restarts of the coordinator,
+and reports when the connection is lost and when it is restored.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from services.shared.model import ErrorKind, MigrationView, PgmigError
 
 
 class Views(Protocol):
-    """What the subscription needs of a session: snapshots until the migration is cleaned up.
+    """The part of a session that the subscription uses: snapshots until the migration is cleaned up.
 
-    Raises PgmigError when the coordinator was never reached, or for what no retry cures.
+    Raises PgmigError if the coordinator was never reached, or for an error that no retry cures.
     """
 
     def follow(self, migration_id: str, on_connection: OnConnection, /) -> AsyncIterator[MigrationView]: ...
 
 
 class ViewReceived(Message):
-    """A new snapshot: the connection works."""
+    """A new snapshot, so the connection works."""
 
     def __init__(self, view: MigrationView) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class ViewReceived(Message):
 
 
 class ConnectionLost(Message):
-    """The stream broke; the session tries again."""
+    """The stream broke; the session is retrying."""
 
     def __init__(self, error: PgmigError) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ConnectionLost(Message):
 
 
 class SubscriptionEnded(Message):
-    """Nothing more will be heard. error is None when the migration was cleaned up."""
+    """No more views will arrive. error is None if the migration was cleaned up."""
 
     def __init__(self, error: PgmigError | None) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ class SubscriptionEnded(Message):
 
 
 def explained(exc: Exception, doing: str) -> PgmigError:
-    """`exc` as an error to show. One that nobody translated is a defect, but no reason for the
-    dashboard to disappear in the middle of a switchover."""
+    """`exc` as an error to show. An exception that was not translated is a defect, but the dashboard
+    must not disappear because of it during a switchover."""
     if isinstance(exc, PgmigError):
         return exc
     return PgmigError(
@@ -59,7 +59,7 @@ def explained(exc: Exception, doing: str) -> PgmigError:
 
 
 async def listen(session: Views, migration_id: str, post: Callable[[Message], object]) -> None:
-    """Post ViewReceived and ConnectionLost, and at last SubscriptionEnded."""
+    """Post ViewReceived and ConnectionLost, and SubscriptionEnded at the end."""
 
     def on_connection(connection: Connection) -> None:
         if connection.error is not None:

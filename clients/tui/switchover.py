@@ -1,7 +1,7 @@
-"""The switchover dialog: what will happen, an explicit yes, then each step and the outcome.
+"""The switchover dialog: what will happen, the operator's confirmation, then each step and the outcome.
 
-It only draws: the app runs the switchover and tells the dialog what it hears, so closing the
-dialog, like losing the connection, changes nothing about the switchover.
+The dialog only draws. The app runs the switchover and passes its messages to the dialog, so closing the
+dialog, or losing the connection, changes nothing about the switchover.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Part = str | tuple[str, str]
 
 
 class SwitchoverScreen(ModalScreen[None]):
-    """Stages by CSS class: asking, -running, -over."""
+    """CSS classes for its stages: asking, -running, -over."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,n", "close", "Close"),
@@ -54,7 +54,7 @@ class SwitchoverScreen(ModalScreen[None]):
     ]
 
     class Confirmed(Message):
-        """The operator wants it; writes may stay blocked for timeout_s seconds."""
+        """The operator has confirmed; writes may be blocked for timeout_s seconds."""
 
         def __init__(self, timeout_s: float) -> None:
             super().__init__()
@@ -68,7 +68,7 @@ class SwitchoverScreen(ModalScreen[None]):
         self._view = view
         self._monotonic = monotonic
         self._heard_at = 0.0
-        # Kept by name, not looked up: news may arrive while the screen is being taken down.
+        # Stored as attributes and not looked up, because messages may arrive while the screen is closed.
         self._dialog = Vertical(id="dialog")
         self._text = Static(id="dialog-text", markup=False)
         self._cancel = Button("Cancel", id="cancel")
@@ -161,7 +161,7 @@ class SwitchoverScreen(ModalScreen[None]):
 
 
 def question(view: MigrationView, timeout_s: int) -> list[Part]:
-    """The lag now, what will happen, and how long writes may be blocked."""
+    """The current lag, what will happen, and how long writes may be blocked."""
     lag = view.positions
     late = lag.lag_seconds > timeout_s
     parts: list[Part] = [
@@ -193,7 +193,7 @@ def question(view: MigrationView, timeout_s: int) -> list[Part]:
 
 
 def progress(attempt: Attempt, blocked_s: float, timeout_s: int) -> list[Part]:
-    """The steps so far, and the clock of the blocked writes."""
+    """The steps so far, and how long writes have been blocked."""
     result = attempt.result
     downtime = result.write_downtime_ms / 1000 if result is not None else blocked_s
     style = "bold $warning" if attempt.blocked else "bold"
@@ -217,7 +217,7 @@ def progress(attempt: Attempt, blocked_s: float, timeout_s: int) -> list[Part]:
 
 
 def conclusion(attempt: Attempt, view: MigrationView) -> tuple[str, list[Part]]:
-    """(title, text) of the outcome: what is true now and what to do next."""
+    """(title, text) of the outcome: the resulting state, and what to do next."""
     message, hint = attempt.reason
     why: list[Part] = [(show.printable(message), "bold"), "\n"] if message else []
     todo: list[Part] = [("→ ", "bold"), (show.printable(hint), "bold"), "\n"] if hint else []

@@ -1,7 +1,7 @@
-"""The table list: thousands of tables, of which only the visible lines are ever drawn.
+"""The table list: thousands of tables, of which only the visible lines are drawn.
 
 A virtual list (Textual's line API) over the tables of the newest view. A new view redraws
-just the visible lines whose table changed. Names come from the database: `printable`.
+only the visible lines whose table changed. Names come from the database, so they pass `printable`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BYTES = 19
 
 
 class TableList(ScrollView, can_focus=True):
-    """Scrolls with the usual keys; the first line is a header that stays."""
+    """Scrolls with the usual keys. The first line is a header that does not scroll."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "tables--header",
@@ -53,7 +53,7 @@ class TableList(ScrollView, can_focus=True):
         self._rows: list[TableProgress] = []
         self._titles = ("", "")
         self.drawn = 0
-        """Rows drawn since the start; says whether drawing stays in bounds."""
+        """Rows drawn since the start. Tests use it to check that only a few are drawn."""
 
     def show(self, tables: Sequence[TableProgress]) -> None:
         self._tables = tables
@@ -69,7 +69,7 @@ class TableList(ScrollView, can_focus=True):
                 self.refresh_line(index + 1)
 
     def reorder(self) -> None:
-        """The next order, from the top."""
+        """Use the next order, and scroll to the top."""
         self.order = self.order.next
         self._rows = ordered(self._tables, self.order)
         self._title()
@@ -94,7 +94,7 @@ class TableList(ScrollView, can_focus=True):
         return self._line(self._rows[index], width)
 
     def _title(self) -> None:
-        """Setting a title draws the whole widget, so only when it differs."""
+        """Setting a title draws the whole widget, so it is set only when it differs."""
         copied = sum(1 for table in self._tables if table.state is TableState.COPIED)
         title = (f"Tables  {copied:,} of {len(self._tables):,} copied", f"o {self.order}")
         if title != self._titles:
@@ -134,7 +134,7 @@ class TableList(ScrollView, can_focus=True):
 
 
 def columns(width: int) -> tuple[int, int, int, int]:
-    """Cells for (name, rows, size, bar) in a line of `width`; what finds no room is 0."""
+    """Widths of (name, rows, size, bar) in a line of `width` cells; 0 for a column without space."""
     rest = width - 2 - _PERCENT - 1
     rows = _ROWS if width >= 84 else 0
     size = _BYTES if width >= 46 else 0
@@ -143,7 +143,7 @@ def columns(width: int) -> tuple[int, int, int, int]:
 
 
 def _rows(table: TableProgress) -> str:
-    """COPY does not tell rows on its way in every version: then only the estimate is known."""
+    """Not every server version reports rows during COPY. Without them only the estimate is shown."""
     if table.state is TableState.COPIED:
         return show.count(table.rows_copied)
     estimated = show.count(table.rows_estimated)

@@ -1,4 +1,4 @@
-"""Colours: our own theme where the terminal has them, the terminal's own sixteen where not."""
+"""Colours: our own theme if the terminal supports it, otherwise the terminal's sixteen colours."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SIXTEEN = replace(
     BUILTIN_THEMES["ansi-dark"],
     name="pgmig-sixteen",
     accent="ansi_cyan",
-    # Bright black would be the natural grey, but some palettes draw it as their background.
+    # Bright black would be the natural grey, but some palettes show it as their background colour.
     variables={
         **BUILTIN_THEMES["ansi-dark"].variables,
         "muted": "ansi_default",
@@ -52,6 +52,6 @@ def no_colour(environ: Mapping[str, str]) -> bool:
 
 
 def theme(environ: Mapping[str, str], color_system: str | None) -> str:
-    """The theme for a terminal; color_system is what Rich found it to have."""
+    """The theme for a terminal; color_system is what Rich detected."""
     few = color_system in {None, "standard", "windows"}
     return (SIXTEEN if few or no_colour(environ) else PGMIG).name
