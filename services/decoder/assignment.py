@@ -1,4 +1,4 @@
-"""One assignment of the decoder, from slot to stream, through every failure that a retry cures."""
+"""One assignment of the decoder, from slot to stream, across all failures that a retry cures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Decoding:
-    """The state of one decoder assignment that outlives a replication session."""
+    """The state of one decoder assignment. It outlives a replication session."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Decoding:
         self._flushed = Lsn(0)
 
     async def run(self) -> None:
-        """Prepare the slot, then stream until cancelled. Raises what no retry cures."""
+        """Prepare the slot, then stream until cancelled. Raises errors that no retry cures."""
         try:
             await self._hold_source()
             async with asyncio.TaskGroup() as group:
@@ -69,7 +69,7 @@ class Decoding:
             await self._writer.close()
 
     async def on_snapshot(self, command: OpenSnapshot | CloseSnapshot) -> None:
-        """Never waits: making a snapshot may take as long as the source's oldest transaction."""
+        """Never waits, because creating a snapshot may take as long as the source's oldest transaction."""
         if isinstance(command, CloseSnapshot):
             self._snapshot_wanted.clear()
             await self._snapshots.close()
@@ -117,15 +117,15 @@ class Decoding:
         self._flushed = max(self._flushed, decode_flush_report(data))
 
     async def _session(self) -> None:
-        """One replication session; ends by raising."""
+        """Run one replication session. It ends by raising an exception."""
         slot = check_usable(
             await read_slot(self._work.source_uri, self._migration.slot),
             self._migration.slot,
             self._work.start_lsn,
         )
         tail = await self._writer.open()
-        # The server would forward us to the slot's confirmed position silently. Here it shows:
-        # the batch chain breaks at it, and the applier refuses unless its progress covers it.
+        # The server would silently start at the slot's confirmed position instead. Starting there here makes
+        # the gap visible: the batch chain breaks, and the applier refuses it unless its progress covers it.
         stored = decode_batch(tail.data).end_lsn if tail.data is not None else Lsn(0)
         start = max(stored, slot.confirmed_flush_lsn)
         replication = await ReplicationConnection.open(self._work.source_uri)
@@ -158,7 +158,7 @@ class Decoding:
             await replication.close()
 
     def _clone_again(self) -> str:
-        """The change stays in the WAL, and nothing behind it can be decoded."""
+        """The change remains in the WAL, and nothing after it can be decoded."""
         return (
             f"remove the migration with `pgmig-cli cleanup --force --id {self._migration}`, and begin a new "
             "clone: the change is in the source's WAL already and cannot be sent"
@@ -169,7 +169,7 @@ class Decoding:
 
 
 async def _explained(stream: DecoderStream) -> None:
-    """Run the session; its task group's error comes out as the one that explains it."""
+    """Run the session. Replace its task group's error by the one that explains it."""
     try:
         await stream.run()
     except BaseExceptionGroup as group:

@@ -1,15 +1,15 @@
-"""Pure decisions of the decoder: which pgoutput messages travel, and where batches end.
+"""Pure decisions of the decoder: which pgoutput messages are published, and where batches end.
 
-Messages go on unparsed; only a type byte, an LSN or a relation's OID is looked at.
+Messages are published unparsed; only a type byte, an LSN or a relation's OID is read.
 
-- A transaction whose commit record lies before `position` is in the stream already: dropped.
-- Relation messages are remembered and repeated in every batch that uses the relation, so a
-  reader may begin at any batch. Type messages carry nothing that is needed: dropped.
-- Logical messages travel when transactional and ours (sentinels); others are dropped.
-- A batch is full at `target` bytes; whoever feeds the batcher may end it before, because nothing
-  more is at hand. A message that comes in fragments may go on in the next batch.
-- A TRUNCATE may need more Relation messages than a batch holds. They are spread over several, in front of
-  it and in its transaction, whose reader therefore has met them all.
+- A transaction whose commit record is before `position` is already in the stream, so it is dropped.
+- Relation messages are remembered and repeated in every batch that uses the relation, so that a
+  reader can begin at any batch. Type messages contain nothing that is needed and are dropped.
+- Logical messages are published if they are transactional and ours (sentinels); others are dropped.
+- A batch is full at `target` bytes. The caller may end it earlier, if there are no more messages
+  at the moment. A message in fragments may continue in the next batch.
+- A TRUNCATE may need more Relation messages than fit in a batch. They are then spread over several batches
+  before it, in the same transaction, so that its reader has received all of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _collect: Callable[..., tuple[int, int, bool, int]] = twin_of(message_runs).coll
 
 
 class Batcher:
-    """Turns the messages of one replication session into change batches. target: bytes."""
+    """Converts the messages of one replication session to change batches. target: bytes."""
 
     def __init__(self, position: Lsn, *, target: int = TARGET_BYTES) -> None:
         self.position = position  # end of the last transaction (or heartbeat) that was batched
@@ -46,17 +46,17 @@ class Batcher:
         self._known: set[bytes] = set()  # relations described in the current batch
         self._chunks: list[bytes | memoryview] = []
         self._size = 0
-        self._missing = 0  # bytes of the message that comes in fragments
-        self._dropping = False  # that message
+        self._missing = 0  # bytes still missing of a message in fragments
+        self._dropping = False  # whether that message is dropped
         self._previous = position
         self._continues = False  # the current batch began inside a transaction
         self._continues_frame = False  # or inside a message
         self._number = 0
-        self._ready: deque[ChangeBatch] = deque()  # batches that were full amid a message's relations
+        self._ready: deque[ChangeBatch] = deque()  # batches that became full between a message's relations
 
     @property
     def pending(self) -> bool:
-        """Whether an unfinished batch holds anything."""
+        """Whether an unfinished batch contains anything."""
         return bool(self._chunks or self._ready)
 
     @property
@@ -64,8 +64,8 @@ class Batcher:
         return self._size >= self._target or bool(self._ready)
 
     def collect(self, messages: Sequence[object], start: int) -> int:
-        """Take what needs no closer look from `start` on, until the batch is full; the position of the
-        first message that `feed` must see. The hot path: nearly all messages."""
+        """Add messages from `start` on that need no further check, until the batch is full. Returns the
+        position of the first message that `feed` must handle. The hot path: nearly all messages."""
         if self._skipping or self._missing:
             return start
         room, chunks = self._target - self._size, self._chunks
@@ -78,7 +78,7 @@ class Batcher:
         return at
 
     def feed(self, message: bytes) -> None:
-        """Take one pgoutput message."""
+        """Add one pgoutput message."""
         kind = message[0]
         if self._missing:
             raise PgmigError(ErrorKind.CORRUPT, "the source sent a message inside another")
@@ -98,7 +98,7 @@ class Batcher:
             self._add(message)
 
     def feed_fragment(self, fragment: Fragment) -> None:
-        """Take a fragment of a message, in order."""
+        """Add a fragment of a message; fragments must be in order."""
         data = fragment.data
         if fragment.length:
             head = bytes(data[:64])
@@ -121,7 +121,7 @@ class Batcher:
         return not self._skipping and (kind != _MESSAGE or self._is_ours(message))
 
     def _is_ours(self, message: bytes) -> bool:
-        """Transactional (flag 1) and with our prefix, which follows flags and LSN."""
+        """Transactional (flag 1) and with our prefix, which is after the flags and the LSN."""
         return self.in_transaction and message[1] & 1 == 1 and message.startswith(_OUR_MESSAGE, 10)
 
     def _commit(self, message: bytes) -> None:
@@ -133,7 +133,7 @@ class Batcher:
         self.position = Lsn(_U64.unpack_from(message, 10)[0])
 
     def _describe_all(self, kind: int, message: bytes) -> None:
-        """The relations that a message needs."""
+        """Add the relations that a message needs."""
         if kind in (_INSERT, _UPDATE, _DELETE):
             self._describe(message[1:5])
         elif kind == _TRUNCATE:
@@ -159,7 +159,7 @@ class Batcher:
         self._size += len(message) + FRAME_HEADER
 
     def flush(self) -> ChangeBatch | None:
-        """End the current batch, or give the first of those that have ended; None if nothing is left."""
+        """End the current batch, or return the first of those that have ended; None if nothing is left."""
         return self._ready.popleft() if self._ready else self._end()
 
     def _end(self) -> ChangeBatch | None:
@@ -185,7 +185,7 @@ class Batcher:
         return batch
 
     def heartbeat(self, wal_end: Lsn) -> ChangeBatch | None:
-        """Progress without data: None unless idle and `wal_end` is news (rule 6)."""
+        """A batch with progress but no data; None unless idle and `wal_end` is new (rule 6)."""
         if self.in_transaction or self.pending or wal_end <= self.position:
             return None
         batch = ChangeBatch(previous_lsn=self.position, end_lsn=wal_end, heartbeat=True, number=self._number)

@@ -9,7 +9,7 @@ from services.shared.runtime.config import ServiceSettings
 
 
 class DecoderSettings(ServiceSettings):
-    """max_stream_bytes: cap of a migration's change stream. A full stream makes the decoder wait
-    and the source keep its WAL; nothing is dropped."""
+    """max_stream_bytes: size limit of a migration's change stream. If the stream is full, the decoder waits
+    and the source retains its WAL; nothing is dropped."""
 
     max_stream_bytes: int = Field(default=DEFAULT_MAX_BYTES, ge=1 << 20)

@@ -1,4 +1,4 @@
-"""Taking runs of transactions and row changes into a batch: the hot path of the decoder."""
+"""Adding runs of transactions and row changes to a batch: the hot path of the decoder."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def collect(
     inside: bool,
 ) -> tuple[int, int, bool, int]:
     """Append the frames of messages from `start` on to `chunks`, until `room` bytes are filled or
-    something else comes than Begin, Commit and changes of `known` relations.
+    a message is neither Begin nor Commit nor a change of a `known` relation.
 
-    floor: an LSN before which no transaction commits that is taken. inside: whether a transaction is
-    under way. Returns the position of the first message not taken, the bytes that were added, whether
-    a transaction is under way then, and where the last one ended (0: none did).
+    floor: an LSN; a transaction that commits before it is not added. inside: whether `start` is inside
+    a transaction. Returns the position of the first message that was not added, the number of added bytes,
+    whether that position is inside a transaction, and where the last transaction ended (0: none did).
     """
     size, at, ended = 0, start, 0
     while at < len(messages) and size < room:

@@ -1,4 +1,4 @@
-"""The decoder's hold on the source: identity, publication, slot and exported snapshots."""
+"""What the decoder holds on the source: identity, publication, slot and exported snapshots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Snapshots:
-    """The snapshot that copiers use. One keeper at a time; a new one when the old one died."""
+    """The snapshot that copiers use. One keeper at a time; if it has died, a new one is created."""
 
     work: DecoderWork
     migration: MigrationId
@@ -37,14 +37,14 @@ class Snapshots:
         self.lsn = lsn
 
     async def ready(self) -> SnapshotReady:
-        """The live snapshot; a fresh one with a known LSN if there is none."""
+        """The open snapshot; a new one with a known LSN if there is none."""
         if self.keeper is None or not await self.keeper.alive():
             await self._fresh()
         assert self.keeper is not None
         return SnapshotReady(self.assignment_id, self.keeper.name, self.lsn, self.keeper.xids)
 
     async def _fresh(self) -> None:
-        """A temporary slot's consistent point is the LSN of the snapshot that it exports."""
+        """The LSN of the new snapshot is the consistent point of the temporary slot that exports it."""
         if not self.work.follow:
             await self.adopt(None, Lsn(0))
             return
@@ -62,9 +62,9 @@ class Snapshots:
 
 
 async def prepare(work: DecoderWork, migration: MigrationId, snapshots: Snapshots) -> SlotReady:
-    """Make sure that the slot stands and is the recorded one. Raises GAP when it is not.
+    """Make sure that the slot exists and is the recorded one. Raises GAP if it is not.
 
-    A slot that exists although it may still be created is ours, from before a crash: nothing
+    If the slot exists although it may still be created, it is ours, from before a crash. Nothing
     was streamed from it, so its confirmed position is its consistent point.
     """
     replication = await ReplicationConnection.open(work.source_uri)
@@ -86,7 +86,7 @@ async def prepare(work: DecoderWork, migration: MigrationId, snapshots: Snapshot
             try:
                 await snapshots.adopt(exported, consistent)
             except BaseException:
-                await replication.close()  # or the slot stays active
+                await replication.close()  # otherwise the slot remains active
                 async with connection(work.source_uri, "source") as conn:
                     await drop_slot(conn, migration.slot)
                 raise
@@ -121,8 +121,8 @@ def check_identity(work: DecoderWork, identity: SystemIdentity) -> None:
 
 
 def check_not_rewound(identity: SystemIdentity, start: Lsn) -> None:
-    """Refuse a source whose WAL ends before what was read from it: only flushed WAL is ever sent,
-    so it was restored to an earlier state, and would pass over whatever it commits below `start`."""
+    """Refuse a source whose WAL ends before the position that was read. Only flushed WAL is ever sent, so
+    the source was restored to an earlier state, and changes that it commits before `start` would be lost."""
     if identity.flush_lsn < start:
         raise PgmigError(
             ErrorKind.GAP,
@@ -133,7 +133,7 @@ def check_not_rewound(identity: SystemIdentity, start: Lsn) -> None:
 
 
 def recorded(work: DecoderWork, ready: SlotReady) -> DecoderWork:
-    """`work` for later sessions: what was found is now what must be found."""
+    """`work` for later sessions, which must find the same slot and source."""
     return replace(
         work,
         may_create=False,

@@ -1,9 +1,9 @@
-"""When a full change stream will never have space again: a pure decision.
+"""Decides when a full change stream will never have space again. A pure decision.
 
-The applier trims the stream behind what the destination has flushed, keeping the message in which
-that ends; it cannot be trimmed inside a transaction, since a restart must read that from its
-beginning. So when everything before the open transaction is flushed, and the stream begins with the
-message in which that ended, then waiting is in vain: transaction and stream do not fit.
+The applier trims the stream up to what the destination has flushed, and keeps the message in which that
+position ends. It cannot trim inside a transaction, since after a restart a transaction must be read from
+its beginning. So waiting is useless if everything before the open transaction is flushed and the stream
+begins with the message in which that position ended: the transaction does not fit into the stream.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.wire.changes import ChangeBatch
 
 REFUSALS = 2
-"""Of two in a row, the later publication was begun after the former look at the stream."""
+"""After two refusals in a row, the second publication began after the first observation of the stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A full stream at one moment. refusals: publications refused so far for lack of space.
+    """A full stream at one moment. refusals: publications refused so far because it was full.
     first, last: its first and last message."""
 
     refusals: int
@@ -33,7 +33,7 @@ class Look:
 
 
 def in_vain(before: Look | None, now: Look) -> bool:
-    """Whether nothing that waits for space can get any; `before`: an earlier look."""
+    """Whether there will never be space for what waits. `before`: an earlier observation."""
     return (
         before is not None
         and before.untrimmable

@@ -1,12 +1,12 @@
 """One replication session: WAL in, change batches out, positions confirmed.
 
-Four tasks share the session. The reader drains the walsender, batches and publishes; when
-the stream is full or NATS is slow it waits there, and unread WAL stays on the source. The
-status task keeps telling the source what the destination has flushed, whether or not the
-reader waits (rule 6). The watch task notices a change stream that was lost under us while idle, the
-space task one that is full for good.
+Four tasks share the session. The reader reads from the walsender, batches and publishes. If
+the stream is full or NATS is slow, it waits, and unread WAL remains on the source. The
+status task reports to the source what the destination has flushed, even while the
+reader waits (rule 6). The watch task detects that the change stream was lost while idle, and the
+space task that it is permanently full.
 
-The session ends by raising; the caller opens the next one, which learns its position from the
+The session ends by raising an exception. The caller opens the next one, which reads its position from the
 stream's last message.
 """
 
@@ -30,22 +30,22 @@ from services.shared.wire.changes import ChangeBatch, decode_batch, encode_batch
 log = logging.getLogger(__name__)
 
 STATUS_INTERVAL_S = 1.0
-"""Well inside wal_sender_timeout (60 s, and rarely below 10 s)."""
+"""Well below wal_sender_timeout (60 s, and rarely less than 10 s)."""
 COALESCE_S = 0.001
-"""Pause after each read, since each wake-up costs more than it reads."""
+"""Pause after each read, since a wake-up costs more than reading the data."""
 BUSY_PER_S, BUSY_PAUSE_S = 10_000, 0.004
 FAST_PER_S, FAST_PAUSE_S = 50_000, 0.02
-"""Messages a second from which on reads are further apart. Batches fill anyway then, and a
-walsender whose client lets the socket fill sends with half the work."""
+"""Messages per second above which the pause between reads is longer. Batches fill at that rate anyway, and
+a walsender needs half the work if its client lets the socket fill."""
 FULL = 512 << 10
-"""Bytes; after a read of so many we are behind."""
+"""Bytes; after a read of this size the decoder is lagging, and it does not pause."""
 HEARTBEAT_INTERVAL_S = 2.0
 WATCH_INTERVAL_S = 2.0
 
 
 def pause_after(messages: int, size: int, elapsed_s: float) -> float:
-    """Seconds to wait before the next read. messages, size (bytes): of the last read; elapsed_s: what
-    passed since the one before."""
+    """Seconds to wait before the next read. messages, size (bytes): of the last read. elapsed_s: time
+    between the last read and the one before."""
     if size >= FULL:
         return 0.0
     if messages >= FAST_PER_S * elapsed_s and messages > FAST_PER_S * COALESCE_S:
@@ -142,13 +142,13 @@ class DecoderStream:
             self._send_status()
 
     def _send_status(self, *, ask: bool = False) -> None:
-        """Tell the slot what the destination has on disk, and nothing more (rules 2 and 6)."""
+        """Report to the slot what the destination has flushed, and nothing more (rules 2 and 6)."""
         self._confirmed = max(self._confirmed, self._flushed())
         self._replication.send_status(self._batcher.position, self._confirmed, reply=ask)
 
     async def _confirm(self) -> None:
         while True:
-            self._send_status(ask=True)  # the answer tells how far the source's WAL is
+            self._send_status(ask=True)  # the answer contains the end of the source's WAL
             self._report(
                 DecoderProgress(
                     self._assignment_id,
@@ -161,7 +161,7 @@ class DecoderStream:
             await asyncio.sleep(STATUS_INTERVAL_S)
 
     async def _look_for_space(self) -> None:
-        """Raise STREAM_FULL when the reader waits for space that there will never be."""
+        """Raise STREAM_FULL if the reader waits for space that will never exist."""
         before: Look | None = None
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
