@@ -1,14 +1,14 @@
-"""One assignment of the copier: loops that take parts from the queue and copy them.
+"""One assignment of the copier: loops that receive parts from the queue and copy them.
 
-Theory of operation. Each loop holds one lease at a time and keeps it alive while it copies,
-retrying by itself what a retry may cure. A part is reported done after its transaction has
-committed and before the queue is told, so a lost acknowledgement brings the part back, the
-ledger says that it is done, and it is reported once more.
+Theory of operation. Each loop holds one lease at a time and renews it while it copies. It retries
+errors that a retry may cure. A part is reported as done after its transaction has committed and before
+it is removed from the queue. So if an acknowledgement is lost, the part is delivered again, the
+ledger shows that it is done, and it is reported once more.
 
-A part that cannot be copied fails alone: it is reported and given back for later, since the
-operator may cure the cause. One whose snapshot is gone leaves the queue: only a new part, under
-a new snapshot, can take its place. One whose plan is not in force any more leaves it without a
-word: its place is taken already.
+If a part cannot be copied, only this part fails: it is reported and returned to the queue for later, since
+the operator may remove the cause. If its snapshot is gone, it is removed from the queue, because only a new
+part under a new snapshot can replace it. If its plan is no longer valid, it is removed without a report,
+because another part has already replaced it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from services.shared.runtime.telemetry import SpanName, span
 log = logging.getLogger(__name__)
 
 POLL_S = 5.0
-"""How long one request for a part waits; connections are closed when it was in vain."""
+"""How long one request for a part waits. If no part arrives, connections are closed."""
 QUEUE_LONGEST_WAIT_S = 2.0
 BUSY_RETRY_S = 15.0
-"""Another session copies the part (its lease had run out, or it has not noticed yet)."""
+"""Another session copies the part, because its lease expired or its end was not yet noticed."""
 FAILED_RETRY_S = 30.0
 NEVER_AGAIN = frozenset({ErrorKind.SNAPSHOT_LOST, ErrorKind.TABLE_CHANGED, ErrorKind.FENCED})
-"""Kinds that a retry may cure, but never that of the same part."""
+"""Kinds that a retry may cure, but not a retry of the same part."""
 
 Report = Callable[[WorkerReport], None]
 
@@ -68,7 +68,7 @@ class Copying:
         self._rate = RateLimit(assignment.work.max_rate)
 
     async def run(self) -> None:
-        """Copy parts until cancelled. Raises what no retry cures and concerns no single part."""
+        """Copy parts until cancelled. Raises errors that no retry cures and that are not about one part."""
         async with asyncio.TaskGroup() as loops:
             for number in range(max(1, self._work.workers)):
                 loops.create_task(self._loop().run(), name=f"copy-{self._migration}-{number}")
@@ -85,7 +85,7 @@ class Copying:
 
 
 class PartLoop:
-    """Takes one part after the other."""
+    """Copies one part after the other."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class PartLoop:
             await lease.done()
 
     async def _copy(self, part: CopyPart) -> Copied | None:
-        """Copy with retries; raises what they do not cure, NEVER_AGAIN among it."""
+        """Copy with retries. Raises errors that they do not cure, including the kinds in NEVER_AGAIN."""
 
         async def attempt() -> Copied | PgmigError | None:
             try:
@@ -160,7 +160,7 @@ class PartLoop:
                     return await self._copier.copy(part, progress, self._rate)
             except PgmigError as exc:
                 if exc.kind in NEVER_AGAIN:
-                    return exc  # curable, but not by doing the same again
+                    return exc  # a retry of the same part does not cure it
                 raise
 
         def report_progress(rows: int, size: int) -> None:
@@ -177,7 +177,7 @@ class PartLoop:
 
 @asynccontextmanager
 async def _kept(lease: Lease, ack_wait_s: float) -> AsyncIterator[None]:
-    """Say every third of `ack_wait_s` that the part is being worked on."""
+    """Renew the lease of the part every third of `ack_wait_s`."""
 
     async def keep() -> None:
         while True:
@@ -195,7 +195,7 @@ async def _kept(lease: Lease, ack_wait_s: float) -> AsyncIterator[None]:
 
 @contextmanager
 def _lease_may_be_lost(lease: Lease) -> Iterator[None]:
-    """The queue proves nothing: a part that comes back is found in the ledger."""
+    """Log queue errors only: if the part is delivered again, the ledger shows whether it is done."""
     try:
         yield
     except PgmigError as exc:

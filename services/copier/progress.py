@@ -1,4 +1,4 @@
-"""How often a part's progress is worth a report."""
+"""How often the progress of a part is reported."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ INTERVAL_S = 0.5
 
 
 class Throttle:
-    """Passes on the newest rows and bytes every `interval_s` while there are newer ones; nothing of a part
-    that is done within that time. A context manager, to be called within the block."""
+    """Reports the newest rows and bytes every `interval_s` if they have changed. A part that is done
+    within that time is not reported. A context manager, to be called within the block."""
 
     def __init__(self, pass_on: Callable[[int, int], None], interval_s: float = INTERVAL_S) -> None:
         self._pass_on = pass_on

@@ -1,4 +1,4 @@
-"""How fast a copier may go: `max_rate`, for all loops of an assignment together."""
+"""The speed limit of a copier: `max_rate`, for all loops of an assignment together."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 BURST_S = 0.2
-"""What was not used within this time is given up: no burst after a quiet hour."""
+"""Bandwidth that was not used within this time is lost, so that there is no burst after an idle hour."""
 
 
 class RateLimit:
-    """Lets pass `rate` bytes a second on average; 0: everything at once."""
+    """Limits the average to `rate` bytes per second; 0: no limit."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class RateLimit:
         self._paid_until = 0.0
 
     async def __call__(self, size: int) -> None:
-        """Wait until `size` more bytes were due."""
+        """Wait until `size` more bytes may be sent."""
         if not self._rate:
             return
         now = self._clock()
