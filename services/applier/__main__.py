@@ -16,7 +16,7 @@ from services.shared.runtime.lifecycle import run_service
 
 
 async def serve(settings: ServiceSettings, stop: asyncio.Event) -> None:
-    """Attach to the coordinator and do what it assigns until `stop` is set."""
+    """Attach to the coordinator and run its assignments until `stop` is set."""
     nats_url = settings.nats_url.get_secret_value()
     token = worker_token(settings)
     async with HealthServer(settings.health_listen), bus(nats_url, settings.worker_id) as client:

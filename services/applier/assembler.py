@@ -1,8 +1,8 @@
-"""Change batches in, whole transactions out: a pure function of what was read so far.
+"""Change batches in, complete transactions out: a pure function of what was read so far.
 
-Rules that live here: the chain of batches has no gap beyond the destination's progress (4);
-a transaction that progress covers is passed over, keyed by its commit record (1, 3); one that
-was half published begins again and the half is discarded (5).
+Rules that are implemented here: the chain of batches has no gap beyond the destination's progress (4);
+a transaction that progress covers is skipped, identified by its commit record (1, 3); a transaction that
+was only partly published begins again, and the first part is discarded (5).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Changes = list[Insert | Update | Delete]
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """Consecutive transactions that hold row changes and nothing else."""
+    """Consecutive transactions that contain only row changes."""
 
     changes: Changes
     transactions: list[Transaction]
 
     def apart(self) -> Iterator[Begin | Changes | Commit]:
-        """The same, one thing after the other."""
+        """The same items, one after the other."""
         start = 0
         for one in self.transactions:
             yield Begin(one.commit_lsn, one.commit_time, one.xid)
@@ -52,7 +52,7 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """The transaction under way is void: it is published again from its first message."""
+    """The current transaction is void, because it is published again from its first message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ Item = Whole | Begin | Changes | Truncate | Message | Relation | Commit | Discar
 class Assembler:
     """Reads one change stream in order, from any batch on.
 
-    progress: everything whose commit record lies before it is on the destination.
+    progress: everything whose commit record is before it is on the destination.
     """
 
     def __init__(self, progress: Lsn) -> None:
@@ -78,21 +78,21 @@ class Assembler:
         self._number = 0  # of the batch that comes next
         self._open = False
         self._skipping = False
-        self._tail = False  # inside a transaction whose beginning was trimmed away
+        self._tail = False  # inside a transaction whose beginning was trimmed
         self._relations: dict[bytes, bytes] = {}
 
     @property
     def progress(self) -> Lsn:
-        """With what has been read."""
+        """The destination's progress after everything that was read."""
         return Lsn(self._progress)
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction was begun that is not passed over."""
+        """Whether a transaction has begun that is not skipped."""
         return self._open and not self._skipping
 
     def restart(self) -> Iterator[Item]:
-        """The stream begins anew; what follows is checked against progress again."""
+        """The stream begins again. The following batches are checked against progress again."""
         if self.in_transaction:
             yield Discard()
         self._forget_open()
@@ -103,7 +103,7 @@ class Assembler:
         self._frames.reset()
 
     def feed(self, batch: ChangeBatch) -> Iterator[Item]:
-        """Raises PgmigError: GAP for a break in the chain, CORRUPT for bytes that are wrong."""
+        """Raises PgmigError: GAP for a break in the chain, CORRUPT for invalid bytes."""
         yield from self._turn_to(batch)
         if batch.heartbeat:
             yield from self._heartbeat(batch)
@@ -130,7 +130,7 @@ class Assembler:
             raise corrupt("a batch that does not end where it says", batch.end_lsn)
 
     def _turn_to(self, batch: ChangeBatch) -> Iterator[Item]:
-        """Check that the batch may come now; a half-published transaction ends here."""
+        """Check that the batch is allowed here. A partly published transaction ends here."""
         self._check_number(batch)
         if not batch.continues_transaction:
             if self.in_transaction:
@@ -149,7 +149,7 @@ class Assembler:
             yield Heartbeat(batch.end_lsn)
 
     def _check_number(self, batch: ChangeBatch) -> None:
-        """Batches of one writer come in order; a new writer counts from 0, outside a transaction."""
+        """A writer's batches arrive in order. A new writer counts from 0, outside a transaction."""
         if self._position is not None and batch.number not in (
             {self._number} if batch.continues_transaction else {self._number, 0}
         ):
@@ -168,7 +168,7 @@ class Assembler:
             )
 
     def _other(self, message: bytes) -> Item | None:
-        """A message that is not a row change; None when it is passed over."""
+        """A message that is not a row change; None if it is skipped."""
         kind = message[0] if message else 0
         if kind == _RELATION:
             if self._relations.get(message[1:5]) == message:

@@ -1,7 +1,7 @@
-"""One assignment of the applier: sessions on the destination, through every curable failure.
+"""One assignment of the applier: sessions on the destination, across all curable failures.
 
-A session reads progress from the destination, the stream from its first retained message, and
-goes on after what progress covers. Any failure ends the session; the next one starts the same
+A session reads progress from the destination, reads the stream from its first retained message, and
+continues after what progress covers. Any failure ends the session. The next one starts the same
 way, so there is one path for start, restart, retry and crash.
 """
 
@@ -43,12 +43,12 @@ log = logging.getLogger(__name__)
 
 FLUSH_REPORT_S = 0.1
 REPEAT_EVERY = 10
-"""Flush reports that say nothing new: one in this many intervals."""
+"""An unchanged flush report is sent once in this many intervals."""
 TRIM_S = 1.0
 
 
 class Applying:
-    """The state of one applier assignment that outlives a session."""
+    """The state of one applier assignment. It outlives a session."""
 
     def __init__(
         self, assignment: Assignment, client: Client, report: Callable[[WorkerReport], None]
@@ -66,7 +66,7 @@ class Applying:
         self._channel = FlushChannel(client, self._migration)
 
     async def run(self) -> None:
-        """Apply until cancelled. Raises what no retry cures; nothing behind it was applied."""
+        """Apply until cancelled. Raises errors that no retry cures; no later transaction was applied."""
         while True:
             try:
                 await retrying(
@@ -77,8 +77,8 @@ class Applying:
                 self._strict_until = exc.until
 
     def _report_retry(self, error: PgmigError) -> None:
-        """After a deadlock what was at hand is applied one transaction at a time: fewer locks at once,
-        and what is applied before the next deadlock is kept."""
+        """After a deadlock, the current transactions are applied one at a time. This needs fewer locks at
+        once, and transactions that were applied before the next deadlock are kept."""
         if error.kind is ErrorKind.DEADLOCK and self._writer is not None:
             self._strict_until = max(self._strict_until, self._writer.latest)
         self._report(retried(self._id, error))
@@ -134,7 +134,7 @@ class Applying:
                     assembler.feed(batch), size=len(batch.payload), sequence=stored.sequence, trace=trace
                 )
             )
-            # Where nothing ended, a transaction goes on whose beginning must stay.
+            # If nothing ended in this batch, a transaction continues whose beginning must be kept.
             if batch.previous_lsn < batch.end_lsn <= session.flushed:
                 self._covered = stored.sequence
 
@@ -143,7 +143,7 @@ class Applying:
         self._report(SentinelApplied(self._id, sentinel.token, end, sentinel.since, sentinel.changes))
 
     async def _report_flush(self, session: ApplySession) -> None:
-        """Tell decoder and coordinator what is on the destination's disk."""
+        """Report to decoder and coordinator what the destination has flushed."""
         last, repeats = Lsn(0), 0
         while True:
             repeats += 1
@@ -169,7 +169,7 @@ class Applying:
     async def _trim(self, writer: Writer, reader: ChangeReader) -> None:
         while True:
             await asyncio.sleep(TRIM_S)
-            # What an earlier session applied goes too, or a full stream would stay full.
+            # Includes what an earlier session applied; otherwise a full stream would remain full.
             sequence = max(writer.trimmable, self._covered)
             if sequence:
                 try:
@@ -179,7 +179,7 @@ class Applying:
 
 
 async def _explained(work: Awaitable[None]) -> None:
-    """Await a session; its task group's error comes out as the one that explains it."""
+    """Await a session. Replace its task group's error by the one that explains it."""
     try:
         await work
     except BaseExceptionGroup as group:

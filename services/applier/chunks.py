@@ -1,7 +1,7 @@
-"""The queue between reading and writing: bounded by bytes, so a slow destination stops the reader.
+"""The queue between reading and writing. It is bounded by bytes, so a slow destination stops the reader.
 
-A chunk that alone exceeds the bound holds a row of many megabytes, of which parts are held once more while
-they are sent. So nothing is read behind it until it is written.
+A chunk that alone exceeds the bound contains a row of many megabytes. Parts of it are copied again while
+they are sent, so nothing is read after it until it is written.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from services.applier.planner import Chunk
 CAPACITY_BYTES = 8 << 20
 CHUNK_OVERHEAD = 500
 STEP_OVERHEAD = 300
-"""Estimates (bytes) of what the objects cost beside the values."""
+"""Estimates (bytes) of the memory for the objects in addition to the values."""
 
 
 def weight(chunk: Chunk) -> int:
-    """What a chunk holds in memory, in bytes, roughly."""
+    """The approximate memory that a chunk uses, in bytes."""
     return CHUNK_OVERHEAD + chunk.bytes + STEP_OVERHEAD * len(chunk.steps)
 
 
 class ChunkQueue:
-    """One reader, one writer. One chunk always fits, however large."""
+    """One reader, one writer. A single chunk always fits, even if it is larger than the capacity."""
 
     def __init__(self, capacity: int = CAPACITY_BYTES) -> None:
         self._capacity = capacity
@@ -39,12 +39,12 @@ class ChunkQueue:
         return not self._chunks
 
     async def put_all(self, chunks: list[Chunk]) -> None:
-        """`put` each. No chunk is held on to afterwards: one may be large."""
+        """`put` each chunk. No chunk is referenced afterwards, because one may be large."""
         for chunk in chunks:
             await self.put(chunk)
 
     async def put(self, chunk: Chunk) -> None:
-        """Wait until there is room; with more than fits, until it is written."""
+        """Wait until there is space. If the chunk exceeds the capacity, wait until it is written."""
         size = weight(chunk)
         while self._chunks and self._bytes + size > self._capacity:
             self._taken.clear()
@@ -59,8 +59,8 @@ class ChunkQueue:
             await self._written.wait()
 
     async def get(self, timeout: float | None = None) -> list[Chunk]:
-        """All that is there, oldest first; nothing after `timeout` seconds without a chunk. What was
-        taken before is written."""
+        """All chunks in the queue, oldest first; an empty list after `timeout` seconds without a chunk. The
+        caller must have written the chunks that were returned before."""
         self._done = self._given
         self._written.set()
         if not self._chunks:

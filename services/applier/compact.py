@@ -1,14 +1,14 @@
-"""Row changes in order, fewest statements with the same outcome (rule 13). A pure function.
+"""Row changes in order, reduced to the fewest statements with the same outcome (rule 13). A pure function.
 
-Per keyed table only the net effect of the changes on each key is written: deletes, then updates,
-then inserts. Foreign keys and ordinary triggers are off in the applier's session, so the order
-between tables does not matter; TRUNCATE is a barrier for all of them.
+For each table with a key, only the net effect of the changes on each key is written: deletes, then updates,
+then inserts. Foreign keys and ordinary triggers are disabled in the applier's session, so the order
+between tables does not matter. TRUNCATE is a barrier for all tables.
 
-`pending` finds the net effect; a change that it cannot express is written as it is, after what
-was pending for its table.
+`pending` computes the net effect. A change that it cannot express is written as it is, after the
+pending changes of its table.
 
-When a set of rows meets a constraint that single steps would not (unique keys that swap), or
-a row is missing, the writer rolls back and is `careful` with that table for a while.
+If a set of rows violates a constraint that single changes would not violate (unique keys that swap), or
+a row is missing, the writer rolls back and uses `careful` for that table for a while.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _Pending: type[Pending] = _compiled.Pending
 _absorb: Callable[[Sequence[Step], int, dict[TargetTable, Pending]], int] = _compiled.absorb
 
 FEW = 3
-"""Fewer rows than this are written by single-row statements, which plan and run cheaper."""
+"""Fewer rows than this are written by single-row statements, which are cheaper to plan and run."""
 
 
 class Truncation(NamedTuple):
-    """partitioned: those of the tables that are, on the destination."""
+    """partitioned: those of `tables` that are partitioned on the destination."""
 
     tables: tuple[TableId, ...]
     restart_identity: bool
@@ -43,7 +43,7 @@ Step = tuple[TargetTable, Change] | Truncation
 
 
 def single(target: TargetTable, change: Change) -> Operation:
-    """The change as it happened."""
+    """The operation for the change without compaction."""
     if isinstance(change, Insert):
         return target.insert(change.new)
     if isinstance(change, Delete):
@@ -52,7 +52,7 @@ def single(target: TargetTable, change: Change) -> Operation:
 
 
 def row_by_row(steps: Iterable[Step]) -> list[Operation]:
-    """Every step as it happened, in order."""
+    """The operation for every step without compaction, in order."""
     return [_truncate(step) if isinstance(step, Truncation) else single(*step) for step in steps]
 
 
@@ -62,7 +62,7 @@ def _truncate(step: Truncation) -> Operation:
 
 def compact(steps: Sequence[Step], careful: Container[TableId] = ()) -> list[Operation]:
     """Statements with the same outcome as `row_by_row(steps)`. careful: tables whose changes are
-    written as they happened all the same."""
+    written one by one."""
     operations: list[Operation] = []
     pending: dict[TargetTable, Pending] = {}
     at = 0
@@ -89,7 +89,7 @@ def compact(steps: Sequence[Step], careful: Container[TableId] = ()) -> list[Ope
 
 
 def _operations(target: TargetTable, table: Pending) -> list[Operation]:
-    """Statements for what is pending; nothing is pending afterwards."""
+    """Statements for the pending changes; nothing is pending afterwards."""
     net = table.take()
     operations: list[Operation] = []
     if len(net.deletes) < FEW:

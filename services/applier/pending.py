@@ -1,15 +1,15 @@
-"""The net effect of changes on each key of a table: what `compact` still has to tell it.
+"""The net effect of changes on each key of a table: what `compact` has not written yet.
 
-What one key went through, relative to the destination's row before:
+The state of a key, relative to the destination's row before:
 
     INSERT   no row before; values are the new row
-    UPDATE   a row before; values are the row as it becomes, UNCHANGED where never sent
+    UPDATE   a row before; values are the new version of the row, UNCHANGED if never sent
     DELETE   a row before, none afterwards
     REPLACE  deleted, then inserted: both are written
 
-Changes that a net effect cannot express (a key change that left TOASTed values out, a history
-that contradicts itself, a large row) are refused, to be written as they are after what is
-pending. Rows without a key change one at a time; their inserts may still be written together.
+Changes that a net effect cannot express (a key change without its TOASTed values, a history
+that contradicts itself, a large row) are refused. The caller writes them as they are, after the pending
+changes. Rows without a key change one at a time, but their inserts may be written together.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Missing = tuple[int, ...]
 
 @dataclass(slots=True)
 class Net:
-    """In the order in which they are to be written. deletes: keys, with what was sent of the row.
-    updates: rows as they become, by the columns that they leave out. inserts: rows."""
+    """In the order in which they must be written. deletes: keys, with the sent part of the row.
+    updates: new versions of rows, by the columns that they omit. inserts: rows."""
 
     deletes: list[tuple[Key, Values]] = field(default_factory=list)
     updates: dict[Missing, list[Values]] = field(default_factory=dict)
@@ -39,8 +39,8 @@ class Net:
 
 
 class Pending:
-    """One table's. where: indexes of the columns that find a row; empty when rows have no key.
-    alone: every change is to be written by itself."""
+    """Pending changes of one table. where: indexes of the columns that find a row; empty if rows have no
+    key. alone: every change must be written separately."""
 
     def __init__(self, where: tuple[int, ...], *, alone: bool = False) -> None:
         self._where = where
@@ -49,7 +49,7 @@ class Pending:
         self._keyless: list[Values] = []
 
     def add(self, change: Change) -> bool:
-        """Merge the change; False if it must be written by itself, after what is pending."""
+        """Merge the change; False if it must be written separately, after the pending changes."""
         kind = type(change)
         if self._alone:
             return False
@@ -107,8 +107,8 @@ class Pending:
         return True
 
     def _move(self, before: Key, key: Key, new: Values) -> bool:
-        """A key change. A row that was inserted here simply has the other key; one that stood
-        before is written by itself, since only an UPDATE keeps what was not sent."""
+        """A key change. A row that was inserted here gets the other key. A row that existed before is
+        written separately, since only an UPDATE keeps the values that were not sent."""
         held = self._rows.get(before)
         if held is None or held[0] != INSERT or key in self._rows:
             return False
@@ -117,7 +117,7 @@ class Pending:
         return True
 
     def take(self) -> Net:
-        """What is pending; nothing is afterwards."""
+        """The pending changes; nothing is pending afterwards."""
         net = Net(inserts=self._keyless)
         for key, (kind, values) in self._rows.items():
             if kind == UPDATE:
@@ -133,9 +133,9 @@ class Pending:
 
 
 def absorb(steps: Sequence[Any], start: int, pending: Mapping[Any, Pending]) -> int:
-    """Merge the (target, change) steps from `start` on into what is pending for their targets.
-    Returns the position of the first that it could not merge: of a target that is not in
-    `pending`, to be written by itself, or no change of a row at all."""
+    """Merge the (target, change) steps from `start` on into the pending changes of their targets.
+    Returns the position of the first step that could not be merged: its target is not in
+    `pending`, it must be written separately, or it is not a row change."""
     at = start
     for at in range(start, len(steps)):
         step = steps[at]
@@ -154,7 +154,7 @@ def _missing(values: Values) -> Missing:
 
 
 def _merged(before: Values, after: Values) -> Values:
-    """`after`, with the values that were not sent taken from `before`."""
+    """`after`, with values that were not sent replaced by those of `before`."""
     if UNCHANGED not in after:
         return after
     return tuple(old if new is UNCHANGED else new for old, new in zip(before, after, strict=True))

@@ -1,8 +1,8 @@
 """Assembled items in, chunks of steps out.
 
-A chunk holds whole transactions, as many as one batch of the stream ended; or a part of a
-transaction that is too large to hold, of which the last part comes with its end. The destination
-commits only where a transaction ends. LSNs and times are ints here, as in `pgoutput`: this is the
+A chunk contains all complete transactions that ended in one batch of the stream, or a part of a
+transaction that is too large to hold. The last part of such a transaction contains its end. The destination
+commits only where a transaction ends. LSNs and times are ints here, as in `pgoutput`, because this is the
 hot path.
 """
 
@@ -28,20 +28,20 @@ log = logging.getLogger(__name__)
 PART_STEPS = 5000
 PART_BYTES = 2 << 20
 COUNTED_AT_MOST = 10_000
-"""Rows behind a sentinel. A switchover is rolled back because of the first one; after that, they are
-nobody's concern."""
+"""Rows after a sentinel. A switchover is rolled back because of the first one, so an exact number beyond
+this limit has no use."""
 
 Describe = Callable[[Relation, Lsn], Awaitable[TargetTable]]
 Check = Callable[[Relation, Lsn], Awaitable[None]]
 
 
 async def unchecked(_relation: Relation, _lsn: Lsn) -> None:
-    """Where nobody has noted what the source's tables were."""
+    """Used if the identities of the source's tables were not recorded."""
 
 
 class Sentinel(NamedTuple):
-    """token: of the message that the transaction of `commit_lsn` carried. since: of the sentinel before,
-    "" when there was none. changes: rows by table of what was planned since then."""
+    """token: of the message in the transaction of `commit_lsn`. since: of the sentinel before,
+    "" if there was none. changes: rows by table that were planned since then."""
 
     commit_lsn: int
     token: str
@@ -51,11 +51,11 @@ class Sentinel(NamedTuple):
 
 @dataclass(slots=True)
 class Chunk:
-    """transactions: each with where its steps end; none for a part of one that goes on. heartbeats:
-    how many of them are progress without a transaction. commit_lsn, xid: of the last one. continues:
-    it ends a transaction whose parts came before. discard: void those parts. error: the plan
-    cannot go on; raised when everything before has been applied. sequence: of the stream message
-    that was read last.
+    """transactions: each with the position where its steps end; empty for a part of one that continues.
+    heartbeats: how many of them are progress without a transaction. commit_lsn, xid: of the last one.
+    continues: it ends a transaction with earlier parts. discard: those parts are void. error: why
+    planning cannot continue; raised when everything before has been applied. sequence: of the last
+    stream message that was read.
     """
 
     commit_lsn: int
@@ -73,13 +73,13 @@ class Chunk:
 
 
 class Planner:
-    """Turns one stream's items into chunks; keeps the relations that it has met.
+    """Converts one stream's items to chunks, and keeps the relations that it has received.
 
-    floors: changes to these tables that commit before the LSN are passed over. skip: commit LSNs of
-    transactions that an operator gave up. They are planned as empty ones, so
-    that progress moves over each exactly as over any other. routes: partitions of the source that go
-    by their root's name from here on. check: raises SCHEMA_DRIFT for a relation, by its name on the
-    source, that is not what was copied.
+    floors: changes to these tables that commit before the LSN are skipped. skip: commit LSNs of
+    transactions that an operator skipped. They are planned as empty transactions, so
+    that progress passes each of them as usual. routes: partitions of the source that are replaced by
+    their root from here on. check: raises SCHEMA_DRIFT for a relation, by its name on the
+    source, that differs from what was copied.
     """
 
     def __init__(
@@ -100,26 +100,26 @@ class Planner:
         self._highest_floor = max((floor.value for floor in floors.values()), default=0)
         self._skip = skip
         self._roots = {route.leaf: route.root for route in routes}
-        self._leaves: dict[int, TableId] = {}  # by OID: relations that go by their root's name
-        self._given_up = False  # the transaction under way
-        self._xid = 0  # of the transaction under way
+        self._leaves: dict[int, TableId] = {}  # by OID: relations that use their root's name
+        self._given_up = False  # whether the current transaction is skipped
+        self._xid = 0  # of the current transaction
         self._relations: dict[int, Relation] = {}
         self._targets: dict[int, TargetTable] = {}
-        self._chunks: list[Chunk] = []  # completed by the batch at hand
+        self._chunks: list[Chunk] = []  # completed by the current batch
         self._whole = Chunk(0)  # transactions that have ended
-        self._steps: list[Step] = []  # of the transaction under way
-        self._bytes = 0  # of them, roughly
-        self._commit_lsn = 0  # of the transaction under way
+        self._steps: list[Step] = []  # of the current transaction
+        self._bytes = 0  # of these steps, approximately
+        self._commit_lsn = 0  # of the current transaction
         self._sentinels: list[Sentinel] = []
         self._last_sentinel = ""
-        self._behind: Counter[TableId] = Counter()  # rows since then
+        self._behind: Counter[TableId] = Counter()  # rows since the last sentinel
         self._counts = False
-        self._parted = False  # parts of it have left already
+        self._parted = False  # whether parts of it are in earlier chunks
 
     async def plan(
         self, items: Iterable[Item], *, size: int = 0, sequence: int = 0, trace: Context | None = None
     ) -> list[Chunk]:
-        """Chunks completed by the items of one batch of `size` bytes. An error is the last chunk."""
+        """Chunks completed by the items of one batch of `size` bytes. An error becomes the last chunk."""
         self._chunks, self._whole = [], Chunk(0)
         error = None
         try:
@@ -154,9 +154,9 @@ class Planner:
                 self._other(item)
 
     async def _take_whole(self, whole: Whole) -> None:
-        """Many transactions at once, unless one of them needs a closer look.
+        """Plan many transactions at once, unless one of them needs a further check.
 
-        Floors do not ask for one: a table gets a target with its first transaction beyond its floor.
+        Floors need no check here: a table gets a target with its first transaction after its floor.
         """
         targets = self._targets
         self._pass_floors(whole.transactions[0].commit_lsn)
@@ -177,7 +177,7 @@ class Planner:
     async def _take_changes(self, changes: Changes) -> None:
         for start in range(0, len(changes), PART_STEPS):
             some = changes[start : start + PART_STEPS] if len(changes) > PART_STEPS else changes
-            if self._floors:  # before targets: what the copy has already may no longer fit the table
+            if self._floors:  # before targets, because skipped changes may no longer fit the table
                 some = [one for one in some if not self._in_copy(one[0])]
             try:
                 steps: list[Step] = [(self._targets[change[0]], change) for change in some]
@@ -217,18 +217,18 @@ class Planner:
         self._steps, self._bytes, self._parted = [], 0, False
 
     def _end_whole(self) -> None:
-        """The chunk of transactions that have ended is complete."""
+        """Complete the chunk of transactions that have ended."""
         if self._whole.transactions:
             self._chunks.append(self._whole)
             self._whole = Chunk(0)
 
     def _part(self) -> None:
-        """Let a part of the transaction under way go."""
+        """Put the steps of the current transaction so far into a separate chunk."""
         self._chunks.append(Chunk(self._commit_lsn, self._steps, bytes=self._bytes, xid=self._xid))
         self._steps, self._bytes, self._parted = [], 0, True
 
     def _share_size(self, size: int) -> None:
-        """A batch's size falls to the chunks that took its rows, what is under way included."""
+        """Distribute a batch's size among the chunks with its rows, including the current transaction."""
         total = len(self._steps) + sum(len(chunk.steps) for chunk in self._chunks)
         for chunk in self._chunks:
             chunk.bytes += size * len(chunk.steps) // (total or 1)
@@ -251,13 +251,13 @@ class Planner:
                 self._whole.heartbeats += 1
 
     def _pass_floors(self, commit_lsn: int) -> None:
-        """From the highest floor on, transactions need no closer look."""
+        """From the highest floor on, transactions need no further check."""
         if self._floors and commit_lsn >= self._highest_floor:
             self._floors = {}
 
     def _in_copy(self, oid: int) -> bool:
-        """Whether the table was copied under a snapshot that has this transaction already: by its own
-        name, or by that of its root."""
+        """Whether the table was copied under a snapshot that contains this transaction. The floor is looked
+        up by the table's own name and by the root's name."""
         names = self._relation(oid).table, self._leaves.get(oid)
         return any(self._commit_lsn < self._floors[name].value for name in names if name in self._floors)
 
@@ -271,7 +271,7 @@ class Planner:
 
     async def _target(self, oid: int) -> TargetTable:
         relation = self._relation(oid)
-        # A row that moves between partitions has to meet itself: they share the root's target.
+        # Partitions share the root's target, so that changes of a row that moves between them stay in order.
         shared = (
             known
             for other, known in self._targets.items()
@@ -311,8 +311,8 @@ class Planner:
                 self._count(self._steps[-1:])
 
     def _check_roots_whole(self, oids: Iterable[int]) -> None:
-        """A partition that has no table of its own on the destination can only be emptied there
-        together with all the others."""
+        """Refuse a TRUNCATE of some partitions. If a partition is not a separate table on the destination,
+        it can only be emptied together with all the others."""
         emptied = {self._leaves[oid] for oid in oids if oid in self._leaves}
         for leaf in sorted(emptied):
             root = self._roots[leaf]
@@ -336,7 +336,7 @@ class Planner:
             self._behind.clear()
 
     def _count(self, steps: Iterable[Step]) -> None:
-        """What comes behind a sentinel: in a switchover nothing may."""
+        """Count changes after a sentinel. There must be none during a switchover."""
         for step in steps:
             self._behind.update(step.tables if isinstance(step, Truncation) else (step[0].table,))
         self._counts = self._behind.total() < COUNTED_AT_MOST

@@ -1,13 +1,13 @@
-"""Chunks in, destination transactions out: what is grouped, and when it is committed.
+"""Chunks in, destination transactions out: which are grouped, and when they are committed.
 
-Consecutive whole transactions that are at hand share a destination transaction (rule 5); when
-the applier keeps up there is one each. A transaction larger than a chunk has a destination
-transaction of its own. `strict_until` forbids grouping up to an LSN: after a group has failed,
-its transactions are applied one by one, so that everything before the culprit is kept and the
-error names it. `boundaries` forbids it for good; sets within a transaction and pipelining stay.
+Consecutive complete transactions that are available share a destination transaction (rule 5). If
+the applier keeps up, each has its own. A transaction larger than a chunk has a separate destination
+transaction. `strict_until` forbids grouping up to an LSN: after a group has failed,
+its transactions are applied one by one, so that everything before the failed one is kept and the
+error names it. `boundaries` always forbids grouping; sets within a transaction and pipelining remain.
 
-While the destination works on one group, the next is prepared; it is sent when the one before is
-known to be right (a row that an UPDATE missed is seen here alone), together with its commit.
+While the destination executes one group, the next is prepared. It is sent together with the previous group's
+commit, when that group is known to be correct (only the writer detects an UPDATE that did not find its row).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Totals:
 
 
 class GroupFailedError(Exception):
-    """A destination transaction failed whose parts are not yet told apart. until: the commit LSN
-    of the last source transaction that may be to blame."""
+    """A destination transaction failed, and it is not known which of its transactions is the cause. until:
+    the commit LSN of the last source transaction that may be the cause."""
 
     def __init__(self, until: int, cause: PgmigError) -> None:
         super().__init__(str(cause))
@@ -60,8 +60,8 @@ class GroupFailedError(Exception):
 
 
 class Care:
-    """Tables whose sets were refused: their changes are written one at a time for a while, twice
-    as long after each further refusal. Keys that swap tend to go on swapping."""
+    """Tables with refused sets. Their changes are written one at a time for a while, twice as long after
+    each further refusal, because an application that swaps keys usually does so again."""
 
     def __init__(self) -> None:
         self._groups: dict[TableId, int] = {}
@@ -74,7 +74,7 @@ class Care:
             self._left[table] = self._groups[table]
 
     def of_group(self) -> frozenset[TableId]:
-        """The tables to be careful with in the next group."""
+        """The tables whose changes must be written one at a time in the next group."""
         careful = frozenset(self._left)
         self._left = {table: left - 1 for table, left in self._left.items() if left > 1}
         return careful
@@ -102,21 +102,21 @@ class Writer:
         self._care = Care()
         self._under_way: tuple[list[Chunk], asyncio.Task[None]] | None = None
         self._large = False
-        self._latest = 0  # commit LSN of the last transaction taken
+        self._latest = 0  # commit LSN of the last transaction received
         self._sequences: deque[tuple[Lsn, int]] = deque()
         self._unflushed: deque[tuple[Lsn, Context, int]] = deque()
 
     @property
     def latest(self) -> int:
-        """The commit LSN of the last source transaction that was taken."""
+        """The commit LSN of the last source transaction that was received."""
         return self._latest
 
     async def run(self, queue: ChunkQueue) -> None:
-        """Apply until an error; every error leaves the destination at its last commit."""
+        """Apply until an error. After any error, the destination is at its last commit."""
         try:
             while True:
                 await self._step(queue)
-        except CommitFailedError as exc:  # whose transactions are no longer at hand
+        except CommitFailedError as exc:  # its transactions are no longer available
             if exc.error.policy.retry:
                 raise exc.error from exc
             raise GroupFailedError(self._latest, exc.error) from exc
@@ -139,7 +139,7 @@ class Writer:
                 await self._finish_group()
                 await self._conclude()
                 await self._session.settle()
-                self._strict_until = self._latest  # the plan failed, not what was applied
+                self._strict_until = self._latest  # planning failed, not what was applied
                 raise chunk.error
             await self._take(chunk)
 
@@ -149,7 +149,7 @@ class Writer:
 
     @property
     def trimmable(self) -> int:
-        """Stream messages before this sequence hold nothing that is not flushed; 0: unknown."""
+        """Stream messages before this sequence contain only flushed changes; 0: unknown."""
         found = 0
         while self._sequences and self._sequences[0][0] <= self._session.flushed:
             found = self._sequences.popleft()[1]
@@ -184,7 +184,7 @@ class Writer:
         self._group_bytes += chunk.bytes
 
     def _strict(self, chunk: Chunk) -> bool:
-        """Whether what may be to blame for a failure is among the chunk's transactions."""
+        """Whether a transaction in the chunk may be the cause of a failure."""
         first = chunk.transactions[0].commit_lsn if chunk.transactions else chunk.commit_lsn
         return first <= self._strict_until
 
@@ -192,7 +192,7 @@ class Writer:
         return self._group_steps >= GROUP_STEPS or self._group_bytes >= GROUP_BYTES
 
     async def _go_on(self, chunk: Chunk) -> None:
-        """Part of a transaction that has a destination transaction of its own."""
+        """Write a part of a transaction that has a separate destination transaction."""
         if not self._large:
             await self._finish_group()
             await self._conclude()
@@ -208,7 +208,7 @@ class Writer:
                 await self._see_through()
 
     async def _finish_group(self) -> None:
-        """Have the group written."""
+        """Send the group to the destination."""
         group, self._group = self._group, []
         self._group_steps = self._group_bytes = 0
         if group:
@@ -219,10 +219,10 @@ class Writer:
             return compact(list(chain.from_iterable(chunk.steps for chunk in group)), self._care.of_group())
 
     async def _send(self, group: list[Chunk], operations: list[Operation]) -> None:
-        """Let the destination begin with the group, once it is through with the one before. What
-        comes next is read and compacted meanwhile, unless the group is a large piece of memory."""
+        """Execute the group on the destination after the previous one is committed. Meanwhile the next chunks
+        are read and compacted, unless the group uses much memory."""
         await self._conclude()
-        if not self._large and self._strict(group[0]):  # since just now: the one before was to blame
+        if not self._large and self._strict(group[0]):  # set just now, because the previous group failed
             for chunk in group:
                 await self._replay(chunk)
             return
@@ -237,7 +237,7 @@ class Writer:
             await self._session.execute(operations, durable=bool(_sentinels(group)))
 
     async def _conclude(self) -> None:
-        """See the group through that is under way, and commit it."""
+        """Wait until the running group has been executed, and commit it."""
         if self._under_way is None:
             return
         group, task = self._under_way
@@ -253,17 +253,17 @@ class Writer:
             await self._commit(group)
 
     async def _abandon(self) -> None:
-        """An error ends the session, or somebody else does: nothing goes on behind our back."""
+        """Stop the running group, so that nothing runs after the end of the session."""
         if self._under_way is not None:
             _, task = self._under_way
             task.cancel()
             await asyncio.wait({task})
             if not task.cancelled():
-                task.exception()  # which is known, or matters no more
+                task.exception()  # it is known or has no importance any more
             self._under_way = None
 
     async def _write_again(self, group: list[Chunk], exc: RefusedError) -> None:
-        """Write a group that was refused with ever more care, at last one transaction by one."""
+        """Write a refused group again, first with one more careful table, then one transaction at a time."""
         refused: set[TableId | None] = {None}
         while True:
             await self._session.rollback()
@@ -285,8 +285,8 @@ class Writer:
             await self._replay(chunk)
 
     async def _replay(self, chunk: Chunk) -> None:
-        """Each transaction by itself, each change as it happened, each commit seen through: what
-        fails here is to blame, and everything before it is kept."""
+        """Apply each transaction separately, each change as it happened, and wait for each commit. A
+        transaction that fails here is the cause, and everything before it is kept."""
         for one in _apart(chunk):
             with _located([one]):
                 await self._execute([one], row_by_row(one.steps))
@@ -294,14 +294,14 @@ class Writer:
                 await self._see_through()
 
     async def _see_through(self) -> None:
-        """Wait for the commit; its failure is this transaction's."""
+        """Wait for the commit. If it fails, this transaction is the cause."""
         try:
             await self._session.settle()
         except CommitFailedError as exc:
             raise exc.error from exc
 
     async def _commit(self, group: list[Chunk]) -> None:
-        """Commit what was executed, unless it is part of a transaction that goes on; the end of the
+        """Commit what was executed, unless it is part of a transaction that continues. The end of the
         last transaction is the destination's progress."""
         for chunk in group:
             self._totals.rows += len(chunk.steps)
@@ -332,7 +332,7 @@ class Writer:
 
 
 def _apart(chunk: Chunk) -> Iterator[Chunk]:
-    """A chunk for each of its transactions, the bytes shared by their rows."""
+    """One chunk for each transaction of `chunk`. Its bytes are divided in proportion to their rows."""
     start, rows = 0, len(chunk.steps) or 1
     for transaction in chunk.transactions:
         steps = chunk.steps[start : transaction.stop]
@@ -355,8 +355,8 @@ def _sentinels(chunks: list[Chunk]) -> list[Sentinel]:
 
 
 class _Located:
-    """Adds the source transaction's commit LSN and xid (0: it may be another one's of the group)
-    to an error that has none."""
+    """Adds the source transaction's commit LSN and xid to an error that has no LSN. xid 0: another
+    transaction of the group may be the cause."""
 
     def __init__(self, lsn: int, xid: int = 0) -> None:
         self._lsn = lsn
@@ -372,7 +372,7 @@ class _Located:
 
 
 def _located(group: list[Chunk]) -> _Located:
-    """One transaction, or part of one, is to blame by itself; of several only the first is known."""
+    """A single transaction, or part of one, is the cause. Of several only the first is known."""
     first = group[0]
     if len(group) == 1 and len(first.transactions) <= 1:
         return _Located(first.commit_lsn, first.xid)
@@ -380,7 +380,7 @@ def _located(group: list[Chunk]) -> _Located:
 
 
 def _spans(chunks: list[Chunk]) -> ExitStack:
-    """A span in the trace of each batch that the chunks came in."""
+    """A span in the trace of each batch from which the chunks came."""
     stack = ExitStack()
     seen: set[int] = set()
     for chunk in chunks:
