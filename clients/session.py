@@ -3,7 +3,7 @@
 There are two ways to observe a migration. `watch` is one stream and raises when the stream breaks.
 `follow` continues after a failure of the coordinator: it opens the stream again, with back-off, and
 reports to its caller when the connection is lost and when it is restored. Both end without an error when
-the migration has been cleaned up; a stream that just ends is never taken as a sign of that.
+the migration has been cleaned up. The end of a stream alone does not mean that it was.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ async def own_stack(
     """
     plan = StackPlan(directory, uris.source, uris.destination, workers)
     async with embedded_stack(plan, talk) as stack:
-        from clients.session import Session  # while the services import what they need, too
+        from clients.session import Session  # at the same time as the services import
 
         async with Session(await stack.serving()) as session:
             yield session

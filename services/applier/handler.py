@@ -1,4 +1,4 @@
-"""The applier's commands: its assignments."""
+"""Starting and stopping the applier's assignments."""
 
 from __future__ import annotations
 

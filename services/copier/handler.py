@@ -1,4 +1,4 @@
-"""The copier's commands: its assignments."""
+"""Starting and stopping the copier's assignments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decoder's commands: assignments, and snapshots for the copiers of a migration."""
+"""Starting and stopping the decoder's assignments, and snapshots for the copiers of a migration."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Lease:
         self._message = message
 
     async def in_progress(self) -> None:
-        """Keep the lease for another ACK_WAIT_S."""
+        """Renew the lease for another ACK_WAIT_S."""
         with translated(f"keeping the lease of part {self.part.part_id}"):
             await self._message.in_progress()
 

@@ -1,4 +1,4 @@
-"""Limits for everybody who can connect to a server's port: on connections, calls, bytes and time.
+"""Limits on what clients of a server can use: connections, calls, bytes and time.
 
 When a request arrives, the peer has not proved its identity, so it must not be able to make us hold much.
 gRPC limits connections, streams and the size of one message (`channel`). The other limits are here:
