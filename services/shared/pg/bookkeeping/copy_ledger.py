@@ -1,10 +1,10 @@
-"""The ledger of the copy on the destination: how each table is copied, and which parts are here.
+"""The ledger of the copy on the destination: the copy plan of each table, and the parts that are copied.
 
-A table's plan has an epoch, a token of its own. A part enters itself in the transaction that copied
-it, and only while the plan that it belongs to is in force: it holds the plan's row as it
-does so. Whoever makes a new plan holds that row too, and in the same transaction empties the table
-and forgets its parts. So parts of two snapshots, or of two ways to cut a table, never count
-together, and a copier that was cut off from everybody cannot commit rows that nobody waits for.
+A table's plan has an epoch, which is a unique token. A part is recorded in the transaction that copied it,
+and only while its plan is in force: the transaction locks the plan's row. The transaction that makes a new
+plan locks that row too. It also empties the table and deletes the records of its parts. So parts of two
+snapshots, or of two ways to split a table, are never counted together. A copier that has lost its connection
+to the coordinator cannot commit rows that are no longer wanted.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _ENTER = """
 
 @dataclass(frozen=True, slots=True)
 class CopyLedger:
-    """parts: by part id. Only those count whose epoch is that of their table's plan."""
+    """parts: by part id. A part counts only if its epoch is that of its table's plan."""
 
     plans: Mapping[TableId, CopyPlan] = field(default_factory=dict)
     parts: Mapping[str, CopiedPart] = field(default_factory=dict)
 
 
 async def read_ledger(conn: AsyncConnection, migration_id: str) -> CopyLedger:
-    """All of it; empty also while there is no bookkeeping."""
+    """The whole ledger. Empty if there is no bookkeeping."""
     with translated(KEEPING_BOOKS):
         if not await books_exist(conn):
             return CopyLedger()
@@ -52,8 +52,8 @@ async def read_ledger(conn: AsyncConnection, migration_id: str) -> CopyLedger:
 
 
 async def read_ledger_alone(conn: AsyncConnection, migration_id: str) -> CopyLedger:
-    """Like `read_ledger`, first thing in the caller's transaction: until that ends, no other part is
-    entered, and what had been entered by then is read."""
+    """Same as `read_ledger`, at the start of the caller's transaction. Until that transaction ends, no other
+    part can be recorded. All parts that were recorded before are read."""
     with translated(KEEPING_BOOKS):
         await conn.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         return await _read(conn, migration_id, " ORDER BY schema_name, table_name FOR UPDATE")
@@ -79,8 +79,8 @@ def _plan(row: tuple[Any, ...]) -> CopyPlan:
 async def replace_plans(
     conn: AsyncConnection, migration_id: str, plans: Sequence[CopyPlan], forget: Iterable[str]
 ) -> None:
-    """Put `plans` in force, and forget the parts `forget`, within the caller's transaction, which also
-    empties the tables that the new plans split."""
+    """Put `plans` in force and delete the records of the parts `forget`, within the caller's transaction,
+    which also empties the tables that the new plans split."""
     upsert = sql.SQL(
         "INSERT INTO {} AS t (migration_id, schema_name, table_name, epoch, snapshot, split)"
         " VALUES (%s, %s, %s, %s, %s, %s)"
@@ -97,8 +97,8 @@ async def replace_plans(
 async def forget_plans(
     conn: AsyncConnection, migration_id: str, tables: Sequence[TableId], parts: Iterable[str]
 ) -> None:
-    """Delete the plans of tables and their parts `parts`, within the caller's transaction. No copy of
-    these tables that is under way can be entered afterwards."""
+    """Delete the plans of tables and the records of their parts `parts`, within the caller's transaction.
+    Afterwards no running copy of these tables can be recorded."""
     plans = sql.SQL(
         "DELETE FROM {} WHERE migration_id = %s AND (schema_name, table_name) IN"
         " (SELECT s, t FROM unnest(%s::text[], %s::text[]) AS gone (s, t))"
@@ -120,8 +120,8 @@ def look(migration_id: str, part: CopyPart) -> sql.Composed:
 
 
 def already(found: Sequence[tuple[Any, ...]], part: CopyPart) -> tuple[int, int] | None:
-    """Rows and bytes of a part that is in the ledger; None while it is not. Raises FENCED when its
-    plan is not in force (any more)."""
+    """Rows and bytes of a part that is in the ledger. None if it is not. Raises FENCED if its plan is not in
+    force, or no longer."""
     ((epoch, rows, size),) = found
     if rows is not None:
         return rows, size
@@ -131,8 +131,8 @@ def already(found: Sequence[tuple[Any, ...]], part: CopyPart) -> tuple[int, int]
 
 
 async def enter_part(conn: AsyncConnection, migration_id: str, part: CopyPart, rows: int, size: int) -> None:
-    """Enter a part in the ledger, within the transaction that copied it and while its plan is in
-    force, which it then is until that transaction ends. Raises FENCED."""
+    """Record a part in the ledger, within the transaction that copied it. Its plan must be in force, and
+    remains so until that transaction ends. Otherwise raises FENCED."""
     values = {
         "lsn": sql.Literal(str(part.snapshot_lsn)),
         "rows": sql.Literal(rows),

@@ -1,4 +1,4 @@
-"""How far a destination is: its replication origin, or a row where the role may not use origins."""
+"""The applied position of a destination: its replication origin, or a row if the role may not use origins."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ORIGIN_FUNCTIONS = (
 
 
 async def applied_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
-    """The destination's progress, wherever it is kept; None when it is kept nowhere yet."""
+    """The destination's progress, from the row or the origin. None if neither exists yet."""
     found = await row_progress(conn, migration)
     return found if found is not None else await origin_progress(conn, migration)
 
 
 async def row_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
-    """The migration's row in `pgmig.progress`; None without one."""
+    """The migration's row in `pgmig.progress`. None if there is no row."""
     with translated("checking the progress of the migration"):
         row = await (
             await conn.execute("SELECT pg_catalog.to_regclass('pgmig.progress') IS NOT NULL")
@@ -41,12 +41,12 @@ async def row_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | N
 
 
 async def origin_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
-    """The origin's progress on disk; 0/0 before the first transaction, None without origin."""
+    """The origin's progress on disk. 0/0 before the first transaction, None if there is no origin."""
     with translated(f"checking replication origin {migration.origin}"):
         cursor = await conn.execute(
             "SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s", [migration.origin]
         )
-        if await cursor.fetchone() is None:  # the function may be denied
+        if await cursor.fetchone() is None:  # the role may have no permission to call the function
             return None
         row = await (
             await conn.execute(

@@ -1,17 +1,16 @@
-"""What pgmig writes down on the destination: the schema `pgmig`, shared by all migrations.
+"""The bookkeeping of pgmig on the destination: the schema `pgmig`, shared by all migrations.
 
-Each row is written in the transaction whose effect it records, so that the two live or die
-together:
+Each row is written in the transaction whose effect it records. So either both are committed or neither is:
 
-copy_table the plan by which a table is copied; the module copy_ledger uses it and copy_part
-copy_part  the ledger of the copy: this part's rows are all here, as of `snapshot_lsn`
-source_table  what each table was on the source when it was copied: services.shared.pg.catalog.table_identity
-applier    the epoch of the applier that may write: services.shared.pg.apply.fence
-sequences  who may set the destination's sequences: services.shared.pg.catalog.sequences
-progress   where replication origins are denied: everything that ends at or before `lsn` is here
-step       the coordinator's schema steps
+copy_table    the plan by which a table is copied; used by module copy_ledger, as is copy_part
+copy_part     the ledger of the copy: all rows of this part are here, as of `snapshot_lsn`
+source_table  each table of the source as it was when it was copied: services.shared.pg.catalog.table_identity
+applier       the epoch of the applier that may write: services.shared.pg.apply.fence
+sequences     the coordinator that may set the sequences: services.shared.pg.catalog.sequences
+progress      if replication origins are not permitted: everything that ends at or before `lsn` is here
+step          the coordinator's schema steps
 
-`cleanup` takes a migration's rows away, and the schema with the last of them.
+`cleanup` deletes a migration's rows. With the last migration's rows it drops the schema.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ _TABLES = {
         step pg_catalog.text NOT NULL,
         PRIMARY KEY (migration_id, step)""",
 }
-# "pgmig" in ASCII. Serialises creation and removal, which race within IF (NOT) EXISTS.
+# "pgmig" in ASCII. Serializes creation and removal, because IF (NOT) EXISTS does not prevent races.
 _LOCK_KEY = 0x70676D6967
 KEEPING_BOOKS = f"creating the bookkeeping tables in schema {BOOKKEEPING_SCHEMA} of the destination"
 
@@ -85,14 +84,14 @@ async def _alone(conn: AsyncConnection) -> AsyncIterator[None]:
 
 
 async def books_exist(conn: AsyncConnection) -> bool:
-    """Whether the schema and its tables have been made."""
+    """Whether the schema and its tables have been created."""
     name = f"{BOOKKEEPING_SCHEMA}.copy_part"
     row = await (await conn.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", [name])).fetchone()
     return row is not None and bool(row[0])
 
 
 async def ensure_bookkeeping(conn: AsyncConnection) -> None:
-    """Create the schema and its tables where they are missing."""
+    """Create the schema and those of its tables that do not exist."""
     with translated(KEEPING_BOOKS):
         if await _complete(conn):
             return
@@ -100,7 +99,7 @@ async def ensure_bookkeeping(conn: AsyncConnection) -> None:
         row = await (
             await conn.execute("SELECT pg_catalog.to_regnamespace(%s) IS NULL", [BOOKKEEPING_SCHEMA])
         ).fetchone()
-        if row is not None and row[0]:  # IF NOT EXISTS would ask for CREATE on the database even then
+        if row is not None and row[0]:  # IF NOT EXISTS would need CREATE on the database even then
             await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(BOOKKEEPING_SCHEMA)))
         for table, columns in _TABLES.items():
             await conn.execute(
@@ -116,8 +115,8 @@ async def _complete(conn: AsyncConnection) -> bool:
 
 
 async def drop_bookkeeping(conn: AsyncConnection, migration_id: str) -> None:
-    """Delete the migration's rows; drop the tables with the last row of any migration, and the
-    schema unless it holds something that is not ours. Nothing happens when it is missing."""
+    """Delete the migration's rows. If no rows of any migration are left, drop the tables, and the schema
+    unless it contains other objects. Does nothing if the schema does not exist."""
     async with _alone(conn):
         if not await books_exist(conn):
             return
@@ -138,7 +137,7 @@ async def drop_bookkeeping(conn: AsyncConnection, migration_id: str) -> None:
 
 
 async def _present(conn: AsyncConnection) -> list[str]:
-    """Those of the tables that exist: an earlier release has made fewer."""
+    """The tables that exist: earlier releases created fewer."""
     query = "SELECT name FROM unnest(%s::text[]) name WHERE pg_catalog.to_regclass(%s || name) IS NOT NULL"
     cursor = await conn.execute(query, [list(_TABLES), f"{BOOKKEEPING_SCHEMA}."])
     return [row[0] for row in await cursor.fetchall()]
@@ -151,7 +150,7 @@ async def _in_use(conn: AsyncConnection, tables: Sequence[str]) -> bool:
 
 
 async def steps_done(conn: AsyncConnection, migration_id: str) -> set[str]:
-    """The steps marked so far; empty also while there is no bookkeeping."""
+    """The steps marked so far. Empty if there is no bookkeeping."""
     with translated(KEEPING_BOOKS):
         if not await books_exist(conn):
             return set()
@@ -162,13 +161,14 @@ async def steps_done(conn: AsyncConnection, migration_id: str) -> set[str]:
 
 
 async def mark_step(conn: AsyncConnection, migration_id: str, step: str) -> None:
-    """Mark a step, within the caller's transaction where there is one. Again: nothing happens."""
+    """Mark a step, within the caller's transaction if there is one. Has no effect if it is already marked."""
     with translated(KEEPING_BOOKS):
         await conn.execute(step_note(conn, migration_id, [step]))
 
 
 def step_note(conn: AsyncConnection, migration_id: str, steps: Sequence[str]) -> bytes:
-    """The statement that marks steps, to go with those that take them. Again: nothing happens."""
+    """The statement that marks steps, to be sent with the statements that perform them. It has no effect on
+    steps that are already marked."""
     rows = sql.SQL(", ").join(
         sql.SQL("({}, {})").format(sql.Literal(migration_id), sql.Literal(step)) for step in steps
     )
