@@ -1,13 +1,12 @@
 """The table of contents of pg_dump's custom-format archive.
 
-An archive is a list of entries, each with fields of its own for kind, name, owner, dependencies and
-SQL. They are read as fields: nothing is searched for in SQL or in comments, where somebody else's
-text may look like anything.
+An archive is a list of entries. Each has fields for kind, name, owner, dependencies and SQL. pgmig reads
+these fields. It does not search in SQL or in comments, where text written by users may look like anything.
 
 The format is that of PostgreSQL's src/bin/pg_dump (pg_backup_archiver.c, WriteHead and WriteToc;
-pg_backup_custom.c, _WriteExtraToc): integers are a sign byte and intSize bytes, the lowest first;
-strings are a length, -1 for none, and bytes. Versions 1.13 (pg_dump 10) to 1.16 (17 and 18) are known.
-The schema's archives hold no rows, so the list must end exactly where the file ends.
+pg_backup_custom.c, _WriteExtraToc). An integer is a sign byte and intSize bytes, the lowest first. A string
+is a length, -1 for none, and bytes. Versions 1.13 (pg_dump 10) to 1.16 (17 and 18) are supported. The
+schema's archives contain no rows, so the list must end exactly at the end of the file.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _MOST = 1 << 30
 
 
 class Section(IntEnum):
-    """Of an entry. NONE: that of the entry before it."""
+    """Section of an entry. NONE: the same section as the entry before it."""
 
     NONE = 1
     PRE_DATA = 2
@@ -40,9 +39,9 @@ class Section(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArchiveEntry:
-    """dump_id: unique in the archive. catalog, oid: pg_depend's address of the object on the source, 0
-    for what has none. kind: "TABLE", "COMMENT". definition: SQL. drop: SQL too. access_method: of a table,
-    "" for none. relation_kind: pg_class.relkind, "" before pg_dump 17. needs: dump_ids."""
+    """dump_id: unique in the archive. catalog, oid: pg_depend's address of the object on the source, 0 if it
+    has none. kind: "TABLE", "COMMENT". definition, drop: SQL. access_method: of a table, "" for none.
+    relation_kind: pg_class.relkind, "" before pg_dump 17. needs: dump_ids."""
 
     dump_id: int
     catalog: int
@@ -60,7 +59,7 @@ class ArchiveEntry:
 
     @property
     def identity(self) -> str:
-        """For people: `view app.recent`."""
+        """A description for messages: `view app.recent`."""
         return f"{self.kind.lower()} {f'{self.schema}.' if self.schema else ''}{self.name}"
 
 
@@ -87,7 +86,7 @@ def _damaged(why: str) -> PgmigError:
 
 
 class _Reader:
-    """Reads on from a position. Raises CORRUPT where bytes are missing or cannot be."""
+    """Reads values from a position on. Raises CORRUPT if bytes are missing or invalid."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -128,7 +127,7 @@ class _Reader:
         return (self.bytes_or_none() or b"").decode("utf-8", "surrogateescape")
 
     def number(self) -> int:
-        """One that is written as text, as OIDs are."""
+        """A number that is written as text, as OIDs are."""
         return _number(self.bytes_or_none())
 
     def end(self) -> None:
@@ -193,7 +192,7 @@ def _entry(reader: _Reader, version: tuple[int, int], offset_size: int) -> Archi
     needs = []
     while (needed := reader.bytes_or_none()) is not None:
         needs.append(_number(needed))
-    reader.take(1 + offset_size)  # where its rows would be
+    reader.take(1 + offset_size)  # the position of its rows, of which there are none
     return ArchiveEntry(
         dump_id,
         catalog,

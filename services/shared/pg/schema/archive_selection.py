@@ -1,8 +1,8 @@
 """The part of a schema's archive that is restored: pg_dump's arguments and the archive's entries.
 
-Relations are left out by pg_dump, which knows what belongs to them. Everything else is left out of
-what is restored, by the addresses that the source's catalogs have for it. Comments, privileges and
-security labels have none; they name the entry that they need.
+pg_dump excludes relations, because it knows their dependent objects. All other objects are excluded from the
+restore, by their addresses in the source's catalogs. Comments, privileges and security labels have no
+addresses. They name the entry that they need.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _OF_SCHEMA = "SCHEMA "
 _TAKING_ROWS = frozenset({"TABLE", "SEQUENCE", "SCHEMA"})
 _VIEWS = frozenset({"VIEW", "MATERIALIZED VIEW"})
 _VIEW_RULE = " _RETURN"
-"""How pg_dump names the rule that makes a view, where it writes it apart."""
+"""Suffix of the rule that defines a view, if pg_dump writes it as a separate entry."""
 
 _LONGEST = 30_000
-"""Characters of one pattern; Linux takes arguments of 128 KiB."""
+"""Maximum number of characters of one pattern. Linux accepts arguments of 128 KiB."""
 
 
 def exclusions(relations: Iterable[TableId]) -> Iterator[str]:
@@ -45,13 +45,13 @@ def _quoted(name: str) -> str:
 
 
 def left_out(entries: Iterable[ArchiveEntry], chosen: Chosen, *, rows: bool) -> frozenset[int]:
-    """dump_ids of what is not restored. rows=False: materialized views stay empty."""
+    """dump_ids of the entries that are not restored. rows=False: materialized views stay empty."""
     dropped: set[int] = set()
     with_server = False
     for entry in entries:
         if entry.kind in _FOLLOWING:
             gone = _follows_out(entry, dropped, chosen)
-        elif entry.kind == "USER MAPPING":  # names nothing that it needs: pg_dump puts it behind its server
+        elif entry.kind == "USER MAPPING":  # names nothing that it needs: pg_dump writes it after its server
             gone = with_server
         else:
             gone = _is_left_out(entry, chosen, rows=rows)
@@ -72,7 +72,9 @@ def _is_left_out(entry: ArchiveEntry, chosen: Chosen, *, rows: bool) -> bool:
 
 
 def _follows_out(entry: ArchiveEntry, dropped: Iterable[int], chosen: Chosen) -> bool:
-    """Of a schema: by its name, since public has no entry, and one that the destination has gets them."""
+    """Whether a comment, privilege or label is left out with its object. For a schema this is decided by
+    name: schema public has no entry, and a schema that the destination already has still gets its comments
+    and privileges."""
     if not entry.schema and entry.name.startswith(_OF_SCHEMA):
         (name,) = tokens(entry.name.removeprefix(_OF_SCHEMA).encode("utf-8", "surrogateescape"))
         return name.name in chosen.schemas_dropped
@@ -80,10 +82,10 @@ def _follows_out(entry: ArchiveEntry, dropped: Iterable[int], chosen: Chosen) ->
 
 
 def skipped(entries: Sequence[ArchiveEntry], names: Iterable[str]) -> frozenset[int]:
-    """dump_ids of the objects that an operator does without, and of all that need them.
+    """dump_ids of the objects that the operator skips, and of all objects that need them.
 
-    Raises INVALID_ARGUMENT for a name that nothing has, and where a table would be among them: tables
-    are left out by patterns, which the copy and the publication know.
+    Raises INVALID_ARGUMENT for a name that no entry has, and if a table would be among them: tables are
+    excluded by patterns, which also apply to the copy and the publication.
     """
     wanted = set(names)
     unknown = wanted - {entry.identity for entry in entries}
@@ -107,14 +109,14 @@ def skipped(entries: Sequence[ArchiveEntry], names: Iterable[str]) -> frozenset[
 
 
 def absent(entries: Sequence[ArchiveEntry], there: Collection[TableId]) -> frozenset[int]:
-    """dump_ids of tables that the destination has not got (any more), and of all that needs them.
-    there: the tables that it has."""
+    """dump_ids of tables that the destination does not have, or no longer has, and of all entries that need
+    them. there: the tables that it has."""
     out = {e.dump_id for e in entries if e.kind == "TABLE" and TableId(e.schema, e.name) not in there}
     return frozenset(out | _needing(entries, out))
 
 
 def _needing(entries: Sequence[ArchiveEntry], out: set[int]) -> set[int]:
-    """What needs one of `out`, directly or by way of others."""
+    """The entries in `out` and all that need one of them, directly or indirectly."""
     found = set(out)
     while more := {e.dump_id for e in entries if e.dump_id not in found and not found.isdisjoint(e.needs)}:
         found |= more
@@ -122,7 +124,7 @@ def _needing(entries: Sequence[ArchiveEntry], out: set[int]) -> set[int]:
 
 
 def _views_of(entries: Sequence[ArchiveEntry], out: Iterable[int]) -> set[int]:
-    """Views whose rule is left out: without it they are placeholders that show nothing."""
+    """Views whose rule is left out. Without it they are placeholders that show no rows."""
     rules = {
         (entry.schema, entry.name.removesuffix(_VIEW_RULE))
         for entry in entries

@@ -1,9 +1,9 @@
 """SQL of an archive's entries: what pg_restore would run, in its order, entry by entry.
 
-As in pg_restore (src/bin/pg_dump/pg_backup_archiver.c): each section is restored in passes (`_pass`),
-an entry of no section belongs to the one of the entry before it, and behind a definition comes the
-owner. Every entry's SQL is a value of its own, so that none has to be found in a script.
-Names are quoted here; definitions are pg_dump's and are passed on as they are.
+As in pg_restore (src/bin/pg_dump/pg_backup_archiver.c), each section is restored in passes (`_pass`), an
+entry without a section belongs to the section of the entry before it, and the owner is set after the
+definition. The SQL of each entry is a separate value, so nothing has to be searched for in a script. Names
+are quoted here. Definitions come from pg_dump and are not changed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ SET row_security = off;
 
 @dataclass(frozen=True, slots=True)
 class RestoreEntry:
-    """SQL of one entry, whole statements. label: for people, as in `index orders_by_day`."""
+    """SQL of one entry, complete statements. label: for messages, such as `index orders_by_day`."""
 
     kind: str
     label: str
@@ -92,14 +92,14 @@ class Script:
 
     @property
     def text(self) -> bytes:
-        """All of it."""
+        """The SQL of the whole section."""
         return b"\n".join([self.settings, *(entry.text for entry in self.entries)])
 
 
 def script_of(
     entries: Iterable[ArchiveEntry], section: Section, *, no_owner: bool = False, no_acl: bool = False
 ) -> Script:
-    """The SQL of one section. Raises TOOL_MISSING for an archive that does not fit."""
+    """The SQL of one section. Raises TOOL_MISSING for an archive with unknown contents."""
     listed = list(entries)
     passes: tuple[list[ArchiveEntry], ...] = ([], [], [], [])
     for entry in _of_section(listed, section):
@@ -143,17 +143,17 @@ def _check_special(entry: ArchiveEntry) -> None:
 
 
 def _is_of_database(entry: ArchiveEntry) -> bool:
-    """What is about the database itself; see database_settings.py. pg_dump puts the object's kind
-    before its name."""
+    """Whether the entry concerns the database itself; see database_settings.py. pg_dump writes the object's
+    kind before its name."""
     if entry.kind in _OF_DATABASE:
         return True
     return entry.kind in _FOLLOWING and entry.name.startswith("DATABASE ")
 
 
 def _pass(entry: ArchiveEntry) -> int:
-    """Privileges come after what they are about, then rows of materialized views, which need them. At
-    the very end, other than in pg_restore, come event triggers with what is said about them: they may
-    be about such a refresh, and ENABLE ALWAYS."""
+    """Privileges are restored after their objects, and rows of materialized views after the privileges, which
+    they need. Unlike in pg_restore, event triggers come last, with their comments and labels: they may fire
+    for such a refresh, and may be ENABLE ALWAYS."""
     if entry.kind in _PRIVILEGES:
         return 1
     if entry.kind == "EVENT TRIGGER" or (
@@ -164,7 +164,7 @@ def _pass(entry: ArchiveEntry) -> int:
 
 
 def _statements(entry: ArchiveEntry, *, no_owner: bool) -> bytes:
-    """The entry's SQL, with the table access method before it and the owner behind it."""
+    """The entry's SQL, with the table access method before it and the owner after it."""
     parts = [entry.definition]
     if entry.access_method and entry.relation_kind == "p":
         method = _quoted(entry.access_method)
@@ -177,12 +177,12 @@ def _statements(entry: ArchiveEntry, *, no_owner: bool) -> bytes:
 
 
 def _owned(entry: ArchiveEntry) -> bytes:
-    """What ALTER ... OWNER TO is about; b"" for what has no owner of its own."""
+    """The object for ALTER ... OWNER TO. b"" for an object without an owner."""
     if entry.kind in _ALTERED_BY_NAME:
         kind = "TABLE" if entry.kind in _ALTERED_AS_TABLE else entry.kind
         return b"%b %b" % (kind.encode(), _qualified(entry))
     if entry.kind in _ALTERED_BY_SIGNATURE:
-        # As pg_restore does: the arguments stand in no field but this, `DROP FUNCTION s.f(integer);`.
+        # As in pg_restore: only this field has the arguments, `DROP FUNCTION s.f(integer);`.
         if not (entry.drop.startswith(b"DROP ") and entry.drop.endswith(b";\n")):
             raise _unknown(entry)
         return entry.drop[len(b"DROP ") : -len(b";\n")]

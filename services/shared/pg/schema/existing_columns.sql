@@ -1,4 +1,4 @@
--- Columns of some relations, with their types spelled alike on every server.
+-- Columns of some relations, with types spelled in the same way on every server.
 SELECT n.nspname, c.relname, c.relkind::text,
        coalesce((SELECT json_agg(json_build_object(
                             'name', a.attname,

@@ -1,7 +1,7 @@
-"""What the destination holds already, where a migration is to drop it or to fill it.
+"""Objects that the destination already contains, when a migration is to drop or to fill them.
 
-A plan tells what would be lost; what could only go wrong is refused. The operator agrees to the
-plan by its token, and a migration carries out that one alone.
+A plan lists the objects and rows that would be lost. Objects that do not fit are refused. The operator
+confirms the plan by its token, and the migration carries out only that plan.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from services.shared.pg.unpublished.extension_tables import list_extension_table
 from services.shared.pg.unpublished.large_objects import count_large_objects
 
 _BATCH = 200
-"""Tables looked into by one statement."""
+"""Tables that one statement checks for rows."""
 
 _STAYING = frozenset({SCHEMA, LARGE_OBJECT})
 _PARTITIONED = "p"
@@ -50,7 +50,7 @@ _TAKING_ROWS = frozenset({"r", _PARTITIONED})
 
 
 def plan_of(drops: Iterable[object] = (), empties: Iterable[object] = ()) -> MigrationPlan:
-    """With its token, which is the same for the same plan alone."""
+    """The plan with its token, which is the same only for the same plan."""
     dropped, emptied = tuple(map(str, drops)), tuple(map(str, empties))
     if not (dropped or emptied):
         return MigrationPlan()
@@ -59,8 +59,8 @@ def plan_of(drops: Iterable[object] = (), empties: Iterable[object] = ()) -> Mig
 
 
 def check_confirmed(plan: MigrationPlan, token: str) -> None:
-    """Raises DESTINATION_NOT_READY for misfits, and CONFIRMATION_NEEDED unless the operator agreed
-    to exactly this plan."""
+    """Raise DESTINATION_NOT_READY for objects that do not fit, and CONFIRMATION_NEEDED unless the operator
+    confirmed exactly this plan."""
     if plan.misfits:
         raise PgmigError(
             ErrorKind.DESTINATION_NOT_READY,
@@ -88,8 +88,8 @@ def _told(plan: MigrationPlan) -> tuple[tuple[str, Sequence[str]], ...]:
 async def plan_to_drop(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen, options: MigrationOptions
 ) -> tuple[MigrationPlan, tuple[DatabaseObject, ...]]:
-    """What the migration makes anew; and of it, the objects that are dropped before. Large objects and
-    configuration tables of extensions become the source's later on."""
+    """The objects that the migration re-creates, and those of them that are dropped first. Large objects and
+    configuration tables of extensions are synchronized with the source later."""
     objects = await _objects_to_drop(source, destination, chosen)
     drops: list[object] = [*objects]
     if options.schema_only:
@@ -101,7 +101,7 @@ async def plan_to_drop(
 
 
 async def _configured(source: AsyncConnection, destination: AsyncConnection) -> list[TableId]:
-    """Configuration tables of extensions that are on both sides, and hold rows on the destination."""
+    """Configuration tables of extensions that exist on both sides and contain rows on the destination."""
     here = {one.table for one in await list_extension_tables(source)}
     holding = []
     for one in await list_extension_tables(destination):
@@ -117,9 +117,9 @@ async def _configured(source: AsyncConnection, destination: AsyncConnection) -> 
 async def _objects_to_drop(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen
 ) -> tuple[DatabaseObject, ...]:
-    """Objects of the destination that the migration makes anew. A schema that is there stays.
+    """Objects of the destination that the migration re-creates. An existing schema is kept.
 
-    Raises DESTINATION_NOT_READY when other objects are in their place, or need them.
+    Raises DESTINATION_NOT_READY if other objects have their names or need them.
     """
     made = {
         (one.kind, one.identity): one
@@ -130,15 +130,15 @@ async def _objects_to_drop(
     _check_places({one.relation: one for one in made.values() if one.relation}, there)
     drops = tuple(one for one in there if (one.kind, one.identity) in made and one.kind not in _STAYING)
     await _check_fallout(destination, drops)
-    # Tables first: the sequence of an identity column goes with its table only.
+    # Tables first: the sequence of an identity column is dropped only with its table.
     return tuple(sorted(drops, key=lambda one: (one.kind != "table", str(one))))
 
 
 async def drop_agreed(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen, options: MigrationOptions
 ) -> int:
-    """Drop what the plan that was agreed to names, within the caller's transaction on the destination;
-    how many objects. Raises CONFIRMATION_NEEDED when something else is there by now."""
+    """Drop the objects of the confirmed plan, within the caller's transaction on the destination. Returns how
+    many. Raises CONFIRMATION_NEEDED if the destination's contents have changed since."""
     plan, objects = await plan_to_drop(source, destination, chosen, options)
     check_confirmed(plan, options.confirmed)
     await drop_objects(destination, objects)
@@ -185,7 +185,7 @@ async def _check_fallout(conn: AsyncConnection, drops: Sequence[DatabaseObject])
 async def check_agreed(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen, token: str
 ) -> None:
-    """Raises CONFIRMATION_NEEDED when other tables hold rows by now than the plan of this token has."""
+    """Raise CONFIRMATION_NEEDED if the tables with rows differ from those in the plan of this token."""
     check_confirmed(await plan_to_fill(source, destination, chosen), token)
 
 
@@ -200,8 +200,9 @@ class _Shape:
 async def plan_to_fill(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen
 ) -> MigrationPlan:
-    """Tables of the destination that get rows and hold some; or all tables and sequences that do not
-    fit. Partitions that it lacks, or bounds otherwise, send their rows to their root."""
+    """Tables of the destination that will get rows and already contain some; or all tables and sequences that
+    do not fit. Partitions that the destination lacks, or that have other bounds there, are written to their
+    root."""
     roots = {route.leaf: route.root for route in await find_routes(source, destination, chosen)}
     listed = [table.table for table in await list_tables(source, chosen)]
     tables = list(dict.fromkeys(roots.get(table, table) for table in listed))
@@ -231,7 +232,7 @@ async def _shapes(conn: AsyncConnection, tables: Sequence[TableId]) -> dict[Tabl
 
 
 def _misfit(table: TableId, here: _Shape, there: _Shape | None) -> str:
-    """What is wrong with a table of the destination; "" for one that fits."""
+    """The differences that make a table of the destination unusable. "" if it fits."""
     if there is None:
         return f"table {table} is not there"
     if there.kind not in _TAKING_ROWS:

@@ -1,7 +1,7 @@
-"""PostgreSQL's tokens, as its own scanner (src/backend/parser/scan.l) tells them apart.
+"""PostgreSQL's tokens, with the rules of its own scanner (src/backend/parser/scan.l).
 
-For SQL with standard_conforming_strings on. What is within a string, a quoted identifier or a
-comment is one token, whatever it looks like. Text that ends within one is refused.
+For SQL with standard_conforming_strings on. A string, a quoted identifier or a comment is one token, whatever
+it contains. Text that ends within one is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Kind(StrEnum):
     """A number, a parameter, or one character of an operator or of punctuation."""
 
 
-class Token(NamedTuple):  # there are very many: a tuple is made in a third of the time
+class Token(NamedTuple):  # there are very many: a tuple is created in a third of the time
     """text[start:end] is the token."""
 
     kind: Kind
@@ -31,7 +31,7 @@ class Token(NamedTuple):  # there are very many: a tuple is made in a third of t
     text: bytes
 
     def is_word(self, word: bytes) -> bool:
-        """word: a keyword in capitals."""
+        """word: a keyword in upper case."""
         return self.kind is Kind.WORD and self.text.upper() == word
 
     def is_mark(self, mark: bytes) -> bool:
@@ -43,7 +43,7 @@ class Token(NamedTuple):  # there are very many: a tuple is made in a third of t
 
     @property
     def name(self) -> str:
-        """The identifier that it stands for, as pg_dump writes one: unquoted ones are in small letters."""
+        """The identifier that the token means. pg_dump writes unquoted identifiers in lower case."""
         plain = self.text[1:-1].replace(b'""', b'"') if self.kind is Kind.QUOTED else self.text
         return plain.decode("utf-8", "surrogateescape")
 
@@ -68,7 +68,8 @@ _COMMENT = re.compile(rb"/\*|\*/")
 
 
 def tokens(text: bytes) -> Iterator[Token]:
-    """Without white space and comments. Raises INTERNAL where no token begins or one does not end."""
+    """The tokens without white space and comments. Raises INTERNAL if no token begins at a position or one
+    does not end."""
     at = 0
     while at < len(text):
         if text.startswith(b"/*", at):
@@ -83,7 +84,7 @@ def tokens(text: bytes) -> Iterator[Token]:
 
 
 def _comment_end(text: bytes, start: int) -> int:
-    """Comments nest."""
+    """The end of a comment. Comments can be nested."""
     depth = 0
     for match in _COMMENT.finditer(text, start):
         depth += 1 if match[0] == b"/*" else -1
@@ -97,7 +98,7 @@ def _unfinished(at: int) -> PgmigError:
 
 
 def statements(text: bytes) -> list[list[Token]]:
-    """The tokens of each statement, with the semicolon that ends it. Raises INTERNAL when the last one
+    """The tokens of each statement, including the semicolon at its end. Raises INTERNAL if the last statement
     has none."""
     found: list[list[Token]] = [[]]
     for token in tokens(text):
@@ -110,5 +111,5 @@ def statements(text: bytes) -> list[list[Token]]:
 
 
 def source(text: bytes, of: list[Token]) -> bytes:
-    """The text of tokens that follow each other, as it stands."""
+    """The original text of consecutive tokens."""
     return text[of[0].start : of[-1].end]

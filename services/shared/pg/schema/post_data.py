@@ -1,22 +1,23 @@
-"""The post-data section as a plan: what may be built when, by whom, beside what.
+"""The post-data section as a plan: what can be built when, in which session, and at the same time as what.
 
-The archive names each entry's kind. The plan divides the entries by what they need (`plan`; pure, from
-the entries and the destination's relations). Where one statement becomes two, its tokens are looked
-at, never its text:
+The archive gives each entry's kind. The plan divides the entries by what they need (`plan`; pure, computed
+from the entries and the destination's relations). If one statement has to be split into two, only its tokens
+are used, never a search in its text:
 
-tables   of one table, whose rows are there: first its indexes, each in a session of its own and at
-         the same time as the others (CREATE INDEX takes a SHARE lock, which goes with itself); then
-         what locks the table and takes no time: constraints that adopt a finished index, replica
-         identity, CLUSTER ON, statistics. Primary keys and unique constraints are therefore built
-         as unique indexes. An exclusion constraint has no such form and is built here as it stands.
-parents  of partitioned tables: no rows of their own, but they attach what their partitions have.
-keys     foreign keys, NOT VALID, which only looks at the catalog.
-checks   their validation, which reads two tables and blocks no one; where a server has no NOT
-         VALID for them (partitioned tables before 18) the key is added as it stands.
+tables   entries of one table, whose rows are already copied. First its indexes are built, each in its own
+         session and at the same time as the others (CREATE INDEX takes a SHARE lock, which does not conflict
+         with itself). Then follow statements that lock the table and take no time: constraints that adopt a
+         finished index, replica identity, CLUSTER ON, statistics. So primary keys and unique constraints are
+         built as unique indexes. An exclusion constraint cannot adopt an index and is built here unchanged.
+parents  entries of partitioned tables. These have no rows, but they attach the indexes of their partitions.
+keys     foreign keys as NOT VALID, which only reads the catalog.
+checks   validation of the foreign keys, which reads two tables and blocks nobody. If a server does not
+         support NOT VALID for a key (partitioned tables before 18), the key is added unchanged.
 rest     everything else, in pg_restore's order.
 
-From `keys` on tables meet: their rows must be of one moment. `BuildingSession` runs one piece together
-with the note that it is done, so whatever is killed, what is noted is there and nothing else is.
+From `keys` on, statements read several tables, so the rows of these must be from the same point in time.
+`BuildingSession` runs an item in one transaction with the record that it is done. So after any failure,
+exactly the recorded items exist.
 """
 
 from __future__ import annotations
@@ -52,16 +53,16 @@ KEYS_OF_PARTITIONED_SINCE = 180000
 """server_version_num from which a foreign key of or to a partitioned table may be NOT VALID."""
 
 ANALYZE_ONLY_SINCE = 180000
-"""Before, ANALYZE of a partitioned table takes all its partitions along."""
+"""Before this version, ANALYZE of a partitioned table includes all its partitions."""
 
 _COUNTED = frozenset({"INDEX", "CONSTRAINT", "FK CONSTRAINT"})
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What one transaction does. counted: how many of the dump's indexes and constraints are done
-    with it. late: it may look at tables other than its own, as a function of the user's can. identity: of
-    the entry that it is of."""
+    """The work of one transaction. counted: how many of the dump's indexes and constraints are finished by
+    it. late: it may read tables other than its own, for example by a user's function. identity: of the entry
+    that it belongs to."""
 
     label: str
     text: bytes
@@ -71,13 +72,13 @@ class Item:
 
     @property
     def step(self) -> str:
-        """Names it in the bookkeeping."""
+        """Its name in the bookkeeping."""
         return f"post-data:{hashlib.sha256(self.text).hexdigest()[:24]}"
 
 
 @dataclass(frozen=True, slots=True)
 class TableItems:
-    """builds: at the same time. finish: after all of them, in order, by one session."""
+    """builds: run at the same time. finish: run after all of them, in order, by one session."""
 
     table: TableId
     builds: tuple[Item, ...] = ()
@@ -86,8 +87,8 @@ class TableItems:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The groups in the order that the module's text gives. settings: a session's, before any item.
-    checks: each inner sequence in order, by one session."""
+    """The groups, in the order of the module's docstring. settings: of a session, before any item. checks:
+    each inner sequence is run in order by one session."""
 
     settings: bytes
     tables: tuple[TableItems, ...]
@@ -97,7 +98,7 @@ class Plan:
     rest: tuple[Item, ...]
 
     def of_tables(self) -> Iterable[Item]:
-        """What needs one table alone."""
+        """The items that need only one table."""
         for table in self.tables:
             yield from (*table.builds, *table.finish)
 
@@ -110,13 +111,13 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """How many indexes and constraints there are."""
+        """The number of indexes and constraints."""
         return sum(item.counted for item in self.items())
 
 
 def plan(script: Script, relations: Mapping[TableId, str], version: int) -> Plan:
-    """Divide the section. relations: the destination's before the section, with their relkind.
-    version: the destination's server_version_num."""
+    """Divide the section. relations: the destination's before the section, with their relkind. version: the
+    destination's server_version_num."""
     partitioned = {table for table, kind in relations.items() if kind == "p"}
     tables: dict[TableId, TableItems] = {}
     parents: list[Item] = []
@@ -147,7 +148,7 @@ def _part(entry: RestoreEntry, text: bytes, *, counted: int = 0, late: bool = Fa
 
 
 def _table_items(entry: RestoreEntry, relations: Mapping[TableId, str]) -> TableItems | None:
-    """What becomes of an entry that needs one table alone; None for any other."""
+    """The items of an entry that needs only one table. None for any other entry."""
     if entry.kind not in {"INDEX", "CONSTRAINT", "STATISTICS"}:
         return None
     first, *more = statements(entry.text)
@@ -172,16 +173,16 @@ def _texts(entry: RestoreEntry, of: Iterable[list[Token]]) -> list[bytes]:
 
 
 def _keeps_inherited(key: UniqueKey, relations: Mapping[TableId, str]) -> bool:
-    """Whether to leave a primary key as it stands: one that adopts an index makes NOT NULL, which
-    the table has from its parent, the table's own (from 18 on)."""
+    """Whether to leave a primary key unchanged. From 18 on, a key that adopts an index creates the NOT NULL
+    constraint as the table's own, although the table inherits it from its parent."""
     return key.primary and relations.get(key.table) == "h"
 
 
 def _foreign_keys(
     entries: Sequence[RestoreEntry], unsupported: Collection[TableId]
 ) -> tuple[tuple[Item, ...], tuple[tuple[Item, ...], ...]]:
-    """(keys, checks). Validations of one table exclude each other, so each table's are one
-    sequence; keys that are added as they stand lock two tables at once, so they are another."""
+    """Returns (keys, checks). Validations of one table exclude each other, so each table's validations are
+    one sequence. Keys that are added unchanged lock two tables at once, so they are a separate sequence."""
     keys: list[Item] = []
     standing: list[Item] = []
     checks: dict[TableId, list[Item]] = {}
@@ -200,8 +201,8 @@ def _foreign_keys(
 
 
 def analysis(table: TableId, kind: str = "r", version: int = KEYS_OF_PARTITIONED_SINCE) -> Item:
-    """Planner statistics of a table, which has none yet; of a partitioned one without those of its
-    partitions where the server can do so."""
+    """Collect planner statistics of a table that has none yet. For a partitioned table, statistics of its
+    partitions are not included if the server supports that."""
     only = sql.SQL("ONLY " if kind == "p" and version >= ANALYZE_ONLY_SINCE else "")
     name = sql.Identifier(table.schema, table.name)
     statement = sql.SQL("ANALYZE {}{};").format(only, name).as_bytes(None)
@@ -209,8 +210,8 @@ def analysis(table: TableId, kind: str = "r", version: int = KEYS_OF_PARTITIONED
 
 
 async def relations(conn: AsyncConnection) -> dict[TableId, str]:
-    """The destination's tables, the largest first, with their relkind: r, p, m; or h for one that
-    inherits or is inherited from. Statistics of such a table take its children's rows too."""
+    """The destination's tables, the largest first, with their relkind: r, p, m; or h for a table that
+    inherits or is inherited from. Statistics of such a table include its children's rows."""
     with translated("listing the destination's tables"):
         cursor = await conn.execute(load_sql("schema/post_data_relations.sql"))
         return {TableId(schema, name): kind for schema, name, kind in await cursor.fetchall()}
@@ -224,10 +225,12 @@ class BuildingSession:
         self._migration_id = migration_id
 
     async def run(self, items: Sequence[Item], step: str = "") -> None:
-        """Run them, and note them as done, in one transaction. step: noted instead of their own.
+        """Run items and record them as done, in one transaction. step: recorded instead of the items' own
+        steps.
 
-        What fails together is done one by one: all before the one that cannot be done is kept, and
-        the error is about that. Raises SCHEMA_FAILED, ORPHAN_ROW, or what a retry cures.
+        If they fail together, they are run one by one: all items before the failing one are kept, and the
+        error is about the failing item. Raises SCHEMA_FAILED, ORPHAN_ROW, DUPLICATE_ROW, or an error that a
+        retry may solve.
         """
         steps = [step] if step else [item.step for item in items]
         try:
@@ -242,7 +245,7 @@ class BuildingSession:
                 await self._run([], [step])
 
     async def _run(self, items: Sequence[Item], steps: Sequence[str]) -> None:
-        """As one query: several statements are a transaction, and one round trip."""
+        """Run items as one query: several statements are one transaction and need one round trip."""
         note = step_note(self._conn, self._migration_id, steps)
         script = b"\n".join([*(item.text for item in items), note])
         try:
@@ -252,8 +255,8 @@ class BuildingSession:
             raise naming(_explained(exc), only) from exc
 
 
-# The default of 64 MB has the keys of a few million rows sorted on disk. shared_buffers is what
-# tells of the server's memory: usually a quarter of it.
+# With the default of 64 MB, the keys of a few million rows are sorted on disk. shared_buffers shows how much
+# memory the server has: it is usually a quarter of it.
 _SHARE_MEMORY = """
     SELECT pg_catalog.set_config(
         'maintenance_work_mem', greatest(own, least(1 << 20, shared / %s)) || 'kB', false)
@@ -266,8 +269,8 @@ _SHARE_MEMORY = """
 async def building_session(
     uri: str, migration_id: str, settings: bytes, maintenance_work_mem_kb: int, sessions: int
 ) -> AsyncIterator[BuildingSession]:
-    """settings: the plan's. maintenance_work_mem_kb: 0 leaves it to the destination's own settings.
-    sessions: how many there will be at the same time."""
+    """settings: the plan's. maintenance_work_mem_kb: 0 means the destination's own settings. sessions: how
+    many will run at the same time."""
     statement = "SELECT pg_catalog.set_config(%s, %s, false)"
     async with connection(uri, "destination") as conn:
         await silence(conn)
@@ -277,14 +280,14 @@ async def building_session(
             else:
                 await conn.execute(_SHARE_MEMORY, [sessions])
             with suppress(psycopg.errors.UndefinedObject, psycopg.DataError):
-                # From 14 on, not on every platform: a build does not outlive us for long.
+                # From 14 on, not on every platform: a build ends soon after this process has ended.
                 await conn.execute(statement, ["client_connection_check_interval", "5s"])
         await run_script(conn, settings, "post-data")
         yield BuildingSession(conn, migration_id)
 
 
 class DuplicateRowError(PgmigError):
-    """Rows of the source violate one of its unique indexes. table: whose."""
+    """Rows of the source violate one of its unique indexes. table: the table of that index."""
 
     def __init__(self, kind: ErrorKind, message: str, hint: str, table: TableId) -> None:
         super().__init__(kind, message, hint)
@@ -292,7 +295,7 @@ class DuplicateRowError(PgmigError):
 
 
 def _explained(error: PgmigError) -> PgmigError:
-    """With the key of the row that stands in the way: it is in the server's detail."""
+    """The error with the key of the row that violates the constraint, from the server's error detail."""
     refused = error.__cause__
     if not isinstance(refused, psycopg.errors.IntegrityError) or not refused.diag.message_detail:
         return error

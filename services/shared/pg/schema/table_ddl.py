@@ -1,7 +1,7 @@
-"""What the statements are about with which pg_dump makes indexes and constraints, by their tokens.
+"""Parse the statements with which pg_dump creates indexes and constraints, by their tokens.
 
-Each function takes the tokens of one statement and gives None for a statement of any other form, which
-is then run as it stands.
+Each function takes the tokens of one statement. It returns None for a statement of any other form, which is
+then run unchanged.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from services.shared.pg.schema.lexer import Token, source
 
 @dataclass(frozen=True, slots=True)
 class UniqueKey:
-    """A primary key or unique constraint as an index, and the statement that makes that a constraint.
+    """A primary key or unique constraint as an index, and the statement that turns it into a constraint.
 
-    The index bears the constraint's name, so nothing is renamed; columns, INCLUDE and storage
-    parameters are the index's in either form.
+    The index has the constraint's name, so nothing is renamed. Columns, INCLUDE and storage parameters belong
+    to the index in either form.
     """
 
     table: TableId
@@ -29,7 +29,7 @@ class UniqueKey:
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """add: without a look at the rows. validate: the look."""
+    """add: adds the key without checking rows. validate: checks the rows."""
 
     table: TableId
     target: TableId
@@ -38,20 +38,20 @@ class ForeignKey:
 
 
 class _Cursor:
-    """Goes through tokens from the first on."""
+    """A position in a list of tokens, at first at the beginning."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         self._tokens = tokens
         self.at = 0
 
     def peek(self, words: str) -> bool:
-        """Whether these keywords come next, separated by spaces."""
+        """Whether these keywords, separated by spaces, come next."""
         wanted = [word.encode() for word in words.split()]
         found = self._tokens[self.at : self.at + len(wanted)]
         return len(found) == len(wanted) and all(map(Token.is_word, found, wanted))
 
     def words(self, words: str) -> bool:
-        """Passes over these keywords if they come next."""
+        """Skip these keywords if they come next."""
         if not self.peek(words):
             return False
         self.at += len(words.split())
@@ -77,7 +77,7 @@ class _Cursor:
         return None if table is None else TableId(schema.name, table.name)
 
     def names(self) -> list[Token] | None:
-        """Names in parentheses, with these."""
+        """A parenthesized list of names, including the parentheses."""
         began = self.at
         if not self.mark(b"("):
             return None
@@ -89,7 +89,7 @@ class _Cursor:
         return None
 
     def parentheses(self) -> list[Token] | None:
-        """What stands in parentheses, none within, with these."""
+        """A parenthesized list without nested parentheses, including the parentheses."""
         began = self.at
         if not self.mark(b"("):
             return None
@@ -105,7 +105,7 @@ class _Cursor:
 
 
 def index_table(statement: Sequence[Token]) -> TableId | None:
-    """Of CREATE INDEX."""
+    """The table of CREATE INDEX."""
     cursor = _Cursor(statement)
     if not cursor.words("CREATE"):
         return None
@@ -118,7 +118,7 @@ def index_table(statement: Sequence[Token]) -> TableId | None:
 
 
 def _constraint(cursor: _Cursor) -> tuple[TableId, Token, int] | None:
-    """(table, name, where the table ends) of ALTER TABLE ... ADD CONSTRAINT."""
+    """(table, name, end position of the table) of ALTER TABLE ... ADD CONSTRAINT."""
     if not cursor.words("ALTER TABLE"):
         return None
     cursor.words("ONLY")
@@ -130,13 +130,13 @@ def _constraint(cursor: _Cursor) -> tuple[TableId, Token, int] | None:
 
 
 def constraint_table(statement: Sequence[Token]) -> TableId | None:
-    """Of ALTER TABLE ... ADD CONSTRAINT."""
+    """The table of ALTER TABLE ... ADD CONSTRAINT."""
     found = _constraint(_Cursor(statement))
     return found[0] if found else None
 
 
 def statistics_table(statement: Sequence[Token]) -> TableId | None:
-    """Of CREATE STATISTICS, whose last words are FROM and one table."""
+    """The table of CREATE STATISTICS, whose last words are FROM and one table."""
     if not _Cursor(statement).words("CREATE STATISTICS"):
         return None
     end = _Cursor(statement[-5:])
@@ -145,7 +145,7 @@ def statistics_table(statement: Sequence[Token]) -> TableId | None:
 
 
 def unique_key(text: bytes, statement: list[Token]) -> UniqueKey | None:
-    """Of a primary key or unique constraint that can adopt an index. text: the statement is of this."""
+    """A primary key or unique constraint that can adopt an index. text: contains the statement."""
     cursor = _Cursor(statement)
     head = _constraint(cursor)
     if head is None:
@@ -167,8 +167,8 @@ def unique_key(text: bytes, statement: list[Token]) -> UniqueKey | None:
 
 
 def _properties(text: bytes, cursor: _Cursor) -> tuple[bytes, bytes] | None:
-    """(the index's, the constraint's), from behind UNIQUE to the statement's end; None when there is
-    anything else."""
+    """(properties of the index, properties of the constraint), from after UNIQUE to the statement's end. None
+    if there is anything else."""
     nulls = b" NULLS NOT DISTINCT" if cursor.words("NULLS NOT DISTINCT") else b""
     parts: list[list[Token] | None] = [cursor.names()]
     words = []
@@ -192,7 +192,7 @@ def _properties(text: bytes, cursor: _Cursor) -> tuple[bytes, bytes] | None:
 
 
 def foreign_key(text: bytes, statement: list[Token]) -> ForeignKey | None:
-    """Of a foreign key. text: the statement is of this."""
+    """The parts of a foreign key. text: the text that contains the statement."""
     cursor = _Cursor(statement)
     head = _constraint(cursor)
     if head is None or not cursor.words("FOREIGN KEY") or cursor.names() is None:
@@ -209,13 +209,13 @@ def foreign_key(text: bytes, statement: list[Token]) -> ForeignKey | None:
 
 
 def is_unchecked(statement: Sequence[Token]) -> bool:
-    """Whether the constraint is NOT VALID, or NOT ENFORCED."""
+    """Whether the constraint is NOT VALID or NOT ENFORCED."""
     end = _Cursor(statement[-3:])
     return (end.words("NOT VALID") or end.words("NOT ENFORCED")) and end.mark(b";")
 
 
 def calls_functions(statement: Sequence[Token]) -> bool:
-    """Whether a function outside pg_catalog is called: only those are written with their schema."""
+    """Whether a function outside pg_catalog is called: only such functions are written with their schema."""
     opened = next((at for at, token in enumerate(statement) if token.is_mark(b"(")), len(statement))
     for at in range(opened + 1, len(statement) - 3):
         cursor = _Cursor(statement[at : at + 4])

@@ -1,10 +1,10 @@
-"""Foreign keys whose rows may come to violate them, because a table's changes are not all replicated.
+"""Foreign keys that rows may later violate, because not all changes of a table are replicated.
 
-A foreign key that is marked valid promises that every row fits, and the planner and the operator rely on
-it. Where one of its tables is copied once, or gets only INSERT and TRUNCATE, nothing keeps that promise.
-So such a key is made NOT VALID: it is checked for rows that are written from then on. A server before 18
-has no NOT VALID for keys of and to partitioned tables: there it is dropped. Either is reported by
-name. Keys that the destination had before (--data-only) are not changed, and only reported.
+A foreign key that is marked valid means that every row satisfies it, and the planner and the operator rely on
+that. If one of its tables is copied once, or gets only INSERT and TRUNCATE, this cannot be guaranteed. So
+pgmig makes such a key NOT VALID: it is checked for rows that are written from then on. A server before 18
+does not support NOT VALID for keys of and to partitioned tables; there the key is dropped. Either is reported
+with the key's name. Keys that existed on the destination before (--data-only) are only reported, not changed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from services.shared.pg.session.sql_files import load_sql
 
 @dataclass(frozen=True, slots=True)
 class LooseKeys:
-    """Names with their tables."""
+    """Names of keys with their tables."""
 
     unchecked: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences for the timeline."""
+        """Sentences for the event log."""
         why = "one of their tables is not replicated in full"
         told = {
             f"foreign keys are NOT VALID on the destination, since {why}; validate them after the "
@@ -42,8 +42,8 @@ class LooseKeys:
 
 
 async def doubtful_keys(conn: AsyncConnection, tables: Sequence[TableId], own: Sequence[TableId]) -> str:
-    """A sentence about keys that the destination had before, which are left as they are; "" if none is in
-    question. Nobody could tell later that pgmig had changed them. own: as for `loosen_keys`."""
+    """A sentence about such keys that existed on the destination before. They are not changed, because later
+    nobody could see that pgmig had changed them. "" if there are none. own: as for `loosen_keys`."""
     with translated("checking the foreign keys of tables that are not replicated in full"):
         rows = await _loose(conn, tables, own)
     if not rows:
@@ -59,7 +59,8 @@ async def doubtful_keys(conn: AsyncConnection, tables: Sequence[TableId], own: S
 async def _loose(
     conn: AsyncConnection, tables: Sequence[TableId], own: Sequence[TableId]
 ) -> list[tuple[str, str, str, str, bool]]:
-    """The keys by schema, table and name, with their definitions and whether a partitioned table is in it."""
+    """The keys by schema, table and name, with their definitions and whether one of their tables is
+    partitioned."""
     given = {
         "schemas": [table.schema for table in tables],
         "names": [table.name for table in tables],
@@ -72,9 +73,8 @@ async def _loose(
 async def loosen_keys(
     conn: AsyncConnection, tables: Sequence[TableId], own: Sequence[TableId] = ()
 ) -> LooseKeys:
-    """Make NOT VALID what refers to `tables` or from them. own: all tables of the migration, of which the
-    unlogged ones count too; other unlogged tables of the destination are not its concern. In one
-    transaction."""
+    """Make foreign keys to and from `tables` NOT VALID, in one transaction. own: all tables of the migration,
+    of which the unlogged ones are included; other unlogged tables of the destination are ignored."""
     unchecked: list[str] = []
     dropped: list[str] = []
     with translated("checking the foreign keys of tables that are not replicated in full"):

@@ -1,5 +1,6 @@
--- Valid foreign keys of and to some tables, and those of the migration's that are unlogged here; a partition counts
--- with its whole partitioned table. Keys that partitions have from their roots are left out: they follow their roots'.
+-- Valid foreign keys of and to some tables, and of and to the migration's tables that are unlogged here. A
+-- partition counts with its whole partitioned table. Keys that partitions inherit from their roots are left
+-- out, because they are changed with their roots' keys.
 WITH RECURSIVE named AS (
     SELECT c.oid
       FROM pg_catalog.pg_class c
