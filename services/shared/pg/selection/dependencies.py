@@ -1,10 +1,10 @@
-"""What of a database can be left out, as its dependencies allow: pure decisions over pg_depend.
+"""Which objects of a database can be left out, as far as dependencies allow: pure decisions over pg_depend.
 
-Relations (tables, views, sequences) are chosen by name before. Here follows everything else. What
-a chosen table cannot be without (its types, the functions of its defaults and indexes, the
-sequences it takes numbers from, their schemas) comes along from wherever it lies. What could be
-made only with something that is left out (views, policies, triggers, functions) is cut, and told.
-A table that cannot be made at all without a relation that is left out is refused.
+Relations (tables, views, sequences) are selected by name before. This module decides about all other objects.
+A selected table needs its types, the functions of its defaults and indexes, the sequences of its defaults,
+and their schemas. These are included, whatever schema they are in. Objects that need something that is left
+out (views, policies, triggers, functions) are left out too, and are reported. If a table cannot be created
+without a relation that is left out, the migration is refused.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 Node = tuple[int, int]
-"""pg_depend's name of an object: OID of its catalog, OID in there."""
+"""An object's address in pg_depend: the OID of its catalog, and its OID in that catalog."""
 
 # OIDs of catalogs, which are the same in every release (catalog/pg_*.h).
 CLASS, TYPE, CONSTRAINT, ATTRDEF, STATISTICS = 1259, 1247, 2606, 2604, 3381
 TRIGGER, POLICY, RULE, NAMESPACE, EXTENSION = 2620, 3256, 2618, 2615, 3079
 
 _NEEDS = frozenset("nie")
-"""pg_depend.deptype of what an object cannot be made without. `a` says what an object belongs to:
-pg_dump writes a partition or a sequence without its parent."""
+"""Values of pg_depend.deptype for objects without which an object cannot be created. `a` marks the object
+that another one belongs to: pg_dump writes a partition or a sequence without its parent."""
 
 _PARTS = frozenset({CLASS, ATTRDEF, CONSTRAINT, STATISTICS})
-"""Catalogs of what pg_dump makes with the table or type it belongs to."""
+"""Catalogs of objects that pg_dump creates with the table or type that they belong to."""
 
 _EXTRAS = frozenset({TRIGGER, POLICY, RULE})
-"""Catalogs of what a table has and can be without."""
+"""Catalogs of objects that belong to a table but that the table does not need."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A row of pg_depend: `dependent` on `needed`."""
+    """A row of pg_depend: `dependent` depends on `needed`."""
 
     dependent: Node
     needed: Node
@@ -42,10 +42,10 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for. tables: relations that must come, and sequences; views: relations that
-    come if they can be made. left_out: relations that do not come; of these `sequences` may
-    after all. schemas: whose other objects come if they can be made, None for those that lie
-    nowhere or in no schema of `left_out_schemas`. keys: foreign keys, which are decided apart.
+    """The selection. tables: relations that must be created, and sequences. views: relations that are created
+    if possible. left_out: relations that are not created; of these, `sequences` may be created after all.
+    schemas: schemas whose other objects are created if possible. None: all objects that are in no schema, or
+    in a schema outside `left_out_schemas`. keys: foreign keys, which are decided separately.
     """
 
     tables: frozenset[int]
@@ -59,8 +59,8 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """kept: everything that is made, foreign keys apart. cut: what was asked for and cannot be.
-    lacking: of `Wanted.tables`, relations each cannot be without, which are left out."""
+    """kept: everything that is created, except for foreign keys. cut: selected objects that cannot be
+    created. lacking: for tables of `Wanted.tables`, a needed relation that is left out."""
 
     kept: frozenset[Node]
     cut: frozenset[Node]
@@ -80,7 +80,7 @@ def decide(nodes: Iterable[Node], edges: Iterable[Edge], wanted: Wanted) -> Outc
 
 
 class _Graph:
-    """What each object needs, and what belongs to it."""
+    """The objects that each object needs, and the objects that belong to it."""
 
     def __init__(self, edges: Iterable[Edge], wanted: Wanted) -> None:
         self._wanted = wanted
@@ -122,7 +122,8 @@ class _Graph:
         return node[0] == CONSTRAINT and node[1] in self._wanted.keys
 
     def _is_table(self, node: Node) -> bool:
-        """Of relations with a name of their own, sequences alone belong to another."""
+        """Whether the node is a selectable relation other than a sequence. Of these relations, only sequences
+        belong to another one."""
         wanted = self._wanted
         known = wanted.tables | wanted.views | wanted.left_out
         return node[0] == CLASS and node[1] in known and node[1] not in wanted.sequences
@@ -131,7 +132,7 @@ class _Graph:
         return {extra for table in tables for extra in self._extras[table]}
 
     def wanted_alone(self, node: Node) -> bool:
-        """Whether it is asked for by its schema, not as part of something else."""
+        """Whether the object is selected by its schema, and not as part of another object."""
         if node in self._dependent or node[0] == CLASS:
             return False
         schema = node[1] if node[0] == NAMESPACE else self._schema.get(node)
@@ -149,7 +150,7 @@ class _Graph:
         return found
 
     def backwards(self, start: Iterable[Node]) -> dict[Node, Node]:
-        """Everything that cannot be without one of `start`, with that one."""
+        """Everything that needs one of `start`, directly or indirectly, with that one."""
         found = {node: node for node in start}
         new = list(start)
         while new:
@@ -162,8 +163,9 @@ class _Graph:
 
 
 def fallout(edges: Iterable[Edge], dropped: Iterable[Node]) -> tuple[set[Node], set[Node]]:
-    """What goes with dropped objects since it belongs to them, they included; and what else needs
-    any of it, and so would stand in the way (a view rather than its rule)."""
+    """Returns two sets. The first has the dropped objects and everything that is dropped with them because it
+    belongs to them. The second has other objects that need any of these and so prevent the drop (a view
+    instead of its rule)."""
     owned, users = defaultdict(set), defaultdict(set)
     views: dict[Node, Node] = {}
     for edge in edges:

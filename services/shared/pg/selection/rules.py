@@ -1,8 +1,9 @@
-"""Which tables a migration takes, as its patterns say it of the source's relations: pure decisions.
+"""Which tables a migration includes, from its patterns and the source's relations: pure decisions.
 
-A partition shares the fate of its root: what chooses or leaves out the root does so with all of its
-partitions, and one can be left out of a root that stays. Whoever names a partition alone gets it as
-a table of its own. A sequence that a table owns goes with the table. Leaving out wins.
+A partition is treated like its root: a pattern that selects or excludes the root applies to all of its
+partitions. A partition can also be excluded from a root that is included. A pattern that names only a
+partition selects it as an ordinary table. A sequence that a table owns is treated like the table. Exclusion
+takes precedence.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ TABLE, ROOT, VIEW, MATERIALIZED, SEQUENCE, FOREIGN = "r", "p", "v", "m", "S", "f
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """kind: pg_class.relkind. parent: of a partition, else 0. owned_by: the table that a sequence
-    belongs to, else 0. owner: the role's name."""
+    """kind: pg_class.relkind. parent: of a partition, otherwise 0. owned_by: the table that a sequence
+    belongs to, otherwise 0. owner: the role's name."""
 
     oid: int
     table: TableId
@@ -31,8 +32,8 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """What the patterns of each option match: OIDs of relations, names of schemas. None: the
-    option was not given."""
+    """The matches of each option's patterns: OIDs of relations, names of schemas. None: the option was not
+    given."""
 
     include_tables: Collection[int] | None = None
     exclude_tables: Collection[int] = ()
@@ -43,7 +44,7 @@ class Matches:
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """Of pg_constraint. label: its name and tables. partial: it came to a partition with its root's."""
+    """A row of pg_constraint. label: its name and tables. partial: a partition inherited it from its root."""
 
     oid: int
     label: str
@@ -54,15 +55,14 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What a migration takes; the default takes everything.
+    """The objects that a migration includes. The default includes everything.
 
-    relations: tables, views and sequences that are made. filled: those whose rows, or value, are
-    taken. published: what carries the changes of all filled tables, on a server that publishes
-    roots. missing: relations that are not made. dropped: other objects that are not made.
-    unattached: the archive's entries that attach partitions and their indexes to parents that are not
-    made: kind and name.
-    unfilled: materialized views that stay empty. schemas_dropped: among `dropped`. schemas_there:
-    the destination has them, so they are not made. warnings: sentences for the timeline.
+    relations: tables, views and sequences that are created. filled: those whose rows, or value, are copied.
+    published: the tables to publish for the changes of all filled tables, on a server that can publish roots.
+    missing: relations that are not created. dropped: other objects that are not created. unattached: the
+    archive's entries that attach partitions and their indexes to parents that are not created: kind and name.
+    unfilled: materialized views that stay empty. schemas_dropped: those among `dropped`. schemas_there:
+    schemas that the destination already has, so they are not created. warnings: sentences for the event log.
     """
 
     everything: bool = True
@@ -81,7 +81,7 @@ class Chosen:
         return self.everything or table in self.relations
 
     def restores(self, node: Node, relation: TableId | None) -> bool:
-        """Whether an object is made. relation: the name of a table, view or sequence."""
+        """Whether an object is created. relation: the name of a table, view or sequence."""
         return self.makes(relation) if relation is not None else node not in self.dropped
 
     def fills(self, table: TableId) -> bool:
@@ -110,21 +110,21 @@ class Family:
         return family
 
     def lineage(self, relation: Relation) -> list[Relation]:
-        """The table that owns it or itself, and the partitioned tables above."""
+        """The relation, or the table that owns it, and the partitioned tables above it."""
         found = [self.relations.get(relation.owned_by, relation)]
         while (above := self.relations.get(found[-1].parent)) is not None:
             found.append(above)
         return found
 
     def leaves(self, relation: Relation) -> list[Relation]:
-        """The tables that hold its rows."""
+        """The tables that store its rows."""
         if relation.kind != ROOT:
             return [relation]
         return [leaf for child in self.children.get(relation.oid, []) for leaf in self.leaves(child)]
 
 
 def is_chosen(lineage: Sequence[Relation], matches: Matches) -> bool:
-    """Whether a relation of this lineage is made."""
+    """Whether a relation of this lineage is created."""
     oids, schemas = [one.oid for one in lineage], [one.table.schema for one in lineage]
     if _any(oids, matches.exclude_tables) or _any(schemas, matches.exclude_schemas):
         return False
@@ -134,8 +134,8 @@ def is_chosen(lineage: Sequence[Relation], matches: Matches) -> bool:
 
 
 def is_filled(relation: Relation, lineage: Sequence[Relation], matches: Matches) -> bool:
-    """Whether a chosen relation's rows, or its value, are taken. As with pg_dump, a sequence whose
-    table is made without rows goes on from where it was."""
+    """Whether a selected relation's rows, or its value, are copied. As with pg_dump, a sequence whose table
+    is created without rows still gets the source's value."""
     by = [relation] if relation.kind == SEQUENCE else lineage
     return not _any([one.oid for one in by], matches.exclude_table_data)
 
@@ -145,8 +145,8 @@ def _any(of: Iterable[int | str], found: Collection[int] | Collection[str]) -> b
 
 
 def publishable(family: Family, filled: Collection[int], *, roots: bool) -> frozenset[int]:
-    """What has to be published for the changes of the filled tables, and of no others: a root
-    (where they can be published) if all of its tables are filled, and tables one by one otherwise."""
+    """The tables to publish for the changes of the filled tables, and of no others: a root (if the server can
+    publish roots) if all of its tables are filled, otherwise its tables one by one."""
     found: set[int] = set()
     for relation in family.relations.values():
         root = family.lineage(relation)[-1]
@@ -164,9 +164,10 @@ def _whole(family: Family, relation: Relation, filled: Collection[int]) -> bool:
 def cut_keys(
     family: Family, keys: Iterable[ForeignKey], made: Collection[int], filled: Collection[int], *, rows: bool
 ) -> tuple[list[ForeignKey], list[ForeignKey]]:
-    """Foreign keys of tables that are made which cannot be, since rows that they refer to are not
-    taken (rows: any are); and those of tables that are not made, which refer to one that is. What
-    an extension brings is none of the family, and as it is."""
+    """Two lists of foreign keys that are not created. The first has keys of created tables, because the
+    referenced rows are not copied (rows: any rows are copied). The second has keys of tables that are not
+    created, which refer to a created table. Tables of extensions are not in the family, and their keys are
+    not changed."""
     lost, gone = [], []
     for key in keys:
         table, referenced = family.relations.get(key.table), family.relations.get(key.references)
@@ -177,7 +178,7 @@ def cut_keys(
                 gone.append(key)
         elif key.partial:
             if not any(above.oid in made for above in family.lineage(table)[1:]):
-                lost.append(key)  # pg_dump writes it with the root, which is not made
+                lost.append(key)  # pg_dump writes it with the root, which is not created
         elif referenced is not None and not _holds(family, referenced, made, filled, rows=rows):
             lost.append(key)
     return lost, gone
@@ -186,5 +187,5 @@ def cut_keys(
 def _holds(
     family: Family, referenced: Relation, made: Collection[int], filled: Collection[int], *, rows: bool
 ) -> bool:
-    """Whether a foreign key to it can stand."""
+    """Whether a foreign key to this table can be created."""
     return referenced.oid in made and (not rows or _whole(family, referenced, filled))
