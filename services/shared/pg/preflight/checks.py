@@ -1,8 +1,8 @@
-"""Everything that can be known to fail is looked for before anything is created.
+"""Detect everything that would make a migration fail, before anything is created.
 
-`check_migration` connects to both databases, reads, and changes nothing: the only writes are
-settings of its own sessions. Each refusal names what is wrong, where, and the remedy; what
-merely deserves the operator's attention comes back as warnings.
+`check_migration` connects to both databases, reads, and changes nothing except settings of its own sessions.
+Each refusal names the problem, its place and the remedy. Conditions that only need the operator's attention
+are returned as warnings.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _DEFAULTS = MigrationOptions()
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What a passed check found out. warnings: sentences for the timeline. options: as given, with
-    the search path of the source. plan: what is lost on the destination."""
+    """The result of a passed check. warnings: sentences for the event log. options: as given, with the search
+    path of the source. plan: what will be lost on the destination."""
 
     source: Endpoint
     destination: Endpoint
@@ -66,9 +66,9 @@ async def check_migration(
     no_key_tables: NoKeyTables = NoKeyTables.REFUSE,
     options: MigrationOptions = _DEFAULTS,
 ) -> Preflight:
-    """Check both databases and the programs. Raises PgmigError for the first thing that is wrong.
+    """Check both databases and the programs. Raises PgmigError for the first problem.
 
-    options: of these, what is taken and what becomes of what the destination holds.
+    options: the selection, and how to handle existing contents of the destination.
     """
     check_options(options)
     async with (
@@ -130,7 +130,7 @@ async def check_migration(
 
 
 async def _with_search_path(source_uri: str, options: MigrationOptions) -> MigrationOptions:
-    """Found once, so that patterns without a schema go on meaning what they mean now."""
+    """Resolve the search path once, so that patterns without a schema keep their present meaning."""
     if options.selection.everything or options.selection.search_path:
         return options
     path = await default_search_path(source_uri)
@@ -140,7 +140,7 @@ async def _with_search_path(source_uri: str, options: MigrationOptions) -> Migra
 async def _plan(
     source: AsyncConnection, destination: AsyncConnection, options: MigrationOptions, chosen: Chosen
 ) -> MigrationPlan:
-    """What is lost of what the destination holds."""
+    """The contents of the destination that will be lost."""
     if options.data_only:
         return await plan_to_fill(source, destination, chosen)
     plan, _ = await plan_to_drop(source, destination, chosen, options)
@@ -148,8 +148,8 @@ async def _plan(
 
 
 async def reachable(uri: str, side: str) -> None:
-    """Whether the server accepts the login; raises what a connection attempt raises. A database that a
-    switchover has closed accepts it, and then no session."""
+    """Check that the server accepts the login. Raises the errors of a connection attempt. A database that a
+    switchover has closed counts as reachable: it accepts the login but no session."""
     try:
         async with connection(uri, side):
             pass

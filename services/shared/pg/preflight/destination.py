@@ -20,15 +20,16 @@ from services.shared.pg.session.event_triggers import unsilenced
 
 _ORIGIN_LIMIT_SINCE = 180000
 OBJECTS_NAMED = 20
-"""Of those in a destination that should be empty."""
+"""Number of objects that are named if the destination should be empty."""
 OLDEST_MAJOR = 12
-"""The oldest destination: apply sessions set plan_cache_mode, which came with it."""
+"""The oldest destination: apply sessions set plan_cache_mode, which exists from this version on."""
 
 
 async def check(
     conn: AsyncConnection, migration: MigrationId, facts: ServerFacts, *, follow: bool
 ) -> list[str]:
-    """Warnings; raises what makes a migration to here impossible."""
+    """Returns warnings. Raises an error for a condition that makes a migration to this destination
+    impossible."""
     if facts.read_only:
         raise preflight_read_only.refusal(facts, "destination")
     if not facts.may_create:
@@ -49,7 +50,7 @@ async def check(
 
 
 async def check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
-    """Raises DESTINATION_NOT_READY with a list in which every kind of object comes first once."""
+    """Raise DESTINATION_NOT_READY unless the database is empty. The list begins with one of each kind."""
     found = await list_objects(conn, "destination")
     if found:
         raise _not_ready(
@@ -60,7 +61,8 @@ async def check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
 
 
 async def check_unknown(conn: AsyncConnection, migration: MigrationId) -> None:
-    """The books of an earlier migration of this id would be taken for this one's."""
+    """Raise ALREADY_EXISTS if the destination has bookkeeping of an earlier migration with this id, because
+    it would be mistaken for this migration's."""
     key = str(migration)
     if await steps_done(conn, key) or (await read_ledger(conn, key)).plans:
         raise PgmigError(
@@ -84,8 +86,8 @@ async def _check_replica_role(conn: AsyncConnection, facts: ServerFacts) -> None
 
 
 async def _check_progress(conn: AsyncConnection, migration: MigrationId, facts: ServerFacts) -> list[str]:
-    """Warnings. An origin's progress of before would pass over changes; a row's cannot be here, as
-    the database is empty."""
+    """Returns warnings. With an earlier progress of the origin, changes would be skipped. A progress row
+    cannot exist, because the database is empty."""
     with translated("checking the destination's replication origins"):
         found = await (
             await conn.execute(
@@ -113,7 +115,7 @@ async def _check_progress(conn: AsyncConnection, migration: MigrationId, facts: 
 
 
 async def _check_long_values(conn: AsyncConnection, facts: ServerFacts) -> list[str]:
-    """They come through a temporary table."""
+    """Long values are sent through a temporary table."""
     query = "SELECT pg_catalog.has_database_privilege(current_database(), 'TEMPORARY')"
     with translated("checking the privileges on the destination"):
         row = await (await conn.execute(query)).fetchone()
@@ -127,7 +129,7 @@ async def _check_long_values(conn: AsyncConnection, facts: ServerFacts) -> list[
 
 
 async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:
-    """Each origin with progress takes an entry of a table that is sized at server start."""
+    """Each origin with progress uses an entry of a table whose size is fixed at server start."""
     setting = (
         "max_active_replication_origins"
         if facts.version_num >= _ORIGIN_LIMIT_SINCE
@@ -152,7 +154,7 @@ async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:
 async def check_extensions(
     source: AsyncConnection, destination: AsyncConnection, chosen: Chosen = EVERYTHING
 ) -> list[str]:
-    """Extensions of the source must be there to be created."""
+    """The source's extensions must be available on the destination."""
     with translated("comparing extensions"):
         wanted = await (
             await source.execute("SELECT extname::text, oid::bigint FROM pg_catalog.pg_extension ORDER BY 1")

@@ -1,4 +1,5 @@
-"""Checks of what the switchover's freeze needs, and of what goes round its settings."""
+"""Checks of the requirements of the switchover's freeze, and of roles and subscriptions that bypass its
+settings."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from services.shared.pg.session.connection import translated
 
 
 async def check(conn: AsyncConnection, uri: str, facts: ServerFacts) -> list[str]:
-    """Warnings; raises what would keep the switchover from freezing the source."""
+    """Returns warnings. Raises an error for a condition that would prevent the switchover from freezing the
+    source."""
     if facts.read_only:
         raise PgmigError(
             ErrorKind.SOURCE_NOT_READY,

@@ -1,8 +1,9 @@
-"""Which objects let their owners run functions with the rights of the destination's role.
+"""Objects that let their owners run functions with the rights of the destination's role.
 
-PostgreSQL evaluates CHECK constraints, generated columns, index expressions and the like with the rights
-of the session that writes a row. Setting the role of the owner would be no protection, since the function
-can reset it: docs/safety.md says more. So a role that is as good as a superuser is warned of.
+PostgreSQL evaluates CHECK constraints, generated columns, index expressions and similar objects with the
+rights of the session that writes a row. Setting the role to the owner's would not protect, because the
+function can reset it; see docs/safety.md. So pgmig warns if the destination's role is a superuser or can
+become one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from services.shared.pg.session.sql_files import load_sql
 
 NAMED_AT_MOST = 10
 _MAY_GRANT_ITSELF_BEFORE = 160000
-"""server_version_num before which CREATEROLE includes membership in any role but superusers."""
+"""server_version_num before which CREATEROLE includes membership in any role except superusers."""
 
 _POWERS = """
 SELECT EXISTS (SELECT FROM pg_catalog.pg_roles g
@@ -38,8 +39,8 @@ async def check(
     *,
     no_owner: bool,
 ) -> list[str]:
-    """Warnings. where: the database whose definitions act on the rows. facts: the destination's. Domains,
-    ranges and casts are named whatever is chosen, as tables may need them by many ways."""
+    """Returns warnings. where: the database whose definitions act on the rows. facts: the destination's.
+    Domains, ranges and casts are named whatever is selected, because tables may need them in many ways."""
     power = await _power(destination, facts)
     if power is None:
         return []
@@ -61,7 +62,7 @@ async def check(
 
 
 async def _power(destination: AsyncConnection, facts: ServerFacts) -> str | None:
-    """Why the destination's role is as good as a superuser; None when it is not."""
+    """Why the destination's role has the power of a superuser. None if it does not."""
     if facts.superuser:
         return "a superuser"
     with translated("checking the destination's role"):

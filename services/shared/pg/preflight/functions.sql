@@ -1,7 +1,8 @@
--- What of others than superusers makes PostgreSQL call functions when a row is written: in the writer's rights.
--- Functions are found in the expressions themselves: pg_depend knows none of the built-in ones. Named are
--- those that users wrote, and volatile ones of anybody: a few built-in ones and some of extensions carry out
--- any SQL that they are given. A rule is named in any case, since views that it reads may call functions too.
+-- Objects of owners who are not superusers, through which PostgreSQL calls functions when a row is written,
+-- with the rights of the writer. Functions are found in the expressions themselves, because pg_depend does
+-- not record built-in ones. The result includes functions that users wrote, and all volatile functions: a few
+-- built-in ones and some of extensions run any SQL that they are given. It includes every rule, because views
+-- that a rule reads may call functions too.
 WITH called AS (
     SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass AS class, k.oid AS object, 0 AS part,
            k.conrelid AS relation, c.relowner AS owner, '' AS of, k.conbin::text AS expression
@@ -43,13 +44,13 @@ WITH called AS (
       JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
      WHERE r.ev_enabled IN ('A', 'R') AND c.relkind IN ('r', 'p')
     UNION ALL
-    -- Of ranges, GiST indexes ask how far apart two bounds are.
+    -- For ranges, GiST indexes compute the distance between two bounds.
     SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, r.rngtypid, 0, 0, t.typowner, '',
            pg_catalog.concat(':funcid ', r.rngsubdiff::pg_catalog.oid)
       FROM pg_catalog.pg_range r
       JOIN pg_catalog.pg_type t ON t.oid = r.rngtypid
     UNION ALL
-    -- Values come as text, and rows without a key are found by it.
+    -- Values arrive as text, and rows without a key are found by their text.
     SELECT 'pg_catalog.pg_cast'::pg_catalog.regclass, k.oid, 0, 0, t.typowner, '',
            pg_catalog.concat(':funcid ', k.castfunc)
       FROM pg_catalog.pg_cast k
@@ -57,7 +58,7 @@ WITH called AS (
            ON t.oid = CASE k.castsource WHEN 'text'::pg_catalog.regtype THEN k.casttarget ELSE k.castsource END
      WHERE 'text'::pg_catalog.regtype IN (k.castsource, k.casttarget)
     UNION ALL
-    -- Refreshed and analyzed with the rights of their owner, which is our role with --no-owner.
+    -- Refreshed and analyzed with the rights of the owner, which is the destination's role with --no-owner.
     SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, 0, c.oid, c.relowner, '', NULL
       FROM pg_catalog.pg_class c
      WHERE c.relkind = 'm' AND %(no_owner)s

@@ -1,9 +1,9 @@
-"""Whether the servers can lock so many objects in one transaction.
+"""Whether the servers can lock the needed number of objects in one transaction.
 
-pg_dump locks every table on the source, as a publication and the switchover do; the restore of the
-schema locks all that it makes on the destination. A server's table of locks is sized when it starts:
-max_locks_per_transaction for each process that it may have. Shared memory that is left over takes some
-more, so too little is a warning here, and an error when the server says that it is full.
+On the source, pg_dump locks every table, as do a publication and the switchover. On the destination, the
+restore of the schema locks everything that it creates. The size of a server's lock table is fixed at its
+start: max_locks_per_transaction for each possible process. Unused shared memory allows some more locks. So a
+size that is too small is only a warning here, and an error when the server reports that the table is full.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NEEDED = """
 
 
 async def check(source: AsyncConnection, destination: AsyncConnection, chosen: Chosen) -> list[str]:
-    """Warnings."""
+    """Returns warnings."""
     missing = {
         "schemas": [table.schema for table in chosen.missing],
         "names": [table.name for table in chosen.missing],

@@ -1,4 +1,4 @@
-"""Sessions that are read-only by default: where that was set, and so how it is taken back."""
+"""Sessions that are read-only by default: where this was set, and so how to reset it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from services.shared.pg.catalog.server import ServerFacts
 
 _SETTING = "default_transaction_read_only"
 DATABASE = "database"
-"""`pg_settings.source` of a setting by ALTER DATABASE, as an earlier switchover leaves it."""
+"""`pg_settings.source` of a setting by ALTER DATABASE, which an earlier switchover leaves behind."""
 
 
 def refusal(facts: ServerFacts, side: str) -> PgmigError:
-    """For sessions of ours on that side, which could write nothing. side: source or destination."""
+    """The error for pgmig's sessions on that side, which could not write. side: source or destination."""
     kind = ErrorKind.SOURCE_NOT_READY if side == "source" else ErrorKind.DESTINATION_NOT_READY
     where, remedy = _origin(facts)
     return PgmigError(

@@ -1,7 +1,7 @@
-"""Which roles the source's definitions name, and whether the destination can do with them.
+"""The roles that the source's definitions name, and whether the destination can use them.
 
-A role may own something, be granted privileges, set its own default privileges ("grantor"), or
-be part of a definition: a row security policy's or a user mapping's, which no option leaves out.
+A role may own objects, have privileges, set its own default privileges ("grantor"), or be part of a
+definition: of a row security policy or a user mapping, which no option leaves out.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from services.shared.pg.session.sql_files import load_sql
 
 @dataclass(frozen=True, slots=True)
 class LackingRoles:
-    """Roles that the destination has not got (missing), or whose objects its role may not give
-    away (foreign), by the option without which they are needed; definition: needed in any case."""
+    """Roles that the destination does not have (missing), or that its role may not make the owner of objects
+    (foreign). Missing roles are grouped by the option that makes them unnecessary; definition: always needed.
+    """
 
     owner: frozenset[str] = frozenset()
     acl: frozenset[str] = frozenset()
@@ -37,8 +38,8 @@ def lacking(
     no_owner: bool,
     no_acl: bool,
 ) -> LackingRoles:
-    """named: (role, use) as roles.sql has them, in any order. existing, usable: the destination's roles, and
-    those that its role is a member of."""
+    """named: (role, use) as roles.sql returns them, in any order. existing, usable: the destination's roles,
+    and those that its role is a member of."""
     uses: dict[str, set[str]] = {}
     for role, use in named:
         if not (use == "owner" and no_owner) and not (use in {"grantee", "grantor"} and no_acl):
@@ -56,7 +57,7 @@ def lacking(
 
 
 def refusal(roles: LackingRoles, me: str) -> PgmigError | None:
-    """What to tell the operator; None when nothing is lacking. me: the destination's role."""
+    """The error for the operator. None if nothing is lacking. me: the destination's role."""
     missing = sorted(roles.owner | roles.acl | roles.definition)
     if missing:
         instead = [
@@ -96,8 +97,7 @@ async def check_roles(
     large_objects: bool,
     chosen: Chosen = EVERYTHING,
 ) -> None:
-    """Raises DESTINATION_NOT_READY or PERMISSION where definitions of what is chosen could not be
-    restored."""
+    """Raise DESTINATION_NOT_READY or PERMISSION if definitions of selected objects could not be restored."""
     with translated("comparing roles"):
         cursor = await source.execute(
             load_sql("preflight/roles.sql"),

@@ -1,7 +1,7 @@
--- Roles by how the definitions that are restored name them, and of which object: its catalog and OID,
--- and of a relation the name. A user mapping goes with its server.
--- pg_shdepend knows all but the bootstrap superuser's (10), whose dependencies are pinned: those are
--- read where they stand. What belongs to an extension comes with it, and has no owner of its own in a dump.
+-- Roles that the restored definitions name: how they name them, and in which object (its catalog and OID, and
+-- a relation's name). A user mapping belongs to its server. pg_shdepend has all roles except the bootstrap
+-- superuser (10), whose dependencies are pinned: these are read from the objects' own catalogs. Members of an
+-- extension are created with it, and a dump has no owner for them.
 WITH made AS (
     SELECT 'pg_catalog.pg_namespace'::pg_catalog.regclass AS class, n.oid, n.nspowner AS owner, n.nspacl AS acl,
            'n'::"char" AS kind
@@ -80,7 +80,7 @@ WITH made AS (
     SELECT 10, 'grantor', 'pg_catalog.pg_default_acl'::pg_catalog.regclass, oid
       FROM pg_catalog.pg_default_acl WHERE defaclrole = 10
     UNION
-    -- An owner who gave up a right of their own is named by the REVOKE that says so.
+    -- An owner who revoked a right of their own is named by that REVOKE.
     SELECT free.owner, 'grantee', free.class, free.oid
       FROM free, pg_catalog.aclexplode(pg_catalog.acldefault(free.kind, free.owner)) d
      WHERE free.acl IS NOT NULL AND d.grantee = free.owner

@@ -1,4 +1,4 @@
-"""Checks of the source: can it be read whole, and can its changes be followed."""
+"""Checks of the source: whether all of it can be read, and whether its changes can be replicated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.shared.pg.session.connection import translated
 from services.shared.pg.session.sql_files import load_sql
 
 OLDEST_MAJOR = 10
-"""The oldest source: logical replication is in PostgreSQL from here on."""
+"""The oldest source: the first version of PostgreSQL with logical replication."""
 
 
 async def check(
@@ -35,14 +35,14 @@ async def check(
     chosen: Chosen = EVERYTHING,
     rows: bool = True,
 ) -> list[str]:
-    """Warnings; raises what makes a migration of what is chosen, with its rows or without, impossible
-    or lossy."""
+    """Returns warnings. Raises an error for a condition that makes a migration of the selected objects
+    impossible or lossy. rows: rows are migrated too."""
     if facts.major < OLDEST_MAJOR:
         raise _not_ready(
             f"the source runs PostgreSQL {facts.major}", f"PostgreSQL {OLDEST_MAJOR} or newer can be migrated"
         )
     if follow:
-        # That of the database is left to the check of the freeze: an earlier switchover may have set it.
+        # The freeze's check handles the database's own setting: an earlier switchover may have set it.
         if facts.read_only and facts.read_only_from != preflight_read_only.DATABASE:
             raise preflight_read_only.refusal(facts, "source")
         await _check_wal(conn)
@@ -140,8 +140,8 @@ async def _check_slot(conn: AsyncConnection, migration: MigrationId, *, inserts:
 
 
 async def _check_readable(conn: AsyncConnection, chosen: Chosen, *, rows: bool) -> None:
-    """Those made without rows too: pg_dump locks what it describes, which takes the same right.
-    rows: the values of sequences are read."""
+    """Check the privileges on all created tables, also those without rows: pg_dump locks what it dumps, which
+    needs the same privilege. rows: the values of sequences are read."""
     with translated("checking privileges on the source's tables"):
         cursor = await conn.execute(load_sql("preflight/readable.sql"), {"bookkeeping": BOOKKEEPING_SCHEMA})
         found = [
@@ -194,7 +194,8 @@ async def _check_publishable(
 
 
 async def _unfollowed(conn: AsyncConnection, facts: ServerFacts, chosen: Chosen) -> list[str]:
-    """What the change stream does not carry or what acts by itself on the destination."""
+    """Warnings about what the change stream does not contain, and about triggers that fire on the
+    destination."""
     warnings = []
     if facts.version_num < TRUNCATE_SINCE:
         warnings.append(

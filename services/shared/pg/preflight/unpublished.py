@@ -1,4 +1,4 @@
-"""Checks of what no publication carries, and a word about what stays behind."""
+"""Checks of data that publications do not contain, and warnings about what is not migrated."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ async def check(
     large_objects: LargeObjects,
     chosen: Chosen,
 ) -> list[str]:
-    """Warnings; raises PERMISSION for what of it may not be read on the source. whole: definitions and
-    rows are taken."""
+    """Returns warnings. Raises PERMISSION if some of this data may not be read on the source. whole:
+    definitions and rows are migrated."""
     warnings = await _large_objects(conn, facts, follow=follow, choice=large_objects)
     tables = await list_extension_tables(conn) if whole else ()
     await _check_readable(conn, [table.table for table in tables])
