@@ -1,4 +1,4 @@
-"""What a migration made on both servers, removed again; each step is idempotent."""
+"""Remove what a migration created on both servers. Each step is idempotent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.shared.pg.replication.publication import drop_slot
 from services.shared.pg.session.connection import connection, translate, translated
 
 RELEASE_WAIT_S = 15.0
-"""How long a slot or an origin may stay in use after its worker was told to stop."""
+"""Seconds that a slot or an origin may stay in use after its worker was stopped."""
 
 _POLL_S = 0.1
 
@@ -34,12 +34,12 @@ async def remove_from_source(
     door: str = "",
     after: Lsn | None = None,
 ) -> list[str]:
-    """Drop slot and publications, then give altered tables their replica identity back: while they
-    are published they need it. Returns what there was. Raises SLOT_ACTIVE.
+    """Drop slot and publications, then restore the replica identity of altered tables, which need it while
+    they are published. Returns what was removed. Raises SLOT_ACTIVE.
 
-    inserts_only: there is a second publication; its name may be another migration's otherwise.
-    database, door: of a source that a switchover has closed; it stays so. after: where the switchover was
-    decided: raises LATE_WRITES, with nothing removed, when anything was committed behind.
+    inserts_only: there is a second publication; otherwise its name may belong to another migration. database,
+    door: of a source that a switchover has closed; it stays closed. after: the position of the switchover's
+    decision. If any transaction committed after it, raises LATE_WRITES and removes nothing.
     """
     removed = []
     async with inside(uri, database, door, time.monotonic() + RELEASE_WAIT_S) as conn:
@@ -66,14 +66,14 @@ async def _remove_slot(
                 f"replication slot {name} is still in use by process {slot.active_pid} of the source",
                 "stop the decoder that streams from it, then clean up again",
             )
-        await asyncio.sleep(_POLL_S)  # the server tells nobody when a slot is released
+        await asyncio.sleep(_POLL_S)  # the server does not report when a slot is released
     return False
 
 
 async def _drop_unused(
     conn: AsyncConnection, name: str, publications: Sequence[str], after: Lsn | None
 ) -> bool:
-    """False when somebody has begun to use the slot, if only for a look at it."""
+    """Returns False if another session has begun to use the slot, even only to read it."""
     found = () if after is None else await late_writes(conn, name, publications, after)
     if found:
         raise _late(found)

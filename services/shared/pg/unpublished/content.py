@@ -1,5 +1,5 @@
-"""What belongs to the data and is in no publication: large objects, and the rows of extensions'
-configuration tables. One operation makes the destination's the source's, as often as it is done."""
+"""Data that is in no publication: large objects, and the rows of extensions' configuration tables. One
+operation synchronizes the destination with the source, and can be repeated any number of times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.shared.pg.unpublished.large_objects import Outcome, count_large_ob
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """owners, privileges: of large objects, whether these are kept too."""
+    """owners, privileges: whether those of large objects are kept too."""
 
     large_objects: bool
     owners: bool
@@ -27,8 +27,8 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What was done. tables: how many configuration tables there are. lacking: those that the
-    destination's version of an extension has not got. large_objects: None when there are none."""
+    """The result. tables: number of configuration tables. lacking: those that the destination's version of an
+    extension does not have. large_objects: None if there are none."""
 
     tables: int
     rows: int
@@ -38,7 +38,7 @@ class Brought:
 
 @asynccontextmanager
 async def silent_destination(uri: str) -> AsyncIterator[AsyncConnection]:
-    """A session on the destination in which neither triggers nor event triggers act."""
+    """A session on the destination in which neither triggers nor event triggers fire."""
     async with connection(uri, "destination") as conn:
         await silence(conn)
         yield conn
@@ -47,14 +47,14 @@ async def silent_destination(uri: str) -> AsyncIterator[AsyncConnection]:
 async def any_unfollowed(
     source: AsyncConnection, destination: AsyncConnection, *, large_objects: bool
 ) -> bool:
-    """Whether `bring` has anything to look at."""
+    """Whether there is anything for `bring` to synchronize."""
     if await list_extension_tables(source):
         return True
     return large_objects and await _any_large_objects(source, destination)
 
 
 async def bring(source: AsyncConnection, destination: AsyncConnection, wanted: Wanted) -> Brought:
-    """Make the destination's what `source` shows of the source's."""
+    """Synchronize this data of the destination with the source, as the session `source` sees it."""
     tables = await list_extension_tables(source)
     rows, lacking = await copy_extension_tables(source, destination, tables) if tables else (0, ())
     outcome = None

@@ -1,8 +1,8 @@
-"""Configuration tables of extensions: the rows that a dump would hold.
+"""Configuration tables of extensions: the rows that a dump would contain.
 
-CREATE EXTENSION makes such a table, with rows of its own; the user's rows are those that the
-extension's condition names (pg_extension.extcondition; none: all). They are replaced as a whole,
-since they are few, and so that no row of the destination's own script is left beside them.
+CREATE EXTENSION creates such a table with its own rows. The user's rows are those that match the extension's
+condition (pg_extension.extcondition; none: all rows). They are replaced as a whole, because they are few, and
+because no row of the destination's own extension script may remain.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from services.shared.pg.session.sql_files import load_sql
 
 @dataclass(frozen=True, slots=True)
 class ExtensionTable:
-    """condition: " WHERE ..." as the extension's script has it; "" for all rows. lockable: the role
-    may hold it against writers."""
+    """condition: " WHERE ..." as in the extension's script; "" for all rows. lockable: the role may lock the
+    table against writers."""
 
     table: TableId
     condition: LiteralString
@@ -42,8 +42,8 @@ async def list_extension_tables(conn: AsyncConnection) -> tuple[ExtensionTable, 
 async def copy_extension_tables(
     source: AsyncConnection, destination: AsyncConnection, tables: Sequence[ExtensionTable]
 ) -> tuple[int, tuple[TableId, ...]]:
-    """Make the destination's rows the source's; returns how many there are, and the tables that the
-    destination's version of the extension has not got. Triggers and keys do not act: see `silence`.
+    """Replace the destination's rows with the source's. Returns the number of rows, and the tables that the
+    destination's version of the extension does not have. Triggers and keys do not act: see `silence`.
     """
     there = {table.table for table in await list_extension_tables(destination)}
     rows = 0

@@ -1,5 +1,5 @@
--- Tables whose rows a dump holds although they belong to an extension (pg_extension_config_dump),
--- with the condition that tells the user's rows from the extension's own.
+-- Tables whose rows a dump contains although they belong to an extension (pg_extension_config_dump), with the
+-- condition that distinguishes the user's rows from the extension's own.
 SELECT n.nspname,
        c.relname,
        coalesce(x.condition, ''),

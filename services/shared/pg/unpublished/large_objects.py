@@ -1,14 +1,15 @@
-"""Large objects: copied, and brought in step again, through two plain sessions.
+"""Large objects: copied, and synchronized again, through two ordinary sessions.
 
-pgoutput carries none of their changes. So there is one operation, `synchronise`: afterwards the
-destination has the source's large objects, with their contents, owners, privileges and comments,
-and no others. Objects are taken in windows by OID, a destination transaction each. What is on both
-sides already is compared by digests that each server computes of its own copy, and only what
-differs is sent. So a repetition after any failure goes on where it stopped, and the second run, in
-the switchover, costs a reading on both servers and little else.
+pgoutput does not send their changes. So there is one operation, `synchronise`. Afterwards the destination has
+the source's large objects, with their contents, owners, privileges and comments, and no others. Objects are
+processed in windows by OID, each in one destination transaction. For objects that exist on both sides, each
+server computes digests of its own copy, and only objects with different digests are sent. So a retry after
+any failure continues where it stopped. The second run, during the switchover, costs little more than reading
+the objects on both servers.
 
-Contents travel in pieces of CHUNK bytes, PER_STATEMENT objects at a time: memory is bounded by
-their product. The name of an object is its OID, which the application's rows hold: it is kept.
+Contents are sent in pieces of CHUNK bytes, for PER_STATEMENT objects at a time. The product of these limits
+the use of memory. The OID of an object is its name, and the application's rows contain it. So the OID is
+kept.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ _DIGESTS: LiteralString = """
       FROM unnest(%(oids)s::bigint[]) o"""
 
 Grant = tuple[str | None, str, bool]
-"""Grantee (None: the owner, "": everybody), privilege, whether it may be granted on."""
+"""Grantee (None: the owner, "": PUBLIC), privilege, whether it has the grant option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class LargeObject:
 
 @dataclass(slots=True)
 class Outcome:
-    """What `synchronise` did. seen: objects of the source."""
+    """The result of `synchronise`. seen: number of the source's objects."""
 
     seen: int = 0
     written: int = 0
@@ -88,9 +89,9 @@ async def count_large_objects(conn: AsyncConnection) -> int:
 async def synchronise(
     source: AsyncConnection, destination: AsyncConnection, *, owners: bool, privileges: bool
 ) -> Outcome:
-    """Make the destination's large objects what `source` shows of the source's.
+    """Synchronize the destination's large objects with the source's, as the session `source` sees them.
 
-    owners, privileges: whether these are kept too. The destination must be in no transaction.
+    owners, privileges: whether these are kept too. The destination must not be in a transaction.
     """
     outcome, after = Outcome(), 0
     while after < _LAST_OID:
@@ -114,7 +115,7 @@ async def _window(
     bounds: tuple[int, int],
     outcome: Outcome,
 ) -> None:
-    """Contents of one window, whole or not at all."""
+    """Copy the contents of one window in one transaction."""
     async with destination.transaction():
         there = {one.oid for one in await _list(destination, *bounds, None)}
         wanted = [one.oid for one in ours]
@@ -154,7 +155,7 @@ async def _digests(conn: AsyncConnection, oids: Sequence[int]) -> dict[int, byte
 
 
 async def _send(source: AsyncConnection, destination: AsyncConnection, oids: Sequence[int]) -> int:
-    """Make objects that the destination has not got; returns their bytes."""
+    """Create objects that do not exist on the destination. Returns their bytes."""
     offset, size = 0, 0
     left = list(oids)
     while left:
@@ -195,7 +196,7 @@ async def _describe(
     owners: bool,
     privileges: bool,
 ) -> None:
-    """Owners, privileges and comments, where the destination's differ."""
+    """Set owners, privileges and comments that differ on the destination."""
     statements = [
         statement
         for one in wanted
@@ -209,7 +210,7 @@ async def _describe(
 def described(
     wanted: LargeObject, found: LargeObject, *, owners: bool, privileges: bool
 ) -> list[sql.Composed]:
-    """Statements that make the one the other, but for contents."""
+    """Statements that change `found` to `wanted`, except for the contents."""
     name = sql.SQL("LARGE OBJECT {}").format(sql.Literal(wanted.oid))
     statements = []
     owner = found.owner
