@@ -1,7 +1,7 @@
-"""Values as the text of a one-dimensional array: how one parameter carries a column of many rows.
+"""Values as the text of a one-dimensional array, so that one parameter has a column of many rows.
 
-Every element is quoted, so that only backslash and quote need escapes ("Array Input and Output
-Syntax" in the manual).
+Every element is quoted, so only backslashes and quotes need escapes ("Array Input and Output Syntax" in the
+manual).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def array(values: Sequence[bytes | None]) -> bytes:
-    """Mostly neither backslash nor quote is there, and one join does it."""
+    """The text of an array. Usually there is no backslash or quote, and one join is enough."""
     if values and None not in values:
         joined = b'","'.join(values)  # type: ignore[arg-type]
         if b"\\" not in joined and joined.count(b'"') == 2 * (len(values) - 1):

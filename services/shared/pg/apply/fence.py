@@ -1,9 +1,9 @@
-"""One applier at a time, and no earlier applier while tables are copied again.
+"""Only one applier at a time, and no earlier applier while tables are copied again.
 
-A session of the applier holds an advisory lock as long as it lives, and begins only while the epoch that it
-was given is in force. Before tables are copied to which changes were already applied, the coordinator puts a
-new epoch in force and ends the session that holds the lock. So an applier that is cut off from the
-coordinator cannot write to a table that is being copied.
+A session of the applier holds an advisory lock during its whole life, and starts only if its epoch is in
+force. Changes may already have been applied to tables that are to be copied again. So before that copy the
+coordinator puts a new epoch in force and terminates the session that holds the lock. Thus an applier that has
+lost its connection to the coordinator cannot write to a table that is being copied.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _key(migration: MigrationId) -> int:
 
 
 async def take_applier_lock(conn: AsyncConnection, migration: MigrationId, epoch: str) -> bool:
-    """Whether this session is the applier now. Raises FENCED when another epoch is in force."""
+    """Whether this session is the applier now. Raises FENCED if another epoch is in force."""
     row = await (
         await conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [_key(migration)])
     ).fetchone()
@@ -52,7 +52,8 @@ async def take_applier_lock(conn: AsyncConnection, migration: MigrationId, epoch
 
 
 async def fence_applier(conn: AsyncConnection, migration: MigrationId, epoch: str) -> None:
-    """Put `epoch` in force and end the session of an earlier applier. Raises TRANSIENT while it lives."""
+    """Put `epoch` in force and terminate the session of an earlier applier. Raises TRANSIENT if it does not
+    end."""
     upsert = sql.SQL(
         "INSERT INTO {} (migration_id, epoch) VALUES (%s, %s)"
         " ON CONFLICT (migration_id) DO UPDATE SET epoch = excluded.epoch"

@@ -1,7 +1,7 @@
-"""A relation of the change stream held against what was noted of its table when it was copied.
+"""Compare a relation of the change stream with the record of its table from the time of the copy.
 
-The name alone proves nothing: the table may have been dropped and made again, or its columns altered.
-The coordinator, which can look at both servers, adds to the error what to do about it.
+The name alone is not sufficient: the table may have been dropped and re-created, or its columns altered. The
+coordinator, which can query both servers, adds a remedy to the error.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from services.shared.pgoutput import Relation
 
 
 async def check_known(conn: AsyncConnection, migration_id: str, relation: Relation, lsn: Lsn) -> None:
-    """Raises SCHEMA_DRIFT at `lsn` unless the relation is the table that was copied, with columns that it
-    is known to have. Where no identities are kept, nothing is checked.
+    """Raise SCHEMA_DRIFT at `lsn` unless the relation is the table that was copied, with columns that it is
+    known to have. If no identities are recorded, nothing is checked.
 
-    conn: on the destination. relation: by its name on the source.
+    conn: to the destination. relation: with its name on the source.
     """
     if not await any_known(conn, migration_id):
         return
@@ -45,5 +45,5 @@ async def check_known(conn: AsyncConnection, migration_id: str, relation: Relati
 
 
 def signature(relation: Relation) -> str:
-    """Of a Relation message, as `TableIdentity.signature` has it."""
+    """The signature of a Relation message, in the form of `TableIdentity.signature`."""
     return relation_signature((column.name, column.type_oid, column.typmod) for column in relation.columns)

@@ -1,13 +1,13 @@
-"""Values too long for a parameter, which libpq would hold whole a second time.
+"""Values that are too long for a parameter, because libpq would hold a second copy in memory.
 
-They go to the server in pieces, ahead of their statement, into a temporary table of the session; the
-statement puts the pieces together again. A bytea travels as hexadecimal digits, each piece a bytea
-by itself, so that the server never holds the text of it. Any other value is cut between characters, joined
-as text, and read as the type (`typed_value`): without the type's length or precision, which the assignment to
-the column then checks as for any value.
+They are sent to the server in pieces, before their statement, into a temporary table of the session. The
+statement joins the pieces. A bytea is sent as hexadecimal digits, and each piece is a separate bytea, so the
+server never holds its whole text. Any other value is cut between characters, joined as text, and converted to
+the type (`typed_value`), without the type's length or precision. The assignment to the column then checks
+these, as for any value.
 
-The table is made when it is first needed, which takes the privilege TEMPORARY on the database, and is
-emptied before the next statement that has long values, and by the commit.
+The table is created when it is first needed, which requires the privilege TEMPORARY on the database. It is
+emptied before the next statement with long values, and by the commit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from psycopg import sql
 
 LONG = 4 << 20
-"""Bytes; a longer value goes in pieces."""
+"""Bytes. A longer value is sent in pieces."""
 PIECE = 1 << 20
 
 _LONGEST_CHARACTER = 4
@@ -30,7 +30,7 @@ MAKE_TABLE = (
     b"CREATE TEMPORARY TABLE IF NOT EXISTS pgmig_pieces"
     b" (value int4, number int4, text text, bytea bytea) ON COMMIT DELETE ROWS"
 )
-# Compressing what is soon decompressed would cost more than all the rest.
+# Compressing data that is soon decompressed would cost more than all other work.
 UNCOMPRESSED = (
     b"ALTER TABLE pg_temp.pgmig_pieces ALTER text SET STORAGE EXTERNAL, ALTER bytea SET STORAGE EXTERNAL"
 )
@@ -40,7 +40,8 @@ ADD_BYTEA = b"INSERT INTO pg_temp.pgmig_pieces (value, number, bytea) VALUES ($1
 
 
 class LongValue(NamedTuple):
-    """parameter: index of the statement's parameter that stands for it, and holds that index."""
+    """parameter: index of the statement's parameter that represents the value. That parameter contains this
+    index."""
 
     parameter: int
     data: memoryview
@@ -48,7 +49,8 @@ class LongValue(NamedTuple):
 
 
 def long_values(values: Sequence[object], types: Sequence[str | None]) -> tuple[LongValue, ...]:
-    """Those of a statement's parameters that are too long, whose types are (None: not an element's)."""
+    """The parameters of a statement that are too long. types: the parameters' types (None: not usable as an
+    array's element)."""
     return tuple(
         LongValue(n, value, type_sql == _BYTEA and value[: len(_HEX)] == _HEX)
         for n, (value, type_sql) in enumerate(zip(values, types, strict=True))
@@ -57,7 +59,7 @@ def long_values(values: Sequence[object], types: Sequence[str | None]) -> tuple[
 
 
 def joined(slot: sql.Composable, value: LongValue) -> sql.Composable:
-    """The value as an expression of type text or bytea. slot: of the parameter that stands for it."""
+    """The value as an expression of type text or bytea. slot: the parameter that represents it."""
     kind = sql.SQL("bytea" if value.bytea else "text")
     return sql.SQL(
         "(SELECT string_agg({0}, ''::{0} ORDER BY number) FROM pg_temp.pgmig_pieces WHERE value = {1}::int4)"
@@ -65,11 +67,11 @@ def joined(slot: sql.Composable, value: LongValue) -> sql.Composable:
 
 
 def pieces(value: LongValue) -> Iterator[bytes]:
-    """Parameters of ADD_BYTEA or ADD_TEXT. Memory that maps a file is given back behind each."""
+    """Parameters of ADD_BYTEA or ADD_TEXT. After each piece, memory that maps a file is released."""
     data, at = value.data, len(_HEX) if value.bytea else 0
     while at < len(data):
         end = min(at + PIECE, len(data))
-        if end < len(data):  # what is wrong with the end of a value, the server says
+        if end < len(data):  # the server reports invalid ends of values
             end = end - (end - at) % 2 if value.bytea else _between_characters(data, end)
         yield (_HEX if value.bytea else b"") + data[at:end]
         if isinstance(data.obj, mmap.mmap):
@@ -78,5 +80,5 @@ def pieces(value: LongValue) -> Iterator[bytes]:
 
 
 def _between_characters(data: memoryview, end: int) -> int:
-    """`end`, or where the UTF-8 character begins that lies across it; what is none is cut anywhere."""
+    """`end`, or the start of the UTF-8 character that spans it. Other bytes may be cut anywhere."""
     return next((at for at in range(end, end - _LONGEST_CHARACTER, -1) if data[at] & 0xC0 != 0x80), end)

@@ -1,4 +1,4 @@
-"""A relation of the change stream matched with the destination's catalog: the target of its rows."""
+"""Match a relation of the change stream with the destination's catalog: the target of its rows."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ SELECT a.attname,
 """
 
 
-# Keys that no two rows can share: of the whole table, checked at once, by what `=` of the column means.
+# Keys that no two rows can share: without a predicate, not deferrable, and with the collation of the column's
+# `=`.
 _UNIQUE = """
 SELECT ARRAY(SELECT a.attname::text
                FROM pg_catalog.pg_attribute a
@@ -70,9 +71,9 @@ SELECT ARRAY(SELECT a.attname::text
 async def describe_target(
     conn: AsyncConnection, relation: Relation, lsn: Lsn, *, generated: bool = False
 ) -> TargetTable:
-    """Match a Relation message with the destination. Raises PgmigError(SCHEMA_DRIFT) with both
-    column lists and the DDL that reconciles them when a published column has no place there, and for a
-    column that the destination computes by itself unless the source sends such ones (`generated`)."""
+    """Match a Relation message with the destination. Raises PgmigError(SCHEMA_DRIFT) with both column lists
+    and the DDL that reconciles them if a published column does not exist on the destination. Also raises it
+    for a column that the destination generates, unless the source sends generated columns (`generated`)."""
     name = sql.Identifier(relation.schema, relation.name).as_string(conn)
     with translated(f"reading the columns of {relation.table} on the destination"):
         rows = await (await conn.execute(_COLUMNS, [name])).fetchall()
@@ -111,7 +112,7 @@ def _computed(relation: Relation, columns: list[str], lsn: Lsn) -> PgmigError:
 def _find_by(
     relation: Relation, columns: tuple[TargetColumn, ...], found: dict[str, TargetColumn]
 ) -> tuple[int, ...]:
-    """Indexes of the columns that find a row: the key that was sent; under FULL the primary key."""
+    """Indexes of the columns that find a row: the key that was sent. With FULL, the primary key."""
     if relation.replica_identity is not ReplicaIdentity.FULL:
         return tuple(i for i, column in enumerate(relation.columns) if column.key)
     primary = tuple(i for i, column in enumerate(columns) if column.primary)

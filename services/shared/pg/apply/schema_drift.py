@@ -1,8 +1,8 @@
-"""A published table that has no place on the destination any more, told so that it can be cured.
+"""The error for a published table that no longer matches the destination, with a remedy.
 
-The error shows both column lists with their types and the DDL that reconciles them. The source's
-types come from the Relation message as OIDs: those of built-in types mean the same on every server
-and are spelled by the destination, any other is left for the operator to fill in.
+The error shows both column lists with their types and the DDL that reconciles them. The Relation message has
+the source's types as OIDs. OIDs of built-in types are the same on every server, and the destination gives
+their names. For any other type, the operator has to insert the name.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ UNKNOWN_TYPE = "<its type on the source>"
 async def drift(
     conn: AsyncConnection, relation: Relation, there: Mapping[str, str], lsn: Lsn
 ) -> PgmigError | None:
-    """SCHEMA_DRIFT at `lsn` when a published column is missing on the destination; else None.
+    """SCHEMA_DRIFT at `lsn` if a published column is missing on the destination. Otherwise None.
 
-    there: the destination's columns by name, with their types; empty when it has no such table.
+    there: the destination's columns by name, with their types. Empty if it has no such table.
     """
     missing = [column.name for column in relation.columns if column.name not in there]
     if not missing:
@@ -74,7 +74,7 @@ def _add(conn: AsyncConnection, relation: Relation, columns: Mapping[str, str]) 
 
 
 def _create(conn: AsyncConnection, relation: Relation, columns: Mapping[str, str]) -> str:
-    """With the primary key, which the default replica identity is."""
+    """CREATE TABLE, including the primary key if the replica identity is the default."""
     parts = _definitions(conn, columns)
     keys = [_quoted(conn, column.name) for column in relation.columns if column.key]
     if keys and relation.replica_identity is ReplicaIdentity.DEFAULT:

@@ -1,16 +1,16 @@
-"""The applier's session on the destination: pipelined statements, exactly once.
+"""The applier's session on the destination: pipelined statements, applied exactly once.
 
-Rule 3: progress (the source's end LSN) is written by every destination transaction itself,
-through replication origin progress or, where the role may not use origins, a row of
-`pgmig.progress`. A restarted session reads it and skips what it covers.
+Rule 3: every destination transaction records its own progress (the source's end LSN), through replication
+origin progress or, if the role may not use origins, in a row of `pgmig.progress`. A restarted session reads
+the progress and skips the transactions before it.
 
-Commits do not wait for the disk (`synchronous_commit=off`); `flushed` follows the
-destination's WAL flush pointer and says which source position is safe. A transaction that was
-asked to be durable waits.
+Commits do not wait for the disk (`synchronous_commit=off`). `flushed` is the source position that is safe; it
+advances with the destination's WAL flush position. A transaction that was requested to be durable waits for
+the disk.
 
-A pipeline segment ends with one Sync: after an error the server skips the rest of it, so
-nothing is applied behind a failure. A commit is sent together with the statements that follow
-it, or by `settle` when nothing follows.
+A pipeline segment ends with one Sync: after an error the server skips the rest of the segment, so nothing is
+applied after a failure. A commit is sent together with the statements after it, or by `settle` if there are
+none.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from services.shared.pg.session.encoding import send_as_stored
 MAX_PREPARED = 5000
 FLUSH_LOOK_S = 0.01
 
-# Every row is found by its key, whatever the statistics of a table that was just loaded say.
+# Find every row by its key, whatever the statistics of a recently loaded table are.
 _PLAN_FOR_KEYS = (
     "SET enable_seqscan = off",
     "SET enable_hashjoin = off",
@@ -49,7 +49,7 @@ _BEGIN = Statement(b"BEGIN")
 _COMMIT = Statement(b"COMMIT")
 _ROLLBACK = Statement(b"ROLLBACK")
 _DURABLE = Statement(b"SET LOCAL synchronous_commit = local")
-# A commit waits for the disk only if its transaction wrote WAL before it; an xid is not enough.
+# A commit waits for the disk only if its transaction wrote WAL; an assigned xid is not enough.
 _WRITE_WAL = Statement(b"SELECT pg_catalog.pg_logical_emit_message(true, 'pgmig', 'durable')")
 _ASSIGN_XID = Statement(b"SELECT pg_catalog.txid_current()")
 _WAL = Statement(b"SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()")
@@ -67,7 +67,7 @@ _ADD_PIECE = {True: Statement(long_values.ADD_BYTEA), False: Statement(long_valu
 
 
 class CommitFailedError(Exception):
-    """A commit failed that was sent together with what follows it. `error` says why."""
+    """The commit that was sent together with later statements has failed. `error` has the reason."""
 
     def __init__(self, error: PgmigError) -> None:
         super().__init__(str(error))
@@ -75,7 +75,7 @@ class CommitFailedError(Exception):
 
 
 class RefusedError(PgmigError):
-    """The destination refuses a change, or lacks its row. table: which the change is about."""
+    """The destination refuses a change, or lacks its row. table: the table of the change."""
 
     table: TableId | None = None
 
@@ -87,7 +87,8 @@ class RefusedError(PgmigError):
 
 
 class ApplySession:
-    """One destination session of one migration; exclusive, since the origin is."""
+    """A session of one migration on the destination. Only one can exist, because only one session can use the
+    origin."""
 
     def __init__(self, conn: AsyncConnection, migration: MigrationId, *, uses_origin: bool) -> None:
         self._conn = conn
@@ -96,20 +97,20 @@ class ApplySession:
         self._uses_origin = uses_origin
         self._prepared: dict[Statement, bytes] = {}
         self._names = 0
-        self._held: list[Operation] = []  # a commit that waits for company
+        self._held: list[Operation] = []  # a commit that will be sent with later statements
         self._unflushed: deque[tuple[int, Lsn]] = deque()
         self._in_transaction = False
         self._wrote = False
-        self._pieces_made = False  # the table that long values go through
+        self._pieces_made = False  # whether the temporary table for long values exists
         self._pgconn.enter_pipeline_mode()
-        self.progress = Lsn(0)  # with the commit that is held
+        self.progress = Lsn(0)  # including the commit that is held
         self.applied = Lsn(0)
         self.flushed = Lsn(0)
 
     @classmethod
     async def open(cls, uri: str, migration: MigrationId, start: Lsn, epoch: str = "") -> ApplySession:
-        """Connect, take the origin, read progress (`start` when there is none yet). epoch: as the
-        coordinator gave it. Raises FENCED when another one is in force."""
+        """Connect, set up the origin, read the progress (`start` if there is none yet). epoch: as assigned by
+        the coordinator. Raises FENCED if another one is in force."""
         conn = await connect(uri, "destination")
         try:
             with translated("preparing the apply session on the destination"):
@@ -137,11 +138,11 @@ class ApplySession:
         await self._conn.close()
 
     async def execute(self, operations: Sequence[Operation], *, durable: bool = False) -> None:
-        """Run row changes in the open transaction, beginning one if need be.
+        """Run row changes in the open transaction. If none is open, begin one.
 
-        Raises CommitFailedError when the commit that was held failed, otherwise PgmigError: among
-        them MISSING_ROW when an UPDATE or DELETE did not find its rows (rule 11). Then `rollback`
-        gives up the open transaction, unless the error is one that a new session cures.
+        Raises CommitFailedError if the held commit failed, otherwise PgmigError, for example MISSING_ROW if
+        an UPDATE or DELETE did not find its rows (rule 11). Then call `rollback` to abort the open
+        transaction, unless a new session can solve the error.
         """
         held = len(self._held)
         head = self._take_held()
@@ -158,7 +159,8 @@ class ApplySession:
                 raise _missing(operation, count)
 
     async def _run_apart(self, operations: list[Operation], held: int) -> list[int]:
-        """As `_run`; what is long is sent ahead of its operation, when those before have run."""
+        """Same as `_run`, but long values are sent before their operation, after the earlier operations have
+        run."""
         counts: list[int] = []
         for at, operation in enumerate(operations):
             if operation.long:
@@ -178,8 +180,7 @@ class ApplySession:
                 await self._run([Operation(_ADD_PIECE[value.bytea], given)])
 
     def commit(self, end: Lsn, commit_time_us: int) -> None:
-        """End the open transaction with progress `end`. Takes effect with the next `execute`
-        or `settle`."""
+        """End the open transaction with progress `end`. It is sent with the next `execute` or `settle`."""
         assert self._in_transaction
         if self._uses_origin:
             if not self._wrote:  # a commit without an xid would not record the origin
@@ -198,15 +199,15 @@ class ApplySession:
             await self._run(held, len(held))
 
     async def poll_flush(self) -> Lsn:
-        """Ask how far the destination's disk is; returns `flushed`. Only between transactions."""
+        """Read the destination's flush position and return `flushed`. Does nothing in a transaction."""
         if self._unflushed and not self._in_transaction:
             await self.settle()
             await self._run([Operation(_WAL, ())])
         return self.flushed
 
     async def await_flush(self) -> None:
-        """Return when everything committed is on the destination's disk. A durable commit is there
-        already, but other sessions' WAL may blur the look."""
+        """Return when everything that was committed is on the destination's disk. A durable commit already
+        is, but WAL of other sessions may delay the observation."""
         while not self.all_flushed:
             await self.poll_flush()
             if not self.all_flushed:
@@ -217,7 +218,7 @@ class ApplySession:
         return not self._unflushed and not self._held
 
     async def rollback(self) -> None:
-        """Give up the open transaction."""
+        """Abort the open transaction."""
         self._held.clear()
         if self._in_transaction:
             self._in_transaction = self._pieces_made = False
@@ -228,7 +229,8 @@ class ApplySession:
         return held
 
     async def _run(self, operations: Sequence[Operation], held: int = 0) -> list[int]:
-        """One pipeline segment; rows affected by each operation. The first `held` are a commit."""
+        """Run one pipeline segment. Returns the rows affected by each operation. The first `held` operations
+        are a commit."""
         commands: deque[PipelineCommand] = deque()
         owners: list[Operation | Statement | None] = []  # a Statement: its preparation
         if len(self._prepared) >= MAX_PREPARED:
@@ -267,9 +269,9 @@ class ApplySession:
         return name
 
     def _exchange(self, commands: deque[PipelineCommand]) -> PQGen[list[pq.abc.PGresult]]:
-        """Send all, receive all, up to the Sync."""
+        """Send all commands and receive all results, up to the Sync."""
         groups = yield from generators.pipeline_communicate(self._pgconn, commands)
-        while self._pgconn.flush():  # it leaves unsent what the socket did not take at once
+        while self._pgconn.flush():  # sends what the socket did not accept at once
             if (yield Wait.RW) & Ready.R:
                 self._pgconn.consume_input()
         while not groups or groups[-1][0].status != pq.ExecStatus.PIPELINE_SYNC:
@@ -279,7 +281,7 @@ class ApplySession:
     def _forget_skipped(
         self, owners: list[Operation | Statement | None], results: list[pq.abc.PGresult]
     ) -> None:
-        """Statements whose preparation was skipped behind an error are not prepared."""
+        """Forget statements whose preparation was skipped after an error."""
         for owner, result in zip(owners, results, strict=True):
             if isinstance(owner, Statement) and result.status != pq.ExecStatus.COMMAND_OK:
                 self._prepared.pop(owner, None)
@@ -299,7 +301,7 @@ class ApplySession:
         return RefusedError.of(refused, owner.table if isinstance(owner, Operation) else None)
 
     def _note_wal(self, result: pq.abc.PGresult) -> None:
-        """Everything committed before the insert position is safe once the flush position is there."""
+        """Everything committed before the insert position is safe once the flush position has reached it."""
         inserted, flushed = (Lsn.parse((result.get_value(0, i) or b"").decode()).value for i in (0, 1))
         self.applied = self.progress
         if not self._unflushed or self._unflushed[-1][1] != self.progress:
@@ -309,7 +311,7 @@ class ApplySession:
 
 
 def _where_refused(diag: psycopg.errors.Diagnostic, operation: Operation | None) -> str:
-    """` (table public.t, row id=2, constraint t_check)`, as far as it is known."""
+    """` (table public.t, row id=2, constraint t_check)`, as far as known."""
     table = f"{diag.schema_name}.{diag.table_name}" if diag.table_name else ""
     if operation is not None and operation.table is not None:
         table = table or str(operation.table)
@@ -331,7 +333,8 @@ def _missing(operation: Operation, count: int) -> RefusedError:
 
 
 async def _uses_origin(conn: AsyncConnection, migration: MigrationId) -> bool:
-    """Where progress is kept: where it was begun, whatever the role has been granted since."""
+    """Where progress is kept. The first choice remains in force, even if the role's privileges have changed
+    since."""
     if await row_progress(conn, migration) is not None:
         return False
     row = await (
@@ -346,9 +349,9 @@ async def _uses_origin(conn: AsyncConnection, migration: MigrationId) -> bool:
 
 
 async def _take_row(conn: AsyncConnection, migration: MigrationId, start: Lsn) -> Lsn:
-    """Progress from the row of `pgmig.progress`, which is made if need be. The session's advisory lock
-    makes it nobody else's."""
-    # It writes, so that its commit flushes those before that did not wait for the disk.
+    """Progress from the row of `pgmig.progress`, which is created if necessary. The session's advisory lock
+    ensures that no other session uses it."""
+    # This writes, so that its commit also flushes earlier commits that did not wait for the disk.
     await conn.execute(
         "INSERT INTO pgmig.progress AS p (migration_id, lsn) VALUES (%s, %s::pg_catalog.pg_lsn)"
         " ON CONFLICT (migration_id) DO UPDATE SET lsn = p.lsn",

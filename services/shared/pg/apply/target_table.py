@@ -1,17 +1,16 @@
-"""A destination table as the target of row changes: what its rows are found by, and the statements.
+"""A destination table as the target of row changes: how its rows are found, and the statements.
 
-Statements are built once for each shape (operation and which columns it touches) and are
-prepared by the session. Values stay the bytes that pgoutput sent; the server reads them as
-the column's type.
+Statements are built once for each shape (the operation and the columns it sets) and are prepared by the
+session. Values remain the bytes that pgoutput sent. The server reads them as the column's type.
 
-One row at a time (`insert`, `update`, `delete`), or many at once (`insert_many`, ...): then each
-column travels as one array, and rows are joined by key. A column whose type cannot be an
-array's element (arrays, composites, domains) travels as text and is cast.
+Changes are applied one row at a time (`insert`, `update`, `delete`) or many rows at once (`insert_many` and
+others). Then each column is sent as one array, and rows are joined by key. A column whose type cannot be the
+element of an array (arrays, composite types, domains) is sent as text and cast.
 
-Rows are found by the replica identity. Where that is FULL the destination's primary key takes
-its place, if there is one; otherwise all columns are compared as text, because json, xml and
-point have no equality and some types' `=` is not identity (box, numeric), and one of several
-equal rows is taken.
+Rows are found by the replica identity. If that is FULL, the destination's primary key is used instead, if
+there is one. Otherwise all columns are compared as text, because json, xml and point have no equality
+operator, and for some types (box, numeric) values that are equal by `=` may differ. One of several equal rows
+is chosen.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from services.shared.pg.apply import arrays
 from services.shared.pg.apply.long_values import LongValue, joined, long_values
 from services.shared.pgoutput import UNCHANGED, Relation, Value, Values
 
-# A column against a value: as text, byte for byte, NULL apart from all else. `format` calls the type's output
-# function, and no cast.
+# Compare a column with a value: as text, byte for byte, and NULL is equal only to NULL. `format` calls the
+# type's output function and no cast.
 _SAME_BY_CAST = '{}::text COLLATE pg_catalog."C" IS NOT DISTINCT FROM (CAST({} AS {}))::text'
 _SAME_BY_OUTPUT = (
     "(pg_catalog.num_nulls({0}), pg_catalog.format('%s', {0}) COLLATE pg_catalog.\"C\") ="
@@ -38,7 +37,7 @@ _SAME_BY_OUTPUT = (
 )
 
 # Text as a value of a type. The second form calls the type's input function, as a parameter does: a cast from
-# text that the owner of the type has defined would run with our rights.
+# text that the type's owner has defined would run with our rights.
 _TYPED_BY_CAST = "CAST({} AS {})"
 _TYPED_BY_INPUT = (
     "(SELECT typed.v FROM pg_catalog.json_to_record(pg_catalog.json_build_object('v', {})) AS typed (v {}))"
@@ -51,14 +50,14 @@ _column: Callable[[Sequence[Values], int], bytes] = _compiled.column
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Statement:
-    """One statement text, prepared once by each session that runs it."""
+    """The text of a statement, which each session that runs it prepares once."""
 
     text: bytes
 
 
 class Operation(NamedTuple):
-    """A statement with its parameters. rows: how many it must touch; None: any number.
-    key: names the row of a single-row statement, for an error. long: what is sent ahead of it."""
+    """A statement with its parameters. rows: how many it must affect; None: any number. key: identifies the
+    row of a single-row statement, for an error. long: values to send before it."""
 
     statement: Statement
     values: tuple[bytes | None, ...]
@@ -70,14 +69,14 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """type_sql: as declared. plain_sql: without length and domain; what is cast to it and then assigned
-    is refused if it does not fit, where a cast to the declared type would cut it. element_sql: the
-    type as an array's element; None: send it as text.
-    primary: part of the primary key, unless that is deferrable: rows may share such a key for a
-    while. equals: the operator, with the schema of an extension's, which search_path leaves out.
-    generated: computed here; what the source sends of it only finds rows. cast_to_text,
-    cast_from_text: the cast is the server's own (from text: to plain_sql); the owner of another type may have
-    defined one, which would run with our rights."""
+    """type_sql: the declared type. plain_sql: the type without length and domain. If a value is cast to it
+    and then assigned, it is refused if it does not fit, but a cast to the declared type would truncate it.
+    element_sql: the type as an array's element; None: send it as text. primary: part of the primary key,
+    unless that is deferrable, because then rows may share a key for a time. equals: the operator, with its
+    schema if it belongs to an extension, because search_path does not contain that schema. generated:
+    computed on the destination; the source's value is only used to find rows. cast_to_text, cast_from_text:
+    the cast is built in (from text: to plain_sql). For another type its owner may have defined a cast, which
+    would run with our rights."""
 
     name: str
     type_sql: str
@@ -91,27 +90,27 @@ class TargetColumn:
     cast_from_text: bool = False
 
     def typed(self, text: sql.Composable, type_sql: str) -> sql.Composable:
-        """An expression of type text read as `type_sql`, which is the column's type or plain_sql."""
+        """An expression of type text, converted to `type_sql`, which is the column's type or plain_sql."""
         form = _TYPED_BY_CAST if self.cast_from_text else _TYPED_BY_INPUT
         return sql.SQL(form).format(text, sql.SQL(type_sql))
 
 
 Key = bytes | tuple[bytes | None, ...] | None
 Shape = tuple[str, tuple[int, ...]]
-"""Of a single-row statement: its kind, and the columns that it sets where that may differ."""
+"""Shape of a single-row statement: its kind, and the columns that it sets if these can vary."""
 Given = Callable[[int, int], sql.Composable]
-"""A statement's parameter as an expression, by its index and its column's."""
+"""Gives a statement's parameter as an expression, from the parameter's index and its column's."""
 
 
 @dataclass(slots=True, eq=False)
 class TargetTable:
     """Built from a Relation message and the destination's catalog.
 
-    where: indexes of the columns that find a row; empty when rows have no key. row_by_row: the
-    destination has triggers that fire for replicated changes, which must see each one, or its rows may
-    share a key, so that the count of a set's rows would not tell a missing row from one too many.
-    further: columns that only the destination has and that can be written. partitioned: on the
-    destination. inserted: indexes of the columns that an INSERT sets.
+    where: indexes of the columns that find a row; empty if rows have no key. row_by_row: changes must be
+    applied one at a time. Either the destination has triggers that fire for replicated changes and must see
+    each one, or its rows may share a key, so that the row count of a set would not distinguish a missing row
+    from an additional one. further: columns that only the destination has and that can be written.
+    partitioned: on the destination. inserted: indexes of the columns that an INSERT sets.
     """
 
     relation: Relation
@@ -146,7 +145,7 @@ class TargetTable:
         return self._single(("I", ()), self.inserted, values, None, self._key_text(self.where, new))
 
     def update(self, old: Values | None, new: Values) -> Operation:
-        """old: the replica identity as it was, when it changed or is FULL."""
+        """old: the old replica identity, if it changed or is FULL."""
         where = self._row_where()
         if self._identities and self._identity_may_change(old, new):
             touched = tuple(i for i in self.inserted if new[i] is not UNCHANGED)
@@ -172,7 +171,7 @@ class TargetTable:
         rows: int | None,
         key: str,
     ) -> Operation:
-        """columns: indexes of those whose values are given."""
+        """columns: indexes of the columns whose values are given."""
         long: tuple[LongValue, ...] = ()
         found_by: tuple[object, ...] = shape
         if memoryview in map(type, values):
@@ -195,7 +194,7 @@ class TargetTable:
         return build(touched, self._row_where(), given)
 
     def _given(self, long: Sequence[LongValue]) -> Given:
-        """How a statement sees its parameters, some of which stand for long values."""
+        """The expressions for a statement's parameters, some of which represent long values."""
         found = {value.parameter: value for value in long}
 
         def given(n: int, i: int) -> sql.Composable:
@@ -206,14 +205,14 @@ class TargetTable:
 
         return given
 
-    # Many rows at once; every row has a key that no other of them has.
+    # Many rows at once; each row's key is different from those of the others.
 
     def insert_many(self, rows: Sequence[Values]) -> Operation:
         statement = self._shapes.get(("i",)) or self._build(("i",), self._insert_many_sql())
         return Operation(statement, _arrays(rows, self.inserted), self.table, len(rows))
 
     def update_many(self, rows: Sequence[Values], touched: tuple[int, ...]) -> Operation:
-        """rows: as they become; all leave the same columns out (see `touched`)."""
+        """rows: the new rows, all without the same columns (see `touched`)."""
         shape = ("u", touched)
         statement = self._shapes.get(shape) or self._build(shape, self._update_many_sql(touched))
         sent = (*self.where, *touched, *self._free_identities)
@@ -225,12 +224,12 @@ class TargetTable:
         return Operation(statement, tuple(array(c) for c in columns), self.table, len(keys))  # type: ignore[arg-type]
 
     def touched(self, new: Values) -> tuple[int, ...]:
-        """The columns that an UPDATE to `new` sets, its key being known to stay as it is."""
+        """The columns that an UPDATE to `new` sets, if its key does not change."""
         return tuple(i for i in self._settable(new) if i not in self.where)
 
     def _identity_may_change(self, old: Values | None, new: Values) -> bool:
-        """Whether a GENERATED ALWAYS identity may become another: UPDATE t SET id = DEFAULT. One
-        that is not part of what was sent of the old row might be any."""
+        """Whether a GENERATED ALWAYS identity may change: UPDATE t SET id = DEFAULT. If it is not part of the
+        old row that was sent, its old value is unknown."""
         full = old is not None and self.relation.replica_identity is ReplicaIdentity.FULL
         for i in self._identities:
             if i not in self.where and not full:
@@ -240,8 +239,8 @@ class TargetTable:
         return False
 
     def _settable(self, new: Values) -> tuple[int, ...]:
-        """Columns that were sent, without those that UPDATE cannot set: GENERATED ALWAYS identities, and
-        generated ones."""
+        """Columns that were sent, except for those that UPDATE cannot set: GENERATED ALWAYS identities and
+        generated columns."""
         return tuple(
             i for i in self.inserted if new[i] is not UNCHANGED and not self.columns[i].identity_always
         )
@@ -255,7 +254,7 @@ class TargetTable:
                 f"the source sent an update or delete of {self.table}, which has no replica identity",
                 "give the table a primary key or REPLICA IDENTITY FULL on the source",
             )
-        return self.inserted  # generated columns follow from the others
+        return self.inserted  # generated columns are computed from the others
 
     def _build(self, shape: tuple[object, ...], text: sql.Composable) -> Statement:
         statement = self._shapes[shape] = Statement(text.as_bytes(None))
@@ -265,7 +264,7 @@ class TargetTable:
         return sql.Identifier(self.table.schema, self.table.name)
 
     def _rows_of(self) -> sql.Composable:
-        """The table without those that inherit from it; a partitioned one has rows in others alone."""
+        """The table without child tables. A partitioned table has rows only in its partitions."""
         return self._name() if self.partitioned else sql.SQL("ONLY {}").format(self._name())
 
     def _column(self, i: int) -> sql.Identifier:
@@ -282,7 +281,7 @@ class TargetTable:
         return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE").format(self._name(), names)
 
     def _update_sql(self, touched: tuple[int, ...], where: tuple[int, ...], given: Given) -> sql.Composable:
-        if not self.inserted:  # all rows are alike and stay as they are: one has to be there
+        if not self.inserted:  # all rows are equal and do not change: one must exist
             return sql.SQL("SELECT FROM {} LIMIT 1").format(self._rows_of())
         assignments = [sql.SQL("{} = {}").format(self._column(i), given(n, i)) for n, i in enumerate(touched)]
         return sql.SQL("UPDATE {} t SET {} WHERE {}").format(
@@ -292,8 +291,8 @@ class TargetTable:
         )
 
     def _replace_sql(self, touched: tuple[int, ...], where: tuple[int, ...], given: Given) -> sql.Composable:
-        """An UPDATE that sets GENERATED ALWAYS identities, which SQL allows an INSERT alone: the row
-        is deleted and inserted again, with what was not sent as it was."""
+        """An UPDATE that sets GENERATED ALWAYS identities, which SQL allows only in an INSERT. So the row is
+        deleted and inserted again. Values that were not sent are kept."""
         kept = [self.columns[i].name for i in self.inserted if i not in touched]
         kept += self.further
         names = [self._column(i) for i in touched] + [sql.Identifier(name) for name in kept]
@@ -331,9 +330,9 @@ class TargetTable:
             )
             for n, i in enumerate(where)
         )
-        if not where:  # no columns: any row will do
+        if not where:  # no columns: any row is right
             same = sql.Composed([sql.SQL("true")])
-        if self.partitioned:  # a ctid says where in one partition
+        if self.partitioned:  # a ctid is unique only within one partition
             found = "(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)"
         else:
             found = "ctid = (SELECT ctid FROM {} WHERE {} LIMIT 1)"
@@ -349,7 +348,7 @@ class TargetTable:
         sent = (*self.where, *touched, *self._free_identities)
         elements = {i: self._element(i, n) for n, i in enumerate(sent)}
         assignments = [sql.SQL("{} = {}").format(self._column(i), elements[i]) for i in touched]
-        # An identity that is to change is found nowhere: then each row is written by itself.
+        # If an identity is to change, no row matches. Then each row is written separately.
         same = [sql.SQL(" AND t.{} = {}").format(self._column(i), elements[i]) for i in self._free_identities]
         return sql.SQL("UPDATE {} t SET {} FROM {} WHERE {}{}").format(
             self._rows_of(),
@@ -364,7 +363,7 @@ class TargetTable:
         return tuple(i for i in self._identities if i not in self.where)
 
     def _no_change(self) -> sql.Composable:
-        """Nothing to set still has to find its row."""
+        """An UPDATE without new values must still find its row."""
         column = next(
             (one for one in self.columns if not (one.identity_always or one.generated)), self.columns[0]
         )
@@ -381,7 +380,7 @@ class TargetTable:
             for n, i in enumerate(columns)
         )
         names = _list(sql.SQL(f"v{n}") for n in range(len(columns)))
-        # Not qualified: several arrays side by side are syntax, and the search path is empty.
+        # Not qualified: several arrays in one call need special syntax, and search_path is empty.
         return sql.SQL("unnest({}) AS s({})").format(arrays, names)
 
     def _element(self, i: int, n: int) -> sql.Composable:
@@ -398,19 +397,19 @@ class TargetTable:
         return sql.SQL(self.columns[i].equals)
 
     def _key_type(self, i: int) -> sql.Composable:
-        """For a key value sent alone: `composite = $1` would leave its type open."""
+        """The type for a key value that is sent alone: in `composite = $1` the type would be unknown."""
         return sql.SQL(self.columns[i].element_sql or self.columns[i].plain_sql)
 
     def _key_column(self, i: int, prefix: str = "") -> sql.Composable:
-        """A key's column as its type below a domain, whose operators a domain over an enumeration lacks. An
-        index serves it all the same."""
+        """A key's column as the base type of its domain, because a domain over an enum has no operators of
+        its own. An index can still be used."""
         column = sql.SQL(prefix) + self._column(i)
         if self.columns[i].element_sql is not None:
             return column
         return sql.SQL("CAST({} AS {})").format(column, sql.SQL(self.columns[i].plain_sql))
 
     def _key_text(self, where: tuple[int, ...], values: Values) -> str:
-        """The key for an error text: at most four columns, each value cut to 40 bytes."""
+        """The key for an error message: at most four columns, each value truncated to 40 bytes."""
         shown = []
         for i in where[:4]:
             value = values[i]
@@ -440,8 +439,9 @@ def _arrays(rows: Sequence[Values], columns: Sequence[int]) -> tuple[bytes, ...]
 def truncate(
     tables: Sequence[TableId], *, restart_identity: bool, partitioned: Container[TableId] = ()
 ) -> Operation:
-    """All in one statement: tables that refer to each other can only be truncated together.
-    The source lists those that CASCADE reached, and children, so neither is repeated here."""
+    """Truncate all tables in one statement, because tables that refer to each other can only be truncated
+    together. The source lists child tables and tables that CASCADE included, so neither has to be expanded
+    here."""
     listed = _list(
         sql.SQL("{}" if t in partitioned else "ONLY {}").format(sql.Identifier(t.schema, t.name))
         for t in tables
