@@ -1,10 +1,10 @@
-"""A database that accepts no connections: the one wall that holds for everybody.
+"""A database that accepts no connections: the only barrier that applies to every role.
 
-`default_transaction_read_only` is a default that any session may change, CONNECTION LIMIT and REVOKE do
-not concern superusers, and locks end with their session. `ALTER DATABASE ... ALLOW_CONNECTIONS false`
-keeps out all new sessions, of superusers, of subscriptions and of extensions' workers too, until somebody
-changes it back. It can be set by the database's owner, but only from another database of the server:
-the way in. Sessions that are open stay open.
+`default_transaction_read_only` is a default that any session may change. CONNECTION LIMIT and REVOKE do not
+apply to superusers, and locks end with their session. `ALTER DATABASE ... ALLOW_CONNECTIONS false` refuses
+all new sessions, including those of superusers, subscriptions and extensions' workers, until it is reset. The
+database's owner can set it, but only from another database of the server (the "way in"). Existing sessions
+are not affected.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _TRIED_AT_MOST = 5
 async def writable_connection(uri: str, database: str = "") -> AsyncConnection:
     """A session on the source that may write although its database is read-only by default.
 
-    database: another one than the URI's.
+    database: a database to connect to instead of the URI's.
     """
     conn = await connect(uri, "source", database=database)
     try:
         with translated("opening a session on the source"):
             await conn.execute("SET default_transaction_read_only = off")
-            await conn.execute("SET synchronous_commit = local")  # the sentinel must reach disk, no more
+            await conn.execute("SET synchronous_commit = local")  # standbys need not have the sentinel
             # Servers before 18 refuse parallel workers while their database accepts no connections.
             await conn.execute("SET max_parallel_workers_per_gather = 0")
     except BaseException:
@@ -72,7 +72,7 @@ async def way_in(conn: AsyncConnection, uri: str) -> str:
 
 
 async def beside(uri: str, door: str) -> AsyncConnection:
-    """A session on another database of the same server. door: the name of the one to try first."""
+    """A session on another database of the same server. door: the name of the database to try first."""
     failure: PgmigError | None = None
     for name in dict.fromkeys([door, *USUAL]):
         if name:
@@ -96,7 +96,7 @@ async def is_open(conn: AsyncConnection, database: str) -> bool:
 
 
 async def set_open(conn: AsyncConnection, database: str, *, accepts: bool) -> None:
-    """conn: to another database, unless connections are allowed."""
+    """Allow or refuse connections. conn: to another database, unless connections are allowed."""
     with translated(f"setting whether database {database} of the source accepts connections"):
         await conn.execute(
             sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}").format(
@@ -107,10 +107,10 @@ async def set_open(conn: AsyncConnection, database: str, *, accepts: bool) -> No
 
 @asynccontextmanager
 async def inside(uri: str, database: str, door: str, deadline: float) -> AsyncIterator[AsyncConnection]:
-    """A writable session, also where the database accepts no connections.
+    """A writable session, even if the database accepts no connections.
 
-    It is then opened for the moment that our own connection takes, closed again, and whoever came in
-    meanwhile is ended before the block begins.
+    In that case the database is opened for the moment in which pgmig connects, and then closed again.
+    Sessions that connected during that time are terminated before the block begins.
     """
     try:
         conn = await writable_connection(uri)

@@ -1,14 +1,14 @@
-"""The other sessions of a database: who they are, and how they are ended.
+"""The other sessions of a database: how they are found, and how they are terminated.
 
-A session is exempt by its process id alone: pgmig's own, and the walsender of its slot. Never by
-`application_name`, `usename` or anything else that a client may choose. A role without
-pg_read_all_stats sees of other roles' sessions only the database, the user and the application; so
-nothing else decides who is ended.
+Only process ids exempt a session: those of pgmig's own sessions and of the walsender of its slot.
+`application_name`, `usename` and other properties that a client can choose do not count. A role without
+pg_read_all_stats sees only database, user and application of other roles' sessions. So nothing else decides
+which sessions are terminated.
 
-A server process that is just being started is not yet in pg_stat_activity. From its first step on,
-before it looks whether its database accepts connections, and until it can be seen, it holds a lock on
-the database, which pg_locks shows. So once a database accepts no connections, "nobody holds that lock,
-and after that nobody is to be seen" means that nobody is left.
+A server process that is just starting is not yet in pg_stat_activity. But from its first step, which is
+before it checks whether its database accepts connections, until it becomes visible, it holds a lock on the
+database, which pg_locks shows. So once a database accepts no connections, two observations prove that no
+session is left: first no process holds that lock, and after that no session is visible.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from services.shared.pg.session.connection import translated
 
 NAMED_AT_MOST = 3
 STUBBORN_S = 3.0
-"""How long we wait for sessions to leave by themselves that our role may not end."""
+"""Seconds to wait until sessions that our role may not terminate end by themselves."""
 _LOOK_S = 0.1
 OWN_S = 10.0
-"""How long we wait for sessions of our own to end."""
+"""Seconds to wait until pgmig's own sessions end."""
 _POLL_S = 0.01
 
-# Autovacuum has no user. Parallel workers go with their leaders.
+# Autovacuum workers have no user. Parallel workers end with their leaders.
 _OTHERS: LiteralString = (
     "SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')"
     " FROM pg_catalog.pg_stat_activity a WHERE a.datname = %(database)s AND a.usesysid IS NOT NULL"
@@ -40,7 +40,7 @@ _OTHERS: LiteralString = (
 )
 _SINCE: LiteralString = " AND coalesce(a.backend_start >= pg_catalog.to_timestamp(%(moment)s), true)"
 _UNTIL: LiteralString = " AND coalesce(a.backend_start <= pg_catalog.to_timestamp(%(moment)s), true)"
-# As pg_terminate_backend decides it.
+# The rules of pg_terminate_backend.
 _NOT_OURS: LiteralString = (
     " AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles us, pg_catalog.pg_roles them"
     " WHERE us.rolname = current_user AND them.oid = a.usesysid AND (us.rolsuper OR NOT them.rolsuper AND"
@@ -55,7 +55,7 @@ _STARTING: LiteralString = (
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """A session that is not ours."""
+    """A session of another program."""
 
     pid: int
     user: str
@@ -67,9 +67,9 @@ class Other:
 
 @dataclass(frozen=True, slots=True)
 class OwnSession:
-    """A session of pgmig, as another coordinator can find it on the server.
+    """A session of pgmig, such that another coordinator can find it on the server.
 
-    began: microseconds since 1970 by the server's clock. Process ids are used again, so it must match too.
+    began: microseconds since 1970 by the server's clock. It must match too, because process ids are reused.
     """
 
     pid: int
@@ -94,7 +94,7 @@ async def own_session(conn: AsyncConnection) -> OwnSession:
 
 
 async def alive(conn: AsyncConnection, sessions: Collection[OwnSession]) -> tuple[OwnSession, ...]:
-    """Those of pgmig's sessions that still exist, in whatever database of the server."""
+    """Those of pgmig's sessions that still exist, in any database of the server."""
     if not sessions:
         return ()
     with translated("looking for sessions of an earlier freeze"):
@@ -103,8 +103,9 @@ async def alive(conn: AsyncConnection, sessions: Collection[OwnSession]) -> tupl
 
 
 async def end_own(conn: AsyncConnection, sessions: Collection[OwnSession]) -> None:
-    """End exactly these sessions, and return when they are gone: what they were doing is then done, or
-    never will be. Raises TRANSIENT when one does not end, PERMISSION when our role may not end it."""
+    """Terminate exactly these sessions, and return when they are gone. Then their statements either have
+    finished or never will. Raises TRANSIENT if one does not end, PERMISSION if our role may not terminate it.
+    """
     deadline = time.monotonic() + OWN_S
     while left := await alive(conn, sessions):
         with translated("ending the sessions of an earlier freeze"):
@@ -116,7 +117,7 @@ async def end_own(conn: AsyncConnection, sessions: Collection[OwnSession]) -> No
                 + ", ".join(str(one.pid) for one in left),
                 "see what these processes of the source wait for",
             )
-        await asyncio.sleep(_POLL_S)  # a server process that ends does not report it
+        await asyncio.sleep(_POLL_S)  # a server process does not report its end
 
 
 def _given(sessions: Collection[OwnSession]) -> dict[str, list[int]]:
@@ -126,9 +127,10 @@ def _given(sessions: Collection[OwnSession]) -> dict[str, list[int]]:
 async def end_begun_before(
     conn: AsyncConnection, database: str, spared: Collection[int], moment: float
 ) -> int:
-    """End the others that began at or before `moment` (the server's clock), once; how many.
+    """Terminate the other sessions that began at or before `moment` (the server's clock), once. Returns their
+    number.
 
-    Raises PERMISSION when our role may not end one of them.
+    Raises PERMISSION if our role may not terminate one of them.
     """
     return await _end_once(conn, _OTHERS + _UNTIL, database, spared, moment)
 
@@ -136,7 +138,7 @@ async def end_begun_before(
 async def end_begun_after(
     conn: AsyncConnection, database: str, spared: Collection[int], moment: float
 ) -> int:
-    """The same for those that began at or after `moment`."""
+    """Same as `end_begun_before`, for sessions that began at or after `moment`."""
     return await _end_once(conn, _OTHERS + _SINCE, database, spared, moment)
 
 
@@ -150,16 +152,17 @@ async def _end_once(
 
 
 async def end_all(conn: AsyncConnection, database: str, spared: Collection[int], deadline: float) -> int:
-    """End the others until none is left and none is being started; returns how many were ended.
+    """Terminate the other sessions until none is left and none is starting. Returns the number of terminated
+    sessions.
 
-    The database must not accept connections any more. deadline: time.monotonic(). Raises PERMISSION
-    for sessions that our role may not end and that do not leave, TIMEOUT.
+    The database must not accept connections any more. deadline: time.monotonic(). Raises TIMEOUT. Raises
+    PERMISSION for sessions that our role may not terminate and that do not end by themselves.
     """
     given = {"database": database, "spared": list(spared)}
     ended: set[int] = set()
     stubborn_since = 0.0
     while True:
-        starting = await _starting(conn, given)  # first: who has started since is among the others
+        starting = await _starting(conn, given)  # first: those that finish starting are among the others
         found = await _others(conn, _OTHERS, given)
         if not starting and not found:
             return len(ended)
@@ -175,18 +178,18 @@ async def end_all(conn: AsyncConnection, database: str, spared: Collection[int],
                 f"sessions on the source do not end: {_named(found) or 'one session is still being started'}",
                 "see what these processes wait for, or allow more time, then switch over again",
             )
-        await asyncio.sleep(_POLL_S)  # a server process that ends tells nobody
+        await asyncio.sleep(_POLL_S)  # a server process does not report its end
 
 
 async def check_endable(conn: AsyncConnection, database: str, spared: Collection[int]) -> None:
-    """Raises PERMISSION for other sessions that our role may not end, unless they leave within
-    STUBBORN_S. Ends none."""
+    """Raise PERMISSION for other sessions that our role may not terminate, unless they end within STUBBORN_S.
+    Terminates none."""
     given = {"database": database, "spared": list(spared)}
     deadline = time.monotonic() + STUBBORN_S
     while found := await _others(conn, _OTHERS + _NOT_OURS, given):
         if time.monotonic() > deadline:
             raise _may_not_end(found)
-        await asyncio.sleep(_LOOK_S)  # a server process that ends does not report it
+        await asyncio.sleep(_LOOK_S)  # a server process does not report its end
 
 
 async def _others(conn: AsyncConnection, query: LiteralString, given: Mapping[str, object]) -> list[Other]:
@@ -201,7 +204,8 @@ async def _starting(conn: AsyncConnection, given: Mapping[str, object]) -> int:
 
 
 async def _end(conn: AsyncConnection, others: Sequence[Other]) -> list[Other]:
-    """Those of them that our role may not end. One that it may not end does not spare the others."""
+    """Terminate sessions. Returns those that our role may not terminate; the others are terminated
+    nevertheless."""
     refused = []
     for other in others:
         try:
@@ -228,7 +232,7 @@ def _may_not_end(others: Sequence[Other]) -> PgmigError:
 
 
 async def prepared_transactions(conn: AsyncConnection) -> str:
-    """The prepared transactions of the database, for the operator; "" when there is none."""
+    """The prepared transactions of the database, for messages. "" if there are none."""
     with translated("looking for prepared transactions on the source"):
         rows = await (
             await conn.execute(

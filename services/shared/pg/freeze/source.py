@@ -1,26 +1,27 @@
-"""Keeping every writer out of the source database, and letting them in again.
+"""Block every writer of the source database, and release them again.
 
-Order matters:
+The order matters:
 
-1. Subscriptions are disabled: their workers write like anybody else.
-2. EXCLUSIVE locks on all tables, in one transaction: running writers finish, new ones wait, readers go
-   on. Nothing is lost when this takes too long: the locks are let go. They hold whoever writes, a
-   superuser too, and are kept until the switchover is decided. Prepared transactions must be gone by
-   then: nobody can end one but its owner.
-3. `ALTER DATABASE ... SET default_transaction_read_only = on`: a wish. Sessions that begin from now on
-   do not write unless they ask for it, and most do not call nextval, which no table lock prevents.
-4. Sessions that began before are ended, so that a writer that waits for our locks fails
-   instead of committing later.
-5. The database is closed: it accepts no connections any more (see the module closed_database), and all
-   other sessions are ended until none is left. From here on nobody can write, not even what no lock
-   covers: large objects, sequences, new tables. It stays closed when the locks are let go.
+1. Subscriptions are disabled, because their workers write too.
+2. EXCLUSIVE locks are acquired on all tables, in one transaction: running writers finish, new ones wait, and
+   readers continue. If this takes too long, the locks are released and nothing is lost. The locks block every
+   writer, also superusers, and are kept until the switchover is decided. By then there must be no prepared
+   transactions, because only their owner or a superuser can end them.
+3. `ALTER DATABASE ... SET default_transaction_read_only = on` is only a request. New sessions do not write
+   unless they override it, and most do not call nextval, which no table lock prevents.
+4. Sessions that began before step 3 are terminated, so that a writer that waits for our locks fails instead
+   of committing later.
+5. The database is closed: it accepts no connections any more (see the module closed_database), and all other
+   sessions are terminated until none is left. From here on no session can write anything, including
+   objects that no lock covers: large objects, sequences, new tables. The database stays closed when the locks
+   are released.
 
-Locks are tried for less than the writers' `deadlock_timeout` at a time and taken anew, so that
-where a writer holds one table and waits for another, we give way and PostgreSQL ends nobody.
-Our own `deadlock_timeout` is shorter: PostgreSQL then finds within an attempt that we wait for
-an autovacuum, and cancels it. A role that may not set it tries for longer now and then.
+Each attempt to lock is shorter than the writers' `deadlock_timeout`, and then the locks are requested again.
+So if a writer holds one table and waits for another, pgmig gives way, and PostgreSQL cancels no writer. Our
+own `deadlock_timeout` is shorter. So within an attempt PostgreSQL finds out that we wait for an autovacuum,
+and cancels it. A role that may not set it makes a longer attempt from time to time.
 
-`services.shared.pg.freeze.thaw` undoes all of it; the locks go with the session that holds them.
+`services.shared.pg.freeze.thaw` reverts all of it. The locks end with the session that holds them.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ LOCK_ATTEMPT_S = 0.8
 """Below deadlock_timeout's default of 1 s."""
 
 LONG_ATTEMPT_S = 1.5
-"""Beyond it: for a role that cannot shorten it, every third time."""
+"""Above that default. Every third attempt, for a role that may not shorten deadlock_timeout."""
 
 PAUSE_S = 0.05
-"""Between two attempts: writers that waited for us get their turn."""
+"""Between two attempts, so that writers that waited for us can run."""
 
 _LOCK_FAILURES = (
     psycopg.errors.QueryCanceled,
@@ -67,9 +68,9 @@ ListTables = Callable[[], Awaitable[Sequence[TableId]]]
 
 
 class Freeze:
-    """Locks of one session and the settings of one database. Use open, lock, ..., close.
+    """Locks of one session and the settings of one database. Call open, lock, ..., close.
 
-    before: the source as it is now, and so what `thaw` has to put back.
+    before: the source before the freeze, which `thaw` restores.
     """
 
     def __init__(
@@ -89,10 +90,10 @@ class Freeze:
 
     @classmethod
     async def open(cls, uri: str, slot: str = "") -> Freeze:
-        """Three sessions, one of them on another database. Nothing is blocked yet, and nobody's session
-        ended. slot: whoever streams from it goes on; "": nobody does.
+        """Open three sessions, one of them on another database. This blocks no session and terminates none.
+        slot: the walsender that streams from it is spared; "": none.
 
-        Raises PERMISSION when our role lacks a right that the freeze needs later.
+        Raises PERMISSION if our role lacks a right that the freeze needs later.
         """
         opened: list[AsyncConnection] = []
         try:
@@ -116,13 +117,13 @@ class Freeze:
 
     @property
     def session(self) -> AsyncConnection:
-        """A session that may read and write while the source is frozen. The source can have no
-        others from step 5 on."""
+        """A session that may read and write while the source is frozen. From step 5 on, no other sessions on
+        the source are possible."""
         return self._admin
 
     async def _spared(self) -> list[int]:
-        """Process ids of our two sessions and of the walsender that streams from our slot. Nobody else is
-        spared: a session keeps a temporary slot that it has made, and may write all the same."""
+        """Process ids of our two sessions and of the walsender that streams from our slot. No other session
+        is spared: a session with a temporary slot of its own may also write."""
         with translated("looking for the session that streams from the slot"):
             cursor = await self._side.execute(
                 "SELECT active_pid FROM pg_catalog.pg_replication_slots"
@@ -133,19 +134,20 @@ class Freeze:
         return [*(conn.info.backend_pid for conn in (self._locker, self._admin)), *streaming]
 
     async def close(self) -> None:
-        """Give the locks back, if any are held."""
+        """Close the sessions, which releases the locks."""
         for conn in (self._locker, self._admin, self._side):
             await conn.close()
 
     async def stop_subscriptions(self) -> None:
-        """Before the locks: an apply worker that waits for them would keep us from it."""
+        """Disable the subscriptions. Call this before `lock`: an apply worker that waits for the locks would
+        block this change."""
         await disable(self._admin, self.before.subscriptions)
 
     async def lock(self, tables: ListTables, deadline: float) -> float:
-        """Hold all tables against writers; returns since when they may be kept waiting.
+        """Lock all tables against writers. Returns the time since when writers may be waiting.
 
-        tables: lists them, each time anew, since more may be made while we wait. Both times are
-        time.monotonic(). Raises TIMEOUT.
+        tables: lists the tables. It is called for each attempt, because tables may be created during the
+        wait. Both times are time.monotonic(). Raises TIMEOUT.
         """
         blockers, attempts, listed = "", 0, await tables()
         while (left := deadline - time.monotonic()) > 0:
@@ -177,7 +179,7 @@ class Freeze:
         )
 
     async def _try_lock(self, tables: Sequence[TableId], seconds: float) -> bool:
-        """Whether all locks are held now; otherwise none is."""
+        """Returns True if all locks are held now. Otherwise none is held."""
         with translated("locking the source's tables"):
             await self._locker.execute("BEGIN")
             try:
@@ -201,7 +203,7 @@ class Freeze:
             await self._locker.execute("ROLLBACK")
 
     async def _blockers(self) -> str:
-        """Whom the locking session waits for, for the operator. Prepared transactions show as 0."""
+        """Sessions that block the lock, for the error message. Prepared transactions appear as 0."""
         with translated("looking for blocking sessions"):
             rows = await (
                 await self._admin.execute(
@@ -217,13 +219,13 @@ class Freeze:
         )
 
     async def holds(self) -> None:
-        """Raises when the session that holds the locks is gone, or the other one."""
+        """Raise an error if the session that holds the locks has ended."""
         with translated("keeping the locks on the source's tables"):
             await self._locker.execute("SELECT 1")
 
     async def check_prepared(self) -> None:
-        """Raises SWITCHOVER_FAILED when a transaction has been prepared since the tables were locked:
-        its commit needs nobody's session."""
+        """Raise SWITCHOVER_FAILED if a transaction has been prepared since the tables were locked: it can be
+        committed without its session."""
         if prepared := await prepared_transactions(self._admin):
             raise PgmigError(
                 ErrorKind.SWITCHOVER_FAILED,
@@ -237,23 +239,25 @@ class Freeze:
         return await clock(self._admin)
 
     async def end_writers(self, before: float) -> int:
-        """End every other session that began before `before`; returns how many.
+        """Terminate every other session that began before `before`. Returns their number.
 
-        Our two and the one that streams from our slot stay. Raises PERMISSION when one may not be ended.
+        Our two sessions and the one that streams from our slot are spared. Raises PERMISSION if one may not
+        be terminated.
         """
         spared = await self._spared()
         return await end_begun_before(self._admin, self.before.database, spared, before)
 
     async def shut(self, deadline: float) -> int:
-        """Let nobody in any more, and end all that are in; returns how many were. Nothing but our two
-        sessions and the one that streams from our slot is left. deadline: time.monotonic()."""
+        """Refuse new connections and terminate all other sessions. Returns their number. Only our two
+        sessions and the one that streams from our slot are left. deadline: time.monotonic()."""
         await set_open(self._side, self.before.database, accepts=False)
         return await end_all(self._side, self.before.database, await self._spared(), deadline)
 
 
 @asynccontextmanager
 async def source_session(uri: str, freeze: Freeze | None) -> AsyncIterator[AsyncConnection]:
-    """The freeze's session on the source, which accepts no others any more; before it, a new one."""
+    """The freeze's session on the source, because the source then accepts no others. Without a freeze, a new
+    session."""
     if freeze is not None:
         yield freeze.session
         return
@@ -262,7 +266,7 @@ async def source_session(uri: str, freeze: Freeze | None) -> AsyncIterator[Async
 
 
 async def _prove_rights(admin: AsyncConnection, side: AsyncConnection, before: Before) -> None:
-    """Set what the freeze will change to the value that it has. Raises PERMISSION."""
+    """Set the settings that the freeze will change to their present values. Raises PERMISSION."""
     try:
         await set_open(side, before.database, accepts=True)
         await set_database_default(admin, before.database, before.read_only_default)
@@ -274,7 +278,7 @@ async def _prove_rights(admin: AsyncConnection, side: AsyncConnection, before: B
 
 
 async def _shorten_deadlock_timeout(conn: AsyncConnection) -> bool:
-    """Whether the role may."""
+    """Set a short deadlock_timeout. Returns whether the role may."""
     try:
         await conn.execute("SET deadlock_timeout = '200ms'")
     except psycopg.errors.InsufficientPrivilege:
@@ -285,7 +289,8 @@ async def _shorten_deadlock_timeout(conn: AsyncConnection) -> bool:
 
 
 async def before_freeze(conn: AsyncConnection, uri: str) -> Before:
-    """What `thaw` has to put back. Raises PERMISSION when there is no way in (see door)."""
+    """The state that `thaw` restores. Raises PERMISSION if our role can connect to no other database (see
+    `way_in`)."""
     with translated("checking the source"):
         row = await (await conn.execute("SELECT current_database()::text")).fetchone()
     assert row is not None
@@ -300,7 +305,7 @@ async def before_freeze(conn: AsyncConnection, uri: str) -> Before:
 
 
 async def emit_sentinel(conn: AsyncConnection, prefix: str, content: str) -> Lsn:
-    """Write a transactional logical message; returns a position at or before its commit."""
+    """Write a transactional logical message. Returns a position at or before its commit."""
     try:
         row = await (
             await conn.execute(

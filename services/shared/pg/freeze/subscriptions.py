@@ -1,4 +1,4 @@
-"""Subscriptions of the source: their apply workers write into it, whoever else may not."""
+"""Subscriptions of the source: their apply workers write into it although other writers may not."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ async def enabled_subscriptions(conn: AsyncConnection) -> tuple[str, ...]:
 
 
 async def disable(conn: AsyncConnection, names: Sequence[str]) -> None:
-    """Raises PERMISSION with what to do when our role may not."""
+    """Raise PERMISSION with a remedy if our role may not disable one."""
     await _alter(conn, names, "DISABLE")
 
 
 async def enable(conn: AsyncConnection, names: Sequence[str]) -> None:
-    """Those that are still there and disabled."""
+    """Enable those that still exist and are disabled."""
     with translated("looking for subscriptions of the source"):
         rows = await (
             await conn.execute(

@@ -1,9 +1,9 @@
-"""Letting writers into a frozen source again: everything is put back as it was recorded.
+"""Release the writers of a frozen source: everything is restored as it was recorded.
 
-The coordinator that froze the source may still be running, for example when a second one has taken the
-migration over. Its sessions would go on with the freeze after the thaw, and nobody would thaw the source
-again. So the freeze records its sessions before it begins, and a thaw ends them first. A thaw records each of
-its own sessions in the same way: a coordinator that stops responding in a thaw must not open the source
+The coordinator that froze the source may still be running, for example if a second one has taken over the
+migration. Its sessions would continue the freeze after the thaw, and nobody would thaw the source again. So
+the freeze records its sessions before it begins, and a thaw terminates them first. A thaw records each of its
+own sessions in the same way: a coordinator that stops responding during a thaw must not open the source
 later, when another one has frozen it again.
 """
 
@@ -24,18 +24,18 @@ from services.shared.pg.session.connection import translated
 SETTING = "default_transaction_read_only"
 
 Announce = Callable[[tuple[OwnSession, ...]], Awaitable[None]]
-"""Stores which sessions may still change the freeze of the source, the caller's among them. Raises FENCED
-when another coordinator has taken over."""
+"""Stores which sessions may still change the freeze of the source, including the caller's. Raises FENCED if
+another coordinator has taken over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Before:
     """The source before the freeze.
 
-    read_only_default: the database's own setting, "" when it had none. at: the source's clock, Unix
-    seconds. database: its name. door: another database, from which this one can be opened.
-    subscriptions: those that were enabled. sessions: of the freeze, and of a thaw that may still be
-    running. What an earlier release recorded lacks the last four: it closed nothing.
+    read_only_default: the database's own setting, "" if it had none. at: the source's clock, Unix seconds.
+    database: its name. door: another database, from which this one can be opened. subscriptions: those that
+    were enabled. sessions: of the freeze, and of a thaw that may still be running. Records of earlier
+    releases lack the last four, because these releases did not close the database.
     """
 
     read_only_default: str
@@ -47,14 +47,14 @@ class Before:
 
 
 async def thaw(uri: str, before: Before, announce: Announce | None = None) -> bool:
-    """Put back what the freeze has changed, whatever of it has happened; whether there was anything.
+    """Restore everything that the freeze has changed so far. Returns whether anything was changed.
 
-    announce: is awaited before anything is changed, and again before subscriptions are enabled, by another
-    session. After the first time the sessions of the freeze are ended.
+    announce: awaited before anything is changed, and again before another session enables subscriptions.
+    After the first call the sessions of the freeze are terminated.
 
-    The setting is put back before the database is opened, so that nobody comes in who finds it read-only.
-    Sessions that began meanwhile stay read-only until they reconnect, and a connection pool would keep
-    them: they are ended.
+    The setting is restored before the database is opened, so that no new session is read-only. Sessions that
+    began during the freeze would stay read-only until they reconnect, and a connection pool would keep them.
+    So they are terminated.
     """
     conn = await beside(uri, before.door) if before.database else await writable_connection(uri)
     try:
@@ -86,7 +86,7 @@ async def thaw(uri: str, before: Before, announce: Announce | None = None) -> bo
 
 
 async def admit_readers(uri: str, before: Before) -> None:
-    """Let sessions in again, read-only by default."""
+    """Allow connections again, with sessions that are read-only by default."""
     conn = await beside(uri, before.door)
     try:
         await set_open(conn, before.database, accepts=True)
@@ -102,7 +102,7 @@ async def _current(conn: AsyncConnection) -> str:
 
 
 async def database_default(conn: AsyncConnection, database: str) -> str:
-    """The database's setting for all roles, as ALTER DATABASE left it."""
+    """The database's setting for all roles, as set by ALTER DATABASE."""
     with translated("reading the source database's settings"):
         row = await (
             await conn.execute(
@@ -126,7 +126,7 @@ async def set_database_default(conn: AsyncConnection, database: str, value: str)
 
 
 async def clock(conn: AsyncConnection) -> float:
-    """Unix seconds."""
+    """The source's clock, in Unix seconds."""
     with translated("reading the source's clock"):
         row = await (await conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8")).fetchone()
     assert row is not None
