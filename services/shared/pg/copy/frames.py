@@ -2,7 +2,7 @@
 
 Sans-I/O. A message is a type byte, a big-endian length that includes itself but not the type, and a body
 ("Frontend/Backend Protocol", Message Formats). CopyData is the same in both directions. So its bytes are not
-parsed, but many messages are merged into one (`copy_runs`). Thus a row may be larger than any buffer. The
+parsed, but many messages are merged into one (`row_merge`). Thus a row may be larger than any buffer. The
 bodies of other messages are kept up to KEPT bytes: an error may quote a whole row, which is not needed.
 """
 

@@ -2,7 +2,7 @@
 
 Theory of operation. libpq stores each row twice as a whole, and returns rows one at a time. CopyData messages
 are the same in both directions. So the bytes are read from one server into a buffer of fixed size and written
-from there to the other server. In between, many messages are merged into one (`copy_runs`). Memory use does
+from there to the other server. In between, many messages are merged into one (`row_merge`). Memory use does
 not depend on the size of a row.
 
 The channel is borrowed from libpq (`raw_connection`): libpq is idle and has read everything that the server
