@@ -42,8 +42,8 @@ async def writable_connection(uri: str, database: str = "") -> AsyncConnection:
 
 
 async def way_in(conn: AsyncConnection, uri: str) -> str:
-    """The name of another database that our role can connect to. Raises PERMISSION, or what kept the last
-    connection from being opened when a retry may cure it, as with a connection limit."""
+    """The name of another database that our role can connect to. Raises PERMISSION. If a retry may solve
+    the last connection's error, as for a connection limit, raises that error."""
     failure: PgmigError | None = None
     with translated("looking for another database of the source"):
         rows = await (

@@ -72,9 +72,8 @@ def _is_left_out(entry: ArchiveEntry, chosen: Chosen, *, rows: bool) -> bool:
 
 
 def _follows_out(entry: ArchiveEntry, dropped: Iterable[int], chosen: Chosen) -> bool:
-    """Whether a comment, privilege or label is left out with its object. For a schema this is decided by
-    name: schema public has no entry, and a schema that the destination already has still gets its comments
-    and privileges."""
+    """Whether it is left out with its object. For a schema the name decides: public has no entry, and a
+    schema that the destination already has still gets its comments and privileges."""
     if not entry.schema and entry.name.startswith(_OF_SCHEMA):
         (name,) = tokens(entry.name.removeprefix(_OF_SCHEMA).encode("utf-8", "surrogateescape"))
         return name.name in chosen.schemas_dropped
