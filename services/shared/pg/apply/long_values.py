@@ -3,8 +3,8 @@
 They are sent to the server in pieces, before their statement, into a temporary table of the session. The
 statement joins the pieces. A bytea is sent as hexadecimal digits, and each piece is a separate bytea, so the
 server never holds its whole text. Any other value is cut between characters, joined as text, and converted to
-the type (`typed_value`), without the type's length or precision. The assignment to the column then checks
-these, as for any value.
+the type (`TargetColumn.typed`), without the type's length or precision. The assignment to the column then
+checks these, as for any value.
 
 The table is created when it is first needed, which requires the privilege TEMPORARY on the database. It is
 emptied before the next statement with long values, and by the commit.
