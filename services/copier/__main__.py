@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import sys
-
 from services.copier.config import CopierSettings
 from services.copier.handler import copier_runner
-from services.shared.bus.connection import bus
+from services.shared.bus.connection import Client
 from services.shared.model import Role
-from services.shared.rpc.health import HealthServer
-from services.shared.rpc.worker_link import WorkerLink
-from services.shared.runtime.config import worker_token
-from services.shared.runtime.lifecycle import run_service
+from services.shared.runtime.assignments import AssignmentRunner, Report
+from services.shared.worker.main import run_worker
 
 
-async def serve(settings: CopierSettings, stop: asyncio.Event) -> None:
-    """Attach to the coordinator and run its assignments until `stop` is set."""
-    nats_url = settings.nats_url.get_secret_value()
-    token = worker_token(settings)
-    async with HealthServer(settings.health_listen), bus(nats_url, settings.worker_id) as client:
-        link = WorkerLink(settings.coordinator, Role.COPIER, settings.worker_id, socket.gethostname(), token)
-        runner = copier_runner(client, link.report, settings.lease_s)
-        link_stop = asyncio.Event()
-        linked = asyncio.create_task(link.run(runner, link_stop), name="link")
-        stopping = asyncio.create_task(stop.wait(), name="stop")
-        await asyncio.wait({linked, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        await runner.close()
-        link_stop.set()
-        await linked
+def make_runner(client: Client, report: Report, settings: CopierSettings) -> AssignmentRunner:
+    return copier_runner(client, report, settings.lease_s)
 
 
 def main() -> None:
-    sys.exit(run_service("copier", serve, CopierSettings, arguments=sys.argv[1:]))
+    run_worker(Role.COPIER, CopierSettings, make_runner)
 
 
 if __name__ == "__main__":
