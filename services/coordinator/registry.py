@@ -13,7 +13,7 @@ from services.coordinator.commands import Commands
 from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.record import Record, pack, same_migration, supersedes, unpack
 from services.coordinator.migration.state import REVISIONS_UNSAVED, Migration
-from services.coordinator.migration.state_file import read_states, state_file
+from services.coordinator.migration.state_file import read_states, remove_state, state_file
 from services.coordinator.phase_loop import PhaseLoop
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
@@ -83,7 +83,7 @@ class Coordinator:
     async def load(self) -> None:
         """Continue every migration that the store or a state file knows. Raises BROKER."""
         stored = list(self._stored(await self._store.load()))
-        filed = list(read_states(self._around.state_dir))
+        filed = list(self._not_removed(await self._store.removed()))
         chosen = newest([*stored, *filed])
         for record in stored:
             _tell_stale(record, chosen[record.migration_id], f"{record.migration_id} in the store")
@@ -100,6 +100,21 @@ class Coordinator:
                 yield unpack(value)
             except PgmigError as exc:
                 log.error("state of migration %s in the store: %s", key, exc)
+
+    def _not_removed(self, removed: frozenset[str]) -> Iterator[Record]:
+        """Records of the state files, without those of migrations that were cleaned up.
+
+        A coordinator that was replaced before the cleanup does not learn of it, and keeps its file.
+        """
+        for record in read_states(self._around.state_dir):
+            if record.migration_id in removed:
+                log.warning(
+                    "migration %s was cleaned up by another coordinator: its state file is removed",
+                    record.migration_id,
+                )
+                remove_state(self._around.state_dir, record.migration_id)
+            else:
+                yield record
 
     async def _taken_over(self, record: Record) -> Record | None:
         """The record with this coordinator's term, once the store has it: before anything else is

@@ -11,6 +11,7 @@ import asyncio
 import logging
 
 from services.coordinator.migration.state import Migration
+from services.coordinator.operations.undo import claiming, thaw_recorded
 from services.coordinator.pipeline.parts import Context
 from services.shared.model import (
     ErrorKind,
@@ -19,7 +20,7 @@ from services.shared.model import (
     Phase,
 )
 from services.shared.pg.freeze.closed_database import beside, is_open, writable_connection
-from services.shared.pg.freeze.thaw import Before, admit_readers, thaw
+from services.shared.pg.freeze.thaw import Before, admit_readers
 from services.shared.pg.replication.late_writes import late_writes, told
 
 log = logging.getLogger(__name__)
@@ -47,17 +48,18 @@ def check_frozen(migration: Migration) -> Before:
 async def unfreeze(context: Context, *, read_only: bool) -> None:
     """Let sessions into the old source again: those that write too, or read-only by default.
 
-    Raises WRONG_PHASE unless the source is frozen, CREDENTIALS_NEEDED.
+    Raises WRONG_PHASE unless the source is frozen, CREDENTIALS_NEEDED, and FENCED when another coordinator
+    has taken over.
     """
     migration, frozen = context.migration, check_frozen(context.migration)
     uri = await context.credentials.known_source()
     if read_only:
-        await admit_readers(uri, frozen)
+        await admit_readers(uri, frozen, claiming(context))
         migration.event(
             EventLevel.WARNING, "the old source accepts sessions again, which are read-only by default"
         )
     else:
-        await thaw(uri, frozen)
+        await thaw_recorded(context, uri)
         migration.thawed()
         migration.event(EventLevel.WARNING, "the old source accepts writes again: from now on both sides do")
     await context.journal.save()

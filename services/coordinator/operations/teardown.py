@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from services.coordinator.migration.state import Migration
+from services.coordinator.operations.undo import thaw_recorded
 from services.coordinator.pipeline.files import Files
 from services.coordinator.pipeline.parts import Context
 from services.shared.bus.connection import Client
 from services.shared.bus.store import delete_stream
 from services.shared.model import CleanupResult, ErrorKind, PgmigError
 from services.shared.pg.bookkeeping.schema import drop_bookkeeping, steps_done
-from services.shared.pg.freeze.thaw import thaw
 from services.shared.pg.session.connection import connection
 from services.shared.pg.teardown import remove_from_source, remove_origin
 
@@ -82,7 +82,7 @@ async def _source(context: Context, *, force: bool = False) -> list[str]:
     frozen = record.freeze
     removed = []
     if frozen is not None and record.switchover is None:  # it was not decided, and could not be undone
-        if await thaw(uri, frozen):
+        if await thaw_recorded(context, uri):
             removed.append("the freeze of the source")
         context.migration.thawed()
     removed += await remove_from_source(

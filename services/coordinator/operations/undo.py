@@ -20,7 +20,7 @@ from services.shared.model import (
     back_off_s,
 )
 from services.shared.pg.freeze.sessions import OwnSession
-from services.shared.pg.freeze.thaw import thaw
+from services.shared.pg.freeze.thaw import Announce, thaw
 from services.shared.runtime.assignments import cause
 from services.shared.runtime.retry import retrying
 
@@ -48,7 +48,7 @@ async def undo(context: Context) -> None:
     as it is, when another coordinator has written the record since."""
     if context.migration.record.freeze is not None:
         uri = await context.credentials.source()
-        fenced = await retrying("thawing the source", lambda: _thaw(context, uri))
+        fenced = await retrying("thawing the source", lambda: _thaw_unless_fenced(context, uri))
         if fenced is not None:
             raise fenced
     context.migration.switchover_undone()
@@ -57,21 +57,39 @@ async def undo(context: Context) -> None:
     await context.journal.save()
 
 
-async def _thaw(context: Context, uri: str) -> PgmigError | None:
+async def _thaw_unless_fenced(context: Context, uri: str) -> PgmigError | None:
     """Returns FENCED instead of raising it: `retrying` would try again."""
-    freeze = context.migration.record.freeze
-    assert freeze is not None
-
-    async def claim(sessions: tuple[OwnSession, ...]) -> None:
-        """The store has then no decision of anybody else, nor one of ours whose answer was lost; and a
-        coordinator that still runs this switchover can decide no more."""
-        context.migration.thaw_claimed(sessions)
-        await context.journal.claim()
-
     try:
-        await thaw(uri, freeze, claim)
+        await thaw_recorded(context, uri)
     except PgmigError as exc:
         if exc.kind is not ErrorKind.FENCED:
             raise
         return exc
     return None
+
+
+async def thaw_recorded(context: Context, uri: str) -> bool:
+    """Thaw the source as the record says; whether there was anything to put back.
+
+    Raises FENCED, with the source as it is, when another coordinator has written the record since.
+    """
+    freeze = context.migration.record.freeze
+    assert freeze is not None
+    put_back = await thaw(uri, freeze, claiming(context))
+    for line in put_back:
+        context.migration.event(EventLevel.INFO, line)
+    return bool(put_back)
+
+
+def claiming(context: Context) -> Announce:
+    """Writes the sessions that change the freeze into the record, and that into the store.
+
+    The store has then no decision of anybody else, nor one of ours whose answer was lost; and a coordinator
+    that still runs this switchover can decide no more.
+    """
+
+    async def claim(sessions: tuple[OwnSession, ...]) -> None:
+        context.migration.thaw_claimed(sessions)
+        await context.journal.claim()
+
+    return claim

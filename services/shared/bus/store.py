@@ -5,6 +5,9 @@ and does not overwrite it. If the bucket has vanished (the store was deleted), t
 again. If a key has vanished from a bucket that is still the same, another coordinator has deleted it. It
 stays deleted: FENCED too. A write whose outcome is unknown is recognized later by its content. A value
 larger than LONGEST is stored in pieces next to its key (`manifest`); reads and writes depend on the key.
+
+A deleted key leaves a mark (`removed`). A coordinator that was replaced before the deletion still has the
+migration in its state file, and must not write it into the store again when it is restarted.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ _READ_ATTEMPTS = 3
 LONGEST = 512 * 1024
 """Bytes of one message, or less if the broker accepts less. The broker's default is 1 MiB."""
 _HEADERS = 4096
+_REMOVED = "REMOVED"
+"""Marks are named `REMOVED.key`. No migration has such an id: ids are in lower case."""
 
 
 class StateStore:
@@ -64,9 +69,22 @@ class StateStore:
         nats-py's `keys()` starts a consumer. It may report an empty bucket if the consumer's first
         message arrives before the answer that counts the remaining messages.
         """
-        prefix = f"$KV.{STATE_BUCKET}."
-        info = await self._jetstream.stream_info(_STREAM, subjects_filter=f"{prefix}*")
-        return [subject.removeprefix(prefix) for subject in info.state.subjects or {}]
+        return await self._below("")
+
+    async def _below(self, prefix: str) -> list[str]:
+        """The keys that are `prefix` and one token, without the prefix."""
+        start = f"$KV.{STATE_BUCKET}.{prefix}"
+        info = await self._jetstream.stream_info(_STREAM, subjects_filter=f"{start}*")
+        return [subject.removeprefix(start) for subject in info.state.subjects or {}]
+
+    async def removed(self) -> frozenset[str]:
+        """Keys that were deleted from this bucket, and that nobody has written since."""
+        with translated(_DOING):
+            try:
+                marked = await self._below(f"{_REMOVED}.")
+                return frozenset(marked).difference(await self._keys())
+            except js_errors.NotFoundError:
+                return frozenset()
 
     async def _whole(self, bucket: KeyValue, key: str) -> bytes:
         """The value, joined if it is stored in pieces. If pieces are lost, the value is empty."""
@@ -162,13 +180,15 @@ class StateStore:
         )
 
     async def delete(self, key: str) -> bool:
-        """Delete a key; return whether it existed. KV's own deletion would leave a marker, this does not."""
+        """Delete a key; return whether it existed. A mark tells that it was removed. KV's own deletion is not
+        used: after it the key could only be written by who knows the revision of the deletion."""
         self._attempted.pop(key, None)
         self._revisions.pop(key, None)
         self._manifests.pop(key, None)
         with translated(_DOING):
             try:
                 bucket = await self._jetstream.key_value(STATE_BUCKET)
+                await bucket.put(f"{_REMOVED}.{key}", b"")
                 await bucket.get(key)
                 await self._purge(key)
                 await self._purge(f"{key}.>")

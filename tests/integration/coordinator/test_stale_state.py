@@ -8,7 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.shared.model import MigrationOptions, Phase
+from services.shared.bus.connection import connect_bus
+from services.shared.bus.store import StateStore, delete_stream
+from services.shared.model import STATE_BUCKET, ErrorKind, MigrationOptions, PgmigError, Phase
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.services import Services
@@ -76,3 +78,53 @@ async def test_file_of_a_coordinator_that_was_replaced_does_not_undo_what_the_ne
         services.wait_serving()
         async with services.session() as session:
             assert (await session.get("m")).phase is Phase.ABORTED
+
+
+async def test_migration_that_was_cleaned_up_is_not_brought_back_by_a_state_file(
+    source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """The coordinator that cleaned up ran on another host. This one was replaced before and has its file."""
+    with Services(nats_server, tmp_path, workers=()) as services:
+        path = services.state_dir / "m" / "state.json"
+        async with services.session() as session:
+            await session.start("m", source, dest_db, FOLLOW)
+            stale = advanced(path.read_text())
+            await session.cleanup("m", force=True)
+        services.kill9("coordinator")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(stale)
+        services.start("coordinator")
+        services.wait_serving()
+        async with services.session() as session:
+            with pytest.raises(PgmigError) as caught:
+                await session.get("m")
+            assert caught.value.kind is ErrorKind.NOT_FOUND
+            assert not path.exists()
+            await session.start("m", source, dest_db, FOLLOW)  # the id can be used again
+        services.restart("coordinator")
+        async with services.session() as session:
+            assert (await session.get("m")).phase is not Phase.ABORTED
+            await session.cleanup("m", force=True)
+
+
+async def test_state_file_counts_when_the_store_is_gone(
+    source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """Another migration has made the store anew, which knows nothing of this one."""
+    with Services(nats_server, tmp_path, workers=()) as services:
+        async with services.session() as session:
+            await session.start("m", source, dest_db, FOLLOW)
+        services.kill9("coordinator")
+        client = await connect_bus(nats_server.url, "test")
+        try:
+            assert await delete_stream(client, f"KV_{STATE_BUCKET}")
+            store = StateStore(client)
+            await store.save("other", b"")
+            await store.delete("other")
+        finally:
+            await client.close()
+        services.start("coordinator")
+        services.wait_serving()
+        async with services.session() as session:
+            assert (await session.get("m")).migration_id == "m"
+            await session.cleanup("m", force=True)

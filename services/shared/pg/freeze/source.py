@@ -45,7 +45,7 @@ from services.shared.pg.freeze.sessions import (
     prepared_transactions,
 )
 from services.shared.pg.freeze.subscriptions import disable, enabled_subscriptions
-from services.shared.pg.freeze.thaw import Before, clock, database_default, set_database_default
+from services.shared.pg.freeze.thaw import FROZEN, Before, clock, database_default, set_database_default
 from services.shared.pg.session.connection import connection, translate, translated
 
 LOCK_ATTEMPT_S = 0.8
@@ -235,7 +235,7 @@ class Freeze:
 
     async def forbid_writes(self) -> float:
         """Make new sessions read-only by default. Returns the source's clock afterwards, Unix seconds."""
-        await set_database_default(self._admin, self.before.database, "on")
+        await set_database_default(self._admin, self.before.database, FROZEN)
         return await clock(self._admin)
 
     async def end_writers(self, before: float) -> int:

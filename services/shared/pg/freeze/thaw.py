@@ -22,6 +22,8 @@ from services.shared.pg.freeze.subscriptions import enable
 from services.shared.pg.session.connection import translated
 
 SETTING = "default_transaction_read_only"
+FROZEN = "on"
+"""What a freeze sets it to."""
 
 Announce = Callable[[tuple[OwnSession, ...]], Awaitable[None]]
 """Stores which sessions may still change the freeze of the source, including the caller's. Raises FENCED if
@@ -46,8 +48,10 @@ class Before:
     sessions: tuple[OwnSession, ...] = ()
 
 
-async def thaw(uri: str, before: Before, announce: Announce | None = None) -> bool:
-    """Restore everything that the freeze has changed so far. Returns whether anything was changed.
+async def thaw(uri: str, before: Before, announce: Announce | None = None) -> tuple[str, ...]:
+    """Restore everything that the freeze has changed so far. Returns a sentence for each thing.
+
+    A default that is neither the freeze's nor the one before was set by somebody else meanwhile. It is kept.
 
     announce: awaited before anything is changed, and again before another session enables subscriptions.
     After the first call the sessions of the freeze are terminated.
@@ -58,16 +62,11 @@ async def thaw(uri: str, before: Before, announce: Announce | None = None) -> bo
     """
     conn = await beside(uri, before.door) if before.database else await writable_connection(uri)
     try:
-        others = await alive(conn, before.sessions)
-        if announce is not None:
-            await announce((*others, await own_session(conn)))
-        await end_own(conn, others)
+        await _replace_others(conn, before, announce)
         database = before.database or await _current(conn)
-        changed = await database_default(conn, database) != before.read_only_default
-        if changed:
-            await set_database_default(conn, database, before.read_only_default)
+        changed = await _put_default_back(conn, database, before.read_only_default)
         if not await is_open(conn, database):
-            changed = True
+            changed.append(f"database {database} of the source accepts connections again")
             await set_open(conn, database, accepts=True)
         if changed:
             with suppress(PgmigError):
@@ -82,13 +81,36 @@ async def thaw(uri: str, before: Before, announce: Announce | None = None) -> bo
             await enable(conn, before.subscriptions)
         finally:
             await conn.close()
-    return changed
+    return tuple(changed)
 
 
-async def admit_readers(uri: str, before: Before) -> None:
-    """Allow connections again, with sessions that are read-only by default."""
+async def _replace_others(conn: AsyncConnection, before: Before, announce: Announce | None) -> None:
+    """Record the session of `conn`, then terminate those that were recorded before."""
+    others = await alive(conn, before.sessions)
+    if announce is not None:
+        await announce((*others, await own_session(conn)))
+    await end_own(conn, others)
+
+
+async def _put_default_back(conn: AsyncConnection, database: str, value: str) -> list[str]:
+    found = await database_default(conn, database)
+    if found == value:
+        return []
+    if found != FROZEN:
+        shown = f"is {found}" if found else "is not set"
+        return [
+            f"{SETTING} of database {database} of the source {shown}: somebody changed it during the freeze, "
+            f"and it stays so (before the freeze: {value or 'not set'})"
+        ]
+    await set_database_default(conn, database, value)
+    return [f"{SETTING} of database {database} of the source is {value or 'not set'} again"]
+
+
+async def admit_readers(uri: str, before: Before, announce: Announce | None = None) -> None:
+    """Allow connections again, with sessions that are read-only by default. announce: see `thaw`."""
     conn = await beside(uri, before.door)
     try:
+        await _replace_others(conn, before, announce)
         await set_open(conn, before.database, accepts=True)
     finally:
         await conn.close()

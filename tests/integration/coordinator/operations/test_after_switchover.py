@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -16,6 +17,7 @@ from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.record import Record, pack, unpack
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import teardown
+from services.coordinator.operations.after_switchover import unfreeze
 from services.coordinator.operations.undo import undo
 from services.coordinator.pipeline.credentials import Credentials, of_password_file
 from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
@@ -297,6 +299,34 @@ async def test_undo_wins_its_compare_and_set_before_it_thaws(
     await undo(pipeline.context)
     assert not closed(source)
     insert(source, 1)
+
+
+@pytest.mark.parametrize("command", ["unfreeze", "unfreeze --read-only", "cleanup"])
+async def test_replaced_coordinator_opens_no_source(
+    source: str, dest_db: str, client: Client, tmp_path: Path, command: str
+) -> None:
+    """Another one has taken the migration over: only that one may open the source."""
+    record = await frozen_in_vain(source)
+    if command != "cleanup":
+        record = replace(record, phase=Phase.SWITCHED_OVER)
+    store, other = StateStore(client), StateStore(client)
+    await store.save("m", pack(record))
+    await other.load()
+    migration = Migration(record, lambda: ())
+    pipeline = Pipeline(
+        migration, Journal(store, tmp_path, migration), Surroundings(client, Workforce(), tmp_path)
+    )
+    pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
+    await other.save("m", pack(replace(record, term=1)))
+    with pytest.raises(PgmigError) as caught:
+        if command == "cleanup":
+            await teardown.remove_replication(pipeline.context, pipeline.bus)
+        else:
+            await unfreeze(pipeline.context, read_only=command.endswith("only"))
+    assert caught.value.kind is ErrorKind.FENCED
+    assert closed(source)
+    await store.delete("m")
+    reopen(source)
 
 
 def place(uri: str) -> str:
