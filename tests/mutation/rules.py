@@ -30,6 +30,7 @@ CASTS = "tests/integration/pg/apply/test_hijacked_casts.py"
 PARTED = "tests/integration/coordinator/tables/test_parted_partitions.py"
 BROKEN_OFF = "tests/integration/coordinator/tables/test_tables_broken_off.py"
 AMID = "tests/unit/coordinator/test_commands_amid_switchover.py"
+UNPUBLISHED = "tests/integration/coordinator/tables/test_unpublished_fence.py"
 AFTER = "tests/integration/coordinator/operations/test_after_switchover.py"
 
 
@@ -713,7 +714,7 @@ MUTATIONS = (
     Mutation(
         "42 a thaw ends the sessions of the freeze first",
         "services/shared/pg/freeze/thaw.py",
-        "        await end_own(conn, others)\n",
+        "    await end_own(conn, others)\n",
         "",
         "tests/integration/coordinator/test_two_coordinators.py",
     ),
@@ -895,5 +896,33 @@ MUTATIONS = (
         "        if roots := [table for table in copy if table not in seen.added()]:",
         "        if roots := []:",
         f"{PARTED}::test_an_attached_partition_comes_with_its_root",
+    ),
+    Mutation(
+        "42 commands open the source only after they have won their compare and set",
+        "services/coordinator/operations/undo.py",
+        "        await context.journal.claim()\n",
+        "",
+        f"{AFTER}::test_replaced_coordinator_opens_no_source",
+    ),
+    Mutation(
+        "42 a migration that was cleaned up leaves a mark",
+        "services/coordinator/registry.py",
+        "            if record.migration_id in removed:",
+        "            if False:",
+        f"{STALE_STATE}::test_migration_that_was_cleaned_up_is_not_brought_back_by_a_state_file",
+    ),
+    Mutation(
+        "42 sessions that copy large objects are ended by the next coordinator",
+        "services/shared/pg/unpublished/fence.py",
+        "        await end_earlier(conn, migration, confirm)\n",
+        "",
+        f"{UNPUBLISHED}::test_replaced_coordinator_that_was_writing_is_ended",
+    ),
+    Mutation(
+        "42 a replaced coordinator copies no large objects",
+        "services/shared/pg/unpublished/fence.py",
+        "        await end_earlier(conn, migration, confirm)\n        await confirm()\n",
+        "        await end_earlier(conn, migration, confirm)\n",
+        f"{UNPUBLISHED}::test_replaced_coordinator_that_has_not_begun_to_write_is_refused",
     ),
 )

@@ -85,6 +85,14 @@ class Journal:
         async with self._lock:
             await self._put()
 
+    async def confirm(self) -> None:
+        """Put the record into the store once more, changed or not. Raises FENCED when another coordinator has
+        taken the migration over, and BROKER."""
+        async with self._lock:
+            record = self._migration.record
+            await self._store.save(record.migration_id, pack(record))
+            self._stored = max(self._stored, record.revision)
+
     async def decide(self, result: SwitchoverResult) -> None:
         """Store the record as switched over, then change it. Raises WRONG_PHASE, and like a strict `save`,
         with nothing changed; the store may have it all the same, until the next `save`."""

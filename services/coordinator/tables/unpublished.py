@@ -9,6 +9,7 @@ They go through the coordinator's own sessions, in pieces of bounded size.
 from __future__ import annotations
 
 from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context, Workers
 from services.shared.model import (
     EventLevel,
@@ -20,7 +21,8 @@ from services.shared.pg.bookkeeping.schema import mark_step, steps_done
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.session.connection import connection
 from services.shared.pg.session.snapshot import one_snapshot, under_snapshot
-from services.shared.pg.unpublished.content import Brought, Wanted, any_unfollowed, bring, silent_destination
+from services.shared.pg.unpublished.content import Brought, Wanted, any_unfollowed, bring
+from services.shared.pg.unpublished.fence import Destination, fenced_destination
 
 UNFOLLOWED = "unfollowed"
 
@@ -31,7 +33,7 @@ async def copied(context: Context, workers: Workers) -> bool:
     uris, record = await context.credentials.both(), context.migration.record
     if _left_alone(context.migration):
         return True
-    async with silent_destination(uris.destination_uri) as destination:
+    async with _destination(context, uris) as destination:
         if UNFOLLOWED in await steps_done(destination, record.migration_id):
             return True
         snapshot = await workers.snapshot.open()
@@ -47,13 +49,16 @@ async def copied(context: Context, workers: Workers) -> bool:
 
 
 async def any_to_compare(context: Context) -> bool:
-    """Whether the switchover has to look at them: there are some on one of the servers."""
+    """Whether the switchover has to look at them: there are some on one of the servers.
+
+    Afterwards no earlier coordinator can write them on the destination any more, also where there are none.
+    """
     uris, wanted = await context.credentials.both(), _wanted(context.migration)
     if _left_alone(context.migration):
         return False
     async with (
+        _destination(context, uris) as destination,
         connection(uris.source_uri, "source") as source,
-        connection(uris.destination_uri, "destination") as destination,
     ):
         return await any_unfollowed(source, destination, large_objects=wanted.large_objects)
 
@@ -61,13 +66,17 @@ async def any_to_compare(context: Context) -> bool:
 async def bring_in_step(context: Context, freeze: Freeze | None = None) -> None:
     """Send what has changed. freeze: of the source; None while that is not frozen yet."""
     uris, wanted = await context.credentials.both(), _wanted(context.migration)
-    async with silent_destination(uris.destination_uri) as destination:
+    async with _destination(context, uris) as destination:
         if freeze is not None:
             brought = await bring(freeze.session, destination, wanted)
         else:
             async with connection(uris.source_uri, "source") as source, one_snapshot(source):
                 brought = await bring(source, destination, wanted)
     _tell(context.migration, brought)
+
+
+def _destination(context: Context, uris: Credentials) -> Destination:
+    return fenced_destination(uris.destination_uri, context.migration.id, context.journal.confirm)
 
 
 def _left_alone(migration: Migration) -> bool:

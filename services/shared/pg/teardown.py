@@ -17,6 +17,7 @@ from services.shared.pg.replication.connection import SlotState, slot_state
 from services.shared.pg.replication.late_writes import late_writes, told
 from services.shared.pg.replication.publication import drop_slot
 from services.shared.pg.session.connection import connection, translate, translated
+from services.shared.pg.unpublished.fence import end_earlier
 
 RELEASE_WAIT_S = 15.0
 """Seconds that a slot or an origin may stay in use after its worker was stopped."""
@@ -113,8 +114,9 @@ async def _remove_publication(conn: AsyncConnection, name: str) -> bool:
 
 
 async def remove_origin(uri: str, migration: MigrationId) -> list[str]:
-    """Drop the destination's replication origin."""
+    """Drop the replication origin. No earlier coordinator writes large objects afterwards."""
     async with connection(uri, "destination") as conn:
+        await end_earlier(conn, migration)
         deadline = time.monotonic() + RELEASE_WAIT_S
         while await origin_progress(conn, migration) is not None:
             try:
