@@ -1,4 +1,4 @@
-"""From tables to parts of copying: how each is cut, what is left, in which order and format."""
+"""Divides tables into parts for the copy, and plans the parts that are not copied yet."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from services.shared.pg.copy.binary_format import binary_safe
 
 TID_RANGE_SCAN_SINCE = 140000
 MOST_PARTS = 1000
-"""Of one table: each costs a message, a ledger entry and a transaction."""
+"""Limit for one table. Each part costs a message, a ledger entry and a transaction."""
 
 _NUMBERED = re.compile(r'(".*") \d+/\d+', re.DOTALL)
 
 
 def part_id(table: TableId, number: int = 1, of: int = 1) -> str:
-    """Quoted like an SQL identifier, so that no two tables share one: `"s"."t"`, or `"s"."t" 3/8`."""
+    """Names are quoted like SQL identifiers, so that ids are unique: `"s"."t"`, or `"s"."t" 3/8`."""
     key = ".".join('"' + name.replace('"', '""') + '"' for name in (table.schema, table.name))
     return key if of == 1 else f"{key} {number}/{of}"
 
 
 def table_key(part: str) -> str:
-    """The id of the whole table that a part belongs to. A name ends with a quotation mark, so what
-    follows the last one is ours."""
+    """The `part_id` of the complete table that a part belongs to. A quoted name ends with a quotation mark.
+    So the text after the last one is the part's number."""
     match = _NUMBERED.fullmatch(part)
     return match[1] if match else part
 
@@ -47,7 +47,7 @@ def part_ids(plan: CopyPlan) -> tuple[str, ...]:
 
 
 def wants_key(table: SourceTable, larger_than: int, source_version: int) -> bool:
-    """Whether the table can be split only by its key, whose bounds must be known for that."""
+    """Whether the table can be split only by its integer key. The caller must then read the key's bounds."""
     return (
         source_version < TID_RANGE_SCAN_SINCE
         and bool(table.integer_key)
@@ -58,7 +58,8 @@ def wants_key(table: SourceTable, larger_than: int, source_version: int) -> bool
 def choose_split(
     table: SourceTable, larger_than: int, source_version: int, bounds: tuple[int, int] | None
 ) -> Split:
-    """As many parts as bring each near or below `larger_than` bytes; bounds: of the integer key."""
+    """Choose the number of parts so that each has about `larger_than` bytes or less. bounds: lowest and
+    highest value of the integer key."""
     parts = min(MOST_PARTS, -(-table.bytes_estimated // max(1, larger_than)))
     if source_version >= TID_RANGE_SCAN_SINCE:
         parts = min(parts, table.pages)
@@ -71,7 +72,7 @@ def choose_split(
 
 
 def copied_by_table(ledger: CopyLedger) -> dict[str, dict[str, CopiedPart]]:
-    """Parts that count, by table key and part id."""
+    """Copied parts of the current plans, by table key and part id."""
     epochs = {part_id(plan.table): plan.epoch for plan in ledger.plans.values()}
     copied: dict[str, dict[str, CopiedPart]] = defaultdict(dict)
     for part, entry in ledger.parts.items():
@@ -89,10 +90,10 @@ def renew_plans(
     *,
     follow: bool,
 ) -> tuple[tuple[CopyPlan, ...], tuple[str, ...]]:
-    """Plans that begin anew, and the ledger's parts that they make void.
+    """Return new plans, and the parts in the ledger that these plans make void.
 
-    A complete table keeps its plan (where changes are followed: under whatever snapshot it was
-    copied), and so does one that is being copied under this very snapshot. splits: for new plans.
+    A table that is being copied under this same snapshot keeps its plan. If changes are replicated, a
+    completely copied table keeps its plan under any snapshot. splits: for new plans.
     """
     copied = copied_by_table(ledger)
     entered: dict[str, list[str]] = defaultdict(list)
@@ -113,8 +114,9 @@ def renew_plans(
 
 
 def gathered(tables: Iterable[SourceTable], routes: Iterable[Route]) -> tuple[SourceTable, ...]:
-    """Tables as they are copied: in place of partitions that the destination lacks, their root.
-    All its rows arrive in one transaction, so that none empties the table of another's."""
+    """Tables under the names by which they are copied. Partitions that the destination does not have are
+    replaced by their root. All rows of the root are written in one transaction: a part empties the table
+    first, so several parts would delete each other's rows."""
     roots = {route.leaf: route.root for route in routes}
     found: dict[TableId, SourceTable] = {}
     for table in tables:
@@ -141,7 +143,7 @@ def plan_parts(
     snapshot: SnapshotReady,
     versions: tuple[int, int],
 ) -> tuple[CopyPart, ...]:
-    """Parts that are not copied yet, the largest first. copied: part ids. versions:
+    """Parts that are not copied yet, the largest first. copied: ids of copied parts. versions:
     server_version_num of source and destination."""
     parts: list[tuple[float, CopyPart]] = []
     for table in tables:

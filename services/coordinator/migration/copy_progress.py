@@ -1,4 +1,4 @@
-"""Progress of the copy, by table: what the ledger says is done, and what copiers report."""
+"""Progress of the copy, by table: the parts that the ledger lists as copied, and the copiers' reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.shared.pg.bookkeeping.copy_ledger import CopyLedger
 
 @dataclass(slots=True)
 class _Parts:
-    """Of one table. of: how many there are. done, running: part id to rows and bytes."""
+    """Parts of one table. of: number of parts. done, running: part id to rows and bytes."""
 
     of: int = 1
     done: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class _Parts:
 
 
 class CopyProgress:
-    """turned: the tables that became complete, or are so no more (`copied` says which), in order."""
+    """copied: the completely copied tables. turned: the tables that entered or left `copied`, in order."""
 
     def __init__(self, tables: Iterable[TableRecord]) -> None:
         self.copied: set[TableId] = set()
@@ -60,7 +60,7 @@ class CopyProgress:
         return tuple(self._tables.values())
 
     def plan(self, tables: Iterable[SourceTable]) -> None:
-        """Take the list of tables; what is known of their copies stays."""
+        """Replace the list of tables. Progress of tables that were in the list already is kept."""
         known, parts = self._tables, self._parts
         self._tables, self._parts = {}, {}
         for table in tables:
@@ -70,16 +70,16 @@ class CopyProgress:
                 record, rows_estimated=table.rows_estimated, bytes_estimated=table.bytes_estimated
             )
             self._put(key, estimated, parts.get(key, _Parts()))
-        for record in known.values():  # not in the list any more
+        for record in known.values():  # no longer in the list
             self._turn(record.table, copied=False)
 
     def add(self, tables: Iterable[TableId]) -> None:
-        """Take more tables, or take tables as not copied."""
+        """Add tables as not copied. Tables that are in the list already lose their progress."""
         for table in tables:
             self._put(part_id(table), TableRecord(table), _Parts())
 
     def estimate(self, tables: Iterable[SourceTable]) -> None:
-        """Take sizes of tables that have come without."""
+        """Set the estimated sizes of listed tables that have none."""
         for table in tables:
             record = self._tables.get(part_id(table.table))
             if record is not None and not (record.rows_estimated or record.bytes_estimated):
@@ -88,7 +88,7 @@ class CopyProgress:
                 )
 
     def forget(self, tables: Iterable[TableId]) -> None:
-        """Take tables off the list."""
+        """Remove tables from the list."""
         for table in tables:
             key = part_id(table)
             self._turn(table, copied=False)
@@ -96,12 +96,13 @@ class CopyProgress:
             self._parts.pop(key, None)
 
     def cut(self, plans: Iterable[CopyPlan]) -> None:
-        """Take plans that have just begun."""
+        """Set the number of parts from plans that have just begun. No part of them is copied yet."""
         for plan in plans:
             self._parts[part_id(plan.table)] = _Parts(len(plan.split.ranges()))
 
     def settle(self, ledger: CopyLedger, slot_lsn: Lsn) -> None:
-        """Make it what the ledger says. slot_lsn: a later snapshot leaves a floor."""
+        """Set the progress of all tables to what the ledger says. slot_lsn: a table that was copied under a
+        later snapshot gets that snapshot's LSN as its floor."""
         self.cut(ledger.plans.values())
         copied = copied_by_table(ledger)
         for key, record in list(self._tables.items()):
@@ -146,7 +147,7 @@ class CopyProgress:
         return tuple(table.table for table in self._tables.values() if not table.copied)
 
     def missing_parts(self, *, but: Container[TableId] = ()) -> int:
-        """Parts that are not known to be copied, without those of the tables in `but`."""
+        """Number of parts that are not known to be copied. Parts of the tables in `but` do not count."""
         missing = [(key, table) for key, table in self._tables.items() if not table.copied]
         parts = (self._parts[key] for key, table in missing if table.table not in but)
         return sum(one.of - len(one.done) for one in parts)

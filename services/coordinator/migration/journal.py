@@ -1,10 +1,11 @@
 """Saving a migration: in the key-value store and in the state file.
 
-`save` is for what must not be forgotten: it returns when at least the file has it, and goes on
-trying the store in the background when the broker is away; strict, it fails unless the store
-has it too. `decide` is for the one decision that must be found again wherever a coordinator
-starts: the store takes it, and then it is made.
-Progress is written to the file alone, a while after it changed, the later the longer that takes.
+`save` is for changes that must not be lost. It returns when at least the file has them. While the broker
+cannot be reached, it retries the store in the background. With strict, it fails unless the store has them
+too. `decide` is for the decision of a switchover, which every later coordinator must find in the store.
+It is written to the store first and takes effect after that.
+Progress is written to the file only, some time after it changed. The more time a write takes, the longer
+the pause before the next one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ PROGRESS_EVERY_S = 2.0
 
 
 class Journal:
-    """One migration's."""
+    """The journal of one migration."""
 
     def __init__(self, store: StateStore, state_dir: Path, migration: Migration) -> None:
         self._store = store
@@ -55,7 +56,7 @@ class Journal:
         ]
 
     async def close(self) -> None:
-        """Stop; nothing is written any more."""
+        """Stop saving progress. No file is written after this returns."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -63,12 +64,12 @@ class Journal:
             self._closed = True
 
     def progress(self) -> None:
-        """Something changed that may be forgotten."""
+        """Progress changed. It is saved later, and may be lost in a crash."""
         self._dirty.set()
 
     async def save(self, *, strict: bool = False) -> None:
-        """Raises FENCED when another coordinator writes this migration, INTERNAL for the disk;
-        strict: also BROKER."""
+        """Raises FENCED when another coordinator writes this migration, and INTERNAL when the state file
+        cannot be written. strict: also raises BROKER when the store cannot be reached."""
         async with self._lock:
             await self._write()
             try:
@@ -80,8 +81,8 @@ class Journal:
                 self._behind.set()
 
     async def claim(self) -> None:
-        """Put the record as it is into the store, and into no file, whose disk may be full. Raises
-        FENCED and BROKER."""
+        """Save the current record in the store only. The state file is not written, because its disk may be
+        full. Raises FENCED and BROKER."""
         async with self._lock:
             await self._put()
 
@@ -94,15 +95,16 @@ class Journal:
             self._stored = max(self._stored, record.revision)
 
     async def decide(self, result: SwitchoverResult) -> None:
-        """Store the record as switched over, then change it. Raises WRONG_PHASE, and like a strict `save`,
-        with nothing changed; the store may have it all the same, until the next `save`."""
+        """Save the record as switched over in the store, then change it in memory. Raises WRONG_PHASE, and
+        the errors of a strict `save`. After an error the record in memory is unchanged, but the store may
+        have the decision until the next `save`."""
         async with self._lock:
             decided = self._migration.decided(result)
             await self._store.save(decided.migration_id, pack(decided))
             self._migration.switched_over(result)
 
     async def forget(self) -> bool:
-        """Take the migration out of the store; whether it was there."""
+        """Delete the migration from the store. Returns whether it was there."""
         return await self._store.delete(self._migration.record.migration_id)
 
     async def _put(self) -> None:
@@ -112,7 +114,8 @@ class Journal:
             self._stored = record.revision
 
     async def _write(self) -> None:
-        """Not given up half way: a cancelled older write must not land after a newer one."""
+        """Write the state file. A cancelled caller does not cancel the write, because the thread could finish
+        an older write after a newer one."""
         writing = asyncio.create_task(self._write_file(), name="state-file")
         await asyncio.shield(writing)
 

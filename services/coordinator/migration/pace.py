@@ -1,9 +1,9 @@
-"""How often to do again what costs the more the more tables a migration has."""
+"""How often to repeat a task whose cost grows with the number of tables."""
 
 from __future__ import annotations
 
 SHARE = 0.05
-"""Of the time, for one such task: views to one client, or the state file."""
+"""Share of the time that one such task may use: the views for one client, or the state file."""
 
 
 def pause(shortest_s: float, took_s: float) -> float:

@@ -1,4 +1,4 @@
-"""Throughput of the last seconds, from totals that only grow."""
+"""Throughput of the last seconds, computed from totals that only grow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WINDOW_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Since the migration began, copied or applied."""
+    """Totals copied or applied since the migration began."""
 
     rows: int = 0
     bytes: int = 0
@@ -30,7 +30,7 @@ class RateMeter:
 
     def observe(self, now: float, totals: Totals) -> None:
         self._samples.append((now, totals))
-        # One sample older than the window stays: the window begins at it.
+        # Keep one sample older than the window: the window begins at it.
         while len(self._samples) > 2 and self._samples[1][0] <= now - WINDOW_S:
             self._samples.popleft()
 

@@ -1,5 +1,5 @@
-"""`STATE_DIR/<id>/state.json`: a migration's view for `status` without a coordinator, and its
-record for a coordinator whose key-value store is gone."""
+"""`STATE_DIR/<id>/state.json` contains the view of a migration, which `status` shows when no coordinator
+runs, and its record, which a coordinator reads when the key-value store was lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_state(state_dir: Path, record: Record, view: MigrationView) -> None:
 
 
 def read_states(state_dir: Path) -> Iterator[Record]:
-    """Every record that can be read; the others are logged and left where they are."""
+    """Yield every record that can be read. Unreadable files are logged and not changed."""
     for path in sorted(state_dir.glob(f"*/{NAME}")):
         try:
             yield record_from_json(json.loads(path.read_text(encoding="utf-8")))
@@ -45,7 +45,8 @@ def read_states(state_dir: Path) -> Iterator[Record]:
 
 
 def remove_state(state_dir: Path, migration_id: str) -> list[str]:
-    """Remove what pgmig wrote for the migration; files of others, like logs, stay."""
+    """Remove the files that pgmig wrote for the migration. Other files, such as logs, are kept. Returns a
+    line for each removed file."""
     place = folder(state_dir, migration_id)
     removed = []
     for name in (NAME, ARCHIVE, ARCHIVE_LIST):

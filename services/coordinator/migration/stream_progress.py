@@ -11,7 +11,7 @@ FULL_EPISODE_S = 60.0
 
 
 class FollowProgress:
-    """flushed: the destination's progress as recorded."""
+    """flushed: the destination's progress as last recorded."""
 
     def __init__(self, flushed: Lsn = Lsn(0)) -> None:
         self.source = Lsn(0)
@@ -29,12 +29,12 @@ class FollowProgress:
         self._current = Totals()
 
     def source_at(self, now: float, position: Lsn) -> None:
-        """The source's WAL end, from whoever heard it. now: a monotonic clock."""
+        """Set the end of the source's WAL. now: time of a monotonic clock."""
         self.source = max(self.source, position)
         self._clock.observe(now, self.source)
 
     def source_state(self, now: float, state: SourceState) -> bool:
-        """What the source itself says; whether that is news."""
+        """Take the state that was read from the source. Returns whether it is new."""
         news = state.position > self.source or (self.retained, self.wal_status) != (
             state.retained,
             state.wal_status,
@@ -49,15 +49,15 @@ class FollowProgress:
         self.confirmed = report.confirmed_lsn
 
     def stream_filled(self, now: float, report: DecoderProgress) -> bool:
-        """Whether this report tells of a full change stream for the first time in a while: one that
-        is just full has space again and again, after each trim."""
+        """Whether an episode of a full change stream begins with this report. A full stream has space for a
+        short time after each trim, so one episode has many such reports."""
         if not report.waiting_for_space:
             return False
         before, self._full_at = self._full_at, now
         return before is None or now - before > FULL_EPISODE_S
 
     def applier(self, report: ApplierProgress) -> None:
-        """live: an applier has told where it is since it was assigned."""
+        """Take a report. live: the applier has reported its position since it was assigned."""
         if report.assignment_id != self._assignment:
             self._assignment = report.assignment_id
             self._earlier, self._current = self._earlier + self._current, Totals()
@@ -76,7 +76,7 @@ class FollowProgress:
         return self._earlier + self._current
 
     def behind(self, now: float) -> tuple[int, float]:
-        """Lag in bytes and in seconds; zeros when nothing is pending."""
+        """Lag in bytes and in seconds. Both are zero when nothing is pending."""
         size = lag_bytes(self.source, self.applied)
         return size, self._clock.seconds(now, self.applied) if size else 0.0
 
