@@ -1,4 +1,4 @@
-"""The pg_dump that a migration's two servers call for."""
+"""The choice of pg_dump for the versions of a migration's two servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a migration keeps in the state directory besides its state file."""
+"""The files of a migration in the state directory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.coordinator.migration.state_file import ARCHIVE, folder, remove_st
 
 
 class Files:
-    """Of one migration."""
+    """The files of one migration."""
 
     def __init__(self, state_dir: Path, migration_id: str) -> None:
         self._state_dir = state_dir
@@ -16,9 +16,9 @@ class Files:
 
     @property
     def archive(self) -> Path:
-        """Where the schema's archive is kept until the indexes are done."""
+        """Path of the schema's archive, which is kept until the indexes are built."""
         return folder(self._state_dir, self._migration_id) / ARCHIVE
 
     def remove(self) -> list[str]:
-        """Remove what was written to the state directory; returns a line for each file."""
+        """Remove the files that pgmig wrote. Returns a line for each file."""
         return remove_state(self._state_dir, self._migration_id)

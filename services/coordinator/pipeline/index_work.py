@@ -1,4 +1,4 @@
-"""The task that builds indexes beside the phases (services.coordinator.post_data.build)."""
+"""The task that builds indexes while the phases run (services.coordinator.post_data.build)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class IndexWork:
         self.task: asyncio.Task[Any] | None = None
 
     async def stop(self) -> None:
-        """End it. What it has not recorded as done is begun again."""
+        """End the task. Work that it has not recorded as done is done again later."""
         task, self.task = self.task, None
         if task is not None:
             task.cancel()

@@ -1,6 +1,6 @@
-"""What the phases, the operations and the looks at tables are given to work with, in three groups.
+"""The objects that phases, operations and table checks work with, in three groups.
 
-A function takes the groups that it needs, or the one member of a group that it needs.
+A function takes the groups that it needs. If it needs only one member of a group, it takes that member.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What is known of the schema besides the record. routing: partitions whose rows go to another table.
-    files: the archive of pg_dump. index_work: the task that builds indexes and constraints."""
+    """What is known of the schema in addition to the record. routing: partitions whose rows are written to
+    another table. files: the archive of pg_dump. index_work: the task that builds indexes and constraints."""
 
     routing: Routing
     files: Files
@@ -39,7 +39,7 @@ class Schema:
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Which workers run, the snapshot that the decoder holds, and what all of them report."""
+    """The workers that run, the snapshot that the decoder holds, and the reports of all workers."""
 
     staffing: Staffing
     snapshot: Snapshot

@@ -1,7 +1,7 @@
-"""What the timeline says of the attempts that workers repeat by themselves.
+"""Lines of the event log about attempts that workers repeat by themselves.
 
-A worker reports each attempt that failed. The timeline has the first of an episode, then how often it
-was repeated: after ten times as many attempts each time, and every five minutes.
+A worker reports each failed attempt. The event log shows the first one of an episode. After that it shows the
+number of attempts: each time the number has grown tenfold, and every five minutes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from services.shared.model import AssignmentRetrying, Role
 
 TOLD_EVERY_S = 300.0
 QUIET_S = 60.0
-"""Without a failed attempt for so long, an episode is over."""
+"""An episode ends after so many seconds without a failed attempt."""
 MORE = 10
 
 
@@ -26,7 +26,7 @@ class _Episode:
 
 
 class Retries:
-    """Of one migration. Times are of a monotonic clock."""
+    """The episodes of one migration. Times are those of a monotonic clock."""
 
     def __init__(self) -> None:
         self._episodes: dict[tuple[Role, str], _Episode] = {}
@@ -35,7 +35,7 @@ class Retries:
         self._episodes.clear()
 
     def line(self, now: float, role: Role, report: AssignmentRetrying) -> str | None:
-        """The line for the timeline, if there is to be one."""
+        """Return the line for the event log, or None if this attempt needs none."""
         episode = self._episodes.get((role, report.kind))
         reason = f"{report.message} ({report.hint})" if report.hint else report.message
         if episode is None or now - episode.last > QUIET_S:

@@ -1,4 +1,4 @@
-"""Partitions whose rows go to another table on the destination."""
+"""Partitions whose rows are written to another table on the destination."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from services.shared.model import Route
 
 @dataclass(slots=True)
 class Routing:
-    """routes: of now. parted: of before; these are in no partitioned table any more."""
+    """routes: the current ones. parted: earlier ones, whose partition no longer belongs to a partitioned
+    table."""
 
     routes: tuple[Route, ...] = ()
     parted: tuple[Route, ...] = ()
