@@ -1,8 +1,8 @@
-"""Which piece of work on the destination may begin now: a graph, told what has happened.
+"""Decides which task on the destination may begin now. The schedule is a graph of tasks.
 
-A task may begin when the tasks that it comes after are finished and the rows that it needs are
-there. Of those that may, the one on the largest table comes first. What fails takes with it what
-comes after it; everything else goes on.
+A task may begin when the tasks in its `after` are finished and the rows that it needs are on the destination.
+If several tasks may begin, the one on the largest table is first. If a task fails, all tasks that depend on
+it are cancelled. The other tasks continue.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from services.shared.pg.schema.post_data import Item, TableItems
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """For one session. transactions: the items of each, in order. table: whose rows must be there;
-    None: those of all tables. after: keys of tasks."""
+    """Work for one session. transactions: the items of each, in order. table: the table whose rows must be
+    there; None: the rows of all tables. after: keys of tasks that must be finished before."""
 
     key: str
     transactions: tuple[tuple[Item, ...], ...]
@@ -32,13 +32,13 @@ class Task:
 
 
 def one_by_one(key: str, items: Iterable[Item]) -> Task:
-    """Each item in a transaction of its own, when the rows of all tables are there."""
+    """A task that runs each item in its own transaction, when the rows of all tables are there."""
     return Task(key, tuple((item,) for item in items))
 
 
 def table_tasks(items: TableItems, analysis: Item, *, at_once: bool = False) -> list[Task]:
-    """Indexes side by side, then what locks the table, then its statistics. at_once: in one
-    transaction, as far as no item must wait for other tables."""
+    """Tasks for one table: indexes in parallel, then the items that lock the table, then its statistics.
+    at_once: all in one transaction, unless an item must wait for other tables."""
     table, whole = items.table, (*items.builds, *items.finish)
     if at_once and whole and not any(item.late for item in whole):
         if not analysis.late:
@@ -60,7 +60,7 @@ def _task(
 
 
 class Schedule:
-    """sizes: of the tables, in any unit."""
+    """sizes: sizes of the tables, in any unit."""
 
     def __init__(self, tasks: Sequence[Task], sizes: Mapping[TableId, int] | None = None) -> None:
         self._sizes = dict(sizes or {})
@@ -69,7 +69,7 @@ class Schedule:
         self._closed = False
         self._running: dict[str, Task] = {}
         self._after: dict[str, list[Task]] = {}
-        self._needs = {task.key: set(task.after) for task in tasks}  # of those that have not begun
+        self._needs = {task.key: set(task.after) for task in tasks}  # for tasks that have not begun
         self._rowless: dict[TableId | None, list[Task]] = {}
         self._ready: list[tuple[int, int, Task]] = []
         self._number = count()
@@ -80,7 +80,7 @@ class Schedule:
                 self._rowless.setdefault(task.table, []).append(task)
 
     def table_is(self, table: TableId, *, complete: bool) -> None:
-        """Whether the table's rows are there."""
+        """Set whether the table's rows are there."""
         if complete:
             self._complete.add(table)
             self._begin_with(table)
@@ -88,7 +88,7 @@ class Schedule:
             self._complete.discard(table)
 
     def all_are_complete(self) -> None:
-        """The rows of all tables are there, and stay."""
+        """The rows of all tables are there, and will not be removed again."""
         self._all_complete = True
         for table in list(self._rowless):
             self._begin_with(table)
@@ -102,7 +102,7 @@ class Schedule:
         heappush(self._ready, (-size, next(self._number), task))
 
     def take(self) -> Task | None:
-        """Begin the next task; None when none may begin now."""
+        """Begin the next task and return it. Returns None when no task may begin now."""
         while self._ready and not self._closed:
             task = heappop(self._ready)[2]
             if not self._all_complete and task.table not in self._complete:  # emptied meanwhile
@@ -123,7 +123,7 @@ class Schedule:
                     self._queue(other)
 
     def failed(self, task: Task) -> None:
-        """It is given up, with everything that comes after it."""
+        """Remove the task and all tasks that depend on it."""
         del self._running[task.key]
         self._give_up(task)
 
@@ -133,12 +133,12 @@ class Schedule:
                 self._give_up(other)
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Begin no more tasks."""
         self._closed = True
 
     @property
     def over(self) -> bool:
-        """Whether nothing runs, and nothing will."""
+        """Whether no task runs and no task will begin."""
         return not self._running and (self._closed or not self._needs)
 
     @property

@@ -1,9 +1,9 @@
-"""Sessions on the destination that work a schedule off, at most so many at the same time.
+"""A pool of sessions on the destination that run the tasks of a schedule.
 
-A session is opened for the first task that it gets and kept. After an error that a retry may
-cure nothing more is begun, so that the retry comes soon; after any other, whatever does not
-depend on it goes on, since hours of other work need not be lost with it. Errors are raised when
-nothing runs any more.
+Each worker of the pool opens its session for its first task and keeps it. After an error that a retry may
+correct, no more tasks begin, so that the retry can start soon. After any other error, tasks that do not
+depend on the failed one continue, so that hours of their work are not lost. Errors are raised when no task
+runs any more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ S = TypeVar("S")
 
 
 class Crew(Generic[S]):
-    """session: opens one. run: works one transaction off in it. on_change: called when a task begins or
+    """session: opens a session. run: executes one transaction in it. on_change: called when a task begins or
     ends."""
 
     def __init__(
@@ -40,11 +40,11 @@ class Crew(Generic[S]):
         self._errors: list[PgmigError] = []
 
     def wake(self) -> None:
-        """The schedule was told something."""
+        """Call this after a change of the schedule: idle workers look for tasks again."""
         self._changes.announce()
 
     async def work_off(self, workers: int) -> None:
-        """Return when the schedule is over. Raises an ExceptionGroup of what failed."""
+        """Return when the schedule is over. Raises an ExceptionGroup of the errors of failed tasks."""
         async with asyncio.TaskGroup() as group:
             for number in range(max(1, workers)):
                 group.create_task(self._work(), name=f"indexes-{number}")
