@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
-    """Serve both APIs until `stop` is set; migrations are taken up before the first call."""
+    """Serve both APIs until `stop` is set. Stored migrations are loaded and resumed before the first call."""
     token = worker_token(settings)
     if not token:
         log.warning(

@@ -1,7 +1,7 @@
 """The control API and the worker API, answered from the coordinator's migrations.
 
-What changes something runs as a task of its own: a client that goes away half way does not
-leave it half done.
+A command that changes something runs in its own task. If the client disconnects, the command still
+runs to its end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ControlApiHandler:
         self._unbroken: set[asyncio.Task[Any]] = set()
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await `work`, which goes on when we are cancelled."""
+        """Await `work`. It continues to its end even if the caller is cancelled."""
         task = asyncio.create_task(work, name="command")
         self._unbroken.add(task)
         task.add_done_callback(self._unbroken.discard)

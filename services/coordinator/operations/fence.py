@@ -1,4 +1,4 @@
-"""What the second sentinel of a switchover says: nothing was committed since the first one."""
+"""The check of a switchover's second sentinel: nothing was committed after the first one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from services.shared.model import ErrorKind, PgmigError, SentinelApplied
 
 
 def check_nothing_behind(applied: SentinelApplied, first: str) -> None:
-    """applied: what the applier says of the second sentinel. first: the token of the first one. Raises
-    SWITCHOVER_FAILED unless nothing was changed between them."""
+    """applied: the applier's report of the second sentinel. first: the token of the first one. Raises
+    SWITCHOVER_FAILED if something was changed between them, or if the applier cannot say."""
     if applied.since != first:
         raise PgmigError(
             ErrorKind.SWITCHOVER_FAILED,

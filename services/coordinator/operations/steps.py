@@ -1,4 +1,4 @@
-"""The steps of one switchover, told to any number of clients from the first one on."""
+"""The steps of one switchover. Any number of clients can read them, each from the first step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StepFeed:
         self._ended = False
         self._error: PgmigError | None = None
         self.blocked_at = 0.0
-        """time.monotonic() since when writes to the source are blocked; 0.0: they are not."""
+        """time.monotonic() when writes to the source were blocked; 0.0: they are not blocked."""
 
     def elapsed_ms(self) -> int:
         return int((time.monotonic() - self.blocked_at) * 1000) if self.blocked_at else 0
@@ -34,12 +34,12 @@ class StepFeed:
         self._changes.announce()
 
     def end(self, error: PgmigError | None = None) -> None:
-        """No step follows. error: why it was rolled back; whoever reads the feed gets it."""
+        """No more steps are added. error: why the switchover was rolled back; `read` raises it."""
         self._ended, self._error = True, error
         self._changes.announce()
 
     async def read(self) -> AsyncIterator[SwitchoverStep]:
-        """Every step, then the error, if there was one."""
+        """Yield every step, then raise the error, if there was one."""
         told = 0
         while True:
             while told < len(self._steps):

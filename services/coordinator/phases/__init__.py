@@ -1,1 +1,1 @@
-"""One module for each phase. Each can be entered again at any time and goes on from there."""
+"""One module for each phase. A phase can be entered again at any time, and then continues its work."""

@@ -1,1 +1,1 @@
-"""The source's tables held against what was copied of them, and what follows from a difference."""
+"""Compares the source's tables with what was copied of them, and handles the differences."""

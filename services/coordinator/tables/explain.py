@@ -26,8 +26,8 @@ LISTED = 5
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """problem: a sentence's part. statements: DDL for the destination. needs_copy: and then
-    `resync-table`; otherwise resuming is enough. absent: the destination has no such table."""
+    """problem: text for an error message. statements: DDL for the destination. needs_copy: after the DDL
+    `resync-table` is needed; otherwise it is enough to resume. absent: the destination has no such table."""
 
     table: TableId
     problem: str
@@ -43,7 +43,8 @@ async def findings(
     differences: Sequence[Difference],
     added: Sequence[TableId],
 ) -> tuple[Finding, ...]:
-    """What to say of each. added: published tables that the destination has not got."""
+    """One finding for each difference and each added table. added: published tables that do not exist on the
+    destination."""
     tables = [one.table for one in differences]
     targets = [seen.target(table) for table in tables]
     here, there = await read_columns(source, tables), await read_columns(destination, targets)
@@ -70,9 +71,9 @@ async def findings(
                 exact=one.kind is ChangeKind.REPLACED and target == one.table and target not in inherited,
             )
             placed = placing(destination, one.table, here_placed, there_placed)
-            if target != one.table:  # the rest is the root's own
+            if target != one.table:  # other differences are reported for the root
                 comparison, placed = replace(comparison, own=()), ()
-            if not one.before.has_rows and root in altered:  # by what was said of its partitions
+            if not one.before.has_rows and root in altered:  # by its partitions' statements
                 comparison = replace(comparison, structure=())
             if comparison.structure:
                 altered.add(root)
@@ -86,8 +87,8 @@ async def findings(
 async def creations(
     source: Connection, destination: Connection, tables: Sequence[TableId], *, copied: bool
 ) -> tuple[Finding, ...]:
-    """For tables of the source that the destination has not got. copied: those that are no partitions are
-    copied without `resync-table`."""
+    """Findings for tables of the source that do not exist on the destination. copied: tables that are not
+    partitions are copied without `resync-table`."""
     found = []
     for table in tables:
         statements, needs_copy = await creation(source, destination, table), False
@@ -121,7 +122,8 @@ def _finding(conn: Connection, seen: Look, one: Difference, comparison: Comparis
 
 
 def gone_from_source(conn: Connection, table: TableId, oid: int, names: Mapping[int, TableId]) -> Finding:
-    """The source has no such table any more. oid: that it had. names: the source's tables by OID."""
+    """The finding for a table that no longer exists on the source. oid: the OID that it had. names: the
+    source's tables by OID."""
     renamed = names.get(oid)
     if renamed is None or renamed == table:
         return Finding(table, f"{table} was dropped", drop_table(conn, table), needs_copy=False)
@@ -130,7 +132,8 @@ def gone_from_source(conn: Connection, table: TableId, oid: int, names: Mapping[
 
 
 def apart(partition: tuple[TableId, TableId]) -> Finding:
-    """A partition that its root has lost, while the destination has its rows in the root's table."""
+    """The finding for a table that is no longer a partition of its root, while the destination still has its
+    rows in the root's table."""
     leaf, root = partition
     problem = f"{leaf} is no partition of {root} any more, but its rows are in that table on the destination"
     return Finding(root, problem, (), needs_copy=True)
@@ -159,8 +162,8 @@ def drift_error(
     *,
     follow: bool = True,
 ) -> PgmigError:
-    """SCHEMA_DRIFT that names the tables and the way out. cause: what the applier stopped with. follow: the
-    migration follows changes; a plain clone copies all rows again by itself."""
+    """SCHEMA_DRIFT with the names of the tables and what to do. cause: the error that stopped the applier.
+    follow: the migration replicates changes; a plain clone copies all rows again by itself."""
     problems = "; ".join(one.problem for one in found[:LISTED])
     more = f"; and {len(found) - LISTED} more tables" if len(found) > LISTED else ""
     text = f"tables of the source have changed since they were copied: {problems}{more}"
@@ -194,12 +197,12 @@ def _hint(migration: MigrationId, found: Sequence[Finding], *, follow: bool) -> 
 
 
 def names_copied(tables: Sequence[TableId], routes: Sequence[Route]) -> tuple[TableId, ...]:
-    """The names that they are copied by."""
+    """The names under which the tables are copied."""
     roots = {route.leaf: route.root for route in routes}
     return tuple(dict.fromkeys(roots.get(table, table) for table in tables))
 
 
 async def absent(destination: Connection, tables: Sequence[TableId]) -> tuple[TableId, ...]:
-    """Those of `tables` that the destination has not got."""
+    """Those of `tables` that do not exist on the destination."""
     there = await existing_tables(destination, tables)
     return tuple(table for table in tables if table not in there)

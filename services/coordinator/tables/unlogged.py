@@ -1,9 +1,9 @@
-"""Unlogged tables of the destination, which a crash of its server empties although they were copied.
+"""Unlogged tables of the destination. A crash of its server empties them after they were copied.
 
-Their changes are not replicated, so until the switchover the destination has to hold at least as many rows
-as were copied. The rows are counted: parts that were copied after the crash would hide it otherwise.
-Within the freeze, where time is short, one row of each table is enough. All rows were there just before,
-nothing is copied meanwhile, and a crash leaves none.
+Their changes are not replicated, so until the switchover the destination must have at least as many rows as
+were copied. The rows are counted: otherwise parts that were copied after the crash would hide it.
+During the freeze, where time is short, it is enough to find one row in each table. All rows were counted just
+before, nothing is copied since then, and a crash leaves no row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from services.shared.pg.session.connection import connection
 async def check_unlogged(context: Context, *, frozen: bool = False) -> None:
     """Raises COPY_FAILED with the names of unlogged tables that have lost rows on the destination.
 
-    frozen: they were counted before the freeze.
+    frozen: the rows were counted before the freeze, so one row of each table is enough.
     """
     migration = context.migration
     copied = {record.table: record.rows for record in migration.copying.records() if record.rows}
