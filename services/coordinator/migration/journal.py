@@ -81,8 +81,8 @@ class Journal:
                 self._behind.set()
 
     async def claim(self) -> None:
-        """Save the current record in the store only. The state file is not written, because its disk may be
-        full. Raises FENCED and BROKER."""
+        """Save the current record in the store. It writes no file, because the disk may be full. Raises
+        FENCED and BROKER."""
         async with self._lock:
             await self._put()
 
@@ -95,9 +95,8 @@ class Journal:
             self._stored = max(self._stored, record.revision)
 
     async def decide(self, result: SwitchoverResult) -> None:
-        """Save the record as switched over in the store, then change it in memory. Raises WRONG_PHASE, and
-        the errors of a strict `save`. After an error the record in memory is unchanged, but the store may
-        have the decision until the next `save`."""
+        """Store the record as switched over, then change it. Raises WRONG_PHASE, and like a strict `save`,
+        with nothing changed; the store may have it all the same, until the next `save`."""
         async with self._lock:
             decided = self._migration.decided(result)
             await self._store.save(decided.migration_id, pack(decided))
