@@ -6,13 +6,13 @@ import gc
 import os
 import sys
 
-from clients.embedded import prestart as early
+from clients.embedded import prestart
 
 
 def main() -> None:
     _occupy_standard_streams()
-    if early.likely(sys.argv[1:], os.environ):
-        early.begin([early.service_module(role) for role in ("coordinator", "decoder", "copier")])
+    if prestart.likely(sys.argv[1:], os.environ):
+        prestart.begin([prestart.service_module(role) for role in ("coordinator", "decoder", "copier")])
     run()
 
 
@@ -44,7 +44,7 @@ def run() -> None:
     except SystemExit as exc:
         if not isinstance(exc.code, int):
             raise
-        early.forget()
+        prestart.forget()
         end_process(exc.code)
 
 

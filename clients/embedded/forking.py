@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clients.embedded import prestart as early
+from clients.embedded import prestart
 from clients.embedded.child import Child, Program, Ties
 from clients.embedded.logfile import last_line, open_log
 from services.shared.model import ErrorKind, PgmigError
@@ -98,12 +98,12 @@ class _Server:
         """Use the server that was started early, unless it was used already."""
         log = open_log(log_file)
         try:
-            spawned = early.take() or early.Spawned(modules)
+            spawned = prestart.take() or prestart.Spawned(modules)
             try:
                 spawned.hand_over(ties.stdin, log, *ties.kept)
             except OSError:  # the server that was started early has died in the meantime
                 spawned.end()
-                spawned = early.Spawned(modules)
+                spawned = prestart.Spawned(modules)
                 spawned.hand_over(ties.stdin, log, *ties.kept)
         except OSError as exc:
             raise PgmigError(ErrorKind.INTERNAL, f"cannot start Python: {exc.strerror or exc}") from exc

@@ -11,7 +11,7 @@ from rich.text import Text
 from textual.events import Resize
 from textual.widgets import RichLog
 
-from clients.presentation import figures as show
+from clients.presentation import figures
 from clients.presentation.sentences import unseen
 from services.shared.model import (
     Event,
@@ -70,8 +70,8 @@ class EventLog(RichLog):
 
     def _line(self, event: Event) -> Text:
         mark, part = _MARKS[event.level]
-        line = Text.assemble((show.clock(event.at), self._style("time")), " ")
-        line.append(f"{mark} {show.printable(event.text)}", self._style(part))
+        line = Text.assemble((figures.clock(event.at), self._style("time")), " ")
+        line.append(f"{mark} {figures.printable(event.text)}", self._style(part))
         return line
 
     def _style(self, part: str) -> Style:

@@ -6,7 +6,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from clients.presentation import figures as show
+from clients.presentation import figures
 from clients.presentation.phases import Mark, elapsed, labels, steps
 from clients.presentation.sentences import figures_out_of_date, lost_for_good, trouble_title
 from clients.presentation.tones import phase_tone
@@ -49,7 +49,7 @@ class Title(Widget):
                 ("pgmig ", "bold $primary"),
                 (cut(self._migration_id, width - 6), "bold"),
                 "\n",
-                (cut(f"connecting to {show.printable(self._address)} …", width), "$muted"),
+                (cut(f"connecting to {figures.printable(self._address)} …", width), "$muted"),
             )
         return self._first_line(self._view, width).append("\n").append(_route(self._view, width))
 
@@ -57,10 +57,10 @@ class Title(Widget):
         total, within = elapsed(view, self._now)
         style = STYLES[phase_tone(view.phase)]
         badge = f" {view.phase.upper()} "
-        times = f"  {show.duration(total)}" if view.created_at else ""
+        times = f"  {figures.duration(total)}" if view.created_at else ""
         if view.created_at and not view.phase.ended and width >= 60:
-            times = f"  {show.duration(total)} in all · {show.duration(within)} in phase"
-        where = f"  on {show.printable(self._address)}" if width >= 100 else ""
+            times = f"  {figures.duration(total)} in all · {figures.duration(within)} in phase"
+        where = f"  on {figures.printable(self._address)}" if width >= 100 else ""
         room = width - len(badge) - len(times) - 6
         return Content.assemble(
             ("pgmig ", "bold $primary"),
@@ -85,8 +85,8 @@ def _route(view: MigrationView, width: int) -> Content:
 
 
 def _place(where: Endpoint, product: str) -> str:
-    version = show.version(where.server_version_num)
-    return show.endpoint(where) + (f"{product}{version}" if version else "")
+    version = figures.version(where.server_version_num)
+    return figures.endpoint(where) + (f"{product}{version}" if version else "")
 
 
 class Timeline(Widget):
@@ -133,7 +133,7 @@ class Banner(Static):
         self.display = False
 
     def _say(self, text: str) -> None:
-        self.update(show.printable(text))
+        self.update(figures.printable(text))
         self.display = True
 
 
@@ -159,10 +159,10 @@ def _trouble(view: MigrationView) -> Content | None:
     if failure is not None:
         where = f"  at LSN {failure.lsn}" if failure.lsn else ""
         where += f", source transaction {failure.xid}" if failure.xid else ""
-        parts += [(show.printable(failure.kind), "bold"), (where, "$muted"), "\n"]
-        parts.append(show.printable(failure.message))
+        parts += [(figures.printable(failure.kind), "bold"), (where, "$muted"), "\n"]
+        parts.append(figures.printable(failure.message))
         if failure.hint:
-            parts += ["\n", ("→ ", "bold"), (show.printable(failure.hint), "bold")]
+            parts += ["\n", ("→ ", "bold"), (figures.printable(failure.hint), "bold")]
     if view.needs_credentials:
         parts.append("\n" if parts else "")
         parts += [("→ ", "bold"), (f"pgmig-cli resume --id {view.migration_id} with both URIs", "bold")]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from textual.content import Content
 from textual.widget import Widget
 
-from clients.presentation import figures as show
+from clients.presentation import figures
 from clients.presentation.history import History
 from clients.presentation.progress import Overall, lag_known, overall
 from clients.presentation.sentences import lag_remark
@@ -42,9 +42,9 @@ class Progress(Widget):
         built = indexes.done / indexes.total if indexes.total else 0.0
         built_text = f"{indexes.done:,} of {indexes.total:,}" if indexes.total else "not begun"
         return (
-            _bar("Copy", self._copy.fraction, _copy_text(self._copy, self._left), width, show.bar)
+            _bar("Copy", self._copy.fraction, _copy_text(self._copy, self._left), width, figures.bar)
             .append("\n")
-            .append(_bar("Indexes", built, built_text, width, show.line_bar))
+            .append(_bar("Indexes", built, built_text, width, figures.line_bar))
         )
 
 
@@ -52,9 +52,9 @@ def _copy_text(copy: Overall, left: float | None) -> str:
     if copy.tables == 0:
         return "no tables yet"
     if copy.copied == copy.tables:
-        return f"{show.size(copy.bytes_total)}, {copy.tables:,} tables"
-    text = show.size_of(copy.bytes_done, copy.bytes_total)
-    return f"{text} · ETA {show.duration(left)}" if left is not None else text
+        return f"{figures.size(copy.bytes_total)}, {copy.tables:,} tables"
+    text = figures.size_of(copy.bytes_done, copy.bytes_total)
+    return f"{text} · ETA {figures.duration(left)}" if left is not None else text
 
 
 def _bar(
@@ -68,7 +68,7 @@ def _bar(
         (fit(name, 9), "$muted"),
         (done, "$success" if fraction >= 1 else "$primary"),
         (left, "$track"),
-        (fit(show.percent(fraction), 7, right=True), "bold"),
+        (fit(figures.percent(fraction), 7, right=True), "bold"),
         "  ",
         (fit(text, told), "$muted"),
     )
@@ -77,7 +77,7 @@ def _bar(
 def _lag(view: MigrationView, text: str) -> str:
     positions = view.positions
     known = lag_known(view) and (positions.source_lsn or positions.lag_bytes)
-    return text if known else show.NONE
+    return text if known else figures.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,13 @@ class Meter:
 
 
 LAG = (
-    Meter("WAL", "lag_bytes", lambda view: _lag(view, show.size(view.positions.lag_bytes))),
-    Meter("time", "lag_seconds", lambda view: _lag(view, show.precise(view.positions.lag_seconds))),
+    Meter("WAL", "lag_bytes", lambda view: _lag(view, figures.size(view.positions.lag_bytes))),
+    Meter("time", "lag_seconds", lambda view: _lag(view, figures.precise(view.positions.lag_seconds))),
 )
 THROUGHPUT = (
-    Meter("rows", "rows", lambda view: show.count_rate(view.rates.rows_per_second)),
-    Meter("data", "bytes", lambda view: show.size_rate(view.rates.bytes_per_second)),
-    Meter("tx", "transactions", lambda view: show.count_rate(view.rates.transactions_per_second)),
+    Meter("rows", "rows", lambda view: figures.count_rate(view.rates.rows_per_second)),
+    Meter("data", "bytes", lambda view: figures.size_rate(view.rates.bytes_per_second)),
+    Meter("tx", "transactions", lambda view: figures.count_rate(view.rates.transactions_per_second)),
 )
 
 
@@ -152,7 +152,7 @@ class LagCard(Card):
     def show(self, view: MigrationView, history: History) -> None:
         super().show(view, history)
         kept = view.positions.retained_bytes
-        self.border_subtitle = f"WAL kept {show.size(kept)}" if kept and not view.phase.ended else ""
+        self.border_subtitle = f"WAL kept {figures.size(kept)}" if kept and not view.phase.ended else ""
 
     def remark(self, view: MigrationView, history: History) -> tuple[str, str]:
         text, tone = lag_remark(view, history)

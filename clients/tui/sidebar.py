@@ -8,7 +8,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from clients.presentation import figures as show
+from clients.presentation import figures
 from clients.presentation.sentences import by_role
 from clients.tui.cells import fit
 from services.shared.model import Lsn, MigrationView, Positions, Rates, WorkerView
@@ -32,7 +32,7 @@ class WorkerStrip(Widget):
         for role, some in by_role(self._workers):
             well = sum(1 for worker in some if not worker.lost)
             lost = len(some) - well
-            parts.append(f"  {show.printable(role)} ")
+            parts.append(f"  {figures.printable(role)} ")
             parts.append(("●" * well if well <= 8 else f"{well} ●", "$success"))
             if lost:
                 parts.append((f"{'✘' * lost if lost <= 4 else f'{lost} ✘'} {lost} lost", "bold $error"))
@@ -62,9 +62,9 @@ class WorkerPanel(Static):
 
 def _worker(worker: WorkerView) -> Content:
     mark = ("✘ ", "bold $error") if worker.lost else ("● ", "$success")
-    where = show.printable(worker.host)
+    where = figures.printable(worker.host)
     said = (f"{where}  LOST", "bold $error") if worker.lost else (where, "$muted")
-    return Content.assemble(mark, fit(show.printable(worker.role), 9), said)
+    return Content.assemble(mark, fit(figures.printable(worker.role), 9), said)
 
 
 class PositionPanel(Static):
@@ -93,14 +93,14 @@ class PositionPanel(Static):
 
 
 def _totals(rates: Rates) -> str:
-    return f"{show.count(rates.rows_applied)} rows, {show.count(rates.transactions_applied)} tx"
+    return f"{figures.count(rates.rows_applied)} rows, {figures.count(rates.transactions_applied)} tx"
 
 
 def _position(name: str, at: Lsn, source: Lsn) -> Content:
     behind = source - at if at and source else 0
-    distance = f"-{show.size(behind)}" if behind > 0 else ""
+    distance = f"-{figures.size(behind)}" if behind > 0 else ""
     return Content.assemble(
         (fit(name, 9), "$muted"),
-        fit(show.lsn(at), 14),
+        fit(figures.lsn(at), 14),
         (fit(distance, 11, right=True), "$muted"),
     )

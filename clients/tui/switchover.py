@@ -17,7 +17,7 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from clients.presentation import figures as show
+from clients.presentation import figures
 from clients.presentation.switchover import OUTCOMES, PURPOSES, STEPS_IN_ORDER, Attempt, Outcome
 from clients.tui.cells import fit
 from services.shared.model import (
@@ -165,17 +165,17 @@ def question(view: MigrationView, timeout_s: int) -> list[Part]:
     lag = view.positions
     late = lag.lag_seconds > timeout_s
     parts: list[Part] = [
-        (show.endpoint(view.source), "bold"),
+        (figures.endpoint(view.source), "bold"),
         "  ══▶  ",
-        (show.endpoint(view.destination), "bold"),
+        (figures.endpoint(view.destination), "bold"),
         "\n\nLag now  ",
         (
-            f"{show.size(lag.lag_bytes)} · {show.precise(lag.lag_seconds)}",
+            f"{figures.size(lag.lag_bytes)} · {figures.precise(lag.lag_seconds)}",
             "bold $warning" if late else "bold",
         ),
         ("   over the limit: likely to be rolled back" if late else "", "$warning"),
         "\nLimit    ",
-        (show.duration(timeout_s), "bold"),
+        (figures.duration(timeout_s), "bold"),
         ("   + and - change it", "$muted"),
         "\n\n",
     ]
@@ -200,16 +200,16 @@ def progress(attempt: Attempt, blocked_s: float, timeout_s: int) -> list[Part]:
     parts: list[Part] = [
         "Writes blocked for ",
         (f"{downtime:.2f} s", style),
-        (f"   limit {show.duration(timeout_s)}\n\n", "$muted"),
+        (f"   limit {figures.duration(timeout_s)}\n\n", "$muted"),
     ]
     if not attempt.steps:
         parts.append(("asking the coordinator …\n" if not attempt.ended else "", "$muted"))
     for step in attempt.steps:
         mark, colour = _MARKS[step.state]
-        detail = show.printable(step.detail) or PURPOSES[step.name]
+        detail = figures.printable(step.detail) or PURPOSES[step.name]
         parts += [
             (f" {mark} ", colour),
-            (fit(show.printable(step.name), 11), "bold"),
+            (fit(figures.printable(step.name), 11), "bold"),
             (fit(f"{step.elapsed_ms / 1000:.2f} s", 9), "$muted"),
             f" {detail}\n",
         ]
@@ -219,8 +219,8 @@ def progress(attempt: Attempt, blocked_s: float, timeout_s: int) -> list[Part]:
 def conclusion(attempt: Attempt, view: MigrationView) -> tuple[str, list[Part]]:
     """(title, text) of the outcome: the resulting state, and what to do next."""
     message, hint = attempt.reason
-    why: list[Part] = [(show.printable(message), "bold"), "\n"] if message else []
-    todo: list[Part] = [("→ ", "bold"), (show.printable(hint), "bold"), "\n"] if hint else []
+    why: list[Part] = [(figures.printable(message), "bold"), "\n"] if message else []
+    todo: list[Part] = [("→ ", "bold"), (figures.printable(hint), "bold"), "\n"] if hint else []
     title, onward = OUTCOMES[attempt.outcome]
     if attempt.outcome is Outcome.SWITCHED_OVER:
         return title, _switched(attempt, view)
@@ -235,12 +235,13 @@ def _switched(attempt: Attempt, view: MigrationView) -> list[Part]:
     parts: list[Part] = []
     if result is not None:
         parts += [
-            f"Marker at LSN {show.lsn(result.sentinel_lsn)} applied, {result.sequences:,} sequences set.\n\n"
+            f"Marker at LSN {figures.lsn(result.sentinel_lsn)} applied, "
+            f"{result.sequences:,} sequences set.\n\n"
         ]
     return [
         *parts,
         "Applications go to ",
-        (show.endpoint(view.destination), "bold $success"),
+        (figures.endpoint(view.destination), "bold $success"),
         " from now on.\nWhen they do: ",
         (f"pgmig-cli cleanup --id {view.migration_id}", "bold"),
     ]

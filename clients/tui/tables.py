@@ -17,7 +17,7 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from clients.presentation import figures as show
+from clients.presentation import figures
 from clients.presentation.progress import Order, ordered, table_fraction
 from clients.tui.cells import fit
 from services.shared.model import TableProgress, TableState
@@ -114,19 +114,19 @@ class TableList(ScrollView, can_focus=True):
         fraction = table_fraction(table)
         segments = [
             Segment(f"{_SYMBOLS[table.state]} ", state),
-            Segment(fit(show.printable(str(table.table)), name), state),
+            Segment(fit(figures.printable(str(table.table)), name), state),
             Segment(fit(_rows(table), rows, right=True), figure),
             Segment(fit(_size(table), size, right=True), figure),
         ]
         if bar:
-            done, left = show.line_bar(fraction, bar)
+            done, left = figures.line_bar(fraction, bar)
             done_style = self._style("copied" if table.state is TableState.COPIED else "done")
             segments += [
                 Segment("  ", figure),
                 Segment(done, done_style),
                 Segment(left, self._style("left")),
             ]
-        segments.append(Segment(fit(show.percent(fraction), _PERCENT, right=True), state))
+        segments.append(Segment(fit(figures.percent(fraction), _PERCENT, right=True), state))
         return Strip(segments).adjust_cell_length(width, self.rich_style)
 
     def _style(self, part: str) -> Style:
@@ -145,12 +145,12 @@ def columns(width: int) -> tuple[int, int, int, int]:
 def _rows(table: TableProgress) -> str:
     """Not every server version reports rows during COPY. Without them only the estimate is shown."""
     if table.state is TableState.COPIED:
-        return show.count(table.rows_copied)
-    estimated = show.count(table.rows_estimated)
-    return f"{show.count(table.rows_copied)} of {estimated}" if table.rows_copied else f"~{estimated}"
+        return figures.count(table.rows_copied)
+    estimated = figures.count(table.rows_estimated)
+    return f"{figures.count(table.rows_copied)} of {estimated}" if table.rows_copied else f"~{estimated}"
 
 
 def _size(table: TableProgress) -> str:
     if table.state is TableState.COPYING:
-        return show.size_of(table.bytes_copied, table.bytes_estimated)
-    return show.size(table.bytes_estimated)
+        return figures.size_of(table.bytes_copied, table.bytes_estimated)
+    return figures.size(table.bytes_estimated)

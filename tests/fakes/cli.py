@@ -8,7 +8,7 @@ from functools import partial
 
 from clients.__main__ import run
 from clients.cli import coordinator
-from clients.embedded import prestart as early
+from clients.embedded import prestart
 from clients.embedded.stack import StackPlan
 
 
@@ -18,6 +18,6 @@ def fake_module(role: str) -> str:
 
 if __name__ == "__main__":
     setattr(coordinator, "StackPlan", partial(StackPlan, module=fake_module, copiers=1))  # noqa: B010
-    if early.likely(sys.argv[1:], os.environ):
-        early.begin([fake_module("coordinator"), fake_module("worker")])
+    if prestart.likely(sys.argv[1:], os.environ):
+        prestart.begin([fake_module("coordinator"), fake_module("worker")])
     run()

@@ -16,7 +16,7 @@ from services.decoder import message_runs
 from services.shared.model import ReplicaIdentity
 from services.shared.model.compiled import twin_of
 from services.shared.pg.apply import arrays
-from services.shared.pg.copy import row_merge as copy_runs
+from services.shared.pg.copy import row_merge
 from services.shared.pg.replication import wal_frames
 from services.shared.pgoutput import (
     UNCHANGED,
@@ -36,7 +36,7 @@ from tests.support.pgoutput.builder import build
 from tests.support.pgoutput.strategies import inserts, messages
 
 RELATION = build(Relation(7, "s", "t", ReplicaIdentity.DEFAULT, (RelationColumn("c", 25, -1, True),)))
-MODULES = (rows, frames, message_runs, pending, arrays, wal_frames, copy_runs)
+MODULES = (rows, frames, message_runs, pending, arrays, wal_frames, row_merge)
 
 
 def compiled(module: ModuleType) -> Any:
@@ -184,12 +184,12 @@ def test_copy_data_is_joined_alike(sent: list[tuple[int, bytes, bool]], rest: in
         stream += struct.pack(">BI", kind, len(body) + 4 if right else 3) + body
     window = stream[: max(0, len(stream) - cut)]
     results: list[object] = []
-    for module in (copy_runs, compiled(copy_runs)):
+    for module in (row_merge, compiled(row_merge)):
         mine = bytearray(window)
         try:
             found = module.join(memoryview(mine), rest)
             results.append((found, mine[: found[1]]))
-        except copy_runs.FramingError:
+        except row_merge.FramingError:
             results.append(("refused", None))
     assert results[0] == results[1]
 

@@ -8,7 +8,7 @@ import pytest
 
 from services.shared.bus.queue import publish_parts
 from services.shared.model import CopyPart, ErrorKind, MigrationId, PgmigError
-from services.shared.pg.copy import relay as copy_relay
+from services.shared.pg.copy import relay
 from services.shared.pg.copy.part import Copied, PartCopier
 from services.shared.pg.session.connection import connection
 from tests.fakes.copier_coordinator import copier_stand
@@ -45,14 +45,14 @@ async def copied(source: str, dest: str, *parts: CopyPart) -> list[Copied | None
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How encrypted connections are used."""
     if request.param == "through libpq":
-        monkeypatch.setattr(copy_relay, "lends", lambda _conn: False)
+        monkeypatch.setattr(relay, "lends", lambda _conn: False)
     return str(request.param)
 
 
 async def test_both_ways_are_taken(tls_source: str, way: str) -> None:
     for uri, past in ((plain_uri(tls_source), True), (tls_uri(tls_source), way == "past libpq")):
         async with connection(uri, "source") as conn:
-            assert await copy_relay.may_relay(conn) is past
+            assert await relay.may_relay(conn) is past
 
 
 @pytest.mark.usefixtures("way")

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Compiled twin of `copy_runs`: the same function, the same results."""
+"""Compiled twin of `row_merge`: the same function, the same results."""
 
 from libc.string cimport memmove
 
@@ -7,7 +7,7 @@ from services.shared.pg.copy.row_merge import FramingError
 
 
 def join(unsigned char[::1] window not None, Py_ssize_t rest):
-    """See `copy_runs.join`."""
+    """See `row_merge.join`."""
     cdef Py_ssize_t end = window.shape[0], position, start, here, after = 0, length, size, joined = 0
     cdef unsigned char *data
     if rest > end or end == 0:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from services.shared.model.compiled import twin_of
-from services.shared.pg.copy import row_merge as copy_runs
+from services.shared.pg.copy import row_merge
 from services.shared.pg.copy.row_merge import HEADER, FramingError
 
 KEPT = 16 * 1024
@@ -46,7 +46,7 @@ class Message:
         return int(words[-1]) if len(words) == 2 and words[-1].isdigit() else 0
 
 
-_join: Callable[[memoryview, int], tuple[int, int, int, int]] = twin_of(copy_runs).join
+_join: Callable[[memoryview, int], tuple[int, int, int, int]] = twin_of(row_merge).join
 
 
 class Frames:

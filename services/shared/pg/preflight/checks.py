@@ -30,7 +30,7 @@ from services.shared.pg.preflight import freeze as preflight_freeze
 from services.shared.pg.preflight import functions as preflight_functions
 from services.shared.pg.preflight import locks as preflight_locks
 from services.shared.pg.preflight import source as preflight_source
-from services.shared.pg.preflight import unpublished as preflight_apart
+from services.shared.pg.preflight import unpublished as preflight_unpublished
 from services.shared.pg.preflight.roles import check_roles
 from services.shared.pg.schema.dump_tools import DumpTools, find_tools
 from services.shared.pg.schema.existing_objects import plan_to_drop, plan_to_fill
@@ -107,7 +107,7 @@ async def check_migration(
             warnings += await preflight_locks.check(source, destination, chosen)
         whole = not (options.data_only or options.schema_only)
         apart = options.large_objects if whole else LargeObjects.SKIP
-        warnings += await preflight_apart.check(
+        warnings += await preflight_unpublished.check(
             source, facts[0], follow=follow, whole=whole, large_objects=apart, chosen=chosen
         )
         if not options.data_only:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from clients.embedded import prestart as early
+from clients.embedded import prestart
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ def test_clone_without_a_coordinator_does(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], environ: dict[str, str], expected: bool
 ) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
-    assert early.likely(arguments, environ) is expected
+    assert prestart.likely(arguments, environ) is expected
 
 
 def test_none_does_where_a_fork_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert not early.likely(["clone"], {})
+    assert not prestart.likely(["clone"], {})
 
 
 def test_closed_standard_streams_change_no_exit_code() -> None:

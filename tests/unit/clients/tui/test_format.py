@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from clients.presentation import figures as show
+from clients.presentation import figures
 from clients.tui.cells import fit
 from clients.tui.sparkline import sparkline
 from services.shared.model import Endpoint, Lsn
@@ -27,7 +27,7 @@ from services.shared.model import Endpoint, Lsn
     ],
 )
 def test_durations_show_their_two_largest_units(seconds: float, text: str) -> None:
-    assert show.duration(seconds) == text
+    assert figures.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_durations_show_their_two_largest_units(seconds: float, text: str) -> No
     ],
 )
 def test_short_times_are_precise(seconds: float, text: str) -> None:
-    assert show.precise(seconds) == text
+    assert figures.precise(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -59,50 +59,50 @@ def test_short_times_are_precise(seconds: float, text: str) -> None:
     ],
 )
 def test_sizes_have_at_most_three_digits_before_the_largest_unit(value: float, text: str) -> None:
-    assert show.size(value) == text
+    assert figures.size(value) == text
 
 
 def test_a_size_of_a_size_names_a_shared_unit_once() -> None:
-    assert show.size_of(25 * 1024**3, 41 * 1024**3) == "25.0 of 41.0 GiB"
-    assert show.size_of(900 * 1024**2, 41 * 1024**3) == "900 MiB of 41.0 GiB"
+    assert figures.size_of(25 * 1024**3, 41 * 1024**3) == "25.0 of 41.0 GiB"
+    assert figures.size_of(900 * 1024**2, 41 * 1024**3) == "900 MiB of 41.0 GiB"
 
 
 def test_rates() -> None:
-    assert show.size_rate(1.5 * 1024**2) == "1.5 MiB/s"
-    assert show.count_rate(123_456) == "123k/s"
+    assert figures.size_rate(1.5 * 1024**2) == "1.5 MiB/s"
+    assert figures.count_rate(123_456) == "123k/s"
 
 
 def test_percent_is_never_whole_before_the_end() -> None:
-    assert show.percent(0.99999) == "99.9%"
-    assert show.percent(1.0) == "100%"
-    assert show.percent(-1) == "0.0%"
+    assert figures.percent(0.99999) == "99.9%"
+    assert figures.percent(1.0) == "100%"
+    assert figures.percent(-1) == "0.0%"
 
 
 @pytest.mark.parametrize(
     ("number", "text"), [(170004, "17.4"), (90624, "9.6.24"), (100010, "10.10"), (0, "")]
 )
 def test_server_versions(number: int, text: str) -> None:
-    assert show.version(number) == text
+    assert figures.version(number) == text
 
 
 def test_endpoints() -> None:
-    assert show.endpoint(Endpoint("db", 5432, "shop", "me")) == "db:5432/shop"
-    assert show.endpoint(Endpoint("::1", 5432, "shop", "me")) == "[::1]:5432/shop"
-    assert show.endpoint(Endpoint("", 0, "", "")) == show.NONE
+    assert figures.endpoint(Endpoint("db", 5432, "shop", "me")) == "db:5432/shop"
+    assert figures.endpoint(Endpoint("::1", 5432, "shop", "me")) == "[::1]:5432/shop"
+    assert figures.endpoint(Endpoint("", 0, "", "")) == figures.NONE
 
 
 def test_lsn_zero_is_none() -> None:
-    assert show.lsn(Lsn(0)) == show.NONE
-    assert show.lsn(Lsn.parse("16/B374D848")) == "16/B374D848"
+    assert figures.lsn(Lsn(0)) == figures.NONE
+    assert figures.lsn(Lsn.parse("16/B374D848")) == "16/B374D848"
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
-    assert show.printable("a\x1b[2Jb\nc") == "a·[2Jb·c"
+    assert figures.printable("a\x1b[2Jb\nc") == "a·[2Jb·c"
 
 
 @given(st.text(), st.integers(0, 60), st.booleans())
 def test_fit_gives_exactly_the_width(text: str, width: int, right: bool) -> None:
-    assert cell_len(fit(show.printable(text), width, right=right)) == width
+    assert cell_len(fit(figures.printable(text), width, right=right)) == width
 
 
 def test_fit_cuts_wide_characters_whole() -> None:
@@ -111,7 +111,7 @@ def test_fit_cuts_wide_characters_whole() -> None:
 
 @given(st.floats(-1, 2), st.integers(0, 80))
 def test_bars_fill_their_width(fraction: float, width: int) -> None:
-    for shape in (show.bar, show.line_bar):
+    for shape in (figures.bar, figures.line_bar):
         done, left = shape(fraction, width)
         assert len(done) + len(left) == width
 
