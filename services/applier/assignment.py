@@ -16,7 +16,7 @@ from services.applier.assembler import Assembler
 from services.applier.chunks import ChunkQueue
 from services.applier.planner import Planner, Sentinel
 from services.applier.writer import GroupFailedError, Totals, Writer
-from services.shared.bus.changes import ChangeReader
+from services.shared.bus.change_reader import ChangeReader
 from services.shared.bus.connection import Client
 from services.shared.bus.flush import FlushChannel
 from services.shared.model import (

@@ -17,26 +17,25 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 
 from opentelemetry.context import Context
 
+from services.applier.attribution import located, spans
+from services.applier.care import Care
 from services.applier.chunks import ChunkQueue
 from services.applier.compact import compact, row_by_row
 from services.applier.planner import Chunk, Sentinel
 from services.shared.model import Lsn, PgmigError, TableId
 from services.shared.pg.apply.session import ApplySession, CommitFailedError, RefusedError
 from services.shared.pg.apply.target_table import Operation
-from services.shared.runtime.telemetry import SpanName, span, tracer
+from services.shared.runtime.telemetry import SpanName, tracer
 
 log = logging.getLogger(__name__)
 
 GROUP_STEPS = 5000
 GROUP_BYTES = 8 << 20
-LEAST_CARE = 64  # groups
-MOST_CARE = 4096
 FLUSH_POLL_S = 0.05
 
 
@@ -57,27 +56,6 @@ class GroupFailedError(Exception):
     def __init__(self, until: int, cause: PgmigError) -> None:
         super().__init__(str(cause))
         self.until = until
-
-
-class Care:
-    """Tables with refused sets. Their changes are written one at a time for a while, twice as long after
-    each further refusal, because an application that swaps keys usually does so again."""
-
-    def __init__(self) -> None:
-        self._groups: dict[TableId, int] = {}
-        self._left: dict[TableId, int] = {}
-
-    def take(self, table: TableId | None) -> None:
-        """A set of `table` was refused."""
-        if table is not None:
-            self._groups[table] = min(MOST_CARE, 2 * self._groups.get(table, LEAST_CARE // 2))
-            self._left[table] = self._groups[table]
-
-    def of_group(self) -> frozenset[TableId]:
-        """The tables whose changes must be written one at a time in the next group."""
-        careful = frozenset(self._left)
-        self._left = {table: left - 1 for table, left in self._left.items() if left > 1}
-        return careful
 
 
 class Writer:
@@ -198,7 +176,7 @@ class Writer:
             await self._conclude()
             self._large = True
         strict = self._strict(chunk)
-        with _located([chunk]):
+        with located([chunk]):
             operations = row_by_row(chunk.steps) if strict else self._compacted([chunk])
         await self._send([chunk], operations)
         if chunk.transactions:
@@ -215,7 +193,7 @@ class Writer:
             await self._send(group, self._compacted(group))
 
     def _compacted(self, group: list[Chunk]) -> list[Operation]:
-        with _located(group):
+        with located(group):
             return compact(list(chain.from_iterable(chunk.steps for chunk in group)), self._care.of_group())
 
     async def _send(self, group: list[Chunk], operations: list[Operation]) -> None:
@@ -233,7 +211,7 @@ class Writer:
             await self._conclude()
 
     async def _execute(self, group: list[Chunk], operations: list[Operation]) -> None:
-        with _located(group), _spans(group):
+        with located(group), spans(group):
             await self._session.execute(operations, durable=bool(_sentinels(group)))
 
     async def _conclude(self) -> None:
@@ -288,7 +266,7 @@ class Writer:
         """Apply each transaction separately, each change as it happened, and wait for each commit. A
         transaction that fails here is the cause, and everything before it is kept."""
         for one in _apart(chunk):
-            with _located([one]):
+            with located([one]):
                 await self._execute([one], row_by_row(one.steps))
                 await self._commit([one])
                 await self._see_through()
@@ -352,39 +330,3 @@ def _apart(chunk: Chunk) -> Iterator[Chunk]:
 
 def _sentinels(chunks: list[Chunk]) -> list[Sentinel]:
     return [sentinel for chunk in chunks for sentinel in chunk.sentinels]
-
-
-class _Located:
-    """Adds the source transaction's commit LSN and xid to an error that has no LSN. xid 0: another
-    transaction of the group may be the cause."""
-
-    def __init__(self, lsn: int, xid: int = 0) -> None:
-        self._lsn = lsn
-        self._xid = xid
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
-        if isinstance(exc, PgmigError) and exc.lsn is None:
-            exc.lsn = Lsn(self._lsn)
-            exc.xid = self._xid
-
-
-def _located(group: list[Chunk]) -> _Located:
-    """A single transaction, or part of one, is the cause. Of several only the first is known."""
-    first = group[0]
-    if len(group) == 1 and len(first.transactions) <= 1:
-        return _Located(first.commit_lsn, first.xid)
-    return _Located(first.transactions[0].commit_lsn)
-
-
-def _spans(chunks: list[Chunk]) -> ExitStack:
-    """A span in the trace of each batch from which the chunks came."""
-    stack = ExitStack()
-    seen: set[int] = set()
-    for chunk in chunks:
-        if chunk.trace is not None and id(chunk.trace) not in seen:
-            seen.add(id(chunk.trace))
-            stack.enter_context(span(SpanName.APPLY_BATCH, chunk.trace, transactions=len(chunk.transactions)))
-    return stack

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from services.decoder.slot import Snapshots, check_identity, check_not_rewound, prepare, recorded
 from services.decoder.stream import DecoderStream
-from services.shared.bus.changes import ChangeWriter
+from services.shared.bus.change_writer import ChangeWriter
 from services.shared.bus.connection import Client
 from services.shared.bus.flush import FlushChannel
 from services.shared.model import (

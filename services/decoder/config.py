@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.shared.bus.changes import DEFAULT_MAX_BYTES
+from services.shared.bus.change_writer import DEFAULT_MAX_BYTES
 from services.shared.runtime.config import ServiceSettings
 
 

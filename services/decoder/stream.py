@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from services.decoder.batcher import Batcher
 from services.decoder.space import Look, does_not_fit, in_vain
-from services.shared.bus.changes import ChangeWriter
+from services.shared.bus.change_writer import ChangeWriter
 from services.shared.model import DecoderProgress, Lsn
 from services.shared.pg.replication.connection import ReplicationConnection
 from services.shared.pg.replication.wal_stream import Item, Keepalive

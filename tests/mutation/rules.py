@@ -481,14 +481,14 @@ MUTATIONS = (
     ),
     Mutation(
         "14 a full stream drops nothing",
-        "services/shared/bus/changes.py",
+        "services/shared/bus/change_writer.py",
         "discard=api.DiscardPolicy.NEW,",
         "discard=api.DiscardPolicy.OLD,",
         f"{FULL_STREAM}::test_a_destination_stalled_beyond_the_sender_timeout_loses_nothing",
     ),
     Mutation(
         "14 what was refused behind the first is sent again",
-        "services/shared/bus/changes.py",
+        "services/shared/bus/change_writer.py",
         "        for item in others:\n            await self._send(item.data, item.headers)",
         "        del others",
         f"{FULL_STREAM}::test_a_destination_stalled_beyond_the_sender_timeout_loses_nothing",
@@ -822,7 +822,7 @@ MUTATIONS = (
     ),
     Mutation(
         "S16 only the server's own casts to text",
-        "services/shared/pg/apply/target_table.py",
+        "services/shared/pg/apply/target_statements.py",
         "_SAME_BY_CAST if self.columns[i].cast_to_text else _SAME_BY_OUTPUT",
         "_SAME_BY_CAST",
         f"{CASTS}::test_rows_without_a_key_are_found_by_what_the_type_prints",
@@ -850,7 +850,7 @@ MUTATIONS = (
     ),
     Mutation(
         "S16 only the server's own casts from text",
-        "services/shared/pg/apply/target_table.py",
+        "services/shared/pg/apply/target_statements.py",
         "_TYPED_BY_CAST if self.cast_from_text else _TYPED_BY_INPUT",
         "_TYPED_BY_CAST",
         f"{CASTS}::test_rows_that_are_written_together_are_read_by_input_functions",

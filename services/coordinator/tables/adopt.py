@@ -38,8 +38,9 @@ from services.shared.model import (
     TableIdentity,
 )
 from services.shared.pg.bookkeeping.copy_ledger import forget_plans, read_ledger_alone
+from services.shared.pg.catalog.columns import read_columns
 from services.shared.pg.catalog.partition_routes import places, placing
-from services.shared.pg.catalog.table_changes import compare, read_columns
+from services.shared.pg.catalog.table_changes import compare
 from services.shared.pg.catalog.table_identity import (
     KnownTable,
     forget_tables,

@@ -11,9 +11,10 @@ from services.coordinator.pipeline.routing import Routing
 from services.coordinator.tables.adopt import take_stock
 from services.coordinator.tables.explain import Finding, drift_error
 from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
+from services.shared.pg.catalog.columns import read_columns
 from services.shared.pg.catalog.partition_routes import inheriting, places, placing, topmost
 from services.shared.pg.catalog.selected import choose
-from services.shared.pg.catalog.table_changes import compare, read_columns
+from services.shared.pg.catalog.table_changes import compare
 from services.shared.pg.catalog.table_identity import known_tables
 from services.shared.pg.session.connection import Connection, connection
 

@@ -8,16 +8,11 @@ from dataclasses import dataclass, replace
 
 from services.coordinator.tables.look import Difference, Look
 from services.shared.model import ChangeKind, ErrorKind, MigrationId, PgmigError, Route, TableId
+from services.shared.pg.catalog.columns import read_columns
 from services.shared.pg.catalog.new_table import new_table
 from services.shared.pg.catalog.partition_routes import creation, inheriting, places, placing, topmost
 from services.shared.pg.catalog.partitions import existing_tables
-from services.shared.pg.catalog.table_changes import (
-    Comparison,
-    compare,
-    drop_table,
-    read_columns,
-    rename_table,
-)
+from services.shared.pg.catalog.table_changes import Comparison, compare, drop_table, rename_table
 from services.shared.pg.session.connection import Connection
 
 LISTED = 5

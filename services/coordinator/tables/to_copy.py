@@ -28,10 +28,11 @@ from services.shared.pg.bookkeeping.copy_ledger import (
     read_ledger_alone,
     replace_plans,
 )
+from services.shared.pg.catalog.columns import read_columns
 from services.shared.pg.catalog.partition_routes import inheriting, places, placing, topmost
 from services.shared.pg.catalog.partitions import divisions
 from services.shared.pg.catalog.selected import choose_under
-from services.shared.pg.catalog.table_changes import compare, read_columns
+from services.shared.pg.catalog.table_changes import compare
 from services.shared.pg.catalog.table_identity import (
     KnownTable,
     forget_tables,

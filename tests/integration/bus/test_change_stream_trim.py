@@ -9,7 +9,8 @@ from shutil import copytree, rmtree
 import nats.errors
 import pytest
 
-from services.shared.bus.changes import ChangeReader, ChangeWriter
+from services.shared.bus.change_reader import ChangeReader
+from services.shared.bus.change_writer import ChangeWriter
 from services.shared.bus.connection import Client, bus
 from services.shared.model import MigrationId, PgmigError
 from services.shared.runtime.retry import retrying

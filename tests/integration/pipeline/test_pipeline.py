@@ -11,7 +11,7 @@ from shutil import copytree, rmtree
 import pytest
 from psycopg import AsyncConnection
 
-from services.shared.bus.changes import ChangeWriter
+from services.shared.bus.change_writer import ChangeWriter
 from services.shared.model import (
     ApplierProgress,
     DecoderProgress,

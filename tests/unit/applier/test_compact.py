@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from services.applier.compact import Step, Truncation, compact, row_by_row
 from services.shared.model import PgmigError, ReplicaIdentity, TableId
-from services.shared.pg.apply.target_table import Operation, TargetColumn, TargetTable, array
+from services.shared.pg.apply.target_statements import TargetColumn
+from services.shared.pg.apply.target_table import Operation, TargetTable, array
 from services.shared.pgoutput import (
     UNCHANGED,
     Delete,

@@ -6,7 +6,8 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, Lsn, PgmigError, ReplicaIdentity
 from services.shared.pg.apply.schema_drift import drift
-from services.shared.pg.apply.target_table import TargetColumn, TargetTable
+from services.shared.pg.apply.target_statements import TargetColumn
+from services.shared.pg.apply.target_table import TargetTable
 from services.shared.pg.session.connection import translated
 from services.shared.pgoutput import Relation
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import TableId
-from services.shared.pg.catalog.table_changes import ColumnDefinition, defined, read_columns
+from services.shared.pg.catalog.columns import ColumnDefinition, defined, read_columns
 from services.shared.pg.session.connection import translated
 
 _RELATION = """

@@ -7,79 +7,15 @@ was recorded, because major versions print the same expression differently.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ColumnIdentity, TableId, TableIdentity
-from services.shared.pg.session.connection import translated
-from services.shared.pg.session.sql_files import load_sql
-
-_GENERATED = {"s": "STORED", "v": "VIRTUAL"}
-_IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnDefinition:
-    """A column as it is now on one server.
-
-    type_sql: the declared type. collation: "" for the type's default collation. default: expression of the
-    default or of a generated column, "" if there is none. generated, identity: attgenerated, attidentity.
-    missing: the value in rows that are older than the column; None: NULL, or there are no such rows.
-    """
-
-    number: int
-    name: str
-    type_name: str
-    typmod: int
-    type_sql: str
-    collation: str
-    not_null: bool
-    default: str
-    generated: str
-    identity: str
-    missing: str | None
-
-
-MISSING_VALUES_SINCE = 110000
-"""server_version_num from which ADD COLUMN with a default does not rewrite the table."""
+from services.shared.pg.catalog.columns import GENERATED, IDENTITY, ColumnDefinition
 
 SET_EXPRESSION_SINCE = 170000
-
-Definitions = Mapping[TableId, tuple[ColumnDefinition, ...]]
-"""Columns by table. A table that does not exist has no entry."""
-
-
-async def read_columns(conn: AsyncConnection, tables: Collection[TableId]) -> Definitions:
-    """Definitions of the columns of those of `tables` that exist."""
-    found: dict[TableId, list[ColumnDefinition]] = {}
-    names = {"schemas": [t.schema for t in tables], "names": [t.name for t in tables]}
-    with translated("reading the columns of tables"):
-        text = sql.SQL(load_sql("catalog/sql/table_columns.sql")).format(missing=sql.SQL(_missing(conn)))
-        cursor = await conn.execute(text, names)
-        async for schema, name, *column in cursor:
-            columns = found.setdefault(TableId(schema, name), [])
-            if column[0] is not None:
-                columns.append(_definition(column))
-    return {table: tuple(columns) for table, columns in found.items()}
-
-
-def _definition(row: Sequence[Any]) -> ColumnDefinition:
-    """Expressions and values arrive as bytes, because in a database without an encoding they may be any
-    bytes."""
-    texts: list[Any] = [
-        text.decode(errors="backslashreplace") if isinstance(text, bytes) else text for text in row
-    ]
-    return ColumnDefinition(*texts)
-
-
-def _missing(conn: AsyncConnection) -> LiteralString:
-    """SQL for the column's missing value, as text under the session's settings."""
-    if conn.info.server_version < MISSING_VALUES_SINCE:
-        return "NULL::text"
-    return "(a.attmissingval::text::text[])[1]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,29 +194,12 @@ def _added(column: ColumnDefinition) -> sql.Composable:
     if column.collation:
         parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
     if column.generated:
-        parts.append(sql.SQL(f"GENERATED ALWAYS AS ({column.default}) {_GENERATED[column.generated]}"))
+        parts.append(sql.SQL(f"GENERATED ALWAYS AS ({column.default}) {GENERATED[column.generated]}"))
     elif column.identity:
-        parts.append(sql.SQL(f"GENERATED {_IDENTITY[column.identity]} AS IDENTITY"))
+        parts.append(sql.SQL(f"GENERATED {IDENTITY[column.identity]} AS IDENTITY"))
     elif column.missing is not None:
         parts.append(sql.SQL("DEFAULT {}").format(sql.Literal(column.missing)))
     if column.not_null and (column.identity or column.missing is not None):
-        parts.append(sql.SQL("NOT NULL"))
-    return sql.SQL(" ").join(parts)
-
-
-def defined(column: ColumnDefinition) -> sql.Composable:
-    """The column's definition for CREATE TABLE."""
-    name = sql.Identifier(column.name)
-    parts: list[sql.Composable] = [name, sql.SQL(column.type_sql)]
-    if column.collation:
-        parts.append(sql.SQL("COLLATE {}").format(sql.Identifier(column.collation)))
-    if column.generated:
-        parts.append(sql.SQL(f"GENERATED ALWAYS AS ({column.default}) {_GENERATED[column.generated]}"))
-    elif column.identity:
-        parts.append(sql.SQL(f"GENERATED {_IDENTITY[column.identity]} AS IDENTITY"))
-    elif column.default:
-        parts.append(sql.SQL("DEFAULT {}").format(sql.SQL(column.default)))
-    if column.not_null:
         parts.append(sql.SQL("NOT NULL"))
     return sql.SQL(" ").join(parts)
 
@@ -364,7 +283,7 @@ def _identity(column: ColumnDefinition, match: ColumnDefinition) -> sql.Composab
     if not column.identity:
         return sql.SQL("ALTER COLUMN {} DROP IDENTITY").format(name)
     change = "SET" if match.identity else "ADD"
-    return sql.SQL(f"ALTER COLUMN {{}} {change} GENERATED {_IDENTITY[column.identity]}{{}}").format(
+    return sql.SQL(f"ALTER COLUMN {{}} {change} GENERATED {IDENTITY[column.identity]}{{}}").format(
         name, sql.SQL("" if match.identity else " AS IDENTITY")
     )
 

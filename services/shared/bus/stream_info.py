@@ -1,0 +1,31 @@
+"""What JetStream says of a stream, by its raw API."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nats.aio.client import Client
+from nats.js import errors as js_errors
+
+ANSWER_TIMEOUT_S = 10.0
+
+
+async def stream_state(client: Client, stream: str) -> tuple[str, int, int]:
+    """(creation time, first sequence, last sequence). Uses the raw API, since nats-py omits `created`."""
+    info = await stream_info(client, stream)
+    return info["created"], info["state"]["first_seq"], info["state"]["last_seq"]
+
+
+async def stream_info(client: Client, stream: str) -> dict[str, Any]:
+    return await ask(client, f"STREAM.INFO.{stream}")
+
+
+async def ask(client: Client, subject: str, body: object = None) -> dict[str, Any]:
+    """One request to the JetStream API."""
+    data = b"" if body is None else json.dumps(body).encode()
+    reply = await client.request(f"$JS.API.{subject}", data, timeout=ANSWER_TIMEOUT_S)
+    info: dict[str, Any] = json.loads(reply.data)
+    if "error" in info:
+        raise js_errors.APIError(**info["error"])
+    return info
