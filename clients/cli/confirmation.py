@@ -75,7 +75,7 @@ async def _confirmed() -> bool:
     """Whether a person answers yes; False in a script. A signal ends the question."""
     if not can_ask():
         return False
-    say("Go on? [y/N]")
+    say("Continue? [y/N]")
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[str] = loop.create_future()
 

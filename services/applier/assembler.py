@@ -161,7 +161,7 @@ class Assembler:
             raise PgmigError(
                 ErrorKind.GAP,
                 f"changes between {self.progress} (the destination's progress) and {batch.previous_lsn} "
-                "(where the change stream goes on) are missing",
+                "(where the change stream continues) are missing",
                 "the replication slot was moved, recreated or read by another: "
                 "clean up and start the migration again",
                 self.progress,

@@ -29,7 +29,8 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     token = worker_token(settings)
     if not token:
         log.warning(
-            "PGMIG_WORKER_TOKEN is not set: whoever reaches %s can attach as a worker", settings.listen
+            "PGMIG_WORKER_TOKEN is not set: any program that reaches %s can attach as a worker",
+            settings.listen,
         )
     async with bus(settings.nats_url.get_secret_value(), settings.worker_id) as client:
         workforce = Workforce(settings.worker_grace_s, one_of_each=settings.embedded)

@@ -65,7 +65,7 @@ async def test_the_socket_of_a_dead_server_is_taken_over(folder: Path) -> None:
 
 async def test_a_directory_that_others_may_enter_is_refused(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "open").mkdir(mode=0o755)
-    assert "ours alone" in await refusal(tmp_path / "open" / "c.sock")
+    assert "this user only" in await refusal(tmp_path / "open" / "c.sock")
     assert "directory" in await refusal(folder / "absent" / "c.sock")
 
 

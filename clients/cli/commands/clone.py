@@ -293,7 +293,7 @@ def _staying(
 
 def _say_what_is_left(invocation: Invocation, migration_id: MigrationId) -> None:
     if invocation.coordinator:
-        say(f"migration {migration_id} goes on without this terminal")
+        say(f"migration {migration_id} continues without this terminal")
         return
     offline = MigrationDir(invocation.state_dir, migration_id).offline_view()
     if offline is None:

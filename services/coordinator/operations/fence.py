@@ -12,7 +12,7 @@ def check_nothing_behind(applied: SentinelApplied, first: str) -> None:
         raise PgmigError(
             ErrorKind.SWITCHOVER_FAILED,
             "the applier was restarted during the switchover, and cannot say what came after the freeze",
-            "writers go on; switch over again",
+            "writes are not blocked any more; switch over again",
         )
     if applied.changes:
         raise written_behind(", ".join(f"{count} rows of {table}" for table, count in applied.changes))
@@ -22,6 +22,6 @@ def written_behind(what: str) -> PgmigError:
     return PgmigError(
         ErrorKind.SWITCHOVER_FAILED,
         f"the source was written to after the freeze: {what}",
-        "writers go on, and nothing is lost; find out who ended our sessions or opened the database, "
-        "then switch over again",
+        "writes are not blocked any more, and nothing is lost; find out who ended pgmig's sessions or opened "
+        "the database, then switch over again",
     )

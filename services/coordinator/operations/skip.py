@@ -56,7 +56,7 @@ def decided(record: Record, lsn: Lsn, reason: str, who: str, now: float) -> Skip
             ErrorKind.INVALID_ARGUMENT,
             f"migration {record.migration_id} failed at LSN {failure.lsn} "
             f"(source transaction {failure.xid}), not at {lsn}",
-            f"look at the failure again; to give that transaction up use --lsn {failure.lsn}",
+            f"check the failure again; to skip that transaction use --lsn {failure.lsn}",
             failure.lsn,
         )
     if not (reason.strip() and who.strip()):

@@ -163,7 +163,7 @@ async def _step(run: steps.Run, name: StepName, *, tell_end: bool = True) -> Asy
         raise PgmigError(
             ErrorKind.TIMEOUT,
             f"the switchover ran out of time in step {name}",
-            "writers go on; see the lag, then try again or allow more time",
+            "writes are not blocked any more; check the lag, then try again or allow more time",
         ) from exc
     except PgmigError as exc:
         run.feed.tell(name, StepState.FAILED, exc.message)

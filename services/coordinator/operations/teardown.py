@@ -18,7 +18,7 @@ from services.shared.pg.teardown import remove_from_source, remove_origin
 Removal = Callable[[], Awaitable[list[str]]]
 """Returns a line for each thing removed."""
 
-LEAVE = "`pgmig-cli cleanup --force --id {id}` removes the rest, and leaves behind what cannot be reached"
+LEAVE = "`pgmig-cli cleanup --force --id {id}` removes the rest, except what cannot be reached"
 
 
 async def remove_replication(context: Context, bus: Client) -> list[str]:

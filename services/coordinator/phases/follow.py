@@ -112,8 +112,8 @@ async def _check_gap(context: Context) -> None:
     if slot.confirmed_flush_lsn > applied:
         raise PgmigError(
             ErrorKind.GAP,
-            f"the slot has let go everything before {slot.confirmed_flush_lsn}, "
-            f"but the destination has only what lies before {applied}",
+            f"the slot does not send changes before {slot.confirmed_flush_lsn} any more, "
+            f"but the destination has only the changes before {applied}",
             "the changes between are lost to this migration: clean up and start it again",
             applied,
         )

@@ -151,11 +151,11 @@ def _with_remedy(group: ExceptionGroup[Exception], *, follow: bool) -> Exception
     if error is None or error.kind is not ErrorKind.ORPHAN_ROW:
         return error or group
     remedy = (
-        "mend such rows on the source alone (add what they refer to, or delete them), then continue: "
+        "correct such rows on the source alone (add what they refer to, or delete them), then continue: "
         "changes are applied before the key is checked again"
         if follow
-        else "mend such rows on the source and on the destination (add what they refer to, or delete them), "
-        "then continue"
+        else "correct such rows on the source and on the destination (add what they refer to, or delete "
+        "them), then continue"
     )
     return PgmigError(error.kind, error.message, remedy)
 

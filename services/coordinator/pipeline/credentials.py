@@ -94,7 +94,7 @@ def asked_for(record: Record, known: Credentials, refused: dict[str, PgmigError]
     return "; ".join([text, *down])
 
 
-GO_ON = "leave that connection string out to go on with the recorded database"
+GO_ON = "leave that connection string out to continue with the recorded database"
 GIVE_UP = (
     "give the connection strings of the recorded databases; if one of them does not exist any more, remove "
     "what is left elsewhere with `pgmig-cli cleanup --force --id {id}`"

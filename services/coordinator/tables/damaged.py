@@ -24,20 +24,20 @@ def noted(migration: Migration, exc: Exception) -> Exception:
     if not isinstance(error, DuplicateRowError):
         return exc
     remedy = (
-        f"mend them on the source alone and REINDEX TABLE {error.table} there, then continue: the table is "
-        "copied again before its indexes are built"
+        f"correct them on the source alone and REINDEX TABLE {error.table} there, then continue: the table "
+        "is copied again before its indexes are built"
     )
     if not migration.record.options.follow:
         remedy = (
-            f"mend them on the source and on the destination and REINDEX TABLE {error.table} on the source, "
-            "then continue"
+            f"correct them on the source and on the destination and REINDEX TABLE {error.table} on the "
+            "source, then continue"
         )
     elif any(one.table == error.table for one in migration.copying.records()):
         migration.damage_found(error.table)
     else:  # its rows are copied by its root's name
         remedy = (
-            f"mend them on the source and REINDEX TABLE {error.table} there, then copy the partitioned table "
-            f"again with `pgmig-cli resync-table --id {migration.id}`"
+            f"correct them on the source and REINDEX TABLE {error.table} there, then copy the partitioned "
+            f"table again with `pgmig-cli resync-table --id {migration.id}`"
         )
     return PgmigError(error.kind, error.message, f"{error.hint}; {remedy}")
 

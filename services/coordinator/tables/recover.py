@@ -7,7 +7,7 @@ from services.coordinator.pipeline.reports import Reports
 from services.coordinator.tables.adopt import begin_copy, take_stock
 from services.shared.model import PgmigError, Phase
 
-NEW_TABLES = "new partitions are copied, since rows may have come with them"
+NEW_TABLES = "new partitions are copied, since they may already contain rows"
 
 
 async def after_drift(context: Context, schema: Schema, reports: Reports, error: PgmigError) -> Phase:

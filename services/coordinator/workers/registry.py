@@ -230,7 +230,7 @@ class Workforce:
     def _give_up(self, worker: _Worker) -> None:
         if self._workers.get(worker.worker_id) is not worker:
             return
-        log.warning("worker %s has not come back: its work goes to others", worker.worker_id)
+        log.warning("worker %s has not reconnected: its work is given to others", worker.worker_id)
         if worker.lost is not None:
             worker.lost.cancel()
         del self._workers[worker.worker_id]

@@ -14,14 +14,14 @@ def check_options(options: MigrationOptions) -> None:
             "--schema-only",
             "--follow",
             options.schema_only and options.follow,
-            "a schema has no changes to follow",
+            "a schema has no changes to replicate",
         ),
         ("--schema-only", "--data-only", options.schema_only and options.data_only, "give one of them"),
         (
             "--data-only",
             "--drop-if-exists",
             options.data_only and options.drop_if_exists,
-            "rows go into tables that exist; leave out --data-only to have them created again",
+            "rows are copied into existing tables; leave out --data-only to create the tables again",
         ),
         (
             "--include-table",

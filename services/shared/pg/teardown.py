@@ -94,7 +94,7 @@ def _late(found: Sequence[tuple[str, int]]) -> PgmigError:
         ErrorKind.LATE_WRITES,
         "the old source was written to after the switchover; changes that the destination lacks: "
         + told(found),
-        "look at them and bring them over by hand; cleanup --force forgets them",
+        "check them and copy them to the destination by hand; cleanup --force ignores them",
     )
 
 

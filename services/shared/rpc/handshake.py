@@ -90,5 +90,5 @@ def unproven(address: str) -> PgmigError:
         ErrorKind.UNREACHABLE,
         f"the server at {address} does not know the secret of this worker",
         "give coordinator and workers the same PGMIG_WORKER_TOKEN or PGMIG_WORKER_TOKEN_FILE; "
-        "if they have it, another program has taken the coordinator's address",
+        "if they have it, another program listens at the coordinator's address",
     )

@@ -39,7 +39,7 @@ def _check_place(path: Path, variable: str) -> None:
     except OSError as exc:
         raise _unusable(path, f"its directory: {exc.strerror}", variable) from exc
     if directory.st_uid != os.geteuid() or directory.st_mode & 0o077:
-        raise _unusable(path, "its directory has to be ours alone (mode 0700)", variable)
+        raise _unusable(path, "its directory must be accessible to this user only (mode 0700)", variable)
     try:
         found = path.lstat()
     except FileNotFoundError:

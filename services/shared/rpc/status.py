@@ -95,7 +95,7 @@ def error_from_rpc(exc: aio.AioRpcError, doing: str, address: str) -> PgmigError
         return PgmigError(
             kind,
             f"{doing}: no answer in time from the coordinator at {address}",
-            "it may still go on: look at the migration's status",
+            "it may still be running: check the migration's status",
         )
     if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
         return PgmigError(

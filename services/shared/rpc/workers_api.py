@@ -180,7 +180,9 @@ class WorkersApi(WorkerServiceServicer):
             async for message in open_reports:
                 report = report_from_pb(message)
                 if isinstance(report, Register):
-                    raise PgmigError(ErrorKind.INVALID_ARGUMENT, "Register must come first and once")
+                    raise PgmigError(
+                        ErrorKind.INVALID_ARGUMENT, "Register must be the first message, and only the first"
+                    )
                 await self._handler.report(session.register.worker_id, report)
                 if message.sequence:
                     session.outbox.put_nowait(pb.AttachResponse(ack=pb.Ack(sequence=message.sequence)))

@@ -25,7 +25,11 @@ def open_private(path: str | Path, flags: int) -> int:
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
-            raise OSError(errno.EPERM, "not a file of ours alone", str(path))
+            raise OSError(
+                errno.EPERM,
+                "the file belongs to another user, has several links, or is not a regular file",
+                str(path),
+            )
         if stat.S_IMODE(found.st_mode) != 0o600:
             os.fchmod(fd, 0o600)
     except BaseException:

@@ -161,5 +161,5 @@ def _names(migration_id: str, part: CopyPart) -> dict[str, sql.Composable]:
 
 def _given_up(part: CopyPart) -> PgmigError:
     return PgmigError(
-        ErrorKind.FENCED, f"part {part.part_id} belongs to a copy of {part.table} that was given up"
+        ErrorKind.FENCED, f"part {part.part_id} belongs to a copy of {part.table} that was abandoned"
     )

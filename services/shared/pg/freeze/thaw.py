@@ -99,8 +99,8 @@ async def _put_default_back(conn: AsyncConnection, database: str, value: str) ->
     if found != FROZEN:
         shown = f"is {found}" if found else "is not set"
         return [
-            f"{SETTING} of database {database} of the source {shown}: somebody changed it during the freeze, "
-            f"and it stays so (before the freeze: {value or 'not set'})"
+            f"{SETTING} of database {database} of the source {shown}: it was changed during the freeze, "
+            f"so pgmig does not reset it (before the freeze: {value or 'not set'})"
         ]
     await set_database_default(conn, database, value)
     return [f"{SETTING} of database {database} of the source is {value or 'not set'} again"]

@@ -59,7 +59,7 @@ async def _subscriptions(conn: AsyncConnection) -> list[str]:
     if rows:
         warnings.append(
             f"subscriptions write into the source: {listing([row[0] for row in rows])}; the switchover "
-            "disables them, and the destination gets none: make them there afterwards"
+            "disables them, and does not create them on the destination: create them there afterwards"
         )
     if others := [name for name, ours in rows if not ours]:
         warnings.append(

@@ -132,7 +132,7 @@ class _Reader:
 
     def end(self) -> None:
         if self._at != len(self._data):
-            raise _damaged("something follows its list of entries")
+            raise _damaged("there is data after its list of entries")
 
 
 def _number(text: bytes | None) -> int:

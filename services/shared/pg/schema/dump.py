@@ -199,7 +199,7 @@ def naming(error: PgmigError, identity: str) -> PgmigError:
     return PgmigError(
         error.kind,
         f"{error.message} ({identity})",
-        f"{error.hint}; or go on without this object and what needs it: continue with "
+        f"{error.hint}; or leave out this object and what depends on it: continue with "
         f"--skip-object {shlex.quote(identity)}",
     )
 
@@ -291,7 +291,7 @@ def _program_error(name: str, text: str, code: int | None) -> PgmigError:
     if LOCKS_SETTING in text:
         return PgmigError(ErrorKind.SCHEMA_FAILED, message, RAISE_LOCKS)
     if "No space left on device" in text:  # on this host, where the archive is written, or on the source
-        return PgmigError(ErrorKind.DISK_FULL, message, "make room there: it is retried until there is")
+        return PgmigError(ErrorKind.DISK_FULL, message, "make room there: pgmig retries until there is room")
     if "lock timeout" in text:
         return PgmigError(ErrorKind.TRANSIENT, message, "another session alters a table of the source")
     return PgmigError(ErrorKind.SCHEMA_FAILED, message, "see the message of the program")

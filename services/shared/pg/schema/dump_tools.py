@@ -71,10 +71,10 @@ async def find_tools(
         raise PgmigError(
             ErrorKind.TOOL_MISSING,
             f"the source is reached with TLS, and pg_dump {needed} or newer{only} cannot connect with it: "
-            f"{without.major} in {without.bindir} was built without",
+            f"{without.major} in {without.bindir} was built without TLS",
             f"install the client programs of PostgreSQL {needed} from your distribution or from the "
-            f"PostgreSQL project, or point {BINDIR_VARIABLE} at programs with TLS; where the network is "
-            "trusted, sslmode=disable in the source's connection string goes on without",
+            f"PostgreSQL project, or point {BINDIR_VARIABLE} at programs with TLS; if the network is "
+            "trusted, use sslmode=disable in the source's connection string instead",
         )
     listing = ", ".join(f"{tools.major} in {tools.bindir}" for tools in found) or "none"
     raise PgmigError(

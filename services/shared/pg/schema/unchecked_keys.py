@@ -50,9 +50,9 @@ async def doubtful_keys(conn: AsyncConnection, tables: Sequence[TableId], own: S
         return ""
     names = [f"{name} of {schema}.{table}" for schema, table, name, _, _ in rows]
     return (
-        "rows may come to violate foreign keys of the destination, since one of their tables is not "
-        "replicated in full, although they are marked as valid; drop them and add them NOT VALID, or look "
-        f"for such rows after the switchover: {listing(names, len(names))}"
+        "foreign keys of the destination are marked as valid, but rows may violate them later, because one "
+        "of their tables is not replicated in full; drop them and add them NOT VALID, or look for such rows "
+        f"after the switchover: {listing(names, len(names))}"
     )
 
 

@@ -138,7 +138,7 @@ def disk_full(doing: str, where: str, text: str) -> PgmigError:
     return PgmigError(
         ErrorKind.DISK_FULL,
         f"{doing}: the server's disk is full{where}: {text}",
-        "make room where that server keeps the file, or enlarge the disk: it is retried until there is",
+        "make room where that server keeps the file, or enlarge the disk; pgmig retries until there is room",
     )
 
 
