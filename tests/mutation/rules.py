@@ -30,6 +30,7 @@ CASTS = "tests/integration/pg/apply/test_hijacked_casts.py"
 PARTED = "tests/integration/coordinator/tables/test_parted_partitions.py"
 BROKEN_OFF = "tests/integration/coordinator/tables/test_tables_broken_off.py"
 AMID = "tests/unit/coordinator/test_commands_amid_switchover.py"
+INTERRUPTED = "tests/integration/coordinator/operations/test_switchover_interrupted.py"
 UNPUBLISHED = "tests/integration/coordinator/tables/test_unpublished_fence.py"
 AFTER = "tests/integration/coordinator/operations/test_after_switchover.py"
 
@@ -924,5 +925,26 @@ MUTATIONS = (
         "        await end_earlier(conn, migration, confirm)\n        await confirm()\n",
         "        await end_earlier(conn, migration, confirm)\n",
         f"{UNPUBLISHED}::test_replaced_coordinator_that_has_not_begun_to_write_is_refused",
+    ),
+    Mutation(
+        "42 a default that somebody set during the freeze is kept",
+        "services/shared/pg/freeze/thaw.py",
+        "    if found != FROZEN:",
+        "    if False:",
+        f"{INTERRUPTED}::test_limits_and_settings_are_those_of_before",
+    ),
+    Mutation(
+        "45 what delays the undo is reported",
+        "services/coordinator/operations/undo.py",
+        "            on_failure=lambda error: _report_failure(context, error),\n",
+        "",
+        f"{INTERRUPTED}::test_stopped_locking_session_rolls_back",
+    ),
+    Mutation(
+        "40 a source that somebody opened is reported",
+        "services/coordinator/operations/switchover_steps.py",
+        "    if await freeze.opened():",
+        "    if False:",
+        f"{INTERRUPTED}::test_switchover_says_that_somebody_opened_the_source",
     ),
 )

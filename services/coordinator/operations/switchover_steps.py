@@ -215,6 +215,11 @@ async def verify(run: Run, freeze: Freeze) -> None:
         migration = run.context.migration
         files, routes = migration.record.files, run.schema.routing.routes
         await check_truncated(freeze.session, conn, files, routes, migration.id)
+    if await freeze.opened():
+        run.context.migration.event(
+            EventLevel.WARNING,
+            "somebody let the source accept connections during the switchover: it is closed again",
+        )
     await freeze.shut(run.deadline - EXPLAIN_S)
     await freeze.check_prepared()
     await freeze.holds()

@@ -38,9 +38,13 @@ async def undo_at_last(context: Context) -> None:
             error = cause(exc) or unexpected(context.migration, exc)
             if error.kind is ErrorKind.FENCED:
                 raise error from exc
-            migration.event(EventLevel.ERROR, f"the source is not open to writers yet: {error}")
+            _report_failure(context, error)
             await asyncio.sleep(back_off_s(FIRST_UNDO_S, LONGEST_UNDO_S, failures))
             failures += 1
+
+
+def _report_failure(context: Context, error: PgmigError) -> None:
+    context.migration.event(EventLevel.ERROR, f"the source is not open to writers yet: {error}")
 
 
 async def undo(context: Context) -> None:
@@ -48,7 +52,11 @@ async def undo(context: Context) -> None:
     as it is, when another coordinator has written the record since."""
     if context.migration.record.freeze is not None:
         uri = await context.credentials.source()
-        fenced = await retrying("thawing the source", lambda: _thaw_unless_fenced(context, uri))
+        fenced = await retrying(
+            "thawing the source",
+            lambda: _thaw_unless_fenced(context, uri),
+            on_failure=lambda error: _report_failure(context, error),
+        )
         if fenced is not None:
             raise fenced
     context.migration.switchover_undone()

@@ -36,7 +36,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, Lsn, PgmigError, TableId
-from services.shared.pg.freeze.closed_database import beside, set_open, way_in, writable_connection
+from services.shared.pg.freeze.closed_database import beside, is_open, set_open, way_in, writable_connection
 from services.shared.pg.freeze.sessions import (
     check_endable,
     end_all,
@@ -246,6 +246,10 @@ class Freeze:
         """
         spared = await self._spared()
         return await end_begun_before(self._admin, self.before.database, spared, before)
+
+    async def opened(self) -> bool:
+        """Whether the database accepts connections: after `shut`, because somebody has changed it."""
+        return await is_open(self._side, self.before.database)
 
     async def shut(self, deadline: float) -> int:
         """Refuse new connections and terminate all other sessions. Returns their number. Only our two

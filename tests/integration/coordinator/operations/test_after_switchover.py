@@ -190,39 +190,6 @@ async def test_unfreeze_is_for_a_source_that_is_frozen(services: Services, sourc
         assert caught.value.kind is ErrorKind.WRONG_PHASE
 
 
-@pytest.mark.parametrize("step", ["freeze", "close", "verify", "commit"])
-async def test_killed_in_any_step_lets_everybody_in_again(
-    services: Services, source: str, dest_db: str, step: str
-) -> None:
-    async with services.session() as session:
-        await session.start("m", source, dest_db, FOLLOW)
-        await until_phase(session, "m", Phase.STREAMING)
-        with psycopg.connect(source, autocommit=True) as conn:
-            before = conn.execute("SELECT setconfig FROM pg_db_role_setting").fetchall()
-        try:
-            async for told in session.switchover("m", 30.0):
-                if (told.name, told.state) == (step, StepState.STARTED):
-                    services.kill9("coordinator")
-        except PgmigError as exc:
-            assert exc.kind is ErrorKind.UNREACHABLE
-        services.start("coordinator")
-        services.wait_serving()
-    async with services.session() as session:
-        view = await session.resume("m", source, dest_db)
-        view = await until(session, "m", lambda view: view.phase is not Phase.SWITCHOVER)
-        if view.phase is Phase.SWITCHED_OVER:  # it was quicker than our kill
-            assert closed(source)
-            return
-        insert(source, 7)
-        with psycopg.connect(source, autocommit=True) as conn:
-            assert conn.execute("SELECT setconfig FROM pg_db_role_setting").fetchall() == before
-        await until_phase(session, "m", Phase.STREAMING)
-        async for _ in session.switchover("m", 20.0):
-            pass
-        with psycopg.connect(dest_db) as conn:
-            assert conn.execute("SELECT id FROM item").fetchall() == [(7,)]
-
-
 async def frozen_in_vain(source: str) -> Record:
     """The record of a switchover whose coordinator died before it decided."""
     freeze = await Freeze.open(source)
