@@ -1,4 +1,4 @@
-"""What operators ask of one migration. The commands exclude each other."""
+"""The commands of operators on one migration. Only one command runs at a time."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Runs one migration from phase to phase.
 
-A phase that fails for a reason that a retry may cure is entered again after a wait; any other
-failure stops the workers and leaves phase failed with its cause. `halt` cancels the running phase
-and `begin` enters it again: each phase can be entered again after a crash at any point. The commands
-of operators (services.coordinator.commands) use these two.
+If a phase fails for a reason that a retry may correct, it is entered again after a wait. Any other failure
+stops the workers and puts the migration into phase failed, with the cause. `halt` cancels the running phase
+and `begin` enters it again. Each phase can be entered again after a crash at any point. The commands of
+operators (services.coordinator.commands) use `halt` and `begin`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All migrations of one coordinator: found again at the start, made, and forgotten."""
+"""All migrations of one coordinator: it loads them at its start, creates them and removes them."""
 
 from __future__ import annotations
 

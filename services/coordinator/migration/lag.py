@@ -1,8 +1,8 @@
-"""How far the destination is behind, and what follows from it.
+"""The lag of the destination, and the phase that it implies.
 
-Bytes are the distance between the source's WAL end and what is applied. Seconds are measured on
-our own clock: how long ago the source's WAL end first went beyond what is applied now. No
-clock of the servers is involved, and an idle source has no lag.
+Bytes are the distance between the end of the source's WAL and the applied position. Seconds are measured on
+the coordinator's clock: the time since the end of the source's WAL first passed the position that is applied
+now. The servers' clocks are not used, and an idle source has no lag.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a migration must remember to be continued by another process. No credentials, ever.
+"""The record of a migration: what another process needs to continue it. It never contains credentials.
 
-Everything else (which parts are copied, which schema steps are done, how far changes are
-applied) is read from the destination, where it was written in the transaction it describes.
+Everything else (copied parts, completed schema steps, the applied position) is read from the destination.
+There it was written in the same transaction as the work that it describes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""After the decision: the old source is kept closed, watched, and opened again when asked to.
+"""After the decision: keep the old source closed, watch it, and open it again on request.
 
-Writes to it can only come from somebody who has opened it by hand, or with `unfreeze`. They are on the
-source alone. Nothing applies them: they are told, as an alarm of the timeline with tables and numbers, and
-stop a `cleanup`, which would take the slot that knows of them.
+The source can be written to only after somebody opened it by hand or with `unfreeze`. Such changes exist on
+the source alone, because nothing applies them. pgmig reports them in the event log as an alarm with tables
+and numbers. They also make `cleanup` fail, because it would drop the slot that they are read from.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whether a switchover may begin: refused at once, or awaited within its time. Nothing is blocked meanwhile.
+"""Whether a switchover may begin. It is refused at once, or waits within its time. Nothing is blocked yet.
 
-A migration that is catching up, or whose applier is coming back after a restart, is about to stream
-again, so the switchover waits for it. One that an operator has to resume, or that still copies, does
-not come to it by itself within seconds.
+If a migration is catching up, or if its applier reconnects after a restart, it will soon stream again. So the
+switchover waits for it. If an operator must resume it, or if it still copies, it will not stream within
+seconds, so the switchover is refused.
 """
 
 from __future__ import annotations

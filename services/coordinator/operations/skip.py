@@ -1,7 +1,7 @@
-"""Giving up a transaction that the destination refuses: when that is allowed, and its audit record.
+"""Skipping a transaction that the destination rejects: when that is allowed, and its audit record.
 
-Only the transaction that the migration failed at can be given up, named by its commit LSN, so a
-command typed for an earlier failure never hits another transaction.
+Only the transaction at which the migration failed can be skipped. The command names its commit LSN, so a
+command that was typed for an earlier failure never skips another transaction.
 """
 
 from __future__ import annotations

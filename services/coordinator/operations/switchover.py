@@ -1,15 +1,15 @@
 """The switchover: freeze the source, prove that the destination has everything, decide.
 
 Steps: freeze, sentinel, drain, close, sequences, unfollowed (where there is anything of that kind),
-verify, commit. Until the commit is stored any
-failure, and the end of the time allowed, rolls back: writers go on, the phase is streaming
-again, and the failure is kept with the migration. Storing the record in phase switched-over
-*is* the commit; only then the locks are let go. The source's database accepts no connections from step
-close on, and stays so afterwards: nobody can write to it, whatever his rights. From that step on
-everything that looks at the source uses the freeze's own session, since no other can be opened.
+verify, commit. Until the commit is stored, a failure or the end of the allowed time rolls
+the switchover back: writes are not blocked any more, the phase is streaming again, and the failure is stored
+with the migration. Storing the record in phase switched-over *is* the commit; the locks are released only
+after that. From step close on, the source's database accepts no connections, also after the switchover. So
+nobody can write to it, not even a superuser. From that step on pgmig reads the source in the session of the
+freeze, because no other session can be opened.
 
-How to thaw is stored before the source is frozen, so that a coordinator that starts after a
-crash finds phase switchover and undoes it (services.coordinator.operations.undo).
+How to thaw the source is stored before it is frozen. So a coordinator that starts after a crash finds phase
+switchover and undoes it (services.coordinator.operations.undo).
 """
 
 from __future__ import annotations

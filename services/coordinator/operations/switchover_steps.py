@@ -1,7 +1,6 @@
-"""The steps of a switchover, each of which raises when it cannot be taken.
+"""The steps of a switchover. Each raises an error when it fails.
 
-The order in which they are taken, and what makes up for one that fails, is in
-services.coordinator.operations.switchover.
+services.coordinator.operations.switchover defines their order, and rolls back after a failed step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Taking away what a migration made on both servers and in NATS. Everything is idempotent."""
+"""Removes what a migration created on both servers and in NATS. Everything is idempotent."""
 
 from __future__ import annotations
 

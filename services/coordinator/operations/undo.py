@@ -1,9 +1,9 @@
-"""Undoing a switchover that was not decided: writers may write to the source again.
+"""Undoing a switchover that was not decided: applications can write to the source again.
 
-The coordinator that undoes may not be the only one. So it opens its session on the source, writes the
-record by compare and set with that session in it, and only then changes anything. If another coordinator
-has decided meanwhile, or has undone the switchover already, that write is refused (FENCED), and
-the source is left as it is. If another one takes over later, it finds the session in the record and ends it.
+Another coordinator may be running at the same time. So this one opens its session on the source, writes the
+record with that session by compare-and-set, and changes the source only after that. If another coordinator
+has decided or undone the switchover in the meantime, that write is refused (FENCED), and the source is not
+changed. If another coordinator takes over later, it finds the session in the record and ends it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Phase copy: parts go through the queue to the copiers, until the ledger has them all.
+"""Phase copy: send parts through the queue to the copiers, until the ledger lists all of them as copied.
 
-The ledger on the destination says how each table is cut and which parts are copied; queue and reports
-only speed things up. So whatever is lost (queue, reports, a copier, ourselves) costs a look at the
-ledger.
+The ledger on the destination records how each table is divided and which parts are copied. The queue and the
+reports only make this faster. So if the queue, reports, a copier or the coordinator is lost, the ledger is
+read again.
 
-The parts in the queue name an exported snapshot. When it is lost with the decoder's session, the
-tables that are incomplete get new plans under a new one, and a floor: the applier skips what the
-later snapshot already holds. A clone that does not follow has no applier to bring tables of two
-snapshots into step: there all tables are copied again.
+The parts in the queue name an exported snapshot. If that snapshot is lost with the decoder's session, the
+incomplete tables get new plans under a new snapshot, and a floor: the applier skips changes that the later
+snapshot already contains. A clone without replication has no applier that could synchronize tables of two
+snapshots. So there all tables are copied again.
 """
 
 from __future__ import annotations

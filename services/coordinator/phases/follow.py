@@ -1,8 +1,8 @@
-"""Phases catchup and streaming: the workers do it all; here the lag is watched.
+"""Phases catchup and streaming: the workers replicate the changes, and the coordinator watches the lag.
 
-The phase flips between the two by how far the destination is behind. During a switchover,
-which is a task of its own, it only watches. Beside it the source's tables are watched: one that
-is new goes through phase copy, one that is not what was copied ends the phase with an error.
+The phase changes between the two with the lag of the destination. A switchover is a separate task; during it
+the phase is not changed. At the same time the source's tables are watched. For a new table the migration
+returns to phase copy. If a table differs from what was copied, the phase ends with an error.
 """
 
 from __future__ import annotations

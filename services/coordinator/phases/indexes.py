@@ -1,18 +1,18 @@
-"""Phase indexes: everything of the schema that goes faster, or only works, with the rows there.
+"""Phase indexes: create the parts of the schema that are faster, or only possible, after the rows are copied.
 
-The post-data section (indexes, constraints, triggers, policies) and the statistics for the
-planner. A clone that does not follow ends here, with the sequences' values.
+These are the post-data section (indexes, constraints, triggers, policies) and the planner's statistics. A
+clone without replication ends with this phase, which also sets the sequences' values.
 
-What needs one table alone has begun in phase copy (services.coordinator.post_data.build); here it is
-waited for, and what is left is done in the order that services.shared.pg.schema.post_data gives. Each piece
-is noted on the destination in its own transaction: after a crash the others are done again.
+Work on a single table has begun in phase copy (services.coordinator.post_data.build). This phase waits for
+it and does the rest in the order that services.shared.pg.schema.post_data gives. Each item is recorded as
+done on the destination in its own transaction. After a crash only the items without a record are done again.
 
-Where tables were copied under several snapshots, a row may refer to one that a later snapshot
-does not hold any more: no foreign key would stand. So before keys are made, changes are applied
-up to the latest of those snapshots, from where on the tables are of one moment. A foreign key that
-the source's own rows break stops the migration; when it is resumed, changes are applied up to
-that time before the key is checked again, so that rows mended on the source count. A table whose
-rows violate a unique index is copied again then (services.coordinator.tables.damaged).
+If tables were copied under several snapshots, a row may refer to a row that a later snapshot no longer
+contains. A foreign key could not be created then. So before foreign keys are created, changes are applied up
+to the latest of these snapshots; after that all tables show the same moment. If rows of the source itself
+violate a foreign key, the migration stops. When it is resumed, changes up to that time are applied before the
+key is checked again, so that rows corrected on the source count. A table whose rows violate a unique index is
+then copied again (services.coordinator.tables.damaged).
 """
 
 from __future__ import annotations

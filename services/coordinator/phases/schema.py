@@ -1,10 +1,10 @@
 """Phase schema: slot and snapshot on the source, the pre-data schema on the destination.
 
-Done when the destination's bookkeeping says so: the section is restored in one transaction
-together with that note.
+The phase is done when the destination's bookkeeping records it. The section is restored in one transaction
+together with that record.
 
-When objects are dropped or renamed between the snapshot and the dump, pg_dump fails under this snapshot,
-however often it is run. Then everything begins again under a new snapshot. The copy of each table
+When objects are dropped or renamed between the snapshot and the dump, every run of pg_dump under this
+snapshot fails. Then the phase begins again under a new snapshot. The copy of each table
 records the snapshot's LSN, so the applier skips the changes that the new snapshot already shows.
 """
 

@@ -1,11 +1,11 @@
-"""The connection strings of a migration: in memory only, and found again after a restart.
+"""The connection strings of a migration: kept in memory only, and looked up again after a restart.
 
-What an operator gives for a migration that exists already is used, or refused. It may hold a new
-password, or another address of the same database, as after a change of DNS. What names another database
-than the recorded one is refused with both names, and never silently replaced by what is recorded. Two
-addresses lead to the same database when the system identifier of the server and the OID of the database
-are equal; a physical copy shares both, so a source is compared by its timeline, too, before its WAL is
-read on.
+A connection string that an operator gives for an existing migration is used or refused. It may contain a new
+password, or another address of the same database, for example after a change of DNS. If it leads to another
+database than the recorded one, it is refused with both names. It is never silently replaced by the recorded
+one. Two addresses lead to the same database if the server's system identifier and the database's OID are
+equal. A physical copy has the same values, so the source's timeline is compared, too, before pgmig continues
+to read its WAL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parts of one migration's pipeline, put together; each does one thing in a module of its own."""
+"""Builds one migration's pipeline from its parts. Each part has its own module."""
 
 from __future__ import annotations
 

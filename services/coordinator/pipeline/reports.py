@@ -1,7 +1,7 @@
-"""What the workers of a migration report, for whoever waits for it.
+"""The reports of a migration's workers, for the phases and the switchover.
 
-Progress goes into the migration's state. What phases and the switchover wait for is kept here: the error
-that ends the running phase, parts that could not be copied, and sentinels that were applied.
+Progress is stored in the migration's state. This module stores what phases and the switchover wait for: the
+error that ends the running phase, parts that could not be copied, and sentinels that were applied.
 """
 
 from __future__ import annotations

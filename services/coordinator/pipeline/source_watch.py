@@ -1,7 +1,7 @@
-"""What the source says of its WAL and of our slot, in whatever phase the migration is.
+"""Reads the state of the source's WAL and of the migration's slot, in every phase.
 
-A slot keeps WAL on the source's disk just when nothing reads it: while the migration is paused or has
-failed. So the source is asked then, too. In the phases that follow changes, these ask it themselves.
+The slot keeps most WAL on the source's disk while nothing reads it: when the migration is paused or has
+failed. So the source is asked then, too. The phases that replicate changes ask it themselves.
 """
 
 from __future__ import annotations

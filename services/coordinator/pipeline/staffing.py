@@ -1,4 +1,4 @@
-"""Which workers a migration has at work, and what each of them is given to do."""
+"""Which workers run for a migration, and which work each of them is assigned."""
 
 from __future__ import annotations
 

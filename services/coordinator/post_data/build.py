@@ -1,9 +1,9 @@
-"""The post-data section being built: what is done of it, and the task that begins amid the copy.
+"""Builds the post-data section: its progress, and the task that begins during the copy.
 
-What needs one table alone is begun as soon as that table's rows are complete, in a task beside
-the phases, which therefore outlives the move from phase copy to phase indexes. A failure there
-does not disturb the copy: one that a retry may cure is tried again, any other is told as a
-warning and ends the task; phase indexes begins it anew and stops with what still fails.
+Work that needs only one table begins as soon as that table's rows are complete. It runs in a separate task,
+which continues when phase copy ends and phase indexes begins. A failure in this task does not disturb the
+copy. An error that a retry may correct is retried. Any other error is logged as a warning and ends the task.
+Phase indexes starts the task again, and fails if an error remains.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Taking stock of the source's tables: what is harmless is adopted, the rest is an error or a copy.
+"""Compares the source's tables with the recorded ones. Harmless changes are adopted; others are an error or
+lead to a copy.
 
-Adopted is what leaves the rows of both sides the same: new catalog rows of the same columns, columns that
-an operator has altered alike on the destination, and a table that both sides have dropped.
-A new partition whose table is on the destination is copied, since it may have been attached with rows.
+A change is adopted if the rows of both sides remain the same: new catalog rows for the same columns, columns
+that an operator has altered in the same way on the destination, and a table that was dropped on both sides.
+A new partition whose table exists on the destination is copied, because it may have been attached with rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The last look before a switchover, and once more within its freeze."""
+"""The last check of the tables before a switchover. It is repeated during the freeze."""
 
 from __future__ import annotations
 

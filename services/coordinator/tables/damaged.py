@@ -1,9 +1,9 @@
-"""Tables whose own rows violate a unique index of the source, which is damaged therefore.
+"""Tables whose rows violate a unique index of the source. That index is damaged.
 
-The index cannot be built on the destination. Changes cannot be relied on to mend such a table there: without
-its key, a DELETE of one of two equal rows finds both. So the table is noted in the record, and when the
-migration is continued, it is copied again before its indexes are built: rows that were mended on the source
-arrive with its new snapshot.
+The index cannot be built on the destination. Replicated changes cannot reliably correct the table there:
+without its key, a DELETE of one of two equal rows finds both. So the table is noted in the record. When the
+migration continues, the table is copied again before its indexes are built, so that rows that were corrected
+on the source are copied under its new snapshot.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One look at the source's catalogs: which tables are not what was copied any more."""
+"""Reads the source's catalogs once, to find tables that differ from what was copied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Partitions that only the destination has, looked for before indexes of partitioned tables are made."""
+"""Finds partitions that exist only on the destination, before indexes of partitioned tables are created."""
 
 from __future__ import annotations
 

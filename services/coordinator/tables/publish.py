@@ -1,4 +1,4 @@
-"""Adding tables to the publication: new ones, and those that were dropped and created again."""
+"""Adds tables to the publication: new tables, and tables that were dropped and created again."""
 
 from __future__ import annotations
 

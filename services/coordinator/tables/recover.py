@@ -1,4 +1,4 @@
-"""What follows when the applier stops at a table that is not what was copied."""
+"""How the migration continues after the applier stopped at a table that differs from what was copied."""
 
 from __future__ import annotations
 

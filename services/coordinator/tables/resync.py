@@ -1,8 +1,8 @@
 """Copying tables again while changes are replicated, and adding tables that were created since.
 
-A table gets a new plan under a new snapshot, and a floor: the applier passes over what the snapshot has
-already. A table that the publication does not carry is added to it first, so that every change that
-the snapshot has not got is in the stream.
+A table gets a new plan under a new snapshot, and a floor: the applier skips changes that the snapshot already
+contains. A table that is not in the publication is added to it first, so that the stream contains every
+change that the snapshot does not contain.
 """
 
 from __future__ import annotations

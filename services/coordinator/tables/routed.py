@@ -1,8 +1,8 @@
 """Partitions of the source whose rows are in their root's table on the destination.
 
-The destination has noted which these are (`KnownTable.root`), since nothing else tells it once the source
-has dropped or detached such a partition: its rows stay in the root's table, and only a new copy of the
-root removes them.
+The destination records them (`KnownTable.root`), because nothing else shows them after the source has dropped
+or detached such a partition. The rows of that partition are kept in the root's table, and only a new copy of
+the root removes them.
 """
 
 from __future__ import annotations

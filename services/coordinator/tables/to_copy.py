@@ -1,4 +1,4 @@
-"""The tables that phase copy has to copy, as the snapshot shows them."""
+"""The tables that phase copy must copy, as the snapshot shows them."""
 
 from __future__ import annotations
 

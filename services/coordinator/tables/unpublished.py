@@ -1,9 +1,9 @@
-"""Large objects and extensions' configuration tables on their way.
+"""Copying and synchronizing large objects and extensions' configuration tables.
 
-They are copied under the snapshot of the tables. Nobody tells of their changes afterwards; so a
-migration that follows brings them in step once more in the switchover: before the source is frozen,
-which takes as long as it takes, and then within the freeze, where only the rest is left to send.
-They go through the coordinator's own sessions, in pieces of bounded size.
+They are copied under the snapshot of the tables. Their later changes are not replicated. So a migration that
+replicates changes synchronizes them in the switchover: first before the source is frozen, without a limit of
+time, and again during the freeze, when only the differences since then must be sent. They are sent through
+the coordinator's own sessions, in pieces of bounded size.
 """
 
 from __future__ import annotations

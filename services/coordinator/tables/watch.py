@@ -1,7 +1,7 @@
 """Watching the source's tables while changes are replicated.
 
-A difference does not stop the migration before everything up to it is applied: then the operator's DDL on
-the destination meets the rows that the same DDL met on the source.
+A difference stops the migration only after everything before it is applied. Then the operator's DDL on the
+destination finds the same rows as the same DDL found on the source.
 """
 
 from __future__ import annotations

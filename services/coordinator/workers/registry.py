@@ -1,15 +1,14 @@
-"""Who is attached, what each worker runs, and who shall run what.
+"""The attached workers, the assignments that each runs, and the choice of workers for new assignments.
 
-A migration says which roles it wants filled (`want`); everything else follows from that and
-from who is there. Decoder and applier are one worker's each, a copier's work is every attached
-copier's. `staff` is called after each change and gives out what is missing.
+A migration requests roles with `want`. The work of a decoder or applier is given to one worker; the work of a
+copier is given to every attached copier. `staff` is called after each change and gives out missing work.
 
-A worker whose stream broke goes on by itself and keeps its assignments for GRACE_S; when it
-attaches again it offers what it runs and keeps it. What it does not offer is gone. After
-that time, or when it left for good, its assignments go to others. A worker that offers what
-nobody wants from it any more is told to stop.
+A worker whose stream broke continues its work and keeps its assignments for GRACE_S. When it attaches again,
+it lists the assignments that it runs, and keeps them. Assignments that it does not list have ended. After
+GRACE_S, or when the worker has left for good, its assignments are given to others. If a worker lists an
+assignment that is not wanted from it any more, it is ordered to stop it.
 
-Nothing here waits or does I/O, except `release`, which waits for workers to have stopped.
+Nothing here waits or does I/O, except `release`, which waits until workers have stopped.
 """
 
 from __future__ import annotations
