@@ -90,7 +90,9 @@ def print_summary(invocation: Invocation, view: MigrationView) -> None:
 def say_how_to_continue(migration_id: MigrationId, *, has_slot: bool) -> None:
     """Called after an interruption that stopped an embedded stack."""
     kept = (
-        f"; replication slot {migration_id.slot} stays on the source and keeps WAL there" if has_slot else ""
+        f"; replication slot {migration_id.forward.slot} stays on the source and keeps WAL there"
+        if has_slot
+        else ""
     )
     say(f"stopped; migration {migration_id} is kept{kept}")
     say(f"continue: pgmig-cli follow --id {migration_id}")

@@ -25,7 +25,6 @@ from services.shared.model import (
     Assignment,
     ErrorKind,
     Lsn,
-    MigrationId,
     PgmigError,
     SentinelApplied,
     WorkerReport,
@@ -56,21 +55,23 @@ class Applying:
         assert isinstance(assignment.work, ApplierWork)
         self._id = assignment.assignment_id
         self._work = assignment.work
-        self._migration = MigrationId.parse(assignment.migration_id)
+        self._pipeline = assignment.pipeline
         self._client = client
         self._report = report
         self._totals = Totals()
         self._strict_until = 0
         self._covered = 0
         self._writer: Writer | None = None
-        self._channel = FlushChannel(client, self._migration)
+        self._channel = FlushChannel(client, self._pipeline)
 
     async def run(self) -> None:
         """Apply until cancelled. Raises errors that no retry cures; no later transaction was applied."""
         while True:
             try:
                 await retrying(
-                    f"applying migration {self._migration}", self._session, on_failure=self._report_retry
+                    f"applying migration {self._pipeline.migration}",
+                    self._session,
+                    on_failure=self._report_retry,
                 )
             except GroupFailedError as exc:
                 log.warning("a group of transactions failed (%s): applying them one by one", exc)
@@ -85,8 +86,8 @@ class Applying:
 
     async def _session(self) -> None:
         work = self._work
-        session = await ApplySession.open(work.destination_uri, self._migration, work.start_lsn, work.epoch)
-        reader = ChangeReader(self._client, self._migration)
+        session = await ApplySession.open(work.destination_uri, self._pipeline, work.start_lsn, work.epoch)
+        reader = ChangeReader(self._client, self._pipeline)
         try:
             log.info("applying from %s", session.progress)
             await _explained(self._work_session(session, reader))
@@ -105,12 +106,12 @@ class Applying:
             asyncio.TaskGroup() as group,
         ):
             planner = Planner(
-                self._migration,
+                self._pipeline,
                 partial(describe_target, catalog, generated=self._work.sends_generated),
                 dict(self._work.floors),
                 frozenset(lsn.value for lsn in self._work.skip),
                 self._work.routes,
-                check=partial(check_known, catalog, str(self._migration)),
+                check=partial(check_known, catalog, self._pipeline),
             )
             group.create_task(self._read(reader, session, planner, queue), name="read")
             group.create_task(writer.run(queue), name="write")

@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 
 from services.applier.assembler import Changes, Discard, Heartbeat, Item, Whole
 from services.applier.compact import Step, Truncation
-from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, MigrationId, PgmigError, Route, TableId
+from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, PgmigError, PipelineId, Route, TableId
 from services.shared.pg.apply.target_table import TargetTable
 from services.shared.pgoutput import Begin, Commit, Message, Relation, Transaction, Truncate
 
@@ -84,7 +84,7 @@ class Planner:
 
     def __init__(
         self,
-        migration: MigrationId,
+        pipeline: PipelineId,
         describe: Describe,
         floors: dict[TableId, Lsn],
         skip: frozenset[int] = frozenset(),
@@ -92,8 +92,8 @@ class Planner:
         *,
         check: Check = unchecked,
     ) -> None:
-        self._migration = migration
-        self._sentinel_prefix = f"{migration}:"
+        self._pipeline = pipeline
+        self._sentinel_prefix = f"{pipeline}:"
         self._describe = describe
         self._check = check
         self._floors = floors
@@ -322,7 +322,7 @@ class Planner:
                     f"partition {leaf} was truncated on the source; the destination has no such partition, "
                     f"and its rows in {root} cannot be distinguished from the others",
                     "copy the rows of all partitions again with: pgmig-cli resync-table --id "
-                    f"{self._migration} {shlex.quote(root.argument)}",
+                    f"{self._pipeline.migration} {shlex.quote(root.argument)}",
                     Lsn(self._commit_lsn),
                 )
 

@@ -140,8 +140,8 @@ class Coordinator:
         commands.loop.start()
 
     def _make(self, record: Record, credentials: Credentials, *, restored: bool) -> Commands:
-        key = record.migration_id
-        migration = Migration(record, lambda: self._around.workforce.view(key))
+        key, pipeline_id = record.migration_id, MigrationId.parse(record.migration_id).forward
+        migration = Migration(record, lambda: self._around.workforce.view(pipeline_id))
         journal = Journal(self._store, self._around.state_dir, migration)
         migration.on_change = journal.progress
         pipeline = Pipeline(migration, journal, self._around, restored=restored)
@@ -230,7 +230,7 @@ class Coordinator:
         key = commands.migration.record.migration_id
         if self._migrations.get(key) is commands:
             del self._migrations[key]
-            self._around.workforce.forget(key)
+            self._around.workforce.forget(commands.migration.pipeline_id)
 
     async def stop(self) -> None:
         """Leave every migration so that another coordinator can take it up; workers go on."""

@@ -27,10 +27,10 @@ from services.shared.model import (
     CopierWork,
     CopyPart,
     ErrorKind,
-    MigrationId,
     PartDone,
     PartProgress,
     PgmigError,
+    PipelineId,
     WorkerReport,
 )
 from services.shared.pg.copy.part import Copied, PartCopier
@@ -61,7 +61,7 @@ class Copying:
         assert isinstance(assignment.work, CopierWork)
         self._assignment_id = assignment.assignment_id
         self._work = assignment.work
-        self._migration = MigrationId.parse(assignment.migration_id)
+        self._pipeline = assignment.pipeline
         self._client = client
         self._report = report
         self._ack_wait_s = ack_wait_s
@@ -71,14 +71,14 @@ class Copying:
         """Copy parts until cancelled. Raises errors that no retry cures and that are not about one part."""
         async with asyncio.TaskGroup() as loops:
             for number in range(max(1, self._work.workers)):
-                loops.create_task(self._loop().run(), name=f"copy-{self._migration}-{number}")
+                loops.create_task(self._loop().run(), name=f"copy-{self._pipeline}-{number}")
 
     def _loop(self) -> PartLoop:
         return PartLoop(
             self._assignment_id,
-            self._migration,
-            PartQueue(self._client, self._migration, ack_wait_s=self._ack_wait_s),
-            PartCopier(self._work.source_uri, self._work.destination_uri, self._migration),
+            self._pipeline,
+            PartQueue(self._client, self._pipeline, ack_wait_s=self._ack_wait_s),
+            PartCopier(self._work.source_uri, self._work.destination_uri, self._pipeline),
             self._report,
             rate=self._rate,
         )
@@ -90,7 +90,7 @@ class PartLoop:
     def __init__(
         self,
         assignment_id: str,
-        migration: MigrationId,
+        pipeline: PipelineId,
         queue: PartQueue,
         copier: PartCopier,
         report: Report,
@@ -98,7 +98,7 @@ class PartLoop:
         rate: RateLimit,
     ) -> None:
         self._assignment_id = assignment_id
-        self._migration = migration
+        self._pipeline = pipeline
         self._queue = queue
         self._copier = copier
         self._report = report
@@ -108,7 +108,7 @@ class PartLoop:
         try:
             while True:
                 lease = await retrying(
-                    f"taking a part of {self._migration}",
+                    f"taking a part of {self._pipeline.migration}",
                     lambda: self._queue.next(POLL_S),
                     longest_wait_s=QUEUE_LONGEST_WAIT_S,
                 )
@@ -154,7 +154,7 @@ class PartLoop:
         async def attempt() -> Copied | PgmigError | None:
             try:
                 with (
-                    span(SpanName.COPY_PART, migration=str(self._migration), table=str(part.table)),
+                    span(SpanName.COPY_PART, migration=str(self._pipeline.migration), table=str(part.table)),
                     Throttle(report_progress) as progress,
                 ):
                     return await self._copier.copy(part, progress, self._rate)

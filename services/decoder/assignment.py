@@ -17,7 +17,6 @@ from services.shared.model import (
     DecoderWork,
     ErrorKind,
     Lsn,
-    MigrationId,
     OpenSnapshot,
     PgmigError,
     SlotReady,
@@ -48,11 +47,11 @@ class Decoding:
         assert isinstance(assignment.work, DecoderWork)
         self._id = assignment.assignment_id
         self._work = assignment.work
-        self._migration = MigrationId.parse(assignment.migration_id)
+        self._pipeline = assignment.pipeline
         self._client = client
         self._report = report
-        self._writer = ChangeWriter(client, self._migration, max_bytes=max_stream_bytes)
-        self._snapshots = Snapshots(self._work, self._migration, self._id)
+        self._writer = ChangeWriter(client, self._pipeline, max_bytes=max_stream_bytes)
+        self._snapshots = Snapshots(self._work, self._pipeline, self._id)
         self._snapshot_wanted = asyncio.Event()
         self._flushed = Lsn(0)
 
@@ -90,8 +89,8 @@ class Decoding:
     async def _hold_source(self) -> None:
         if self._work.follow:
             ready = await retrying(
-                f"preparing slot {self._migration.slot}",
-                lambda: prepare(self._work, self._migration, self._snapshots),
+                f"preparing slot {self._pipeline.slot}",
+                lambda: prepare(self._work, self._pipeline, self._snapshots),
                 on_failure=self._report_retry,
             )
             self._work = self._snapshots.work = recorded(self._work, ready)
@@ -100,13 +99,13 @@ class Decoding:
         self._report(ready)
 
     async def _stream_for_ever(self) -> None:
-        channel = FlushChannel(self._client, self._migration)
+        channel = FlushChannel(self._client, self._pipeline)
         subscription = await retrying(
             "listening for flush reports", lambda: channel.subscribe(self._on_flush_report)
         )
         try:
             await retrying(
-                f"streaming from slot {self._migration.slot}",
+                f"streaming from slot {self._pipeline.slot}",
                 self._session,
                 on_failure=self._report_retry,
             )
@@ -119,8 +118,8 @@ class Decoding:
     async def _session(self) -> None:
         """Run one replication session. It ends by raising an exception."""
         slot = check_usable(
-            await read_slot(self._work.source_uri, self._migration.slot),
-            self._migration.slot,
+            await read_slot(self._work.source_uri, self._pipeline.slot),
+            self._pipeline.slot,
             self._work.start_lsn,
         )
         tail = await self._writer.open()
@@ -134,12 +133,12 @@ class Decoding:
             check_identity(self._work, identity)
             check_not_rewound(identity, start)
             await replication.start(
-                self._migration.slot,
+                self._pipeline.slot,
                 start,
-                self._migration.publication,
-                *([self._migration.inserts_publication] if self._work.inserts_only else []),
+                self._pipeline.publication,
+                *([self._pipeline.inserts_publication] if self._work.inserts_only else []),
             )
-            log.info("streaming from slot %s at %s", self._migration.slot, start)
+            log.info("streaming from slot %s at %s", self._pipeline.slot, start)
             stream = DecoderStream(
                 self._id,
                 replication,
@@ -160,8 +159,8 @@ class Decoding:
     def _clone_again(self) -> str:
         """The change remains in the WAL, and nothing after it can be decoded."""
         return (
-            f"remove the migration with `pgmig-cli cleanup --force --id {self._migration}`, and begin a new "
-            "clone: the change is in the source's WAL already and cannot be sent"
+            f"remove the migration with `pgmig-cli cleanup --force --id {self._pipeline.migration}`, "
+            "and begin a new clone: the change is in the source's WAL already and cannot be sent"
         )
 
     def _published(self) -> tuple[TableId, ...]:

@@ -9,8 +9,8 @@ from services.shared.model import (
     DecoderWork,
     ErrorKind,
     Lsn,
-    MigrationId,
     PgmigError,
+    PipelineId,
     SlotReady,
     SnapshotReady,
 )
@@ -26,7 +26,7 @@ class Snapshots:
     """The snapshot that copiers use. One keeper at a time; if it has died, a new one is created."""
 
     work: DecoderWork
-    migration: MigrationId
+    pipeline: PipelineId
     assignment_id: str
     keeper: SnapshotKeeper | None = None
     lsn: Lsn = Lsn(0)
@@ -50,7 +50,7 @@ class Snapshots:
             return
         replication = await ReplicationConnection.open(self.work.source_uri)
         try:
-            lsn, exported = await replication.create_slot(f"{self.migration.slot}_snapshot", temporary=True)
+            lsn, exported = await replication.create_slot(self.pipeline.snapshot_slot, temporary=True)
             await self.adopt(exported, lsn)
         finally:
             await replication.close()
@@ -61,7 +61,7 @@ class Snapshots:
             await keeper.close()
 
 
-async def prepare(work: DecoderWork, migration: MigrationId, snapshots: Snapshots) -> SlotReady:
+async def prepare(work: DecoderWork, pipeline: PipelineId, snapshots: Snapshots) -> SlotReady:
     """Make sure that the slot exists and is the recorded one. Raises GAP if it is not.
 
     If the slot exists although it may still be created, it is ours, from before a crash. Nothing
@@ -71,32 +71,32 @@ async def prepare(work: DecoderWork, migration: MigrationId, snapshots: Snapshot
     try:
         identity = await replication.identify_system()
         check_identity(work, identity)
-        slot = await read_slot(work.source_uri, migration.slot)
+        slot = await read_slot(work.source_uri, pipeline.slot)
         consistent = work.start_lsn
         if slot is None and work.may_create:
             async with connection(work.source_uri, "source") as conn:
                 await ensure_publication(
-                    conn, migration.publication, work.tables, generated=work.sends_generated
+                    conn, pipeline.publication, work.tables, generated=work.sends_generated
                 )
                 if work.inserts_only:
                     await ensure_publication(
-                        conn, migration.inserts_publication, work.inserts_only, inserts_only=True
+                        conn, pipeline.inserts_publication, work.inserts_only, inserts_only=True
                     )
-            consistent, exported = await replication.create_slot(migration.slot)
+            consistent, exported = await replication.create_slot(pipeline.slot)
             try:
                 await snapshots.adopt(exported, consistent)
             except BaseException:
                 await replication.close()  # otherwise the slot remains active
                 async with connection(work.source_uri, "source") as conn:
-                    await drop_slot(conn, migration.slot)
+                    await drop_slot(conn, pipeline.slot)
                 raise
         else:
-            usable = check_usable(slot, migration.slot, work.start_lsn)
+            usable = check_usable(slot, pipeline.slot, work.start_lsn)
             consistent = consistent or usable.confirmed_flush_lsn
             if not consistent:
                 raise PgmigError(
                     ErrorKind.TRANSIENT,
-                    f"replication slot {migration.slot} is still being made by an earlier session",
+                    f"replication slot {pipeline.slot} is still being made by an earlier session",
                     "it waits for the source's oldest transaction; end that transaction, or that session",
                 )
     finally:

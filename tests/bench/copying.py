@@ -36,7 +36,7 @@ async def copied(source: str, destination: str, parts: list[CopyPart], workers: 
 
     async def work() -> None:
         nonlocal total
-        copier = PartCopier(source, destination, MigrationId("bench"))
+        copier = PartCopier(source, destination, MigrationId("bench").forward)
         for one in left:
             outcome = await copier.copy(one, lambda _rows, _size: None)
             assert outcome is not None

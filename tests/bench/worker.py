@@ -30,7 +30,7 @@ MAX_STREAM_BYTES = 16 << 30
 
 
 async def run(role: str, given: dict[str, str]) -> None:
-    start = Lsn.parse(given["start"])
+    start, pipeline = Lsn.parse(given["start"]), MigrationId.parse(given["id"]).forward
 
     def report(_report: WorkerReport) -> None:
         """Nobody listens: the parent looks at the destination."""
@@ -43,11 +43,11 @@ async def run(role: str, given: dict[str, str]) -> None:
             work = DecoderWork(
                 given["uri"], follow=True, may_create=not start, tables=tables, start_lsn=start
             )
-            await Decoding(Assignment("d", given["id"], work), client, report, MAX_STREAM_BYTES).run()
+            await Decoding(Assignment("d", pipeline, work), client, report, MAX_STREAM_BYTES).run()
         else:
-            await _stream_made(client, MigrationId.parse(given["id"]).change_stream)
+            await _stream_made(client, pipeline.change_stream)
             applier = ApplierWork(given["uri"], start)
-            await Applying(Assignment("a", given["id"], applier), client, report).run()
+            await Applying(Assignment("a", pipeline, applier), client, report).run()
 
 
 async def _stream_made(client: Client, stream: str) -> None:

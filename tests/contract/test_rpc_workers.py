@@ -18,6 +18,7 @@ from services.shared.model import (
     DecoderProgress,
     ErrorKind,
     Lsn,
+    MigrationId,
     PartDone,
     PgmigError,
     Register,
@@ -34,7 +35,7 @@ from tests.contract.test_rpc_control import FakeControl
 from tests.support.servers.process import free_port
 from tests.support.servers.proxy import proxied
 
-ASSIGNMENT = Assignment("a1", "m1", ApplierWork("postgresql://u:secret@h/d", Lsn(5)))
+ASSIGNMENT = Assignment("a1", MigrationId("m1").reverse, ApplierWork("postgresql://u:secret@h/d", Lsn(5)))
 Happening = tuple[str, object]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
-from pgmig.common.v1.common_pb2 import WORKER_ROLE_COPIER
+from pgmig.common.v1.common_pb2 import PIPELINE_DIRECTION_FORWARD, WORKER_ROLE_COPIER
 from pgmig.worker.v1 import worker_pb2 as pb
 from pgmig.worker.v1.worker_pb2_grpc import (
     WorkerServiceServicer,
@@ -18,13 +18,15 @@ from pgmig.worker.v1.worker_pb2_grpc import (
     add_WorkerServiceServicer_to_server,
 )
 
-from services.shared.model import Assign, Assignment, CopierWork, ErrorKind, PgmigError, Role
+from services.shared.model import Assign, Assignment, CopierWork, ErrorKind, MigrationId, PgmigError, Role
 from services.shared.rpc import handshake
 from services.shared.rpc.worker_link import WorkerLink
 from tests.contract.test_rpc_workers import FakeCoordinator, FakeWorker, serving, working
 
 TOKEN = "the deployment's secret"
-ASSIGNMENT = Assignment("a1", "m1", CopierWork("postgresql://u:hush@h/s", "postgresql://u:hush@h/d"))
+ASSIGNMENT = Assignment(
+    "a1", MigrationId("m1").forward, CopierWork("postgresql://u:hush@h/s", "postgresql://u:hush@h/d")
+)
 
 
 def register(worker_id: str = "w1") -> pb.Register:
@@ -134,7 +136,8 @@ async def posing(impostor: Impostor, address: str) -> AsyncIterator[None]:
         await server.stop(0)
 
 
-ASSIGN = pb.AttachResponse(assign=pb.Assign(assignment_id="a2", migration_id="m1", copier=pb.CopierWork()))
+PIPELINE = pb.PipelineId(migration="m1", direction=PIPELINE_DIRECTION_FORWARD)
+ASSIGN = pb.AttachResponse(assign=pb.Assign(assignment_id="a2", pipeline=PIPELINE, copier=pb.CopierWork()))
 
 
 @pytest.mark.parametrize(

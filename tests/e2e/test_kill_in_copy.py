@@ -215,7 +215,7 @@ async def test_a_queue_that_is_lost_keeps_the_parts_that_are_copied(
             await gate.waiting()
             eventually(lambda: all_but_one_part_copied(dest_db), "all but one part")
             async with bus(nats_server.url, "test") as client:
-                await delete_queue(client, MigrationId(MIGRATION))
+                await delete_queue(client, MigrationId(MIGRATION).forward)
             await live.until_event("parts are missing from the copy queue")
             assert all_but_one_part_copied(dest_db)
         await live.until_phase(Phase.STREAMING)

@@ -247,5 +247,8 @@ class StandInControl:
         if not (view.phase.ended or force):
             raise PgmigError(ErrorKind.WRONG_PHASE, f"migration {migration_id} is in phase {view.phase}")
         self.remove(migration_id.value)
-        removed = (f"replication slot {migration_id.slot}", f"publication {migration_id.publication}")
+        removed = (
+            f"replication slot {migration_id.forward.slot}",
+            f"publication {migration_id.forward.publication}",
+        )
         return CleanupResult(removed, self.left)

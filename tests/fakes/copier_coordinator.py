@@ -21,6 +21,7 @@ from services.shared.model import (
     CopierWork,
     MigrationId,
     PartDone,
+    PipelineId,
     Register,
     WorkerReport,
 )
@@ -94,11 +95,11 @@ class Stand:
         )
         await self.coordinator.until(lambda: worker in self.coordinator.sends)
 
-    def assign(self, worker: str, migration: MigrationId, *, workers: int = 1) -> str:
+    def assign(self, worker: str, pipeline: PipelineId, *, workers: int = 1) -> str:
         """Returns the assignment's id."""
-        key = f"{worker}-{migration}"
+        key = f"{worker}-{pipeline}"
         work = CopierWork(self.source, self.dest, workers)
-        self.coordinator.sends[worker](Assign(Assignment(key, str(migration), work)))
+        self.coordinator.sends[worker](Assign(Assignment(key, pipeline, work)))
         return key
 
     async def ended(self, worker: str) -> int:
@@ -123,7 +124,7 @@ async def copier_stand(source: str, dest: str, nats: NatsServer, *migrations: st
     address = await server.start()
     async with bus(nats.url, "test") as client:
         for migration in migrations:
-            await ensure_queue(client, MigrationId(migration))
+            await ensure_queue(client, MigrationId(migration).forward)
         stand = Stand(source, dest, client, coordinator, address, nats.url)
         try:
             yield stand

@@ -51,7 +51,7 @@ MUTATIONS = (
         "21 a table created again on the destination is noticed",
         "services/coordinator/tables/to_copy.py",
         "                await note_destinations(conn, key,",
-        "                await note_destinations(conn, '',",
+        "                await note_destinations(conn, key.migration.reverse,",
         "tests/e2e/test_tables_replaced.py::test_a_table_that_somebody_makes_anew_on_the_destination_is_named",
     ),
     Mutation(
@@ -162,7 +162,7 @@ MUTATIONS = (
     Mutation(
         "3 progress in a row",
         "services/shared/pg/apply/session.py",
-        "self._held.append(Operation(_PROGRESS_ROW, (str(self._migration).encode(), str(end).encode())))",
+        "self._held.append(Operation(_PROGRESS_ROW, (str(self._pipeline).encode(), str(end).encode())))",
         "pass",
         f"{PROGRESS_ROW}::test_killed_sessions_neither_lose_nor_repeat",
     ),
@@ -176,7 +176,7 @@ MUTATIONS = (
     Mutation(
         "3 progress stays where it was begun",
         "services/shared/pg/apply/session.py",
-        "    if await row_progress(conn, migration) is not None:",
+        "    if await row_progress(conn, pipeline) is not None:",
         "    if False:",
         f"{PROGRESS_ROW}::test_progress_stays_where_it_was_begun",
     ),
@@ -807,9 +807,9 @@ MUTATIONS = (
         "21 what is forgotten is recorded before its notes are deleted",
         "services/coordinator/tables/adopt.py",
         """    await context.journal.save()
-    await forget_copies(destination, migration.record.migration_id, tables, identities=True)
+    await forget_copies(destination, migration.pipeline_id, tables, identities=True)
 """,
-        """    await forget_copies(destination, migration.record.migration_id, tables, identities=True)
+        """    await forget_copies(destination, migration.pipeline_id, tables, identities=True)
     await context.journal.save()
 """,
         f"{BROKEN_OFF}::test_a_dropped_table_is_forgotten_again_by_the_next_coordinator",

@@ -11,7 +11,7 @@ import psycopg
 
 from services.coordinator.post_data.schedule import Schedule, Task, one_by_one, table_tasks
 from services.coordinator.post_data.task_pool import Crew
-from services.shared.model import TableId
+from services.shared.model import MigrationId, TableId
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, steps_done
 from services.shared.pg.schema.archive import Section
 from services.shared.pg.schema.archive_sql import Script
@@ -116,9 +116,12 @@ async def planned(dest: str, script: Script) -> tuple[Plan, dict[TableId, str]]:
         return plan(script, kinds, conn.info.server_version), kinds
 
 
+PIPELINE = MigrationId("m").forward
+
+
 async def done_steps(dest: str) -> set[str]:
     async with connection(dest, "destination") as conn:
-        return await steps_done(conn, "m")
+        return await steps_done(conn, PIPELINE)
 
 
 async def work_off(dest: str, whole: Plan, tasks: list[Task], workers: int = 2) -> None:
@@ -129,7 +132,7 @@ async def work_off(dest: str, whole: Plan, tasks: list[Task], workers: int = 2) 
         await session.run([item for item in items if item.step not in done])
 
     def session() -> AbstractAsyncContextManager[BuildingSession]:
-        return building_session(dest, "m", whole.settings, 8192, 1)
+        return building_session(dest, PIPELINE, whole.settings, 8192, 1)
 
     schedule = Schedule(tasks)
     schedule.all_are_complete()

@@ -82,6 +82,7 @@ class Migration:
         """workers: those that work for it now."""
         self.record = record
         self.id = MigrationId.parse(record.migration_id)
+        self.pipeline_id = self.id.forward
         self.copying = CopyProgress(record.tables)
         self.following = FollowProgress(record.flushed_lsn)
         self.indexes = IndexProgress()

@@ -90,7 +90,7 @@ def alarm(found: tuple[tuple[str, int], ...]) -> str:
 
 async def written(context: Context) -> tuple[tuple[str, int], ...]:
     """What was committed on the old source after the switchover, by table; nothing while it is closed."""
-    record, migration = context.migration.record, context.migration.id
+    record, names = context.migration.record, context.migration.pipeline_id
     if record.switchover is None:
         return ()
     uri = await context.credentials.known_source()
@@ -101,10 +101,10 @@ async def written(context: Context) -> tuple[tuple[str, int], ...]:
                 return ()
         finally:
             await side.close()
-    publications = [migration.publication, *([migration.inserts_publication] if record.inserts_only else [])]
+    publications = [names.publication, *([names.inserts_publication] if record.inserts_only else [])]
     conn = await writable_connection(uri)
     try:
-        found = await late_writes(conn, migration.slot, publications, record.switchover.sentinel_lsn)
+        found = await late_writes(conn, names.slot, publications, record.switchover.sentinel_lsn)
         return found or ()
     finally:
         await conn.close()

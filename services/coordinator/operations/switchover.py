@@ -119,7 +119,7 @@ async def _attempt(run: steps.Run) -> None:
     await check_unlogged(run.context)
     await steps.bring_in_step_ahead(run)
     migration = run.context.migration
-    freeze = await Freeze.open(run.uris.source_uri, migration.id.slot)
+    freeze = await Freeze.open(run.uris.source_uri, migration.pipeline_id.slot)
     try:
         check_ready(migration)  # nothing is awaited before the move: it may have been paused, or have failed
         migration.began_switchover(freeze.before)

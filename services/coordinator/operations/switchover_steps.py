@@ -151,7 +151,7 @@ async def freeze_source(run: Run, freeze: Freeze) -> None:
 async def emit(run: Run, freeze: Freeze) -> None:
     run.token = secrets.token_hex(8)
     run.sentinel = await emit_sentinel(
-        freeze.session, MESSAGE_PREFIX, f"{run.context.migration.id}:{run.token}"
+        freeze.session, MESSAGE_PREFIX, f"{run.context.migration.pipeline_id}:{run.token}"
     )
 
 
@@ -196,7 +196,7 @@ async def set_sequences(run: Run, freeze: Freeze) -> None:
     """The claim comes before the values are read, by a session that ends when another coordinator undoes the
     freeze: values that were read before another coordinator's are never set after them."""
     async with connection(run.uris.destination_uri, "destination") as conn:
-        setter = await SequenceSetter.claim(conn, run.context.migration.record.migration_id)
+        setter = await SequenceSetter.claim(conn, run.context.migration.pipeline_id)
     values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
         await setter.set(conn, values)

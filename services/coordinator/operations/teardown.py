@@ -48,15 +48,15 @@ async def remove_all(
 
     refused: by side, why a given connection string is not used.
     """
-    migration = context.migration.id
+    names = context.migration.pipeline_id
     removals: tuple[tuple[str, str, Removal], ...] = (
         (
-            f"replication slot {migration.slot} and publication {migration.publication}",
+            f"replication slot {names.slot} and publication {names.publication}",
             "source",
             lambda: _source(context, force=force),
         ),
         (
-            f"replication origin {migration.origin} and bookkeeping",
+            f"replication origin {names.origin} and bookkeeping",
             "destination",
             lambda: _destination(context),
         ),
@@ -87,7 +87,7 @@ async def _source(context: Context, *, force: bool = False) -> list[str]:
         context.migration.thawed()
     removed += await remove_from_source(
         uri,
-        context.migration.id,
+        context.migration.pipeline_id,
         inserts_only=bool(record.inserts_only),
         altered=record.altered,
         database=frozen.database if frozen else "",
@@ -103,11 +103,11 @@ async def _destination(context: Context) -> list[str]:
 
 
 async def _origin(context: Context) -> list[str]:
-    return await remove_origin(await context.credentials.known_destination(), context.migration.id)
+    return await remove_origin(await context.credentials.known_destination(), context.migration.pipeline_id)
 
 
 async def _bookkeeping(context: Context) -> list[str]:
-    uri, key = await context.credentials.known_destination(), context.migration.record.migration_id
+    uri, key = await context.credentials.known_destination(), context.migration.pipeline_id
     async with connection(uri, "destination") as conn:
         known = await steps_done(conn, key)
         await drop_bookkeeping(conn, key)
@@ -115,8 +115,8 @@ async def _bookkeeping(context: Context) -> list[str]:
 
 
 async def _streams(context: Context, bus: Client) -> list[str]:
-    migration = context.migration.id
-    streams = (migration.change_stream, migration.copy_stream)
+    names = context.migration.pipeline_id
+    streams = (names.change_stream, names.copy_stream)
     return [f"stream {name} in NATS" for name in streams if await delete_stream(bus, name)]
 
 

@@ -76,7 +76,7 @@ async def run(context: Context, schema: Schema, workers: Workers, bus: Client) -
                 "--follow, which copies only the changed tables again",
             )
     await workers.staffing.staff(Role.DECODER)
-    await delete_queue(bus, context.migration.id)
+    await delete_queue(bus, context.migration.pipeline_id)
     migration = context.migration
     migration.event(EventLevel.INFO, f"copied {counted(len(migration.record.tables), 'table')}")
     return Phase.INDEXES
@@ -87,21 +87,21 @@ async def _keep_applier_out(context: Context, staffing: Staffing) -> None:
     uris, migration = await context.credentials.both(), context.migration
     await staffing.release([Role.APPLIER])
     async with connection(uris.destination_uri, "destination") as conn:
-        await fence_applier(conn, migration.id, migration.record.applier_epoch)
+        await fence_applier(conn, migration.pipeline_id, migration.record.applier_epoch)
 
 
 async def _built(context: Context) -> bool:
     """Whether indexes and constraints are there already: tables are copied again, or more were added."""
     uris = await context.credentials.both()
     async with connection(uris.destination_uri, "destination") as conn:
-        return POST_DATA in await steps_done(conn, context.migration.record.migration_id)
+        return POST_DATA in await steps_done(conn, context.migration.pipeline_id)
 
 
 async def _settled(context: Context, reports: Reports) -> bool:
     """Read the ledger; whether every table is copied."""
     uris, migration = await context.credentials.both(), context.migration
     async with connection(uris.destination_uri, "destination") as conn:
-        ledger = await read_ledger(conn, migration.record.migration_id)
+        ledger = await read_ledger(conn, migration.pipeline_id)
     return await _settle(context, reports, ledger)
 
 
@@ -128,7 +128,7 @@ async def _publish(
     if migration.record.snapshot_id or not follow:
         # Copiers that hold parts of the old one stop first. One that does not hear it works in vain.
         await workers.staffing.staff(Role.DECODER)
-        await purge(bus, migration.id)
+        await purge(bus, migration.pipeline_id)
         workers.reports.part_errors = [
             one for one in workers.reports.part_errors if one[1].kind not in _OF_A_SNAPSHOT
         ]
@@ -148,8 +148,8 @@ async def _publish(
         copied = {part for parts in copied_by_table(ledger).values() for part in parts}
         wanted = [table for table in tables if table.table in missing]
         parts = plan_parts(wanted, ledger.plans, copied, snapshot, versions)
-        await ensure_queue(bus, migration.id)
-        await publish_parts(bus, migration.id, parts)
+        await ensure_queue(bus, migration.pipeline_id)
+        await publish_parts(bus, migration.pipeline_id, parts)
     migration.parts_queued(snapshot.identity)
     await context.journal.save()
     await workers.staffing.staff(Role.DECODER, Role.COPIER)
@@ -183,7 +183,7 @@ async def _watch(context: Context, workers: Workers, bus: Client, snapshot: Snap
             return True
         if turn():
             continue
-        left = await queued(bus, migration.id)
+        left = await queued(bus, migration.pipeline_id)
         if (left or 0) >= migration.copying.missing_parts(but=changed):
             continue
         # Parts have left the queue that nobody has reported. They were in the ledger before.

@@ -38,7 +38,7 @@ async def run(context: Context, schema: Schema, workers: Workers) -> Phase:
         begin_copy(context.migration, stock.copy, NEW_TABLES)
         return Phase.COPY
     await workers.staffing.staff(Role.DECODER, Role.APPLIER)
-    watch = SourceWatch((await context.credentials.both()).source_uri, migration.id.slot)
+    watch = SourceWatch((await context.credentials.both()).source_uri, migration.pipeline_id.slot)
     tables = asyncio.create_task(
         watch_tables(context, schema, workers.reports), name=f"tables-{migration.id}"
     )
@@ -96,14 +96,14 @@ async def _check_gap(context: Context) -> None:
     """
     uris, migration = await context.credentials.both(), context.migration
     assert migration.record.slot is not None
-    start = migration.record.slot.consistent_lsn
-    slot = check_usable(await read_slot(uris.source_uri, migration.id.slot), migration.id.slot, start)
+    start, names = migration.record.slot.consistent_lsn, migration.pipeline_id
+    slot = check_usable(await read_slot(uris.source_uri, names.slot), names.slot, start)
     async with connection(uris.destination_uri, "destination") as conn:
-        progress = await applied_progress(conn, migration.id)
+        progress = await applied_progress(conn, names)
     if migration.record.flushed_lsn > start and progress is None:
         raise PgmigError(
             ErrorKind.GAP,
-            f"neither replication origin {migration.id.origin} nor a row of pgmig.progress is on the "
+            f"neither replication origin {names.origin} nor a row of pgmig.progress is on the "
             f"destination any more, which had progress {migration.record.flushed_lsn}",
             "restore the destination with its origin, or clean up and start the migration again",
             migration.record.flushed_lsn,

@@ -60,7 +60,7 @@ async def run(context: Context, schema: Schema, workers: Workers) -> Phase:
     workers.snapshot.close()
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
-        done = await steps_done(conn, migration.record.migration_id)
+        done = await steps_done(conn, migration.pipeline_id)
     if ANALYZE not in done:
         try:
             building = (
@@ -197,17 +197,17 @@ async def _finish(context: Context, files: Files, done: set[str]) -> None:
         connection(uris.destination_uri, "destination") as destination,
     ):
         await use_indexes(destination, migration.record.altered)
-        await mark_step(destination, migration.record.migration_id, ANALYZE)
+        await mark_step(destination, migration.pipeline_id, ANALYZE)
         files.archive.unlink(missing_ok=True)
         list_of(files.archive).unlink(missing_ok=True)
         if not (options.follow or options.schema_only):
             # Read after the copy: no sequence is behind a row that was copied.
             chosen = await choose(source, options)
-            setter = await SequenceSetter.claim(destination, migration.record.migration_id)
+            setter = await SequenceSetter.claim(destination, migration.pipeline_id)
             await setter.set(destination, await read_sequences(source, "source", chosen))
         if DATABASE not in done and not options.data_only:
             wanted = await read_database_settings(source)
             privileges = not options.no_acl
             for warning in await write_database_settings(uris.destination_uri, wanted, privileges=privileges):
                 migration.event(EventLevel.WARNING, warning)
-            await mark_step(destination, migration.record.migration_id, DATABASE)
+            await mark_step(destination, migration.pipeline_id, DATABASE)

@@ -64,7 +64,7 @@ async def run(context: Context, files: Files, workers: Workers) -> Phase:
     await workers.reports.until(lambda: migration.record.slot is not None)
     await context.journal.save()
     async with connection(uris.destination_uri, "destination") as conn:
-        done = await steps_done(conn, migration.record.migration_id)
+        done = await steps_done(conn, migration.pipeline_id)
     if PRE_DATA in done and migration.record.tables:
         return Phase.COPY
     await _under_snapshots(context, files, workers.snapshot, restored=PRE_DATA in done)
@@ -131,7 +131,7 @@ async def _list_tables(context: Context, snapshot: SnapshotReady) -> tuple[Chose
     async with connection(uris.source_uri, "source") as conn:
         chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
         tables = await list_tables_under(conn, snapshot.snapshot_name, chosen)
-        identities = await read_identities_under(conn, migration.id, snapshot.snapshot_name)
+        identities = await read_identities_under(conn, migration.pipeline_id, snapshot.snapshot_name)
     migration.copying.plan(() if migration.record.options.schema_only else tables)
     migration.copies_noted()
     await context.journal.save()
@@ -155,8 +155,8 @@ async def _take_tables(context: Context, chosen: Chosen, known: Sequence[KnownTa
         await check_agreed(source, conn, chosen, migration.record.options.confirmed)
         await ensure_bookkeeping(conn)
         async with conn.transaction():
-            await note_tables(conn, migration.record.migration_id, known)
-            await mark_step(conn, migration.record.migration_id, PRE_DATA)
+            await note_tables(conn, migration.pipeline_id, known)
+            await mark_step(conn, migration.pipeline_id, PRE_DATA)
     migration.event(
         EventLevel.INFO, f"{counted(len(migration.record.tables), 'table')} of the destination to fill"
     )
@@ -214,8 +214,8 @@ async def _run(context: Context, script: bytes | Script, chosen: Chosen, known: 
             else:
                 await run_entries(conn, script, PRE_DATA)
             await put_back(conn, migration.record.altered)  # the destination gets what the source had
-            await note_tables(conn, migration.record.migration_id, known)
-            await mark_step(conn, migration.record.migration_id, PRE_DATA)
+            await note_tables(conn, migration.pipeline_id, known)
+            await mark_step(conn, migration.pipeline_id, PRE_DATA)
     if options.drop_if_exists:
         migration.event(EventLevel.INFO, f"dropped {counted(dropped, 'object')} of the destination")
 

@@ -40,10 +40,10 @@ class Pipeline:
     def __init__(
         self, migration: Migration, journal: Journal, around: Surroundings, *, restored: bool = False
     ) -> None:
-        key, workforce, changes = migration.record.migration_id, around.workforce, Changes()
+        workforce, changes = around.workforce, Changes()
         settings = Credentials(around.source_uri or "", around.destination_uri or "")
         credentials = KnownCredentials(migration, settings, changes, embedded=around.embedded)
-        snapshot = Snapshot(key, workforce, changes)
+        snapshot = Snapshot(migration.pipeline_id, workforce, changes)
         routing = Routing()
         staffing = Staffing(
             migration,
@@ -56,7 +56,7 @@ class Pipeline:
         )
         reports = Reports(migration, snapshot, changes)
         self.context = Context(migration, journal, credentials)
-        self.schema = Schema(routing, Files(around.state_dir, key), IndexWork())
+        self.schema = Schema(routing, Files(around.state_dir, str(migration.id)), IndexWork())
         self.workers = Workers(staffing, snapshot, reports)
         self.bus = around.bus
-        workforce.listen(key, reports)
+        workforce.listen(migration.pipeline_id, reports)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import partial
 
 from services.coordinator.workers.registry import Workforce
-from services.shared.model import CloseSnapshot, OpenSnapshot, Role, SnapshotReady
+from services.shared.model import CloseSnapshot, OpenSnapshot, PipelineId, Role, SnapshotReady
 from services.shared.runtime.changes import Changes
 
 
 class Snapshot:
-    """Of one migration. current: None while there is none. It ends with the session that exported it."""
+    """Of one pipeline. current: None while there is none. It ends with the session that exported it."""
 
-    def __init__(self, migration_id: str, workforce: Workforce, changes: Changes) -> None:
-        self._migration_id = migration_id
+    def __init__(self, pipeline: PipelineId, workforce: Workforce, changes: Changes) -> None:
+        self._pipeline = pipeline
         self._workforce = workforce
         self._changes = changes
         self._attachments = 0
@@ -32,7 +32,7 @@ class Snapshot:
     async def open(self) -> SnapshotReady:
         """The decoder's exported snapshot: the one it holds, or a new one."""
         while self.current is None:
-            decoder = self._workforce.current(self._migration_id, Role.DECODER)
+            decoder = self._workforce.current(self._pipeline, Role.DECODER)
             if decoder is not None:
                 self._workforce.tell(OpenSnapshot(decoder.assignment_id), decoder.assignment_id)
             # Asked again after every attachment: a command may have been lost with its stream.
@@ -44,6 +44,6 @@ class Snapshot:
 
     def close(self) -> None:
         """Let the source vacuum again."""
-        decoder, self.current = self._workforce.current(self._migration_id, Role.DECODER), None
+        decoder, self.current = self._workforce.current(self._pipeline, Role.DECODER), None
         if decoder is not None:
             self._workforce.tell(CloseSnapshot(decoder.assignment_id), decoder.assignment_id)

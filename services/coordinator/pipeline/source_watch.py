@@ -30,7 +30,7 @@ def note(migration: Migration, state: SourceState) -> None:
     if migration.following.source_state(time.monotonic(), state):
         migration.touch()
     if migration.following.slot_lost and not lost_before:
-        slot = migration.id.slot
+        slot = migration.pipeline_id.slot
         text = (
             f"replication slot {slot} does not exist any more"
             if state.wal_status == SLOT_GONE
@@ -56,7 +56,7 @@ class Lookout:
         if not uri:
             return
         if self._watch is None:
-            self._watch = SourceWatch(uri, self._migration.id.slot)
+            self._watch = SourceWatch(uri, self._migration.pipeline_id.slot)
         state = await self._watch.look()
         if state is not None and self._wanted():
             note(self._migration, state)

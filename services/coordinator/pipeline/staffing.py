@@ -56,7 +56,7 @@ class Staffing:
         }
         for role in roles:
             self._workforce.want(
-                record.migration_id,
+                self._migration.pipeline_id,
                 role,
                 makers[role],
                 wait_s=self._patience(role),
@@ -74,10 +74,10 @@ class Staffing:
         """Stop the roles' work; whether all of it is known to have stopped."""
         if Role.DECODER in roles:
             self._snapshot.lost()
-        return await self._workforce.release(self._migration.record.migration_id, roles)
+        return await self._workforce.release(self._migration.pipeline_id, roles)
 
     def assignment(self, role: Role) -> AssignmentRef | None:
-        return self._workforce.current(self._migration.record.migration_id, role)
+        return self._workforce.current(self._migration.pipeline_id, role)
 
     def _decoder_work(self) -> DecoderWork:
         record, slot = self._migration.record, self._migration.record.slot

@@ -122,7 +122,7 @@ class Building:
     async def look_again(self) -> None:
         """At what the destination has noted; counting begins anew."""
         async with connection(self._uri, "destination") as conn:
-            self.done = await steps_done(conn, self._migration.record.migration_id)
+            self.done = await steps_done(conn, self._migration.pipeline_id)
         self._finished = 0
 
     def _news(self, told: int) -> bool:
@@ -137,7 +137,7 @@ class Building:
     def session(self) -> AbstractAsyncContextManager[BuildingSession]:
         record = self._migration.record
         memory, sessions = record.options.maintenance_work_mem_kb, record.options.index_workers
-        return building_session(self._uri, record.migration_id, self.plan.settings, memory, sessions)
+        return building_session(self._uri, self._migration.pipeline_id, self.plan.settings, memory, sessions)
 
     async def run(self, session: BuildingSession, items: Sequence[Item], step: str = "") -> None:
         """Do what is not done, in one transaction. step: of all of them; noted instead of their own."""
@@ -159,7 +159,7 @@ async def load(context: Context, files: Files, reports: Reports) -> Building:
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         kinds = await relations(conn)
-        done = await steps_done(conn, migration.record.migration_id)
+        done = await steps_done(conn, migration.pipeline_id)
     if migration.record.options.data_only:
         whole = Plan(b"", (), (), (), (), ())  # the destination brought its own
     else:

@@ -35,6 +35,7 @@ from services.shared.model import (
     EventLevel,
     Lsn,
     PgmigError,
+    PipelineId,
     TableId,
     TableIdentity,
 )
@@ -79,10 +80,10 @@ async def take_stock(
         if source is None:
             source = await stack.enter_async_context(connection(uris.source_uri, "source"))
         destination = await stack.enter_async_context(connection(uris.destination_uri, "destination"))
-        known = await known_tables(destination, migration.record.migration_id)
+        known = await known_tables(destination, migration.pipeline_id)
         if not known:
             return Stock(None, (), (), Lsn(0), (), {})
-        seen = await look(source, known, migration.id, migration.record.options)
+        seen = await look(source, known, migration.pipeline_id, migration.record.options)
         if schema.routing.routes or seen.added() or any(one.root for one in known.values()):
             seen = replace(
                 seen, known=await take_routes(context, schema.routing, source, destination, seen.chosen)
@@ -92,7 +93,7 @@ async def take_stock(
         missing_parents = await absent(destination, seen.added_parents())
         parents = [seen.now[table] for table in seen.added_parents() if table not in missing_parents]
         new = freshly_known({one.table: one for one in parents})
-        await _note(destination, migration.record.migration_id, [*seen.refreshed(), *harmless, *new])
+        await _note(destination, migration.pipeline_id, [*seen.refreshed(), *harmless, *new])
         if gone:
             await forget(context, schema, destination, gone, seen.end)
         for table in harmless:
@@ -105,7 +106,7 @@ async def take_stock(
         lasting = [table for table in lasting if table not in missing]
         left_names = {*(one.table for one in left), *lost}
         places = {table: one.root for table, one in seen.known.items() if one.root is not None}
-        replaced = await replaced_destinations(destination, migration.record.migration_id, places)
+        replaced = await replaced_destinations(destination, migration.pipeline_id, places)
         replaced = [table for table in replaced if table not in left_names]
         error = None
         if left or missing or lasting or replaced or lost:
@@ -114,7 +115,7 @@ async def take_stock(
             error = drift_error(migration.id, (*found, *others, *map(apart, lost.items())), cause)
         copy = tuple(table for table in added if table not in missing)
         if roots := [table for table in copy if table not in seen.added()]:  # with the rows of others so far
-            await forget_copies(destination, migration.record.migration_id, roots, identities=False)
+            await forget_copies(destination, migration.pipeline_id, roots, identities=False)
     adopted = (*(table.identity.table for table in harmless), *gone)
     return Stock(error, copy, adopted, seen.at, seen.unpublished(), seen.now)
 
@@ -190,11 +191,11 @@ def _adoptable(one: Difference) -> bool:
     return one.kind is ChangeKind.COLUMNS or not one.before.has_rows
 
 
-async def _note(conn: Connection, migration_id: str, tables: Sequence[KnownTable]) -> None:
+async def _note(conn: Connection, pipeline_id: PipelineId, tables: Sequence[KnownTable]) -> None:
     if tables:
         with translated("noting the source's tables"):
             async with conn.transaction():
-                await note_tables(conn, migration_id, tables)
+                await note_tables(conn, pipeline_id, tables)
 
 
 async def forget(
@@ -214,23 +215,23 @@ async def forget(
     dropped = tuple(DroppedTable(table, at) for table in tables)
     migration.tables_dropped((*others, *dropped))
     await context.journal.save()
-    await forget_copies(destination, migration.record.migration_id, tables, identities=True)
+    await forget_copies(destination, migration.pipeline_id, tables, identities=True)
     for table in tables:
         migration.event(EventLevel.INFO, f"table {table} was dropped on both sides")
 
 
 async def forget_copies(
-    conn: Connection, migration_id: str, tables: Sequence[TableId], *, identities: bool
+    conn: Connection, pipeline_id: PipelineId, tables: Sequence[TableId], *, identities: bool
 ) -> None:
     """Delete what the destination has noted of these tables' copies. identities: and of what they were."""
     keys = {part_id(table) for table in tables}
     with translated("forgetting copies of tables"):
         async with conn.transaction():
-            ledger = await read_ledger_alone(conn, migration_id)
+            ledger = await read_ledger_alone(conn, pipeline_id)
             parts = [part for key, done in copied_by_table(ledger).items() if key in keys for part in done]
-            await forget_plans(conn, migration_id, tables, parts)
+            await forget_plans(conn, pipeline_id, tables, parts)
             if identities:
-                await forget_tables(conn, migration_id, tables)
+                await forget_tables(conn, pipeline_id, tables)
 
 
 def begin_copy(

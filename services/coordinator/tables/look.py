@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from services.shared.model import (
     ChangeKind,
     Lsn,
-    MigrationId,
     MigrationOptions,
+    PipelineId,
     TableId,
     TableIdentity,
     change_of,
@@ -88,10 +88,10 @@ class Look:
 async def look(
     source: Connection,
     known: Mapping[TableId, KnownTable],
-    migration: MigrationId,
+    pipeline: PipelineId,
     options: MigrationOptions,
 ) -> Look:
     """Read the source's catalogs. known: `known_tables` of the destination."""
     chosen = await choose(source, options)
-    now = await read_identities(source, migration)
+    now = await read_identities(source, pipeline)
     return Look(known, now, await wal_position(source), await wal_insert_position(source), chosen)

@@ -28,11 +28,11 @@ async def check_partitions(context: Context, files: Files) -> None:
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
     ):
-        known = await known_tables(destination, migration.record.migration_id)
+        known = await known_tables(destination, migration.pipeline_id)
         there = await places(destination, known.keys())
         if not there:
             return
-        seen = await look(source, known, migration.id, migration.record.options)
+        seen = await look(source, known, migration.pipeline_id, migration.record.options)
         here = await places(source, there.keys(), seen.chosen)
         left = [one for one in seen.differences() if one.table in there and one.table not in here]
         if not left:

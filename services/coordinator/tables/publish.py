@@ -41,6 +41,6 @@ async def publish(
             f"tables without a replica identity: {', '.join(map(str, lacking))}",
             "give them a primary key or another replica identity on the source, then continue",
         )
-    await add_to_publication(source, migration.id.publication, sorted(wanted))
+    await add_to_publication(source, migration.pipeline_id.publication, sorted(wanted))
     migration.event(EventLevel.INFO, f"added to the publication: {', '.join(map(str, sorted(wanted)))}")
     return True

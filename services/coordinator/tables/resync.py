@@ -34,8 +34,8 @@ async def prepare_resync(context: Context, routing: Routing, tables: Sequence[Ta
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
     ):
-        known = await known_tables(destination, migration.record.migration_id)
-        seen = await look(source, known, migration.id, migration.record.options)
+        known = await known_tables(destination, migration.pipeline_id)
+        seen = await look(source, known, migration.pipeline_id, migration.record.options)
         names = _resolved(context.migration, routing, seen, tables)
         lost = await parted(routing, source, seen)
         missing = await absent(destination, names)
@@ -45,7 +45,7 @@ async def prepare_resync(context: Context, routing: Routing, tables: Sequence[Ta
         if lasting:
             raise drift_error(migration.id, [unlogged(table) for table in lasting])
         await publish(context.migration, source, seen.now, names)
-        await forget_copies(destination, migration.record.migration_id, names, identities=False)
+        await forget_copies(destination, migration.pipeline_id, names, identities=False)
     # What was in the root's table goes as its rows are replaced, and no change of before may bring it back.
     without = [DroppedTable(leaf, seen.end) for leaf, root in lost.items() if root in names]
     begin_copy(context.migration, names, AGAIN, without)

@@ -51,7 +51,7 @@ async def take_routes(
         migration.event(
             EventLevel.INFO, f"partitioned otherwise on the destination: {', '.join(map(str, roots[:5]))}"
         )
-    known = await known_tables(destination, migration.record.migration_id)
+    known = await known_tables(destination, migration.pipeline_id)
     routes = {route.leaf: route.root for route in routing.routes}
     apart = {t: one.root for t, one in known.items() if one.root is not None and t not in routes}
     tops = await topmost(destination, apart)
@@ -68,10 +68,10 @@ async def take_routes(
     if changed:
         with translated("noting the source's tables"):
             async with destination.transaction():
-                await note_tables(destination, migration.record.migration_id, changed.values())
+                await note_tables(destination, migration.pipeline_id, changed.values())
                 # An operator who partitions a table otherwise moves its rows. A table created again is empty.
                 places = {leaf: one.root or leaf for leaf, one in changed.items()}
-                await note_destinations(destination, migration.record.migration_id, places)
+                await note_destinations(destination, migration.pipeline_id, places)
     routing.parted = tuple(Route(leaf, root) for leaf, root in apart.items() if leaf not in divided)
     return known | changed
 

@@ -21,7 +21,15 @@ from services.coordinator.tables.explain import (
 )
 from services.coordinator.tables.publish import publish
 from services.coordinator.tables.routed import look_for_routes
-from services.shared.model import SnapshotReady, SourceTable, Split, TableFile, TableId, TableIdentity
+from services.shared.model import (
+    PipelineId,
+    SnapshotReady,
+    SourceTable,
+    Split,
+    TableFile,
+    TableId,
+    TableIdentity,
+)
 from services.shared.pg.bookkeeping.copy_ledger import (
     CopyLedger,
     read_ledger,
@@ -75,7 +83,7 @@ async def tables_to_copy(
         found = {table.table: table for table in listed}
         by_key = [table for table in found.values() if wants_key(table, larger_than, version)]
         bounds = await key_bounds(conn, by_key, snapshot.snapshot_name) if by_key else {}
-        identities = await read_identities_under(conn, migration.id, snapshot.snapshot_name)
+        identities = await read_identities_under(conn, migration.pipeline_id, snapshot.snapshot_name)
         if schema.routing.routes:
             _list_roots(context.migration, schema.routing, found)
         async with connection(uris.destination_uri, "destination") as destination:
@@ -189,23 +197,23 @@ async def _by_partitions(
             async with destination.transaction():
                 await destination.execute("SET LOCAL lock_timeout = '60s'")
                 await empty_for_parts(destination, sorted(bare))
-                await _forget_parted(destination, migration.record.migration_id, bare, ())
+                await _forget_parted(destination, migration.pipeline_id, bare, ())
     listed = {record.table for record in migration.copying.records()}
     leaves = [leaf for leaf, top in tops.items() if top in roots and leaf not in listed]
-    await forget_copies(destination, migration.record.migration_id, roots, identities=False)
+    await forget_copies(destination, migration.pipeline_id, roots, identities=False)
     migration.copying.forget(roots)
     migration.copying.add(leaves)
     migration.copies_noted()
 
 
 async def _forget_parted(
-    destination: Connection, migration_id: str, roots: Collection[TableId], leaves: Collection[TableId]
+    destination: Connection, pipeline_id: PipelineId, roots: Collection[TableId], leaves: Collection[TableId]
 ) -> None:
     """Partitions whose rows were in these tables and are not any more. leaves: those that are."""
-    known = await known_tables(destination, migration_id) if roots else {}
+    known = await known_tables(destination, pipeline_id) if roots else {}
     lost = [table for table, one in known.items() if one.root in roots and table not in leaves]
     if lost:
-        await forget_tables(destination, migration_id, lost)
+        await forget_tables(destination, pipeline_id, lost)
 
 
 async def _forget_dropped(
@@ -225,7 +233,7 @@ async def _forget_dropped(
     left = [table for table in gone if table not in lacking]
     if left:
         migration = context.migration
-        known = await known_tables(destination, migration.record.migration_id)
+        known = await known_tables(destination, migration.pipeline_id)
         names = {one.oid: table for table, one in identities.items() if table in there or table not in gone}
         found = [gone_from_source(destination, table, _oid(known, table), names) for table in left]
         raise drift_error(migration.id, found)
@@ -248,7 +256,7 @@ async def _check_columns(
     here, there = await read_columns(sides[0], tables), await read_columns(sides[1], tables)
     here_placed, there_placed = await places(sides[0], tables, chosen), await places(sides[1], tables)
     roots, inherited = await topmost(sides[1], tables), await inheriting(sides[1], tables)
-    known = await known_tables(sides[1], migration.record.migration_id)
+    known = await known_tables(sides[1], migration.pipeline_id)
     follow = migration.record.options.follow
     found = []
     for table in tables:
@@ -284,7 +292,7 @@ async def renewed(context: Context, routing: Routing, snapshot: SnapshotReady, f
     plan, forgets its parts, notes what it is on the source and, if it is cut, empties it: no part does,
     since others are beside it."""
     uris, migration = await context.credentials.both(), context.migration
-    key, follow = migration.record.migration_id, migration.record.options.follow
+    key, follow = migration.pipeline_id, migration.record.options.follow
     async with connection(uris.destination_uri, "destination") as conn:
         with translated("making the tables of the destination ready for their copy"):
             async with conn.transaction():

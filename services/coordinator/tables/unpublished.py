@@ -34,7 +34,7 @@ async def copied(context: Context, workers: Workers) -> bool:
     if _left_alone(context.migration):
         return True
     async with _destination(context, uris) as destination:
-        if UNFOLLOWED in await steps_done(destination, record.migration_id):
+        if UNFOLLOWED in await steps_done(destination, context.migration.pipeline_id):
             return True
         snapshot = await workers.snapshot.open()
         if not record.options.follow and record.snapshot_id not in {"", snapshot.identity}:
@@ -44,7 +44,7 @@ async def copied(context: Context, workers: Workers) -> bool:
             under_snapshot(source, snapshot.snapshot_name, snapshot.xids),
         ):
             _tell(context.migration, await bring(source, destination, _wanted(context.migration)))
-        await mark_step(destination, record.migration_id, UNFOLLOWED)
+        await mark_step(destination, context.migration.pipeline_id, UNFOLLOWED)
     return True
 
 

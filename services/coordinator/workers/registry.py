@@ -27,6 +27,7 @@ from services.shared.model import (
     AssignmentRef,
     AssignmentStopped,
     PgmigError,
+    PipelineId,
     Register,
     Role,
     Unassign,
@@ -54,7 +55,7 @@ def error_of(report: AssignmentFailed) -> PgmigError:
 
 
 class Listener(Protocol):
-    """What a migration is told of its workers. Reports never hold a Register."""
+    """What a pipeline is told of its workers. Reports never hold a Register."""
 
     def accepts(self, assignment: AssignmentRef) -> bool:
         """Whether a worker may go on with what it offers after the coordinator's restart."""
@@ -109,19 +110,19 @@ class Workforce:
         self._one_of_each = one_of_each
         self._workers: dict[str, _Worker] = {}
         self._jobs: dict[str, _Job] = {}
-        self._wants: dict[tuple[str, Role], _Want] = {}
-        self._listeners: dict[str, Listener] = {}
+        self._wants: dict[tuple[PipelineId, Role], _Want] = {}
+        self._listeners: dict[PipelineId, Listener] = {}
 
-    # Migrations.
+    # Pipelines.
 
-    def listen(self, migration_id: str, listener: Listener) -> None:
-        self._listeners[migration_id] = listener
+    def listen(self, pipeline: PipelineId, listener: Listener) -> None:
+        self._listeners[pipeline] = listener
 
-    def forget(self, migration_id: str) -> None:
-        self._listeners.pop(migration_id, None)
+    def forget(self, pipeline: PipelineId) -> None:
+        self._listeners.pop(pipeline, None)
 
     def want(
-        self, migration_id: str, role: Role, make: MakeWork, *, wait_s: float = 0.0, prefix: str = ""
+        self, pipeline: PipelineId, role: Role, make: MakeWork, *, wait_s: float = 0.0, prefix: str = ""
     ) -> None:
         """Have the role filled from now on. make: called for each new assignment, whose id begins
         with `prefix`.
@@ -129,16 +130,18 @@ class Workforce:
         wait_s: give workers that run it already that long to attach and say so.
         """
         not_before = asyncio.get_running_loop().time() + wait_s
-        self._wants[migration_id, role] = _Want(make, prefix or migration_id, not_before=not_before)
+        self._wants[pipeline, role] = _Want(make, prefix or str(pipeline), not_before=not_before)
         if wait_s:
             self._later(wait_s)
         self.staff()
 
-    async def release(self, migration_id: str, roles: Collection[Role], wait_s: float = STOP_WAIT_S) -> bool:
+    async def release(
+        self, pipeline: PipelineId, roles: Collection[Role], wait_s: float = STOP_WAIT_S
+    ) -> bool:
         """Stop the roles' work; whether all of it has stopped within `wait_s`."""
         for role in roles:
-            self._wants.pop((migration_id, role), None)
-        jobs = [job for job in self._of(migration_id) if job.assignment.role in roles]
+            self._wants.pop((pipeline, role), None)
+        jobs = [job for job in self._of(pipeline) if job.assignment.role in roles]
         for job in jobs:
             self._stop(job)
         try:
@@ -149,9 +152,9 @@ class Workforce:
             return False
         return True
 
-    def current(self, migration_id: str, role: Role) -> AssignmentRef | None:
+    def current(self, pipeline: PipelineId, role: Role) -> AssignmentRef | None:
         """The role's running assignment, of a worker that is attached or within its grace."""
-        for job in self._of(migration_id):
+        for job in self._of(pipeline):
             if job.assignment.role is role and not job.stopping:
                 return job.assignment
         return None
@@ -162,9 +165,9 @@ class Workforce:
         if job is not None:
             self._workers[job.worker_id].send(command)
 
-    def view(self, migration_id: str) -> tuple[WorkerView, ...]:
-        """Who works for the migration."""
-        busy = {job.worker_id for job in self._of(migration_id)}
+    def view(self, pipeline: PipelineId) -> tuple[WorkerView, ...]:
+        """Who works for the pipeline."""
+        busy = {job.worker_id for job in self._of(pipeline)}
         return tuple(
             WorkerView(w.worker_id, w.role, w.host, not w.attached)
             for w in self._workers.values()
@@ -208,13 +211,13 @@ class Workforce:
         if job is None or job.stopping or job.worker_id != worker.worker_id:
             worker.send(Unassign(assignment.assignment_id))
             return
-        if (listener := self._listeners.get(assignment.migration_id)) is not None:
+        if (listener := self._listeners.get(assignment.pipeline)) is not None:
             listener.given(assignment)
 
     def _acceptable(self, assignment: AssignmentRef) -> bool:
-        """Nobody else runs it, and its migration goes on."""
-        listener = self._listeners.get(assignment.migration_id)
-        alone = assignment.role is Role.COPIER or not self.current(assignment.migration_id, assignment.role)
+        """Nobody else runs it, and its pipeline goes on."""
+        listener = self._listeners.get(assignment.pipeline)
+        alone = assignment.role is Role.COPIER or not self.current(assignment.pipeline, assignment.role)
         return alone and listener is not None and listener.accepts(assignment)
 
     def disconnected(self, worker_id: str) -> None:
@@ -244,7 +247,7 @@ class Workforce:
         job = self._jobs.get(report.assignment_id)
         if job is None or job.worker_id != worker_id:
             return
-        listener = self._listeners.get(job.assignment.migration_id)
+        listener = self._listeners.get(job.assignment.pipeline)
         match report:
             case AssignmentStopped():
                 self._end(job)
@@ -257,7 +260,7 @@ class Workforce:
     def _failed(self, job: _Job, report: AssignmentFailed, listener: Listener | None) -> None:
         error = error_of(report)
         wanted = not job.stopping
-        want = self._wants.get((job.assignment.migration_id, job.assignment.role))
+        want = self._wants.get((job.assignment.pipeline, job.assignment.role))
         if want is not None:
             wait = back_off_s(BACK_OFF_S, LONGEST_BACK_OFF_S, want.failures)
             want.failures += 1
@@ -272,18 +275,18 @@ class Workforce:
     def staff(self) -> None:
         """Give out what is wanted and not running."""
         now = asyncio.get_running_loop().time()
-        for (migration_id, role), want in list(self._wants.items()):
+        for (pipeline, role), want in list(self._wants.items()):
             if now < want.not_before - 1e-3:
                 continue
             running = {
                 job.worker_id
-                for job in self._of(migration_id)
+                for job in self._of(pipeline)
                 if job.assignment.role is role and not job.stopping
             }
             for worker in self._takers(role, running):
-                self._give(worker, migration_id, want)
+                self._give(worker, pipeline, want)
                 running.add(worker.worker_id)
-            if not running and (listener := self._listeners.get(migration_id)) is not None:
+            if not running and (listener := self._listeners.get(pipeline)) is not None:
                 listener.unstaffed(role)
 
     def _takers(self, role: Role, running: set[str]) -> list[_Worker]:
@@ -297,11 +300,11 @@ class Workforce:
         able.sort(key=lambda worker: len(self._run_by(worker.worker_id)))
         return [] if running else able[:1]
 
-    def _give(self, worker: _Worker, migration_id: str, want: _Want) -> None:
-        assignment = Assignment(f"{want.prefix}-{secrets.token_hex(6)}", migration_id, want.make())
+    def _give(self, worker: _Worker, pipeline: PipelineId, want: _Want) -> None:
+        assignment = Assignment(f"{want.prefix}-{secrets.token_hex(6)}", pipeline, want.make())
         self._jobs[assignment.assignment_id] = _Job(assignment.ref, worker.worker_id)
         worker.send(Assign(assignment))
-        if (listener := self._listeners.get(migration_id)) is not None:
+        if (listener := self._listeners.get(pipeline)) is not None:
             listener.given(assignment.ref)
 
     def _stop(self, job: _Job) -> None:
@@ -312,12 +315,12 @@ class Workforce:
         if self._jobs.pop(job.assignment.assignment_id, None) is None:
             return
         job.ended.set()
-        listener = self._listeners.get(job.assignment.migration_id)
+        listener = self._listeners.get(job.assignment.pipeline)
         if listener is not None and not job.stopping:
             listener.gone(job.assignment.role)
 
-    def _of(self, migration_id: str) -> list[_Job]:
-        return [job for job in self._jobs.values() if job.assignment.migration_id == migration_id]
+    def _of(self, pipeline: PipelineId) -> list[_Job]:
+        return [job for job in self._jobs.values() if job.assignment.pipeline == pipeline]
 
     def _run_by(self, worker_id: str) -> list[_Job]:
         return [job for job in self._jobs.values() if job.worker_id == worker_id]

@@ -21,7 +21,7 @@ from nats.js import errors as js_errors
 
 from services.shared.bus.connection import translated
 from services.shared.bus.stream_info import stream_state
-from services.shared.model import ErrorKind, MigrationId, PgmigError
+from services.shared.model import ErrorKind, PgmigError, PipelineId
 
 HEARTBEAT_S = 1.0
 PULL_MESSAGES = 32
@@ -36,16 +36,16 @@ class StoredMessage:
 
 
 class ChangeReader:
-    """Reads the change stream of one migration in order, from the first retained message.
+    """Reads the change stream of one pipeline in order, from the first retained message.
 
     If a stream is created again, its sequences start at 1 again, but messages of the old stream may still
     be unapplied. So the sequences that are returned, and passed to `trim`, continue to increase.
     """
 
-    def __init__(self, client: Client, migration: MigrationId) -> None:
+    def __init__(self, client: Client, pipeline: PipelineId) -> None:
         self._client = client
         self._js = client.jetstream()
-        self._stream = migration.change_stream
+        self._stream = pipeline.change_stream
         self._created = ""
         self._next = 0
         self._latest = b""  # the last message that was read

@@ -22,7 +22,7 @@ from nats.js import errors as js_errors
 
 from services.shared.bus.connection import translated
 from services.shared.bus.stream_info import ask, stream_info, stream_state
-from services.shared.model import ErrorKind, MigrationId, PgmigError
+from services.shared.model import ErrorKind, PgmigError, PipelineId
 
 ACK_TIMEOUT_S = 10.0
 MAX_IN_FLIGHT_BYTES = 8 << 20
@@ -58,12 +58,12 @@ class _Published:
 
 
 class ChangeWriter:
-    """Writes the change stream of one migration; two tasks may call `publish` and `check`."""
+    """Writes the change stream of one pipeline; two tasks may call `publish` and `check`."""
 
-    def __init__(self, client: Client, migration: MigrationId, *, max_bytes: int, replicas: int = 1) -> None:
+    def __init__(self, client: Client, pipeline: PipelineId, *, max_bytes: int, replicas: int = 1) -> None:
         self._client = client
-        self._stream = migration.change_stream
-        self._subject = migration.change_subject
+        self._stream = pipeline.change_stream
+        self._subject = pipeline.change_subject
         self._config = api.StreamConfig(
             name=self._stream,
             subjects=[self._subject],

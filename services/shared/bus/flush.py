@@ -8,15 +8,15 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from services.shared.bus.connection import Client, translated
-from services.shared.model import MigrationId
+from services.shared.model import PipelineId
 
 
 class FlushChannel:
     """Flush reports from applier to decoder on a plain subject. They repeat, so a lost one is harmless."""
 
-    def __init__(self, client: Client, migration: MigrationId) -> None:
+    def __init__(self, client: Client, pipeline: PipelineId) -> None:
         self._client = client
-        self._subject = migration.flush_subject
+        self._subject = pipeline.flush_subject
 
     async def send(self, data: bytes) -> None:
         with translated("reporting the flush position"):

@@ -1,6 +1,6 @@
 """The copy queue: table parts, each copied by one of any number of copiers.
 
-Theory of operation. Each migration has a JetStream stream with work-queue retention, and one
+Theory of operation. Each pipeline has a JetStream stream with work-queue retention, and one
 durable pull consumer that all its copiers share. A part is leased. If its copier neither finishes it nor
 renews the lease within ACK_WAIT_S, another copier gets the part. The queue distributes work but proves
 nothing: a part may be delivered twice, and the ledger on the destination says whether it must still be
@@ -23,7 +23,7 @@ from nats.js import api
 from nats.js import errors as js_errors
 
 from services.shared.bus.connection import translated
-from services.shared.model import CopyPart, MigrationId, PgmigError
+from services.shared.model import CopyPart, PgmigError, PipelineId
 from services.shared.wire.parts import decode_part, encode_part
 
 ACK_WAIT_S = 30.0
@@ -38,16 +38,16 @@ _ANSWER_GRACE_S = 2.0
 _NOTHING_CAME = {api.StatusCode.NO_MESSAGES.value, api.StatusCode.REQUEST_TIMEOUT.value}
 
 
-async def ensure_queue(client: Client, migration: MigrationId, *, replicas: int = 1) -> None:
+async def ensure_queue(client: Client, pipeline: PipelineId, *, replicas: int = 1) -> None:
     """Create the stream unless it exists. The settings of an existing stream do not change."""
     config = api.StreamConfig(
-        name=migration.copy_stream,
-        subjects=[migration.copy_subject],
+        name=pipeline.copy_stream,
+        subjects=[pipeline.copy_subject],
         retention=api.RetentionPolicy.WORK_QUEUE,
         storage=api.StorageType.FILE,
         num_replicas=replicas,
     )
-    with translated(f"creating the copy queue {migration.copy_stream}"):
+    with translated(f"creating the copy queue {pipeline.copy_stream}"):
         try:
             await client.jetstream().add_stream(config)
         except js_errors.BadRequestError as exc:
@@ -55,28 +55,28 @@ async def ensure_queue(client: Client, migration: MigrationId, *, replicas: int 
                 raise
 
 
-async def publish_parts(client: Client, migration: MigrationId, parts: Sequence[CopyPart]) -> None:
+async def publish_parts(client: Client, pipeline: PipelineId, parts: Sequence[CopyPart]) -> None:
     """Queue `parts` in this order; returns when all are stored.
 
     De-duplication covers only the repetitions within this call. Parts of another call are different
     messages; otherwise the broker would drop them for two minutes after a purge.
     """
     run = secrets.token_hex(8)
-    with translated(f"filling the copy queue {migration.copy_stream}"):
+    with translated(f"filling the copy queue {pipeline.copy_stream}"):
         for start in range(0, len(parts), _PUBLISH_TOGETHER):
             together = parts[start : start + _PUBLISH_TOGETHER]
-            await asyncio.gather(*(_publish(client, migration, part, run) for part in together))
+            await asyncio.gather(*(_publish(client, pipeline, part, run) for part in together))
 
 
-async def _publish(client: Client, migration: MigrationId, part: CopyPart, run: str) -> None:
+async def _publish(client: Client, pipeline: PipelineId, part: CopyPart, run: str) -> None:
     headers = {api.Header.MSG_ID.value: f"{part.part_id}:{part.snapshot_name}:{run}"}
     jetstream = client.jetstream()
     for left in reversed(range(_PUBLISH_ATTEMPTS)):
         try:
             await jetstream.publish(
-                migration.copy_subject,
+                pipeline.copy_subject,
                 encode_part(part),
-                stream=migration.copy_stream,
+                stream=pipeline.copy_stream,
                 headers=headers,
                 timeout=ACK_TIMEOUT_S,
             )
@@ -87,26 +87,26 @@ async def _publish(client: Client, migration: MigrationId, part: CopyPart, run: 
             return
 
 
-async def queued(client: Client, migration: MigrationId) -> int | None:
+async def queued(client: Client, pipeline: PipelineId) -> int | None:
     """Number of unfinished parts, including leased ones; None if the queue does not exist."""
-    with translated(f"checking the copy queue {migration.copy_stream}"):
+    with translated(f"checking the copy queue {pipeline.copy_stream}"):
         try:
-            info = await client.jetstream().stream_info(migration.copy_stream)
+            info = await client.jetstream().stream_info(pipeline.copy_stream)
         except js_errors.NotFoundError:
             return None
     return info.state.messages
 
 
-async def purge(client: Client, migration: MigrationId) -> None:
+async def purge(client: Client, pipeline: PipelineId) -> None:
     """Remove every part. A copier that holds a part continues, and finishes according to the ledger."""
-    with translated(f"emptying the copy queue {migration.copy_stream}"), suppress(js_errors.NotFoundError):
-        await client.jetstream().purge_stream(migration.copy_stream)
+    with translated(f"emptying the copy queue {pipeline.copy_stream}"), suppress(js_errors.NotFoundError):
+        await client.jetstream().purge_stream(pipeline.copy_stream)
 
 
-async def delete_queue(client: Client, migration: MigrationId) -> None:
+async def delete_queue(client: Client, pipeline: PipelineId) -> None:
     """Remove the stream and its consumer, if they exist."""
-    with translated(f"removing the copy queue {migration.copy_stream}"), suppress(js_errors.NotFoundError):
-        await client.jetstream().delete_stream(migration.copy_stream)
+    with translated(f"removing the copy queue {pipeline.copy_stream}"), suppress(js_errors.NotFoundError):
+        await client.jetstream().delete_stream(pipeline.copy_stream)
 
 
 class Lease:
@@ -143,10 +143,10 @@ class Lease:
 class PartQueue:
     """One receiver of parts. Not for concurrent use: each loop of a copier has its own."""
 
-    def __init__(self, client: Client, migration: MigrationId, *, ack_wait_s: float = ACK_WAIT_S) -> None:
+    def __init__(self, client: Client, pipeline: PipelineId, *, ack_wait_s: float = ACK_WAIT_S) -> None:
         self._client = client
-        self._stream = migration.copy_stream
-        self._subject = migration.copy_subject
+        self._stream = pipeline.copy_stream
+        self._subject = pipeline.copy_subject
         self._doing = f"taking a part from the copy queue {self._stream}"
         self._subscription: Subscription | None = None
         self._asked = False

@@ -6,7 +6,14 @@ from services.shared.model.combinations import check_options
 from services.shared.model.database import DatabaseIdentity
 from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
 from services.shared.model.lsn import Lsn
-from services.shared.model.names import BOOKKEEPING_SCHEMA, MESSAGE_PREFIX, STATE_BUCKET, MigrationId
+from services.shared.model.names import (
+    BOOKKEEPING_SCHEMA,
+    MESSAGE_PREFIX,
+    STATE_BUCKET,
+    Direction,
+    MigrationId,
+    PipelineId,
+)
 from services.shared.model.parts import (
     CopiedPart,
     CopyPart,
@@ -116,6 +123,7 @@ __all__ = [
     "DatabaseIdentity",
     "DecoderProgress",
     "DecoderWork",
+    "Direction",
     "Endpoint",
     "ErrorKind",
     "Event",
@@ -140,6 +148,7 @@ __all__ = [
     "Pattern",
     "PgmigError",
     "Phase",
+    "PipelineId",
     "Policy",
     "Positions",
     "Rates",

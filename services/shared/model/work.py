@@ -1,6 +1,6 @@
 """What the coordinator asks of workers (assignments), and what they report.
 
-One assignment is one job of one worker for one migration. Its id is never used again. A report names its
+One assignment is one job of one worker for one pipeline. Its id is never used again. A report names its
 assignment, so that late reports of an old assignment are ignored. URIs contain credentials, so they are
 excluded from `repr`.
 """
@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from services.shared.model.errors import ErrorKind
 from services.shared.model.lsn import Lsn
+from services.shared.model.names import PipelineId
 from services.shared.model.tables import Route, TableId
 
 
@@ -86,19 +87,19 @@ class AssignmentRef:
     """Identifies an assignment without its work, and so without credentials."""
 
     assignment_id: str
-    migration_id: str
+    pipeline: PipelineId
     role: Role
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
     assignment_id: str
-    migration_id: str
+    pipeline: PipelineId
     work: Work
 
     @property
     def ref(self) -> AssignmentRef:
-        return AssignmentRef(self.assignment_id, self.migration_id, self.role)
+        return AssignmentRef(self.assignment_id, self.pipeline, self.role)
 
     @property
     def role(self) -> Role:

@@ -1,4 +1,4 @@
-"""Remove what a migration created on both servers. Each step is idempotent."""
+"""Remove what a pipeline created on both servers. Each step is idempotent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import ErrorKind, IdentityBefore, Lsn, MigrationId, PgmigError
+from services.shared.model import ErrorKind, IdentityBefore, Lsn, PgmigError, PipelineId
 from services.shared.pg.bookkeeping.progress import origin_progress
 from services.shared.pg.catalog.replica_identity import put_back
 from services.shared.pg.freeze.closed_database import inside
@@ -27,7 +27,7 @@ _POLL_S = 0.1
 
 async def remove_from_source(
     uri: str,
-    migration: MigrationId,
+    pipeline: PipelineId,
     *,
     inserts_only: bool = False,
     altered: Sequence[IdentityBefore] = (),
@@ -38,15 +38,15 @@ async def remove_from_source(
     """Drop slot and publications, then restore the replica identity of altered tables, which need it while
     they are published. Returns what was removed. Raises SLOT_ACTIVE.
 
-    inserts_only: there is a second publication; otherwise its name may belong to another migration. database,
+    inserts_only: there is a second publication. database,
     door: of a source that a switchover has closed; it stays closed. after: the position of the switchover's
     decision. If any transaction committed after it, raises LATE_WRITES and removes nothing.
     """
     removed = []
     async with inside(uri, database, door, time.monotonic() + RELEASE_WAIT_S) as conn:
-        names = [migration.publication, *([migration.inserts_publication] if inserts_only else [])]
-        if await _remove_slot(conn, migration.slot, names, after):
-            removed.append(f"replication slot {migration.slot} on the source")
+        names = [pipeline.publication, *([pipeline.inserts_publication] if inserts_only else [])]
+        if await _remove_slot(conn, pipeline.slot, names, after):
+            removed.append(f"replication slot {pipeline.slot} on the source")
         removed += [
             f"publication {name} on the source" for name in names if await _remove_publication(conn, name)
         ]
@@ -113,20 +113,20 @@ async def _remove_publication(conn: AsyncConnection, name: str) -> bool:
     return found is not None
 
 
-async def remove_origin(uri: str, migration: MigrationId) -> list[str]:
+async def remove_origin(uri: str, pipeline: PipelineId) -> list[str]:
     """Drop the replication origin. No earlier coordinator writes large objects afterwards."""
     async with connection(uri, "destination") as conn:
-        await end_earlier(conn, migration)
+        await end_earlier(conn, pipeline.migration)
         deadline = time.monotonic() + RELEASE_WAIT_S
-        while await origin_progress(conn, migration) is not None:
+        while await origin_progress(conn, pipeline) is not None:
             try:
-                await conn.execute("SELECT pg_catalog.pg_replication_origin_drop(%s)", [migration.origin])
+                await conn.execute("SELECT pg_catalog.pg_replication_origin_drop(%s)", [pipeline.origin])
             except psycopg.errors.ObjectInUse as exc:
                 if time.monotonic() > deadline:
-                    raise translate(exc, f"dropping replication origin {migration.origin}") from exc
+                    raise translate(exc, f"dropping replication origin {pipeline.origin}") from exc
                 await asyncio.sleep(_POLL_S)
             except psycopg.Error as exc:
-                raise translate(exc, f"dropping replication origin {migration.origin}") from exc
+                raise translate(exc, f"dropping replication origin {pipeline.origin}") from exc
             else:
-                return [f"replication origin {migration.origin} on the destination"]
+                return [f"replication origin {pipeline.origin} on the destination"]
     return []

@@ -16,6 +16,7 @@ from services.shared.model import (
     AssignmentRef,
     ErrorKind,
     PgmigError,
+    PipelineId,
     Register,
     Role,
     WorkerCommand,
@@ -28,6 +29,7 @@ _COMMANDS = Choice(
     "command",
     ErrorKind.INVALID_ARGUMENT,
 )
+_PIPELINE = Correspondence(PipelineId, pb.PipelineId, ErrorKind.INVALID_ARGUMENT)
 _ASSIGNMENT = Correspondence(Assignment, pb.Assign, ErrorKind.INVALID_ARGUMENT)
 _ROLE = EnumCorrespondence(Role, pb.Register.DESCRIPTOR.fields_by_name["role"], ErrorKind.INVALID_ARGUMENT)
 
@@ -51,7 +53,7 @@ def register_to_pb(value: Register) -> pb.Register:
         role=_ROLE.to_pb(value.role),
         host=value.host,
         running=[
-            pb.Running(assignment_id=ref.assignment_id, migration_id=ref.migration_id)
+            pb.Running(assignment_id=ref.assignment_id, pipeline=_PIPELINE.to_pb(ref.pipeline))
             for ref in value.running
         ],
     )
@@ -62,5 +64,7 @@ def register_from_pb(message: pb.Register) -> Register:
     role = _ROLE.from_pb(message.role)
     if not message.worker_id:
         raise PgmigError(ErrorKind.INVALID_ARGUMENT, "a worker registered without an id")
-    running = tuple(AssignmentRef(one.assignment_id, one.migration_id, role) for one in message.running)
+    running = tuple(
+        AssignmentRef(one.assignment_id, _PIPELINE.from_pb(one.pipeline), role) for one in message.running
+    )
     return Register(message.worker_id, role, message.host, running)

@@ -6,6 +6,7 @@ A dataclass and a message correspond if each field of one has a field of the sam
     int, str, bool, float   the same
     float                   google.protobuf.Timestamp: seconds since the Unix epoch, 0.0 if unset
     Lsn                     an integer
+    MigrationId             a string
     StrEnum                 an enum whose values have the same names after the enum's prefix
     dataclass               a message
     X | None                an unset field is None
@@ -33,7 +34,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.shared.model import ErrorKind, EventLevel, Lsn, PgmigError
+from services.shared.model import ErrorKind, EventLevel, Lsn, MigrationId, PgmigError
 
 V = TypeVar("V")
 M = TypeVar("M", bound=Message)
@@ -234,6 +235,8 @@ def _of_single(hint: Any, field: Any, default: Any, unknown: ErrorKind) -> Conve
         return _of_pair(get_args(hint), field.message_type, unknown)
     if hint is Lsn:
         return Converter(attrgetter("value"), Lsn)
+    if hint is MigrationId:
+        return Converter(attrgetter("value"), MigrationId.parse)
     if is_dataclass(hint):
         return _of_class(cast("Any", hint), field.message_type, unknown)
     if issubclass(hint, StrEnum):

@@ -140,8 +140,9 @@ class AssignmentRunner:
         key = assignment.assignment_id
         if key in self._running:
             return
-        name = f"{assignment.role}-{assignment.migration_id}-{key}"
-        log.info("assignment %s: %s for migration %s", key, assignment.role, assignment.migration_id)
+        name = f"{assignment.role}-{assignment.pipeline}-{key}"
+        migration, direction = assignment.pipeline.migration, assignment.pipeline.direction
+        log.info("assignment %s: %s for migration %s, %s", key, assignment.role, migration, direction)
         entry = _Running(assignment)
         entry.task = asyncio.create_task(self._guarded(entry), name=name)
         self._running[key] = entry

@@ -16,13 +16,13 @@ from services.shared.model import MigrationId, PgmigError
 from services.shared.runtime.retry import retrying
 from tests.support.servers.nats import NatsServer
 
-MIGRATION = MigrationId("trim")
+PIPELINE = MigrationId("trim").forward
 
 pytestmark = pytest.mark.timeout(60)
 
 
 async def write(client: Client, *messages: bytes) -> None:
-    writer = ChangeWriter(client, MIGRATION, max_bytes=1 << 20)
+    writer = ChangeWriter(client, PIPELINE, max_bytes=1 << 20)
     await writer.open()
     for message in messages:
         await writer.publish(message, {})
@@ -44,11 +44,11 @@ async def read(reader: ChangeReader, count: int) -> list[tuple[int, bytes]]:
 async def test_messages_before_the_sequence_are_removed(nats_server: NatsServer) -> None:
     async with bus(nats_server.url, "test") as client:
         await write(client, b"one", b"two", b"three")
-        reader = ChangeReader(client, MIGRATION)
+        reader = ChangeReader(client, PIPELINE)
         sequences = [sequence for sequence, _ in await read(reader, 3)]
         await reader.trim(sequences[1])
         await reader.close()
-        again = ChangeReader(client, MIGRATION)
+        again = ChangeReader(client, PIPELINE)
         assert [data for _, data in await read(again, 2)] == [b"two", b"three"]
         await again.close()
 
@@ -56,9 +56,9 @@ async def test_messages_before_the_sequence_are_removed(nats_server: NatsServer)
 async def test_a_stream_made_anew_is_not_trimmed_by_sequences_of_the_old(nats_server: NatsServer) -> None:
     async with bus(nats_server.url, "test") as client:
         await write(client, b"old 1", b"old 2", b"old 3")
-        reader = ChangeReader(client, MIGRATION)
+        reader = ChangeReader(client, PIPELINE)
         old = await read(reader, 3)
-        await client.jetstream().delete_stream(MIGRATION.change_stream)
+        await client.jetstream().delete_stream(PIPELINE.change_stream)
         await write(client, b"new 1", b"new 2", b"new 3")
         await reader.trim(old[-1][0])  # before the reader knows
         first = await read(reader, 1)
@@ -67,7 +67,7 @@ async def test_a_stream_made_anew_is_not_trimmed_by_sequences_of_the_old(nats_se
         assert first[0][0] > old[-1][0]
         await reader.trim(first[0][0] + 1)
         await reader.close()
-        again = ChangeReader(client, MIGRATION)
+        again = ChangeReader(client, PIPELINE)
         assert [data for _, data in await read(again, 2)] == [b"new 2", b"new 3"]
         await again.close()
 
@@ -85,7 +85,7 @@ async def test_a_store_put_back_is_read_anew(nats_server: NatsServer, tmp_path: 
     nats_server.start()
     await write_alone(b"3", b"4")
     async with bus(nats_server.url, "reader") as client:
-        reader = ChangeReader(client, MIGRATION)
+        reader = ChangeReader(client, PIPELINE)
         old = await read(reader, 4)
         await asyncio.to_thread(nats_server.stop)
         rmtree(nats_server.store_dir)
@@ -105,9 +105,9 @@ async def test_that_a_stream_was_made_anew_is_told_although_the_first_look_fails
 ) -> None:
     async with bus(nats_server.url, "test") as client:
         await write(client, b"old")
-        reader = ChangeReader(client, MIGRATION)
+        reader = ChangeReader(client, PIPELINE)
         await read(reader, 1)
-        await client.jetstream().delete_stream(MIGRATION.change_stream)
+        await client.jetstream().delete_stream(PIPELINE.change_stream)
         await write(client, b"new")
         with monkeypatch.context() as patch:
             patch.setattr(reader._js, "add_consumer", refused)

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from clients.session import Session
-from services.shared.model import ErrorKind, MigrationOptions, PgmigError, Phase, TableId
+from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Phase, TableId
 from services.shared.pg.bookkeeping.schema import drop_bookkeeping
 from services.shared.pg.catalog.sequences import SequenceSetter, read_sequences
 from services.shared.pg.freeze.sessions import OwnSession
@@ -21,6 +21,8 @@ from services.shared.pg.freeze.thaw import thaw
 from services.shared.pg.session.connection import connection
 from tests.support.servers.nats import NatsServer
 from tests.support.services import Services, until, until_phase
+
+PIPELINE = MigrationId("m").forward
 
 FOLLOW = MigrationOptions(follow=True)
 LOCKING = (
@@ -171,9 +173,9 @@ async def test_sequences_that_were_read_before_another_coordinators_are_not_set_
         with psycopg.connect(uri) as conn:
             conn.execute("CREATE SEQUENCE s")
     async with connection(source, "source") as there, connection(dest_db, "destination") as here:
-        overtaken = await SequenceSetter.claim(here, "m")
+        overtaken = await SequenceSetter.claim(here, PIPELINE)
         early = await read_sequences(there, "source")
-        other = await SequenceSetter.claim(here, "m")
+        other = await SequenceSetter.claim(here, PIPELINE)
         await there.execute("SELECT pg_catalog.nextval('public.s') FROM generate_series(1, 7)")
         await other.set(here, await read_sequences(there, "source"))
         await here.execute("SELECT pg_catalog.nextval('public.s')")
@@ -183,4 +185,4 @@ async def test_sequences_that_were_read_before_another_coordinators_are_not_set_
         assert [(one.last_value, one.called) for one in await read_sequences(here, "destination")] == [
             (8, True)
         ]
-        await drop_bookkeeping(here, "m")
+        await drop_bookkeeping(here, PIPELINE)

@@ -33,8 +33,8 @@ from tests.support.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.xdist_group("heavy")
 
-MIGRATION = MigrationId("m1")
-SECOND = MigrationId("m2")
+PIPELINE = MigrationId("m1").forward
+SECOND = MigrationId("m2").forward
 ROWS = 1000
 MIB = 1 << 20
 
@@ -66,7 +66,7 @@ async def finished(stand: Stand, parts: int, *, left: int = 0) -> None:
     """Until so many parts are reported done and so many are left in the queue."""
     await stand.coordinator.until(lambda: len(stand.coordinator.done()) >= parts)
     async with asyncio.timeout(TIMEOUT_S):
-        while await queued(stand.client, MIGRATION) != left:
+        while await queued(stand.client, PIPELINE) != left:
             await asyncio.sleep(0.02)
 
 
@@ -78,10 +78,10 @@ async def test_two_copiers_share_the_tables_of_a_real_schema(
     copy_schema(dest_server.bin_dir, stand.source, stand.dest)
     with exported_snapshot(stand.source) as snapshot:
         parts = await parts_of(stand.source, snapshot)
-        await publish_parts(stand.client, MIGRATION, parts)
+        await publish_parts(stand.client, PIPELINE, parts)
         for worker in ("c1", "c2"):
             await stand.start(worker)
-            stand.assign(worker, MIGRATION, workers=2)
+            stand.assign(worker, PIPELINE, workers=2)
         await finished(stand, len(parts))
     assert sorted(done.part_id for done in stand.coordinator.done()) == sorted(p.part_id for p in parts)
     assert stand.coordinator.failures() == []
@@ -93,10 +93,10 @@ async def test_copiers_work_on_different_parts_at_the_same_time(stand: Stand) ->
     for table in tables:
         make_table(stand, table, gated=True)
     with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
-        await publish_parts(stand.client, MIGRATION, [part(t, "a", snapshot=snapshot) for t in tables])
+        await publish_parts(stand.client, PIPELINE, [part(t, "a", snapshot=snapshot) for t in tables])
         for worker in ("c1", "c2"):
             await stand.start(worker)
-            stand.assign(worker, MIGRATION, workers=2)
+            stand.assign(worker, PIPELINE, workers=2)
         await gate.waiting(4)
         await stand.coordinator.until(lambda: len(copying(stand)) == 4)
         assert sorted(worker for worker, _ in copying(stand)) == ["c1", "c1", "c2", "c2"]
@@ -108,14 +108,14 @@ async def test_copiers_work_on_different_parts_at_the_same_time(stand: Stand) ->
 async def test_a_part_whose_copier_is_killed_is_finished_by_another_without_duplicates(stand: Stand) -> None:
     make_table(stand, "t", gated=True)
     with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])
         await stand.start("c1", lease_s=1)
-        stand.assign("c1", MIGRATION)
+        stand.assign("c1", PIPELINE)
         await gate.waiting()
         await stand.kill9("c1")
         gate.open()
         await stand.start("c2", lease_s=1)
-        stand.assign("c2", MIGRATION)
+        stand.assign("c2", PIPELINE)
         await finished(stand, 1)
     assert [who for who, _ in stand.coordinator.reports][-1] == "c2"
     assert count(stand.dest, "t") == ROWS
@@ -126,9 +126,9 @@ async def test_a_part_whose_acknowledgement_was_lost_is_reported_again_and_not_t
 ) -> None:
     make_table(stand, "t", gated=True)
     with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])
         await stand.start("c1", lease_s=1)
-        stand.assign("c1", MIGRATION)
+        stand.assign("c1", PIPELINE)
         await gate.waiting()
         nats_server.kill9()
         gate.open()
@@ -137,7 +137,7 @@ async def test_a_part_whose_acknowledgement_was_lost_is_reported_again_and_not_t
         execute(stand.dest, "INSERT INTO t VALUES (0)")  # as the applier would
         await asyncio.to_thread(nats_server.start)
         await stand.start("c2", lease_s=1)
-        stand.assign("c2", MIGRATION)
+        stand.assign("c2", PIPELINE)
         await finished(stand, 2)
     first, second = stand.coordinator.done()
     assert (first.part_id, first.rows, first.bytes) == (second.part_id, second.rows, second.bytes)
@@ -151,15 +151,15 @@ async def test_loss_of_the_broker_s_store_costs_only_a_new_publishing_run(
     make_table(stand, "u")
     with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
         parts = [part(name, "a", snapshot=snapshot) for name in ("t", "u")]
-        await publish_parts(stand.client, MIGRATION, parts)
+        await publish_parts(stand.client, PIPELINE, parts)
         await stand.start("c1")
-        stand.assign("c1", MIGRATION)
+        stand.assign("c1", PIPELINE)
         await gate.waiting()
         await asyncio.to_thread(nats_server.restart, wipe_store=True)
         gate.open()
         await stand.coordinator.until(lambda: len(stand.coordinator.done()) == 1)
-        await ensure_queue(stand.client, MIGRATION)
-        await publish_parts(stand.client, MIGRATION, parts)
+        await ensure_queue(stand.client, PIPELINE)
+        await publish_parts(stand.client, PIPELINE, parts)
         await finished(stand, 3)
     assert sorted(done.part_id for done in stand.coordinator.done()) == ["t", "t", "u"]
     assert [count(stand.dest, table) for table in ("t", "u")] == [ROWS, ROWS]
@@ -168,13 +168,13 @@ async def test_loss_of_the_broker_s_store_costs_only_a_new_publishing_run(
 async def test_a_long_copy_keeps_its_lease(stand: Stand) -> None:
     make_table(stand, "t", gated=True)
     with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])
         for worker in ("c1", "c2"):
             await stand.start(worker, lease_s=3)
-            stand.assign(worker, MIGRATION)
+            stand.assign(worker, PIPELINE)
         await gate.waiting()
         await asyncio.sleep(6.5)  # longer than the lease: that nothing happens has no event
-        info = await stand.client.jetstream().consumer_info(MIGRATION.copy_stream, CONSUMER)
+        info = await stand.client.jetstream().consumer_info(PIPELINE.copy_stream, CONSUMER)
         assert (info.num_ack_pending, info.num_redelivered) == (1, 0)
         gate.open()
         await finished(stand, 1)
@@ -184,9 +184,9 @@ async def test_a_long_copy_keeps_its_lease(stand: Stand) -> None:
 async def test_a_destination_session_that_is_cut_off_is_retried_by_the_copier(stand: Stand) -> None:
     make_table(stand, "t", gated=True)
     with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])
         await stand.start("c1")
-        stand.assign("c1", MIGRATION)
+        stand.assign("c1", PIPELINE)
         await gate.waiting()
         execute(
             stand.dest,
@@ -204,13 +204,13 @@ async def test_a_lost_snapshot_is_reported_and_a_new_one_finishes_the_part(stand
     with exported_snapshot(stand.source) as gone:
         pass
     await stand.start("c1")
-    key = stand.assign("c1", MIGRATION)
-    await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=gone)])
+    key = stand.assign("c1", PIPELINE)
+    await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=gone)])
     await stand.coordinator.until(lambda: bool(stand.coordinator.failures()))
     (failure,) = stand.coordinator.failures()
     assert (failure.assignment_id, failure.kind, failure.part_id) == (key, "SNAPSHOT_LOST", "t")
     with exported_snapshot(stand.source) as snapshot:
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])
         await finished(stand, 1)
     assert count(stand.dest, "t") == ROWS
 
@@ -221,9 +221,9 @@ async def test_a_part_that_cannot_be_copied_fails_alone(stand: Stand) -> None:
     execute(stand.dest, "CREATE TABLE bad (a int)")
     with exported_snapshot(stand.source) as snapshot:
         parts = [part(name, "a", snapshot=snapshot) for name in ("bad", "good")]
-        await publish_parts(stand.client, MIGRATION, parts)
+        await publish_parts(stand.client, PIPELINE, parts)
         await stand.start("c1")
-        stand.assign("c1", MIGRATION)
+        stand.assign("c1", PIPELINE)
         await finished(stand, 1, left=1)  # what failed comes back, should the cause be cured
     (failure,) = stand.coordinator.failures()
     assert (failure.kind, failure.part_id) == ("COPY_FAILED", "bad")
@@ -235,15 +235,15 @@ async def test_a_part_that_cannot_be_copied_fails_alone(stand: Stand) -> None:
 async def test_unassign_stops_at_once_rolls_back_and_gives_the_part_back(stand: Stand) -> None:
     make_table(stand, "t", gated=True)
     with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])
         for worker in ("c1", "c2"):
             await stand.start(worker)
-        key = stand.assign("c1", MIGRATION)
+        key = stand.assign("c1", PIPELINE)
         await gate.waiting()
         stand.coordinator.sends["c1"](Unassign(key))
         await stand.coordinator.until(lambda: ("c1", AssignmentStopped(key)) in stand.coordinator.reports)
         gate.open()
-        stand.assign("c2", MIGRATION)
+        stand.assign("c2", PIPELINE)
         await finished(stand, 1)
     assert count(stand.dest, "t") == ROWS
 
@@ -251,15 +251,15 @@ async def test_unassign_stops_at_once_rolls_back_and_gives_the_part_back(stand: 
 async def test_sigterm_ends_the_copier_cleanly_and_gives_the_part_back(stand: Stand) -> None:
     make_table(stand, "t", gated=True)
     with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])
         await stand.start("c1")
-        stand.assign("c1", MIGRATION)
+        stand.assign("c1", PIPELINE)
         await gate.waiting()
         stand.processes["c1"].send_signal(signal.SIGTERM)
         assert await stand.ended("c1") == 0
         gate.open()
         await stand.start("c2")
-        stand.assign("c2", MIGRATION)
+        stand.assign("c2", PIPELINE)
         await finished(stand, 1)
     assert count(stand.dest, "t") == ROWS
 
@@ -268,10 +268,10 @@ async def test_one_copier_works_for_two_migrations(stand: Stand) -> None:
     make_table(stand, "t")
     make_table(stand, "u")
     with exported_snapshot(stand.source) as snapshot:
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])
         await publish_parts(stand.client, SECOND, [part("u", "a", snapshot=snapshot)])
         await stand.start("c1")
-        keys = [stand.assign("c1", migration) for migration in (MIGRATION, SECOND)]
+        keys = [stand.assign("c1", migration) for migration in (PIPELINE, SECOND)]
         await finished(stand, 2)
     assert {(done.assignment_id, done.part_id) for done in stand.coordinator.done()} == {
         (keys[0], "t"),
@@ -289,8 +289,8 @@ async def test_memory_does_not_grow_with_the_table(stand: Stand) -> None:
     with exported_snapshot(stand.source) as snapshot:
         await stand.start("c1")
         before = stand.peak_memory("c1")
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", "b", snapshot=snapshot)])
-        stand.assign("c1", MIGRATION)
+        await publish_parts(stand.client, PIPELINE, [part("t", "a", "b", snapshot=snapshot)])
+        stand.assign("c1", PIPELINE)
         await finished(stand, 1)
         grown = stand.peak_memory("c1") - before
     assert stand.coordinator.done()[0].bytes > 400_000_000
@@ -311,8 +311,8 @@ async def test_memory_does_not_grow_with_the_row(stand: Stand, kind: str, binary
     execute(stand.dest, f"CREATE TABLE t (a {kind})")
     with exported_snapshot(stand.source) as snapshot:
         await stand.start("c1")
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot, binary=binary)])
-        stand.assign("c1", MIGRATION)
+        await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot, binary=binary)])
+        stand.assign("c1", PIPELINE)
         await finished(stand, 1)
         peak = stand.peak_memory("c1")
     assert stand.coordinator.done()[0].rows == 2
@@ -324,9 +324,9 @@ async def test_memory_does_not_grow_with_the_row(stand: Stand, kind: str, binary
 async def test_progress_tells_rows_and_bytes(stand: Stand) -> None:
     make_table(stand, "t", gated=True)
     with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
-        await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
+        await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])
         await stand.start("c1")
-        stand.assign("c1", MIGRATION)
+        stand.assign("c1", PIPELINE)
         await gate.waiting()
         await stand.coordinator.until(lambda: bool(copying(stand)))
         gate.open()

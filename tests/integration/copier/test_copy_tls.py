@@ -30,11 +30,11 @@ from tests.support.servers.tls import plain_uri, tls_uri
 
 pytestmark = pytest.mark.xdist_group("heavy")
 
-MIGRATION = MigrationId("m1")
+PIPELINE = MigrationId("m1").forward
 
 
 async def copied(source: str, dest: str, *parts: CopyPart) -> list[Copied | None]:
-    copier = PartCopier(source, dest, MIGRATION)
+    copier = PartCopier(source, dest, PIPELINE)
     try:
         return [await copier.copy(one, lambda _rows, _size: None) for one in parts]
     finally:
@@ -103,7 +103,7 @@ async def test_a_side_that_fails_in_the_middle_is_curable_and_leaves_nothing_on_
             )
 
     reached = tls_uri if encrypted else plain_uri
-    copier = PartCopier(reached(tls_source), reached(tls_dest), MIGRATION)
+    copier = PartCopier(reached(tls_source), reached(tls_dest), PIPELINE)
     with exported_snapshot(tls_source) as snapshot:
         given = part("t", "a", snapshot=snapshot)
         with pytest.raises(PgmigError) as caught:
@@ -144,8 +144,8 @@ async def test_memory_does_not_grow_with_the_row(
     async with copier_stand(tls_uri(tls_source), tls_uri(tls_dest), nats_server, "m1") as stand:
         with exported_snapshot(tls_source) as snapshot:
             await stand.start("c1")
-            await publish_parts(stand.client, MIGRATION, [part("t", "a", snapshot=snapshot)])
-            stand.assign("c1", MIGRATION)
+            await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])
+            stand.assign("c1", PIPELINE)
             await stand.coordinator.until(lambda: len(stand.coordinator.done()) == 1)
             peak = stand.peak_memory("c1")
     digests = "SELECT string_agg(length(a) || md5(a), ' ' ORDER BY a) FROM t"

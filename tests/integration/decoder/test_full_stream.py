@@ -21,7 +21,7 @@ from services.shared.model import (
     Phase,
     StepState,
 )
-from tests.support.pipeline.in_process import MIGRATION, Pipeline, pipeline, rows, run
+from tests.support.pipeline.in_process import PIPELINE, Pipeline, pipeline, rows, run
 from tests.support.servers.installs import oldest
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
@@ -63,7 +63,7 @@ async def until_full(p: Pipeline) -> None:
 
 
 async def stored_bytes(p: Pipeline) -> int:
-    return (await p.client.jetstream().stream_info(MIGRATION.change_stream)).state.bytes
+    return (await p.client.jetstream().stream_info(PIPELINE.change_stream)).state.bytes
 
 
 async def test_a_destination_stalled_beyond_the_sender_timeout_loses_nothing(
@@ -144,7 +144,7 @@ async def test_a_smaller_cap_leaves_an_existing_stream_as_it_is(
             run(source_db, f"INSERT INTO t VALUES ({cap})")
             p.reports.clear()
             await p.until(lambda: any(isinstance(r, DecoderProgress) for r in p.reports))
-            info = await p.client.jetstream().stream_info(MIGRATION.change_stream)
+            info = await p.client.jetstream().stream_info(PIPELINE.change_stream)
             assert info.config.max_bytes == found
             assert info.config.discard == "new"
             await p.stop("decoder")

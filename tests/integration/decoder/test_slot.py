@@ -9,7 +9,7 @@ from services.decoder.slot import Snapshots, prepare
 from services.shared.model import DecoderWork, Lsn, MigrationId, TableId
 from services.shared.pg.replication.connection import SnapshotKeeper
 
-MIGRATION = MigrationId("slot")
+PIPELINE = MigrationId("slot").forward
 
 
 def visible(uri: str, snapshot: str) -> list[tuple[object, ...]]:
@@ -33,8 +33,8 @@ async def prepared(uri: str) -> Snapshots:
         conn.execute("CREATE TABLE t (v text PRIMARY KEY)")
         conn.execute("INSERT INTO t VALUES ('before')")
     work = DecoderWork(uri, follow=True, may_create=True, tables=(TableId("public", "t"),))
-    snapshots = Snapshots(work, MIGRATION, "d")
-    ready = await prepare(work, MIGRATION, snapshots)
+    snapshots = Snapshots(work, PIPELINE, "d")
+    ready = await prepare(work, PIPELINE, snapshots)
     assert ready.consistent_lsn == snapshots.lsn
     return snapshots
 

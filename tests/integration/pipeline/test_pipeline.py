@@ -21,7 +21,7 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.wire.changes import ChangeBatch, encode_batch
-from tests.support.pipeline.in_process import MIGRATION, TIMEOUT_S, Pipeline, pipeline, rows, run
+from tests.support.pipeline.in_process import PIPELINE, TIMEOUT_S, Pipeline, pipeline, rows, run
 from tests.support.servers.nats import NatsServer
 
 
@@ -221,7 +221,7 @@ async def test_time_outs_of_role_and_database_end_no_session(
         await p.drain("second")
         equal(p)
     assert "applying migration pipe failed" not in caplog.text
-    assert f"streaming from slot {MIGRATION.slot} failed" not in caplog.text
+    assert f"streaming from slot {PIPELINE.slot} failed" not in caplog.text
 
 
 async def test_a_broker_store_put_back_to_an_earlier_state_loses_nothing(
@@ -495,7 +495,7 @@ async def test_a_slot_moved_beyond_progress_is_a_gap(
         run(
             source_db,
             "INSERT INTO t VALUES (2, 'skipped by someone', NULL)",
-            f"SELECT pg_replication_slot_advance('{MIGRATION.slot}', pg_current_wal_lsn())",
+            f"SELECT pg_replication_slot_advance('{PIPELINE.slot}', pg_current_wal_lsn())",
             "INSERT INTO t VALUES (3, 'c', NULL)",
         )
         await p.start_decoder()
@@ -523,7 +523,7 @@ async def test_a_dropped_slot_is_a_gap(source_db: str, dest_db: str, nats_server
     async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
         await p.start_decoder()
         await p.stop("decoder")
-        run(source_db, f"SELECT pg_drop_replication_slot('{MIGRATION.slot}')")
+        run(source_db, f"SELECT pg_drop_replication_slot('{PIPELINE.slot}')")
         await p.start_decoder()
         assert (await p.failure("decoder")).kind is ErrorKind.GAP
 
@@ -531,7 +531,7 @@ async def test_a_dropped_slot_is_a_gap(source_db: str, dest_db: str, nats_server
 async def confirmed(uri: str) -> Lsn:
     found = rows(
         uri,
-        f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{MIGRATION.slot}'",
+        f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{PIPELINE.slot}'",
     )
     return Lsn.parse(str(found[0][0]))
 
@@ -657,7 +657,7 @@ async def test_a_source_restored_to_an_earlier_state_is_a_gap(
     async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
         await p.start_decoder()
         await p.stop("decoder")
-        ahead = ChangeWriter(p.client, MIGRATION, max_bytes=1 << 20)
+        ahead = ChangeWriter(p.client, PIPELINE, max_bytes=1 << 20)
         await ahead.open()
         # What was read from the source before it was put back: far beyond its WAL of now.
         beat = ChangeBatch(Lsn(0), Lsn(1 << 60), heartbeat=True)

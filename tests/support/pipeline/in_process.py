@@ -29,7 +29,7 @@ from services.shared.model import (
 from tests.support.servers.door import session
 from tests.support.servers.nats import NatsServer
 
-MIGRATION = MigrationId("pipe")
+PIPELINE = MigrationId("pipe").forward
 TIMEOUT_S = 60
 
 
@@ -82,9 +82,7 @@ class Pipeline:
             timeline=ready.timeline if ready else 0,
             start_lsn=ready.consistent_lsn if ready else Lsn(0),
         )
-        decoding = Decoding(
-            Assignment("d", str(MIGRATION), work), self.client, self._report, self.max_stream_bytes
-        )
+        decoding = Decoding(Assignment("d", PIPELINE, work), self.client, self._report, self.max_stream_bytes)
         self.tasks["decoder"] = asyncio.create_task(decoding.run())
         await self.until(lambda: self.slot is not None)
 
@@ -97,7 +95,7 @@ class Pipeline:
     ) -> None:
         assert self.slot is not None
         work = ApplierWork(self.destination, self.slot.consistent_lsn, floors, skip, strict, self.routes)
-        applying = Applying(Assignment("a", str(MIGRATION), work), self.client, self._report)
+        applying = Applying(Assignment("a", PIPELINE, work), self.client, self._report)
         self.tasks["applier"] = asyncio.create_task(applying.run())
 
     async def stop(self, name: str) -> None:
@@ -119,7 +117,7 @@ class Pipeline:
     async def drain(self, token: str) -> None:
         """Everything committed so far is on the destination's disk."""
         async with await AsyncConnection.connect(self.source, autocommit=True) as conn:
-            await conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{MIGRATION}:{token}"])
+            await conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{PIPELINE}:{token}"])
         await self.until(
             lambda: any(isinstance(r, SentinelApplied) and r.token == token for r in self.reports)
         )

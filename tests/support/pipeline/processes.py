@@ -17,7 +17,7 @@ from services.shared.model import MigrationId, TableId
 from tests.support.servers.process import spawn, tail
 
 ROOT = Path(__file__).resolve().parents[3]
-MIGRATION = MigrationId("crash")
+PIPELINE = MigrationId("crash").forward
 
 
 class PipelineProcesses:
@@ -55,7 +55,7 @@ class PipelineProcesses:
             work = {"destination_uri": self._destination, "start_lsn": self._ready_slot()[0]}
         job = self._folder / f"{role}.json"
         job.write_text(
-            json.dumps({"nats": self._nats, "migration": str(MIGRATION), "role": role, "work": work})
+            json.dumps({"nats": self._nats, "pipeline": str(PIPELINE), "role": role, "work": work})
         )
         with self.log_path(role).open("ab") as log:
             self._processes[role] = spawn(
@@ -86,7 +86,7 @@ class PipelineProcesses:
     def drain(self, token: str, timeout_s: float) -> None:
         """Return when everything committed so far is on the destination's disk."""
         with psycopg.connect(self._source, autocommit=True) as conn:
-            conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{MIGRATION}:{token}"])
+            conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{PIPELINE}:{token}"])
         self._await("applier", "sentinel", token, timeout_s)
 
     def _ready_slot(self) -> tuple[str, str, int]:

@@ -2,7 +2,7 @@
 
     python -m tests.support.pipeline.worker JOB.json
 
-The job: {"nats": url, "migration": id, "role": "decoder" or "applier", "work": {...}}, where work has
+The job: {"nats": url, "pipeline": text, "role": "decoder" or "applier", "work": {...}}, where work has
 the fields of DecoderWork or ApplierWork, LSNs as text, tables as [schema, name]. Each SlotReady and
 SentinelApplied is a line on stdout, `REPORT {...}`; logs go to stderr. The process ends only with an
 error that no retry cures.
@@ -25,6 +25,7 @@ from services.shared.model import (
     Assignment,
     DecoderWork,
     Lsn,
+    PipelineId,
     SentinelApplied,
     SlotReady,
     TableId,
@@ -48,10 +49,10 @@ def report(found: WorkerReport) -> None:
 async def run(job: dict[str, Any]) -> None:
     async with bus(job["nats"], job["role"]) as client:
         if job["role"] == "decoder":
-            assignment = Assignment("d", job["migration"], decoder_work(**job["work"]))
+            assignment = Assignment("d", PipelineId.parse(job["pipeline"]), decoder_work(**job["work"]))
             await Decoding(assignment, client, report, STREAM_BYTES).run()
         else:
-            assignment = Assignment("a", job["migration"], applier_work(**job["work"]))
+            assignment = Assignment("a", PipelineId.parse(job["pipeline"]), applier_work(**job["work"]))
             await Applying(assignment, client, report).run()
 
 

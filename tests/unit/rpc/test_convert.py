@@ -24,6 +24,7 @@ from services.shared.model import (
     ErrorKind,
     EventLevel,
     Lsn,
+    MigrationId,
     MigrationOptions,
     MigrationPlan,
     MigrationView,
@@ -51,6 +52,11 @@ from services.shared.rpc.convert_view import (
 from services.shared.rpc.convert_work import command_from_pb, command_to_pb
 from services.shared.rpc.mapping import Correspondence, EnumCorrespondence
 
+_OF_ONE_FIELD: dict[Any, st.SearchStrategy[Any]] = {
+    MigrationId: st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True).map(MigrationId.parse),
+    Lsn: st.builds(Lsn, st.integers(0, 2**64 - 1)),
+}
+
 
 def _values(hint: Any) -> st.SearchStrategy[Any]:
     """Values of a type as the model declares it, over the ranges that it documents."""
@@ -59,8 +65,8 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
         return st.one_of([_values(arm) for arm in typing.get_args(hint)])
     if origin is tuple:
         return _tuples(typing.get_args(hint))
-    if hint is Lsn:
-        return st.builds(Lsn, st.integers(0, 2**64 - 1))
+    if hint in _OF_ONE_FIELD:
+        return _OF_ONE_FIELD[hint]
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _dataclasses(hint)
     if inspect.isclass(hint) and issubclass(hint, Enum):

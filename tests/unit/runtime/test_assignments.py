@@ -16,6 +16,7 @@ from services.shared.model import (
     CopierWork,
     ErrorKind,
     Lsn,
+    MigrationId,
     OpenSnapshot,
     PgmigError,
     Unassign,
@@ -25,7 +26,7 @@ from services.shared.runtime.assignments import AssignmentRunner, cause
 
 
 def assignment(key: str = "a1") -> Assignment:
-    return Assignment(key, "m1", CopierWork("postgresql://s", "postgresql://d", 1))
+    return Assignment(key, MigrationId("m1").forward, CopierWork("postgresql://s", "postgresql://d", 1))
 
 
 class Worker:
@@ -98,7 +99,7 @@ async def test_a_repeated_assign_changes_nothing() -> None:
 async def test_the_task_is_named_after_the_assignment() -> None:
     worker = Worker()
     await worker.runner.command(Assign(assignment()))
-    assert "copier-m1-a1" in {task.get_name() for task in asyncio.all_tasks()}
+    assert "copier-m1/forward-a1" in {task.get_name() for task in asyncio.all_tasks()}
     await worker.runner.close()
 
 

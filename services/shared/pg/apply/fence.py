@@ -13,7 +13,7 @@ import hashlib
 
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import ErrorKind, MigrationId, PgmigError
+from services.shared.model import ErrorKind, PgmigError, PipelineId
 from services.shared.pg.bookkeeping.schema import KEEPING_BOOKS, book, books_exist
 from services.shared.pg.session.connection import translated
 
@@ -28,40 +28,40 @@ _HOLDERS = (
 )
 
 
-def _key(migration: MigrationId) -> int:
-    text = f"pgmig applier {migration}".encode()
+def _key(pipeline: PipelineId) -> int:
+    text = f"pgmig applier {pipeline}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), signed=True)
 
 
-async def take_applier_lock(conn: AsyncConnection, migration: MigrationId, epoch: str) -> bool:
+async def take_applier_lock(conn: AsyncConnection, pipeline: PipelineId, epoch: str) -> bool:
     """Whether this session is the applier now. Raises FENCED if another epoch is in force."""
     row = await (
-        await conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [_key(migration)])
+        await conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [_key(pipeline)])
     ).fetchone()
     if row is None or not row[0]:
         return False
     if await books_exist(conn):
-        query = sql.SQL("SELECT epoch FROM {} WHERE migration_id = %s").format(book("applier"))
-        found = await (await conn.execute(query, [str(migration)])).fetchone()
+        query = sql.SQL("SELECT epoch FROM {} WHERE pipeline = %s").format(book("applier"))
+        found = await (await conn.execute(query, [str(pipeline)])).fetchone()
         if (found[0] if found else "") != epoch:
             raise PgmigError(
                 ErrorKind.FENCED,
-                f"tables of migration {migration} were copied again since this applier was assigned",
+                f"tables of migration {pipeline.migration} were copied again since this applier was assigned",
             )
     return True
 
 
-async def fence_applier(conn: AsyncConnection, migration: MigrationId, epoch: str) -> None:
+async def fence_applier(conn: AsyncConnection, pipeline: PipelineId, epoch: str) -> None:
     """Put `epoch` in force and terminate the session of an earlier applier. Raises TRANSIENT if it does not
     end."""
     upsert = sql.SQL(
-        "INSERT INTO {} (migration_id, epoch) VALUES (%s, %s)"
-        " ON CONFLICT (migration_id) DO UPDATE SET epoch = excluded.epoch"
+        "INSERT INTO {} (pipeline, epoch) VALUES (%s, %s)"
+        " ON CONFLICT (pipeline) DO UPDATE SET epoch = excluded.epoch"
     ).format(book("applier"))
     with translated(KEEPING_BOOKS):
-        await conn.execute(upsert, [str(migration), epoch])
+        await conn.execute(upsert, [str(pipeline), epoch])
         ends = asyncio.get_running_loop().time() + ENDED_WITHIN_S
-        while pids := [row[0] async for row in await conn.execute(_HOLDERS, [_key(migration)])]:
+        while pids := [row[0] async for row in await conn.execute(_HOLDERS, [_key(pipeline)])]:
             await conn.execute(
                 "SELECT pg_catalog.pg_terminate_backend(p) FROM unnest(%s::int[]) AS p", [pids]
             )

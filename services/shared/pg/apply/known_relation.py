@@ -10,20 +10,20 @@ import shlex
 
 from psycopg import AsyncConnection
 
-from services.shared.model import ErrorKind, Lsn, PgmigError, relation_signature
+from services.shared.model import ErrorKind, Lsn, PgmigError, PipelineId, relation_signature
 from services.shared.pg.catalog.table_identity import any_known, known_table
 from services.shared.pgoutput import Relation
 
 
-async def check_known(conn: AsyncConnection, migration_id: str, relation: Relation, lsn: Lsn) -> None:
+async def check_known(conn: AsyncConnection, pipeline: PipelineId, relation: Relation, lsn: Lsn) -> None:
     """Raise SCHEMA_DRIFT at `lsn` unless the relation is the table that was copied, with columns that it is
     known to have. If no identities are recorded, nothing is checked.
 
     conn: to the destination. relation: with its name on the source.
     """
-    if not await any_known(conn, migration_id):
+    if not await any_known(conn, pipeline):
         return
-    known = await known_table(conn, migration_id, relation.table)
+    known = await known_table(conn, pipeline, relation.table)
     if known is None:
         problem = (
             f"table {relation.table} of the source is published, but was not copied:"
@@ -39,7 +39,7 @@ async def check_known(conn: AsyncConnection, migration_id: str, relation: Relati
     raise PgmigError(
         ErrorKind.SCHEMA_DRIFT,
         problem,
-        f"copy its rows again with: pgmig-cli resync-table --id {migration_id} {argument}",
+        f"copy its rows again with: pgmig-cli resync-table --id {pipeline.migration} {argument}",
         lsn,
     )
 

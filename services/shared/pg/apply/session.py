@@ -25,7 +25,7 @@ from psycopg import AsyncConnection, generators, pq
 from psycopg.abc import PipelineCommand, PQGen
 from psycopg.waiting import Ready, Wait
 
-from services.shared.model import ErrorKind, Lsn, MigrationId, PgmigError, TableId
+from services.shared.model import ErrorKind, Lsn, PgmigError, PipelineId, TableId
 from services.shared.pg.apply import long_values
 from services.shared.pg.apply.fence import take_applier_lock
 from services.shared.pg.apply.target_table import Operation, Statement
@@ -58,8 +58,8 @@ _ORIGIN = Statement(
     b" pg_catalog.to_timestamp($2::float8 / 1000000))"
 )
 _PROGRESS_ROW = Statement(
-    b"INSERT INTO pgmig.progress AS p (migration_id, lsn) VALUES ($1, $2::pg_catalog.pg_lsn)"
-    b" ON CONFLICT (migration_id) DO UPDATE SET lsn = EXCLUDED.lsn"
+    b"INSERT INTO pgmig.progress AS p (pipeline, lsn) VALUES ($1, $2::pg_catalog.pg_lsn)"
+    b" ON CONFLICT (pipeline) DO UPDATE SET lsn = EXCLUDED.lsn"
 )
 _MAKE_PIECES = (Statement(long_values.MAKE_TABLE), Statement(long_values.UNCOMPRESSED))
 _EMPTY_PIECES = Statement(long_values.EMPTY_TABLE)
@@ -87,13 +87,13 @@ class RefusedError(PgmigError):
 
 
 class ApplySession:
-    """A session of one migration on the destination. Only one can exist, because only one session can use the
+    """A session of one pipeline on the destination. Only one can exist, because only one session can use the
     origin."""
 
-    def __init__(self, conn: AsyncConnection, migration: MigrationId, *, uses_origin: bool) -> None:
+    def __init__(self, conn: AsyncConnection, pipeline: PipelineId, *, uses_origin: bool) -> None:
         self._conn = conn
         self._pgconn = conn.pgconn
-        self._migration = migration
+        self._pipeline = pipeline
         self._uses_origin = uses_origin
         self._prepared: dict[Statement, bytes] = {}
         self._names = 0
@@ -108,7 +108,7 @@ class ApplySession:
         self.flushed = Lsn(0)
 
     @classmethod
-    async def open(cls, uri: str, migration: MigrationId, start: Lsn, epoch: str = "") -> ApplySession:
+    async def open(cls, uri: str, pipeline: PipelineId, start: Lsn, epoch: str = "") -> ApplySession:
         """Connect, set up the origin, read the progress (`start` if there is none yet). epoch: as assigned by
         the coordinator. Raises FENCED if another one is in force."""
         conn = await connect(uri, "destination")
@@ -116,18 +116,18 @@ class ApplySession:
             with translated("preparing the apply session on the destination"):
                 await conn.execute("SET session_replication_role = replica")
                 await conn.execute("SET synchronous_commit = local")
-                if not await take_applier_lock(conn, migration, epoch):
-                    raise _in_use(f"the progress of migration {migration}")
-                uses_origin = await _uses_origin(conn, migration)
+                if not await take_applier_lock(conn, pipeline, epoch):
+                    raise _in_use(f"the progress of migration {pipeline.migration}")
+                uses_origin = await _uses_origin(conn, pipeline)
                 if uses_origin:
-                    progress = await _take_origin(conn, migration)
+                    progress = await _take_origin(conn, pipeline)
                 else:
-                    progress = await _take_row(conn, migration, start)
+                    progress = await _take_row(conn, pipeline, start)
                 await conn.execute("SET synchronous_commit = off")
                 for setting in _PLAN_FOR_KEYS:
                     await conn.execute(setting)
             await send_as_stored(conn)
-            session = cls(conn, migration, uses_origin=uses_origin)
+            session = cls(conn, pipeline, uses_origin=uses_origin)
         except BaseException:
             await conn.close()
             raise
@@ -187,7 +187,7 @@ class ApplySession:
                 self._held.append(Operation(_ASSIGN_XID, ()))
             self._held.append(Operation(_ORIGIN, (str(end).encode(), b"%d" % commit_time_us)))
         else:
-            self._held.append(Operation(_PROGRESS_ROW, (str(self._migration).encode(), str(end).encode())))
+            self._held.append(Operation(_PROGRESS_ROW, (str(self._pipeline).encode(), str(end).encode())))
         self._held += [Operation(_COMMIT, ()), Operation(_WAL, ())]
         self._in_transaction = False
         self.progress = end
@@ -332,32 +332,32 @@ def _missing(operation: Operation, count: int) -> RefusedError:
     return RefusedError.of(missing, operation.table)
 
 
-async def _uses_origin(conn: AsyncConnection, migration: MigrationId) -> bool:
+async def _uses_origin(conn: AsyncConnection, pipeline: PipelineId) -> bool:
     """Where progress is kept. The first choice remains in force, even if the role's privileges have changed
     since."""
-    if await row_progress(conn, migration) is not None:
+    if await row_progress(conn, pipeline) is not None:
         return False
     row = await (
         await conn.execute(
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s)"
             " OR (SELECT pg_catalog.bool_and(pg_catalog.has_function_privilege(p.oid, 'EXECUTE'))"
             "       FROM pg_catalog.pg_proc p WHERE p.proname = ANY (%s))",
-            [migration.origin, [function.partition("(")[0] for function in ORIGIN_FUNCTIONS]],
+            [pipeline.origin, [function.partition("(")[0] for function in ORIGIN_FUNCTIONS]],
         )
     ).fetchone()
     return row is not None and bool(row[0])
 
 
-async def _take_row(conn: AsyncConnection, migration: MigrationId, start: Lsn) -> Lsn:
+async def _take_row(conn: AsyncConnection, pipeline: PipelineId, start: Lsn) -> Lsn:
     """Progress from the row of `pgmig.progress`, which is created if necessary. The session's advisory lock
     ensures that no other session uses it."""
     # This writes, so that its commit also flushes earlier commits that did not wait for the disk.
     await conn.execute(
-        "INSERT INTO pgmig.progress AS p (migration_id, lsn) VALUES (%s, %s::pg_catalog.pg_lsn)"
-        " ON CONFLICT (migration_id) DO UPDATE SET lsn = p.lsn",
-        [str(migration), str(start)],
+        "INSERT INTO pgmig.progress AS p (pipeline, lsn) VALUES (%s, %s::pg_catalog.pg_lsn)"
+        " ON CONFLICT (pipeline) DO UPDATE SET lsn = p.lsn",
+        [str(pipeline), str(start)],
     )
-    return await row_progress(conn, migration) or start
+    return await row_progress(conn, pipeline) or start
 
 
 def _in_use(what: str) -> PgmigError:
@@ -368,8 +368,8 @@ def _in_use(what: str) -> PgmigError:
     )
 
 
-async def _take_origin(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
-    name = migration.origin
+async def _take_origin(conn: AsyncConnection, pipeline: PipelineId) -> Lsn | None:
+    name = pipeline.origin
     await conn.execute(
         "SELECT pg_catalog.pg_replication_origin_create(%s)"
         " WHERE pg_catalog.pg_replication_origin_oid(%s) IS NULL",

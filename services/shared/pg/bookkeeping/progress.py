@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg import AsyncConnection
 
-from services.shared.model import Lsn, MigrationId
+from services.shared.model import Lsn, PipelineId
 from services.shared.pg.session.connection import translated
 
 ORIGIN_FUNCTIONS = (
@@ -18,14 +18,14 @@ ORIGIN_FUNCTIONS = (
 )
 
 
-async def applied_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
+async def applied_progress(conn: AsyncConnection, pipeline: PipelineId) -> Lsn | None:
     """The destination's progress, from the row or the origin. None if neither exists yet."""
-    found = await row_progress(conn, migration)
-    return found if found is not None else await origin_progress(conn, migration)
+    found = await row_progress(conn, pipeline)
+    return found if found is not None else await origin_progress(conn, pipeline)
 
 
-async def row_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
-    """The migration's row in `pgmig.progress`. None if there is no row."""
+async def row_progress(conn: AsyncConnection, pipeline: PipelineId) -> Lsn | None:
+    """The pipeline's row in `pgmig.progress`. None if there is no row."""
     with translated("checking the progress of the migration"):
         row = await (
             await conn.execute("SELECT pg_catalog.to_regclass('pgmig.progress') IS NOT NULL")
@@ -33,18 +33,16 @@ async def row_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | N
         if row is None or not row[0]:
             return None
         row = await (
-            await conn.execute(
-                "SELECT lsn::text FROM pgmig.progress WHERE migration_id = %s", [str(migration)]
-            )
+            await conn.execute("SELECT lsn::text FROM pgmig.progress WHERE pipeline = %s", [str(pipeline)])
         ).fetchone()
     return Lsn.parse(row[0]) if row else None
 
 
-async def origin_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn | None:
+async def origin_progress(conn: AsyncConnection, pipeline: PipelineId) -> Lsn | None:
     """The origin's progress on disk. 0/0 before the first transaction, None if there is no origin."""
-    with translated(f"checking replication origin {migration.origin}"):
+    with translated(f"checking replication origin {pipeline.origin}"):
         cursor = await conn.execute(
-            "SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s", [migration.origin]
+            "SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s", [pipeline.origin]
         )
         if await cursor.fetchone() is None:  # the role may have no permission to call the function
             return None
@@ -52,7 +50,7 @@ async def origin_progress(conn: AsyncConnection, migration: MigrationId) -> Lsn 
             await conn.execute(
                 "SELECT coalesce(pg_catalog.pg_replication_origin_progress(roname, true), '0/0')::text"
                 " FROM pg_catalog.pg_replication_origin WHERE roname = %s",
-                [migration.origin],
+                [pipeline.origin],
             )
         ).fetchone()
     return Lsn.parse(row[0]) if row else None

@@ -10,7 +10,8 @@ sequences     the coordinator that may set the sequences: services.shared.pg.cat
 progress      if replication origins are not permitted: everything that ends at or before `lsn` is here
 step          the coordinator's schema steps
 
-`cleanup` deletes a migration's rows. With the last migration's rows it drops the schema.
+Rows are keyed by the pipeline, as `str(PipelineId)`. `cleanup` deletes a migration's rows. With the last
+migration's rows it drops the schema.
 """
 
 from __future__ import annotations
@@ -21,48 +22,48 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import BOOKKEEPING_SCHEMA
+from services.shared.model import BOOKKEEPING_SCHEMA, PipelineId
 from services.shared.pg.session.connection import translated
 from services.shared.pg.session.event_triggers import silence
 
 _TABLES = {
     "copy_table": """
-        migration_id pg_catalog.text NOT NULL,
+        pipeline pg_catalog.text NOT NULL,
         schema_name pg_catalog.text NOT NULL,
         table_name pg_catalog.text NOT NULL,
         epoch pg_catalog.text NOT NULL,
         snapshot pg_catalog.text NOT NULL,
         split pg_catalog.text NOT NULL,
-        PRIMARY KEY (migration_id, schema_name, table_name)""",
+        PRIMARY KEY (pipeline, schema_name, table_name)""",
     "copy_part": """
-        migration_id pg_catalog.text NOT NULL,
+        pipeline pg_catalog.text NOT NULL,
         part_id pg_catalog.text NOT NULL,
         snapshot_lsn pg_catalog.pg_lsn NOT NULL,
         rows pg_catalog.int8 NOT NULL,
         bytes pg_catalog.int8 NOT NULL,
         epoch pg_catalog.text NOT NULL,
-        PRIMARY KEY (migration_id, part_id)""",
+        PRIMARY KEY (pipeline, part_id)""",
     "source_table": """
-        migration_id pg_catalog.text NOT NULL,
+        pipeline pg_catalog.text NOT NULL,
         schema_name pg_catalog.text NOT NULL,
         table_name pg_catalog.text NOT NULL,
         identity pg_catalog.text NOT NULL,
         signatures pg_catalog.text[] NOT NULL,
         destination pg_catalog.oid,
-        PRIMARY KEY (migration_id, schema_name, table_name)""",
+        PRIMARY KEY (pipeline, schema_name, table_name)""",
     "applier": """
-        migration_id pg_catalog.text PRIMARY KEY,
+        pipeline pg_catalog.text PRIMARY KEY,
         epoch pg_catalog.text NOT NULL""",
     "sequences": """
-        migration_id pg_catalog.text PRIMARY KEY,
+        pipeline pg_catalog.text PRIMARY KEY,
         claim pg_catalog.text NOT NULL""",
     "progress": """
-        migration_id pg_catalog.text PRIMARY KEY,
+        pipeline pg_catalog.text PRIMARY KEY,
         lsn pg_catalog.pg_lsn NOT NULL""",
     "step": """
-        migration_id pg_catalog.text NOT NULL,
+        pipeline pg_catalog.text NOT NULL,
         step pg_catalog.text NOT NULL,
-        PRIMARY KEY (migration_id, step)""",
+        PRIMARY KEY (pipeline, step)""",
 }
 # "pgmig" in ASCII. Serializes creation and removal, because IF (NOT) EXISTS does not prevent races.
 _LOCK_KEY = 0x70676D6967
@@ -114,8 +115,8 @@ async def _complete(conn: AsyncConnection) -> bool:
     return row is not None and bool(row[0])
 
 
-async def drop_bookkeeping(conn: AsyncConnection, migration_id: str) -> None:
-    """Delete the migration's rows. If no rows of any migration are left, drop the tables, and the schema
+async def drop_bookkeeping(conn: AsyncConnection, pipeline: PipelineId) -> None:
+    """Delete the pipeline's rows. If no rows of any pipeline are left, drop the tables, and the schema
     unless it contains other objects. Does nothing if the schema does not exist."""
     async with _alone(conn):
         if not await books_exist(conn):
@@ -123,7 +124,7 @@ async def drop_bookkeeping(conn: AsyncConnection, migration_id: str) -> None:
         tables = await _present(conn)
         for table in tables:
             await conn.execute(
-                sql.SQL("DELETE FROM {} WHERE migration_id = %s").format(book(table)), [migration_id]
+                sql.SQL("DELETE FROM {} WHERE pipeline = %s").format(book(table)), [str(pipeline)]
             )
         if await _in_use(conn, tables):
             return
@@ -149,28 +150,28 @@ async def _in_use(conn: AsyncConnection, tables: Sequence[str]) -> bool:
     return row is not None and bool(row[0])
 
 
-async def steps_done(conn: AsyncConnection, migration_id: str) -> set[str]:
+async def steps_done(conn: AsyncConnection, pipeline: PipelineId) -> set[str]:
     """The steps marked so far. Empty if there is no bookkeeping."""
     with translated(KEEPING_BOOKS):
         if not await books_exist(conn):
             return set()
         cursor = await conn.execute(
-            sql.SQL("SELECT step FROM {} WHERE migration_id = %s").format(book("step")), [migration_id]
+            sql.SQL("SELECT step FROM {} WHERE pipeline = %s").format(book("step")), [str(pipeline)]
         )
         return {row[0] for row in await cursor.fetchall()}
 
 
-async def mark_step(conn: AsyncConnection, migration_id: str, step: str) -> None:
+async def mark_step(conn: AsyncConnection, pipeline: PipelineId, step: str) -> None:
     """Mark a step, within the caller's transaction if there is one. Has no effect if it is already marked."""
     with translated(KEEPING_BOOKS):
-        await conn.execute(step_note(conn, migration_id, [step]))
+        await conn.execute(step_note(conn, pipeline, [step]))
 
 
-def step_note(conn: AsyncConnection, migration_id: str, steps: Sequence[str]) -> bytes:
+def step_note(conn: AsyncConnection, pipeline: PipelineId, steps: Sequence[str]) -> bytes:
     """The statement that marks steps, to be sent with the statements that perform them. It has no effect on
     steps that are already marked."""
     rows = sql.SQL(", ").join(
-        sql.SQL("({}, {})").format(sql.Literal(migration_id), sql.Literal(step)) for step in steps
+        sql.SQL("({}, {})").format(sql.Literal(str(pipeline)), sql.Literal(step)) for step in steps
     )
-    note = sql.SQL("INSERT INTO {} (migration_id, step) VALUES {} ON CONFLICT DO NOTHING;")
+    note = sql.SQL("INSERT INTO {} (pipeline, step) VALUES {} ON CONFLICT DO NOTHING;")
     return note.format(book("step"), rows).as_bytes(conn)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, TableId
+from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, PipelineId, TableId
 from services.shared.pg.bookkeeping.schema import KEEPING_BOOKS, book, ensure_bookkeeping
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
 from services.shared.pg.session.connection import translated
@@ -66,41 +66,41 @@ async def _read(conn: AsyncConnection, names: Sequence[TableId]) -> list[Sequenc
 
 @dataclass(frozen=True, slots=True)
 class SequenceSetter:
-    """Permission to set the destination's sequences of a migration until another coordinator claims them.
+    """Permission to set the destination's sequences for a pipeline until another coordinator claims them.
 
     Another coordinator may replace one that stops responding between reading and setting them. Its values
     must not replace those of the other coordinator, which may already be in use. So the claim is checked, and
     locked, by the statement that sets them.
     """
 
-    migration_id: str
+    pipeline: PipelineId
     claim_id: str
 
     @classmethod
-    async def claim(cls, conn: AsyncConnection, migration_id: str) -> SequenceSetter:
+    async def claim(cls, conn: AsyncConnection, pipeline: PipelineId) -> SequenceSetter:
         """Call this before the values are read."""
-        claimed = cls(migration_id, secrets.token_hex(8))
+        claimed = cls(pipeline, secrets.token_hex(8))
         await ensure_bookkeeping(conn)
         upsert = sql.SQL(
-            "INSERT INTO {} (migration_id, claim) VALUES (%s, %s)"
-            " ON CONFLICT (migration_id) DO UPDATE SET claim = excluded.claim"
+            "INSERT INTO {} (pipeline, claim) VALUES (%s, %s)"
+            " ON CONFLICT (pipeline) DO UPDATE SET claim = excluded.claim"
         ).format(book("sequences"))
         with translated(KEEPING_BOOKS):
-            await conn.execute(upsert, [migration_id, claimed.claim_id])
+            await conn.execute(upsert, [str(pipeline), claimed.claim_id])
         return claimed
 
     async def set(self, conn: AsyncConnection, values: Sequence[SequenceValue]) -> None:
         """Set them on the destination and read them back. Raises FENCED, SCHEMA_DRIFT when one differs."""
         # One statement: a client that stops responding holds the lock no longer than the server needs for it.
         statement = sql.SQL(
-            "WITH ours AS (SELECT 1 FROM {} WHERE migration_id = %s AND claim = %s FOR UPDATE),"
+            "WITH ours AS (SELECT 1 FROM {} WHERE pipeline = %s AND claim = %s FOR UPDATE),"
             " done AS ("
             "SELECT pg_catalog.setval(pg_catalog.format('%%I.%%I', s, n)::pg_catalog.regclass, v, c)"
             " FROM ours, unnest(%s::text[], %s::text[], %s::bigint[], %s::boolean[]) AS t (s, n, v, c))"
             " SELECT (SELECT count(*) FROM ours), (SELECT count(*) FROM done)"
         ).format(book("sequences"))
         given = [
-            self.migration_id,
+            str(self.pipeline),
             self.claim_id,
             [v.sequence.schema for v in values],
             [v.sequence.name for v in values],
@@ -112,7 +112,7 @@ class SequenceSetter:
         if row is None or not row[0]:
             raise PgmigError(
                 ErrorKind.FENCED,
-                f"another coordinator sets the sequences of migration {self.migration_id}",
+                f"another coordinator sets the sequences of migration {self.pipeline.migration}",
                 "run one coordinator for each NATS account; the other one continues",
             )
         await verify_sequences(conn, values)

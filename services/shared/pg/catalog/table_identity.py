@@ -16,7 +16,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import BOOKKEEPING_SCHEMA, ColumnIdentity, MigrationId, TableId, TableIdentity
+from services.shared.model import BOOKKEEPING_SCHEMA, ColumnIdentity, PipelineId, TableId, TableIdentity
 from services.shared.pg.bookkeeping.schema import KEEPING_BOOKS, book, books_exist
 from services.shared.pg.catalog.tables import under_snapshot
 from services.shared.pg.session.connection import translated
@@ -40,14 +40,14 @@ class KnownTable:
     division: str = ""
 
 
-async def read_identities(conn: AsyncConnection, migration: MigrationId) -> dict[TableId, TableIdentity]:
+async def read_identities(conn: AsyncConnection, pipeline: PipelineId) -> dict[TableId, TableIdentity]:
     """All tables of the source, partitioned tables included, in the transaction's snapshot."""
     with translated("reading the source's tables"):
         cursor = await conn.execute(
             load_sql("catalog/sql/table_identity.sql"),
             {
                 "bookkeeping": BOOKKEEPING_SCHEMA,
-                "publications": [migration.publication, migration.inserts_publication],
+                "publications": [pipeline.publication, pipeline.inserts_publication],
             },
         )
         found = [_identity(row) async for row in cursor]
@@ -55,11 +55,11 @@ async def read_identities(conn: AsyncConnection, migration: MigrationId) -> dict
 
 
 async def read_identities_under(
-    conn: AsyncConnection, migration: MigrationId, snapshot: str
+    conn: AsyncConnection, pipeline: PipelineId, snapshot: str
 ) -> dict[TableId, TableIdentity]:
     """`read_identities` as of an exported snapshot. Raises SNAPSHOT_LOST."""
     async with under_snapshot(conn, snapshot):
-        return await read_identities(conn, migration)
+        return await read_identities(conn, pipeline)
 
 
 def _identity(row: Sequence[Any]) -> TableIdentity:
@@ -76,29 +76,29 @@ def _identity(row: Sequence[Any]) -> TableIdentity:
     )
 
 
-async def note_tables(conn: AsyncConnection, migration_id: str, tables: Iterable[KnownTable]) -> None:
+async def note_tables(conn: AsyncConnection, pipeline: PipelineId, tables: Iterable[KnownTable]) -> None:
     """Write or replace rows within the caller's transaction."""
     upsert = sql.SQL(
-        "INSERT INTO {} (migration_id, schema_name, table_name, identity, signatures)"
-        " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (migration_id, schema_name, table_name)"
+        "INSERT INTO {} (pipeline, schema_name, table_name, identity, signatures)"
+        " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (pipeline, schema_name, table_name)"
         " DO UPDATE SET identity = excluded.identity, signatures = excluded.signatures"
     ).format(book("source_table"))
     with translated(KEEPING_BOOKS):
         async with conn.cursor() as cursor:
-            await cursor.executemany(upsert, [_row(migration_id, table) for table in tables])
+            await cursor.executemany(upsert, [_row(pipeline, table) for table in tables])
 
 
-def _row(migration_id: str, known: KnownTable) -> tuple[object, ...]:
+def _row(pipeline: PipelineId, known: KnownTable) -> tuple[object, ...]:
     one = known.identity
     columns = [astuple(column) for column in one.columns]
     root = (known.root.schema, known.root.name, known.division) if known.root is not None else None
     facts = [one.oid, one.kind, one.file, one.persistence, one.published, one.sends_generated, columns]
     text = json.dumps([*facts, root], separators=(",", ":"))
-    return migration_id, one.table.schema, one.table.name, text, list(known.signatures[-KEPT_SIGNATURES:])
+    return str(pipeline), one.table.schema, one.table.name, text, list(known.signatures[-KEPT_SIGNATURES:])
 
 
 async def note_destinations(
-    conn: AsyncConnection, migration_id: str, places: Mapping[TableId, TableId]
+    conn: AsyncConnection, pipeline: PipelineId, places: Mapping[TableId, TableId]
 ) -> None:
     """Record which destination table the rows of each source table are copied into, as it is now, within the
     caller's transaction. places: that table's name, by the name of the source table, which is already
@@ -108,14 +108,14 @@ async def note_destinations(
         " FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS place (s, t, at_s, at_t)"
         " JOIN pg_catalog.pg_namespace n ON n.nspname = place.at_s"
         " JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = place.at_t"
-        " WHERE known.migration_id = %s AND known.schema_name = place.s AND known.table_name = place.t"
+        " WHERE known.pipeline = %s AND known.schema_name = place.s AND known.table_name = place.t"
     ).format(book("source_table"))
     with translated(KEEPING_BOOKS):
-        await conn.execute(query, [*_columns(places), migration_id])
+        await conn.execute(query, [*_columns(places), str(pipeline)])
 
 
 async def replaced_destinations(
-    conn: AsyncConnection, migration_id: str, places: Mapping[TableId, TableId]
+    conn: AsyncConnection, pipeline: PipelineId, places: Mapping[TableId, TableId]
 ) -> list[TableId]:
     """Source tables whose destination table is not the one that their rows were copied into. places: as for
     `note_destinations`; tables without an entry have the same name on both sides. A destination table that
@@ -127,10 +127,10 @@ async def replaced_destinations(
         " JOIN pg_catalog.pg_namespace n ON n.nspname = coalesce(place.at_s, known.schema_name)"
         " JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid"
         " AND c.relname = coalesce(place.at_t, known.table_name)"
-        " WHERE known.migration_id = %s AND c.oid <> known.destination ORDER BY 1, 2"
+        " WHERE known.pipeline = %s AND c.oid <> known.destination ORDER BY 1, 2"
     ).format(book("source_table"))
     with translated(KEEPING_BOOKS):
-        cursor = await conn.execute(query, [*_columns(places), migration_id])
+        cursor = await conn.execute(query, [*_columns(places), str(pipeline)])
         return [TableId(*row) async for row in cursor]
 
 
@@ -144,28 +144,28 @@ def _columns(places: Mapping[TableId, TableId]) -> list[list[str]]:
     ]
 
 
-async def known_tables(conn: AsyncConnection, migration_id: str) -> dict[TableId, KnownTable]:
-    """All rows of the migration. Empty if there is no bookkeeping. Rows are decoded in a thread, because
+async def known_tables(conn: AsyncConnection, pipeline: PipelineId) -> dict[TableId, KnownTable]:
+    """All rows of the pipeline. Empty if there is no bookkeeping. Rows are decoded in a thread, because
     decoding tens of thousands of rows would block the coordinator's event loop too long."""
     with translated(KEEPING_BOOKS):
         if not await books_exist(conn):
             return {}
-        query = "SELECT schema_name, table_name, identity, signatures FROM {} WHERE migration_id = %s"
-        cursor = await conn.execute(sql.SQL(query).format(book("source_table")), [migration_id])
+        query = "SELECT schema_name, table_name, identity, signatures FROM {} WHERE pipeline = %s"
+        cursor = await conn.execute(sql.SQL(query).format(book("source_table")), [str(pipeline)])
         rows = await cursor.fetchall()
     found = await asyncio.to_thread(lambda: [_known(row) for row in rows])
     return {one.identity.table: one for one in found}
 
 
-async def known_table(conn: AsyncConnection, migration_id: str, table: TableId) -> KnownTable | None:
-    """One row of the migration."""
+async def known_table(conn: AsyncConnection, pipeline: PipelineId, table: TableId) -> KnownTable | None:
+    """One row of the pipeline."""
     with translated(KEEPING_BOOKS):
         query = (
             "SELECT schema_name, table_name, identity, signatures FROM {}"
-            " WHERE migration_id = %s AND schema_name = %s AND table_name = %s"
+            " WHERE pipeline = %s AND schema_name = %s AND table_name = %s"
         )
         cursor = await conn.execute(
-            sql.SQL(query).format(book("source_table")), [migration_id, table.schema, table.name]
+            sql.SQL(query).format(book("source_table")), [str(pipeline), table.schema, table.name]
         )
         row = await cursor.fetchone()
     return _known(row) if row is not None else None
@@ -179,24 +179,24 @@ def _known(row: Sequence[Any]) -> KnownTable:
     return KnownTable(_identity((schema, name, *facts[:_FACTS])), tuple(signatures), *where)
 
 
-async def any_known(conn: AsyncConnection, migration_id: str) -> bool:
-    """Whether identities are recorded for the migration at all."""
+async def any_known(conn: AsyncConnection, pipeline: PipelineId) -> bool:
+    """Whether identities are recorded for the pipeline at all."""
     with translated(KEEPING_BOOKS):
         if not await books_exist(conn):
             return False
-        query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE migration_id = %s)").format(book("source_table"))
-        row = await (await conn.execute(query, [migration_id])).fetchone()
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE pipeline = %s)").format(book("source_table"))
+        row = await (await conn.execute(query, [str(pipeline)])).fetchone()
     return row is not None and bool(row[0])
 
 
-async def forget_tables(conn: AsyncConnection, migration_id: str, tables: Collection[TableId]) -> None:
+async def forget_tables(conn: AsyncConnection, pipeline: PipelineId, tables: Collection[TableId]) -> None:
     """Delete rows, within the caller's transaction."""
     query = sql.SQL(
-        "DELETE FROM {} WHERE migration_id = %s AND (schema_name, table_name) IN"
+        "DELETE FROM {} WHERE pipeline = %s AND (schema_name, table_name) IN"
         " (SELECT s, t FROM unnest(%s::text[], %s::text[]) AS gone (s, t))"
     ).format(book("source_table"))
     with translated(KEEPING_BOOKS):
-        await conn.execute(query, [migration_id, [t.schema for t in tables], [t.name for t in tables]])
+        await conn.execute(query, [str(pipeline), [t.schema for t in tables], [t.name for t in tables]])
 
 
 def freshly_known(

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import CopyPart, CtidRange, ErrorKind, MigrationId, PartRange, PgmigError, TableId
+from services.shared.model import CopyPart, CtidRange, ErrorKind, PartRange, PgmigError, PipelineId, TableId
 from services.shared.pg.bookkeeping.copy_ledger import already, enter_part, look
 from services.shared.pg.copy.binary_format import binary_safe
 from services.shared.pg.copy.errors import copy_failure
@@ -72,12 +72,12 @@ async def unhurried(_size: int) -> None:
 
 
 class PartCopier:
-    """Copies parts of one migration, one at a time, on two connections that stay open between parts."""
+    """Copies parts of one pipeline, one at a time, on two connections that stay open between parts."""
 
-    def __init__(self, source_uri: str, destination_uri: str, migration: MigrationId) -> None:
+    def __init__(self, source_uri: str, destination_uri: str, pipeline: PipelineId) -> None:
         self._source_uri = source_uri
         self._destination_uri = destination_uri
-        self._migration = str(migration)
+        self._pipeline = pipeline
         self._source: AsyncConnection | None = None
         self._destination: AsyncConnection | None = None
         self._relaying = False
@@ -137,8 +137,8 @@ class PartCopier:
         ((free,),), standing, here = await answers(
             destination,
             sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED"),
-            _lock(f"{self._migration}/{part.part_id}"),
-            look(self._migration, part),
+            _lock(f"{self._pipeline}/{part.part_id}"),
+            look(self._pipeline, part),
             describe(part.table),
         )
         # The plan is checked again at the end. This check only saves work.
@@ -157,7 +157,7 @@ class PartCopier:
                 f"copying {part.table}: the source sent {sent} rows, the destination stored {stored}",
                 "look for a trigger or rule on the destination's table that drops rows",
             )
-        await enter_part(destination, self._migration, part, stored, size)
+        await enter_part(destination, self._pipeline, part, stored, size)
         await destination.execute("COMMIT")
         await source.execute("COMMIT")
         return Copied(stored, size), largest > BULKY

@@ -86,7 +86,7 @@ async def check_migration(
         warnings = [*chosen.warnings, *conversion_warnings(facts[0].encoding)]
         warnings += await preflight_source.check(
             source,
-            migration,
+            migration.forward,
             facts[0],
             follow=follow,
             no_key_tables=no_key_tables,
@@ -95,10 +95,10 @@ async def check_migration(
         )
         if follow:
             warnings += await preflight_freeze.check(source, source_uri, facts[0])
-        warnings += await preflight_destination.check(destination, migration, facts[1], follow=follow)
+        warnings += await preflight_destination.check(destination, migration.forward, facts[1], follow=follow)
         plan = MigrationPlan()
         if options.drop_if_exists or options.data_only:
-            await preflight_destination.check_unknown(destination, migration)
+            await preflight_destination.check_unknown(destination, migration.forward)
             plan = await _plan(source, destination, options, chosen)
         else:
             await preflight_destination.check_empty(destination, facts[1])

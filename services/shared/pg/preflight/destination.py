@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import AsyncConnection
 
-from services.shared.model import ErrorKind, MigrationId, PgmigError
+from services.shared.model import ErrorKind, PgmigError, PipelineId
 from services.shared.pg.apply.long_values import LONG
 from services.shared.pg.bookkeeping.copy_ledger import read_ledger
 from services.shared.pg.bookkeeping.progress import ORIGIN_FUNCTIONS
@@ -26,7 +26,7 @@ OLDEST_MAJOR = 12
 
 
 async def check(
-    conn: AsyncConnection, migration: MigrationId, facts: ServerFacts, *, follow: bool
+    conn: AsyncConnection, pipeline: PipelineId, facts: ServerFacts, *, follow: bool
 ) -> list[str]:
     """Returns warnings. Raises an error for a condition that makes a migration to this destination
     impossible."""
@@ -41,7 +41,7 @@ async def check(
     await _check_replica_role(conn, facts)
     warnings: list[str] = []
     if follow:
-        warnings += await _check_progress(conn, migration, facts)
+        warnings += await _check_progress(conn, pipeline, facts)
         warnings += await _check_long_values(conn, facts)
     firing = await unsilenced(conn)
     if firing:
@@ -60,14 +60,13 @@ async def check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
         )
 
 
-async def check_unknown(conn: AsyncConnection, migration: MigrationId) -> None:
+async def check_unknown(conn: AsyncConnection, pipeline: PipelineId) -> None:
     """Raise ALREADY_EXISTS if the destination has bookkeeping of an earlier migration with this id, because
     it would be mistaken for this migration's."""
-    key = str(migration)
-    if await steps_done(conn, key) or (await read_ledger(conn, key)).plans:
+    if await steps_done(conn, pipeline) or (await read_ledger(conn, pipeline)).plans:
         raise PgmigError(
             ErrorKind.ALREADY_EXISTS,
-            f"the destination knows a migration {key} already",
+            f"the destination knows a migration {pipeline.migration} already",
             "clean up the earlier migration of this id, or choose another one with --id",
         )
 
@@ -85,7 +84,7 @@ async def _check_replica_role(conn: AsyncConnection, facts: ServerFacts) -> None
         ) from exc
 
 
-async def _check_progress(conn: AsyncConnection, migration: MigrationId, facts: ServerFacts) -> list[str]:
+async def _check_progress(conn: AsyncConnection, pipeline: PipelineId, facts: ServerFacts) -> list[str]:
     """Returns warnings. With an earlier progress of the origin, changes would be skipped. A progress row
     cannot exist, because the database is empty."""
     with translated("checking the destination's replication origins"):
@@ -94,7 +93,7 @@ async def _check_progress(conn: AsyncConnection, migration: MigrationId, facts: 
                 "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s),"
                 " ARRAY(SELECT f FROM unnest(%s::text[]) f WHERE NOT pg_catalog.has_function_privilege("
                 "  ('pg_catalog.' || f)::pg_catalog.regprocedure, 'EXECUTE'))",
-                [migration.origin, list(ORIGIN_FUNCTIONS)],
+                [pipeline.origin, list(ORIGIN_FUNCTIONS)],
             )
         ).fetchone()
     assert found is not None
@@ -102,7 +101,7 @@ async def _check_progress(conn: AsyncConnection, migration: MigrationId, facts: 
     if exists:
         raise PgmigError(
             ErrorKind.ALREADY_EXISTS,
-            f"replication origin {migration.origin} is on the destination already",
+            f"replication origin {pipeline.origin} is on the destination already",
             "clean up the earlier migration of this id, or choose another one with --id",
         )
     if denied:

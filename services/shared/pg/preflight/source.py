@@ -7,9 +7,9 @@ from psycopg import AsyncConnection
 from services.shared.model import (
     BOOKKEEPING_SCHEMA,
     ErrorKind,
-    MigrationId,
     NoKeyTables,
     PgmigError,
+    PipelineId,
     TableId,
 )
 from services.shared.pg.catalog.replica_identity import choose_published
@@ -27,7 +27,7 @@ OLDEST_MAJOR = 10
 
 async def check(
     conn: AsyncConnection,
-    migration: MigrationId,
+    pipeline: PipelineId,
     facts: ServerFacts,
     *,
     follow: bool,
@@ -47,7 +47,7 @@ async def check(
             raise preflight_read_only.refusal(facts, "source")
         await _check_wal(conn)
         _check_rights(facts)
-        await _check_slot(conn, migration, inserts=no_key_tables is NoKeyTables.INSERT_ONLY)
+        await _check_slot(conn, pipeline, inserts=no_key_tables is NoKeyTables.INSERT_ONLY)
     await _check_readable(conn, chosen, rows=rows)
     if not follow:
         return []
@@ -105,13 +105,13 @@ def _check_rights(facts: ServerFacts) -> None:
         )
 
 
-async def _check_slot(conn: AsyncConnection, migration: MigrationId, *, inserts: bool) -> None:
-    publications = [migration.publication, *([migration.inserts_publication] if inserts else [])]
+async def _check_slot(conn: AsyncConnection, pipeline: PipelineId, *, inserts: bool) -> None:
+    publications = [pipeline.publication, *([pipeline.inserts_publication] if inserts else [])]
     with translated("checking the source's replication slots"):
         slot = await (
             await conn.execute(
                 "SELECT active, active_pid FROM pg_catalog.pg_replication_slots WHERE slot_name = %s",
-                [migration.slot],
+                [pipeline.slot],
             )
         ).fetchone()
         publication = await (
@@ -122,13 +122,13 @@ async def _check_slot(conn: AsyncConnection, migration: MigrationId, *, inserts:
     if slot is not None and slot[0]:
         raise PgmigError(
             ErrorKind.SLOT_ACTIVE,
-            f"replication slot {migration.slot} of the source is in use by process {slot[1]}",
+            f"replication slot {pipeline.slot} of the source is in use by process {slot[1]}",
             "another migration has this id: choose another one with --id",
         )
     if slot is not None:
         raise PgmigError(
             ErrorKind.SLOT_EXISTS,
-            f"replication slot {migration.slot} is on the source already",
+            f"replication slot {pipeline.slot} is on the source already",
             "clean up the earlier migration of this id, or choose another one with --id",
         )
     if publication is not None:

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import ErrorKind, PgmigError, TableId
+from services.shared.model import ErrorKind, PgmigError, PipelineId, TableId
 from services.shared.pg.bookkeeping.schema import step_note
 from services.shared.pg.schema.archive_sql import RestoreEntry, Script
 from services.shared.pg.schema.dump import naming, run_script
@@ -220,9 +220,9 @@ async def relations(conn: AsyncConnection) -> dict[TableId, str]:
 class BuildingSession:
     """A connection in autocommit mode, with the plan's settings, that runs items."""
 
-    def __init__(self, conn: AsyncConnection, migration_id: str) -> None:
+    def __init__(self, conn: AsyncConnection, pipeline: PipelineId) -> None:
         self._conn = conn
-        self._migration_id = migration_id
+        self._pipeline = pipeline
 
     async def run(self, items: Sequence[Item], step: str = "") -> None:
         """Run items and record them as done, in one transaction. step: recorded instead of the items' own
@@ -246,7 +246,7 @@ class BuildingSession:
 
     async def _run(self, items: Sequence[Item], steps: Sequence[str]) -> None:
         """Run items as one query: several statements are one transaction and need one round trip."""
-        note = step_note(self._conn, self._migration_id, steps)
+        note = step_note(self._conn, self._pipeline, steps)
         script = b"\n".join([*(item.text for item in items), note])
         try:
             await run_script(self._conn, script, f"post-data ({items[0].label})" if items else "post-data")
@@ -267,7 +267,7 @@ _SHARE_MEMORY = """
 
 @asynccontextmanager
 async def building_session(
-    uri: str, migration_id: str, settings: bytes, maintenance_work_mem_kb: int, sessions: int
+    uri: str, pipeline: PipelineId, settings: bytes, maintenance_work_mem_kb: int, sessions: int
 ) -> AsyncIterator[BuildingSession]:
     """settings: the plan's. maintenance_work_mem_kb: 0 means the destination's own settings. sessions: how
     many will run at the same time."""
@@ -283,7 +283,7 @@ async def building_session(
                 # From 14 on, not on every platform: a build ends soon after this process has ended.
                 await conn.execute(statement, ["client_connection_check_interval", "5s"])
         await run_script(conn, settings, "post-data")
-        yield BuildingSession(conn, migration_id)
+        yield BuildingSession(conn, pipeline)
 
 
 class DuplicateRowError(PgmigError):

@@ -279,10 +279,10 @@ async def test_the_books_of_an_earlier_migration_are_not_taken_for_this_ones(
     run(
         dest_db,
         "CREATE SCHEMA pgmig",
-        "CREATE TABLE pgmig.step (migration_id text, step text)",
+        "CREATE TABLE pgmig.step (pipeline text, step text)",
         "CREATE TABLE pgmig.copy_part"
-        " (migration_id text, part_id text, snapshot_lsn pg_lsn, rows int8, bytes int8)",
-        "INSERT INTO pgmig.step VALUES ('m', 'pre-data')",
+        " (pipeline text, part_id text, snapshot_lsn pg_lsn, rows int8, bytes int8)",
+        "INSERT INTO pgmig.step VALUES ('m/forward', 'pre-data')",
     )
     async with services.session() as session:
         with pytest.raises(PgmigError) as caught:

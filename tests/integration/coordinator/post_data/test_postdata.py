@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from services.shared.model import ErrorKind, PgmigError
+from services.shared.model import ErrorKind, MigrationId, PgmigError
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
 from services.shared.pg.schema.archive_sql import Script
 from services.shared.pg.schema.dump_tools import DumpTools, find_tools
@@ -29,6 +29,8 @@ from tests.support.post_data import (
     work_off,
 )
 from tests.support.servers.postgres import PostgresServer
+
+PIPELINE = MigrationId("m").forward
 
 INDEXES = "SELECT count(*) FROM pg_index i WHERE i.indrelid::regclass::text LIKE 'odd.%%'"
 
@@ -161,7 +163,9 @@ async def test_a_session_has_the_memory_that_was_asked_for_or_its_share_of_share
         "shown",
         b"CREATE TABLE shown AS SELECT pg_size_bytes(current_setting('maintenance_work_mem')) / 1024 AS x;",
     )
-    async with building_session(dest_db, "m", b"SET search_path = public;", asked_kb, sessions) as session:
+    async with building_session(
+        dest_db, PIPELINE, b"SET search_path = public;", asked_kb, sessions
+    ) as session:
         await session.run([shown])
     with psycopg.connect(dest_db) as reader:
         assert reader.execute("SELECT x FROM shown").fetchall() == [(has,)]
@@ -178,7 +182,7 @@ async def test_of_items_that_fail_together_the_error_names_the_one_and_keeps_tho
         Item(f"index {column}", f"CREATE UNIQUE INDEX {column}_key ON public.pairs ({column});".encode())
         for column in ("a", "b", "ctid")
     )
-    async with building_session(dest_db, "m", b"", 0, 1) as session:
+    async with building_session(dest_db, PIPELINE, b"", 0, 1) as session:
         with pytest.raises(PgmigError, match=r"index b_key of public\.pairs"):
             await session.run([fits, refused, after])
         assert await done_steps(dest_db) == {fits.step}
@@ -191,7 +195,7 @@ async def test_what_cannot_be_noted_is_not_done(dest_db: str) -> None:
     async with connection(dest_db, "destination") as conn:
         await ensure_bookkeeping(conn)
         await conn.execute("ALTER TABLE pgmig.step RENAME TO mislaid")
-        async with building_session(dest_db, "m", b"", 0, 1) as session:
+        async with building_session(dest_db, PIPELINE, b"", 0, 1) as session:
             with pytest.raises(PgmigError, match="step"):
                 await session.run([Item("made", b"CREATE TABLE public.made ();")])
         cursor = await conn.execute("SELECT to_regclass('public.made')")

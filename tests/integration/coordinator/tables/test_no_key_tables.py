@@ -131,8 +131,8 @@ async def test_insert_only_leaves_update_and_delete_working_and_unfollowed(
         view = await streaming(session, source, dest_db, NoKeyTables.INSERT_ONLY)
         assert warned(view, "UPDATE and DELETE are not replicated (no replica identity): public.log")
         assert rows(source, "SELECT pubname FROM pg_publication ORDER BY 1") == [
+            ("pgmig__insert_m",),
             ("pgmig_m",),
-            ("pgmig_m_inserts",),
         ]
         run(
             source,

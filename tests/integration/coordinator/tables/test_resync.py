@@ -14,7 +14,7 @@ from services.shared.pg.apply.session import ApplySession
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
 from services.shared.pg.session.connection import connection
 from tests.support.data.compare import compare_databases
-from tests.support.pipeline.in_process import MIGRATION, rows, run
+from tests.support.pipeline.in_process import PIPELINE, rows, run
 from tests.support.servers.nats import NatsServer
 from tests.support.services import Services, until, until_phase
 
@@ -153,15 +153,15 @@ async def test_an_applier_of_before_is_ended_and_kept_out(dest_db: str) -> None:
     start = Lsn(100)
     async with connection(dest_db, "destination") as conn:
         await ensure_bookkeeping(conn)
-        old = await ApplySession.open(dest_db, MIGRATION, start)
-        await fence_applier(conn, MIGRATION, "new")
+        old = await ApplySession.open(dest_db, PIPELINE, start)
+        await fence_applier(conn, PIPELINE, "new")
         with pytest.raises(PgmigError) as caught:
             await old.execute([])
             await old.settle()
         assert caught.value.policy.retry
         await old.close()
         with pytest.raises(PgmigError) as caught:
-            await ApplySession.open(dest_db, MIGRATION, start)
+            await ApplySession.open(dest_db, PIPELINE, start)
         assert caught.value.kind is ErrorKind.FENCED
-        session = await ApplySession.open(dest_db, MIGRATION, start, "new")
+        session = await ApplySession.open(dest_db, PIPELINE, start, "new")
         await session.close()

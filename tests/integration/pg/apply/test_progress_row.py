@@ -25,7 +25,7 @@ from services.shared.pg.apply.session import ApplySession
 from services.shared.pg.bookkeeping.progress import ORIGIN_FUNCTIONS
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
 from services.shared.pg.session.connection import connection
-from tests.support.pipeline.in_process import MIGRATION, pipeline, rows, run
+from tests.support.pipeline.in_process import PIPELINE, pipeline, rows, run
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.services import Services, until_phase
@@ -104,15 +104,15 @@ def is_there(uri: str, value: str) -> bool:
 
 async def test_two_sessions_never_share_the_progress(weak_db: str) -> None:
     await keep_books(weak_db)
-    first = await ApplySession.open(weak_db, MIGRATION, Lsn(5))
+    first = await ApplySession.open(weak_db, PIPELINE, Lsn(5))
     with pytest.raises(PgmigError) as caught:
-        await ApplySession.open(weak_db, MIGRATION, Lsn(5))
+        await ApplySession.open(weak_db, PIPELINE, Lsn(5))
     assert caught.value.kind is ErrorKind.TRANSIENT
     await first.execute([])
     first.commit(Lsn(7), 0)
     await first.settle()
     await first.close()
-    second = await ApplySession.open(weak_db, MIGRATION, Lsn(5))
+    second = await ApplySession.open(weak_db, PIPELINE, Lsn(5))
     assert second.progress == second.flushed == Lsn(7)
     await second.close()
 
@@ -120,12 +120,12 @@ async def test_two_sessions_never_share_the_progress(weak_db: str) -> None:
 async def test_progress_stays_where_it_was_begun(dest_db: str, weak_db: str) -> None:
     """The role is granted the origin functions meanwhile; an origin would begin at the start again."""
     await keep_books(weak_db)
-    await (await ApplySession.open(weak_db, MIGRATION, Lsn(5))).close()
+    await (await ApplySession.open(weak_db, PIPELINE, Lsn(5))).close()
     run(weak_db, "UPDATE pgmig.progress SET lsn = '0/9'")
     role = sql.Identifier(urlsplit(weak_db).username or "")
     grants = [sql.SQL(f"GRANT EXECUTE ON FUNCTION {function} TO ") + role for function in ORIGIN_FUNCTIONS]
     execute(dest_db, *grants)
-    session = await ApplySession.open(weak_db, MIGRATION, Lsn(5))
+    session = await ApplySession.open(weak_db, PIPELINE, Lsn(5))
     assert session.progress == Lsn(9)
     await session.close()
 

@@ -19,7 +19,7 @@ async def test_durable_commit_without_rows_is_on_disk_at_once() -> None:
     """A switchover's sentinel changes no row, and writers wait for it. The process that writes WAL from
     time to time is stopped, so that nobody but the commit does."""
     with PostgresServer() as server, wal_writer_stopped(server):
-        session = await ApplySession.open(server.uri(), MigrationId("sentinel"), Lsn(0))
+        session = await ApplySession.open(server.uri(), MigrationId("sentinel").forward, Lsn(0))
         try:
             await session.execute([], durable=True)
             session.commit(Lsn(100), 0)
@@ -28,7 +28,7 @@ async def test_durable_commit_without_rows_is_on_disk_at_once() -> None:
                 await session.await_flush()
             assert session.flushed == Lsn(100)
             async with connection(server.uri(), "destination") as conn:
-                assert await applied_progress(conn, MigrationId("sentinel")) == Lsn(100)
+                assert await applied_progress(conn, MigrationId("sentinel").forward) == Lsn(100)
         finally:
             await session.close()
 

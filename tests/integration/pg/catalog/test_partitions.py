@@ -93,7 +93,7 @@ async def copy(source: str, destination: str) -> None:
         routes = await find_routes(here, there)
         tables = gathered(await list_tables(here), routes)
         versions = here.info.server_version, there.info.server_version
-    copier = PartCopier(source, destination, MigrationId("pipe"))
+    copier = PartCopier(source, destination, MigrationId("pipe").forward)
     with exported_snapshot(source) as (name, xids):
         snapshot = SnapshotReady("d", name, Lsn(1), xids)
         plans = {one.table: CopyPlan(one.table, "", snapshot.identity, Split()) for one in tables}

@@ -28,7 +28,7 @@ from tests.support.data.compare import compare_databases
 from tests.support.data.schema import seed
 from tests.support.servers.postgres import PostgresServer
 
-MIGRATION = MigrationId("m1")
+PIPELINE = MigrationId("m1").forward
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Bed:
         execute(self.dest, *statements)
 
     async def copy(self, given: CopyPart) -> Copied | None:
-        copier = PartCopier(self.source, self.dest, MIGRATION)
+        copier = PartCopier(self.source, self.dest, PIPELINE)
         try:
             return await copier.copy(given, lambda _rows, _size: None)
         finally:
@@ -58,7 +58,7 @@ class Bed:
 
     async def ledger(self) -> dict[str, tuple[int, int]]:
         async with connection(self.dest, "destination") as conn:
-            entries = (await read_ledger(conn, str(MIGRATION))).parts
+            entries = (await read_ledger(conn, PIPELINE)).parts
         assert {entry.snapshot_lsn for entry in entries.values()} <= {SNAPSHOT_LSN}
         return {key: (entry.rows, entry.bytes) for key, entry in entries.items()}
 
@@ -76,7 +76,7 @@ async def test_every_type_arrives_byte_for_byte(
     seed(source_db, 2000)
     copy_schema(dest_server.bin_dir, source_db, dest_db)
     await keep_books(dest_db)
-    copier = PartCopier(source_db, dest_db, MIGRATION)
+    copier = PartCopier(source_db, dest_db, PIPELINE)
     with exported_snapshot(source_db) as snapshot:
         parts = await parts_of(source_db, snapshot)
         assert {given.binary for given in parts} == {True, False}
@@ -227,7 +227,7 @@ async def test_a_refused_row_is_told_before_the_rest_is_sent(bed: Bed) -> None:
         nonlocal seen
         seen = size
 
-    copier = PartCopier(bed.source, bed.dest, MIGRATION)
+    copier = PartCopier(bed.source, bed.dest, PIPELINE)
     with exported_snapshot(bed.source) as snapshot, pytest.raises(PgmigError) as caught:
         await copier.copy(part("t", "a", snapshot=snapshot), on_progress)
     assert caught.value.kind is ErrorKind.COPY_FAILED
@@ -286,7 +286,7 @@ async def test_a_terminated_destination_session_is_transient_and_leaves_nothing(
                WHERE application_name = 'pgmig destination' AND datname = current_database()""",
         )
 
-    copier = PartCopier(bed.source, bed.dest, MIGRATION)
+    copier = PartCopier(bed.source, bed.dest, PIPELINE)
     with exported_snapshot(bed.source) as snapshot:
         given = part("t", "a", snapshot=snapshot)
         with pytest.raises(PgmigError) as caught:
@@ -302,7 +302,7 @@ async def test_a_cancelled_copy_leaves_nothing_and_can_be_repeated(bed: Bed) -> 
     bed.both("CREATE TABLE t (a text)")
     execute(bed.source, "INSERT INTO t SELECT repeat('x', 1000000) FROM generate_series(1, 50)")
     begun = asyncio.Event()
-    copier = PartCopier(bed.source, bed.dest, MIGRATION)
+    copier = PartCopier(bed.source, bed.dest, PIPELINE)
     with exported_snapshot(bed.source) as snapshot:
         given = part("t", "a", snapshot=snapshot)
         task = asyncio.create_task(copier.copy(given, lambda _rows, _size: begun.set()))
@@ -323,7 +323,7 @@ async def test_two_sessions_never_copy_the_same_part_at_once(bed: Bed) -> None:
     bed.both("CREATE TABLE t (a text)")
     execute(bed.source, "INSERT INTO t SELECT repeat('x', 1000000) FROM generate_series(1, 20)")
     begun = asyncio.Event()
-    first = PartCopier(bed.source, bed.dest, MIGRATION)
+    first = PartCopier(bed.source, bed.dest, PIPELINE)
     with exported_snapshot(bed.source) as snapshot:
         given = part("t", "a", snapshot=snapshot)
         task = asyncio.create_task(first.copy(given, lambda _rows, _size: begun.set()))

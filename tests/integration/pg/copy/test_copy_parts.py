@@ -32,7 +32,7 @@ from services.shared.pg.session.connection import connection
 from tests.fakes.copier_coordinator import closed_gate, make_gate
 from tests.support.copying import count, execute, exported_snapshot, keep_books, part, scalar
 
-MIGRATION = MigrationId("m1")
+PIPELINE = MigrationId("m1").forward
 T = TableId("public", "t")
 ROWS = 5000
 
@@ -43,7 +43,7 @@ class Bed:
     dest: str
 
     async def copy(self, given: CopyPart) -> Copied | None:
-        copier = PartCopier(self.source, self.dest, MIGRATION)
+        copier = PartCopier(self.source, self.dest, PIPELINE)
         try:
             return await copier.copy(given, lambda _rows, _size: None)
         finally:
@@ -51,14 +51,14 @@ class Bed:
 
     async def ledger(self) -> CopyLedger:
         async with connection(self.dest, "destination") as conn:
-            return await read_ledger(conn, str(MIGRATION))
+            return await read_ledger(conn, PIPELINE)
 
     async def give_plan(self, epoch: str, *, forget: tuple[str, ...] = (), empty: bool = True) -> None:
         """Like the coordinator does it."""
         async with connection(self.dest, "destination") as conn, conn.transaction():
-            await read_ledger_alone(conn, str(MIGRATION))
+            await read_ledger_alone(conn, PIPELINE)
             await empty_for_parts(conn, [T] if empty else [])
-            await replace_plans(conn, str(MIGRATION), [CopyPlan(T, epoch, "", Split(2, pages=9))], forget)
+            await replace_plans(conn, PIPELINE, [CopyPlan(T, epoch, "", Split(2, pages=9))], forget)
 
 
 @pytest.fixture

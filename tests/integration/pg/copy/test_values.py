@@ -99,7 +99,7 @@ async def test_values_survive_the_copy(source_db: str, dest_db: str, binary: boo
 
 
 async def copy_all(bed: ValuesBed, *, binary: bool) -> None:
-    copier = PartCopier(bed.source, bed.destination, MigrationId("values"))
+    copier = PartCopier(bed.source, bed.destination, MigrationId("values").forward)
     try:
         with exported_snapshot(bed.source) as snapshot:
             for part in await parts_of(bed.source, snapshot):

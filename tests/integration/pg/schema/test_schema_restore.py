@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.shared.model import ErrorKind, PgmigError
+from services.shared.model import ErrorKind, MigrationId, PgmigError
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog.sequences import SequenceSetter, read_sequences, verify_sequences
 from services.shared.pg.schema.archive import Section
@@ -18,6 +18,8 @@ from services.shared.pg.session.connection import connection
 from tests.support.data.compare import compare_databases
 from tests.support.data.schema import create_schema
 from tests.support.post_data import post_data
+
+PIPELINE = MigrationId("m").forward
 
 
 async def dumped(source: str, tmp_path: Path) -> Path:
@@ -31,12 +33,12 @@ async def restore(dest: str, script: bytes) -> None:
         await ensure_bookkeeping(conn)
     async with connection(dest, "destination") as conn, conn.transaction():
         await run_script(conn, script, "pre-data")
-        await mark_step(conn, "m", "pre-data")
+        await mark_step(conn, PIPELINE, "pre-data")
 
 
 async def steps(dest: str) -> set[str]:
     async with connection(dest, "destination") as conn:
-        return await steps_done(conn, "m")
+        return await steps_done(conn, PIPELINE)
 
 
 def relations(uri: str) -> int:
@@ -127,7 +129,7 @@ async def test_sequences_are_set_and_proven(source_db: str, dest_db: str) -> Non
         with pytest.raises(PgmigError) as caught:
             await verify_sequences(dest, values)
         assert caught.value.kind is ErrorKind.SCHEMA_DRIFT
-        await (await SequenceSetter.claim(dest, "m")).set(dest, values)
+        await (await SequenceSetter.claim(dest, PIPELINE)).set(dest, values)
         await dest.execute('SELECT pg_catalog.nextval(\'public."Odd"" Name"\')')
         with pytest.raises(PgmigError):
             await verify_sequences(dest, values)

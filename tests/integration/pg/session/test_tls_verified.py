@@ -21,7 +21,7 @@ from tests.support.servers.installs import PostgresInstall, installs, newest
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.tls import plain_uri, turn_on_tls, verified_uri
 
-MIGRATION = MigrationId("m1")
+PIPELINE = MigrationId("m1").forward
 Kind = Callable[[str, "Place"], Awaitable[None]]
 
 
@@ -74,7 +74,7 @@ async def copier_of_destination(uri: str, place: Place) -> None:
 
 
 async def copier(source: str, destination: str) -> None:
-    one = PartCopier(source, destination, MIGRATION)
+    one = PartCopier(source, destination, PIPELINE)
     try:
         await one._connections()
     finally:
@@ -84,7 +84,7 @@ async def copier(source: str, destination: str) -> None:
 async def applier(uri: str, place: Place) -> None:
     async with connection(place.right, "destination") as conn:
         await ensure_bookkeeping(conn)
-    await (await ApplySession.open(uri, MIGRATION, Lsn(0))).close()
+    await (await ApplySession.open(uri, PIPELINE, Lsn(0))).close()
 
 
 async def pg_dump(uri: str, place: Place) -> None:
@@ -130,12 +130,12 @@ async def test_a_source_that_is_reached_with_tls_is_not_dumped_without(
     plain = place.right.partition("?")[0]
     for uri in (plain, f"{plain}?sslmode=require", place.right):
         with pytest.raises(PgmigError) as caught:
-            await check_migration(MIGRATION, uri, dest_db, follow=False)
+            await check_migration(PIPELINE.migration, uri, dest_db, follow=False)
         assert caught.value.kind is ErrorKind.TOOL_MISSING
         assert str(without_tls.bin_dir) in caught.value.message
         assert "TLS" in caught.value.message
         assert "sslmode=disable" in caught.value.hint
-    found = await check_migration(MIGRATION, plain_uri(plain), dest_db, follow=False)
+    found = await check_migration(PIPELINE.migration, plain_uri(plain), dest_db, follow=False)
     assert not requires_tls(found.source)
 
 
@@ -144,7 +144,7 @@ async def test_tls_that_was_found_is_kept(place: Place, monkeypatch: pytest.Monk
     monkeypatch.setenv("PGMIG_PG_BINDIR", str(place.server.bin_dir))
     plain = place.right.partition("?")[0]
     with place.server.fresh_database("dest") as dest:
-        found = await check_migration(MIGRATION, plain, plain_uri(dest), follow=False)
+        found = await check_migration(PIPELINE.migration, plain, plain_uri(dest), follow=False)
     assert requires_tls(found.source)
     assert await speaks_tls(found.tools.pg_dump)
     assert not requires_tls(found.destination)

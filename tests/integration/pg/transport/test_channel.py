@@ -21,7 +21,7 @@ from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import Proxy
 from tests.support.servers.tls import plain_uri, tls_uri
 
-MIGRATION = MigrationId("m1")
+PIPELINE = MigrationId("m1").forward
 READY_AFTER_COPY = b"Z\0\0\0\5T"
 QUERY = b"Q\0\0\0\x0fSELECT 42;\0"
 
@@ -63,7 +63,7 @@ async def test_bytes_behind_the_last_answer_close_the_connection(
     await proxy.start()
     there = through(tls_source, proxy) if side == "source" else plain_uri(tls_source)
     here = through(tls_dest, proxy) if side == "destination" else plain_uri(tls_dest)
-    copier = PartCopier(there, here, MIGRATION)
+    copier = PartCopier(there, here, PIPELINE)
     try:
         with exported_snapshot(tls_source) as snapshot:
             proxy.extra = extra

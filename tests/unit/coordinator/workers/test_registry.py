@@ -20,6 +20,7 @@ from services.shared.model import (
     DecoderWork,
     ErrorKind,
     Lsn,
+    MigrationId,
     PgmigError,
     Register,
     Role,
@@ -30,6 +31,7 @@ from services.shared.model import (
 )
 
 GRACE_S = 0.05
+M, N = MigrationId("m").forward, MigrationId("n").forward
 
 
 @dataclass
@@ -106,40 +108,57 @@ def force() -> Workforce:
 @pytest.fixture
 def listening(force: Workforce) -> Listening:
     listening = Listening()
-    force.listen("m", listening)
+    force.listen(M, listening)
     return listening
 
 
 async def test_single_role_goes_to_one_and_copying_to_all(force: Workforce, listening: Listening) -> None:
     workers = [Worker(force, f"{role}{n}", role) for role in (Role.DECODER, Role.COPIER) for n in (1, 2)]
-    force.want("m", Role.DECODER, decoder_work)
-    force.want("m", Role.COPIER, copier_work)
+    force.want(M, Role.DECODER, decoder_work)
+    force.want(M, Role.COPIER, copier_work)
     assert set(listening.log) == {"unstaffed decoder", "unstaffed copier"}
     for worker in workers:
         worker.attach()
     assert [len(worker.commands) for worker in workers] == [1, 0, 1, 1]
-    assert {view.worker_id for view in force.view("m")} == {"decoder1", "copier1", "copier2"}
+    assert {view.worker_id for view in force.view(M)} == {"decoder1", "copier1", "copier2"}
 
 
 async def test_two_migrations_are_spread_over_two_workers(force: Workforce, listening: Listening) -> None:
-    force.listen("n", Listening())
+    force.listen(N, Listening())
     first, second = (Worker(force, name, Role.APPLIER) for name in ("one", "two"))
     first.attach()
     second.attach()
-    force.want("m", Role.APPLIER, applier_work)
-    force.want("n", Role.APPLIER, applier_work)
+    force.want(M, Role.APPLIER, applier_work)
+    force.want(N, Role.APPLIER, applier_work)
     assert (len(first.commands), len(second.commands)) == (1, 1)
+
+
+async def test_one_set_of_workers_serves_both_directions(force: Workforce, listening: Listening) -> None:
+    """Each pipeline of a migration has assignments and a listener of its own."""
+    back = Listening()
+    reverse = M.migration.reverse
+    force.listen(reverse, back)
+    worker = Worker(force, "one", Role.APPLIER)
+    worker.attach()
+    force.want(M, Role.APPLIER, applier_work)
+    forward_work = worker.assigned()
+    force.want(reverse, Role.APPLIER, applier_work)
+    reverse_work = worker.assigned()
+    assert (forward_work.pipeline, reverse_work.pipeline) == (M, reverse)
+    force.report("one", AssignmentFailed(reverse_work.assignment_id, ErrorKind.GAP, "gone", ""))
+    assert (len(listening.errors), len(back.errors)) == (0, 1)
+    assert (force.current(M, Role.APPLIER), force.current(reverse, Role.APPLIER)) == (forward_work.ref, None)
 
 
 async def test_worker_that_comes_back_in_time_keeps_its_work(force: Workforce, listening: Listening) -> None:
     worker, spare = Worker(force, "one", Role.DECODER), Worker(force, "two", Role.DECODER)
     worker.attach()
-    force.want("m", Role.DECODER, decoder_work)
+    force.want(M, Role.DECODER, decoder_work)
     spare.attach()
     assignment = worker.assigned()
     force.disconnected("one")
-    assert force.current("m", Role.DECODER) == assignment.ref
-    assert [view.lost for view in force.view("m")] == [True]
+    assert force.current(M, Role.DECODER) == assignment.ref
+    assert [view.lost for view in force.view(M)] == [True]
     worker.attach(assignment)
     assert worker.commands == spare.commands == []
     assert listening.log[-1] == "given decoder"
@@ -150,7 +169,7 @@ async def test_worker_that_stays_away_loses_its_work_to_another(
 ) -> None:
     worker, spare = Worker(force, "one", Role.DECODER), Worker(force, "two", Role.DECODER)
     worker.attach()
-    force.want("m", Role.DECODER, decoder_work)
+    force.want(M, Role.DECODER, decoder_work)
     assignment = worker.assigned()
     spare.attach()
     force.disconnected("one")
@@ -163,7 +182,7 @@ async def test_worker_that_stays_away_loses_its_work_to_another(
 async def test_restarted_worker_gets_new_work_at_once(force: Workforce, listening: Listening) -> None:
     worker = Worker(force, "one", Role.DECODER)
     worker.attach()
-    force.want("m", Role.DECODER, decoder_work)
+    force.want(M, Role.DECODER, decoder_work)
     earlier = worker.assigned()
     force.disconnected("one")
     worker.attach()
@@ -173,11 +192,11 @@ async def test_restarted_worker_gets_new_work_at_once(force: Workforce, listenin
 
 async def test_work_from_before_our_restart_is_taken_over(force: Workforce, listening: Listening) -> None:
     worker, spare = Worker(force, "one", Role.APPLIER), Worker(force, "two", Role.APPLIER)
-    offered = Assignment("old", "m", applier_work())
+    offered = Assignment("old", M, applier_work())
     spare.attach()
-    force.want("m", Role.APPLIER, applier_work, wait_s=GRACE_S)
+    force.want(M, Role.APPLIER, applier_work, wait_s=GRACE_S)
     worker.attach(offered)
-    assert force.current("m", Role.APPLIER) == offered.ref
+    assert force.current(M, Role.APPLIER) == offered.ref
     await asyncio.sleep(2 * GRACE_S)  # the time in which another could have been started
     assert worker.commands == spare.commands == []
 
@@ -185,20 +204,23 @@ async def test_work_from_before_our_restart_is_taken_over(force: Workforce, list
 async def test_work_that_nobody_accepts_is_stopped(force: Workforce, listening: Listening) -> None:
     listening.accepting = False
     worker = Worker(force, "one", Role.APPLIER)
-    worker.attach(Assignment("old", "m", applier_work()), Assignment("other", "unknown", applier_work()))
+    worker.attach(
+        Assignment("old", M, applier_work()),
+        Assignment("other", MigrationId("unknown").forward, applier_work()),
+    )
     assert worker.commands == [Unassign("old"), Unassign("other")]
 
 
 async def test_release_waits_until_it_has_stopped(force: Workforce, listening: Listening) -> None:
     worker = Worker(force, "one", Role.APPLIER)
     worker.attach()
-    force.want("m", Role.APPLIER, applier_work)
+    force.want(M, Role.APPLIER, applier_work)
     assignment = worker.assigned()
-    assert not await force.release("m", [Role.APPLIER], wait_s=0.01)
+    assert not await force.release(M, [Role.APPLIER], wait_s=0.01)
     assert worker.commands[-1] == Unassign(assignment.assignment_id)
     force.report("one", ApplierProgress(assignment.assignment_id, Lsn(1), Lsn(1), 0.0, 0, 0, 0))
     assert listening.reports == []  # nobody listens to what is stopping
-    releasing = asyncio.create_task(force.release("m", [Role.APPLIER]))
+    releasing = asyncio.create_task(force.release(M, [Role.APPLIER]))
     await asyncio.sleep(0)
     force.report("one", AssignmentStopped(assignment.assignment_id))
     assert await releasing
@@ -208,7 +230,7 @@ async def test_release_waits_until_it_has_stopped(force: Workforce, listening: L
 async def test_failure_that_a_retry_may_cure_is_tried_again(force: Workforce, listening: Listening) -> None:
     worker = Worker(force, "one", Role.APPLIER)
     worker.attach()
-    force.want("m", Role.APPLIER, applier_work)
+    force.want(M, Role.APPLIER, applier_work)
     first = worker.assigned()
     force.report("one", AssignmentFailed(first.assignment_id, ErrorKind.TRANSIENT, "text"))
     assert [error.kind for error in listening.errors] == [ErrorKind.TRANSIENT]
@@ -223,7 +245,7 @@ async def test_report_of_another_worker_or_an_old_assignment_is_ignored(
 ) -> None:
     worker, other = Worker(force, "one", Role.APPLIER), Worker(force, "two", Role.APPLIER)
     worker.attach()
-    force.want("m", Role.APPLIER, applier_work)
+    force.want(M, Role.APPLIER, applier_work)
     other.attach()
     report = AssignmentFailed(worker.assigned().assignment_id, ErrorKind.GAP, "text")
     force.report("two", report)
