@@ -30,13 +30,16 @@ from services.shared.model import (
     Lsn,
     PgmigError,
     Phase,
+    PipelineState,
     SkippedTransaction,
     TableId,
 )
 from services.shared.pg.schema.dump import check_skippable
 
-_RESYNCED = frozenset({Phase.COPY, Phase.INDEXES, Phase.CATCHUP, Phase.STREAMING})
-"""In these phases tables can be copied again."""
+_RESYNCED = frozenset(
+    {PipelineState.COPY, PipelineState.INDEXES, PipelineState.CATCHUP, PipelineState.STREAMING}
+)
+"""In these states tables can be copied again."""
 
 
 class Commands:
@@ -65,9 +68,9 @@ class Commands:
     async def pause(self) -> None:
         """Raises WRONG_PHASE unless it runs and is not switching over."""
         async with self._commanded() as migration:
-            if migration.phase is Phase.PAUSED:
+            if migration.state is PipelineState.PAUSED:
                 return
-            if not migration.phase.running or migration.phase is Phase.SWITCHOVER:
+            if not migration.phase.running or migration.in_switchover:
                 raise _wrong_phase(migration, "paused")
             self._check_not_switching("paused")
             await self.loop.halt()
@@ -90,7 +93,7 @@ class Commands:
             credentials = self._context.credentials.take_over(judged)
             if migration.phase.running or (migration.phase.ended and credentials.complete):
                 return
-            if migration.record.resume_phase is None:
+            if migration.pipeline.resume_state is None:
                 raise _wrong_phase(migration, "resumed")
             if skip_objects:
                 await self._skip_objects(skip_objects)
@@ -138,8 +141,9 @@ class Commands:
         `prepare_resync` raises, with everything as it was.
         """
         async with self._commanded() as migration:
-            phase = migration.record.resume_phase or migration.phase
-            if phase not in _RESYNCED or not migration.record.options.follow:
+            state = migration.pipeline.resume_state or migration.state
+            able = state in _RESYNCED and not migration.in_switchover
+            if not able or not migration.record.options.follow:
                 hint = "tables can be copied again while changes are replicated (clone --follow)"
                 raise _wrong_phase(migration, "asked to copy tables again", hint)
             self._check_not_switching("asked to copy tables again")

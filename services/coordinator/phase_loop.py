@@ -29,8 +29,9 @@ from services.coordinator.tables.recover import after_drift
 from services.shared.model import (
     ErrorKind,
     EventLevel,
+    MigrationPhase,
     PgmigError,
-    Phase,
+    PipelineState,
     back_off_s,
 )
 from services.shared.runtime.assignments import cause
@@ -42,21 +43,25 @@ LONGEST_RETRY_S = 15.0
 SAMPLE_EVERY_S = 1.0
 
 
-async def _created() -> Phase:
-    return Phase.SCHEMA
+async def _created() -> PipelineState:
+    return PipelineState.SCHEMA
 
 
-_RUN: dict[Phase, Callable[[Pipeline], Awaitable[Phase]]] = {
-    Phase.CREATED: lambda _pipeline: _created(),
-    Phase.SCHEMA: lambda pipeline: schema.run(pipeline.context, pipeline.schema.files, pipeline.workers),
-    Phase.COPY: lambda pipeline: copy.run(pipeline.context, pipeline.schema, pipeline.workers, pipeline.bus),
-    Phase.INDEXES: lambda pipeline: indexes.run(pipeline.context, pipeline.schema, pipeline.workers),
-    Phase.CATCHUP: lambda pipeline: follow.run(pipeline.context, pipeline.schema, pipeline.workers),
-    Phase.STREAMING: lambda pipeline: follow.run(pipeline.context, pipeline.schema, pipeline.workers),
+_RUN: dict[PipelineState, Callable[[Pipeline], Awaitable[PipelineState]]] = {
+    PipelineState.CREATED: lambda _pipeline: _created(),
+    PipelineState.SCHEMA: lambda pipeline: schema.run(
+        pipeline.context, pipeline.schema.files, pipeline.workers
+    ),
+    PipelineState.COPY: lambda pipeline: copy.run(
+        pipeline.context, pipeline.schema, pipeline.workers, pipeline.bus
+    ),
+    PipelineState.INDEXES: lambda pipeline: indexes.run(pipeline.context, pipeline.schema, pipeline.workers),
+    PipelineState.CATCHUP: lambda pipeline: follow.run(pipeline.context, pipeline.schema, pipeline.workers),
+    PipelineState.STREAMING: lambda pipeline: follow.run(pipeline.context, pipeline.schema, pipeline.workers),
 }
 
 
-_APPLYING = frozenset({Phase.INDEXES, Phase.CATCHUP, Phase.STREAMING})
+_APPLYING = frozenset({PipelineState.INDEXES, PipelineState.CATCHUP, PipelineState.STREAMING})
 """With an applier at work, for a while at least: where tables are of several snapshots."""
 
 
@@ -88,7 +93,7 @@ class PhaseLoop:
 
     def watch_old_source(self) -> None:
         """Once it has switched over, as long as this coordinator runs."""
-        if self.migration.phase is Phase.SWITCHED_OVER and self._watching is None:
+        if self.migration.record.phase is MigrationPhase.SWITCHED_OVER and self._watching is None:
             self._watching = asyncio.create_task(
                 afterwards.watch(self._context), name=f"watch-{self.migration.id}"
             )
@@ -160,7 +165,7 @@ class PhaseLoop:
         while self.migration.phase.running:
             entered = self.migration.phase
             try:
-                await self._enter(entered)
+                await self._advance()
                 retries = 0
             except Exception as exc:
                 error = cause(exc) or unexpected(self.migration, exc)
@@ -177,25 +182,28 @@ class PhaseLoop:
                 self.migration.event(EventLevel.WARNING, f"phase {entered} is retried: {error}")
                 await asyncio.sleep(wait)
 
-    async def _enter(self, phase: Phase) -> None:
-        """Run one phase, or whatever of it is left, and move on."""
-        if phase is Phase.SWITCHOVER:
+    async def _advance(self) -> None:
+        """Run one state of the pipeline, or whatever of it is left, and move on."""
+        if self.migration.in_switchover:
             if self._switching is not None and self.switching:
                 await asyncio.wait({self._switching})  # it ends by itself, one way or the other
                 return
             await undo(self._context)  # a coordinator died before it could decide
             return
-        target = await self._run_phase(phase)
-        if target is not self.migration.phase:
-            self.migration.entered(target)
+        target = await self._run_state(self.migration.state)
+        if target is not self.migration.state:
+            if target is PipelineState.ENDED:
+                self.migration.completed()
+            else:
+                self.migration.entered(target)
         await self._context.journal.save()
-        if target in {Phase.COMPLETE, Phase.SWITCHED_OVER}:
+        if target is PipelineState.ENDED:
             await self._workers.staffing.release()
         self.watch_old_source()
 
-    async def _run_phase(self, phase: Phase) -> Phase:
-        """The phase's own end, or the error of a worker that ends it."""
-        running = asyncio.ensure_future(_RUN[phase](self.pipeline))
+    async def _run_state(self, state: PipelineState) -> PipelineState:
+        """The state's own end, or the error of a worker that ends it."""
+        running = asyncio.ensure_future(_RUN[state](self.pipeline))
         fatal = asyncio.create_task(self._workers.reports.until_fatal(), name="fatal")
         try:
             await asyncio.wait({running, fatal}, return_when=asyncio.FIRST_COMPLETED)
@@ -204,9 +212,9 @@ class PhaseLoop:
             error = fatal.result()
             if self._switching is not None:  # it sees the error too, and rolls back or has decided
                 await asyncio.wait({self._switching})
-                if self.migration.phase is Phase.SWITCHED_OVER:
-                    return self.migration.phase
-            if error.kind is ErrorKind.SCHEMA_DRIFT and phase in _APPLYING:
+                if self.migration.record.phase is MigrationPhase.SWITCHED_OVER:
+                    return self.migration.state
+            if error.kind is ErrorKind.SCHEMA_DRIFT and state in _APPLYING:
                 return await after_drift(self._context, self._schema, self._workers.reports, error)
             raise error
         finally:

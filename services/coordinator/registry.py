@@ -11,7 +11,14 @@ from dataclasses import replace
 
 from services.coordinator.commands import Commands
 from services.coordinator.migration.journal import Journal
-from services.coordinator.migration.record import Record, pack, same_migration, supersedes, unpack
+from services.coordinator.migration.record import (
+    PipelineRecord,
+    Record,
+    pack,
+    same_migration,
+    supersedes,
+    unpack,
+)
 from services.coordinator.migration.state import REVISIONS_UNSAVED, Migration
 from services.coordinator.migration.state_file import read_states, remove_state, state_file
 from services.coordinator.phase_loop import PhaseLoop
@@ -19,13 +26,16 @@ from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
 from services.shared.bus.store import StateStore
 from services.shared.model import (
+    Direction,
     ErrorKind,
     EventLevel,
     MigrationId,
     MigrationOptions,
+    MigrationPhase,
     MigrationPlan,
     PgmigError,
     Phase,
+    PipelineState,
 )
 from services.shared.pg.preflight.checks import Preflight, check_migration
 from services.shared.pg.schema.existing_objects import check_confirmed
@@ -131,12 +141,12 @@ class Coordinator:
         return later
 
     def _continue(self, record: Record) -> None:
-        phase = f"in phase {record.phase}"
+        phase = f"in phase {record.shown_phase}"
         log.info("migration %s was %s", record.migration_id, phase)
         commands = self._make(record, Credentials(), restored=True)
         commands.migration.event(EventLevel.INFO, f"the coordinator was started again {phase}")
-        if record.phase is Phase.STREAMING:  # until the applier says so again
-            commands.migration.entered(Phase.CATCHUP)
+        if record.shown_phase is Phase.STREAMING:  # until the applier says so again
+            commands.migration.entered(PipelineState.CATCHUP)
         commands.loop.start()
 
     def _make(self, record: Record, credentials: Credentials, *, restored: bool) -> Commands:
@@ -181,12 +191,13 @@ class Coordinator:
         record = Record(
             migration_id=key,
             revision=1,
-            phase=Phase.CREATED,
+            phase=MigrationPhase.MIGRATING,
             options=checked.options,
             source=checked.source,
             destination=checked.destination,
             created_at=now,
             phase_since=now,
+            pipelines=(PipelineRecord(Direction.FORWARD, PipelineState.CREATED, now),),
             instance=secrets.token_hex(8),
             source_identity=checked.source_identity,
             destination_identity=checked.destination_identity,

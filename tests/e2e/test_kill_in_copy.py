@@ -226,5 +226,5 @@ async def test_a_queue_that_is_lost_keeps_the_parts_that_are_copied(
 def floors(stack: Stack) -> set[str]:
     """Tables of which the applier skips what their later snapshot has, by the state file."""
     state = json.loads((stack.state_dir / MIGRATION / "state.json").read_text())
-    tables = state["record"]["tables"]
+    tables = state["record"]["pipelines"][0]["tables"]
     return {table["table"]["name"] for table in tables if Lsn.parse(table["floor"])}

@@ -375,7 +375,7 @@ MUTATIONS = (
         "22 a copy begins with a new applier",
         "services/coordinator/tables/adopt.py",
         "began_copy(tables, dropped, secrets.token_hex(8))",
-        "began_copy(tables, dropped, migration.record.applier_epoch)",
+        "began_copy(tables, dropped, migration.pipeline.applier_epoch)",
         f"{BEGIN_COPY}::test_the_record_forgets_what_the_new_copies_replace",
     ),
     Mutation(
@@ -817,7 +817,7 @@ MUTATIONS = (
     Mutation(
         "21 a table that was forgotten half is forgotten",
         "services/coordinator/tables/adopt.py",
-        "    by_own_name |= {one.table for one in migration.record.dropped}",
+        "    by_own_name |= {one.table for one in migration.pipeline.dropped}",
         "    by_own_name |= set()",
         f"{BROKEN_OFF}::test_a_dropped_table_is_forgotten_again_by_the_next_coordinator",
     ),

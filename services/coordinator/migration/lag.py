@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from services.shared.model import Lsn, Phase
+from services.shared.model import Lsn, PipelineState
 
 NEAR_BYTES = 1 << 20
 NEAR_S = 2.0
@@ -47,10 +47,10 @@ def lag_bytes(source: Lsn, applied: Lsn) -> int:
     return max(0, source - applied) if applied else 0
 
 
-def follow_phase(current: Phase, behind_bytes: int, behind_s: float) -> Phase:
-    """catchup or streaming; a lag between near and far leaves the phase as it is."""
+def follow_state(current: PipelineState, behind_bytes: int, behind_s: float) -> PipelineState:
+    """catchup or streaming; a lag between near and far leaves the state as it is."""
     if behind_bytes <= NEAR_BYTES or behind_s <= NEAR_S:
-        return Phase.STREAMING
+        return PipelineState.STREAMING
     if behind_bytes >= FAR_BYTES and behind_s >= FAR_S:
-        return Phase.CATCHUP
+        return PipelineState.CATCHUP
     return current

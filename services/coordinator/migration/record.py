@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.shared.model import (
     DatabaseIdentity,
+    Direction,
     Endpoint,
     ErrorKind,
     Event,
     Failure,
     IdentityBefore,
     Lsn,
+    MigrationId,
     MigrationOptions,
+    MigrationPhase,
     PgmigError,
     Phase,
+    PipelineId,
+    PipelineState,
     SkippedTransaction,
     SwitchoverResult,
     TableFile,
     TableId,
+    shown_phase,
 )
 from services.shared.model.jsonview import from_json, to_json
 from services.shared.pg.freeze.thaw import Before
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +70,8 @@ class DroppedTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """instance: a random identity of the migration, since ids are used again after `cleanup`. term: how many
-    coordinators have taken the migration over, counted in the store. revision grows with every change.
-    Which of two records of one id counts: `supersedes`.
+class PipelineRecord:
+    """What one pipeline must remember. resume_state: that resume returns to, while it is paused or failed.
 
     published: what the publication carries. inserts_only: what the second one carries, for INSERT
     and TRUNCATE. copied_only: what no publication carries. altered: tables that have, or may have,
@@ -77,18 +81,12 @@ class Record:
     list. damaged: tables that are copied again before indexes are built. applier_epoch: of the
     applier that may write. snapshot_id: under which the parts in the copy queue were published.
     flushed_lsn: the destination's progress as last heard.
-    freeze: written before the source is frozen: how to thaw it.
     """
 
-    migration_id: str
-    revision: int
-    phase: Phase
-    options: MigrationOptions
-    source: Endpoint
-    destination: Endpoint
-    created_at: float
-    phase_since: float
-    resume_phase: Phase | None = None
+    direction: Direction
+    state: PipelineState
+    state_since: float
+    resume_state: PipelineState | None = None
     failure: Failure | None = None
     slot: SlotRecord | None = None
     published: tuple[TableId, ...] = ()
@@ -103,14 +101,60 @@ class Record:
     applier_epoch: str = ""
     snapshot_id: str = ""
     flushed_lsn: Lsn = Lsn(0)
+    skipped: tuple[SkippedTransaction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A migration and its pipelines, one for each direction; the forward one is always there. They are stored
+    together, so that one write can end one pipeline and begin the other.
+
+    instance: a random identity of the migration, since ids are used again after `cleanup`. term: how many
+    coordinators have taken the migration over, counted in the store. revision grows with every change.
+    Which of two records of one id counts: `supersedes`. failure: why the last switchover was rolled back.
+    freeze: written before the source is frozen: how to thaw it.
+    """
+
+    migration_id: str
+    revision: int
+    phase: MigrationPhase
+    options: MigrationOptions
+    source: Endpoint
+    destination: Endpoint
+    created_at: float
+    phase_since: float
+    pipelines: tuple[PipelineRecord, ...]
+    failure: Failure | None = None
     freeze: Before | None = None
     switchover: SwitchoverResult | None = None
     events: tuple[Event, ...] = ()
-    skipped: tuple[SkippedTransaction, ...] = ()
     instance: str = ""
     term: int = 0
     source_identity: DatabaseIdentity | None = None
     destination_identity: DatabaseIdentity | None = None
+
+    def pipeline(self, direction: Direction) -> PipelineRecord:
+        """Raises KeyError if the migration has no pipeline in that direction."""
+        return {one.direction: one for one in self.pipelines}[direction]
+
+    @property
+    def forward(self) -> PipelineRecord:
+        return self.pipeline(Direction.FORWARD)
+
+    @property
+    def pipeline_ids(self) -> tuple[PipelineId, ...]:
+        migration = MigrationId.parse(self.migration_id)
+        return tuple(PipelineId(migration, one.direction) for one in self.pipelines)
+
+    def with_pipeline(self, pipeline: PipelineRecord) -> Record:
+        """With that pipeline in place of the one of its direction, or added to the others."""
+        others = (one for one in self.pipelines if one.direction is not pipeline.direction)
+        return replace(self, pipelines=tuple(sorted((*others, pipeline), key=lambda one: one.direction)))
+
+    @property
+    def shown_phase(self) -> Phase:
+        """For clients and messages."""
+        return shown_phase(self.phase, self.forward.state)
 
 
 def same_migration(one: Record, other: Record) -> bool:

@@ -1,8 +1,8 @@
 """One migration as the coordinator holds it in memory: its record, and what workers report.
 
-Each change of the record is a method that says what has happened. A change of phase is checked against
-`services.shared.model.phase.TRANSITIONS`. `touch` announces a change that is not recorded. Every change
-raises the revision and wakes whoever watches. The clock is injected; all times are Unix seconds.
+Each change of the record is a method that says what has happened. A change of phase or state is checked
+against the tables of transitions in `services.shared.model`. `touch` announces a change that is not recorded.
+Every change raises the revision and wakes whoever watches. The clock is injected; all times are Unix seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import replace
 from services.coordinator.migration.copy_progress import CopyProgress
 from services.coordinator.migration.pace import pause
 from services.coordinator.migration.rates import RateMeter, Totals
-from services.coordinator.migration.record import DroppedTable, Record, SlotRecord
+from services.coordinator.migration.record import DroppedTable, PipelineRecord, Record, SlotRecord
 from services.coordinator.migration.stream_progress import FollowProgress
 from services.shared.model import (
     Endpoint,
@@ -26,17 +26,24 @@ from services.shared.model import (
     IndexProgress,
     Lsn,
     MigrationId,
+    MigrationPhase,
     MigrationView,
     PgmigError,
     Phase,
+    PipelineState,
+    PipelineView,
     Rates,
     SkippedTransaction,
     SwitchoverResult,
     TableFile,
     TableId,
     WorkerView,
-    check_move,
+    check_end,
+    check_phase_move,
+    check_state,
+    check_state_move,
     failure_event,
+    shown_phase,
 )
 from services.shared.pg.catalog.replica_identity import Published
 from services.shared.pg.freeze.sessions import OwnSession
@@ -55,18 +62,22 @@ def failure_of(error: PgmigError) -> Failure:
     return Failure(error.kind, error.message, error.hint, error.lsn or Lsn(0), error.xid)
 
 
-def _resumable(phase: Phase) -> Phase:
-    """Where a migration goes on that is halted in this phase."""
-    return Phase.CATCHUP if phase is Phase.STREAMING else phase
-
-
 def _switched_over(record: Record, result: SwitchoverResult) -> Record:
-    return replace(
-        record,
-        phase=Phase.SWITCHED_OVER,
-        phase_since=result.finished_at,
-        switchover=result,
-        flushed_lsn=max(record.flushed_lsn, result.sentinel_lsn),
+    pipeline = replace(
+        record.forward,
+        state=PipelineState.ENDED,
+        state_since=result.finished_at,
+        flushed_lsn=max(record.forward.flushed_lsn, result.sentinel_lsn),
+    )
+    record = replace(
+        record, phase=MigrationPhase.SWITCHED_OVER, phase_since=result.finished_at, switchover=result
+    )
+    return record.with_pipeline(pipeline)
+
+
+def _pipeline_view(record: PipelineRecord) -> PipelineView:
+    return PipelineView(
+        record.direction, record.state, record.state_since, record.resume_state, record.failure
     )
 
 
@@ -83,8 +94,8 @@ class Migration:
         self.record = record
         self.id = MigrationId.parse(record.migration_id)
         self.pipeline_id = self.id.forward
-        self.copying = CopyProgress(record.tables)
-        self.following = FollowProgress(record.flushed_lsn)
+        self.copying = CopyProgress(self.pipeline.tables)
+        self.following = FollowProgress(self.pipeline.flushed_lsn)
         self.indexes = IndexProgress()
         self.needs_credentials = False
         self.removed = False
@@ -96,11 +107,34 @@ class Migration:
 
     @property
     def phase(self) -> Phase:
-        return self.record.phase
+        """For clients and messages."""
+        return self.record.shown_phase
+
+    @property
+    def pipeline(self) -> PipelineRecord:
+        """The record of the pipeline that runs."""
+        return self.record.pipeline(self.pipeline_id.direction)
+
+    @property
+    def state(self) -> PipelineState:
+        return self.pipeline.state
+
+    @property
+    def in_switchover(self) -> bool:
+        """A switchover has begun, and is neither decided nor undone."""
+        return self.record.phase is MigrationPhase.SWITCHOVER
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the pipeline failed, or the last switchover."""
+        return self.pipeline.failure or self.record.failure
 
     def _put(self, record: Record) -> None:
         self.record = replace(record, revision=record.revision + 1)
         self._announce()
+
+    def _put_pipeline(self, pipeline: PipelineRecord) -> None:
+        self._put(self.record.with_pipeline(pipeline))
 
     def touch(self) -> None:
         """Something outside the record changed."""
@@ -123,34 +157,68 @@ class Migration:
         line = Event(self._clock(), level, text)
         self._put(replace(self.record, events=(*events[-EVENTS_KEPT + 1 :], line)))
 
-    # Changes of phase. Each raises WRONG_PHASE, with nothing changed, where the table does not allow it.
+    # Changes of phase and state. Each raises WRONG_PHASE, with nothing changed, where the tables do not allow
+    # it.
 
-    def _move(self, record: Record, phase: Phase, text: str = "") -> None:
-        """To another phase, with the changes that `record` has. text: for the event log."""
-        check_move(self.phase, phase)
-        self._put(replace(record, phase=phase, phase_since=self._clock()))
-        self.event(EventLevel.ERROR if phase is Phase.FAILED else EventLevel.INFO, text or f"phase {phase}")
+    def _move(self, record: Record, pipeline: PipelineRecord, text: str = "") -> None:
+        """To another phase or state, with the changes that `record` and `pipeline` have. text: for the event
+        log."""
+        now = self._clock()
+        if record.phase is not self.record.phase:
+            check_phase_move(self.record.phase, record.phase)
+            record = replace(record, phase_since=now)
+        if pipeline.state is not self.state:
+            check_state_move(self.state, pipeline.state)
+            pipeline = replace(pipeline, state_since=now)
+        check_state(record.phase, pipeline.state)
+        self._put(record.with_pipeline(pipeline))
+        level = EventLevel.ERROR if pipeline.state is PipelineState.FAILED else EventLevel.INFO
+        self.event(level, text or f"phase {self.phase}")
 
-    def entered(self, phase: Phase) -> None:
-        """The next phase, or the one before when the applier falls behind."""
-        self._move(self.record, phase)
+    def entered(self, state: PipelineState) -> None:
+        """The next state, or the one before when the applier falls behind."""
+        self._move(self.record, replace(self.pipeline, state=state))
+
+    def _halted(self, state: PipelineState) -> PipelineRecord:
+        """Resume returns to the state of now. Whether it still streams is seen only then; during a
+        switchover nothing else is possible."""
+        resume = self.state
+        if resume is PipelineState.STREAMING and not self.in_switchover:
+            resume = PipelineState.CATCHUP
+        return replace(self.pipeline, state=state, resume_state=resume)
 
     def paused(self) -> None:
-        self._move(replace(self.record, resume_phase=_resumable(self.phase)), Phase.PAUSED)
+        self._move(self.record, self._halted(PipelineState.PAUSED))
 
     def failed(self, failure: Failure) -> None:
-        record = replace(self.record, resume_phase=_resumable(self.phase), failure=failure)
-        self._move(record, Phase.FAILED, failure_event(failure))
+        pipeline = replace(self._halted(PipelineState.FAILED), failure=failure)
+        self._move(self.record, pipeline, failure_event(failure))
 
     def resumed(self, skipped: SkippedTransaction | None = None) -> None:
         """Out of a pause or a failure. skipped: the transaction that an operator gave up for it."""
-        record = self.record
-        assert record.resume_phase is not None
-        audit = record.skipped if skipped is None else (*record.skipped, skipped)
-        self._move(replace(record, resume_phase=None, failure=None, skipped=audit), record.resume_phase)
+        pipeline = self.pipeline
+        assert pipeline.resume_state is not None
+        audit = pipeline.skipped if skipped is None else (*pipeline.skipped, skipped)
+        pipeline = replace(
+            pipeline, state=pipeline.resume_state, resume_state=None, failure=None, skipped=audit
+        )
+        self._move(replace(self.record, failure=None), pipeline)
+
+    def _ended(self, phase: MigrationPhase) -> None:
+        check_end(phase, self.state)
+        pipeline = replace(self.pipeline, state=PipelineState.ENDED, resume_state=None)
+        self._move(replace(self.record, phase=phase), pipeline)
+
+    def completed(self) -> None:
+        """Everything is copied, and no changes are followed."""
+        self._ended(MigrationPhase.COMPLETE)
 
     def aborted(self) -> None:
-        self._move(replace(self.record, resume_phase=None), Phase.ABORTED)
+        if (
+            self.in_switchover and self.state is PipelineState.FAILED
+        ):  # it could not be undone, and is given up
+            self.record = replace(self.record, phase=MigrationPhase.MIGRATING)
+        self._ended(MigrationPhase.ABORTED)
 
     def began_copy(
         self,
@@ -163,32 +231,35 @@ class Migration:
         dropped: all of them from now on. applier_epoch: a new one, since changes may have been applied
         to these tables before.
         """
-        record = self.record
-        record = replace(
-            record,
+        pipeline = self.pipeline
+        pipeline = replace(
+            pipeline,
             tables=self.copying.records(),
             dropped=tuple(dropped),
-            damaged=tuple(table for table in record.damaged if table not in copied_again),
+            damaged=tuple(table for table in pipeline.damaged if table not in copied_again),
             applier_epoch=applier_epoch,
             snapshot_id="",
         )
-        if record.phase is Phase.COPY:
-            self._put(record)
+        if pipeline.state is PipelineState.COPY:
+            self._put_pipeline(pipeline)
         else:
-            self._move(replace(record, resume_phase=None, failure=None), Phase.COPY)
+            pipeline = replace(pipeline, state=PipelineState.COPY, resume_state=None, failure=None)
+            self._move(replace(self.record, failure=None), pipeline)
 
     def began_switchover(self, freeze: Before) -> None:
         """freeze: how to thaw the source, which is frozen only when this has been stored."""
-        self._move(replace(self.record, failure=None, freeze=freeze), Phase.SWITCHOVER)
+        record = replace(self.record, phase=MigrationPhase.SWITCHOVER, failure=None, freeze=freeze)
+        self._move(record, self.pipeline)
 
     def switchover_undone(self) -> None:
         """Writers may write to the source again."""
-        record = replace(self.record, freeze=None)
-        self._move(record, Phase.STREAMING, "writers may write to the source again")
+        record = replace(self.record, phase=MigrationPhase.MIGRATING, freeze=None)
+        self._move(record, self.pipeline, "writers may write to the source again")
 
     def decided(self, result: SwitchoverResult) -> Record:
         """The record once the switchover is decided, for the store; nothing is changed here."""
-        check_move(self.phase, Phase.SWITCHED_OVER)
+        check_phase_move(self.record.phase, MigrationPhase.SWITCHED_OVER)
+        check_end(MigrationPhase.SWITCHED_OVER, self.state)
         record = _switched_over(self.record, result)
         return replace(record, revision=record.revision + 1)
 
@@ -217,53 +288,53 @@ class Migration:
     # What is replicated and copied.
 
     def slot_ready(self, slot: SlotRecord) -> None:
-        self._put(replace(self.record, slot=slot))
+        self._put_pipeline(replace(self.pipeline, slot=slot))
 
     def publication_chosen(self, chosen: Published) -> None:
-        record = replace(
-            self.record,
+        pipeline = replace(
+            self.pipeline,
             published=chosen.whole,
             inserts_only=chosen.inserts_only,
             copied_only=chosen.copied_only,
             altered=chosen.altered,
             sends_generated=chosen.sends_generated,
         )
-        self._put(record)
+        self._put_pipeline(pipeline)
 
     def tables_chosen(self, tables: tuple[TableId, ...]) -> None:
         """What is copied where no changes are replicated."""
-        self._put(replace(self.record, published=tables))
+        self._put_pipeline(replace(self.pipeline, published=tables))
 
     def files_noted(self, files: Sequence[TableFile]) -> None:
         """More files of published tables, by which a TRUNCATE is found."""
-        self._put(replace(self.record, files=(*self.record.files, *files)))
+        self._put_pipeline(replace(self.pipeline, files=(*self.pipeline.files, *files)))
 
     def copies_noted(self) -> None:
         """The record of tables follows `copying`."""
-        self._put(replace(self.record, tables=self.copying.records()))
+        self._put_pipeline(replace(self.pipeline, tables=self.copying.records()))
 
     def tables_dropped(self, dropped: Sequence[DroppedTable]) -> None:
         """Also takes the tables from `copying`. dropped: all of them from now on."""
-        self._put(replace(self.record, tables=self.copying.records(), dropped=tuple(dropped)))
+        self._put_pipeline(replace(self.pipeline, tables=self.copying.records(), dropped=tuple(dropped)))
 
     def floors_kept(self, dropped: Sequence[DroppedTable]) -> None:
         """dropped: all tables without a record of a copy from now on."""
-        self._put(replace(self.record, dropped=tuple(dropped)))
+        self._put_pipeline(replace(self.pipeline, dropped=tuple(dropped)))
 
     def damage_found(self, table: TableId) -> None:
         """It is copied again before indexes are built."""
-        self._put(replace(self.record, damaged=(table,)))
+        self._put_pipeline(replace(self.pipeline, damaged=(table,)))
 
     def parts_queued(self, snapshot_id: str) -> None:
         """The copy queue holds the parts that are copied under this snapshot."""
-        self._put(replace(self.record, snapshot_id=snapshot_id))
+        self._put_pipeline(replace(self.pipeline, snapshot_id=snapshot_id))
 
     def queue_incomplete(self) -> None:
         """The parts must be queued again."""
-        self._put(replace(self.record, snapshot_id=""))
+        self._put_pipeline(replace(self.pipeline, snapshot_id=""))
 
     def flushed(self, lsn: Lsn) -> None:
-        self._put(replace(self.record, flushed_lsn=lsn))
+        self._put_pipeline(replace(self.pipeline, flushed_lsn=lsn))
 
     # What an operator changes.
 
@@ -282,7 +353,7 @@ class Migration:
 
     def identities_put_back(self) -> None:
         """Replica identities on the source are as they were; later changes of them are not ours."""
-        self._put(replace(self.record, altered=()))
+        self._put_pipeline(replace(self.pipeline, altered=()))
 
     async def changed(self) -> None:
         """Return after the next change."""
@@ -314,20 +385,20 @@ class Migration:
         return self.copying.totals() + self.following.totals()
 
     def view(self) -> MigrationView:
-        record = self.record
-        rows, size, transactions = self._rates.per_second() if record.phase.running else (0.0, 0.0, 0.0)
-        applied = self.following.totals()
+        record, pipeline = self.record, self.pipeline
+        rows, size, transactions = self._rates.per_second() if self.phase.running else (0.0, 0.0, 0.0)
+        applied, resume = self.following.totals(), pipeline.resume_state
         return MigrationView(
             migration_id=record.migration_id,
-            phase=record.phase,
+            phase=self.phase,
             revision=record.revision,
-            resume_phase=record.resume_phase,
-            failure=record.failure,
+            resume_phase=shown_phase(record.phase, resume) if resume else None,
+            failure=self.failure,
             source=record.source,
             destination=record.destination,
             options=record.options,
             created_at=record.created_at,
-            phase_since=record.phase_since,
+            phase_since=max(record.phase_since, pipeline.state_since),
             positions=self.following.positions(time.monotonic()),
             rates=Rates(rows, size, transactions, applied.rows, applied.transactions),
             tables=self.copying.tables(),
@@ -336,5 +407,6 @@ class Migration:
             switchover=record.switchover,
             indexes=self.indexes,
             needs_credentials=self.needs_credentials,
-            skipped=record.skipped,
+            skipped=pipeline.skipped,
+            pipelines=tuple(map(_pipeline_view, record.pipelines)),
         )

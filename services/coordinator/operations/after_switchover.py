@@ -16,8 +16,8 @@ from services.coordinator.pipeline.parts import Context
 from services.shared.model import (
     ErrorKind,
     EventLevel,
+    MigrationPhase,
     PgmigError,
-    Phase,
 )
 from services.shared.pg.freeze.closed_database import beside, is_open, writable_connection
 from services.shared.pg.freeze.thaw import Before, admit_readers
@@ -32,7 +32,7 @@ def check_frozen(migration: Migration) -> Before:
     """What the switchover changed on the source. Raises WRONG_PHASE unless the migration has switched over
     and the source is still frozen."""
     frozen = migration.record.freeze
-    if migration.phase is not Phase.SWITCHED_OVER:
+    if migration.record.phase is not MigrationPhase.SWITCHED_OVER:
         raise PgmigError(
             ErrorKind.WRONG_PHASE,
             f"migration {migration.id} is in phase {migration.phase}: its source is not frozen",
@@ -101,7 +101,7 @@ async def written(context: Context) -> tuple[tuple[str, int], ...]:
                 return ()
         finally:
             await side.close()
-    publications = [names.publication, *([names.inserts_publication] if record.inserts_only else [])]
+    publications = [names.publication, *([names.inserts_publication] if record.forward.inserts_only else [])]
     conn = await writable_connection(uri)
     try:
         found = await late_writes(conn, names.slot, publications, record.switchover.sentinel_lsn)

@@ -13,17 +13,17 @@ import time
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context
-from services.shared.model import ErrorKind, PgmigError, Phase
+from services.shared.model import ErrorKind, PgmigError, PipelineState
 
-_ABOUT_TO = frozenset({Phase.CATCHUP, Phase.STREAMING})
+_ABOUT_TO = frozenset({PipelineState.CATCHUP, PipelineState.STREAMING})
 
 
 def check_ready(migration: Migration) -> None:
     """Raises WRONG_PHASE unless the migration streams, or is about to."""
-    if migration.phase in _ABOUT_TO:
+    if migration.state in _ABOUT_TO and not migration.in_switchover:
         return
-    failure = migration.record.failure
-    if migration.phase is Phase.FAILED and failure is not None:
+    failure = migration.failure
+    if migration.state is PipelineState.FAILED and failure is not None:
         problem = f"migration {migration.id} has failed: {failure.message}"
     else:
         problem = f"migration {migration.id} is in phase {migration.phase}, not streaming"
@@ -32,12 +32,12 @@ def check_ready(migration: Migration) -> None:
 
 def _remedy(migration: Migration) -> str:
     resume = f"`pgmig-cli resume --id {migration.id}`"
-    if migration.phase is Phase.PAUSED:
+    if migration.state is PipelineState.PAUSED:
         return f"resume it first: {resume}"
-    if migration.phase is Phase.FAILED:
-        failure = migration.record.failure
+    if migration.state is PipelineState.FAILED:
+        failure = migration.failure
         return (failure.hint if failure else "") or f"remove the cause of the failure, then {resume}"
-    if migration.phase.ended:
+    if migration.record.phase.ended:
         return ""
     return "wait until it is streaming (see `pgmig-cli status`)"
 
@@ -75,7 +75,8 @@ async def await_credentials(context: Context, deadline: float) -> Credentials:
 def _ready(migration: Migration, deadline: float) -> bool:
     now = time.monotonic()
     _, seconds = migration.following.behind(now)
-    return migration.phase is Phase.STREAMING and migration.following.live and seconds <= deadline - now
+    streaming = migration.state is PipelineState.STREAMING and not migration.in_switchover
+    return streaming and migration.following.live and seconds <= deadline - now
 
 
 def _late(migration: Migration) -> PgmigError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.coordinator.migration.record import Record
-from services.shared.model import ErrorKind, Failure, Lsn, PgmigError, Phase, SkippedTransaction
+from services.shared.model import ErrorKind, Failure, Lsn, PgmigError, PipelineState, SkippedTransaction
 
 LONGEST_TEXT = 2000
 """Characters of what an operator says: the record must fit a message of the broker."""
@@ -37,11 +37,12 @@ def explained(failure: Failure, migration_id: str) -> Failure:
 
 def decided(record: Record, lsn: Lsn, reason: str, who: str, now: float) -> SkippedTransaction:
     """The audit record. Raises WRONG_PHASE or INVALID_ARGUMENT when nothing may be skipped."""
-    failure = record.failure
-    if record.phase is not Phase.FAILED or failure is None or record.resume_phase is None:
+    pipeline = record.forward
+    failure = pipeline.failure
+    if pipeline.state is not PipelineState.FAILED or failure is None or pipeline.resume_state is None:
         raise PgmigError(
             ErrorKind.WRONG_PHASE,
-            f"migration {record.migration_id} is in phase {record.phase}: there is nothing to skip",
+            f"migration {record.migration_id} is in phase {record.shown_phase}: there is nothing to skip",
             "only the transaction that a migration in phase failed stopped at can be skipped",
         )
     if not skippable(failure):

@@ -35,8 +35,9 @@ from services.coordinator.tables.unlogged import check_unlogged
 from services.shared.model import (
     ErrorKind,
     EventLevel,
+    MigrationPhase,
     PgmigError,
-    Phase,
+    PipelineState,
     StepName,
     StepState,
 )
@@ -55,7 +56,7 @@ async def run(context: Context, schema: Schema, workers: Workers, feed: StepFeed
         await _attempt(steps.Run(context, schema, workers, feed, deadline, uris))
     except BaseException as exc:  # also when cancelled: the source must not stay frozen
         interrupted = exc
-    if context.migration.phase is Phase.SWITCHED_OVER:
+    if context.migration.record.phase is MigrationPhase.SWITCHED_OVER:
         await _to_its_end(_finish(context, workers.staffing, feed))
     elif interrupted is not None:
         await _fail(context, feed, interrupted)
@@ -177,14 +178,14 @@ async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> Non
     """Let writers in again; goes on until it has. The migration keeps streaming."""
     migration = context.migration
     migration.event(EventLevel.ERROR, f"switchover rolled back: {error.message}")
-    if migration.phase is Phase.SWITCHOVER:
+    if migration.in_switchover:
         try:
             await undo_at_last(context)
         except PgmigError as exc:
             log.error("the switchover of migration %s is left to another coordinator: %s", migration.id, exc)
             feed.tell(StepName.ROLLBACK, StepState.FAILED, exc.message)
             return
-    if migration.phase is not Phase.FAILED:  # what it failed with meanwhile tells how to go on
+    if migration.state is not PipelineState.FAILED:  # what it failed with meanwhile tells how to go on
         migration.switchover_failed(failure_of(error))
     feed.tell(StepName.ROLLBACK, StepState.DONE)
     feed.blocked_at = 0.0

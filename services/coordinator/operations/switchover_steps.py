@@ -26,7 +26,7 @@ from services.shared.model import (
     EventLevel,
     Lsn,
     PgmigError,
-    Phase,
+    PipelineState,
     SentinelApplied,
     SwitchoverResult,
     TableId,
@@ -75,7 +75,7 @@ async def await_copies(run: Run) -> None:
     migration = run.context.migration
 
     def settled() -> bool:
-        return migration.phase in {Phase.STREAMING, Phase.FAILED, Phase.PAUSED}
+        return migration.state in {PipelineState.STREAMING, PipelineState.FAILED, PipelineState.PAUSED}
 
     while True:
         try:
@@ -100,11 +100,11 @@ async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
     Where the destination is partitioned otherwise, the root is what has to be there; a new partition
     has no route to it.
     """
-    record = run.context.migration.record
+    migration, record = run.context.migration, run.context.migration.pipeline
     roots = {route.leaf: route.root for route in run.schema.routing.routes}
     async with source_session(run.uris.source_uri, freeze) as conn:
         await check_unchanged(run.context, run.schema, conn)
-        run.chosen = await choose(conn, record.options)
+        run.chosen = await choose(conn, migration.record.options)
         known = {*record.published, *record.inserts_only, *record.copied_only}
         known |= {one.table for one in record.tables}
         unknown = await uncovered(conn, await publication_tables(conn, run.chosen), known)
@@ -212,7 +212,7 @@ async def verify(run: Run, freeze: Freeze) -> None:
     async with connection(run.uris.destination_uri, "destination") as conn:
         await verify_sequences(conn, values)
         migration = run.context.migration
-        files, routes = migration.record.files, run.schema.routing.routes
+        files, routes = migration.pipeline.files, run.schema.routing.routes
         await check_truncated(freeze.session, conn, files, routes, migration.id)
     if await freeze.opened():
         run.context.migration.event(

@@ -88,8 +88,8 @@ async def _source(context: Context, *, force: bool = False) -> list[str]:
     removed += await remove_from_source(
         uri,
         context.migration.pipeline_id,
-        inserts_only=bool(record.inserts_only),
-        altered=record.altered,
+        inserts_only=bool(record.forward.inserts_only),
+        altered=record.forward.altered,
         database=frozen.database if frozen else "",
         door=frozen.door if frozen else "",
         after=record.switchover.sentinel_lsn if record.switchover and not force else None,

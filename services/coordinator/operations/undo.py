@@ -16,7 +16,7 @@ from services.shared.model import (
     ErrorKind,
     EventLevel,
     PgmigError,
-    Phase,
+    PipelineState,
     back_off_s,
 )
 from services.shared.pg.freeze.sessions import OwnSession
@@ -31,7 +31,7 @@ FIRST_UNDO_S, LONGEST_UNDO_S = 0.5, 15.0
 async def undo_at_last(context: Context) -> None:
     """`undo` until it succeeds, whatever stands in its way: nobody can write before. Raises FENCED."""
     migration, failures = context.migration, 0
-    while migration.phase is Phase.SWITCHOVER:
+    while migration.in_switchover:
         try:
             await undo(context)
         except Exception as exc:
@@ -60,8 +60,9 @@ async def undo(context: Context) -> None:
         if fenced is not None:
             raise fenced
     context.migration.switchover_undone()
-    if not context.migration.following.live:
-        context.migration.entered(Phase.CATCHUP)
+    migration = context.migration
+    if migration.state is PipelineState.STREAMING and not migration.following.live:
+        migration.entered(PipelineState.CATCHUP)
     await context.journal.save()
 
 

@@ -33,7 +33,7 @@ from services.shared.model import (
     EventLevel,
     Lsn,
     PgmigError,
-    Phase,
+    PipelineState,
     Role,
     SnapshotReady,
     TableId,
@@ -51,19 +51,19 @@ MOST_ROUNDS = 5
 _OF_A_SNAPSHOT = frozenset({ErrorKind.SNAPSHOT_LOST, ErrorKind.TABLE_CHANGED})
 
 
-async def run(context: Context, schema: Schema, workers: Workers, bus: Client) -> Phase:
+async def run(context: Context, schema: Schema, workers: Workers, bus: Client) -> PipelineState:
     """Returns the next phase."""
     if not await _built(context):
         begin(context, schema, workers.reports)
-    if context.migration.record.applier_epoch:
+    if context.migration.pipeline.applier_epoch:
         await _keep_applier_out(context, workers.staffing)
     # After a restart of ours the copiers may still be at it: they are not disturbed.
-    published = bool(context.migration.record.snapshot_id)
+    published = bool(context.migration.pipeline.snapshot_id)
     await workers.staffing.staff(Role.DECODER, *([Role.COPIER] if published else []))
     rounds, why = 0, "the snapshot was lost"
     while not (await _settled(context, workers.reports) and await unfollowed.copied(context, workers)):
         snapshot = await workers.snapshot.open()
-        if snapshot.identity != context.migration.record.snapshot_id:
+        if snapshot.identity != context.migration.pipeline.snapshot_id:
             await _publish(context, schema, workers, bus, snapshot, why=why)
         changed = await _watch(context, workers, bus, snapshot)
         why = "tables were changed on the source" if changed else "the snapshot was lost"
@@ -78,8 +78,8 @@ async def run(context: Context, schema: Schema, workers: Workers, bus: Client) -
     await workers.staffing.staff(Role.DECODER)
     await delete_queue(bus, context.migration.pipeline_id)
     migration = context.migration
-    migration.event(EventLevel.INFO, f"copied {counted(len(migration.record.tables), 'table')}")
-    return Phase.INDEXES
+    migration.event(EventLevel.INFO, f"copied {counted(len(migration.pipeline.tables), 'table')}")
+    return PipelineState.INDEXES
 
 
 async def _keep_applier_out(context: Context, staffing: Staffing) -> None:
@@ -87,7 +87,7 @@ async def _keep_applier_out(context: Context, staffing: Staffing) -> None:
     uris, migration = await context.credentials.both(), context.migration
     await staffing.release([Role.APPLIER])
     async with connection(uris.destination_uri, "destination") as conn:
-        await fence_applier(conn, migration.pipeline_id, migration.record.applier_epoch)
+        await fence_applier(conn, migration.pipeline_id, migration.pipeline.applier_epoch)
 
 
 async def _built(context: Context) -> bool:
@@ -107,9 +107,9 @@ async def _settled(context: Context, reports: Reports) -> bool:
 
 async def _settle(context: Context, reports: Reports, ledger: CopyLedger) -> bool:
     migration = context.migration
-    slot = migration.record.slot
+    slot = migration.pipeline.slot
     migration.copying.settle(ledger, slot.consistent_lsn if slot else Lsn(0))
-    if migration.copying.records() != migration.record.tables:
+    if migration.copying.records() != migration.pipeline.tables:
         migration.copies_noted()
         await context.journal.save()
     reports.notify()  # whoever builds indexes waits for complete tables
@@ -122,10 +122,10 @@ async def _publish(
     """Queue what the ledger lacks, under this snapshot. why: it is not the first one, for an event."""
     migration = context.migration
     follow = migration.record.options.follow
-    if migration.record.snapshot_id:
+    if migration.pipeline.snapshot_id:
         which = "incomplete tables" if follow else "all tables"
         migration.event(EventLevel.WARNING, f"{why}: {which} are copied under a new snapshot")
-    if migration.record.snapshot_id or not follow:
+    if migration.pipeline.snapshot_id or not follow:
         # Copiers that hold parts of the old one stop first. One that does not hear it works in vain.
         await workers.staffing.staff(Role.DECODER)
         await purge(bus, migration.pipeline_id)

@@ -11,24 +11,24 @@ import asyncio
 import time
 from contextlib import suppress
 
-from services.coordinator.migration.lag import follow_phase
+from services.coordinator.migration.lag import follow_state
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.source_watch import note
 from services.coordinator.tables.adopt import begin_copy, try_stock
 from services.coordinator.tables.recover import NEW_TABLES
 from services.coordinator.tables.routed import look_for_routes
 from services.coordinator.tables.watch import watch_tables
-from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, Role, TableId
+from services.shared.model import ErrorKind, Lsn, PgmigError, PipelineState, Role, TableId
 from services.shared.pg.bookkeeping.progress import applied_progress
 from services.shared.pg.replication.position import SourceWatch
 from services.shared.pg.replication.publication import check_usable, read_slot
 from services.shared.pg.session.connection import connection
 
 LOOK_EVERY_S = 1.0
-FOLLOWING = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER})
+FOLLOWING = frozenset({PipelineState.CATCHUP, PipelineState.STREAMING})
 
 
-async def run(context: Context, schema: Schema, workers: Workers) -> Phase:
+async def run(context: Context, schema: Schema, workers: Workers) -> PipelineState:
     """Returns the phase that ends it, which somebody else moved to."""
     migration = context.migration
     await _check_gap(context)
@@ -36,7 +36,7 @@ async def run(context: Context, schema: Schema, workers: Workers) -> Phase:
     stock = await try_stock(context, schema)
     if stock is not None and stock.copy and stock.error is None:
         begin_copy(context.migration, stock.copy, NEW_TABLES)
-        return Phase.COPY
+        return PipelineState.COPY
     await workers.staffing.staff(Role.DECODER, Role.APPLIER)
     watch = SourceWatch((await context.credentials.both()).source_uri, migration.pipeline_id.slot)
     tables = asyncio.create_task(
@@ -46,13 +46,13 @@ async def run(context: Context, schema: Schema, workers: Workers) -> Phase:
 
     def outcome() -> bool:
         """Whether the watch has ended; a switchover compares the tables itself."""
-        return tables.done() and migration.phase is not Phase.SWITCHOVER
+        return tables.done() and not migration.in_switchover
 
     try:
-        while migration.phase in FOLLOWING:
+        while migration.state in FOLLOWING:
             if outcome():
                 begin_copy(context.migration, tables.result(), NEW_TABLES)
-                return Phase.COPY
+                return PipelineState.COPY
             now = time.monotonic()
             if (state := await watch.look()) is not None:
                 note(context.migration, state)
@@ -60,11 +60,11 @@ async def run(context: Context, schema: Schema, workers: Workers) -> Phase:
             migration.touch()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
-                    await workers.reports.until(lambda: migration.phase not in FOLLOWING or outcome())
+                    await workers.reports.until(lambda: migration.state not in FOLLOWING or outcome())
     finally:
         await _ended(tables)
         await watch.close()
-    return migration.phase
+    return migration.state
 
 
 async def _ended(task: asyncio.Task[tuple[TableId, ...]]) -> None:
@@ -77,14 +77,14 @@ async def _ended(task: asyncio.Task[tuple[TableId, ...]]) -> None:
 async def _judge(context: Context, now: float) -> None:
     migration = context.migration
     following = migration.following
-    if following.flushed > migration.record.flushed_lsn:
+    if following.flushed > migration.pipeline.flushed_lsn:
         migration.flushed(following.flushed)
-    if migration.phase is Phase.SWITCHOVER:
+    if migration.in_switchover:
         return
-    target = Phase.CATCHUP  # also while no applier is at work, however little is pending
+    target = PipelineState.CATCHUP  # also while no applier is at work, however little is pending
     if following.live:
-        target = follow_phase(migration.phase, *following.behind(now))
-    if target is not migration.phase:
+        target = follow_state(migration.state, *following.behind(now))
+    if target is not migration.state:
         migration.entered(target)
         await context.journal.save()
 
@@ -95,18 +95,18 @@ async def _check_gap(context: Context) -> None:
     Also after the key-value store was lost: both servers then say where the migration stands.
     """
     uris, migration = await context.credentials.both(), context.migration
-    assert migration.record.slot is not None
-    start, names = migration.record.slot.consistent_lsn, migration.pipeline_id
+    assert migration.pipeline.slot is not None
+    start, names = migration.pipeline.slot.consistent_lsn, migration.pipeline_id
     slot = check_usable(await read_slot(uris.source_uri, names.slot), names.slot, start)
     async with connection(uris.destination_uri, "destination") as conn:
         progress = await applied_progress(conn, names)
-    if migration.record.flushed_lsn > start and progress is None:
+    if migration.pipeline.flushed_lsn > start and progress is None:
         raise PgmigError(
             ErrorKind.GAP,
             f"neither replication origin {names.origin} nor a row of pgmig.progress is on the "
-            f"destination any more, which had progress {migration.record.flushed_lsn}",
+            f"destination any more, which had progress {migration.pipeline.flushed_lsn}",
             "restore the destination with its origin, or clean up and start the migration again",
-            migration.record.flushed_lsn,
+            migration.pipeline.flushed_lsn,
         )
     applied = max(progress or Lsn(0), start)
     if slot.confirmed_flush_lsn > applied:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from services.coordinator.migration.record import Record
+from services.coordinator.migration.record import PipelineRecord
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.files import Files
 from services.coordinator.pipeline.parts import Context, Schema, Workers
@@ -31,7 +31,7 @@ from services.coordinator.tables import damaged
 from services.coordinator.tables.partitions import check_partitions
 from services.coordinator.tables.routed import look_for_routes
 from services.coordinator.tables.unlogged import check_unlogged
-from services.shared.model import ErrorKind, EventLevel, Lsn, PgmigError, Phase, Role, TableId
+from services.shared.model import ErrorKind, EventLevel, Lsn, PgmigError, PipelineState, Role, TableId
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog.replica_identity import use_indexes
 from services.shared.pg.catalog.selected import choose
@@ -50,11 +50,11 @@ KEYS = "foreign keys"
 DATABASE = "database"
 
 
-async def run(context: Context, schema: Schema, workers: Workers) -> Phase:
+async def run(context: Context, schema: Schema, workers: Workers) -> PipelineState:
     """Returns the next phase."""
     uris, migration = await context.credentials.both(), context.migration
     follow = migration.record.options.follow
-    if migration.record.damaged:
+    if migration.pipeline.damaged:
         return await damaged.copy_again(context, schema.routing, workers.staffing)
     await workers.staffing.staff(*([Role.DECODER] if follow else []))
     workers.snapshot.close()
@@ -79,7 +79,7 @@ async def run(context: Context, schema: Schema, workers: Workers) -> Phase:
     await schema.index_work.stop()
     await check_unlogged(context)
     await _finish(context, schema.files, done)
-    return Phase.CATCHUP if follow else Phase.COMPLETE
+    return PipelineState.CATCHUP if follow else PipelineState.ENDED
 
 
 async def _build(context: Context, schema: Schema, workers: Workers) -> Building:
@@ -120,12 +120,12 @@ async def _loosen_keys(context: Context) -> None:
         return
     async with connection(uris.destination_uri, "destination") as conn:
         await silence(conn)
-        loose = await loosen_keys(conn, *_in_part_and_all(migration.record))
+        loose = await loosen_keys(conn, *_in_part_and_all(migration.pipeline))
     for warning in loose.warnings:
         migration.event(EventLevel.WARNING, warning)
 
 
-def _in_part_and_all(record: Record) -> tuple[list[TableId], list[TableId]]:
+def _in_part_and_all(record: PipelineRecord) -> tuple[list[TableId], list[TableId]]:
     """Tables that are not replicated in full, and all tables that are copied."""
     return [*record.inserts_only, *record.copied_only], [one.table for one in record.tables]
 
@@ -136,7 +136,7 @@ async def _warn_of_keys(context: Context) -> None:
     if not record.options.follow:
         return
     async with connection(uris.destination_uri, "destination") as conn:
-        warning = await doubtful_keys(conn, *_in_part_and_all(record))
+        warning = await doubtful_keys(conn, *_in_part_and_all(context.migration.pipeline))
     if warning:
         context.migration.event(EventLevel.WARNING, warning)
 
@@ -196,7 +196,7 @@ async def _finish(context: Context, files: Files, done: set[str]) -> None:
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
     ):
-        await use_indexes(destination, migration.record.altered)
+        await use_indexes(destination, migration.pipeline.altered)
         await mark_step(destination, migration.pipeline_id, ANALYZE)
         files.archive.unlink(missing_ok=True)
         list_of(files.archive).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from services.shared.model import (
     ErrorKind,
     EventLevel,
     PgmigError,
-    Phase,
+    PipelineState,
     Role,
     SnapshotReady,
     counted,
@@ -52,23 +52,23 @@ MOST_SNAPSHOTS = 5
 """How many snapshots are tried while objects of the source are being dropped or renamed."""
 
 
-async def run(context: Context, files: Files, workers: Workers) -> Phase:
+async def run(context: Context, files: Files, workers: Workers) -> PipelineState:
     """Returns the next phase."""
     migration = context.migration
     uris = await context.credentials.both()
-    if migration.record.slot is None:
+    if migration.pipeline.slot is None:
         # Whoever began before a crash may have told us of a slot that we did not note.
         await workers.staffing.release()
         await _choose_published(context)
     await workers.staffing.staff(Role.DECODER)
-    await workers.reports.until(lambda: migration.record.slot is not None)
+    await workers.reports.until(lambda: migration.pipeline.slot is not None)
     await context.journal.save()
     async with connection(uris.destination_uri, "destination") as conn:
         done = await steps_done(conn, migration.pipeline_id)
-    if PRE_DATA in done and migration.record.tables:
-        return Phase.COPY
+    if PRE_DATA in done and migration.pipeline.tables:
+        return PipelineState.COPY
     await _under_snapshots(context, files, workers.snapshot, restored=PRE_DATA in done)
-    return Phase.COPY
+    return PipelineState.COPY
 
 
 async def _under_snapshots(context: Context, files: Files, snapshot: Snapshot, *, restored: bool) -> None:
@@ -114,7 +114,7 @@ async def _choose_published(context: Context) -> None:
         taken = await choose(conn, migration.record.options)
         if not migration.record.options.follow:
             migration.tables_chosen(await publication_tables(conn, taken))
-        elif not (migration.record.published or migration.record.inserts_only):
+        elif not (migration.pipeline.published or migration.pipeline.inserts_only):
             chosen = await choose_published(conn, migration.record.options.no_key_tables, taken)
             if migration.record.source.server_version_num < TRUNCATE_SINCE:
                 migration.files_noted(await table_files(conn, chosen.whole))
@@ -122,7 +122,7 @@ async def _choose_published(context: Context) -> None:
             for warning in chosen.warnings:
                 migration.event(EventLevel.WARNING, warning)
         await context.journal.save()
-        await set_full(conn, [one.table for one in migration.record.altered])
+        await set_full(conn, [one.table for one in migration.pipeline.altered])
 
 
 async def _list_tables(context: Context, snapshot: SnapshotReady) -> tuple[Chosen, tuple[KnownTable, ...]]:
@@ -135,7 +135,7 @@ async def _list_tables(context: Context, snapshot: SnapshotReady) -> tuple[Chose
     migration.copying.plan(() if migration.record.options.schema_only else tables)
     migration.copies_noted()
     await context.journal.save()
-    taken = {record.table for record in migration.record.tables}
+    taken = {record.table for record in migration.pipeline.tables}
     known = {
         t: one
         for t, one in identities.items()
@@ -158,7 +158,7 @@ async def _take_tables(context: Context, chosen: Chosen, known: Sequence[KnownTa
             await note_tables(conn, migration.pipeline_id, known)
             await mark_step(conn, migration.pipeline_id, PRE_DATA)
     migration.event(
-        EventLevel.INFO, f"{counted(len(migration.record.tables), 'table')} of the destination to fill"
+        EventLevel.INFO, f"{counted(len(migration.pipeline.tables), 'table')} of the destination to fill"
     )
 
 
@@ -213,7 +213,7 @@ async def _run(context: Context, script: bytes | Script, chosen: Chosen, known: 
                 await run_script(conn, script, PRE_DATA)
             else:
                 await run_entries(conn, script, PRE_DATA)
-            await put_back(conn, migration.record.altered)  # the destination gets what the source had
+            await put_back(conn, migration.pipeline.altered)  # the destination gets what the source had
             await note_tables(conn, migration.pipeline_id, known)
             await mark_step(conn, migration.pipeline_id, PRE_DATA)
     if options.drop_if_exists:
@@ -223,4 +223,4 @@ async def _run(context: Context, script: bytes | Script, chosen: Chosen, known: 
 def _described(record: Record) -> str:
     if record.options.schema_only:
         return "the schema"
-    return f"schema of {counted(len(record.tables), 'table')}"
+    return f"schema of {counted(len(record.forward.tables), 'table')}"

@@ -184,7 +184,7 @@ async def _seen(side: str, uri: str, freeze: Before | None) -> tuple[DatabaseIde
 
 async def check_timeline(record: Record, uri: str) -> None:
     """Raises GAP for a source that was promoted: its WAL is not the one that the slot was made in."""
-    slot = record.slot
+    slot = record.forward.slot
     if slot is None or not slot.timeline:
         return
     # A source that the freeze has closed still shows its timeline from another database.

@@ -155,7 +155,7 @@ class Reports:
         self.notify()
 
     def _slot_ready(self, report: SlotReady) -> None:
-        if self._migration.record.slot is not None:
+        if self._migration.pipeline.slot is not None:
             return
         slot = SlotRecord(report.consistent_lsn, report.system_identifier, report.timeline)
         self._migration.slot_ready(slot)

@@ -15,11 +15,11 @@ from services.shared.model import (
     SLOT_GONE,
     EventLevel,
     PgmigError,
-    Phase,
+    PipelineState,
 )
 from services.shared.pg.replication.position import SourceState, SourceWatch
 
-_ASK_THEMSELVES = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER})
+_ASK_THEMSELVES = frozenset({PipelineState.CATCHUP, PipelineState.STREAMING})
 SEARCH_EVERY_S = 15.0
 """For a connection string that nobody has given, after a restart."""
 
@@ -62,10 +62,10 @@ class Lookout:
             note(self._migration, state)
 
     def _wanted(self) -> bool:
-        record = self._migration.record
-        if record.phase.ended or record.phase in _ASK_THEMSELVES:
+        migration = self._migration
+        if migration.record.phase.ended or migration.state in _ASK_THEMSELVES:
             return False
-        return record.options.follow and record.slot is not None
+        return migration.record.options.follow and migration.pipeline.slot is not None
 
     async def _uri(self) -> str:
         if self._credentials.known.source_uri:

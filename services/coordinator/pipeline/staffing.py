@@ -80,10 +80,10 @@ class Staffing:
         return self._workforce.current(self._migration.pipeline_id, role)
 
     def _decoder_work(self) -> DecoderWork:
-        record, slot = self._migration.record, self._migration.record.slot
+        record, slot = self._migration.pipeline, self._migration.pipeline.slot
         return DecoderWork(
             source_uri=self._credentials.known.source_uri,
-            follow=record.options.follow,
+            follow=self._migration.record.options.follow,
             may_create=slot is None,
             tables=record.published,
             system_identifier=slot.system_identifier if slot else "",
@@ -104,14 +104,14 @@ class Staffing:
         )
 
     def _applier_work(self) -> ApplierWork:
-        record = self._migration.record
+        record, options = self._migration.pipeline, self._migration.record.options
         slot = record.slot
         return ApplierWork(
             self._credentials.known.destination_uri,
             slot.consistent_lsn if slot else Lsn(0),
             (*self._migration.copying.floors(), *((one.table, one.floor) for one in record.dropped)),
             tuple(skipped.lsn for skipped in record.skipped),
-            record.options.strict_boundaries,
+            options.strict_boundaries,
             (
                 *self._routing.routes,
                 *self._routing.parted,

@@ -149,7 +149,7 @@ async def _divide(
     here_placed, there_placed = await places(source, tables, seen.chosen), await places(destination, tables)
     options = migration.record.options
     by_own_name = {record.table for record in migration.copying.records()}
-    by_own_name |= {one.table for one in migration.record.dropped}  # forgotten, but not to the end
+    by_own_name |= {one.table for one in migration.pipeline.dropped}  # forgotten, but not to the end
     lost = [one for one in differences if one.kind is ChangeKind.GONE]
     lost = [one for one in lost if one.table in by_own_name or not one.before.has_rows]
     gone = set(await absent(destination, [one.table for one in lost]))
@@ -211,7 +211,7 @@ async def forget(
     await schema.index_work.stop()
     schema.files.archive.unlink(missing_ok=True)
     migration.copying.forget(tables)
-    others = tuple(one for one in migration.record.dropped if one.table not in tables)
+    others = tuple(one for one in migration.pipeline.dropped if one.table not in tables)
     dropped = tuple(DroppedTable(table, at) for table in tables)
     migration.tables_dropped((*others, *dropped))
     await context.journal.save()
@@ -241,7 +241,7 @@ def begin_copy(
     partitions whose rows the new copies have no more."""
     migration.copying.add(tables)
     named = {*tables, *(one.table for one in without)}
-    dropped = [one for one in migration.record.dropped if one.table not in named]
+    dropped = [one for one in migration.pipeline.dropped if one.table not in named]
     dropped += [one for one in without if one.table not in tables]
     migration.began_copy(tables, dropped, secrets.token_hex(8))
     listed = ", ".join(map(str, tables[:5])) + (" and more" if len(tables) > 5 else "")

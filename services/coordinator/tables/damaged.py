@@ -13,7 +13,7 @@ from services.coordinator.pipeline.parts import Context
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.pipeline.staffing import Staffing
 from services.coordinator.tables.resync import prepare_resync
-from services.shared.model import PgmigError, Phase
+from services.shared.model import PgmigError, PipelineState
 from services.shared.pg.schema.post_data import DuplicateRowError
 from services.shared.runtime.assignments import cause
 
@@ -42,9 +42,9 @@ def noted(migration: Migration, exc: Exception) -> Exception:
     return PgmigError(error.kind, error.message, f"{error.hint}; {remedy}")
 
 
-async def copy_again(context: Context, routing: Routing, staffing: Staffing) -> Phase:
+async def copy_again(context: Context, routing: Routing, staffing: Staffing) -> PipelineState:
     """Go back to phase copy for the noted tables."""
     await staffing.release()
-    await prepare_resync(context, routing, context.migration.record.damaged)
+    await prepare_resync(context, routing, context.migration.pipeline.damaged)
     await context.journal.save()
-    return Phase.COPY
+    return PipelineState.COPY

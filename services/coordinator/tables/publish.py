@@ -28,13 +28,13 @@ async def publish(
 
     Only a snapshot that is taken afterwards may be copied under. Raises NO_REPLICA_IDENTITY.
     """
-    left_out = set(migration.record.copied_only)
+    left_out = set(migration.pipeline.copied_only)
     unpublished = [t for t in names if t in now and now[t].logged and not now[t].published]
     tops = await topmost(source, unpublished)
     wanted = {table for table in unpublished if not {table, tops.get(table, table)} & left_out}
     if not wanted:
         return False
-    lacking = await never_identified(source, wanted, sends_generated=migration.record.sends_generated)
+    lacking = await never_identified(source, wanted, sends_generated=migration.pipeline.sends_generated)
     if lacking:
         raise PgmigError(
             ErrorKind.NO_REPLICA_IDENTITY,

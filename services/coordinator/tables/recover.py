@@ -5,12 +5,12 @@ from __future__ import annotations
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.pipeline.reports import Reports
 from services.coordinator.tables.adopt import begin_copy, take_stock
-from services.shared.model import PgmigError, Phase
+from services.shared.model import PgmigError, PipelineState
 
 NEW_TABLES = "new partitions are copied, since they may already contain rows"
 
 
-async def after_drift(context: Context, schema: Schema, reports: Reports, error: PgmigError) -> Phase:
+async def after_drift(context: Context, schema: Schema, reports: Reports, error: PgmigError) -> PipelineState:
     """The phase to go on in: copy for new tables, the same one where the destination fits by now.
 
     Raises the error with what to do about it, or as it is when the look at both sides finds nothing.
@@ -22,8 +22,8 @@ async def after_drift(context: Context, schema: Schema, reports: Reports, error:
     reports.cleared()
     if stock.copy:
         begin_copy(context.migration, stock.copy, NEW_TABLES)
-        return Phase.COPY
+        return PipelineState.COPY
     if not stock.adopted and reports.drifted_at == error.lsn:
         raise error
     reports.drifted_at = error.lsn
-    return migration.phase
+    return migration.state

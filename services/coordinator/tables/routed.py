@@ -79,9 +79,9 @@ async def take_routes(
 async def _keep_floors(context: Context, divided: Mapping[TableId, TableId]) -> None:
     """For partitions that the destination has got: their rows came with the copy of the root."""
     migration = context.migration
-    floors, listed = dict(migration.copying.floors()), {record.table for record in migration.record.tables}
+    floors, listed = dict(migration.copying.floors()), {record.table for record in migration.pipeline.tables}
     added = [DroppedTable(t, floors.get(root, Lsn(0))) for t, root in divided.items() if t not in listed]
-    others = tuple(one for one in migration.record.dropped if one.table not in divided)
+    others = tuple(one for one in migration.pipeline.dropped if one.table not in divided)
     migration.floors_kept((*others, *added))
     await context.journal.save()
 

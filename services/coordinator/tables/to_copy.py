@@ -123,7 +123,7 @@ def _note_files(
 ) -> None:
     """Files of tables that were added since, as the snapshot shows them: by these a TRUNCATE is found that
     the source does not replicate."""
-    record = migration.record
+    record = migration.pipeline
     known = {one.table for one in record.files} | {*record.inserts_only, *record.copied_only}
     added = tuple(TableFile(table, identities[table].file) for table in leaves if table not in known)
     if added:

@@ -14,7 +14,7 @@ from services.coordinator.pipeline.parts import Context, Workers
 from services.shared.model import (
     EventLevel,
     LargeObjects,
-    Phase,
+    PipelineState,
     counted,
 )
 from services.shared.pg.bookkeeping.schema import mark_step, steps_done
@@ -37,7 +37,8 @@ async def copied(context: Context, workers: Workers) -> bool:
         if UNFOLLOWED in await steps_done(destination, context.migration.pipeline_id):
             return True
         snapshot = await workers.snapshot.open()
-        if not record.options.follow and record.snapshot_id not in {"", snapshot.identity}:
+        before = context.migration.pipeline.snapshot_id
+        if not record.options.follow and before not in {"", snapshot.identity}:
             return False  # a new snapshot gives every table a new plan
         async with (
             connection(uris.source_uri, "source") as source,
@@ -88,7 +89,7 @@ def _left_alone(migration: Migration) -> bool:
 def _wanted(migration: Migration) -> Wanted:
     options = migration.record.options
     left = {LargeObjects.SKIP}
-    if migration.phase is not Phase.COPY:
+    if migration.state is not PipelineState.COPY:
         left.add(LargeObjects.COPY_ONCE)
     return Wanted(options.large_objects not in left, not options.no_owner, not options.no_acl)
 

@@ -17,7 +17,6 @@ from services.coordinator.tables.adopt import Stock, try_stock
 from services.shared.model import (
     EventLevel,
     Lsn,
-    Phase,
     TableId,
 )
 
@@ -34,14 +33,14 @@ async def watch_tables(context: Context, schema: Schema, reports: Reports) -> tu
     told: set[TableId] = set()
     while True:
         began = time.monotonic()
-        stock = await try_stock(context, schema) if migration.phase is not Phase.SWITCHOVER else None
+        stock = await try_stock(context, schema) if not migration.in_switchover else None
         took = time.monotonic() - began
         if stock is not None:
             _tell_unpublished(context.migration, stock, told)
             if stock.error is not None or stock.copy:
                 await _applied(context.migration, reports, stock.at)
                 # Once more: the operator may have been at it meanwhile.
-                again = await try_stock(context, schema) if migration.phase is not Phase.SWITCHOVER else None
+                again = await try_stock(context, schema) if not migration.in_switchover else None
                 if again is not None and again.error is not None:
                     raise again.error
                 if again is not None and again.copy:

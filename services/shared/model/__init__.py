@@ -6,6 +6,7 @@ from services.shared.model.combinations import check_options
 from services.shared.model.database import DatabaseIdentity
 from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
 from services.shared.model.lsn import Lsn
+from services.shared.model.migration_phase import MigrationPhase, check_end, check_phase_move, check_state
 from services.shared.model.names import (
     BOOKKEEPING_SCHEMA,
     MESSAGE_PREFIX,
@@ -23,7 +24,8 @@ from services.shared.model.parts import (
     PartRange,
     Split,
 )
-from services.shared.model.phase import Phase, check_move, may_move
+from services.shared.model.phase import Phase, shown_phase
+from services.shared.model.pipeline_state import PipelineState, check_state_move
 from services.shared.model.plurals import counted
 from services.shared.model.selection import Pattern, Selection
 from services.shared.model.table_identity import (
@@ -57,6 +59,7 @@ from services.shared.model.view import (
     MigrationView,
     NoKeyTables,
     Parameter,
+    PipelineView,
     Positions,
     Rates,
     SkippedTransaction,
@@ -137,6 +140,7 @@ __all__ = [
     "Lsn",
     "MigrationId",
     "MigrationOptions",
+    "MigrationPhase",
     "MigrationPlan",
     "MigrationView",
     "NoKeyTables",
@@ -149,6 +153,8 @@ __all__ = [
     "PgmigError",
     "Phase",
     "PipelineId",
+    "PipelineState",
+    "PipelineView",
     "Policy",
     "Positions",
     "Rates",
@@ -180,14 +186,17 @@ __all__ = [
     "back_off_s",
     "change_of",
     "check_address",
-    "check_move",
+    "check_end",
     "check_options",
+    "check_phase_move",
+    "check_state",
+    "check_state_move",
     "counted",
     "failure_event",
     "fits_socket",
     "located",
-    "may_move",
     "relation_signature",
+    "shown_phase",
     "socket_path",
     "unix_address",
 ]

@@ -10,7 +10,9 @@ from enum import StrEnum
 
 from services.shared.model.errors import ErrorKind, located
 from services.shared.model.lsn import Lsn
+from services.shared.model.names import Direction
 from services.shared.model.phase import Phase
+from services.shared.model.pipeline_state import PipelineState
 from services.shared.model.selection import Selection
 from services.shared.model.tables import TableId
 from services.shared.model.work import Role
@@ -284,7 +286,20 @@ class SwitchoverStep:
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineView:
+    """One direction of a migration. resume_state: that resume returns to, while it is paused or failed."""
+
+    direction: Direction
+    state: PipelineState
+    state_since: float = 0.0
+    resume_state: PipelineState | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationView:
+    """phase: of the migration and its forward pipeline in one word."""
+
     migration_id: str
     phase: Phase
     revision: int = 0
@@ -304,3 +319,4 @@ class MigrationView:
     indexes: IndexProgress = field(default_factory=IndexProgress)
     needs_credentials: bool = False
     skipped: tuple[SkippedTransaction, ...] = ()
+    pipelines: tuple[PipelineView, ...] = ()

@@ -20,10 +20,12 @@ from services.shared.model import (
     MigrationOptions,
     MigrationView,
     Phase,
+    PipelineState,
     ReplicaIdentity,
     TableId,
 )
 from tests.bench.processes import peak_mb
+from tests.support.records import make_record
 from tests.support.servers.nats import NatsServer
 from tests.support.services import Services
 
@@ -39,7 +41,7 @@ def full_record() -> Record:
     """Paused while it followed; names that do not compress, every list filled."""
     names = [hashlib.sha256(b"%d" % number).hexdigest()[:56] for number in range(TABLES)]
     tables = [TableId("inventory", f"t_{name}") for name in names]
-    return Record(
+    return make_record(
         migration_id="m",
         revision=7,
         phase=Phase.PAUSED,
@@ -48,7 +50,7 @@ def full_record() -> Record:
         destination=Endpoint("destination.example", 5432, "db", "pgmig", 180001),
         created_at=1.5,
         phase_since=2.5,
-        resume_phase=Phase.CATCHUP,
+        resume_state=PipelineState.CATCHUP,
         slot=SlotRecord(Lsn(1), "6943", 1),
         published=tuple(tables),
         altered=tuple(IdentityBefore(table, ReplicaIdentity.DEFAULT) for table in tables),
@@ -78,6 +80,6 @@ async def test_a_coordinator_with_ten_thousand_tables_stays_small(tmp_path: Path
             services.wait_serving()
             async with services.session() as session:
                 for view in await views(session, WATCHERS):
-                    assert [table.table for table in view.tables] == list(record.published)
+                    assert [table.table for table in view.tables] == list(record.forward.published)
                     assert view.phase is Phase.PAUSED
             assert peak_mb(services.pid("coordinator")) < CAP_MB

@@ -10,7 +10,6 @@ import pytest
 
 from services.coordinator.commands import Commands
 from services.coordinator.migration.journal import Journal
-from services.coordinator.migration.record import Record
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import undo as undo_module
 from services.coordinator.operations.undo import undo_at_last
@@ -27,10 +26,11 @@ from services.shared.model import (
     Phase,
     TableId,
 )
+from tests.support.records import make_record
 
 
 def migration(phase: Phase) -> Migration:
-    record = Record(
+    record = make_record(
         migration_id="m",
         revision=7,
         phase=phase,
@@ -101,7 +101,7 @@ async def test_undoing_goes_on_whatever_fails_until_writers_are_let_in(
     async def undo(context: Context) -> None:
         if failures:
             raise failures.pop(0)
-        context.migration.entered(Phase.STREAMING)
+        context.migration.switchover_undone()
 
     monkeypatch.setattr(undo_module, "undo", undo)
     monkeypatch.setattr(undo_module, "FIRST_UNDO_S", 0.001)

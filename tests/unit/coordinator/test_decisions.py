@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.coordinator.migration.lag import FAR_BYTES, NEAR_BYTES, LagClock, follow_phase, lag_bytes
+from services.coordinator.migration.lag import FAR_BYTES, NEAR_BYTES, LagClock, follow_state, lag_bytes
 from services.coordinator.migration.rates import RateMeter, Totals
-from services.coordinator.migration.record import Record
 from services.coordinator.migration.state import Migration
 from services.coordinator.migration.stream_progress import FollowProgress
 from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
@@ -16,9 +15,11 @@ from services.shared.model import (
     Lsn,
     MigrationOptions,
     Phase,
+    PipelineState,
 )
 from services.shared.pg.session.uri import endpoint
 from services.shared.runtime.changes import Changes
+from tests.support.records import make_record
 
 
 def test_lag_in_seconds_is_the_age_of_the_oldest_position_not_applied() -> None:
@@ -48,19 +49,19 @@ def test_nothing_is_behind_before_anything_is_known() -> None:
 @pytest.mark.parametrize(
     ("current", "size", "seconds", "target"),
     [
-        (Phase.CATCHUP, 0, 0.0, Phase.STREAMING),
-        (Phase.CATCHUP, NEAR_BYTES, 100.0, Phase.STREAMING),
-        (Phase.CATCHUP, FAR_BYTES, 1.0, Phase.STREAMING),
-        (Phase.CATCHUP, NEAR_BYTES + 1, 10.0, Phase.CATCHUP),
-        (Phase.STREAMING, NEAR_BYTES + 1, 10.0, Phase.STREAMING),
-        (Phase.STREAMING, FAR_BYTES, 29.0, Phase.STREAMING),
-        (Phase.STREAMING, FAR_BYTES, 31.0, Phase.CATCHUP),
+        (PipelineState.CATCHUP, 0, 0.0, PipelineState.STREAMING),
+        (PipelineState.CATCHUP, NEAR_BYTES, 100.0, PipelineState.STREAMING),
+        (PipelineState.CATCHUP, FAR_BYTES, 1.0, PipelineState.STREAMING),
+        (PipelineState.CATCHUP, NEAR_BYTES + 1, 10.0, PipelineState.CATCHUP),
+        (PipelineState.STREAMING, NEAR_BYTES + 1, 10.0, PipelineState.STREAMING),
+        (PipelineState.STREAMING, FAR_BYTES, 29.0, PipelineState.STREAMING),
+        (PipelineState.STREAMING, FAR_BYTES, 31.0, PipelineState.CATCHUP),
     ],
 )
-def test_phase_follows_the_lag_without_flapping(
-    current: Phase, size: int, seconds: float, target: Phase
+def test_the_state_follows_the_lag_without_flapping(
+    current: PipelineState, size: int, seconds: float, target: PipelineState
 ) -> None:
-    assert follow_phase(current, size, seconds) is target
+    assert follow_state(current, size, seconds) is target
 
 
 def test_totals_go_on_when_another_applier_takes_over() -> None:
@@ -86,7 +87,16 @@ def test_rates_cover_the_window_and_forget_what_is_older() -> None:
 
 
 def _accepted(source: Endpoint, destination: Endpoint, offered: Credentials, *, proven: bool) -> Credentials:
-    record = Record("m", 1, Phase.COPY, MigrationOptions(), source, destination, 1.0, 1.0)
+    record = make_record(
+        "m",
+        1,
+        Phase.COPY,
+        options=MigrationOptions(),
+        source=source,
+        destination=destination,
+        created_at=1.0,
+        phase_since=1.0,
+    )
     credentials = KnownCredentials(Migration(record, lambda: ()), Credentials(), Changes())
     credentials.accept(offered, proven=proven)
     return credentials.known

@@ -30,6 +30,7 @@ from services.shared.model import (
     EventLevel,
     Lsn,
     MigrationOptions,
+    MigrationPhase,
     PgmigError,
     Phase,
     StepName,
@@ -40,6 +41,7 @@ from services.shared.pg.replication.connection import ReplicationConnection
 from services.shared.pg.replication.late_writes import late_writes
 from services.shared.pg.session.connection import connection
 from services.shared.pg.session.uri import endpoint
+from tests.support.records import changed, make_record
 from tests.support.servers.door import reopen
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.proxy import proxied
@@ -196,7 +198,7 @@ async def frozen_in_vain(source: str) -> Record:
     await freeze.forbid_writes()
     await freeze.shut(asyncio.get_running_loop().time() + 10)
     await freeze.close()
-    return Record(
+    return make_record(
         migration_id="m",
         revision=5,
         phase=Phase.SWITCHOVER,
@@ -275,7 +277,7 @@ async def test_replaced_coordinator_opens_no_source(
     """Another one has taken the migration over: only that one may open the source."""
     record = await frozen_in_vain(source)
     if command != "cleanup":
-        record = replace(record, phase=Phase.SWITCHED_OVER)
+        record = changed(record, phase=Phase.SWITCHED_OVER)
     store, other = StateStore(client), StateStore(client)
     await store.save("m", pack(record))
     await other.load()
@@ -452,4 +454,4 @@ async def test_undo_opens_the_source_although_the_state_file_cannot_be_written(
         await undo(pipeline.context)
     insert(source, 1)
     stored = unpack((await StateStore(client).load())["m"])
-    assert stored.phase is Phase.SWITCHOVER  # until the disk has room
+    assert stored.phase is MigrationPhase.SWITCHOVER  # until the disk has room

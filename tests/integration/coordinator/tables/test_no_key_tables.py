@@ -106,7 +106,7 @@ async def test_what_is_altered_is_noted_before_it_is_altered(
             services.kill9("coordinator")
             assert rows(source, IDENTITIES) == [("log", "f"), ("mute", "n")], "half of it is done"
             state = json.loads((services.state_dir / "m" / "state.json").read_text())
-            assert [one["identity"] for one in state["record"]["altered"]] == ["d", "n"]
+            assert [one["identity"] for one in state["record"]["pipelines"][0]["altered"]] == ["d", "n"]
             writer.commit()
         await asyncio.to_thread(_again, services)
         await session.resume("m", source, dest_db)

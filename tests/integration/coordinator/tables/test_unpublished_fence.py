@@ -24,9 +24,10 @@ from services.shared.bus.connection import connect_bus
 from services.shared.bus.store import StateStore
 from services.shared.model import Endpoint, ErrorKind, MigrationOptions, PgmigError, Phase
 from services.shared.pg.unpublished import large_objects
+from tests.support.records import make_record
 from tests.support.servers.nats import NatsServer
 
-RECORD = Record(
+RECORD = make_record(
     migration_id="m",
     revision=5,
     phase=Phase.STREAMING,

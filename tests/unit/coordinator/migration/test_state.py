@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from services.coordinator.migration.record import (
-    Record,
     SlotRecord,
     TableRecord,
     pack,
@@ -35,6 +34,7 @@ from services.shared.model import (
     MigrationOptions,
     PgmigError,
     Phase,
+    PipelineState,
     ReplicaIdentity,
     SkippedTransaction,
     SwitchoverResult,
@@ -43,8 +43,9 @@ from services.shared.model import (
 from services.shared.model.jsonview import view_from_json
 from services.shared.pg.freeze.sessions import OwnSession
 from services.shared.pg.freeze.thaw import Before
+from tests.support.records import changed, make_record
 
-RECORD = Record(
+RECORD = make_record(
     migration_id="m",
     revision=7,
     phase=Phase.FAILED,
@@ -53,7 +54,7 @@ RECORD = Record(
     destination=Endpoint("d", 2, "e", "f", 180001),
     created_at=1.5,
     phase_since=2.5,
-    resume_phase=Phase.CATCHUP,
+    resume_state=PipelineState.CATCHUP,
     failure=Failure(ErrorKind.GAP, "text", "hint", Lsn(5)),
     slot=SlotRecord(Lsn(0x1_0000_0000), "6943", 3),
     published=(TableId("s", "root"),),
@@ -110,7 +111,7 @@ def test_file_that_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
     ],
 )
 def test_of_two_records_of_an_id_the_later_one_counts(later: dict[str, Any]) -> None:
-    older, newer = replace(RECORD, phase=Phase.COPY), replace(RECORD, **later)
+    older, newer = changed(RECORD, phase=Phase.COPY), replace(RECORD, **later)
     assert newest([older, newer]) == {"m": newer}
     assert newest([newer, older]) == {"m": newer}
 
@@ -128,9 +129,9 @@ def test_revision_grows_with_every_change_and_events_are_capped() -> None:
 
 
 def test_impossible_move_is_refused() -> None:
-    migration = Migration(replace(RECORD, phase=Phase.ABORTED), lambda: ())
+    migration = Migration(changed(RECORD, phase=Phase.ABORTED), lambda: ())
     with pytest.raises(PgmigError):
-        migration.entered(Phase.COPY)
+        migration.entered(PipelineState.COPY)
     assert migration.phase is Phase.ABORTED
 
 
@@ -139,7 +140,7 @@ async def test_a_watch_gathers_changes_and_tells_at_once_of_the_end(
 ) -> None:
     for bound in ("WATCH_EVERY_S", "LONGEST_PAUSE_S"):
         monkeypatch.setattr(f"services.coordinator.migration.state.{bound}", 3600.0)
-    migration = Migration(replace(RECORD, phase=Phase.COPY), lambda: ())
+    migration = Migration(changed(RECORD, phase=Phase.COPY), lambda: ())
     views = migration.watch()
     first = await anext(views)
     following = asyncio.ensure_future(anext(views))
@@ -147,10 +148,10 @@ async def test_a_watch_gathers_changes_and_tells_at_once_of_the_end(
         migration.touch()
         await asyncio.sleep(0)
     assert not following.done()
-    migration.entered(Phase.INDEXES)
+    migration.entered(PipelineState.INDEXES)
     await asyncio.sleep(0)
     assert not following.done()
-    migration.entered(Phase.COMPLETE)
+    migration.completed()
     second = await asyncio.wait_for(following, 10)
     assert (second.phase, second.revision) == (Phase.COMPLETE, migration.record.revision)
     assert second.revision > first.revision + 3

@@ -16,11 +16,13 @@ from services.shared.model import (
     MigrationOptions,
     PgmigError,
     Phase,
+    PipelineState,
     SkippedTransaction,
 )
+from tests.support.records import changed, make_record
 
 REFUSED = Failure(ErrorKind.APPLY_FAILED, "the destination refuses it", "cure it", Lsn(77), 742)
-RECORD = Record(
+RECORD = make_record(
     migration_id="m",
     revision=7,
     phase=Phase.FAILED,
@@ -29,7 +31,7 @@ RECORD = Record(
     destination=Endpoint("d", 2, "e", "f"),
     created_at=1.5,
     phase_since=2.5,
-    resume_phase=Phase.CATCHUP,
+    resume_state=PipelineState.CATCHUP,
     failure=REFUSED,
 )
 
@@ -55,16 +57,16 @@ def test_the_way_out_is_in_the_hint() -> None:
         (RECORD, 0, "why", "who", ErrorKind.INVALID_ARGUMENT),
         (RECORD, 77, " ", "who", ErrorKind.INVALID_ARGUMENT),
         (RECORD, 77, "why", "", ErrorKind.INVALID_ARGUMENT),
-        (replace(RECORD, phase=Phase.PAUSED), 77, "why", "who", ErrorKind.WRONG_PHASE),
-        (replace(RECORD, phase=Phase.CATCHUP, failure=None), 77, "why", "who", ErrorKind.WRONG_PHASE),
+        (changed(RECORD, phase=Phase.PAUSED), 77, "why", "who", ErrorKind.WRONG_PHASE),
+        (changed(RECORD, phase=Phase.CATCHUP, failure=None), 77, "why", "who", ErrorKind.WRONG_PHASE),
         (
-            replace(RECORD, failure=replace(REFUSED, kind=ErrorKind.GAP)),
+            changed(RECORD, failure=replace(REFUSED, kind=ErrorKind.GAP)),
             77,
             "why",
             "who",
             ErrorKind.WRONG_PHASE,
         ),
-        (replace(RECORD, failure=replace(REFUSED, xid=0)), 77, "why", "who", ErrorKind.WRONG_PHASE),
+        (changed(RECORD, failure=replace(REFUSED, xid=0)), 77, "why", "who", ErrorKind.WRONG_PHASE),
     ],
 )
 def test_anything_else_is_refused(record: Record, lsn: int, reason: str, who: str, kind: ErrorKind) -> None:

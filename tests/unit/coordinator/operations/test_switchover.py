@@ -10,7 +10,6 @@ from typing import Any, cast
 import pytest
 
 from services.coordinator.migration.journal import Journal
-from services.coordinator.migration.record import Record
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import switchover
 from services.coordinator.operations import undo as undo_module
@@ -34,8 +33,9 @@ from services.shared.model import (
     SwitchoverResult,
     SwitchoverStep,
 )
+from tests.support.records import make_record
 
-RECORD = Record(
+RECORD = make_record(
     migration_id="m",
     revision=7,
     phase=Phase.SWITCHOVER,
@@ -122,7 +122,7 @@ async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
     async def undo(_context: Any) -> None:
         thawing.set()
         await asyncio.sleep(0.01)
-        stand.migration.entered(Phase.STREAMING)
+        stand.migration.switchover_undone()
         thawed.set()
 
     monkeypatch.setattr(switchover, "_attempt", refused)
@@ -155,7 +155,7 @@ async def test_what_the_migration_failed_with_outlives_a_refused_switchover(
     monkeypatch.setattr(switchover, "_attempt", fails_meanwhile)
     feed = StepFeed()
     await stand.run(feed)
-    assert stand.migration.record.failure == failure
+    assert stand.migration.failure == failure
     with pytest.raises(PgmigError) as caught:
         _ = [step async for step in feed.read()]
     assert (caught.value.kind, caught.value.hint) == (ErrorKind.WRONG_PHASE, "resync")

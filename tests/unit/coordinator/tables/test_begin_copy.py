@@ -6,16 +6,17 @@ import asyncio
 
 import pytest
 
-from services.coordinator.migration.record import DroppedTable, Record, TableRecord
+from services.coordinator.migration.record import DroppedTable, TableRecord
 from services.coordinator.migration.state import Migration
 from services.coordinator.tables.adopt import begin_copy
 from services.shared.model import Endpoint, Lsn, MigrationOptions, Phase, TableId
+from tests.support.records import make_record
 
 KEPT, AGAIN, ADDED, LEAF = (TableId("s", name) for name in ("kept", "again", "added", "leaf"))
 
 
 def in_phase(phase: Phase) -> Migration:
-    record = Record(
+    record = make_record(
         migration_id="m",
         revision=7,
         phase=phase,
@@ -49,9 +50,9 @@ async def test_the_record_forgets_what_the_new_copies_replace() -> None:
     migration = in_phase(Phase.STREAMING)
     begin_copy(migration, [AGAIN, ADDED], "tables are copied again", [DroppedTable(LEAF, Lsn(5))])
     record = migration.record
-    assert {one.table for one in record.tables} == {KEPT, AGAIN, ADDED}
-    assert record.damaged == (KEPT,)
-    assert record.dropped == (DroppedTable(KEPT, Lsn(4)), DroppedTable(LEAF, Lsn(5)))
-    assert record.applier_epoch not in {"", "before"}, "the applier of before has to be fenced"
-    assert record.snapshot_id == "", "the copy needs a new snapshot"
+    assert {one.table for one in record.forward.tables} == {KEPT, AGAIN, ADDED}
+    assert record.forward.damaged == (KEPT,)
+    assert record.forward.dropped == (DroppedTable(KEPT, Lsn(4)), DroppedTable(LEAF, Lsn(5)))
+    assert record.forward.applier_epoch not in {"", "before"}, "the applier of before has to be fenced"
+    assert record.forward.snapshot_id == "", "the copy needs a new snapshot"
     assert record.events[-1].text == "tables are copied again: s.again, s.added"
