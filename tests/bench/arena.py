@@ -1,4 +1,4 @@
-"""The servers of one run, which all contestants share, and what is asked of them."""
+"""The servers of one run, which all contestants share, and functions to query them."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def arena(
 
 
 def _make_wal_files(uri: str) -> None:
-    """WAL files are zeroed and synced when they are first made, and used again after a checkpoint.
-    Without this the first contestant would make them for all that come after it."""
+    """Create the WAL files before the contest. PostgreSQL zeroes and syncs a new WAL file, and reuses it
+    after a checkpoint. Without this, the first contestant would create the files for all later ones."""
     message = "pg_logical_emit_message(false, 'bench', repeat('x', 1 << 20))"
     run_sql(uri, f"SELECT count({message}) FROM generate_series(1, {WAL_MB})", "SELECT pg_switch_wal()")
     run_sql(uri, "CHECKPOINT")

@@ -1,11 +1,10 @@
 """Change capture against native logical replication: the same WAL, a slot each, one run.
 
-Every contestant replays the same workload of one source into a database of its own on one
-destination server. Slots are made before the workload and each contestant begins from a standing
-start, so that each reads the whole of it at its own pace. The rounds replay the same WAL again,
-from further slots, in alternating order. `walsender alone` only reads the stream and drops it:
-nobody can be faster than that. pgcopydb takes part in a contest of its own, from a source that it can read;
-where it does not replay a workload, what it said is printed and it does not count.
+Every contestant replays the same workload of one source into its own database on one destination server.
+Slots are created before the workload, and each contestant starts after the workload, so each reads all of it
+at its own speed. Each round replays the same WAL from other slots, in alternating order. `walsender alone`
+only reads the stream and discards it, so no contestant can be faster. pgcopydb has a separate contest, with a
+source that it can read. If it does not replay a workload, its output is printed and it does not count.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Result:
 
 
 def race(follower: Follower, target: Lsn) -> Result:
-    """From a standing start until the destination has committed everything."""
+    """Measure from the start of the follower until the destination has committed everything."""
     follower.warm()
     began = time.monotonic()
     follower.start(target)
@@ -137,8 +136,8 @@ def show(workload: Workload, results: dict[str, list[Result]], alone: float) -> 
 
 
 def last_commit(source: str) -> Lsn:
-    """Commit one more row that is followed; where its transaction ends, from a peek at a slot that
-    holds nothing else."""
+    """Commit one more row of a replicated table. Returns the end of its transaction, which is read from a
+    slot that contains nothing else."""
     run_sql(source, "SELECT pg_create_logical_replication_slot('mark', 'pgoutput')")
     run_sql(source, "INSERT INTO history VALUES (0, 0, 0, 0, now(), 'end')")
     query = (

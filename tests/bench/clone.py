@@ -78,7 +78,7 @@ def _own_cpu_s() -> float:
 
 
 def contest(found: Arena, shape: Shape, names: Sequence[str], rounds: int) -> dict[str, list[Result]]:
-    """Every contestant, every round; one that fails or differs is told of and takes no further part."""
+    """Run every contestant in every round. One that fails or differs is reported and excluded."""
     source = found.source.create_database("original")
     run_sql(source, *shape.statements, "VACUUM ANALYZE", "CHECKPOINT")
     expected = fingerprint(source), definitions(source)
@@ -151,7 +151,7 @@ def main(scale: float, only: str, rounds: int, peers: str = "") -> None:
 def growth(
     full: Shape, first: Mapping[str, Sequence[Result]], second: Mapping[str, Sequence[Result]]
 ) -> None:
-    """What one more unit costs between the two sizes: without what a start-up costs."""
+    """The cost of one more unit between the two sizes, so without the cost of the start."""
     costs = []
     for name, runs in second.items():
         if name in first:

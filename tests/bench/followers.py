@@ -1,7 +1,7 @@
-"""The contestants that follow a source: each with a slot of its own and a database of its own.
+"""The contestants that replicate a source. Each has its own slot and its own database.
 
-Slots and subscriptions are made by `prepare`, before the source does anything; `start` is the
-standing start. Each is then read at its own pace.
+`prepare` creates slots and subscriptions before the source does anything. `start` begins the replication.
+Each contestant then reads its slot at its own speed.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Follower(Protocol):
     def prepare(self) -> None: ...
 
     def warm(self) -> None:
-        """Everything that a real migration has behind it when it begins to follow."""
+        """Do everything that a real migration has done before it begins to replicate."""
 
     def start(self, until: Lsn | None = None) -> None:
-        """until: where what it is to follow ends, if that is known."""
+        """until: the end of the changes to replicate, if that is known."""
 
     def progress(self) -> Lsn:
         """How far the destination has committed."""
 
     def look(self) -> None:
-        """Read what the processes have used, which is gone when they are."""
+        """Read the resources that the processes have used. They cannot be read after a process has ended."""
 
     def usage(self) -> dict[str, Usage]: ...
 

@@ -1,7 +1,7 @@
-"""From commit on the source to visible at the destination, at a steady rate of transactions.
+"""Measures the time from commit on the source until visible on the destination, at a steady rate.
 
-pgmig and native follow the same schedule one after the other, in alternating order; a client of
-the destination asks for the newest row all the time, at the same cost to both.
+pgmig and native replication run one after the other, in alternating order, with the same schedule of
+transactions. A client of the destination queries the newest row all the time, at the same cost to both.
 """
 
 from __future__ import annotations

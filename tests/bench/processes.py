@@ -1,4 +1,4 @@
-"""CPU seconds and peak memory of real processes, read from /proc while they live."""
+"""CPU seconds and peak memory of real processes, read from /proc while they run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A paced writer and a watcher of what it writes, each a process of its own: `pulse ROLE JSON`.
 
-The writer keeps to a schedule whatever happens: a transaction that is late does not delay those
-behind it, so a stall is seen by all that it would have hit (no coordinated omission). Both print
+The writer always keeps to its schedule: a late transaction does not shift the due times of later ones. So a
+stall shows in all transactions that were due during it (no coordinated omission). Both print
 JSON: the writer [[id, due, committed], ...], the watcher [[highest id seen, when], ...], in
 seconds of this host's clock.
 """

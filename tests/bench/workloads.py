@@ -1,4 +1,4 @@
-"""What the source does while nobody follows it: the WAL that every contestant then replays."""
+"""The work of the source before the contest: it writes the WAL that every contestant then replays."""
 
 from __future__ import annotations
 

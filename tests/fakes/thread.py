@@ -1,4 +1,4 @@
-"""A coordinator stand-in on a thread of its own, for commands that run an event loop themselves."""
+"""A stand-in for the coordinator in its own thread, for commands that run an event loop themselves."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import psycopg
 from tests.property.ddl_steps import DDL, DML, Step, describe
 
 GATE = 4711
-"""The key of an advisory lock: whoever holds it on the destination holds up the copy of app.big."""
+"""The key of an advisory lock. While a session holds it on the destination, the copy of app.big waits."""
 
 SETUP = (
     "CREATE SCHEMA app",

@@ -165,7 +165,7 @@ def _create(random: Random, name: str, columns: dict[str, str]) -> tuple[str, st
 
 
 def create(random: Random, tables: Tables) -> Step | None:
-    """Of a name that may have belonged to another."""
+    """A new table, with a name that another table may have had before."""
     columns = {name: random.choice(TYPES) for name in random.sample(COLUMNS, 2)}
     return Step(_create(random, random.choice(NAMES), columns))
 

@@ -100,7 +100,7 @@ KINDS: tuple[Kind, ...] = (
 )
 
 LONG_KEY = Kind("text", tuple(f"repeat('k', 2300) || '{n}'" for n in range(5)), big=True)
-"""Of values that fit into an index, compressed, and lie out of line in the table."""
+"""Its values fit into an index when compressed, and are stored out of line in the table."""
 
 TYPES_DDL = """
 CREATE TYPE {schema}.mood AS ENUM ('', 'sad', 'it''s "so", {{so}}');

@@ -15,7 +15,7 @@ from tests.property.steps import draw_change, large_change
 
 CONNECTIONS = 3
 LOCK_TIMEOUT_MS = 3
-"""All connections of a history are driven by one thread: who waits for another would wait for ever."""
+"""One thread drives all connections of a history, so a wait for another connection would never end."""
 
 _OPTIONS = (
     f"-c lock_timeout={LOCK_TIMEOUT_MS} -c search_path=public -c TimeZone=UTC -c client_min_messages=warning"

@@ -1,7 +1,7 @@
 """Random changes: lists of SQL statements that belong together, on the tables of one schema.
 
-Nobody keeps track of what the tables hold: values are few, so that conditions find rows often
-enough, and a statement that the server refuses is part of the history too.
+The content of the tables is not tracked. There are few different values, so conditions find rows often
+enough. A statement that the server refuses is part of the history, too.
 """
 
 from __future__ import annotations

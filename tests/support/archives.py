@@ -27,7 +27,7 @@ def archive_entry(
 
 
 def archive(entries: Iterable[ArchiveEntry], version: int = 16) -> bytes:
-    """version: the minor one. A relation's kind is written from 16 on, so give none before."""
+    """version: the minor version. A relation's kind is written from 16 on, so entries have none before."""
     listed = list(entries)
     head = b"PGDMP" + bytes([1, version, 0, 4, 8, 1])
     head += b"\0" if version >= 15 else _integer(0)

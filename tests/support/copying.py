@@ -1,4 +1,4 @@
-"""What the copier's tests stand on: a source with rows, a destination with its bare schema, parts."""
+"""The setup of the copier's tests: a source with rows, a destination with tables only, and parts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def keep_books(dest: str) -> None:
 
 @contextmanager
 def exported_snapshot(uri: str) -> Iterator[tuple[str, str]]:
-    """(name, xids) of a snapshot that lives as long as the block."""
+    """(name, xids) of a snapshot that exists until the end of the block."""
     with psycopg.connect(uri) as keeper:
         keeper.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         row = keeper.execute("SELECT pg_export_snapshot(), txid_current_snapshot()::text").fetchone()

@@ -1,4 +1,4 @@
-"""Applications that go on writing to a frozen source by every way there is, and know what was committed."""
+"""Applications that try in every possible way to write to a frozen source, and record what was committed."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def prepare_place(server: PostgresServer, source: str, upstream: str) -> Place:
 
 
 def remove_place(place: Place) -> None:
-    """Roles are the cluster's, and a database with a subscription cannot be dropped."""
+    """Remove the subscription and the roles. A database with a subscription cannot be dropped."""
     with administrator(place.source) as conn:
         name = sql.Identifier(place.subscription)
         if conn.execute("SELECT 1 FROM pg_subscription WHERE subname = %s", [place.subscription]).fetchone():
@@ -143,11 +143,11 @@ class Writer:
         self._drop()
 
     def wait_for(self, commits: int) -> None:
-        """Return when it has made so many."""
+        """Return when it has made so many commits."""
         self._until(lambda: self._commits >= commits, f"{commits} commits")
 
     def try_again(self, times: int) -> None:
-        """Return when it has tried so often since now, successfully or not."""
+        """Return after so many more attempts, successful or not."""
         before = self._tries
         self._until(lambda: self._tries >= before + times, f"{times} more attempts")
 
@@ -228,15 +228,15 @@ class Writer:
         return f"{self._place.subscription} {self._key} {self._number}"
 
     def _settle(self, conn: psycopg.Connection) -> None:
-        """What a transaction manager does after it has lost its session."""
+        """Do what a transaction manager does after it has lost its session."""
         mine = f"{self._place.subscription} {self._key} %"
         for (gid,) in conn.execute("SELECT gid FROM pg_prepared_xacts WHERE gid LIKE %s", [mine]).fetchall():
             conn.execute(sql.SQL("COMMIT PREPARED {}").format(sql.Literal(gid)))
             self.acknowledged.append((self._key, int(gid.rpartition(" ")[2])))
 
     def _subscribe(self) -> None:
-        """What is committed upstream is written into the source by an apply worker. Its commits are
-        compared as rows of the source: upstream nobody is told of them."""
+        """An apply worker writes what is committed upstream into the source. Its commits are compared as rows
+        of the source, because upstream does not show them."""
         place = self._place
         with psycopg.connect(place.upstream, autocommit=True) as conn:
             name = place.subscription

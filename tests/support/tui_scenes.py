@@ -140,7 +140,7 @@ STEPS = (
 
 
 class FakeSession:
-    """What the test puts in comes out: views and connection news, and steps of a switchover.
+    """Yields what the test sends: views, connection news, and steps of a switchover.
 
     calls: the actions in order. failing: what an action raises.
     """

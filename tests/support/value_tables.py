@@ -1,4 +1,4 @@
-"""What the values' tests stand on: tables for every case on both sides, and changes to them.
+"""The setup of the tests of values: tables for every case on both sides, and changes to them.
 
 For each case there are three tables: `keyed_NNN` with an integer key, `keyless_NNN` (REPLICA IDENTITY
 FULL, each row twice) and, where the type can be one, `by_value_NNN` whose primary key is the value.

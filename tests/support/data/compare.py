@@ -1,4 +1,4 @@
-"""Whether two databases hold the same: every row, every sequence, every definition.
+"""Compares two databases: every row, every sequence, every definition.
 
 A table's rows are a multiset (duplicates count, order does not), each row taken as the text of all
 its columns. Both servers fold it into 1,024 buckets, each with its count and the sums of two
@@ -6,10 +6,10 @@ independently seeded 64-bit hashes: 128 bits that every row and every duplicate 
 differ, and all rows of small tables, are then fetched and compared as they are, which also names
 the rows. The servers work at the same time; a million rows take a few seconds.
 
-Hashes are hash-partitioning's own (hashtextextended), which are the same in all major versions that
-have it; with a server before 11 the halves of an MD5 take their place. Servers before 12 write
-floating-point numbers otherwise than later ones: with one of them, texts have 15 digits, and each
-column of such a type is compared by its bytes too.
+The hashes are those of hash partitioning (hashtextextended), which are the same in all major versions that
+have it. With a server before 11 the halves of an MD5 are used instead. Servers before 12 write floating-point
+numbers in another way than later ones. With such a server, texts have 15 digits, and each column of such a
+type is compared by its bytes, too.
 
 Data in materialized views is not compared: they are refreshed, not copied.
 """
@@ -57,7 +57,7 @@ _HALVES: tuple[LiteralString, LiteralString] = (
 )
 _SHORTEST_FLOATS_SINCE = 120000
 _TERSE_VIEWS_SINCE = 160000
-"""Servers before name the table of each column of a view, later ones where it is needed."""
+"""Earlier servers write the table of each column of a view; later ones only where it is needed."""
 _FLOATS: LiteralString = """
     SELECT a.attname FROM pg_attribute a
     WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped
@@ -74,7 +74,7 @@ def compare_databases(
     """All differences, one sentence each; none when the databases hold the same.
 
     Schemas pgmig, information_schema and pg_* are left out. sequences, definitions: whether these
-    are compared too, for a destination that still follows its source. Use roles that may read all.
+    are compared, too; not useful while the destination still replicates. Use roles that may read all.
     A source that a switchover has closed is opened again.
     """
     reopen(source_uri)

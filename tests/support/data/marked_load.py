@@ -62,7 +62,7 @@ _CONFLICTS = (
 
 
 class MarkedLoad:
-    """Writer threads between `__enter__` and `stop`. They survive a source that goes and returns."""
+    """Writer threads between `__enter__` and `stop`. They continue after the source was unreachable."""
 
     def __init__(self, uri: str, seed: int, connections: int = 4) -> None:
         self._uri = uri
@@ -82,7 +82,7 @@ class MarkedLoad:
         self._end()
 
     def stop(self) -> None:
-        """Return when all have finished their transactions. Raises what one of them failed with."""
+        """Return when all writers have finished their transactions. Raises the error of a failed one."""
         self._end()
         if self._failures:
             raise self._failures[0]
@@ -116,7 +116,7 @@ class MarkedLoad:
 
 
 def transact(conn: psycopg.Connection, random: Random, number: int, serial: int) -> bool:
-    """One transaction; whether it was committed."""
+    """Run one transaction. Returns whether it was committed."""
     copies = random.choice((1, 2, 3, 8))
     changes = random.choices((_transfer, _transfer, _reseat, _reopen, _widen), k=random.randint(0, 5))
     for n, change in enumerate(changes):
@@ -144,7 +144,7 @@ LARGE_CONN = 31
 
 
 def large_transaction(uri: str, serial: int) -> None:
-    """One that takes many batches and more than one part, by a connection of its own."""
+    """Run a transaction of many batches and more than one part, in its own connection."""
     with psycopg.connect(uri) as conn:
         while True:
             _mark(conn, LARGE_CONN, serial, 30_000, "large " * 15)
@@ -164,7 +164,7 @@ def _mark(conn: psycopg.Connection, number: int, serial: int, copies: int, paddi
 
 
 def _undo(conn: psycopg.Connection, random: Random, number: int, serial: int, n: int) -> None:
-    """Changes behind a savepoint that never happened."""
+    """Changes after a savepoint, which are then rolled back."""
     conn.execute(f"SAVEPOINT s{n}")
     _mark(conn, number, serial, 2)
     _transfer(conn, random)
@@ -172,7 +172,7 @@ def _undo(conn: psycopg.Connection, random: Random, number: int, serial: int, n:
 
 
 def _two(random: Random) -> Sequence[int]:
-    """Two accounts, the smaller first: nobody waits in a circle."""
+    """Two accounts, the smaller first, so that no deadlock is possible."""
     return sorted(random.sample(range(1, ACCOUNTS + 1), 2))
 
 

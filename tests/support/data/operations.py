@@ -1,7 +1,7 @@
 """What the writer's transactions do: each operation is a few statements, without the commit.
 
-All conserve sum(shop.accounts.balance). Seeded accounts are neither renumbered nor closed; that
-happens to accounts that the writer opened itself, which it finds by their owner.
+All operations keep sum(shop.accounts.balance). Only accounts that the writer opened itself are renumbered or
+closed. It finds them by their owner.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def edit_profile(s: Session) -> None:
 
 
 def edit_document(s: Session) -> None:
-    """Large values: changed, left alone beside a changed one, set to NULL, deleted, inserted."""
+    """Large values: changed, unchanged while another value changes, set to NULL, deleted, inserted."""
     found = s.one(
         "SELECT id FROM shop.documents WHERE id >= %s ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED", uuid4()
     )
@@ -260,7 +260,7 @@ def swap_codes(s: Session) -> None:
 
 
 def write_mixed_case(s: Session) -> None:
-    """Quoted names; the key is inserted, changed, deleted and inserted anew."""
+    """Quoted names; the key is inserted, changed, deleted and inserted again."""
     key = 1_000_000 * s.number + s.random.randrange(50)
     s.do('DELETE FROM public."Mixed Case" WHERE "Id" IN (%s, %s)', key, key + 500)
     s.do(

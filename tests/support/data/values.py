@@ -1,4 +1,4 @@
-"""Every type that a column may have, each with the values where copying goes wrong.
+"""Every type that a column may have, each with the values that are difficult to copy.
 
 A case is a type as SQL names it and SQL expressions that the server casts to it. Expressions hold
 no setting-dependent text beyond what the writer's session fixes (WRITER_SETTINGS).

@@ -22,7 +22,7 @@ _CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockN
 
 @dataclass(slots=True)
 class Tally:
-    """What became of one worker's transactions, by marker; only its thread changes it.
+    """The outcome of one worker's transactions, by marker. Only the worker's thread changes it.
 
     last_commit_at: Unix seconds of the last acknowledged commit.
     """

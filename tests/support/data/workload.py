@@ -5,8 +5,8 @@ connection of its own. Every transaction inserts a marker row; a marker counts a
 COMMIT has returned. A commit whose answer is lost with the connection is not acknowledged: it may
 or may not be there. Some transactions are rolled back, some interleave (tests.support.data.worker).
 
-Cut off (connection ended, login refused, database read-only), a worker tries to connect and write
-again for a moment, as applications do, and ends when it is still refused.
+A worker is cut off when its connection ends, its login is refused or the database is read-only. It then
+tries for a short time to connect and write again, as applications do. If it is still refused, it ends.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def check_conserved_sum(uri: str) -> list[str]:
 
 
 def check_markers(uri: str, report: WriterReport) -> list[str]:
-    """Whether every acknowledged transaction is there and no rolled back one; what is wrong, or nothing."""
+    """Check that every acknowledged transaction exists and no rolled back one. Returns the differences."""
     with psycopg.connect(uri) as connection:
         present = {row[0] for row in connection.execute("SELECT id FROM shop.markers")}
     lost = [m for m in report.acknowledged if m not in present]

@@ -1,8 +1,8 @@
-"""Disks that run full and get room again, at a test's word.
+"""Disks that a test can fill and empty.
 
-`SmallDisk` is a file system of its own, and its "No space left on device" the kernel's; it takes root,
-and a machine that lets root mount. `SaidToBeFull` stands in anywhere: a constraint of the
-destination's tables, which raises what a server raises whose disk is full.
+`SmallDisk` is a separate file system, so the kernel itself reports "No space left on device". It needs root,
+and a machine on which root may mount. `SaidToBeFull` works on every machine: it is a constraint of the
+destination's tables that raises the error of a server with a full disk.
 """
 
 from __future__ import annotations

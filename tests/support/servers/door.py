@@ -1,4 +1,4 @@
-"""A source that a switchover has closed, opened again for a look."""
+"""Opens a source that a switchover has closed, so that tests can read it."""
 
 from __future__ import annotations
 

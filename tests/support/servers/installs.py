@@ -1,14 +1,14 @@
-"""PostgreSQL servers to be had on this machine, and making them executable for an unprivileged user.
+"""Finds PostgreSQL servers on this machine, and makes them executable for an unprivileged user.
 
-Looked for in this order, each kind only when the ones before gave nothing:
+They are looked for in this order. Each kind is used only if the kinds before it gave nothing:
 
 1. the folders named in PGMIG_TEST_PG_BINDIRS (separated by os.pathsep)
 2. installed wheels that carry a server; found without importing them, which may have side effects
 3. /usr/lib/postgresql/*/bin
 
-A wheel may lie where the unprivileged user cannot go (a venv below /root), or with modes that shut
-it out. It is then linked, or copied where that fails, into a folder of our own, with the layout
-that its relative library paths count on: PACKAGE/pginstall/{bin,lib,share} and PACKAGE.libs.
+The unprivileged user may have no access to a wheel, because of its folder (a venv below /root) or its modes.
+It is then linked, or if that fails copied, into a folder of the lab. The folder has the layout that the
+wheel's relative library paths need: PACKAGE/pginstall/{bin,lib,share} and PACKAGE.libs.
 """
 
 from __future__ import annotations

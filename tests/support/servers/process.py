@@ -2,7 +2,7 @@
 
 A child is started through a launcher, a few lines of Python that drop root, ask the kernel for a
 signal when the parent dies (PR_SET_PDEATHSIG) and exec the program, so that the pid stays the same.
-A launcher, not `preexec_fn`: running Python between fork and exec is unsafe beside other threads.
+`preexec_fn` is not used, because running Python between fork and exec is unsafe if there are other threads.
 
 The kernel counts the *thread* that forked as the parent. Long-lived children are therefore started
 from one thread that lives as long as the process, whoever calls.
@@ -48,7 +48,7 @@ class Account:
 
 
 def unprivileged_account() -> Account | None:
-    """Whom PostgreSQL runs as: None (ourselves) unless we are root, which it refuses."""
+    """The account that PostgreSQL runs as. None: this process's own. PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     nobody = pwd.getpwnam("nobody")

@@ -1,4 +1,4 @@
-"""A TCP proxy whose connections can be cut or silenced at a test's word. It runs in the test's event loop."""
+"""A TCP proxy whose connections a test can cut or silence. It runs in the test's event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 
 class Proxy:
-    """TCP between a client and the server at `address`, cut off or silenced at will without a goodbye."""
+    """Relays TCP between a client and the server at `address`. Connections can be cut or silenced."""
 
     def __init__(self, address: str) -> None:
         self._target = address.split(":")
@@ -39,7 +39,7 @@ class Proxy:
             self._tasks.add(asyncio.create_task(self._relay(source, sink)))
 
     def altered(self, data: bytes) -> bytes:
-        """What is carried in place of `data`."""
+        """Return the bytes to send instead of `data`."""
         return data
 
     async def _relay(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

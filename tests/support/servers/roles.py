@@ -30,7 +30,7 @@ def recipe() -> str:
 @contextmanager
 def plain_role(server: PostgresServer, uri: str, owners: Sequence[str]) -> Iterator[str]:
     """The URI of the database `uri` as that role. owners: both that objects of the source belong to.
-    Whatever the database holds at the end is the superuser's."""
+    At the end everything in the database becomes the superuser's."""
     database, mover = urlsplit(uri).path.lstrip("/"), f"mover_{secrets.token_hex(4)}"
     text = recipe().replace("'choose one'", f"'{mover}'")
     for name, value in zip(("mover", "app", "owner_1", "owner_2"), (mover, database, *owners), strict=True):

@@ -35,7 +35,7 @@ EQIgYBcuwdLvxkl4l7BjU48/wV9kqvQfNv76FDhpEFBhKF8=
 
 
 def turn_on_tls(server: PostgresServer) -> bool:
-    """Have a running server offer TLS beside plain connections; False when it was built without."""
+    """Make a running server offer TLS in addition to plain connections. False if it was built without TLS."""
     with server.connect() as conn:
         if conn.execute("SHOW ssl_library").fetchone() != ("OpenSSL",):
             return False
