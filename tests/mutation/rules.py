@@ -26,6 +26,7 @@ STALE_STATE = "tests/integration/coordinator/test_stale_state.py"
 VERSIONS = "tests/e2e/test_source_versions.py"
 ESCAPES = "tests/integration/pg/freeze/test_freeze_escapes.py"
 TWO = "tests/integration/coordinator/test_two_coordinators.py"
+ALTERED = "tests/e2e/test_partitions_altered.py"
 CASTS = "tests/integration/pg/apply/test_hijacked_casts.py"
 PARTED = "tests/integration/coordinator/tables/test_parted_partitions.py"
 BROKEN_OFF = "tests/integration/coordinator/tables/test_tables_broken_off.py"
@@ -848,6 +849,34 @@ MUTATIONS = (
         "            if created == self._created:",
         "            if False:",
         "tests/integration/bus/test_store.py::test_a_key_that_another_coordinator_has_deleted_stays_deleted",
+    ),
+    Mutation(
+        "S16 long values are read by the input function too",
+        "services/shared/pg/apply/target_table.py",
+        "column.typed(value, column.element_sql or column.plain_sql)",
+        'sql.SQL("CAST({} AS {})").format(value, sql.SQL(column.element_sql or column.plain_sql))',
+        f"{CASTS}::test_long_values_are_read_by_input_functions",
+    ),
+    Mutation(
+        "24 a detached partition is altered by itself",
+        "services/shared/pg/catalog/partition_routes.py",
+        "return table if self.leaves(table) else self.roots_there.get(table, table)",
+        "return self.roots_there.get(table, table)",
+        f"{ALTERED}::test_a_partition_that_is_detached_and_altered",
+    ),
+    Mutation(
+        "24 the columns of a partition are those of its root",
+        "services/coordinator/tables/explain.py",
+        "                own_only=root != one.table and root in seen.known,\n",
+        "",
+        f"{ALTERED}::test_a_partition_that_is_attached_again_with_its_columns_in_another_order",
+    ),
+    Mutation(
+        "24 columns of a root are added again with the rows of its partitions",
+        "services/coordinator/tables/check.py",
+        "statements, bool(again), first=first, leaves=again",
+        "statements, False, first=first",
+        f"{ALTERED}::test_a_root_whose_columns_are_in_another_order_on_the_destination",
     ),
     Mutation(
         "S16 only the server's own casts from text",

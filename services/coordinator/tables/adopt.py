@@ -41,7 +41,7 @@ from services.shared.model import (
 )
 from services.shared.pg.bookkeeping.copy_ledger import forget_plans, read_ledger_alone
 from services.shared.pg.catalog.columns import read_columns
-from services.shared.pg.catalog.partition_routes import places, placing
+from services.shared.pg.catalog.partition_routes import places
 from services.shared.pg.catalog.table_changes import compare
 from services.shared.pg.catalog.table_identity import (
     KnownTable,
@@ -171,11 +171,11 @@ async def _divide(
             constraints=not options.data_only and options.selection.everything,
             lax=True,
         )
-        placed = placing(destination, one.table, here_placed, there_placed)
+        placed = here_placed.get(one.table) == there_placed.get(one.table)
         if target != one.table:  # the rest is the root's own
-            found, placed = replace(found, own=()), ()
+            found, placed = replace(found, own=()), True
         old_rows_differ = found.old_rows_differ and one.before.has_rows
-        if found.statements or placed or old_rows_differ:
+        if found.statements or not placed or old_rows_differ:
             left.append(one)
             continue
         signatures = (*seen.known[one.table].signatures, one.now.signature)

@@ -12,7 +12,7 @@ from services.coordinator.tables.adopt import take_stock
 from services.coordinator.tables.explain import Finding, drift_error
 from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
 from services.shared.pg.catalog.columns import read_columns
-from services.shared.pg.catalog.partition_routes import inheriting, places, placing, topmost
+from services.shared.pg.catalog.partition_routes import lineage
 from services.shared.pg.catalog.selected import choose
 from services.shared.pg.catalog.table_changes import compare
 from services.shared.pg.catalog.table_identity import known_tables
@@ -53,33 +53,35 @@ async def _compare_columns(
     # Partitions that the destination has not got go by the name of their root.
     routed = {name for route in routing.routes for name in (route.leaf, route.root)}
     tables = [table for table in known if table in now and table not in routed]
-    here_placed, there_placed = await places(source, tables, chosen), await places(destination, tables)
     # Both sides at once: within the freeze, writers wait for this.
     here, there = await asyncio.gather(read_columns(source, tables), read_columns(destination, tables))
-    roots, inherited = await topmost(destination, tables), await inheriting(destination, tables)
+    lines = await lineage(source, destination, tables, chosen)
     whole = migration.record.options.selection.everything
     found = []
-    for table in tables:
+    for table in sorted(tables, key=lambda table: lines.root(table) != table):
         if table not in here or table not in there:
             continue  # the caller looks for missing tables
-        identity = known[table].identity
+        root = lines.root(table)
         comparison = compare(
             destination,
-            identity,
+            known[table].identity,
             now[table],
             here[table],
             there[table],
-            root=roots.get(table),
+            root=root,
             constraints=whole,
+            own_only=root != table and root in here and root in there,
         )
-        again = False
+        again: tuple[TableId, ...] = ()
         names = [[column.name for column in side[table]] for side in (here, there)]
-        if names[0] != names[1] and table not in inherited and not comparison.statements:
+        if names[0] != names[1] and table not in lines.inheriting and not comparison.statements:
             comparison = compare(destination, None, now[table], here[table], there[table], exact=True)
-            again = now[table].has_rows and [n for n in names[1] if n in names[0]] != names[0]
-        placed = placing(destination, table, here_placed, there_placed)
-        if comparison.statements or placed:
+            if [name for name in names[1] if name in names[0]] != names[0]:
+                again = tuple(t for t in tables if now[t].has_rows and lines.root(t) == table)
+        statements = (*comparison.statements, *lines.placing(destination, table))
+        first = lines.detaching(destination, table)
+        if statements or first:
             problem = f"{table} differs between source and destination"
-            found.append(Finding(table, problem, (*comparison.statements, *placed), needs_copy=again))
+            found.append(Finding(table, problem, statements, bool(again), first=first, leaves=again))
     if found:
         raise drift_error(migration.id, found)

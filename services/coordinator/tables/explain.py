@@ -10,7 +10,7 @@ from services.coordinator.tables.look import Difference, Look
 from services.shared.model import ChangeKind, ErrorKind, MigrationId, PgmigError, Route, TableId
 from services.shared.pg.catalog.columns import read_columns
 from services.shared.pg.catalog.new_table import new_table
-from services.shared.pg.catalog.partition_routes import creation, inheriting, places, placing, topmost
+from services.shared.pg.catalog.partition_routes import creation, lineage
 from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.catalog.table_changes import Comparison, compare, drop_table, rename_table
 from services.shared.pg.session.connection import Connection
@@ -22,13 +22,16 @@ LISTED = 5
 @dataclass(frozen=True, slots=True)
 class Finding:
     """problem: text for an error message. statements: DDL for the destination. needs_copy: after the DDL
-    `resync-table` is needed; otherwise it is enough to resume. absent: the destination has no such table."""
+    `resync-table` is needed; otherwise it is enough to resume. absent: the destination has no such table.
+    first: DDL that comes before the statements of all findings. leaves: tables to copy instead of `table`."""
 
     table: TableId
     problem: str
     statements: tuple[str, ...]
     needs_copy: bool
     absent: bool = False
+    first: tuple[str, ...] = ()
+    leaves: tuple[TableId, ...] = ()
 
 
 async def findings(
@@ -43,36 +46,33 @@ async def findings(
     tables = [one.table for one in differences]
     targets = [seen.target(table) for table in tables]
     here, there = await read_columns(source, tables), await read_columns(destination, targets)
-    here_placed, there_placed = await places(source, tables, seen.chosen), await places(destination, tables)
-    roots = await topmost(destination, targets)
-    inherited = await inheriting(destination, targets)
-    found, altered = [], set()
-    for one in sorted(differences, key=lambda one: not one.before.has_rows):
+    lines = await lineage(source, destination, {*tables, *targets}, seen.chosen)
+    found = []
+    # Roots first: a partition's own defaults may be of columns that it gets from its root.
+    for one in sorted(differences, key=lambda one: (one.before.has_rows, lines.root(one.table) != one.table)):
         comparison = Comparison()
-        placed: tuple[str, ...] = ()
         target = seen.target(one.table)
+        root = lines.root(target)
         if one.now is not None and one.table in here and target in there:
-            before = None if one.kind is ChangeKind.REPLACED else one.before
-            root = roots.get(target, target)
             comparison = compare(
                 destination,
-                before,
+                None if one.kind is ChangeKind.REPLACED else one.before,
                 one.now,
                 here[one.table],
                 there[target],
                 root=root,
                 lax=True,
                 copied=one.kind.needs_copy,
-                exact=one.kind is ChangeKind.REPLACED and target == one.table and target not in inherited,
+                exact=one.kind is ChangeKind.REPLACED and target == one.table and lines.has_order(target),
+                own_only=root != one.table and root in seen.known,
             )
-            placed = placing(destination, one.table, here_placed, there_placed)
             if target != one.table:  # other differences are reported for the root
-                comparison, placed = replace(comparison, own=()), ()
-            if not one.before.has_rows and root in altered:  # by its partitions' statements
-                comparison = replace(comparison, structure=())
-            if comparison.structure:
-                altered.add(root)
-        found.append(_finding(destination, seen, one, replace(comparison, own=(*comparison.own, *placed))))
+                comparison = replace(comparison, own=())
+            else:
+                placed = lines.placing(destination, target)
+                comparison = replace(comparison, own=(*comparison.own, *placed))
+        detached = lines.detaching(destination, target) if one.now is not None else ()
+        found.append(replace(_finding(destination, seen, one, comparison), first=detached))
     names = {one.oid: one.table for one in seen.now.values()}
     renamed = {names.get(one.before.oid) for one in differences if one.now is None}
     new = [table for table in added if table not in renamed]
@@ -176,8 +176,10 @@ _MAY_BE_EMPTIED = (
 
 
 def _hint(migration: MigrationId, found: Sequence[Finding], *, follow: bool) -> str:
-    statements = list(dict.fromkeys(statement for one in found for statement in one.statements))
-    again = list(dict.fromkeys(one.table.argument for one in found if one.needs_copy and follow))
+    ordered = (*(one.first for one in found), *(one.statements for one in found))
+    statements = list(dict.fromkeys(statement for some in ordered for statement in some))
+    copied = [table for one in found if one.needs_copy for table in one.leaves or (one.table,)]
+    again = list(dict.fromkeys(table.argument for table in copied if follow))
     steps = []
     if statements:
         steps.append(f"run on the destination: {'; '.join(statements)}")

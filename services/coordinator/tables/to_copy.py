@@ -37,7 +37,7 @@ from services.shared.pg.bookkeeping.copy_ledger import (
     replace_plans,
 )
 from services.shared.pg.catalog.columns import read_columns
-from services.shared.pg.catalog.partition_routes import inheriting, places, placing, topmost
+from services.shared.pg.catalog.partition_routes import lineage, topmost
 from services.shared.pg.catalog.partitions import divisions
 from services.shared.pg.catalog.selected import choose_under
 from services.shared.pg.catalog.table_changes import compare
@@ -103,7 +103,9 @@ async def tables_to_copy(
             if migration.record.options.follow and version < TRUNCATE_SINCE:
                 _note_files(context.migration, identities, leaves)
             if not migration.record.options.data_only:
-                await _check_columns(context.migration, (conn, destination), wanted, identities, chosen)
+                await _check_columns(
+                    context.migration, schema, (conn, destination), wanted, identities, chosen=chosen
+                )
     migration.copying.estimate(listed)
     tables = [found[table] for table in wanted]
     splits = {t.table: choose_split(t, larger_than, version, bounds.get(t.table)) for t in tables}
@@ -246,17 +248,21 @@ def _oid(known: Mapping[TableId, KnownTable], table: TableId) -> int:
 
 async def _check_columns(
     migration: Migration,
+    schema: Schema,
     sides: tuple[Connection, Connection],
     wanted: Sequence[TableId],
     identities: Mapping[TableId, TableIdentity],
+    *,
     chosen: Chosen,
 ) -> None:
     """A column of another type than the source's would take its values changed."""
-    tables = [table for table in wanted if table in identities]
-    here, there = await read_columns(sides[0], tables), await read_columns(sides[1], tables)
-    here_placed, there_placed = await places(sides[0], tables, chosen), await places(sides[1], tables)
-    roots, inherited = await topmost(sides[1], tables), await inheriting(sides[1], tables)
+    wanted = [table for table in wanted if table in identities]
     known = await known_tables(sides[1], migration.pipeline_id)
+    roots = {*(await topmost(sides[1], wanted)).values()} - {*wanted}
+    roots = {root for root in roots if root in known and root in identities}
+    tables = [*sorted(roots), *wanted]
+    here, there = await read_columns(sides[0], tables), await read_columns(sides[1], tables)
+    lines = await lineage(*sides, tables, chosen)
     follow = migration.record.options.follow
     found = []
     for table in tables:
@@ -274,16 +280,21 @@ async def _check_columns(
             now,
             here.get(table, ()),
             there[table],
-            root=roots.get(table),
+            root=lines.root(table),
             constraints=False,
             copied=True,
-            exact=before is not None and same is None and table not in inherited,
+            exact=before is not None and same is None and lines.has_order(table),
+            own_only=lines.root(table) in roots - {table},
         )
-        placed = placing(sides[1], table, here_placed, there_placed)
-        if statements := (*comparison.statements, *placed):
+        first = lines.detaching(sides[1], table)
+        statements = (*comparison.statements, *lines.placing(sides[1], table))
+        if statements or first:
             problem = f"{table} was altered before its rows were copied"
-            found.append(Finding(table, problem, statements, needs_copy=False))
+            found.append(Finding(table, problem, statements, needs_copy=False, first=first))
     if found:
+        if lines.differ():  # the rest of the schema is dumped again, since indexes are attached otherwise
+            await schema.index_work.stop()
+            schema.files.archive.unlink(missing_ok=True)
         raise drift_error(migration.id, found, follow=follow)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 from psycopg import AsyncConnection, sql
@@ -115,18 +116,72 @@ async def inheriting(conn: AsyncConnection, tables: Collection[TableId]) -> set[
         return {TableId(schema, name) async for schema, name in cursor}
 
 
-def placing(conn: AsyncConnection, table: TableId, here: Places, there: Places) -> tuple[str, ...]:
-    """Statements that move the destination's table (there) to the place of the source's table (here)."""
-    if here.get(table) == there.get(table):
-        return ()
-    name = sql.Identifier(table.schema, table.name)
-    statements = []
-    if table in there:
-        parent, _ = there[table]
-        detach = sql.SQL("ALTER TABLE {} DETACH PARTITION {}")
-        statements.append(detach.format(sql.Identifier(parent.schema, parent.name), name))
-    if table in here:
-        parent, bound = here[table]
-        attach = sql.SQL("ALTER TABLE {} ATTACH PARTITION {} {}")
-        statements.append(attach.format(sql.Identifier(parent.schema, parent.name), name, sql.SQL(bound)))
-    return tuple(statement.as_string(conn) for statement in statements)
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where tables are among partitions, on the source (here) and on the destination (there).
+
+    roots_here, roots_there: of each table. inheriting: tables of the destination that inherit.
+    """
+
+    here: Places
+    there: Places
+    roots_here: Mapping[TableId, TableId]
+    roots_there: Mapping[TableId, TableId]
+    inheriting: Collection[TableId]
+
+    def differ(self) -> bool:
+        """Whether a table has another place on the destination."""
+        return self.here != self.there
+
+    def leaves(self, table: TableId) -> bool:
+        """Whether the destination's table is a partition of a root that the source's does not belong to."""
+        root = self.roots_there.get(table, table)
+        return root != table and self.roots_here.get(table) != root
+
+    def root(self, table: TableId) -> TableId:
+        """The table whose columns are altered for this one: itself when it is detached first, since
+        a statement for the root would change the columns of all its partitions."""
+        return table if self.leaves(table) else self.roots_there.get(table, table)
+
+    def has_order(self, table: TableId) -> bool:
+        """Whether the order of the columns is the table's own."""
+        return table not in self.inheriting or self.leaves(table)
+
+    def detaching(self, conn: AsyncConnection, table: TableId) -> tuple[str, ...]:
+        """Statements that come before all others."""
+        return self._placing(conn, table)[:1] if self.leaves(table) else ()
+
+    def placing(self, conn: AsyncConnection, table: TableId) -> tuple[str, ...]:
+        """Statements that, after the columns were altered, give the destination's table its place."""
+        return self._placing(conn, table)[1 if self.leaves(table) else 0 :]
+
+    def _placing(self, conn: AsyncConnection, table: TableId) -> tuple[str, ...]:
+        if self.here.get(table) == self.there.get(table):
+            return ()
+        name = sql.Identifier(table.schema, table.name)
+        statements = []
+        if table in self.there:
+            parent, _ = self.there[table]
+            detach = sql.SQL("ALTER TABLE {} DETACH PARTITION {}")
+            statements.append(detach.format(sql.Identifier(parent.schema, parent.name), name))
+        if table in self.here:
+            parent, bound = self.here[table]
+            attach = sql.SQL("ALTER TABLE {} ATTACH PARTITION {} {}")
+            statements.append(attach.format(sql.Identifier(parent.schema, parent.name), name, sql.SQL(bound)))
+        return tuple(statement.as_string(conn) for statement in statements)
+
+
+async def lineage(
+    source: AsyncConnection,
+    destination: AsyncConnection,
+    tables: Collection[TableId],
+    chosen: Chosen = EVERYTHING,
+) -> Lineage:
+    """Of `tables` on both sides. chosen: what the migration takes."""
+    return Lineage(
+        await places(source, tables, chosen),
+        await places(destination, tables),
+        await topmost(source, tables),
+        await topmost(destination, tables),
+        await inheriting(destination, tables),
+    )

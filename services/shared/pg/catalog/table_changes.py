@@ -48,6 +48,7 @@ def compare(
     lax: bool = False,
     copied: bool = False,
     exact: bool = False,
+    own_only: bool = False,
 ) -> Comparison:
     """Compare the source's columns (here) with the destination's (there).
 
@@ -61,7 +62,7 @@ def compare(
     """
     noted = {column.number: column for column in before.columns} if before else {}
     current = {column.number: column for column in now.columns}
-    steps = _Steps(noted, here, there, exact=exact)
+    steps = _Steps({} if own_only else noted, here, there, exact=exact)
     structure: list[sql.Composable] = []
     own: list[sql.Composable] = []
     old_rows_differ = False
@@ -88,11 +89,17 @@ def compare(
         if before and column.number not in noted and not column.generated:
             old_rows_differ = old_rows_differ or column.missing != match.missing
     above = root or now.table
-    statements = [
-        *_alter(above, [sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in steps.dropped]),
-        *(_alter(above, [clause])[0] for clause in steps.renaming()),
-        *_alter(above, structure),
-    ]
+    statements = (
+        []
+        if own_only
+        else [
+            *_alter(
+                above, [sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in steps.dropped]
+            ),
+            *(_alter(above, [clause])[0] for clause in steps.renaming()),
+            *_alter(above, structure),
+        ]
+    )
     return Comparison(
         tuple(statement.as_string(conn) for statement in statements),
         tuple(statement.as_string(conn) for statement in _alter(now.table, own)),
