@@ -137,7 +137,8 @@ async def _migrated(bed: Bed, application: Application, random: Random, told: li
             except AdviceRefusedError:
                 return f"advice refused: {operator.done[-1]}"
             finally:
-                told.append(operator.told(None))
+                view = await operator.live.session.get(operator.live.migration_id)
+                told.append(operator.told(view))
 
 
 def session(uri: str) -> psycopg.Connection:

@@ -55,6 +55,9 @@ class Stand:
         self.context = context(phase)
         self.schema = self.workers = self.bus = None
 
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"the command was not refused, it goes on to the pipeline's {name}")
+
 
 @pytest.fixture
 async def commands() -> AsyncIterator[Commands]:

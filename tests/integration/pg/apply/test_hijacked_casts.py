@@ -8,6 +8,7 @@ import pytest
 from services.shared.model import TableId
 from services.shared.pg.apply import long_values
 from services.shared.pg.copy.untranslatable import find_untranslatable
+from services.shared.wire import joining
 from tests.support.pipeline.in_process import Pipeline, pipeline, rows, run
 from tests.support.servers.nats import NatsServer
 
@@ -139,9 +140,10 @@ async def test_long_values_are_read_by_input_functions(
 ) -> None:
     monkeypatch.setattr(long_values, "LONG", 70_000)
     monkeypatch.setattr(long_values, "PIECE", 65_537)
+    monkeypatch.setattr(joining, "LARGE", 70_000)  # rows of smaller messages have no long values
     ddl, cast_to, _ = create(of)
     text = "repeat('a☃𝄞é\\\"\t', 30000)"
-    value = "array_fill('a'::kind, ARRAY[60000])" if of == "array" else f"ROW(1, {text})::kind"
+    value = "array_fill('a'::kind, ARRAY[300000])" if of == "array" else f"ROW(1, {text})::kind"
     async with pipeline(source_db, dest_db, nats_server, ddl, "t", "by_key") as p:
         await assert_changes_arrive(
             p,
