@@ -852,7 +852,7 @@ MUTATIONS = (
     ),
     Mutation(
         "S16 long values are read by the input function too",
-        "services/shared/pg/apply/target_table.py",
+        "services/shared/pg/apply/target_statements.py",
         "column.typed(value, column.element_sql or column.plain_sql)",
         'sql.SQL("CAST({} AS {})").format(value, sql.SQL(column.element_sql or column.plain_sql))',
         f"{CASTS}::test_long_values_are_read_by_input_functions",
