@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -18,19 +17,12 @@ from typing import Self
 
 from services.shared.model import MigrationView
 from services.shared.model.jsonview import view_from_json
+from tests.support.environment import clean_environment
 from tests.support.servers.process import launch_argv, tail
 
 COMMAND_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 45.0
 """More than the embedded stack's own bounds for stopping its programs one after the other."""
-
-_KEPT = ("PGMIG_PG_BINDIR", "PGMIG_NATS_SERVER")
-
-
-def clean_environment(**variables: str) -> dict[str, str]:
-    """Ours, without what would lead pgmig or libpq elsewhere, and with `variables`."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "OTEL_")) or k in _KEPT}
-    return {**kept, "PYTHONUNBUFFERED": "1", **variables}
 
 
 def program() -> list[str]:

@@ -17,11 +17,12 @@ import psycopg
 import pytest
 
 from services.shared.model import ExitCode, Phase
-from tests.e2e.cli import Cli, clean_environment
+from tests.e2e.cli import Cli
 from tests.e2e.live import application
 from tests.e2e.verdict import checks, left_on_destination, left_on_source, problems
 from tests.support.data.compare import compare_databases
 from tests.support.data.schema import seed
+from tests.support.environment import clean_environment
 from tests.support.servers.extension import with_extension
 from tests.support.servers.installs import newest, oldest
 from tests.support.servers.postgres import PostgresServer

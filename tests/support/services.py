@@ -1,11 +1,9 @@
-"""The four services as child processes, with logs, for tests of the coordinator."""
+"""The services as child processes, each to be killed and started again by itself, on a nats-server that the
+caller starts."""
 
 from __future__ import annotations
 
-import os
 import secrets
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,100 +13,109 @@ from typing import Self
 
 from clients.session import Session
 from services.shared.model import MigrationView, Phase
+from tests.support.environment import clean_environment
+from tests.support.processes import Processes
 from tests.support.servers.nats import NatsServer
-from tests.support.servers.process import free_port, spawn, tail
+from tests.support.servers.process import free_port
 
+COORDINATOR = "coordinator"
 WORKERS = ("decoder", "copier", "applier")
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 60.0
 
 
 class Services:
-    """Use as a context manager. Names: coordinator, decoder, copier, applier."""
+    """One coordinator and any number of workers. Use as a context manager.
+
+    A process is named by its role, or role-number. workers: those started at once; `start` starts others.
+    settings: further environment variables of all services. A lost worker's work goes to others after 1 s.
+    """
 
     def __init__(
         self, nats: NatsServer, folder: Path, *, workers: Sequence[str] = WORKERS, **settings: str
     ) -> None:
-        """workers: those started at once. settings: further environment variables of all."""
         self.address = f"127.0.0.1:{free_port()}"
         self.state_dir = folder / "state"
         self._workers = workers
         self._port_file = folder / "address"
-        self._logs = folder / "logs"
-        self._logs.mkdir(parents=True, exist_ok=True)
-        self._environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("PG")},
-            "PGMIG_COORDINATOR": self.address,
-            "PGMIG_LISTEN": self.address,
-            "PGMIG_NATS_URL": nats.url,
-            "PGMIG_STATE_DIR": str(self.state_dir),
-            "PGMIG_WORKER_GRACE_S": "1",
-            "PGMIG_WORKER_TOKEN": secrets.token_urlsafe(16),
-            "PGMIG_PORT_FILE": str(self._port_file),
-            **settings,
-        }
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = clean_environment(
+            PGMIG_COORDINATOR=self.address,
+            PGMIG_LISTEN=self.address,
+            PGMIG_NATS_URL=nats.url,
+            PGMIG_STATE_DIR=str(self.state_dir),
+            PGMIG_WORKER_GRACE_S="1",
+            PGMIG_WORKER_TOKEN=secrets.token_urlsafe(16),
+            PGMIG_PORT_FILE=str(self._port_file),
+        )
+        self._environment |= settings
+        self._processes = Processes(folder / "logs")
 
     def __enter__(self) -> Self:
         try:
-            for name in ("coordinator", *self._workers):
-                self.start(name)
-            self.wait_serving()
-        except BaseException as exc:
-            self.__exit__(type(exc), exc, None)
+            self.start(COORDINATOR, *self._workers)
+        except BaseException:
+            self.close()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in self._processes.values():
-            process.kill()
-        for process in self._processes.values():
-            process.wait()
-        if exc is not None:
-            for path in sorted(self._logs.iterdir()):
-                print(f"--- {path.name}\n{tail(path, 60)}")
+        self.close()
 
-    def start(self, name: str) -> None:
-        if name == "coordinator":
-            self._port_file.unlink(missing_ok=True)
-        with (self._logs / f"{name}.log").open("ab") as log:
-            self._processes[name] = spawn(
-                [sys.executable, "-m", f"services.{name}"], env=self._environment, log=log
+    def close(self) -> None:
+        """Kill what runs, and print the end of every log."""
+        self._processes.close()
+        self._processes.print_logs()
+
+    def start(self, *names: str) -> None:
+        """Start processes; returns when the coordinator, if it is one of them, serves."""
+        for name in names:
+            if name == COORDINATOR:
+                self._port_file.unlink(missing_ok=True)
+            role = name.partition("-")[0]
+            self._processes.spawn(
+                name, [sys.executable, "-P", "-m", f"services.{role}"], env=self._environment
             )
+        if COORDINATOR in names:
+            self._wait_serving()
 
-    def wait_serving(self) -> None:
-        """Return when the coordinator has told its address."""
+    def _wait_serving(self) -> None:
+        """Return when the coordinator has written its address."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._port_file.exists():
-            if self._processes["coordinator"].poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the coordinator does not serve:\n{self.log('coordinator')}")
+            self._processes.check(COORDINATOR)
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the coordinator does not serve:\n{self.log(COORDINATOR)}")
             time.sleep(0.02)  # another process's file: nothing to await
 
-    def kill9(self, name: str) -> None:
-        process = self._processes.pop(name)
-        process.kill()
-        process.wait()
+    def kill9(self, *names: str) -> None:
+        self._processes.kill9(*names)
 
-    def restart(self, name: str) -> None:
+    def restart(self, *names: str) -> None:
         """Kill -9 and start again."""
-        self.kill9(name)
-        self.start(name)
-        if name == "coordinator":
-            self.wait_serving()
+        self.kill9(*names)
+        self.start(*names)
 
     def stop(self, name: str) -> int:
-        """SIGTERM; returns the exit code."""
-        process = self._processes.pop(name)
-        process.send_signal(signal.SIGTERM)
-        return process.wait(STOP_TIMEOUT_S)
+        """SIGTERM; returns the exit code. Raises subprocess.TimeoutExpired."""
+        return self._processes.stop(name)
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: it keeps its connections and hears nothing, like one that is cut off."""
+        self._processes.freeze(name)
+
+    def thaw(self, name: str) -> None:
+        self._processes.thaw(name)
+
+    def runs(self, name: str) -> bool:
+        """Whether it was started and not ended by us."""
+        return self._processes.runs(name)
 
     def pid(self, name: str) -> int:
-        return self._processes[name].pid
+        return self._processes.pid(name)
 
     def log(self, name: str) -> str:
-        return (self._logs / f"{name}.log").read_text(errors="replace")
+        return self._processes.log(name)
 
     def session(self) -> Session:
         return Session(self.address)

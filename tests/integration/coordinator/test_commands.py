@@ -200,7 +200,6 @@ async def test_coordinator_told_to_stop_rolls_a_switchover_back_first(
             assert stopped == 0
             insert(source, 5001)
         services.start("coordinator")
-        services.wait_serving()
         await session.resume("m", source, dest_db)
         await until_phase(session, "m", Phase.STREAMING)
 

@@ -77,7 +77,6 @@ async def test_a_coordinator_with_ten_thousand_tables_stays_small(tmp_path: Path
             assert services.stop("coordinator") == 0  # it leaves all that it knows in the store
             (folder(services.state_dir, "m") / NAME).unlink()
             services.start("coordinator")
-            services.wait_serving()
             async with services.session() as session:
                 for view in await views(session, WATCHERS):
                     assert [table.table for table in view.tables] == list(record.forward.published)

@@ -144,7 +144,6 @@ async def test_store_deleted_it_is_rebuilt_from_the_state_file_and_both_servers(
             nats_server.kill9()
             nats_server.restart(wipe_store=True)
             services.start("coordinator")
-            services.wait_serving()
             writer.wait_for_commits(20)
             await session.resume("m", source, dest_db)
             await finish(session, "m", source, dest_db, writer)
@@ -193,7 +192,6 @@ async def test_killed_in_the_middle_of_a_switchover_lets_writers_in_again(
                         services.kill9("coordinator")
             assert caught.value.kind is ErrorKind.UNREACHABLE
             services.start("coordinator")
-            services.wait_serving()
             await session.resume("m", source, dest_db)
             view = await until(session, "m", lambda view: view.phase is not Phase.SWITCHOVER)
             assert view.phase in {Phase.STREAMING, Phase.CATCHUP}

@@ -51,7 +51,6 @@ async def test_file_of_an_earlier_migration_of_the_same_id_is_not_continued(
         services.kill9("coordinator")
         path.write_text(stale)
         services.start("coordinator")
-        services.wait_serving()
         async with services.session() as session:
             view = await session.get("m")
         assert view.destination.dbname == before.destination.dbname
@@ -75,7 +74,6 @@ async def test_file_of_a_coordinator_that_was_replaced_does_not_undo_what_the_ne
         services.kill9("coordinator")
         path.write_text(stale)
         services.start("coordinator")
-        services.wait_serving()
         async with services.session() as session:
             assert (await session.get("m")).phase is Phase.ABORTED
 
@@ -94,7 +92,6 @@ async def test_migration_that_was_cleaned_up_is_not_brought_back_by_a_state_file
         path.parent.mkdir(exist_ok=True)
         path.write_text(stale)
         services.start("coordinator")
-        services.wait_serving()
         async with services.session() as session:
             with pytest.raises(PgmigError) as caught:
                 await session.get("m")
@@ -124,7 +121,6 @@ async def test_state_file_counts_when_the_store_is_gone(
         finally:
             await client.close()
         services.start("coordinator")
-        services.wait_serving()
         async with services.session() as session:
             assert (await session.get("m")).migration_id == "m"
             await session.cleanup("m", force=True)

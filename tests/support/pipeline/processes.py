@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any, Self
 import psycopg
 
 from services.shared.model import MigrationId, TableId
-from tests.support.servers.process import spawn, tail
+from tests.support.processes import Processes
 
 ROOT = Path(__file__).resolve().parents[3]
 PIPELINE = MigrationId("crash").forward
@@ -35,7 +34,7 @@ class PipelineProcesses:
         self._nats = nats
         self._tables = [(table.schema, table.name) for table in tables]
         self._folder = folder
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes = Processes(folder)
         self._slot: tuple[str, str, int] | None = None
 
     def __enter__(self) -> Self:
@@ -44,8 +43,7 @@ class PipelineProcesses:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for role in list(self._processes):
-            self.kill(role)
+        self._processes.close()
 
     def start(self, role: str) -> None:
         """Start "decoder" or "applier". The first decoder makes the slot, and must come first."""
@@ -57,10 +55,7 @@ class PipelineProcesses:
         job.write_text(
             json.dumps({"nats": self._nats, "pipeline": str(PIPELINE), "role": role, "work": work})
         )
-        with self.log_path(role).open("ab") as log:
-            self._processes[role] = spawn(
-                [sys.executable, "-m", "tests.support.pipeline.worker", job], cwd=ROOT, log=log
-            )
+        self._processes.spawn(role, [sys.executable, "-m", "tests.support.pipeline.worker", job], cwd=ROOT)
 
     def _decoder_work(self) -> dict[str, Any]:
         lsn, system_identifier, timeline = self._slot or ("0/0", "", 0)
@@ -76,12 +71,10 @@ class PipelineProcesses:
 
     def kill(self, role: str) -> None:
         """SIGKILL."""
-        process = self._processes.pop(role)
-        process.kill()
-        process.wait()
+        self._processes.kill9(role)
 
     def pid(self, role: str) -> int:
-        return self._processes[role].pid
+        return self._processes.pid(role)
 
     def drain(self, token: str, timeout_s: float) -> None:
         """Return when everything committed so far is on the destination's disk."""
@@ -104,20 +97,16 @@ class PipelineProcesses:
                 if kind in found and first in (None, found[kind][0]):
                     return list(found[kind])
             time.sleep(0.05)  # another process's log has no event to wait for
-        raise RuntimeError(f"no {kind} of the {role} in {timeout_s} s:\n{tail(self.log_path(role), 60)}")
+        raise RuntimeError(f"no {kind} of the {role} in {timeout_s} s:\n{self._processes.tail(role)}")
 
     def check(self) -> None:
         """Raise when a process ended by itself."""
-        for role, process in self._processes.items():
-            if process.poll() is not None:
-                raise RuntimeError(
-                    f"the {role} ended with {process.returncode}:\n{tail(self.log_path(role), 60)}"
-                )
+        self._processes.check()
 
     def _reports(self, role: str) -> list[dict[str, Any]]:
-        lines = self.log_path(role).read_text(errors="replace").splitlines()
+        lines = self._processes.log(role).splitlines()
         whole = [line for line in lines if line.startswith("REPORT {") and line.endswith("}")]
         return [json.loads(line.removeprefix("REPORT ")) for line in whole]
 
     def log_path(self, role: str) -> Path:
-        return self._folder / f"{role}.log"
+        return self._processes.log_path(role)

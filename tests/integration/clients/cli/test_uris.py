@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.shared.model import ExitCode
-from tests.e2e.cli import STOP_TIMEOUT_S, clean_environment, program
+from tests.e2e.cli import STOP_TIMEOUT_S, program
+from tests.support.environment import clean_environment
 
 SECRET = "Xq7secretZ"
 NOBODY = "127.0.0.1:1"

@@ -357,7 +357,6 @@ async def test_switchover_is_undone_at_the_address_that_the_source_has_moved_to(
             await killed_in_the_freeze(services, session)
             await proxy.close()
         services.start("coordinator")
-        services.wait_serving()
     async with services.session() as session:
         assert (await session.get("m")).phase is Phase.SWITCHOVER
         await session.resume("m", moved, dest_db)  # known, but it leads nowhere any more
@@ -379,7 +378,6 @@ async def test_switchover_that_cannot_be_undone_is_cleaned_up_by_force(
             await killed_in_the_freeze(services, session)
             await proxy.close()
         services.start("coordinator")
-        services.wait_serving()
     async with services.session() as session:
         # Cleanup can stop only workers that have come back to the restarted coordinator.
         await until(session, "m", lambda view: {"decoder", "applier"} <= {one.role for one in view.workers})
@@ -407,7 +405,6 @@ async def test_source_is_opened_again_while_the_destination_is_down(
                     await killed_in_the_freeze(services, session)
                 await proxy.close()
                 services.start("coordinator")
-                services.wait_serving()
             async with services.session() as session:
                 view = await until(session, "m", lambda view: view.phase is not Phase.SWITCHOVER)
                 insert(source, 2)
@@ -429,7 +426,6 @@ async def test_credentials_for_a_frozen_source_are_asked_for_with_the_reason_to_
             held.execute("INSERT INTO item VALUES (1)")
             await killed_in_the_freeze(services, session)
         services.start("coordinator")
-        services.wait_serving()
     async with services.session() as session:
         view = await until(session, "m", lambda view: view.needs_credentials)
         told = [e.text for e in view.events if "credentials" in e.text]

@@ -194,7 +194,6 @@ async def test_killed_in_any_step_loses_nothing_and_lets_everybody_in_again(
         assert error is not None
         assert error.kind is ErrorKind.UNREACHABLE
         services.start("coordinator")
-        services.wait_serving()
         async with services.session() as again:
             await again.resume("m", source, dest_db)
             view = await until(again, "m", lambda view: view.phase is not Phase.SWITCHOVER)
@@ -214,7 +213,6 @@ async def test_killed_in_a_roll_back_lets_everybody_in_again(
             conn.execute("LOCK TABLE item IN ACCESS EXCLUSIVE MODE")  # the step drain does not end
             await outcome(session, lambda _: services.kill9("coordinator"), StepName.ROLLBACK, HELD_UP_S)
         services.start("coordinator")
-        services.wait_serving()
         async with services.session() as again:
             await again.resume("m", source, dest_db)
             view = await until(again, "m", lambda view: view.phase is not Phase.SWITCHOVER)

@@ -101,7 +101,6 @@ async def test_complete_tables_get_their_indexes_while_another_is_copied(
                     services.kill9(killed)
                     refer_to_a_new_account(source)
                     services.start(killed)
-                    services.wait_serving()
                     await session.resume("m", source, dest_db)
                     told = "snapshot was lost" if killed == "decoder" else "started again"
                     await until(session, "m", lambda view: any(told in e.text for e in view.events))

@@ -121,7 +121,6 @@ async def test_what_is_altered_is_noted_before_it_is_altered(
 
 def _again(services: Services) -> None:
     services.start("coordinator")
-    services.wait_serving()
 
 
 async def test_insert_only_leaves_update_and_delete_working_and_unfollowed(

@@ -109,7 +109,6 @@ async def test_a_dropped_table_is_forgotten_again_by_the_next_coordinator(
             if state.is_dir():
                 state.rmdir()
             services.start("coordinator")
-            services.wait_serving()
         async with services.session() as session:
             await session.resume("m", source_db, dest_db)
             view = await until_phase(session, "m", Phase.STREAMING)
