@@ -53,9 +53,8 @@ class Sentinel(NamedTuple):
 class Chunk:
     """transactions: each with the position where its steps end; empty for a part of one that continues.
     heartbeats: how many of them are progress without a transaction. commit_lsn, xid: of the last one.
-    continues: it ends a transaction with earlier parts. discard: those parts are void. error: why
-    planning cannot continue; raised when everything before has been applied. sequence: of the last
-    stream message that was read.
+    discard: those parts are void. error: why planning cannot continue; raised when everything before has been
+    applied. sequence: of the last stream message that was read.
     """
 
     commit_lsn: int
@@ -63,7 +62,6 @@ class Chunk:
     transactions: list[Transaction] = field(default_factory=list)
     bytes: int = 0
     sequence: int = 0
-    continues: bool = False
     discard: bool = False
     error: PgmigError | None = None
     trace: Context | None = None
@@ -212,7 +210,6 @@ class Planner:
         )
         chunk.sentinels += self._sentinels
         if self._parted:
-            chunk.continues = True
             self._end_whole()
         self._steps, self._bytes, self._parted = [], 0, False
 

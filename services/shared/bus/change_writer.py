@@ -60,7 +60,7 @@ class _Published:
 class ChangeWriter:
     """Writes the change stream of one pipeline; two tasks may call `publish` and `check`."""
 
-    def __init__(self, client: Client, pipeline: PipelineId, *, max_bytes: int, replicas: int = 1) -> None:
+    def __init__(self, client: Client, pipeline: PipelineId, *, max_bytes: int) -> None:
         self._client = client
         self._stream = pipeline.change_stream
         self._subject = pipeline.change_subject
@@ -71,7 +71,7 @@ class ChangeWriter:
             discard=api.DiscardPolicy.NEW,
             max_bytes=max_bytes,
             storage=api.StorageType.FILE,
-            num_replicas=replicas,
+            num_replicas=1,
             allow_direct=True,
         )
         self._tail = StreamTail("", 0, None)

@@ -38,14 +38,14 @@ _ANSWER_GRACE_S = 2.0
 _NOTHING_CAME = {api.StatusCode.NO_MESSAGES.value, api.StatusCode.REQUEST_TIMEOUT.value}
 
 
-async def ensure_queue(client: Client, pipeline: PipelineId, *, replicas: int = 1) -> None:
+async def ensure_queue(client: Client, pipeline: PipelineId) -> None:
     """Create the stream unless it exists. The settings of an existing stream do not change."""
     config = api.StreamConfig(
         name=pipeline.copy_stream,
         subjects=[pipeline.copy_subject],
         retention=api.RetentionPolicy.WORK_QUEUE,
         storage=api.StorageType.FILE,
-        num_replicas=replicas,
+        num_replicas=1,
     )
     with translated(f"creating the copy queue {pipeline.copy_stream}"):
         try:

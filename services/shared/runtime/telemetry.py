@@ -39,10 +39,6 @@ class SpanName(StrEnum):
     """From a commit until the destination's WAL is known to be flushed up to it."""
     COPY_PART = "pgmig.copy.part"
     """One table part, COPY on the source to COPY on the destination."""
-    PHASE = "pgmig.coordinator.phase"
-    """What the coordinator does in one phase of a migration."""
-    SWITCHOVER_STEP = "pgmig.coordinator.switchover_step"
-    """One step of a switchover, from freeze to commit or rollback."""
 
 
 def _nothing() -> None:

@@ -92,7 +92,7 @@ async def test_a_large_transaction_commits_alone_and_once() -> None:
         Chunk(16, transactions=[transaction(1)]),
         Chunk(32),
         Chunk(32),
-        Chunk(32, transactions=[transaction(2)], continues=True),
+        Chunk(32, transactions=[transaction(2)]),
         Chunk(48, transactions=[transaction(3)]),
     )
     assert done == [

@@ -164,10 +164,10 @@ def _is_allowed(path: str, environ: Mapping[str, str]) -> bool:
     return any(real.is_relative_to(one) for one in allowed)
 
 
-def with_default_host(given: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+def with_default_host(given: Mapping[str, str]) -> dict[str, str]:
     """Add a host if there is none. Without a host libpq connects to a Unix socket, where the server may
     accept the service's own user. That is allowed only for callers who may name sockets."""
-    if given.get("host") or environ.get("PGHOST") or _is_allowed("/", environ):
+    if given.get("host") or os.environ.get("PGHOST") or _is_allowed("/", os.environ):
         return dict(given)
     return {**given, "host": "localhost"}
 
