@@ -135,7 +135,7 @@ class Commands:
             await self._context.journal.save()
 
     async def resync(self, tables: Sequence[TableId], given: Credentials = NOTHING_GIVEN) -> None:
-        """Copy tables again, or add new ones; what ran, or was halted, goes on afterwards.
+        """Copy tables again, or add new ones. After that the migration continues, also if it was halted.
 
         Raises WRONG_PHASE unless it is copying or replicating, or was; CREDENTIALS_NEEDED; and what
         `prepare_resync` raises, with everything as it was.
@@ -190,7 +190,7 @@ class Commands:
             try:
                 removed = await teardown.remove_replication(self._context, self._bus)
             except PgmigError:
-                self.loop.begin()  # it is not aborted, so it goes on
+                self.loop.begin()  # it is not aborted, so it continues
                 raise
             migration.aborted()
             for line in removed:

@@ -80,7 +80,7 @@ class PhaseLoop:
         return self._context.migration
 
     def start(self) -> None:
-        """Begin, or go on where the record says. A migration that does not run just stands."""
+        """Begin, or continue where the record says. For a migration that does not run, nothing is begun."""
         self._context.journal.open()
         self._sampling = asyncio.create_task(self._sample(), name=f"sample-{self.migration.id}")
         self.begin()
@@ -110,7 +110,7 @@ class PhaseLoop:
         return self._switching is not None and not self._switching.done()
 
     def switch_over(self, timeout_s: float) -> StepFeed:
-        """Begin, or join the one that runs. It goes on whoever reads its steps."""
+        """Begin a switchover, or join the running one. It continues even if nobody reads its steps."""
         if self._feed is not None and self.switching:
             return self._feed
         check_ready(self.migration)

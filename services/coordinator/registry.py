@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 def newest(records: Iterable[Record]) -> dict[str, Record]:
-    """Of each id the record that supersedes the others; of equals the first."""
+    """For each id, the record that supersedes the others. Of equal records, the first."""
     found: dict[str, Record] = {}
     for record in records:
         known = found.get(record.migration_id)
@@ -127,9 +127,9 @@ class Coordinator:
                 yield record
 
     async def _taken_over(self, record: Record) -> Record | None:
-        """The record with this coordinator's term, once the store has it: before anything else is
-        done, so that no state file has a term that the store does not know. None: another
-        coordinator took the migration over at the same time."""
+        """Store the record with this coordinator's term and return it. This is done before anything else, so
+        that no state file has a term that the store does not know. None: another coordinator took the
+        migration over at the same time."""
         later = replace(record, term=record.term + 1, revision=record.revision + REVISIONS_UNSAVED)
         try:
             await self._store.save(record.migration_id, pack(later))
@@ -244,5 +244,5 @@ class Coordinator:
             self._around.workforce.forget(commands.migration.pipeline_id)
 
     async def stop(self) -> None:
-        """Leave every migration so that another coordinator can take it up; workers go on."""
+        """Leave every migration so that another coordinator can resume it. Workers continue."""
         await asyncio.gather(*(commands.loop.stop() for commands in list(self._migrations.values())))

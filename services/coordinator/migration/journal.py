@@ -95,8 +95,9 @@ class Journal:
             self._stored = max(self._stored, record.revision)
 
     async def decide(self, result: SwitchoverResult) -> None:
-        """Store the record as switched over, then change it. Raises WRONG_PHASE, and like a strict `save`,
-        with nothing changed; the store may have it all the same, until the next `save`."""
+        """Save the record as switched over in the store, then change it in memory. Raises WRONG_PHASE, and
+        the errors of a strict `save`. After an error the record in memory is unchanged, but the store may
+        have the decision until the next `save`."""
         async with self._lock:
             decided = self._migration.decided(result)
             await self._store.save(decided.migration_id, pack(decided))

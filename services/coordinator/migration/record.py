@@ -40,7 +40,7 @@ FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class SlotRecord:
-    """The source as it was when the slot was made; see SlotReady."""
+    """The state of the source when the slot was created; see SlotReady."""
 
     consistent_lsn: Lsn
     system_identifier: str
@@ -62,8 +62,8 @@ class TableRecord:
 
 @dataclass(frozen=True, slots=True)
 class DroppedTable:
-    """A table that has no `TableRecord`: both sides dropped it, or it is a partition whose rows came, or
-    went, with a copy of its root. floor: changes that commit before it are passed over."""
+    """A table that has no `TableRecord`. Both sides dropped it, or it is a partition whose rows were written
+    or removed by a copy of its root. floor: changes that commit before it are skipped."""
 
     table: TableId
     floor: Lsn
@@ -158,15 +158,16 @@ class Record:
 
 
 def same_migration(one: Record, other: Record) -> bool:
-    """Whether both are of the same migration, and not of two that had the same id one after the other."""
+    """Whether both belong to the same migration, and not to two that used the same id one after the other."""
     return (one.instance, one.created_at) == (other.instance, other.created_at)
 
 
 def supersedes(record: Record, other: Record) -> bool:
     """Whether `record` is newer than `other`, which has the same id.
 
-    Two migrations: the one that was created later. One: the record of the later coordinator, since
-    an earlier one that was cut off from the store counts on in its file alone; then the revision.
+    Of two migrations, the one that was created later is newer. Of one migration, the record of the later
+    coordinator is newer: an earlier one without access to the store still raises the revision in its file.
+    Records of the same coordinator are compared by their revision.
     """
     if not same_migration(record, other):
         return record.created_at > other.created_at
@@ -178,7 +179,7 @@ def record_to_json(record: Record) -> dict[str, object]:
 
 
 def record_from_json(obj: object) -> Record:
-    """Raises PgmigError(CORRUPT) for anything that `record_to_json` did not make."""
+    """Raises PgmigError(CORRUPT) for an object that `record_to_json` did not create."""
     if not isinstance(obj, dict) or obj.get("format") != FORMAT:
         raise PgmigError(
             ErrorKind.CORRUPT, f"not a migration's state in format {FORMAT}", "use the same release of pgmig"

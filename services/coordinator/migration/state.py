@@ -53,9 +53,9 @@ from services.shared.runtime.changes import Changes
 EVENTS_KEPT = 200
 WATCH_EVERY_S = 0.25
 LONGEST_PAUSE_S = 5.0
-"""Between two views, however large they are or slowly taken."""
+"""Limit of the pause between two views, even for large views and slow clients."""
 REVISIONS_UNSAVED = 1000
-"""Added to a revision read from disk: more than progress can have raised it unsaved."""
+"""Added to a revision that was read from disk. Progress that was not saved has raised it by less."""
 
 
 def failure_of(error: PgmigError) -> Failure:
@@ -141,7 +141,7 @@ class Migration:
         self._put(self.record)
 
     def remove(self) -> None:
-        """It has been cleaned up: watches end."""
+        """The migration was cleaned up: all watches end."""
         self.removed = True
         self._announce()
 
@@ -195,7 +195,7 @@ class Migration:
         self._move(self.record, pipeline, failure_event(failure))
 
     def resumed(self, skipped: SkippedTransaction | None = None) -> None:
-        """Out of a pause or a failure. skipped: the transaction that an operator gave up for it."""
+        """Resume after a pause or a failure. skipped: the transaction that an operator skipped for it."""
         pipeline = self.pipeline
         assert pipeline.resume_state is not None
         audit = pipeline.skipped if skipped is None else (*pipeline.skipped, skipped)
@@ -210,7 +210,7 @@ class Migration:
         self._move(replace(self.record, phase=phase), pipeline)
 
     def completed(self) -> None:
-        """Everything is copied, and no changes are followed."""
+        """Everything is copied, and no changes are replicated."""
         self._ended(MigrationPhase.COMPLETE)
 
     def aborted(self) -> None:
@@ -252,7 +252,7 @@ class Migration:
         self._move(record, self.pipeline)
 
     def switchover_undone(self) -> None:
-        """Writers may write to the source again."""
+        """The switchover is undone: applications can write to the source again."""
         record = replace(self.record, phase=MigrationPhase.MIGRATING, freeze=None)
         self._move(record, self.pipeline, "writers may write to the source again")
 
@@ -264,13 +264,13 @@ class Migration:
         return replace(record, revision=record.revision + 1)
 
     def switched_over(self, result: SwitchoverResult) -> None:
-        """The store has the decision: it counts, whatever has happened here meanwhile."""
+        """The store has the decision. It is valid whatever has happened in this process since then."""
         self._put(_switched_over(self.record, result))
 
     # The switchover and its end.
 
     def switchover_failed(self, failure: Failure) -> None:
-        """It was rolled back, or never began; the migration continues."""
+        """The switchover was rolled back, or never began. The migration continues."""
         self._put(replace(self.record, failure=failure))
 
     def downtime_measured(self, result: SwitchoverResult) -> None:
@@ -360,8 +360,8 @@ class Migration:
         await self._changes.wait()
 
     async def watch(self) -> AsyncIterator[MigrationView]:
-        """The view at once, then after changes: those of a while together, at most four times a second
-        and, with many tables, less often. When it ends or stops, at once. Ends when removed."""
+        """Yield the view at once, and again after changes: at most four times a second, and less often with
+        many tables. When the migration ends or stops, yield at once. Ends when the migration is removed."""
         while not self.removed:
             revision, phase, began = self.record.revision, self.phase, time.monotonic()
             yield self.view()
@@ -371,7 +371,7 @@ class Migration:
                 await self.changed()
 
     async def _rest(self, seconds: float, phase: Phase) -> None:
-        """Wait, but no longer than it runs on."""
+        """Wait, but not after the migration has stopped running."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while (self.phase is phase or self.phase.running) and not self.removed:

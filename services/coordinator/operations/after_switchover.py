@@ -66,7 +66,7 @@ async def unfreeze(context: Context, *, read_only: bool) -> None:
 
 
 async def watch(context: Context) -> None:
-    """Look now and then, as long as the coordinator runs; tells of writes, and again of twice as many.
+    """Look from time to time while the coordinator runs. Reports writes, and again when they have doubled.
     Never raises."""
     seen = 0
     while not context.migration.removed:

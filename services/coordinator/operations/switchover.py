@@ -65,9 +65,9 @@ async def run(context: Context, schema: Schema, workers: Workers, feed: StepFeed
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work`, and be cancelled only then: whoever sees a migration at its end may stop the
-    coordinator at once, while whoever asked for the switchover waits for its outcome; and a source
-    that is being thawed must not stay frozen."""
+    """Await `work`, and raise a cancellation only after its end. A client that sees the end of the migration
+    may stop the coordinator at once, while the client of the switchover still waits for its outcome. And a
+    source that is being thawed must not stay frozen."""
     task = asyncio.create_task(work, name="outcome")
     try:
         await asyncio.shield(task)
@@ -147,13 +147,13 @@ async def _while_frozen(run: steps.Run, freeze: Freeze) -> None:
     async with _step(run, StepName.VERIFY):
         await steps.verify(run, freeze)
         await steps.check_fence(run, freeze)
-    async with _step(run, StepName.COMMIT, tell_end=False):  # told when the locks are let go
+    async with _step(run, StepName.COMMIT, tell_end=False):  # reported when the locks are released
         await steps.commit(run)
 
 
 @asynccontextmanager
 async def _step(run: steps.Run, name: StepName, *, tell_end: bool = True) -> AsyncIterator[None]:
-    """Tell of the step; it ends at the deadline, or when a worker fails for good."""
+    """Report the step. It ends at the deadline, or when a worker fails finally."""
     run.feed.tell(name, StepState.STARTED)
     started = time.monotonic()
     try:
@@ -175,7 +175,7 @@ async def _step(run: steps.Run, name: StepName, *, tell_end: bool = True) -> Asy
 
 
 async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> None:
-    """Let writers in again; goes on until it has. The migration keeps streaming."""
+    """Allow writes again, and retry until that succeeds. The migration keeps streaming."""
     migration = context.migration
     migration.event(EventLevel.ERROR, f"switchover rolled back: {error.message}")
     if migration.in_switchover:

@@ -44,7 +44,7 @@ from services.shared.pg.session.connection import connection, translated
 from services.shared.pg.unpublished.extension_tables import list_extension_tables
 
 EXPLAIN_S = 0.3
-"""The locks are given up this long before the time is over, so as to tell who was in the way."""
+"""The attempt to lock ends this long before the deadline, to have time to find who blocks the locks."""
 
 COPIES_LOOK_S = 0.5
 
@@ -71,7 +71,7 @@ class Run:
 
 
 async def await_copies(run: Run) -> None:
-    """`_check_tables`; new partitions are given the time to be copied. Writers are not blocked yet."""
+    """Run `_check_tables`, and wait until new partitions are copied. Writes are not blocked yet."""
     migration = run.context.migration
 
     def settled() -> bool:
@@ -204,7 +204,7 @@ async def set_sequences(run: Run, freeze: Freeze) -> None:
 
 
 async def verify(run: Run, freeze: Freeze) -> None:
-    """Nothing got past the freeze: the locks still stand, the database is still closed, the
+    """Check that nothing passed the freeze: the locks are still held, the database is still closed, the
     tables are those that were copied, no sequence has moved, and no TRUNCATE was missed."""
     await _check_tables(run, freeze)
     await check_unlogged(run.context, frozen=True)
@@ -225,8 +225,8 @@ async def verify(run: Run, freeze: Freeze) -> None:
 
 
 async def check_fence(run: Run, freeze: Freeze) -> None:
-    """A second sentinel: between the first one and it nothing may have been committed. It is what the
-    WAL says that counts, whatever locks and settings should have made sure."""
+    """Write a second sentinel. Nothing may have been committed between the two. This check reads the WAL, so
+    it does not depend on the locks and settings of the freeze."""
     first, rows = run.token, run.rows
     await emit(run, freeze)
     await drain(run, freeze)
@@ -237,6 +237,6 @@ async def check_fence(run: Run, freeze: Freeze) -> None:
 
 
 async def commit(run: Run) -> None:
-    """Once the store has the record in its new phase, nothing takes it back."""
+    """Store the record in its new phase. After that the decision is final."""
     result = SwitchoverResult(run.sentinel, run.feed.elapsed_ms(), run.sequences, time.time())
     await run.context.journal.decide(result)

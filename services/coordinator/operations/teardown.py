@@ -32,7 +32,7 @@ async def remove_replication(context: Context, bus: Client) -> list[str]:
 
 
 async def _or_explained(migration: Migration, removal: Removal) -> list[str]:
-    """The removal, whose error names the way out."""
+    """Run the removal. Its error says what the operator can do."""
     try:
         return await removal()
     except PgmigError as exc:

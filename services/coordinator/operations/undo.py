@@ -29,7 +29,7 @@ FIRST_UNDO_S, LONGEST_UNDO_S = 0.5, 15.0
 
 
 async def undo_at_last(context: Context) -> None:
-    """`undo` until it succeeds, whatever stands in its way: nobody can write before. Raises FENCED."""
+    """Repeat `undo` until it succeeds, because nobody can write before. Raises FENCED."""
     migration, failures = context.migration, 0
     while migration.in_switchover:
         try:

@@ -46,7 +46,7 @@ from services.shared.pg.session.connection import connection
 
 CHECK_EVERY_S = 5.0
 MOST_ROUNDS = 5
-"""Snapshots under which a clone that does not follow begins, while tables are being changed."""
+"""How many snapshots a clone without replication tries while tables are being changed."""
 
 _OF_A_SNAPSHOT = frozenset({ErrorKind.SNAPSHOT_LOST, ErrorKind.TABLE_CHANGED})
 
@@ -57,7 +57,7 @@ async def run(context: Context, schema: Schema, workers: Workers, bus: Client) -
         begin(context, schema, workers.reports)
     if context.migration.pipeline.applier_epoch:
         await _keep_applier_out(context, workers.staffing)
-    # After a restart of ours the copiers may still be at it: they are not disturbed.
+    # After a restart of the coordinator the copiers may still copy: they are not disturbed.
     published = bool(context.migration.pipeline.snapshot_id)
     await workers.staffing.staff(Role.DECODER, *([Role.COPIER] if published else []))
     rounds, why = 0, "the snapshot was lost"
@@ -83,7 +83,7 @@ async def run(context: Context, schema: Schema, workers: Workers, bus: Client) -
 
 
 async def _keep_applier_out(context: Context, staffing: Staffing) -> None:
-    """Changes were applied before: one that is cut off from us may still be at it."""
+    """Changes were applied before, and an applier that lost its connection to us may still apply them."""
     uris, migration = await context.credentials.both(), context.migration
     await staffing.release([Role.APPLIER])
     async with connection(uris.destination_uri, "destination") as conn:
@@ -112,7 +112,7 @@ async def _settle(context: Context, reports: Reports, ledger: CopyLedger) -> boo
     if migration.copying.records() != migration.pipeline.tables:
         migration.copies_noted()
         await context.journal.save()
-    reports.notify()  # whoever builds indexes waits for complete tables
+    reports.notify()  # the task that builds indexes waits for complete tables
     return migration.copying.complete
 
 
@@ -186,7 +186,7 @@ async def _watch(context: Context, workers: Workers, bus: Client, snapshot: Snap
         left = await queued(bus, migration.pipeline_id)
         if (left or 0) >= migration.copying.missing_parts(but=changed):
             continue
-        # Parts have left the queue that nobody has reported. They were in the ledger before.
+        # Parts have left the queue without a report. They were entered in the ledger before that.
         if await _settled(context, workers.reports) or (left or 0) < migration.copying.missing_parts(
             but=changed
         ):

@@ -90,9 +90,8 @@ async def _judge(context: Context, now: float) -> None:
 
 
 async def _check_gap(context: Context) -> None:
-    """Slot and origin must still meet (rule 4): what the slot has let go is on the destination.
-
-    Also after the key-value store was lost: both servers then say where the migration stands.
+    """Check that slot and origin still meet (rule 4): the destination has everything that the slot no longer
+    sends. This works after a loss of the key-value store, too: both positions are read from the servers.
     """
     uris, migration = await context.credentials.both(), context.migration
     assert migration.pipeline.slot is not None

@@ -163,7 +163,7 @@ def _with_remedy(group: ExceptionGroup[Exception], *, follow: bool) -> Exception
 async def _of_one_moment(context: Context, routing: Routing, workers: Workers, *, again: bool) -> None:
     """Apply what was committed before the latest snapshot; then let the tables be locked.
 
-    again: foreign keys were tried before, and the source may have been mended since.
+    again: foreign keys were tried before, and rows may have been corrected on the source since.
     """
     migration = context.migration
     floor = max((floor for _, floor in migration.copying.floors()), default=Lsn(0))

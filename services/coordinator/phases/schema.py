@@ -57,7 +57,7 @@ async def run(context: Context, files: Files, workers: Workers) -> PipelineState
     migration = context.migration
     uris = await context.credentials.both()
     if migration.pipeline.slot is None:
-        # Whoever began before a crash may have told us of a slot that we did not note.
+        # A decoder that began before a crash may have reported a slot that was not recorded.
         await workers.staffing.release()
         await _choose_published(context)
     await workers.staffing.staff(Role.DECODER)

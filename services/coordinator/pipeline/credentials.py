@@ -262,7 +262,7 @@ class KnownCredentials:
         return self._known
 
     async def both(self) -> Credentials:
-        """Both connection strings; waits for `resume` when nobody knows them."""
+        """Both connection strings. Waits for `resume` while they are unknown."""
         await self._find(lambda: self._known.complete)
         return self._known
 

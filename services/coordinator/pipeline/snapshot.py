@@ -26,7 +26,7 @@ class Snapshot:
         self.current = None
 
     def attached(self) -> None:
-        """A worker has got an assignment: whoever waits for a snapshot asks for it again."""
+        """A worker has got an assignment: waiting callers of `open` request the snapshot again."""
         self._attachments += 1
 
     async def open(self) -> SnapshotReady:

@@ -120,7 +120,7 @@ class Building:
         crew.wake()
 
     async def look_again(self) -> None:
-        """At what the destination has noted; counting begins anew."""
+        """Read again what the destination has noted as done. Counting begins again."""
         async with connection(self._uri, "destination") as conn:
             self.done = await steps_done(conn, self._migration.pipeline_id)
         self._finished = 0
@@ -189,7 +189,7 @@ async def _script(context: Context, files: Files, there: Collection[TableId]) ->
 
 
 def begin(context: Context, schema: Schema, reports: Reports) -> asyncio.Task[Building]:
-    """Have `table_work` done beside the phases; again when it failed. It ends with what it worked by."""
+    """Run `table_work` in a separate task; start it again if it failed. The task returns its `Building`."""
     task = schema.index_work.task
     if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
         task = asyncio.create_task(

@@ -50,7 +50,7 @@ async def _compare_columns(
     """now: the source's tables, as `take_stock` has just read them."""
     chosen = await choose(source, migration.record.options)
     known = await known_tables(destination, migration.pipeline_id)
-    # Partitions that the destination has not got go by the name of their root.
+    # Partitions that do not exist on the destination are checked under the name of their root.
     routed = {name for route in routing.routes for name in (route.leaf, route.root)}
     tables = [table for table in known if table in now and table not in routed]
     # Both sides at once: within the freeze, writers wait for this.

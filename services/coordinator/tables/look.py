@@ -23,7 +23,7 @@ from services.shared.pg.session.connection import Connection
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A table that was copied, and what has changed of it."""
+    """A table that was copied, and what has changed in it."""
 
     kind: ChangeKind
     before: TableIdentity
@@ -46,7 +46,7 @@ class Look:
     chosen: Chosen = EVERYTHING
 
     def differences(self) -> tuple[Difference, ...]:
-        """Tables that are not what was copied, by name."""
+        """Tables that differ from what was copied, by name."""
         found = []
         for table, known in sorted(self.known.items()):
             kind = change_of(known.identity, self.now.get(table))
@@ -77,7 +77,7 @@ class Look:
         return self._unknown(one for one in self.now.values() if one.published and not one.has_rows)
 
     def unpublished(self) -> tuple[TableId, ...]:
-        """Tables that were created since, and whose changes nobody replicates."""
+        """Tables that were created since, and whose changes are not replicated."""
         return self._unknown(one for one in self.now.values() if not one.published)
 
     def _unknown(self, tables: Iterable[TableIdentity]) -> tuple[TableId, ...]:

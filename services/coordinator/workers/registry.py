@@ -55,10 +55,10 @@ def error_of(report: AssignmentFailed) -> PgmigError:
 
 
 class Listener(Protocol):
-    """What a pipeline is told of its workers. Reports never hold a Register."""
+    """What a pipeline learns about its workers. Reports never contain a Register."""
 
     def accepts(self, assignment: AssignmentRef) -> bool:
-        """Whether a worker may go on with what it offers after the coordinator's restart."""
+        """Whether a worker may continue an assignment that it offers after the coordinator's restart."""
 
     def given(self, assignment: AssignmentRef) -> None:
         """A worker has the assignment now, newly or again after its stream broke."""
@@ -215,7 +215,7 @@ class Workforce:
             listener.given(assignment)
 
     def _acceptable(self, assignment: AssignmentRef) -> bool:
-        """Nobody else runs it, and its pipeline goes on."""
+        """No other worker runs it, and its pipeline continues."""
         listener = self._listeners.get(assignment.pipeline)
         alone = assignment.role is Role.COPIER or not self.current(assignment.pipeline, assignment.role)
         return alone and listener is not None and listener.accepts(assignment)
