@@ -79,7 +79,7 @@ class Commands:
             await self._workers.staffing.release()
 
     async def resume(self, given: Credentials, skip_objects: tuple[str, ...] = ()) -> None:
-        """Go on after a pause or a failure, or with the credentials that are given.
+        """Continue after a pause or a failure, or with new credentials.
 
         skip_objects: of the schema, what is not restored either. Raises INVALID_ARGUMENT for a database
         that is not the recorded one.
@@ -123,7 +123,7 @@ class Commands:
     async def skip_transaction(
         self, lsn: Lsn, reason: str, who: str, given: Credentials = NOTHING_GIVEN
     ) -> None:
-        """Go on after a failure without the one transaction that it is about.
+        """Continue after a failure, and skip the transaction that caused it.
 
         Raises INVALID_ARGUMENT unless that one commits at `lsn`, WRONG_PHASE for any other state.
         """

@@ -106,7 +106,7 @@ class PhaseLoop:
 
     @property
     def switching(self) -> bool:
-        """Amid a switchover, which begins before its phase does."""
+        """Whether a switchover runs. It begins before its phase."""
         return self._switching is not None and not self._switching.done()
 
     def switch_over(self, timeout_s: float) -> StepFeed:
@@ -122,7 +122,7 @@ class PhaseLoop:
         return feed
 
     async def stop(self) -> None:
-        """The coordinator ends: workers go on, and the next coordinator takes over. A
+        """The coordinator ends. Workers continue, and the next coordinator takes over. A
         switchover that has not been decided is rolled back first."""
         if self._switching is not None:
             self._switching.cancel()
@@ -183,7 +183,7 @@ class PhaseLoop:
                 await asyncio.sleep(wait)
 
     async def _advance(self) -> None:
-        """Run one state of the pipeline, or whatever of it is left, and move on."""
+        """Run one state of the pipeline, or the rest of it, and enter the next one."""
         if self.migration.in_switchover:
             if self._switching is not None and self.switching:
                 await asyncio.wait({self._switching})  # it ends by itself, one way or the other

@@ -221,7 +221,7 @@ class Coordinator:
         commands.loop.pipeline.schema.files.remove()
 
     def commands(self, migration_id: MigrationId) -> Commands:
-        """Raises NOT_FOUND, also for one that is being forgotten: whoever watched it knows by now."""
+        """Raises NOT_FOUND, also for a migration that is being removed."""
         commands = self._migrations.get(str(migration_id))
         if commands is None or commands.migration.removed:
             raise PgmigError(

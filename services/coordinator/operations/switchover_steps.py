@@ -125,7 +125,7 @@ async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
 
 
 async def bring_in_step_ahead(run: Run) -> None:
-    """Before anything is blocked, and on nobody's time, so that little is left for the freeze."""
+    """Run this before writes are blocked, so that little is left for the freeze."""
     began = time.monotonic()
     run.unfollowed = await unfollowed.any_to_compare(run.context)
     if run.unfollowed:

@@ -21,7 +21,7 @@ from services.shared.pg.replication.position import SourceState, SourceWatch
 
 _ASK_THEMSELVES = frozenset({PipelineState.CATCHUP, PipelineState.STREAMING})
 SEARCH_EVERY_S = 15.0
-"""For a connection string that nobody has given, after a restart."""
+"""Pause between two searches for a missing connection string after a restart."""
 
 
 def note(migration: Migration, state: SourceState) -> None:

@@ -108,7 +108,7 @@ class Building:
             await asyncio.wait({feeding})
 
     async def _feed(self, crew: Crew[BuildingSession]) -> None:
-        """Tell the schedule which tables are complete, until all are."""
+        """Report complete tables to the schedule until all are complete."""
         copying, told = self._migration.copying, 0
         while not copying.complete:
             for table in copying.turned[told:]:

@@ -69,7 +69,7 @@ class Look:
         ]
 
     def added(self) -> tuple[TableId, ...]:
-        """Tables that the publication carries and nobody has copied: partitions of a published table."""
+        """Published tables that were not copied: partitions of a published table."""
         return self._unknown(one for one in self.now.values() if one.published and one.has_rows)
 
     def added_parents(self) -> tuple[TableId, ...]:

@@ -11,7 +11,7 @@ NEW_TABLES = "new partitions are copied, since they may already contain rows"
 
 
 async def after_drift(context: Context, schema: Schema, reports: Reports, error: PgmigError) -> PipelineState:
-    """The phase to go on in: copy for new tables, the same one where the destination fits by now.
+    """The phase to continue in: copy for new tables, the same one if the destination fits by now.
 
     Raises the error with what to do about it, or as it is when the look at both sides finds nothing.
     """

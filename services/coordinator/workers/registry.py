@@ -72,7 +72,7 @@ class Listener(Protocol):
         """It ended with an error; where a retry may cure it, it is given out again."""
 
     def unstaffed(self, role: Role) -> None:
-        """Nobody is there to take it."""
+        """No worker is attached that could run it."""
 
 
 @dataclass(slots=True)
