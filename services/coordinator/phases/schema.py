@@ -103,10 +103,10 @@ async def _under_snapshot(context: Context, files: Files, snapshot: SnapshotRead
 
 
 async def _choose_published(context: Context) -> None:
-    """Once: a publication that was made before a crash carries the first choice.
+    """Choose the published tables, once: a publication that was created before a crash has the first choice.
 
-    What is altered on the source is noted before, so that cleanup knows it whatever happens; and
-    it is altered before a publication stands, or UPDATE and DELETE would fail there meanwhile.
+    Tables that will be altered on the source are recorded before, so that cleanup always knows them. They are
+    altered before the publication exists, because otherwise UPDATE and DELETE would fail there until then.
     """
     migration = context.migration
     uris = await context.credentials.both()
@@ -126,7 +126,7 @@ async def _choose_published(context: Context) -> None:
 
 
 async def _list_tables(context: Context, snapshot: SnapshotReady) -> tuple[Chosen, tuple[KnownTable, ...]]:
-    """What is taken, with the tables recorded; and what those are whose changes will be replicated."""
+    """Choose the objects and record the tables. Returns also the identities of tables to replicate."""
     uris, migration = await context.credentials.both(), context.migration
     async with connection(uris.source_uri, "source") as conn:
         chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)

@@ -65,7 +65,7 @@ class Staffing:
 
     def _patience(self, role: Role) -> float:
         """After a coordinator's restart its workers get time to come back before others start. In an
-        embedded stack there is one worker of a role: the one that attaches runs the work, or nobody does."""
+        embedded stack there is only one worker of each role, so the one that attaches gets the work."""
         if self._embedded or self._restored_at is None or self.assignment(role) is not None:
             return 0.0
         return max(0.0, self._restored_at + self._workforce.grace_s - time.monotonic())

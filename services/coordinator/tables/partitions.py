@@ -16,12 +16,12 @@ from services.shared.pg.session.connection import connection
 
 
 async def check_partitions(context: Context, files: Files) -> None:
-    """Raises SCHEMA_DRIFT while the destination has a partition that the schema's archive has not got.
+    """Raises SCHEMA_DRIFT while the destination has a partition that is not in the schema's archive.
 
     The archive is made again when tables are dropped or renamed during the copy. It has no index for a
     partition that the source had detached or dropped by then, and an index of a partitioned table is
-    valid only when every partition has its own. PostgreSQL does not look again when the one that lacks
-    it goes, so the partition has to go first.
+    valid only when every partition has its own. PostgreSQL does not check again when a partition
+    without an index is dropped, so it must be dropped first.
     """
     uris, migration = await context.credentials.both(), context.migration
     async with (

@@ -26,8 +26,8 @@ AGAIN = "tables are copied again"
 
 
 async def prepare_resync(context: Context, routing: Routing, tables: Sequence[TableId]) -> None:
-    """Make phase copy copy these tables. No worker runs. Raises INVALID_ARGUMENT for a name that is no
-    table of the migration, SCHEMA_DRIFT for one that the destination has not got, NO_REPLICA_IDENTITY."""
+    """Make phase copy copy these tables. No worker runs. Raises INVALID_ARGUMENT for a name that is no table
+    of the migration, SCHEMA_DRIFT for a table that the destination lacks, and NO_REPLICA_IDENTITY."""
     uris, migration = await context.credentials.both(), context.migration
     await look_for_routes(context, routing)
     async with (

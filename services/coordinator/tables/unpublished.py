@@ -28,8 +28,8 @@ UNFOLLOWED = "unfollowed"
 
 
 async def copied(context: Context, workers: Workers) -> bool:
-    """Copy them, unless that is done. False: everything has to be copied again, since the snapshot
-    of the tables is gone and nothing would bring the two moments into step."""
+    """Copy them, unless that is done. False: everything must be copied again, because the snapshot of the
+    tables is lost and nothing could synchronize the two moments."""
     uris, record = await context.credentials.both(), context.migration.record
     if _left_alone(context.migration):
         return True

@@ -198,7 +198,7 @@ class Workforce:
         self.staff()
 
     def _replaced(self, worker: _Worker) -> bool:
-        """Whether another worker has taken the place of this one, which is lost."""
+        """Whether another worker has replaced this one, which is lost."""
         if not self._one_of_each or worker.role is Role.COPIER:
             return False
         others = (other for other in self._workers.values() if other is not worker and other.attached)
