@@ -23,9 +23,9 @@ from clients.embedded.stack import default_copiers
 from services.shared.model.jsonview import view_from_json
 from tests.bench.arena import run_sql, value
 from tests.bench.processes import Tally, Usage, sampled
-from tests.e2e.cli import program
-from tests.e2e.phases import phase_times
 from tests.support.environment import clean_environment
+from tests.support.migrations.cli import program
+from tests.support.migrations.phases import phase_times
 from tests.support.servers.process import tail
 
 JOBS = 2

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.changing import Bed, services
-from tests.e2e.live import application
-from tests.e2e.stack import Stack
 from tests.support.data.schema import seed
 from tests.support.data.workload import Writer
+from tests.support.migrations.changing import Bed, services
+from tests.support.migrations.live import application
+from tests.support.migrations.stack import Stack
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 

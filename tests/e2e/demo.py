@@ -26,10 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.shared.model import MigrationView, Phase, TableState
-from tests.e2e.cli import Cli, Staying
-from tests.e2e.phases import phase_rows
-from tests.e2e.timeline import Timeline
-from tests.e2e.verdict import (
+from tests.support.data.schema import seed
+from tests.support.data.workload import Writer, WriterReport
+from tests.support.migrations.cli import Cli, Staying
+from tests.support.migrations.phases import phase_rows
+from tests.support.migrations.timeline import Timeline
+from tests.support.migrations.verdict import (
     Check,
     checks,
     count_rows,
@@ -37,8 +39,6 @@ from tests.e2e.verdict import (
     left_on_destination,
     left_on_source,
 )
-from tests.support.data.schema import seed
-from tests.support.data.workload import Writer, WriterReport
 from tests.support.servers.installs import newest, oldest
 from tests.support.servers.postgres import PostgresServer
 

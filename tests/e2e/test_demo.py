@@ -13,10 +13,10 @@ import psutil
 import psycopg
 import pytest
 
-from tests.e2e.live import application, eventually
-from tests.e2e.verdict import checks, exit_code, problems
 from tests.support.data.workload import WriterReport
 from tests.support.environment import clean_environment
+from tests.support.migrations.live import application, eventually
+from tests.support.migrations.verdict import checks, exit_code, problems
 from tests.support.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.xdist_group("demo")

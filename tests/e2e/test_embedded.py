@@ -12,11 +12,11 @@ import pytest
 from psycopg import sql
 
 from services.shared.model import ExitCode, MigrationView, Phase
-from tests.e2e.cli import Cli, Staying
-from tests.e2e.live import eventually
-from tests.e2e.verdict import checks, left_on_destination, left_on_source, problems
 from tests.support.data.compare import compare_databases
 from tests.support.data.workload import Writer
+from tests.support.migrations.cli import Cli, Staying
+from tests.support.migrations.live import eventually
+from tests.support.migrations.verdict import checks, left_on_destination, left_on_source, problems
 from tests.support.servers.door import reopen
 from tests.support.servers.postgres import PostgresServer
 

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.stack import Stack
-from tests.e2e.verdict import checks, left_on_destination, left_on_source, problems
 from tests.support.data.workload import Writer
 from tests.support.environment import clean_environment
+from tests.support.migrations.stack import Stack
+from tests.support.migrations.verdict import checks, left_on_destination, left_on_source, problems
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "migrate.py"
 

@@ -13,9 +13,9 @@ import pytest
 from psycopg import sql
 
 from services.shared.model import ExitCode
-from tests.e2e.cli import Cli
-from tests.e2e.stack import COORDINATOR, Stack
-from tests.e2e.verdict import inventory
+from tests.support.migrations.cli import Cli
+from tests.support.migrations.stack import COORDINATOR, Stack
+from tests.support.migrations.verdict import inventory
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.process import free_port

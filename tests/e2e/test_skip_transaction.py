@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from services.shared.model import ExitCode, MigrationView, Phase
-from tests.e2e.cli import Cli
+from tests.support.migrations.cli import Cli
 from tests.support.pipeline.in_process import rows, run
 
 STREAMING_S = 120.0

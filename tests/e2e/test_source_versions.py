@@ -16,11 +16,11 @@ import pytest
 from services.shared.model import ErrorKind, MigrationId, PgmigError, Phase, TableId
 from services.shared.pg.preflight.checks import check_migration
 from tests.e2e.conftest import ROWS
-from tests.e2e.live import Live, application
-from tests.e2e.stack import Stack
-from tests.e2e.verdict import left_on_destination, left_on_source
 from tests.support.data.compare import compare_databases, compare_rows
 from tests.support.data.schema import seed
+from tests.support.migrations.live import Live, application
+from tests.support.migrations.stack import Stack
+from tests.support.migrations.verdict import left_on_destination, left_on_source
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.releases import MAJORS, UnobtainableError, server_of

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, PgmigError, Phase
-from tests.e2e.live import Live, application
-from tests.e2e.stack import Stack
-from tests.e2e.verdict import left_on_destination, left_on_source
 from tests.support.data.workload import Writer
+from tests.support.migrations.live import Live, application
+from tests.support.migrations.stack import Stack
+from tests.support.migrations.verdict import left_on_destination, left_on_source
 from tests.support.servers.postgres import PostgresServer
 
 Pair = tuple[str, str]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from services.shared.model import Phase
 from services.shared.runtime.telemetry import SpanName
-from tests.e2e.collector import Collector, Span
-from tests.e2e.live import Live
-from tests.e2e.stack import Stack
 from tests.support.data.workload import Writer
+from tests.support.migrations.collector import Collector, Span
+from tests.support.migrations.live import Live
+from tests.support.migrations.stack import Stack
 from tests.support.servers.nats import NatsServer
 
 WAY = (SpanName.DECODE_BATCH, SpanName.APPLY_BATCH, SpanName.FLUSH)

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from services.shared.model import ExitCode, Phase
-from tests.e2e.cli import Cli
-from tests.e2e.verdict import left_on_source
+from tests.support.migrations.cli import Cli
+from tests.support.migrations.verdict import left_on_source
 
 STREAMING_S = 120.0
 

@@ -26,7 +26,7 @@ STALE_STATE = "tests/integration/coordinator/test_stale_state.py"
 VERSIONS = "tests/e2e/test_source_versions.py"
 ESCAPES = "tests/integration/pg/freeze/test_freeze_escapes.py"
 TWO = "tests/integration/coordinator/test_two_coordinators.py"
-ALTERED = "tests/e2e/test_partitions_altered.py"
+ALTERED = "tests/e2e/tables/test_partitions_altered.py"
 CASTS = "tests/integration/pg/apply/test_hijacked_casts.py"
 PARTED = "tests/integration/coordinator/tables/test_parted_partitions.py"
 BROKEN_OFF = "tests/integration/coordinator/tables/test_tables_broken_off.py"
@@ -53,7 +53,7 @@ MUTATIONS = (
         "services/coordinator/tables/to_copy.py",
         "                await note_destinations(conn, key,",
         "                await note_destinations(conn, key.migration.reverse,",
-        "tests/e2e/test_tables_replaced.py::test_a_table_that_somebody_makes_anew_on_the_destination_is_named",
+        "tests/e2e/tables/test_tables_replaced.py::test_a_table_that_somebody_makes_anew_on_the_destination_is_named",
     ),
     Mutation(
         "S5 requests are bounded",
@@ -88,7 +88,7 @@ MUTATIONS = (
         "services/shared/pg/schema/archive_sql.py",
         "parts = [entry.definition]",
         'parts = [entry.definition.split(b"--\\n-- Name: ")[-1]]',
-        "tests/e2e/test_hostile_source.py::test_forged_entries_in_comments_create_no_superuser",
+        "tests/e2e/access/test_hostile_source.py::test_forged_entries_in_comments_create_no_superuser",
     ),
     Mutation(
         "S11 connection strings are never shown",

@@ -30,10 +30,10 @@ import psycopg
 import pytest
 
 from services.shared.model import MESSAGE_PREFIX, Lsn, MigrationView, PgmigError, Phase
-from tests.e2e.advice import AdviceRefusedError, Operator, Stop, stop_of
-from tests.e2e.changing import CLONE, COPIER, FOLLOW, Bed, services
-from tests.e2e.stack import Stack
 from tests.property.ddl import GATE, SETUP, Application, State, state
+from tests.support.migrations.advice import AdviceRefusedError, Operator, Stop, stop_of
+from tests.support.migrations.changing import CLONE, COPIER, FOLLOW, Bed, services
+from tests.support.migrations.stack import Stack
 from tests.support.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.timeout(300)

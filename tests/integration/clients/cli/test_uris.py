@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.shared.model import ExitCode
-from tests.e2e.cli import STOP_TIMEOUT_S, program
 from tests.support.environment import clean_environment
+from tests.support.migrations.cli import STOP_TIMEOUT_S, program
 
 SECRET = "Xq7secretZ"
 NOBODY = "127.0.0.1:1"

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from services.shared.model import MigrationOptions, Phase
-from tests.e2e.cli import Cli
+from tests.support.migrations.cli import Cli
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.services import Services, until, until_phase

@@ -14,11 +14,11 @@ import pytest
 from psycopg import sql
 
 from services.shared.model import ExitCode, MigrationOptions, MigrationView, Phase
-from tests.e2e.cli import Cli
-from tests.e2e.live import FOLLOW, HELD, Live, all_but_held_copied, eventually, held_up
-from tests.e2e.stack import COORDINATOR, Stack
-from tests.e2e.verdict import checks, left_on_destination, left_on_source, problems
 from tests.support.data.workload import Writer
+from tests.support.migrations.cli import Cli
+from tests.support.migrations.live import FOLLOW, HELD, Live, all_but_held_copied, eventually, held_up
+from tests.support.migrations.stack import COORDINATOR, Stack
+from tests.support.migrations.verdict import checks, left_on_destination, left_on_source, problems
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 

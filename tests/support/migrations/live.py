@@ -20,9 +20,9 @@ from services.shared.model import (
     SwitchoverStep,
     TableState,
 )
-from tests.e2e.verdict import checks, problems
 from tests.support.data.compare import compare_databases
 from tests.support.data.workload import Writer, WriterReport, check_conserved_sum, check_markers
+from tests.support.migrations.verdict import checks, problems
 
 FOLLOW = MigrationOptions(follow=True)
 WAIT_S = 90.0

@@ -9,10 +9,10 @@ import pytest
 
 from services.shared.model import Phase
 from tests.e2e.conftest import ROWS
-from tests.e2e.live import Live
-from tests.e2e.stack import Stack
 from tests.support.data.schema import seed
 from tests.support.data.workload import Writer
+from tests.support.migrations.live import Live
+from tests.support.migrations.stack import Stack
 from tests.support.servers.installs import newest, oldest
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer

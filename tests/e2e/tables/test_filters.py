@@ -17,9 +17,9 @@ from services.shared.model import (
     Phase,
     TableId,
 )
-from tests.e2e.cli import COMMAND_TIMEOUT_S, Cli, program
-from tests.e2e.verdict import inventory
 from tests.support.data.workload import Writer
+from tests.support.migrations.cli import COMMAND_TIMEOUT_S, Cli, program
+from tests.support.migrations.verdict import inventory
 from tests.support.servers.door import reopen
 
 STREAMING_S = 120.0

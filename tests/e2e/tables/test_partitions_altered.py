@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from services.shared.model import PgmigError, Phase
-from tests.e2e.advice import Stop, stop_of
-from tests.e2e.changing import Bed
+from tests.support.migrations.advice import Stop, stop_of
+from tests.support.migrations.changing import Bed
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -17,18 +17,18 @@ import psycopg
 import pytest
 
 from services.shared.model import ExitCode, Phase
-from tests.e2e.cli import Cli
-from tests.e2e.live import application
-from tests.e2e.verdict import checks, left_on_destination, left_on_source, problems
 from tests.support.data.compare import compare_databases
 from tests.support.data.schema import seed
 from tests.support.environment import clean_environment
+from tests.support.migrations.cli import Cli
+from tests.support.migrations.live import application
+from tests.support.migrations.verdict import checks, left_on_destination, left_on_source, problems
 from tests.support.servers.extension import with_extension
 from tests.support.servers.installs import newest, oldest
 from tests.support.servers.postgres import PostgresServer
 
 STREAMING_S = 60.0
-EVERYTHING = Path(__file__).parents[1] / "support" / "data" / "everything.sql"
+EVERYTHING = Path(__file__).parents[2] / "support" / "data" / "everything.sql"
 ROLES: tuple[LiteralString, ...] = ("CREATE ROLE everything_owner", "CREATE ROLE everything_reader")
 
 # What no dump of a database's content tells, beside rows and sequences.

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from services.shared.model import Phase
-from tests.e2e.changing import CLONE, CUT, FOLLOW, Bed
+from tests.support.migrations.changing import CLONE, CUT, FOLLOW, Bed
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -18,9 +18,9 @@ from typing import LiteralString
 import psycopg
 
 from services.shared.model import ErrorKind, Failure, MigrationView, PgmigError, Phase, TableState
-from tests.e2e.cli import Cli
-from tests.e2e.live import Live
 from tests.support.data.compare import compare_databases
+from tests.support.migrations.cli import Cli
+from tests.support.migrations.live import Live
 
 ATTEMPTS = 8
 TABLE = "SCHEMA.TABLE"

@@ -14,13 +14,13 @@ import pytest
 from services.shared.bus.connection import bus
 from services.shared.bus.queue import delete_queue
 from services.shared.model import Lsn, MigrationId, MigrationOptions, Phase
-from tests.e2e.live import HELD, Live, all_but_held_copied, eventually, held_up
-from tests.e2e.stack import Stack
-from tests.e2e.verdict import left_on_destination, left_on_source
 from tests.fakes.copier_coordinator import Gate, closed_gate, make_gate
 from tests.support.copying import execute, scalar
 from tests.support.data.compare import compare_databases
 from tests.support.data.workload import Writer, check_conserved_sum
+from tests.support.migrations.live import HELD, Live, all_but_held_copied, eventually, held_up
+from tests.support.migrations.stack import Stack
+from tests.support.migrations.verdict import left_on_destination, left_on_source
 from tests.support.servers.nats import NatsServer
 
 MIGRATION = "copying"

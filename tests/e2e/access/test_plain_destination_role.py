@@ -17,9 +17,9 @@ from services.shared.model import (
     MigrationView,
     Phase,
 )
-from tests.e2e.cli import Cli
-from tests.e2e.verdict import left_on_destination, left_on_source
 from tests.support.data.compare import compare_databases, compare_rows
+from tests.support.migrations.cli import Cli
+from tests.support.migrations.verdict import left_on_destination, left_on_source
 from tests.support.pipeline.in_process import rows, run
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.roles import plain_role, remove_roles

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from services.shared.model import ExitCode, Phase
-from tests.e2e.cli import Cli
 from tests.e2e.conftest import ROWS
-from tests.e2e.live import application
-from tests.e2e.verdict import checks, left_on_destination, left_on_source, problems
 from tests.support.data.schema import seed
+from tests.support.migrations.cli import Cli
+from tests.support.migrations.live import application
+from tests.support.migrations.verdict import checks, left_on_destination, left_on_source, problems
 from tests.support.servers.installs import PostgresInstall, installs
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.tls import insist_on_tls, turn_on_tls, verified_uri

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from services.shared.model import ErrorKind, ExitCode, PgmigError, Phase
-from tests.e2e.cli import Cli
-from tests.e2e.live import Live
-from tests.e2e.stack import Stack
-from tests.e2e.verdict import left_on_destination, left_on_source
+from tests.support.migrations.cli import Cli
+from tests.support.migrations.live import Live
+from tests.support.migrations.stack import Stack
+from tests.support.migrations.verdict import left_on_destination, left_on_source
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import proxied
 

@@ -13,12 +13,12 @@ import pytest
 
 from services.shared.model import MigrationOptions, MigrationView, Phase, TableState
 from tests.e2e.conftest import ROWS
-from tests.e2e.live import FOLLOW, Live
-from tests.e2e.stack import Stack
 from tests.support.copying import execute
 from tests.support.data.compare import compare_databases
 from tests.support.data.schema import seed
 from tests.support.data.workload import Writer
+from tests.support.migrations.live import FOLLOW, Live
+from tests.support.migrations.stack import Stack
 from tests.support.servers.installs import newest, oldest
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer

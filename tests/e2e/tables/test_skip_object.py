@@ -9,7 +9,7 @@ import psycopg
 
 from services.shared.model import ExitCode
 from services.shared.model.jsonview import view_from_json
-from tests.e2e.cli import Cli
+from tests.support.migrations.cli import Cli
 
 SOURCE = """
 CREATE SCHEMA app;

@@ -14,13 +14,13 @@ import pytest
 from psycopg import sql
 
 from services.shared.model import Phase
-from tests.e2e.cli import Cli
 from tests.e2e.conftest import ROWS
-from tests.e2e.live import Live, application, eventually
-from tests.e2e.stack import Stack
-from tests.e2e.test_kill_in_copy import one_part_held_up
+from tests.e2e.faults.test_kill_in_copy import one_part_held_up
 from tests.support.data.schema import seed
 from tests.support.data.workload import Writer
+from tests.support.migrations.cli import Cli
+from tests.support.migrations.live import Live, application, eventually
+from tests.support.migrations.stack import Stack
 from tests.support.servers.disk import CannotMountError, SaidToBeFull, SmallDisk
 from tests.support.servers.installs import newest
 from tests.support.servers.nats import NatsServer

@@ -17,9 +17,9 @@ import pytest
 from services.coordinator.phases.schema import MOST_SNAPSHOTS
 from services.shared.model import ErrorKind, MigrationOptions
 from services.shared.pg.schema.dump_tools import DumpTools, find_tools
-from tests.e2e.changing import CLONE, COPIER, FOLLOW, Bed
-from tests.e2e.live import eventually
-from tests.e2e.stack import Stack
+from tests.support.migrations.changing import CLONE, COPIER, FOLLOW, Bed
+from tests.support.migrations.live import eventually
+from tests.support.migrations.stack import Stack
 from tests.support.servers.installs import newest, oldest
 from tests.support.servers.nats import NatsServer
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.changing import Bed
+from tests.support.migrations.changing import Bed
 
 pytestmark = pytest.mark.timeout(240)
 

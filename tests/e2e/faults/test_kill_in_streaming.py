@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from services.shared.model import Phase
-from tests.e2e.live import Live, application
-from tests.e2e.stack import Stack
+from tests.support.migrations.live import Live, application
+from tests.support.migrations.stack import Stack
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import psycopg
 
 from services.shared.model import Phase, TableState
-from tests.e2e.live import Live, all_but_held_copied, held_up
-from tests.e2e.stack import COORDINATOR, Stack
 from tests.support.data.workload import Writer
+from tests.support.migrations.live import Live, all_but_held_copied, held_up
+from tests.support.migrations.stack import COORDINATOR, Stack
 from tests.support.servers.nats import NatsServer
 
 MIGRATION = "orphan"

@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from services.shared.model import ExitCode
-from tests.e2e.cli import Cli
+from tests.support.migrations.cli import Cli
 from tests.support.servers.postgres import PostgresServer
 
 OWNER = "hostile_owner"

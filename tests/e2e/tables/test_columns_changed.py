@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.changing import Bed
+from tests.support.migrations.changing import Bed
 
 pytestmark = pytest.mark.timeout(240)
 

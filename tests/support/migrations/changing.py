@@ -20,10 +20,10 @@ from typing import LiteralString
 import psycopg
 
 from services.shared.model import MigrationOptions, PgmigError, Phase
-from tests.e2e.advice import Operator
-from tests.e2e.cli import Cli
-from tests.e2e.live import Live, eventually
-from tests.e2e.stack import Stack
+from tests.support.migrations.advice import Operator
+from tests.support.migrations.cli import Cli
+from tests.support.migrations.live import Live, eventually
+from tests.support.migrations.stack import Stack
 from tests.support.servers.nats import NatsServer
 
 FOLLOW = MigrationOptions(follow=True, copy_workers=1)
