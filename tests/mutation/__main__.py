@@ -16,7 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.mutation.rules import MUTATIONS, ROOT, Mutation
+from tests.mutation.mutation import ROOT, Mutation
+from tests.mutation.rules import MUTATIONS
 
 TIMEOUT_S = 180
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutation.rules import MUTATIONS, ROOT, Mutation
+from tests.mutation.mutation import ROOT, Mutation
+from tests.mutation.rules import MUTATIONS
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.rule)

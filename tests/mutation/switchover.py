@@ -1,0 +1,191 @@
+"""Mutations of the rules about freeze and switchover (40 to 46)."""
+
+from __future__ import annotations
+
+from tests.mutation.mutation import Mutation
+
+STALE_STATE = "tests/integration/coordinator/test_stale_state.py"
+ESCAPES = "tests/integration/pg/freeze/test_freeze_escapes.py"
+TWO = "tests/integration/coordinator/test_two_coordinators.py"
+AMID = "tests/unit/coordinator/test_commands_amid_switchover.py"
+INTERRUPTED = "tests/integration/coordinator/operations/test_switchover_interrupted.py"
+UNPUBLISHED = "tests/integration/coordinator/tables/test_unpublished_fence.py"
+AFTER = "tests/integration/coordinator/operations/test_after_switchover.py"
+
+MUTATIONS = (
+    Mutation(
+        "40 a freeze lets nobody in",
+        "services/shared/pg/freeze/source.py",
+        "        await set_open(self._side, self.before.database, accepts=False)",
+        "        pass",
+        f"{ESCAPES}::test_nobody_comes_in_afterwards_not_even_a_superuser",
+    ),
+    Mutation(
+        "40 sessions are exempt by process id",
+        "services/shared/pg/freeze/sessions.py",
+        '" AND a.pid <> ALL (%(spared)s)',
+        "\" AND a.application_name NOT LIKE 'pgmig %%' AND a.pid <> ALL (%(spared)s)",
+        f"{ESCAPES}::test_session_begun_amid_the_freeze_writes_nothing",
+    ),
+    Mutation(
+        "40 sessions that show nothing are ended too",
+        "services/shared/pg/freeze/sessions.py",
+        '" AND coalesce(a.backend_start <= pg_catalog.to_timestamp(%(moment)s), true)"',
+        '" AND a.backend_start <= pg_catalog.to_timestamp(%(moment)s)"',
+        f"{ESCAPES}::test_sessions_of_another_role_are_ended_at_the_freeze",
+    ),
+    Mutation(
+        "40 prepared transactions are gone",
+        "services/shared/pg/freeze/source.py",
+        "if not prepared and set(present)",
+        "if set(present)",
+        f"{ESCAPES}::test_prepared_transaction_holds_the_freeze_up_and_is_named",
+    ),
+    Mutation(
+        "40 a source that somebody opened is reported",
+        "services/coordinator/operations/switchover_steps.py",
+        "    if await freeze.opened():",
+        "    if False:",
+        f"{INTERRUPTED}::test_switchover_says_that_somebody_opened_the_source",
+    ),
+    Mutation(
+        "41 behind the sentinel",
+        "services/coordinator/operations/fence.py",
+        "    if applied.changes:",
+        "    if False:",
+        "tests/integration/coordinator/operations/test_behind_the_sentinel.py",
+    ),
+    Mutation(
+        "41 late writes are an alarm",
+        "services/shared/pg/replication/late_writes.py",
+        "AND c.lsn > {after})",
+        "AND c.lsn < {after})",
+        f"{AFTER}::test_old_source_is_closed_until_it_is_unfrozen_and_late_writes_are_an_alarm",
+    ),
+    Mutation(
+        "41 a full look that found nothing says nothing",
+        "services/shared/pg/replication/late_writes.py",
+        "            if rows or -looked_at < LOOKED_AT_MOST:",
+        "            if True:",
+        f"{AFTER}::test_late_writes_are_found_behind_more_changes_than_one_look_decodes",
+    ),
+    Mutation(
+        "42 undo wins its compare and set",
+        "services/coordinator/operations/undo.py",
+        "        await context.journal.claim()\n",
+        "",
+        f"{AFTER}::test_undo_wins_its_compare_and_set_before_it_thaws",
+    ),
+    Mutation(
+        "42 a thaw ends the sessions of the freeze first",
+        "services/shared/pg/freeze/thaw.py",
+        "    await end_own(conn, others)\n",
+        "",
+        "tests/integration/coordinator/test_two_coordinators.py",
+    ),
+    Mutation(
+        "42 a claim needs no disk",
+        "services/coordinator/migration/journal.py",
+        '        FENCED and BROKER."""\n        async with self._lock:\n',
+        '        FENCED and BROKER."""\n        async with self._lock:\n            await self._write()\n',
+        f"{AFTER}::test_undo_opens_the_source_although_the_state_file_cannot_be_written",
+    ),
+    Mutation(
+        "42 a coordinator that was refused stays refused",
+        "services/shared/bus/store.py",
+        "            if head in ours:\n                self._revisions[key] = revision\n",
+        "            self._revisions[key] = revision\n            if head in ours:\n",
+        "tests/integration/bus/test_store.py::test_second_coordinator_fences_the_first",
+    ),
+    Mutation(
+        "42 sequences are set by whoever claimed them last",
+        "services/shared/pg/catalog/sequences.py",
+        "AND claim = %s FOR UPDATE",
+        "AND %s <> '' FOR UPDATE",
+        f"{TWO}::test_sequences_that_were_read_before_another_coordinators_are_not_set_after_them",
+    ),
+    Mutation(
+        "42 the session that enables subscriptions is recorded",
+        "services/shared/pg/freeze/thaw.py",
+        "                await announce((await own_session(conn),))\n",
+        "                pass\n",
+        f"{TWO}::test_thaw_that_was_overtaken_enables_no_subscription",
+    ),
+    Mutation(
+        "42 a deleted record stays deleted",
+        "services/shared/bus/store.py",
+        "            if created == self._created:",
+        "            if False:",
+        "tests/integration/bus/test_store.py::test_a_key_that_another_coordinator_has_deleted_stays_deleted",
+    ),
+    Mutation(
+        "42 commands open the source only after they have won their compare and set",
+        "services/coordinator/operations/undo.py",
+        "        await context.journal.claim()\n",
+        "",
+        f"{AFTER}::test_replaced_coordinator_opens_no_source",
+    ),
+    Mutation(
+        "42 a migration that was cleaned up leaves a mark",
+        "services/coordinator/registry.py",
+        "            if record.migration_id in removed:",
+        "            if False:",
+        f"{STALE_STATE}::test_migration_that_was_cleaned_up_is_not_brought_back_by_a_state_file",
+    ),
+    Mutation(
+        "42 sessions that copy large objects are ended by the next coordinator",
+        "services/shared/pg/unpublished/fence.py",
+        "        await end_earlier(conn, migration, confirm)\n",
+        "",
+        f"{UNPUBLISHED}::test_replaced_coordinator_that_was_writing_is_ended",
+    ),
+    Mutation(
+        "42 a replaced coordinator copies no large objects",
+        "services/shared/pg/unpublished/fence.py",
+        "        await end_earlier(conn, migration, confirm)\n        await confirm()\n",
+        "        await end_earlier(conn, migration, confirm)\n",
+        f"{UNPUBLISHED}::test_replaced_coordinator_that_has_not_begun_to_write_is_refused",
+    ),
+    Mutation(
+        "42 a default that somebody set during the freeze is kept",
+        "services/shared/pg/freeze/thaw.py",
+        "    if found != FROZEN:",
+        "    if False:",
+        f"{INTERRUPTED}::test_limits_and_settings_are_those_of_before",
+    ),
+    Mutation(
+        "43 sessions that cannot be ended refuse the freeze",
+        "services/shared/pg/freeze/source.py",
+        "            await check_endable(side, before.database, await freeze._spared())\n",
+        "",
+        f"{ESCAPES}::test_sessions_of_superusers_refuse_the_freeze_of_a_role_that_may_not_end_them",
+    ),
+    Mutation(
+        "43 the right to close the database is proven first",
+        "services/shared/pg/freeze/source.py",
+        "            await _prove_rights(admin, side, before)\n",
+        "",
+        f"{ESCAPES}::test_role_that_does_not_own_the_database_is_refused_before_anything_is_blocked",
+    ),
+    Mutation(
+        "44 commands wait for the end of a switchover",
+        "services/coordinator/commands.py",
+        "if self.loop.switching:\n            raise _wrong_phase(",
+        "if False:\n            raise _wrong_phase(",
+        AMID,
+    ),
+    Mutation(
+        "45 undoing goes on until it succeeds",
+        "services/coordinator/operations/undo.py",
+        "        except Exception as exc:",
+        "        except PgmigError as exc:",
+        AMID,
+    ),
+    Mutation(
+        "45 what delays the undo is reported",
+        "services/coordinator/operations/undo.py",
+        "            on_failure=lambda error: _report_failure(context, error),\n",
+        "",
+        f"{INTERRUPTED}::test_stopped_locking_session_rolls_back",
+    ),
+)
