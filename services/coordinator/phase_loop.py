@@ -187,6 +187,7 @@ class PhaseLoop:
         if self.migration.in_switchover:
             if self._switching is not None and self.switching:
                 await asyncio.wait({self._switching})  # it ends by itself, one way or the other
+                self.watch_old_source()
                 return
             await undo(self._context)  # a coordinator died before it could decide
             return

@@ -42,11 +42,18 @@ MUTATIONS = (
         f"{ESCAPES}::test_prepared_transaction_holds_the_freeze_up_and_is_named",
     ),
     Mutation(
-        "40 a source that somebody opened is reported",
+        "40 a source that somebody opened rolls the switchover back",
         "services/coordinator/operations/switchover_steps.py",
         "    if await freeze.opened():",
         "    if False:",
-        f"{INTERRUPTED}::test_switchover_says_that_somebody_opened_the_source",
+        f"{INTERRUPTED}::test_source_that_somebody_opened_rolls_the_switchover_back",
+    ),
+    Mutation(
+        "40 the first large object may be created before the freeze begins",
+        "services/coordinator/operations/switchover.py",
+        "if run.unfollowed or await unfollowed.any_on_source(run.context, freeze):",
+        "if run.unfollowed:",
+        f"{INTERRUPTED}::test_first_large_object_amid_the_freeze_arrives",
     ),
     Mutation(
         "41 behind the sentinel",
@@ -149,8 +156,8 @@ MUTATIONS = (
     Mutation(
         "42 a default that somebody set during the freeze is kept",
         "services/shared/pg/freeze/thaw.py",
-        "    if found != FROZEN:",
-        "    if False:",
+        "    if found in {value, FROZEN}:",
+        "    if True:",
         f"{INTERRUPTED}::test_limits_and_settings_are_those_of_before",
     ),
     Mutation(

@@ -40,6 +40,13 @@ MUTATIONS = (
         f"{PIPELINE}::test_changes_below_a_tables_floor_are_in_its_copy",
     ),
     Mutation(
+        "9 tables that only an earlier snapshot shows",
+        "services/coordinator/phases/schema.py",
+        "    if earlier and migration.record.options.follow:",
+        "    if False:",
+        "tests/e2e/tables/test_schema_changes_in_dump.py::test_the_schema_is_dumped_under_a_new_snapshot",
+    ),
+    Mutation(
         "16 an index waits for its table's rows",
         "services/coordinator/post_data/schedule.py",
         "if not self._all_complete and task.table not in self._complete:",

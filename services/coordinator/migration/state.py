@@ -191,6 +191,7 @@ class Migration:
         self._move(self.record, self._halted(PipelineState.PAUSED))
 
     def failed(self, failure: Failure) -> None:
+        check_state_move(self.state, PipelineState.FAILED)
         pipeline = replace(self._halted(PipelineState.FAILED), failure=failure)
         self._move(self.record, pipeline, failure_event(failure))
 
@@ -248,13 +249,18 @@ class Migration:
 
     def began_switchover(self, freeze: Before) -> None:
         """freeze: how to thaw the source, which is frozen only when this has been stored."""
+        check_phase_move(self.record.phase, MigrationPhase.SWITCHOVER)
         record = replace(self.record, phase=MigrationPhase.SWITCHOVER, failure=None, freeze=freeze)
         self._move(record, self.pipeline)
 
     def switchover_undone(self) -> None:
         """The switchover is undone: applications can write to the source again."""
+        check_phase_move(self.record.phase, MigrationPhase.MIGRATING)
         record = replace(self.record, phase=MigrationPhase.MIGRATING, freeze=None)
-        self._move(record, self.pipeline, "writers may write to the source again")
+        pipeline = self.pipeline
+        if pipeline.resume_state is PipelineState.STREAMING:  # it failed during the switchover
+            pipeline = replace(pipeline, resume_state=PipelineState.CATCHUP)
+        self._move(record, pipeline, "writers may write to the source again")
 
     def decided(self, result: SwitchoverResult) -> Record:
         """The record once the switchover is decided, for the store; nothing is changed here."""

@@ -25,3 +25,14 @@ def written_behind(what: str) -> PgmigError:
         "writes are not blocked any more, and nothing is lost; find out who ended pgmig's sessions or opened "
         "the database, then switch over again",
     )
+
+
+def opened_meanwhile(database: str) -> PgmigError:
+    """A session that began then may have written what no publication carries: large objects, sequence values
+    and new tables."""
+    return PgmigError(
+        ErrorKind.SWITCHOVER_FAILED,
+        f"somebody let database {database} of the source accept connections during the switchover",
+        "writes are not blocked any more, and nothing is lost; find out who changed ALLOW_CONNECTIONS, then "
+        "switch over again",
+    )

@@ -141,7 +141,7 @@ async def _while_frozen(run: steps.Run, freeze: Freeze) -> None:
         await steps.close_source(run, freeze)
     async with _step(run, StepName.SEQUENCES):
         await steps.set_sequences(run, freeze)
-    if run.unfollowed:
+    if run.unfollowed or await unfollowed.any_on_source(run.context, freeze):
         async with _step(run, StepName.UNPUBLISHED):
             await unfollowed.bring_in_step(run.context, freeze)
     async with _step(run, StepName.VERIFY):

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from services.coordinator.operations.fence import check_nothing_behind, written_behind
+from services.coordinator.operations.fence import check_nothing_behind, opened_meanwhile, written_behind
 from services.coordinator.operations.readiness import await_ready
 from services.coordinator.operations.steps import StepFeed
 from services.coordinator.pipeline.credentials import Credentials
@@ -215,10 +215,7 @@ async def verify(run: Run, freeze: Freeze) -> None:
         files, routes = migration.pipeline.files, run.schema.routing.routes
         await check_truncated(freeze.session, conn, files, routes, migration.id)
     if await freeze.opened():
-        run.context.migration.event(
-            EventLevel.WARNING,
-            "somebody let the source accept connections during the switchover: it is closed again",
-        )
+        raise opened_meanwhile(freeze.before.database)
     await freeze.shut(run.deadline - EXPLAIN_S)
     await freeze.check_prepared()
     await freeze.holds()

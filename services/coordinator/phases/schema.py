@@ -10,10 +10,11 @@ records the snapshot's LSN, so the applier skips the changes that the new snapsh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from services.coordinator.migration.record import Record
+from services.coordinator.migration.record import DroppedTable, Record
+from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.dump_tools import schema_tools
 from services.coordinator.pipeline.files import Files
 from services.coordinator.pipeline.parts import Context, Workers
@@ -25,6 +26,7 @@ from services.shared.model import (
     PipelineState,
     Role,
     SnapshotReady,
+    TableId,
     counted,
 )
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
@@ -132,6 +134,7 @@ async def _list_tables(context: Context, snapshot: SnapshotReady) -> tuple[Chose
         chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
         tables = await list_tables_under(conn, snapshot.snapshot_name, chosen)
         identities = await read_identities_under(conn, migration.pipeline_id, snapshot.snapshot_name)
+    _keep_floors(migration, {table.table for table in tables}, snapshot)
     migration.copying.plan(() if migration.record.options.schema_only else tables)
     migration.copies_noted()
     await context.journal.save()
@@ -142,6 +145,16 @@ async def _list_tables(context: Context, snapshot: SnapshotReady) -> tuple[Chose
         if t in taken or (taken and not one.has_rows and chosen.makes(t))
     }
     return chosen, tuple(freshly_known(known))
+
+
+def _keep_floors(migration: Migration, present: Collection[TableId], snapshot: SnapshotReady) -> None:
+    """Changes to tables that an earlier snapshot still showed, and that were dropped or renamed since, are
+    skipped: the destination never gets these tables, and this snapshot shows what became of their rows."""
+    pipeline = migration.pipeline
+    earlier = {one.table for one in pipeline.tables} | {one.table for one in pipeline.dropped}
+    if earlier and migration.record.options.follow:
+        gone = sorted(earlier - set(present))
+        migration.floors_kept([DroppedTable(table, snapshot.lsn) for table in gone])
 
 
 async def _take_tables(context: Context, chosen: Chosen, known: Sequence[KnownTable]) -> None:

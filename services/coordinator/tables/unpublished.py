@@ -21,7 +21,7 @@ from services.shared.pg.bookkeeping.schema import mark_step, steps_done
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.session.connection import connection
 from services.shared.pg.session.snapshot import one_snapshot, under_snapshot
-from services.shared.pg.unpublished.content import Brought, Wanted, any_unfollowed, bring
+from services.shared.pg.unpublished.content import Brought, Wanted, any_unfollowed, bring, exist
 from services.shared.pg.unpublished.fence import Destination, fenced_destination
 
 UNFOLLOWED = "unfollowed"
@@ -62,6 +62,14 @@ async def any_to_compare(context: Context) -> bool:
         connection(uris.source_uri, "source") as source,
     ):
         return await any_unfollowed(source, destination, large_objects=wanted.large_objects)
+
+
+async def any_on_source(context: Context, freeze: Freeze) -> bool:
+    """Whether some exist now: the first one may have been created after `any_to_compare`."""
+    if _left_alone(context.migration):
+        return False
+    wanted = _wanted(context.migration)
+    return await exist(freeze.session, large_objects=wanted.large_objects)
 
 
 async def bring_in_step(context: Context, freeze: Freeze | None = None) -> None:

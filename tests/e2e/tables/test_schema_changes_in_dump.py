@@ -44,6 +44,8 @@ ALTERATIONS = {
     "view": "DROP VIEW app.seen",
     "table": "DROP TABLE app.dropped",
     "name": "ALTER TABLE app.renamed RENAME TO other",
+    "table with changes": "DELETE FROM app.dropped WHERE id < 10; DROP TABLE app.dropped",
+    "name with changes": "UPDATE app.renamed SET v = -v; ALTER TABLE app.renamed RENAME TO other",
     "sequence": "DROP SEQUENCE app.counter",
     "function": "DROP FUNCTION app.five CASCADE",
 }

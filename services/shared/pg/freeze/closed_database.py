@@ -60,8 +60,8 @@ async def way_in(conn: AsyncConnection, uri: str) -> str:
             async with connection(uri, "source", database=name):
                 return str(name)
         except PgmigError as exc:
-            failure = exc
-    if failure is not None and failure.policy.retry:
+            failure = exc if exc.policy.retry else failure
+    if failure is not None:
         raise failure
     raise PgmigError(
         ErrorKind.PERMISSION,

@@ -64,7 +64,8 @@ async def thaw(uri: str, before: Before, announce: Announce | None = None) -> tu
     try:
         await _replace_others(conn, before, announce)
         database = before.database or await _current(conn)
-        changed = await _put_default_back(conn, database, before.read_only_default)
+        kept = await _kept_default(conn, database, before.read_only_default)
+        changed = [] if kept else await _put_default_back(conn, database, before.read_only_default)
         if not await is_open(conn, database):
             changed.append(f"database {database} of the source accepts connections again")
             await set_open(conn, database, accepts=True)
@@ -81,7 +82,7 @@ async def thaw(uri: str, before: Before, announce: Announce | None = None) -> tu
             await enable(conn, before.subscriptions)
         finally:
             await conn.close()
-    return tuple(changed)
+    return (*kept, *changed)
 
 
 async def _replace_others(conn: AsyncConnection, before: Before, announce: Announce | None) -> None:
@@ -92,16 +93,21 @@ async def _replace_others(conn: AsyncConnection, before: Before, announce: Annou
     await end_own(conn, others)
 
 
-async def _put_default_back(conn: AsyncConnection, database: str, value: str) -> list[str]:
+async def _kept_default(conn: AsyncConnection, database: str, value: str) -> list[str]:
+    """A sentence about a default that somebody set during the freeze."""
     found = await database_default(conn, database)
-    if found == value:
+    if found in {value, FROZEN}:
         return []
-    if found != FROZEN:
-        shown = f"is {found}" if found else "is not set"
-        return [
-            f"{SETTING} of database {database} of the source {shown}: it was changed during the freeze, "
-            f"so pgmig does not reset it (before the freeze: {value or 'not set'})"
-        ]
+    shown = f"is {found}" if found else "is not set"
+    return [
+        f"{SETTING} of database {database} of the source {shown}: it was changed during the freeze, "
+        f"so pgmig does not reset it (before the freeze: {value or 'not set'})"
+    ]
+
+
+async def _put_default_back(conn: AsyncConnection, database: str, value: str) -> list[str]:
+    if await database_default(conn, database) == value:
+        return []
     await set_database_default(conn, database, value)
     return [f"{SETTING} of database {database} of the source is {value or 'not set'} again"]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -52,6 +53,7 @@ def list_of(archive: Path) -> Path:
 
 
 _DUMP_ATTEMPTS = 3
+_SNAPSHOT_GONE = re.compile(r'invalid snapshot identifier|(?<!\w)snapshot "[0-9A-F-]*" does not exist')
 
 
 async def dump_schema(
@@ -284,7 +286,7 @@ async def _run(program: Path, arguments: Sequence[str], env: Mapping[str, str]) 
 def _program_error(name: str, text: str, code: int | None) -> PgmigError:
     lines = [line.removeprefix(f"{name}: error: ") for line in text.splitlines() if line.strip()]
     message = f"{name} failed: {' '.join(lines[:_ERROR_LINES]) or f'exit code {code}'}"
-    if "invalid snapshot identifier" in text or ("snapshot" in text and "does not exist" in text):
+    if _SNAPSHOT_GONE.search(text):
         return PgmigError(ErrorKind.SNAPSHOT_LOST, message)
     if "connection to server" in text and "failed" in text:
         return PgmigError(ErrorKind.UNREACHABLE, message, "check that the source runs and can be reached")

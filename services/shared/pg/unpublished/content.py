@@ -48,9 +48,16 @@ async def any_unfollowed(
     source: AsyncConnection, destination: AsyncConnection, *, large_objects: bool
 ) -> bool:
     """Whether there is anything for `bring` to synchronize."""
-    if await list_extension_tables(source):
+    if await exist(source, large_objects=large_objects):
         return True
-    return large_objects and await _any_large_objects(source, destination)
+    return large_objects and bool(await count_large_objects(destination))
+
+
+async def exist(conn: AsyncConnection, *, large_objects: bool) -> bool:
+    """Whether a database has configuration tables of extensions, or large objects."""
+    if await list_extension_tables(conn):
+        return True
+    return large_objects and bool(await count_large_objects(conn))
 
 
 async def bring(source: AsyncConnection, destination: AsyncConnection, wanted: Wanted) -> Brought:

@@ -338,9 +338,10 @@ async def test_limits_and_settings_are_those_of_before(session: Session, source:
         await check(session, view, source, dest_db, writer)
 
 
-async def test_switchover_says_that_somebody_opened_the_source(
+async def test_source_that_somebody_opened_rolls_the_switchover_back(
     session: Session, source: str, dest_db: str
 ) -> None:
+    """A session that came in may have written what nothing replicates: large objects, sequences, tables."""
     with psycopg.connect(dest_db) as conn:
         conn.execute("LOCK TABLE pgmig.sequences IN ACCESS EXCLUSIVE MODE")
 
@@ -348,8 +349,31 @@ async def test_switchover_says_that_somebody_opened_the_source(
             reopen(source)
             conn.rollback()
 
-        assert await outcome(session, by_hand, StepName.SEQUENCES) is None
-    view = await until_phase(session, "m", Phase.SWITCHED_OVER)
-    assert told(view, "closed again")
-    with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
-        psycopg.connect(source)
+        error = await outcome(session, by_hand, StepName.SEQUENCES)
+    assert error is not None
+    assert error.kind is ErrorKind.SWITCHOVER_FAILED
+    assert "accept connections during the switchover" in error.message
+    await until_phase(session, "m", Phase.STREAMING)
+    with psycopg.connect(source) as conn:
+        assert conn.execute("SHOW default_transaction_read_only").fetchone() == ("off",)
+
+
+async def test_first_large_object_amid_the_freeze_arrives(
+    session: Session, source: str, dest_db: str
+) -> None:
+    """Nobody had one when the switchover began; its creator held a table until the freeze could begin."""
+    for uri in (source, dest_db):
+        with psycopg.connect(uri) as conn:
+            conn.execute("SELECT lo_unlink(700001)")
+    creator = psycopg.connect(source)
+    creator.execute("LOCK TABLE item IN ROW EXCLUSIVE MODE")
+
+    def create(_: StepName) -> None:
+        creator.execute("SELECT lo_from_bytea(4711, 'late')")
+        creator.commit()
+
+    assert await outcome(session, create, StepName.FREEZE) is None
+    creator.close()
+    await until_phase(session, "m", Phase.SWITCHED_OVER)
+    with psycopg.connect(dest_db) as conn:
+        assert conn.execute("SELECT lo_get(4711)").fetchone() == (b"late",)
