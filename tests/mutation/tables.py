@@ -220,6 +220,13 @@ MUTATIONS = (
         f"{PARTED}::test_an_attached_partition_comes_with_its_root",
     ),
     Mutation(
+        "24 a root is altered after its detached partitions have left it",
+        "services/coordinator/tables/explain.py",
+        "    detached = _detaching(destination, lines, targets)",
+        "    detached = ()",
+        f"{ALTERED}::test_the_root_is_altered_alone_where_partitions_are_published_one_by_one",
+    ),
+    Mutation(
         "24 a detached partition is altered by itself",
         "services/shared/pg/catalog/partition_routes.py",
         "return table if self.leaves(table) else self.roots_there.get(table, table)",

@@ -10,7 +10,7 @@ from services.coordinator.tables.look import Difference, Look
 from services.shared.model import ChangeKind, ErrorKind, MigrationId, PgmigError, Route, TableId
 from services.shared.pg.catalog.columns import read_columns
 from services.shared.pg.catalog.new_table import new_table
-from services.shared.pg.catalog.partition_routes import creation, lineage
+from services.shared.pg.catalog.partition_routes import Lineage, creation, lineage
 from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.catalog.table_changes import Comparison, compare, drop_table, rename_table
 from services.shared.pg.session.connection import Connection
@@ -46,7 +46,9 @@ async def findings(
     tables = [one.table for one in differences]
     targets = [seen.target(table) for table in tables]
     here, there = await read_columns(source, tables), await read_columns(destination, targets)
-    lines = await lineage(source, destination, {*tables, *targets}, seen.chosen)
+    others = {seen.target(table) for table in seen.known if table in seen.now} if tables else set()
+    lines = await lineage(source, destination, {*tables, *targets, *others}, seen.chosen)
+    detached = _detaching(destination, lines, targets)
     found = []
     # Roots first: a partition's own defaults may be of columns that it gets from its root.
     for one in sorted(differences, key=lambda one: (one.before.has_rows, lines.root(one.table) != one.table)):
@@ -71,12 +73,19 @@ async def findings(
             else:
                 placed = lines.placing(destination, target)
                 comparison = replace(comparison, own=(*comparison.own, *placed))
-        detached = lines.detaching(destination, target) if one.now is not None else ()
         found.append(replace(_finding(destination, seen, one, comparison), first=detached))
     names = {one.oid: one.table for one in seen.now.values()}
     renamed = {names.get(one.before.oid) for one in differences if one.now is None}
     new = [table for table in added if table not in renamed]
     return (*found, *await creations(source, destination, new, copied=False))
+
+
+def _detaching(conn: Connection, lines: Lineage, targets: Sequence[TableId]) -> tuple[str, ...]:
+    """For every partition that the source has detached from the roots of `targets`, also where nothing else
+    of that partition has changed: a statement for the root would alter it, too."""
+    roots = {lines.roots_there.get(target, target) for target in targets}
+    leaves = sorted(table for table, root in lines.roots_there.items() if root in roots)
+    return tuple(statement for leaf in leaves for statement in lines.detaching(conn, leaf))
 
 
 async def creations(

@@ -58,6 +58,20 @@ async def test_the_root_is_altered_too(bed: Bed, alteration: str) -> None:
         await operator.to_the_end()
 
 
+@pytest.mark.parametrize(
+    "alteration", ["DROP w, ADD w int DEFAULT 4", "DROP w", "DROP v", "ADD x int DEFAULT 4"]
+)
+async def test_the_root_is_altered_alone_where_partitions_are_published_one_by_one(
+    bed: Bed, alteration: str
+) -> None:
+    """Nothing but its place tells that the partition has changed. Its values are those of before."""
+    root, *leaves, rows = PARTITIONED
+    keyed = [leaf.replace("app.root FOR", "app.root (PRIMARY KEY (id)) FOR") for leaf in leaves]
+    async with bed.streaming(root.replace("PRIMARY KEY", "NOT NULL"), *keyed, rows) as operator:
+        bed.app(DETACH, f"ALTER TABLE app.root {alteration}")
+        await operator.to_the_end()
+
+
 @pytest.mark.parametrize("filled", [True, False])
 async def test_a_partition_that_is_attached_again_with_its_columns_in_another_order(
     bed: Bed, filled: bool
