@@ -135,6 +135,30 @@ def test_impossible_move_is_refused() -> None:
     assert migration.phase is Phase.ABORTED
 
 
+def test_what_describes_the_freeze_is_not_lost_by_a_move_to_the_same_phase() -> None:
+    """It is all that says how the source is opened again."""
+    streaming = Migration(changed(RECORD, phase=Phase.STREAMING), lambda: ())
+    with pytest.raises(PgmigError):
+        streaming.switchover_undone()
+    switching = Migration(changed(RECORD, phase=Phase.SWITCHOVER), lambda: ())
+    with pytest.raises(PgmigError):
+        switching.began_switchover(Before("off", 9.0, "shop"))
+    for migration in (streaming, switching):
+        assert migration.record.freeze == RECORD.freeze
+
+
+def test_failure_in_a_switchover_is_resumed_where_the_stream_catches_up() -> None:
+    """Whether it streams, only the applier says."""
+    migration = Migration(changed(RECORD, phase=Phase.SWITCHOVER, resume_state=None), lambda: ())
+    failure = Failure(ErrorKind.GAP, "text", "hint", Lsn(5))
+    migration.failed(failure)
+    with pytest.raises(PgmigError):
+        migration.failed(failure)
+    migration.switchover_undone()
+    migration.resumed()
+    assert migration.state is PipelineState.CATCHUP
+
+
 async def test_a_watch_gathers_changes_and_tells_at_once_of_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
