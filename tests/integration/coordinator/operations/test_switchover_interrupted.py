@@ -330,7 +330,7 @@ async def test_limits_and_settings_are_those_of_before(session: Session, source:
             if hook is not by_hand:
                 assert settings(source) == before
                 writer.wait_for_more()
-        view = await until(session, "m", lambda view: told(view, "it stays so"))
+        view = await until(session, "m", lambda view: told(view, "pgmig does not reset it"))
         assert told(view, "default_transaction_read_only of database")
         assert settings(source) != before
         alter("CONNECTION LIMIT 17", "SET default_transaction_read_only = 'false'", "SET work_mem = '5MB'")
