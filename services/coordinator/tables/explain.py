@@ -84,7 +84,9 @@ def _detaching(conn: Connection, lines: Lineage, targets: Sequence[TableId]) -> 
     """For every partition that the source has detached from the roots of `targets`, also where nothing else
     of that partition has changed: a statement for the root would alter it, too."""
     roots = {lines.roots_there.get(target, target) for target in targets}
-    leaves = sorted(table for table, root in lines.roots_there.items() if root in roots)
+    leaves = sorted(
+        table for table, root in lines.roots_there.items() if root in roots and table in lines.roots_here
+    )
     return tuple(statement for leaf in leaves for statement in lines.detaching(conn, leaf))
 
 
