@@ -148,8 +148,10 @@ async def _list_tables(context: Context, snapshot: SnapshotReady) -> tuple[Chose
 
 
 def _keep_floors(migration: Migration, present: Collection[TableId], snapshot: SnapshotReady) -> None:
-    """Changes to tables that an earlier snapshot still showed, and that were dropped or renamed since, are
-    skipped: the destination never gets these tables, and this snapshot shows what became of their rows."""
+    """Skip the changes of tables that existed under an earlier snapshot and were dropped or renamed since.
+
+    The destination never gets these tables. The rows of a renamed table are copied under its new name.
+    """
     pipeline = migration.pipeline
     earlier = {one.table for one in pipeline.tables} | {one.table for one in pipeline.dropped}
     if earlier and migration.record.options.follow:

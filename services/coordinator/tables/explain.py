@@ -81,8 +81,8 @@ async def findings(
 
 
 def _detaching(conn: Connection, lines: Lineage, targets: Sequence[TableId]) -> tuple[str, ...]:
-    """For every partition that the source has detached from the roots of `targets`, also where nothing else
-    of that partition has changed: a statement for the root would alter it, too."""
+    """Statements for every partition that the source has detached from the roots of `targets`. They come
+    first, because a statement for the root alters all partitions that are still attached."""
     roots = {lines.roots_there.get(target, target) for target in targets}
     leaves = sorted(
         table for table, root in lines.roots_there.items() if root in roots and table in lines.roots_here
