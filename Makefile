@@ -30,7 +30,8 @@ PROTOS := $(shell find protos -mindepth 1)  # folders too: their time tells of f
 
 # What exercises the modules that have a compiled twin, without it.
 PURE_UNIT := $(addprefix tests/unit/,pgoutput wire/test_batches.py applier/test_compact.py)
-PURE_SERVERS := $(addprefix tests/integration/,pipeline/test_pipeline.py pg/copy/test_values.py)
+PURE_SERVERS := $(addprefix tests/integration/pipeline/test_,changes.py interruptions.py refused_changes.py \
+	schema_drift.py gaps.py confirmed_position.py) tests/integration/pg/copy/test_values.py
 
 # Each of the workers has servers of its own. What shares an xdist_group stays on one worker and so never
 # runs twice at a time: the files whose servers serve all of their tests, and "heavy", which fills a machine.

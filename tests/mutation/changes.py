@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from tests.mutation.mutation import Mutation
 
-PIPELINE = "tests/integration/pipeline/test_pipeline.py"
 BATCHES = "tests/unit/wire/test_batches.py"
 FULL_STREAM = "tests/integration/decoder/test_full_stream.py"
 PROGRESS_ROW = "tests/integration/pg/apply/test_progress_row.py"
 STALE_STATE = "tests/integration/coordinator/test_stale_state.py"
 VERSIONS = "tests/e2e/test_source_versions.py"
+CHANGES = "tests/integration/pipeline/test_changes.py"
+CONFIRMED_POSITION = "tests/integration/pipeline/test_confirmed_position.py"
+INTERRUPTIONS = "tests/integration/pipeline/test_interruptions.py"
+GAPS = "tests/integration/pipeline/test_gaps.py"
+REFUSED_CHANGES = "tests/integration/pipeline/test_refused_changes.py"
 
 MUTATIONS = (
     Mutation(
@@ -17,21 +21,21 @@ MUTATIONS = (
         "services/applier/assembler.py",
         "self._skipping = begin.final_lsn < self._progress",
         "self._skipping = begin.xid < getattr(self, '_xid', 0); self._xid = begin.xid",
-        f"{PIPELINE}::test_commits_that_interleave_arrive_in_commit_order",
+        f"{CHANGES}::test_commits_that_interleave_arrive_in_commit_order",
     ),
     Mutation(
         "2 the slot is the truth",
         "services/decoder/stream.py",
         "max(self._confirmed, self._flushed())",
         "max(self._confirmed, self._batcher.position)",
-        f"{PIPELINE}::test_the_slot_is_told_only_what_the_destination_has_flushed",
+        f"{CONFIRMED_POSITION}::test_the_slot_is_told_only_what_the_destination_has_flushed",
     ),
     Mutation(
         "3 exactly once",
         "services/shared/pg/apply/session.py",
         'self._held.append(Operation(_ORIGIN, (str(end).encode(), b"%d" % commit_time_us)))',
         "pass",
-        f"{PIPELINE}::test_restarts_of_both_sides_neither_lose_nor_repeat",
+        f"{INTERRUPTIONS}::test_restarts_of_both_sides_neither_lose_nor_repeat",
     ),
     Mutation(
         "3 progress in a row",
@@ -66,14 +70,14 @@ MUTATIONS = (
         "services/applier/assembler.py",
         "batch.previous_lsn > self.progress:",
         "False:",
-        f"{PIPELINE}::test_a_slot_moved_beyond_progress_is_a_gap",
+        f"{GAPS}::test_a_slot_moved_beyond_progress_is_a_gap",
     ),
     Mutation(
         "4 the recorded source",
         "services/decoder/slot.py",
         "if recorded != found:",
         "if False:",
-        f"{PIPELINE}::test_another_source_under_the_same_address_is_refused",
+        f"{GAPS}::test_another_source_under_the_same_address_is_refused",
     ),
     Mutation(
         "4 a promoted source is not read on",
@@ -89,7 +93,7 @@ MUTATIONS = (
         "        if not group[-1].transactions:\n"
         "            self._session.commit(self._session.progress, 0)\n"
         "            return\n        last",
-        f"{PIPELINE}::test_a_large_transaction_is_atomic_and_complete",
+        f"{CHANGES}::test_a_large_transaction_is_atomic_and_complete",
     ),
     Mutation(
         "6 keepalives prove nothing",
@@ -145,7 +149,7 @@ MUTATIONS = (
         "services/shared/pg/apply/target_table.py",
         "for i in self.inserted if new[i] is not UNCHANGED and not self.columns",
         "for i in self.inserted if new[i] is not None and new[i] is not UNCHANGED and not self.columns",
-        f"{PIPELINE}::test_null_and_empty_and_unchanged_are_three_things",
+        f"{CHANGES}::test_null_and_empty_and_unchanged_are_three_things",
     ),
     Mutation(
         "10 long values are cut between characters",
@@ -159,14 +163,14 @@ MUTATIONS = (
         "services/shared/pg/apply/relation_match.py",
         " or (bool(where) and not any(one <= key for one in unique))",
         "",
-        f"{PIPELINE}::test_a_key_that_rows_share_does_not_hide_a_missing_one",
+        f"{REFUSED_CHANGES}::test_a_key_that_rows_share_does_not_hide_a_missing_one",
     ),
     Mutation(
         "11 zero rows matched",
         "services/shared/pg/apply/session.py",
         "if operation.rows is not None and count != operation.rows:",
         "if False:",
-        f"{PIPELINE}::test_update_of_a_missing_row_stops_the_pipeline",
+        f"{REFUSED_CHANGES}::test_update_of_a_missing_row_stops_the_pipeline",
     ),
     Mutation(
         "12 stop, never skip",
@@ -177,21 +181,21 @@ MUTATIONS = (
         "                except PgmigError:\n"
         "                    await self._session.rollback()\n"
         "                    continue\n",
-        f"{PIPELINE}::test_a_refused_change_stops_the_pipeline_at_its_transaction",
+        f"{REFUSED_CHANGES}::test_a_refused_change_stops_the_pipeline_at_its_transaction",
     ),
     Mutation(
         "12 what was refused is not committed",
         "services/applier/writer.py",
         "            self._under_way = None\n            await self._write_again(group, exc)\n",
         "            self._under_way = None\n",
-        f"{PIPELINE}::test_a_refused_change_stops_the_pipeline_at_its_transaction",
+        f"{REFUSED_CHANGES}::test_a_refused_change_stops_the_pipeline_at_its_transaction",
     ),
     Mutation(
         "12 exactly the one that was given up",
         "services/applier/planner.py",
         "self._given_up = commit_lsn in self._skip",
         "self._given_up = commit_lsn >= min(self._skip, default=1 << 64)",
-        f"{PIPELINE}::test_a_skipped_transaction_is_left_out_whole_and_alone",
+        f"{REFUSED_CHANGES}::test_a_skipped_transaction_is_left_out_whole_and_alone",
     ),
     Mutation(
         "13 batching keeps meaning",
@@ -254,7 +258,7 @@ MUTATIONS = (
         "services/decoder/batcher.py",
         "                if self._size >= self._target and (batch := self._end()) is not None:",
         "                if False and (batch := self._end()) is not None:",
-        f"{PIPELINE}::test_a_truncate_of_more_than_a_message_holds",
+        f"{CHANGES}::test_a_truncate_of_more_than_a_message_holds",
     ),
     Mutation(
         "15 the bus is untrusted",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.mutation.mutation import Mutation
 
-PIPELINE = "tests/integration/pipeline/test_pipeline.py"
 ENCODINGS = "tests/integration/coordinator/phases/test_encodings.py"
 LOOSE_KEYS = "tests/integration/coordinator/phases/test_loose_keys.py"
 IDENTITIES = "tests/integration/pg/catalog/test_identities.py"
@@ -16,6 +15,7 @@ VERSIONS = "tests/e2e/test_source_versions.py"
 ALTERED = "tests/e2e/tables/test_partitions_altered.py"
 PARTED = "tests/integration/coordinator/tables/test_parted_partitions.py"
 BROKEN_OFF = "tests/integration/coordinator/tables/test_tables_broken_off.py"
+CHANGES = "tests/integration/pipeline/test_changes.py"
 
 MUTATIONS = (
     Mutation(
@@ -23,7 +23,7 @@ MUTATIONS = (
         "services/applier/planner.py",
         "return any(self._commit_lsn < self._floors[name].value for name in names if name in self._floors)",
         "return False",
-        f"{PIPELINE}::test_changes_below_a_tables_floor_are_in_its_copy",
+        f"{CHANGES}::test_changes_below_a_tables_floor_are_in_its_copy",
     ),
     Mutation(
         "9 parts of a plan that was given up",
@@ -37,7 +37,7 @@ MUTATIONS = (
         "services/applier/planner.py",
         "self._highest_floor = max(",
         "self._highest_floor = min(",
-        f"{PIPELINE}::test_changes_below_a_tables_floor_are_in_its_copy",
+        f"{CHANGES}::test_changes_below_a_tables_floor_are_in_its_copy",
     ),
     Mutation(
         "9 tables that only an earlier snapshot shows",

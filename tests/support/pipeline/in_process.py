@@ -31,6 +31,7 @@ from tests.support.servers.nats import NatsServer
 
 PIPELINE = MigrationId("pipe").forward
 TIMEOUT_S = 60
+DDL = "CREATE TABLE t (id int PRIMARY KEY, v text, big text)"
 
 
 @dataclass
@@ -150,3 +151,10 @@ def rows(uri: str, query: str) -> list[tuple[object, ...]]:
     """Also of a source that a switchover has closed: that is opened again."""
     with session(uri) as conn:
         return conn.execute(query).fetchall()
+
+
+def equal(p: Pipeline, table: str = "t") -> None:
+    """Both sides have the same rows of the table, and at least one."""
+    query = f'SELECT x::text FROM "{table}" x ORDER BY 1'
+    assert rows(p.destination, query) == rows(p.source, query)
+    assert rows(p.source, f'SELECT count(*) FROM "{table}"') != [(0,)]
