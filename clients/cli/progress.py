@@ -24,8 +24,8 @@ from clients.diagnostics import StderrTalk, say, stderr_console, warn
 from clients.presentation.history import History
 from clients.presentation.sentences import CONNECTION_REGAINED, connection_lost, events_beside_failure
 from services.shared.model import Event, MigrationView, Phase
-from services.shared.model.jsonview import view_to_json
 from services.shared.model.redaction import redact
+from services.shared.model.view.jsonview import view_to_json
 
 if TYPE_CHECKING:
     from clients.session import Connection

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.shared.model import ErrorKind, MigrationId, MigrationView, PgmigError
-from services.shared.model.jsonview import from_json, to_json, view_from_json
+from services.shared.model.view.jsonview import from_json, to_json, view_from_json
 from services.shared.runtime.files import private_directory, replace_file
 
 

@@ -19,10 +19,10 @@ from textual.widgets import Footer
 
 from clients.presentation.history import INTERVAL_S, History
 from clients.tui import subscription
-from clients.tui.help import HelpScreen
-from clients.tui.panels import Panels
+from clients.tui.panels.panels import Panels
+from clients.tui.screens.help import HelpScreen
+from clients.tui.screens.switchover import SwitchoverScreen
 from clients.tui.subscription import ConnectionLost, SubscriptionEnded, ViewReceived, explained
-from clients.tui.switchover import SwitchoverScreen
 from clients.tui.themes import PGMIG, SIXTEEN, no_colour, theme
 from services.shared.model import MigrationView, PgmigError, Phase, SwitchoverStep
 

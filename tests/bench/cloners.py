@@ -20,7 +20,7 @@ import psutil
 import psycopg
 
 from clients.embedded.stack import default_copiers
-from services.shared.model.jsonview import view_from_json
+from services.shared.model.view.jsonview import view_from_json
 from tests.bench.arena import run_sql, value
 from tests.bench.processes import Tally, Usage, sampled
 from tests.support.environment import clean_environment

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from services.shared.model import MigrationView, Phase
-from services.shared.model.jsonview import view_from_json
+from services.shared.model.view.jsonview import view_from_json
 from tests.compose.project import ComposeProject
 
 SNAPSHOT_TIMEOUT_S = 120

@@ -29,7 +29,7 @@ from services.shared.model import (
     TableId,
     failure_event,
 )
-from services.shared.model.jsonview import view_from_json, view_to_json
+from services.shared.model.view.jsonview import view_from_json, view_to_json
 from tests.fakes.thread import ServedControl, served_control
 from tests.support.servers.process import free_port
 

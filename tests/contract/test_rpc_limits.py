@@ -15,7 +15,7 @@ from clients.session import Session
 from services.shared.model import MigrationOptions, MigrationView, Selection
 from services.shared.rpc import channel as channel_options
 from services.shared.rpc import limits
-from services.shared.rpc.convert_view import options_to_pb
+from services.shared.rpc.conversion.view import options_to_pb
 from services.shared.rpc.server import ControlServer
 from tests.contract.test_rpc_control import VIEW, FakeControl, NoWorkers
 

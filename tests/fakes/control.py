@@ -32,7 +32,7 @@ from services.shared.model import (
     TableId,
     WorkerReport,
 )
-from services.shared.model.jsonview import view_to_json
+from services.shared.model.view.jsonview import view_to_json
 
 RESULT = SwitchoverResult(Lsn(0x16B374D8), 412, 3, 1_700_000_000.0)
 STEPS = tuple(name for name in StepName if name not in {StepName.UNPUBLISHED, StepName.ROLLBACK})

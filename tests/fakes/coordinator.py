@@ -9,7 +9,7 @@ import os
 import sys
 
 from services.shared.model import MigrationView, Phase
-from services.shared.model.jsonview import view_from_json
+from services.shared.model.view.jsonview import view_from_json
 from services.shared.rpc.server import ControlServer
 from services.shared.runtime.config import ServiceSettings
 from services.shared.runtime.files import replace_file

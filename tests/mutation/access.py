@@ -84,14 +84,14 @@ MUTATIONS = (
     ),
     Mutation(
         "S10 text is not structure",
-        "services/shared/pg/schema/lexer.py",
+        "services/shared/pg/schema/parsing/lexer.py",
         """_PLAIN = rb"(?:[^']|'')\"""",
         """_PLAIN = rb"(?:[^';]|'')\"""",
-        "tests/unit/pg/schema/test_archive.py::test_quoted_text_is_one_token",
+        "tests/unit/pg/schema/archive/test_archive.py::test_quoted_text_is_one_token",
     ),
     Mutation(
         "S10 sections are fields of the archive",
-        "services/shared/pg/schema/archive_sql.py",
+        "services/shared/pg/schema/archive/restore_sql.py",
         "parts = [entry.definition]",
         'parts = [entry.definition.split(b"--\\n-- Name: ")[-1]]',
         "tests/e2e/access/test_hostile_source.py::test_forged_entries_in_comments_create_no_superuser",
@@ -133,10 +133,10 @@ MUTATIONS = (
     ),
     Mutation(
         "S14 a table is not left out by --skip-object",
-        "services/shared/pg/schema/archive_selection.py",
+        "services/shared/pg/schema/archive/selection.py",
         "if entry.dump_id in out and entry.kind in _TAKING_ROWS",
         "if False",
-        "tests/unit/pg/schema/test_skipping_objects.py::test_tables_and_unknown_names_are_refused",
+        "tests/unit/pg/schema/archive/test_skipping_objects.py::test_tables_and_unknown_names_are_refused",
     ),
     Mutation(
         "S15 functions of owners are named",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.shared.pg.schema.archive import ArchiveEntry, Section
+from services.shared.pg.schema.archive.entries import ArchiveEntry, Section
 
 
 def archive_entry(

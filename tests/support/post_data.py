@@ -13,8 +13,8 @@ from services.coordinator.post_data.schedule import Schedule, Task, one_by_one, 
 from services.coordinator.post_data.task_pool import Crew
 from services.shared.model import MigrationId, TableId
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, steps_done
-from services.shared.pg.schema.archive import Section
-from services.shared.pg.schema.archive_sql import Script
+from services.shared.pg.schema.archive.entries import Section
+from services.shared.pg.schema.archive.restore_sql import Script
 from services.shared.pg.schema.dump import dump_schema, section_script
 from services.shared.pg.schema.dump_tools import DumpTools
 from services.shared.pg.schema.post_data import (

@@ -31,7 +31,7 @@ from services.shared.model import (
     Phase,
     check_options,
 )
-from services.shared.model.jsonview import view_to_json
+from services.shared.model.view.jsonview import view_to_json
 
 if TYPE_CHECKING:
     from clients.session import Session

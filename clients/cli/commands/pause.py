@@ -13,7 +13,7 @@ from services.shared.model import (
     MigrationView,
     Phase,
 )
-from services.shared.model.jsonview import view_to_json
+from services.shared.model.view.jsonview import view_to_json
 
 
 @click.command()

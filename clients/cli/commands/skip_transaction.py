@@ -13,7 +13,7 @@ from clients.cli.options import Invocation, Uris, common_options, uri_options
 from clients.cli.output import print_json, print_table
 from clients.cli.signals import run
 from services.shared.model import Lsn, MigrationView
-from services.shared.model.jsonview import view_to_json
+from services.shared.model.view.jsonview import view_to_json
 
 
 @click.command(name="skip-transaction")

@@ -16,7 +16,7 @@ from clients.diagnostics import say, warn
 from clients.embedded.local_state import MigrationDir, known_migrations
 from clients.session import Session
 from services.shared.model import MigrationView, PgmigError
-from services.shared.model.jsonview import view_to_json
+from services.shared.model.view.jsonview import view_to_json
 
 
 @click.command()

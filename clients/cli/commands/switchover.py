@@ -18,7 +18,7 @@ from services.shared.model import (
     SwitchoverResult,
     SwitchoverStep,
 )
-from services.shared.model.jsonview import to_json
+from services.shared.model.view.jsonview import to_json
 
 
 @click.command()

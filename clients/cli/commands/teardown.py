@@ -15,7 +15,7 @@ from clients.cli.signals import run
 from clients.diagnostics import can_ask, say, warn
 from clients.embedded.local_state import MigrationDir
 from services.shared.model import CleanupResult, ExitCode, MigrationView
-from services.shared.model.jsonview import to_json, view_to_json
+from services.shared.model.view.jsonview import to_json, view_to_json
 
 
 @click.command()

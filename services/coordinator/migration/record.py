@@ -32,7 +32,7 @@ from services.shared.model import (
     TableId,
     shown_phase,
 )
-from services.shared.model.jsonview import from_json, to_json
+from services.shared.model.view.jsonview import from_json, to_json
 from services.shared.pg.freeze.thaw import Before
 
 FORMAT = 2

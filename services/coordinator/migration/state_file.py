@@ -11,7 +11,7 @@ from pathlib import Path
 
 from services.coordinator.migration.record import Record, record_from_json, record_to_json
 from services.shared.model import MigrationView, PgmigError
-from services.shared.model.jsonview import view_to_json
+from services.shared.model.view.jsonview import view_to_json
 from services.shared.runtime.files import replace_file
 
 log = logging.getLogger(__name__)

@@ -41,8 +41,8 @@ from services.shared.pg.catalog.table_identity import (
 )
 from services.shared.pg.catalog.tables import list_tables_under, publication_tables
 from services.shared.pg.replication.truncation import TRUNCATE_SINCE, table_files
-from services.shared.pg.schema.archive import Section
-from services.shared.pg.schema.archive_sql import Script
+from services.shared.pg.schema.archive.entries import Section
+from services.shared.pg.schema.archive.restore_sql import Script
 from services.shared.pg.schema.dump import dump_schema, run_entries, run_script, section_script
 from services.shared.pg.schema.existing_objects import check_agreed, drop_agreed
 from services.shared.pg.selection.rules import Chosen

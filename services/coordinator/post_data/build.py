@@ -29,8 +29,8 @@ from services.shared.model import (
 )
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, steps_done
 from services.shared.pg.catalog.selected import choose
-from services.shared.pg.schema.archive import Section
-from services.shared.pg.schema.archive_sql import Script
+from services.shared.pg.schema.archive.entries import Section
+from services.shared.pg.schema.archive.restore_sql import Script
 from services.shared.pg.schema.dump import dump_schema, section_script
 from services.shared.pg.schema.post_data import (
     BuildingSession,

@@ -11,7 +11,7 @@ from services.coordinator.tables.look import look
 from services.shared.model import TableId
 from services.shared.pg.catalog.partition_routes import places
 from services.shared.pg.catalog.table_identity import known_tables
-from services.shared.pg.schema.archive import read_archive
+from services.shared.pg.schema.archive.entries import read_archive
 from services.shared.pg.session.connection import connection
 
 

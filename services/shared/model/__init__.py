@@ -2,11 +2,17 @@
 
 from services.shared.model.address import check_address, fits_socket, socket_path, unix_address
 from services.shared.model.back_off import back_off_s
-from services.shared.model.combinations import check_options
 from services.shared.model.database import DatabaseIdentity
 from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
+from services.shared.model.lifecycle.migration_phase import (
+    MigrationPhase,
+    check_end,
+    check_phase_move,
+    check_state,
+)
+from services.shared.model.lifecycle.pipeline_state import PipelineState, check_state_move
+from services.shared.model.lifecycle.shown_phase import Phase, shown_phase
 from services.shared.model.lsn import Lsn
-from services.shared.model.migration_phase import MigrationPhase, check_end, check_phase_move, check_state
 from services.shared.model.names import (
     BOOKKEEPING_SCHEMA,
     MESSAGE_PREFIX,
@@ -15,7 +21,8 @@ from services.shared.model.names import (
     MigrationId,
     PipelineId,
 )
-from services.shared.model.parts import (
+from services.shared.model.plurals import counted
+from services.shared.model.tables.copy_parts import (
     CopiedPart,
     CopyPart,
     CopyPlan,
@@ -24,18 +31,15 @@ from services.shared.model.parts import (
     PartRange,
     Split,
 )
-from services.shared.model.phase import Phase, shown_phase
-from services.shared.model.pipeline_state import PipelineState, check_state_move
-from services.shared.model.plurals import counted
-from services.shared.model.selection import Pattern, Selection
-from services.shared.model.table_identity import (
+from services.shared.model.tables.identity import (
     ChangeKind,
     ColumnIdentity,
     TableIdentity,
     change_of,
     relation_signature,
 )
-from services.shared.model.tables import (
+from services.shared.model.tables.selection import Pattern, Selection
+from services.shared.model.tables.table import (
     Column,
     IdentityBefore,
     ReplicaIdentity,
@@ -44,7 +48,7 @@ from services.shared.model.tables import (
     TableFile,
     TableId,
 )
-from services.shared.model.view import (
+from services.shared.model.view.migration import (
     SLOT_GONE,
     SLOT_LOST,
     CleanupResult,
@@ -72,6 +76,7 @@ from services.shared.model.view import (
     WorkerView,
     failure_event,
 )
+from services.shared.model.view.options import check_options
 from services.shared.model.work import (
     ApplierProgress,
     ApplierWork,

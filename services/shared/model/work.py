@@ -13,7 +13,7 @@ from enum import StrEnum
 from services.shared.model.errors import ErrorKind
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import PipelineId
-from services.shared.model.tables import Route, TableId
+from services.shared.model.tables.table import Route, TableId
 
 
 class Role(StrEnum):

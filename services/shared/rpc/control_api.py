@@ -31,7 +31,7 @@ from services.shared.model import (
     SwitchoverStep,
     TableId,
 )
-from services.shared.rpc.convert_view import (
+from services.shared.rpc.conversion.view import (
     cleaned_to_pb,
     options_from_pb,
     plan_to_pb,

@@ -28,7 +28,7 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.rpc.channel import open_channel
-from services.shared.rpc.convert_view import (
+from services.shared.rpc.conversion.view import (
     cleaned_from_pb,
     options_to_pb,
     plan_from_pb,

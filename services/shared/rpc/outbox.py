@@ -26,7 +26,7 @@ from services.shared.model import (
     Register,
     WorkerReport,
 )
-from services.shared.rpc.convert_report import report_to_pb
+from services.shared.rpc.conversion.report import report_to_pb
 
 
 class Outbox:

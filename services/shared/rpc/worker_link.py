@@ -32,7 +32,7 @@ from services.shared.model import (
     back_off_s,
 )
 from services.shared.rpc.channel import open_channel
-from services.shared.rpc.convert_work import command_from_pb, register_to_pb
+from services.shared.rpc.conversion.work import command_from_pb, register_to_pb
 from services.shared.rpc.handshake import HANDSHAKE_S, answer, new_key, new_nonce, unproven
 from services.shared.rpc.outbox import Outbox
 from services.shared.rpc.status import error_from_rpc

@@ -28,8 +28,8 @@ from pgmig.worker.v1.worker_pb2_grpc import WorkerServiceServicer
 
 from services.shared.model import ErrorKind, PgmigError, Register, WorkerCommand, WorkerReport
 from services.shared.rpc.control_api import Context, answering, shutting_down
-from services.shared.rpc.convert_report import report_from_pb
-from services.shared.rpc.convert_work import command_to_pb, register_from_pb
+from services.shared.rpc.conversion.report import report_from_pb
+from services.shared.rpc.conversion.work import command_to_pb, register_from_pb
 from services.shared.rpc.handshake import HANDSHAKE_S, challenge, check_answer
 from services.shared.rpc.streams import closing, until
 

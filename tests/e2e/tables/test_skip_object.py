@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 
 from services.shared.model import ExitCode
-from services.shared.model.jsonview import view_from_json
+from services.shared.model.view.jsonview import view_from_json
 from tests.support.migrations.cli import Cli
 
 SOURCE = """

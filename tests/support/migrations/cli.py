@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from services.shared.model import MigrationView
-from services.shared.model.jsonview import view_from_json
+from services.shared.model.view.jsonview import view_from_json
 from tests.support.environment import clean_environment
 from tests.support.servers.process import launch_argv, tail
 

@@ -17,7 +17,7 @@ from services.shared.model import (
     Role,
     WorkerReport,
 )
-from services.shared.rpc.convert_report import report_from_pb
+from services.shared.rpc.conversion.report import report_from_pb
 from services.shared.rpc.outbox import Outbox
 
 

@@ -22,7 +22,7 @@ from services.shared.model import (
     Selection,
     TableId,
 )
-from services.shared.model.selection import (
+from services.shared.model.tables.selection import (
     EXCLUDE_SCHEMA,
     EXCLUDE_TABLE,
     EXCLUDE_TABLE_DATA,

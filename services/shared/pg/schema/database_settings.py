@@ -88,7 +88,7 @@ def _items(value: str) -> Iterator[str]:
 async def read_database_settings(conn: AsyncConnection) -> DatabaseSettings:
     """The settings of the connected database."""
     with translated("reading the source database's settings"):
-        cursor = await conn.execute(load_sql("schema/database_settings.sql"))
+        cursor = await conn.execute(load_sql("schema/sql/database_settings.sql"))
         settings = [Setting(*row) async for row in cursor]
         row = await (
             await conn.execute(

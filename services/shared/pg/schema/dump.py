@@ -1,6 +1,6 @@
 """Transfer of the schema: pg_dump's archive of pre-data and post-data, each restored in one transaction.
 
-The archive's entries are read by their fields (archive.py) and run over pgmig's own connection, in the
+The archive's entries are read by their fields (`archive.entries`) and run over pgmig's own connection, in the
 transaction that also records the step as done. So after a crash either the whole section exists or none of
 it, and the step is never run twice.
 
@@ -24,9 +24,9 @@ import psycopg
 from psycopg import AsyncConnection, conninfo
 
 from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, TableId
-from services.shared.pg.schema.archive import ArchiveEntry, Section, read_archive
-from services.shared.pg.schema.archive_selection import absent, exclusions, left_out, skipped
-from services.shared.pg.schema.archive_sql import Script, script_of
+from services.shared.pg.schema.archive.entries import ArchiveEntry, Section, read_archive
+from services.shared.pg.schema.archive.restore_sql import Script, script_of
+from services.shared.pg.schema.archive.selection import absent, exclusions, left_out, skipped
 from services.shared.pg.schema.dump_tools import DumpTools
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
 from services.shared.pg.session.connection import (

@@ -222,7 +222,7 @@ async def plan_to_fill(
 async def _shapes(conn: AsyncConnection, tables: Sequence[TableId]) -> dict[TableId, _Shape]:
     with translated("comparing the tables of both databases"):
         cursor = await conn.execute(
-            load_sql("schema/existing_columns.sql"),
+            load_sql("schema/sql/existing_columns.sql"),
             {"schemas": [table.schema for table in tables], "names": [table.name for table in tables]},
         )
         return {

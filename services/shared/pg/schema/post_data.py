@@ -32,10 +32,10 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, PgmigError, PipelineId, TableId
 from services.shared.pg.bookkeeping.schema import step_note
-from services.shared.pg.schema.archive_sql import RestoreEntry, Script
+from services.shared.pg.schema.archive.restore_sql import RestoreEntry, Script
 from services.shared.pg.schema.dump import naming, run_script
-from services.shared.pg.schema.lexer import Token, source, statements
-from services.shared.pg.schema.table_ddl import (
+from services.shared.pg.schema.parsing.lexer import Token, source, statements
+from services.shared.pg.schema.parsing.table_ddl import (
     UniqueKey,
     calls_functions,
     constraint_table,
@@ -213,7 +213,7 @@ async def relations(conn: AsyncConnection) -> dict[TableId, str]:
     """The destination's tables, the largest first, with their relkind: r, p, m; or h for a table that
     inherits or is inherited from. Statistics of such a table include its children's rows."""
     with translated("listing the destination's tables"):
-        cursor = await conn.execute(load_sql("schema/post_data_relations.sql"))
+        cursor = await conn.execute(load_sql("schema/sql/post_data_relations.sql"))
         return {TableId(schema, name): kind for schema, name, kind in await cursor.fetchall()}
 
 

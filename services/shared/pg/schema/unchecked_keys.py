@@ -67,7 +67,7 @@ async def _loose(
         "own_schemas": [table.schema for table in own],
         "own_names": [table.name for table in own],
     }
-    return await (await conn.execute(load_sql("schema/unchecked_keys.sql"), given)).fetchall()
+    return await (await conn.execute(load_sql("schema/sql/unchecked_keys.sql"), given)).fetchall()
 
 
 async def loosen_keys(

@@ -13,13 +13,13 @@ from textual.widgets import Footer
 from clients.presentation.progress import Order
 from clients.session import Connection
 from clients.tui.app import Dashboard
-from clients.tui.eventlog import EventLog
-from clients.tui.header import Banner, Timeline, Title, Trouble
-from clients.tui.help import HelpScreen
-from clients.tui.metrics import Card, LagCard, Progress
+from clients.tui.panels.event_log import EventLog
+from clients.tui.panels.header import Banner, Timeline, Title, Trouble
+from clients.tui.panels.metrics import Card, LagCard, Progress
+from clients.tui.panels.sidebar import PositionPanel, WorkerPanel, WorkerStrip
+from clients.tui.panels.tables import TableList
 from clients.tui.program import show_session
-from clients.tui.sidebar import PositionPanel, WorkerPanel, WorkerStrip
-from clients.tui.tables import TableList
+from clients.tui.screens.help import HelpScreen
 from services.shared.model import (
     ErrorKind,
     Event,

@@ -10,7 +10,7 @@ from textual.widgets import Button
 
 from clients.presentation.switchover import Outcome
 from clients.tui.app import Dashboard
-from clients.tui.switchover import SwitchoverScreen
+from clients.tui.screens.switchover import SwitchoverScreen
 from services.shared.model import (
     ErrorKind,
     Failure,

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from services.shared.model import ErrorKind, MigrationId, PgmigError
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
-from services.shared.pg.schema.archive_sql import Script
+from services.shared.pg.schema.archive.restore_sql import Script
 from services.shared.pg.schema.dump_tools import DumpTools, find_tools
 from services.shared.pg.schema.post_data import Item, Plan, building_session
 from services.shared.pg.session.connection import connection

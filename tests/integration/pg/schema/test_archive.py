@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from services.shared.pg.schema.archive import Section, read_archive
-from services.shared.pg.schema.archive_sql import script_of
+from services.shared.pg.schema.archive.entries import Section, read_archive
+from services.shared.pg.schema.archive.restore_sql import script_of
 from services.shared.pg.schema.dump import dump_schema
 from services.shared.pg.schema.dump_tools import DumpTools, find_tools
-from services.shared.pg.schema.lexer import Kind, Token, statements
+from services.shared.pg.schema.parsing.lexer import Kind, Token, statements
 from tests.support.data.schema import create_schema
 from tests.support.post_data import SCHEMA, post_data, scripts
 from tests.support.servers.installs import PostgresInstall, installs

@@ -11,7 +11,7 @@ import pytest
 from services.shared.model import ErrorKind, MigrationId, PgmigError
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step, steps_done
 from services.shared.pg.catalog.sequences import SequenceSetter, read_sequences, verify_sequences
-from services.shared.pg.schema.archive import Section
+from services.shared.pg.schema.archive.entries import Section
 from services.shared.pg.schema.dump import dump_schema, run_script, section_script
 from services.shared.pg.schema.dump_tools import DumpTools, find_tools
 from services.shared.pg.session.connection import connection

@@ -12,7 +12,7 @@ import pytest
 
 from clients.embedded.local_state import MigrationDir, RunningStack, known_migrations, process_start
 from services.shared.model import ErrorKind, MigrationId, MigrationView, PgmigError, Phase
-from services.shared.model.jsonview import to_json, view_to_json
+from services.shared.model.view.jsonview import to_json, view_to_json
 
 
 def directory(root: Path, name: str = "m") -> MigrationDir:

@@ -16,7 +16,7 @@ from clients.presentation.progress import (
 )
 from clients.presentation.sentences import by_role, unseen
 from clients.presentation.switchover import Attempt, Outcome
-from clients.tui.tables import columns
+from clients.tui.panels.tables import columns
 from clients.tui.themes import PGMIG, SIXTEEN, theme
 from services.shared.model import (
     ErrorKind,

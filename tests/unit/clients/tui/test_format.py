@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from clients.presentation import figures
 from clients.tui.cells import fit
-from clients.tui.sparkline import sparkline
+from clients.tui.panels.sparkline import sparkline
 from services.shared.model import Endpoint, Lsn
 
 

@@ -40,7 +40,7 @@ from services.shared.model import (
     SwitchoverResult,
     TableId,
 )
-from services.shared.model.jsonview import view_from_json
+from services.shared.model.view.jsonview import view_from_json
 from services.shared.pg.freeze.sessions import OwnSession
 from services.shared.pg.freeze.thaw import Before
 from tests.support.records import changed, make_record

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.shared.model import PgmigError, TableId
-from services.shared.pg.schema.archive_sql import RestoreEntry, Script
+from services.shared.pg.schema.archive.restore_sql import RestoreEntry, Script
 from services.shared.pg.schema.dump_tools import DumpTools, choose_tools
 from services.shared.pg.schema.post_data import Plan, plan
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from services.shared.model import TableId
-from services.shared.pg.schema.archive_selection import exclusions, left_out
+from services.shared.pg.schema.archive.selection import exclusions, left_out
 from services.shared.pg.selection.dependencies import (
     CLASS,
     NAMESPACE,

@@ -1,4 +1,4 @@
--- Identities of tables and partitioned tables: services.shared.model.table_identity. Reads only columns of
+-- Identities of tables and partitioned tables: services.shared.model.tables.identity. Reads only columns of
 -- catalogs, because functions return the current state of the catalogs, whatever the snapshot is.
 SELECT n.nspname,
        c.relname,

@@ -1,0 +1,77 @@
+"""Phases of a migration, and their transitions.
+
+A migration has one or two pipelines, each with a state of its own (`pipeline_state`).
+
+migrating      its pipelines work: they copy, and follow the source's changes
+switchover     the source is frozen, and the sentinel is on its way; back to migrating when it fails
+switched-over  the destination has replaced the source
+complete       everything is copied, by a migration that does not follow changes
+aborted        an operator gave it up
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from services.shared.model.errors import ErrorKind, PgmigError
+from services.shared.model.lifecycle.pipeline_state import PipelineState
+
+
+class MigrationPhase(StrEnum):
+    MIGRATING = "migrating"
+    SWITCHOVER = "switchover"
+    SWITCHED_OVER = "switched-over"
+    COMPLETE = "complete"
+    ABORTED = "aborted"
+
+    @property
+    def ended(self) -> bool:
+        """Nothing runs any more and nothing can be resumed."""
+        return not PHASE_TRANSITIONS[self]
+
+
+PHASE_TRANSITIONS: dict[MigrationPhase, frozenset[MigrationPhase]] = {
+    MigrationPhase.MIGRATING: frozenset(
+        {MigrationPhase.SWITCHOVER, MigrationPhase.COMPLETE, MigrationPhase.ABORTED}
+    ),
+    MigrationPhase.SWITCHOVER: frozenset({MigrationPhase.MIGRATING, MigrationPhase.SWITCHED_OVER}),
+    MigrationPhase.SWITCHED_OVER: frozenset(),
+    MigrationPhase.COMPLETE: frozenset(),
+    MigrationPhase.ABORTED: frozenset(),
+}
+"""Every allowed change of phase. The diagram in docs/architecture.md shows the same; a test compares them."""
+
+STATES: dict[MigrationPhase, frozenset[PipelineState]] = {
+    MigrationPhase.MIGRATING: frozenset(PipelineState) - {PipelineState.ENDED},
+    MigrationPhase.SWITCHOVER: frozenset({PipelineState.STREAMING, PipelineState.FAILED}),
+    MigrationPhase.SWITCHED_OVER: frozenset({PipelineState.ENDED}),
+    MigrationPhase.COMPLETE: frozenset({PipelineState.ENDED}),
+    MigrationPhase.ABORTED: frozenset({PipelineState.ENDED}),
+}
+"""In which states a pipeline can be in each phase. A switchover must not be paused, nor aborted while its
+pipeline runs; if its pipeline fails, so that it cannot be undone, it is resumed or aborted."""
+
+ENDED_FROM: dict[MigrationPhase, frozenset[PipelineState]] = {
+    MigrationPhase.SWITCHED_OVER: frozenset({PipelineState.STREAMING}),
+    MigrationPhase.COMPLETE: frozenset({PipelineState.INDEXES}),
+    MigrationPhase.ABORTED: STATES[MigrationPhase.MIGRATING],
+}
+"""In which states a pipeline can be when its migration enters a phase that ends it."""
+
+
+def check_phase_move(current: MigrationPhase, target: MigrationPhase) -> None:
+    """Raises PgmigError(WRONG_PHASE) unless `target` may follow `current`."""
+    if target not in PHASE_TRANSITIONS[current]:
+        raise PgmigError(ErrorKind.WRONG_PHASE, f"a migration in phase {current} cannot go to {target}")
+
+
+def check_state(phase: MigrationPhase, state: PipelineState) -> None:
+    """Raises PgmigError(WRONG_PHASE) unless a pipeline can be in that state in that phase."""
+    if state not in STATES[phase]:
+        raise PgmigError(ErrorKind.WRONG_PHASE, f"a pipeline cannot be {state} in phase {phase}")
+
+
+def check_end(phase: MigrationPhase, state: PipelineState) -> None:
+    """Raises PgmigError(WRONG_PHASE) unless a migration can enter `phase` with its pipeline in that state."""
+    if state not in ENDED_FROM[phase]:
+        raise PgmigError(ErrorKind.WRONG_PHASE, f"a migration whose pipeline is {state} cannot be {phase}")

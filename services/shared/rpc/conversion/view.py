@@ -1,0 +1,31 @@
+"""Values for clients (`model.view.migration`) to protobuf and back: see `conversion.mapping`.
+
+Reading a view raises PgmigError(INTERNAL) for an enum value that a newer coordinator sends and this
+release does not know. Reading options raises INVALID_ARGUMENT.
+"""
+
+from __future__ import annotations
+
+from pgmig.control.v1 import control_pb2, migration_pb2, options_pb2
+
+from services.shared.model import (
+    CleanupResult,
+    ErrorKind,
+    MigrationOptions,
+    MigrationPlan,
+    MigrationView,
+    SwitchoverStep,
+)
+from services.shared.rpc.conversion.mapping import Correspondence
+
+_VIEW = Correspondence(MigrationView, migration_pb2.Migration, ErrorKind.INTERNAL)
+_STEP = Correspondence(SwitchoverStep, migration_pb2.SwitchoverStep, ErrorKind.INTERNAL)
+_OPTIONS = Correspondence(MigrationOptions, options_pb2.MigrationOptions, ErrorKind.INVALID_ARGUMENT)
+_PLAN = Correspondence(MigrationPlan, options_pb2.MigrationPlan, ErrorKind.INTERNAL)
+_CLEANED = Correspondence(CleanupResult, control_pb2.CleanupMigrationResponse, ErrorKind.INTERNAL)
+
+view_to_pb, view_from_pb = _VIEW.to_pb, _VIEW.from_pb
+step_to_pb, step_from_pb = _STEP.to_pb, _STEP.from_pb
+options_to_pb, options_from_pb = _OPTIONS.to_pb, _OPTIONS.from_pb
+plan_to_pb, plan_from_pb = _PLAN.to_pb, _PLAN.from_pb
+cleaned_to_pb, cleaned_from_pb = _CLEANED.to_pb, _CLEANED.from_pb

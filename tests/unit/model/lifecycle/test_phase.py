@@ -1,0 +1,150 @@
+"""The tables of a migration's phases and a pipeline's states, and the diagrams that show them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from itertools import product
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from services.shared.model import (
+    ErrorKind,
+    MigrationPhase,
+    PgmigError,
+    Phase,
+    PipelineState,
+    check_end,
+    check_phase_move,
+    check_state,
+    check_state_move,
+    shown_phase,
+)
+from services.shared.model.lifecycle.migration_phase import ENDED_FROM, PHASE_TRANSITIONS, STATES
+from services.shared.model.lifecycle.pipeline_state import STATE_TRANSITIONS
+
+ARCHITECTURE = Path(__file__).resolve().parents[4] / "docs" / "architecture.md"
+GROUP = "running"
+OUTSIDE = "[*]"
+Kind = TypeVar("Kind", bound=StrEnum)
+BEFORE_SWITCHOVER = frozenset(
+    {Phase.CREATED, Phase.SCHEMA, Phase.COPY, Phase.INDEXES, Phase.CATCHUP, Phase.STREAMING}
+)
+
+
+def _drawn(first: str) -> set[tuple[str, str]]:
+    """The arrows of the diagram that begins with `first`; one that begins or ends at the group stands for all
+    of its states."""
+    (diagram,) = (
+        part.split("```")[0]
+        for part in ARCHITECTURE.read_text().split("stateDiagram-v2")[1:]
+        if f"{OUTSIDE} --> {first}\n" in part.split("```")[0]
+    )
+    inner = diagram[diagram.index(f"state {GROUP} {{") :].split("}")[0] if f"state {GROUP}" in diagram else ""
+    arrow = re.compile(r"^\s*(\S+) --> (\S+)", re.MULTILINE)
+    members = sorted({name for pair in arrow.findall(inner) for name in pair})
+
+    def names(name: str) -> list[str]:
+        return members if name == GROUP else [name]
+
+    return {
+        (one.replace("_", "-"), other.replace("_", "-"))
+        for source, target in arrow.findall(diagram)
+        for one in names(source)
+        for other in names(target)
+    }
+
+
+def _pairs(table: Mapping[Kind, Iterable[Kind]]) -> set[tuple[str, str]]:
+    return {(str(source), str(target)) for source, targets in table.items() for target in targets}
+
+
+def test_the_diagram_of_a_migration_shows_every_allowed_transition_and_no_other() -> None:
+    allowed = {
+        (source.value, target.value) for source in PHASE_TRANSITIONS for target in PHASE_TRANSITIONS[source]
+    }
+    ends = {(phase.value, OUTSIDE) for phase in MigrationPhase if phase.ended}
+    assert _drawn("migrating") == allowed | ends | {(OUTSIDE, MigrationPhase.MIGRATING.value)}
+
+
+def test_the_diagram_of_a_pipeline_shows_every_allowed_transition_and_no_other() -> None:
+    allowed = {
+        (source.value, target.value) for source in STATE_TRANSITIONS for target in STATE_TRANSITIONS[source]
+    }
+    ends = {(state.value, OUTSIDE) for state in PipelineState if not STATE_TRANSITIONS[state]}
+    assert _drawn("created") == allowed | ends | {(OUTSIDE, PipelineState.CREATED.value)}
+
+
+def test_every_phase_and_state_has_a_row_and_is_running_halted_or_ended() -> None:
+    assert set(PHASE_TRANSITIONS) == set(STATES) == set(MigrationPhase)
+    assert set(STATE_TRANSITIONS) == set(PipelineState)
+    halted = {phase for phase in Phase if not (phase.running or phase.ended)}
+    assert halted == {Phase.PAUSED, Phase.FAILED}
+    assert {state for state in PipelineState if not state.running} == {
+        PipelineState.PAUSED,
+        PipelineState.FAILED,
+        PipelineState.ENDED,
+    }
+
+
+def test_a_switchover_is_neither_paused_nor_aborted_nor_decided_after_a_failure() -> None:
+    moves: list[Callable[[], None]] = [
+        lambda: check_phase_move(MigrationPhase.SWITCHOVER, MigrationPhase.ABORTED),
+        lambda: check_state(MigrationPhase.SWITCHOVER, PipelineState.PAUSED),
+        lambda: check_state(MigrationPhase.SWITCHOVER, PipelineState.COPY),
+        lambda: check_state_move(PipelineState.ENDED, PipelineState.STREAMING),
+        lambda: check_end(MigrationPhase.SWITCHED_OVER, PipelineState.FAILED),
+    ]
+    for refused in moves:
+        with pytest.raises(PgmigError) as caught:
+            refused()
+        assert caught.value.kind is ErrorKind.WRONG_PHASE
+
+
+def test_every_possible_pair_is_shown_and_every_phase_is_shown_for_one() -> None:
+    pairs = [(phase, state) for phase in MigrationPhase for state in STATES[phase]]
+    assert {shown_phase(*pair) for pair in pairs} == set(Phase)
+
+
+def _may_follow(
+    one: tuple[MigrationPhase, PipelineState], other: tuple[MigrationPhase, PipelineState]
+) -> bool:
+    """A pair changes in one of its parts; when the migration ends, in both."""
+    if other[0] is one[0]:
+        return other[1] in STATE_TRANSITIONS[one[1]]
+    if other[0].ended:
+        return other[0] in PHASE_TRANSITIONS[one[0]] and one[1] in ENDED_FROM[other[0]]
+    return other[0] in PHASE_TRANSITIONS[one[0]] and other[1] is one[1]
+
+
+def test_what_is_shown_changes_as_phases_do() -> None:
+    """The one word that clients see has a table of its own, which follows from those of its parts."""
+    pairs = [(phase, state) for phase in MigrationPhase for state in STATES[phase]]
+    moves = {
+        (shown_phase(*one), shown_phase(*other))
+        for one, other in product(pairs, pairs)
+        if _may_follow(one, other)
+    }
+    halts = {(one, halt) for one in BEFORE_SWITCHOVER for halt in (Phase.PAUSED, Phase.FAILED)}
+    resumed = {(halt, one) for one, halt in halts} | {(Phase.FAILED, Phase.SWITCHOVER)}
+    aborted = {(one, Phase.ABORTED) for one in (*BEFORE_SWITCHOVER, Phase.PAUSED, Phase.FAILED)}
+    assert {move for move in moves if move[0] is not move[1]} == halts | resumed | aborted | {
+        (Phase.CREATED, Phase.SCHEMA),
+        (Phase.SCHEMA, Phase.COPY),
+        (Phase.COPY, Phase.INDEXES),
+        (Phase.INDEXES, Phase.CATCHUP),
+        (Phase.INDEXES, Phase.COMPLETE),
+        (Phase.INDEXES, Phase.COPY),
+        (Phase.CATCHUP, Phase.STREAMING),
+        (Phase.CATCHUP, Phase.COPY),
+        (Phase.STREAMING, Phase.CATCHUP),
+        (Phase.STREAMING, Phase.COPY),
+        (Phase.STREAMING, Phase.SWITCHOVER),
+        (Phase.SWITCHOVER, Phase.STREAMING),
+        (Phase.SWITCHOVER, Phase.SWITCHED_OVER),
+        (Phase.SWITCHOVER, Phase.FAILED),
+        (Phase.PAUSED, Phase.FAILED),
+    }
