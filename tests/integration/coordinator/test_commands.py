@@ -9,17 +9,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.shared.model import (
-    ErrorKind,
-    Lsn,
-    MigrationOptions,
-    PgmigError,
-    Phase,
-    StepName,
-    StepState,
-)
-from tests.integration.pg.preflight.test_preflight import traces
+from services.shared.model import ErrorKind, Lsn, MigrationOptions, PgmigError, Phase, StepName, StepState
 from tests.support.data.compare import compare_rows
+from tests.support.preflight import traces
 from tests.support.servers.door import reopen
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer

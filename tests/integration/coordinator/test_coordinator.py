@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.shared.model import (
-    MigrationOptions,
-    Phase,
-    StepState,
-    SwitchoverStep,
-)
-from tests.integration.pg.preflight.test_preflight import traces
+from services.shared.model import MigrationOptions, Phase, StepState, SwitchoverStep
 from tests.support.data.compare import compare_databases
 from tests.support.data.schema import seed
 from tests.support.data.workload import Writer, check_conserved_sum, check_markers
+from tests.support.preflight import traces
 from tests.support.servers.door import reopen
 from tests.support.servers.nats import NatsServer
 from tests.support.services import Services, until_phase

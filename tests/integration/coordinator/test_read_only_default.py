@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from services.shared.model import ErrorKind
-from tests.integration.pg.preflight.test_preflight import refusal, run_sql
+from tests.support.preflight import refusal, run_sql
 from tests.support.servers.postgres import PostgresServer
 
 SETTING = "default_transaction_read_only"

@@ -27,8 +27,8 @@ from services.shared.model import (
 from services.shared.pg.catalog.replica_identity import choose_published
 from services.shared.pg.replication.publication import ensure_publication
 from services.shared.pg.session.connection import connection
-from tests.integration.pg.preflight.test_preflight import traces
 from tests.support.pipeline.in_process import rows, run
+from tests.support.preflight import traces
 from tests.support.servers.nats import NatsServer
 from tests.support.services import Services, until, until_phase
 
