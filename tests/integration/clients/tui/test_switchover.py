@@ -11,16 +11,8 @@ from textual.widgets import Button
 from clients.presentation.switchover import Outcome
 from clients.tui.app import Dashboard
 from clients.tui.screens.switchover import SwitchoverScreen
-from services.shared.model import (
-    ErrorKind,
-    Failure,
-    PgmigError,
-    Phase,
-    StepName,
-    StepState,
-    SwitchoverStep,
-)
-from tests.integration.clients.tui.test_dashboard import dashboard, heard, reads, screen_text, toasts, until
+from services.shared.model import ErrorKind, Failure, PgmigError, Phase, StepName, StepState, SwitchoverStep
+from tests.support.dashboard import dashboard, heard, reads, screen_text, toasts, until
 from tests.support.tui_scenes import STEPS, FakeSession, streaming, view
 
 TIMED_OUT = PgmigError(ErrorKind.TIMEOUT, "the marker was not reached within 30s", "wait for a small lag")
