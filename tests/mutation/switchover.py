@@ -11,6 +11,7 @@ AMID = "tests/unit/coordinator/test_commands_amid_switchover.py"
 INTERRUPTED = "tests/integration/coordinator/operations/test_switchover_interrupted.py"
 UNPUBLISHED = "tests/integration/coordinator/tables/test_unpublished_fence.py"
 AFTER = "tests/integration/coordinator/operations/test_after_switchover.py"
+FREEZE_PRIVILEGES = "tests/integration/pg/freeze/test_freeze_privileges.py"
 
 MUTATIONS = (
     Mutation(
@@ -165,14 +166,14 @@ MUTATIONS = (
         "services/shared/pg/freeze/source.py",
         "            await check_endable(side, before.database, await freeze._spared())\n",
         "",
-        f"{ESCAPES}::test_sessions_of_superusers_refuse_the_freeze_of_a_role_that_may_not_end_them",
+        f"{FREEZE_PRIVILEGES}::test_sessions_of_superusers_refuse_the_freeze_of_a_role_that_may_not_end_them",
     ),
     Mutation(
         "43 the right to close the database is proven first",
         "services/shared/pg/freeze/source.py",
         "            await _prove_rights(admin, side, before)\n",
         "",
-        f"{ESCAPES}::test_role_that_does_not_own_the_database_is_refused_before_anything_is_blocked",
+        f"{FREEZE_PRIVILEGES}::test_role_that_does_not_own_the_database_is_refused_before_anything_is_blocked",
     ),
     Mutation(
         "44 commands wait for the end of a switchover",

@@ -9,22 +9,12 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from services.shared.model import ErrorKind, PgmigError, TableId
+from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.freeze.closed_database import writable_connection
 from services.shared.pg.freeze.source import Freeze, before_freeze, emit_sentinel
 from services.shared.pg.freeze.thaw import thaw
+from tests.support.freezing import frozen, tables
 from tests.support.servers.postgres import PostgresServer
-
-
-async def tables() -> list[TableId]:
-    return [TableId("public", "a"), TableId("public", "b")]
-
-
-@pytest.fixture
-def source(source_db: str) -> str:
-    with psycopg.connect(source_db) as conn:
-        conn.execute("CREATE TABLE a (id int); CREATE TABLE b (id int); CREATE SEQUENCE s")
-    return source_db
 
 
 @pytest.fixture
@@ -42,11 +32,6 @@ def may_write(uri: str) -> bool:
             conn.rollback()
             return False
     return True
-
-
-async def frozen(freeze: Freeze) -> None:
-    await freeze.lock(tables, time.monotonic() + 30)
-    await freeze.end_writers(await freeze.forbid_writes())
 
 
 async def test_frozen_source_takes_no_row_and_no_sequence_value(source: str, freeze: Freeze) -> None:
