@@ -28,7 +28,8 @@ from services.applier.chunks import ChunkQueue
 from services.applier.compact import compact, row_by_row
 from services.applier.planner import Chunk, Sentinel
 from services.shared.model import Lsn, PgmigError, TableId
-from services.shared.pg.apply.session import ApplySession, CommitFailedError, RefusedError
+from services.shared.pg.apply.refusal import CommitFailedError, RefusedError
+from services.shared.pg.apply.session import ApplySession
 from services.shared.pg.apply.target_table import Operation
 from services.shared.runtime.telemetry import SpanName, tracer
 

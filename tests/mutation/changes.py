@@ -53,7 +53,7 @@ MUTATIONS = (
     ),
     Mutation(
         "3 progress stays where it was begun",
-        "services/shared/pg/apply/session.py",
+        "services/shared/pg/apply/progress.py",
         "    if await row_progress(conn, pipeline) is not None:",
         "    if False:",
         f"{PROGRESS_ROW}::test_progress_stays_where_it_was_begun",

@@ -13,7 +13,8 @@ from services.applier.chunks import ChunkQueue
 from services.applier.planner import Chunk, Sentinel
 from services.applier.writer import Totals, Writer
 from services.shared.model import ErrorKind, Lsn, PgmigError
-from services.shared.pg.apply.session import ApplySession, RefusedError
+from services.shared.pg.apply.refusal import RefusedError
+from services.shared.pg.apply.session import ApplySession
 from services.shared.pg.apply.target_table import Operation
 from services.shared.pgoutput import Transaction
 

@@ -25,11 +25,12 @@ from psycopg import AsyncConnection, generators, pq
 from psycopg.abc import PipelineCommand, PQGen
 from psycopg.waiting import Ready, Wait
 
-from services.shared.model import ErrorKind, Lsn, PgmigError, PipelineId, TableId
+from services.shared.model import ErrorKind, Lsn, PgmigError, PipelineId
 from services.shared.pg.apply import long_values
 from services.shared.pg.apply.fence import take_applier_lock
+from services.shared.pg.apply.progress import in_use, take_origin, take_row, uses_origin
+from services.shared.pg.apply.refusal import CommitFailedError, RefusedError, missing_row, where_refused
 from services.shared.pg.apply.target_table import Operation, Statement
-from services.shared.pg.bookkeeping.progress import ORIGIN_FUNCTIONS, row_progress
 from services.shared.pg.session.connection import connect, translate, translated
 from services.shared.pg.session.encoding import send_as_stored
 
@@ -66,26 +67,6 @@ _EMPTY_PIECES = Statement(long_values.EMPTY_TABLE)
 _ADD_PIECE = {True: Statement(long_values.ADD_BYTEA), False: Statement(long_values.ADD_TEXT)}
 
 
-class CommitFailedError(Exception):
-    """The commit that was sent together with later statements has failed. `error` has the reason."""
-
-    def __init__(self, error: PgmigError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class RefusedError(PgmigError):
-    """The destination refuses a change, or lacks its row. table: the table of the change."""
-
-    table: TableId | None = None
-
-    @classmethod
-    def of(cls, error: PgmigError, table: TableId | None) -> RefusedError:
-        refused = cls(error.kind, error.message, error.hint, error.lsn)
-        refused.table = table
-        return refused
-
-
 class ApplySession:
     """A session of one pipeline on the destination. Only one can exist, because only one session can use the
     origin."""
@@ -117,17 +98,17 @@ class ApplySession:
                 await conn.execute("SET session_replication_role = replica")
                 await conn.execute("SET synchronous_commit = local")
                 if not await take_applier_lock(conn, pipeline, epoch):
-                    raise _in_use(f"the progress of migration {pipeline.migration}")
-                uses_origin = await _uses_origin(conn, pipeline)
-                if uses_origin:
-                    progress = await _take_origin(conn, pipeline)
+                    raise in_use(f"the progress of migration {pipeline.migration}")
+                by_origin = await uses_origin(conn, pipeline)
+                if by_origin:
+                    progress = await take_origin(conn, pipeline)
                 else:
-                    progress = await _take_row(conn, pipeline, start)
+                    progress = await take_row(conn, pipeline, start)
                 await conn.execute("SET synchronous_commit = off")
                 for setting in _PLAN_FOR_KEYS:
                     await conn.execute(setting)
             await send_as_stored(conn)
-            session = cls(conn, pipeline, uses_origin=uses_origin)
+            session = cls(conn, pipeline, uses_origin=by_origin)
         except BaseException:
             await conn.close()
             raise
@@ -156,7 +137,7 @@ class ApplySession:
         counts = await self._run_apart([*head, *operations], held)
         for operation, count in zip(operations, counts[len(head) :], strict=True):
             if operation.rows is not None and count != operation.rows:
-                raise _missing(operation, count)
+                raise missing_row(operation, count)
 
     async def _run_apart(self, operations: list[Operation], held: int) -> list[int]:
         """Same as `_run`, but long values are sent before their operation, after the earlier operations have
@@ -291,7 +272,7 @@ class ApplySession:
         found = translate(error, "applying changes to the destination")
         if found.kind is not ErrorKind.INTERNAL:
             return found
-        where = _where_refused(error.diag, owner if isinstance(owner, Operation) else None)
+        where = where_refused(error.diag, owner if isinstance(owner, Operation) else None)
         refused = PgmigError(
             ErrorKind.APPLY_FAILED,
             f"the destination refuses a change{where}: {error.diag.message_primary} "
@@ -308,78 +289,3 @@ class ApplySession:
             self._unflushed.append((inserted, self.progress))
         while self._unflushed and self._unflushed[0][0] <= flushed:
             self.flushed = self._unflushed.popleft()[1]
-
-
-def _where_refused(diag: psycopg.errors.Diagnostic, operation: Operation | None) -> str:
-    """` (table public.t, row id=2, constraint t_check)`, as far as known."""
-    table = f"{diag.schema_name}.{diag.table_name}" if diag.table_name else ""
-    if operation is not None and operation.table is not None:
-        table = table or str(operation.table)
-    key = operation.key if operation is not None else ""
-    told = [f"table {table}" if table else "", f"row {key}" if key else ""]
-    told.append(f"constraint {diag.constraint_name}" if diag.constraint_name else "")
-    known = ", ".join(filter(None, told))
-    return f" ({known})" if known else ""
-
-
-def _missing(operation: Operation, count: int) -> RefusedError:
-    which = f"row with {operation.key}" if operation.key else f"{(operation.rows or 0) - count} of the rows"
-    missing = PgmigError(
-        ErrorKind.MISSING_ROW,
-        f"{operation.table} on the destination lacks the {which} that a change of the source is about",
-        "find out who changed the destination; put the row back, then continue",
-    )
-    return RefusedError.of(missing, operation.table)
-
-
-async def _uses_origin(conn: AsyncConnection, pipeline: PipelineId) -> bool:
-    """Where progress is kept. The first choice remains in force, even if the role's privileges have changed
-    since."""
-    if await row_progress(conn, pipeline) is not None:
-        return False
-    row = await (
-        await conn.execute(
-            "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s)"
-            " OR (SELECT pg_catalog.bool_and(pg_catalog.has_function_privilege(p.oid, 'EXECUTE'))"
-            "       FROM pg_catalog.pg_proc p WHERE p.proname = ANY (%s))",
-            [pipeline.origin, [function.partition("(")[0] for function in ORIGIN_FUNCTIONS]],
-        )
-    ).fetchone()
-    return row is not None and bool(row[0])
-
-
-async def _take_row(conn: AsyncConnection, pipeline: PipelineId, start: Lsn) -> Lsn:
-    """Progress from the row of `pgmig.progress`, which is created if necessary. The session's advisory lock
-    ensures that no other session uses it."""
-    # This writes, so that its commit also flushes earlier commits that did not wait for the disk.
-    await conn.execute(
-        "INSERT INTO pgmig.progress AS p (pipeline, lsn) VALUES (%s, %s::pg_catalog.pg_lsn)"
-        " ON CONFLICT (pipeline) DO UPDATE SET lsn = p.lsn",
-        [str(pipeline), str(start)],
-    )
-    return await row_progress(conn, pipeline) or start
-
-
-def _in_use(what: str) -> PgmigError:
-    return PgmigError(
-        ErrorKind.TRANSIENT,
-        f"{what} is in use on the destination",
-        "another applier session still holds it; it ends by itself when its connection breaks",
-    )
-
-
-async def _take_origin(conn: AsyncConnection, pipeline: PipelineId) -> Lsn | None:
-    name = pipeline.origin
-    await conn.execute(
-        "SELECT pg_catalog.pg_replication_origin_create(%s)"
-        " WHERE pg_catalog.pg_replication_origin_oid(%s) IS NULL",
-        [name, name],
-    )
-    try:
-        await conn.execute("SELECT pg_catalog.pg_replication_origin_session_setup(%s)", [name])
-    except psycopg.errors.ObjectInUse as exc:
-        raise _in_use(f"replication origin {name}") from exc
-    row = await (
-        await conn.execute("SELECT pg_catalog.pg_replication_origin_session_progress(true)::text")
-    ).fetchone()
-    return Lsn.parse(row[0]) if row and row[0] else None

@@ -1,6 +1,6 @@
 """The only module that uses PostgreSQL's streaming replication protocol, over psycopg's libpq wrapper.
 
-psycopg supports replication connections only as raw `pgconn` calls; all of them are here. `wal_stream` reads
+psycopg supports replication connections only as raw `pgconn` calls; all of them are here. A `WalStream` reads
 the stream: the walsender sends each message separately, so `drain` returns what has arrived, and the caller
 pauses briefly after a short drain instead of waking for every message. The socket is registered with the
 event loop only during `wait_readable`.
@@ -21,16 +21,10 @@ from psycopg import AsyncConnection, generators, pq, sql
 from psycopg.abc import PQGen
 
 from services.shared.model import ErrorKind, Lsn, PgmigError
+from services.shared.pg.replication.libpq_wal_stream import LibpqWalStream
+from services.shared.pg.replication.raw_wal_stream import Failed, RawWalStream, server_error
 from services.shared.pg.replication.stream_options import stream_options
-from services.shared.pg.replication.wal_stream import (
-    DOING,
-    BorrowedStream,
-    Failed,
-    Item,
-    LibpqStream,
-    WalStream,
-    server_error,
-)
+from services.shared.pg.replication.wal_stream import DOING, Item, WalStream
 from services.shared.pg.session.connection import (
     UNTRANSLATABLE_STATES,
     complete_conninfo,
@@ -148,9 +142,11 @@ class ReplicationConnection:
             await self._command(AS_STORED, doing)
         if not lends(self._conn) or (self._gss and not self._pgconn.ssl_in_use):
             await self._command(command, doing)
-            self._stream = LibpqStream(self._pgconn, lambda result: _result_error(self._conn, result, DOING))
+            self._stream = LibpqWalStream(
+                self._pgconn, lambda result: _result_error(self._conn, result, DOING)
+            )
         else:
-            self._stream = stream = BorrowedStream(self._conn, _refused(DOING))
+            self._stream = stream = RawWalStream(self._conn, _refused(DOING))
             await stream.begin(command.as_bytes(self._conn), _refused(doing))
 
     def drain(self) -> tuple[list[Item], int]:

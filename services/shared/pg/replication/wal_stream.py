@@ -1,44 +1,19 @@
-"""Read a walsender: bypassing libpq, or through libpq if its channel cannot be borrowed.
+"""What a walsender sends, and the interface of a stream of it.
 
-libpq stores each message twice and returns them one at a time, and it reads at most 16 KiB at once. A
-walsender sends many small messages. So pgmig reads the bytes from libpq's channel (`raw_connection`) into a
-buffer of fixed size and splits them there (`wal_frames`). A message that is larger than the buffer arrives in
-fragments.
-
-libpq is idle at the start and has read everything that the server sent. After START_REPLICATION libpq does
-not use the connection any more, and the connection ends with the stream.
+`raw_wal_stream` bypasses libpq. `libpq_wal_stream` is for connections whose channel libpq does not share.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import psycopg
-from psycopg import AsyncConnection, pq
-
 from services.shared.model import ErrorKind, Lsn, PgmigError
-from services.shared.model.compiled import twin_of
-from services.shared.pg.replication import wal_frames
-from services.shared.pg.replication.wal_frames import COPY_DATA, LARGEST, OVERHEAD, XLOG_DATA
-from services.shared.pg.session.connection import translate
-from services.shared.pg.transport.raw_connection import borrow, ready
-from services.shared.pgoutput.fragments import FRAGMENT, LONG, Fragment, cut
+from services.shared.pgoutput.fragments import Fragment
 
-BUFFER = 1 << 20
-LIBPQ_DRAIN = 1 << 20
-"""Bytes after which a drain through libpq ends. A single message may be longer."""
-_KEEPALIVE = struct.Struct(">cqqc")
-_HEADER = struct.Struct(">BI").unpack_from
-_HEADER_SIZE = 5
-_LIBPQ_HEADER = 25  # bytes before a pgoutput message: type, start, end, clock
-_OTHER_LIMIT = 64 << 10
-_IGNORED = frozenset(b"ANS")  # notifications, notices, parameter changes
 DOING = "streaming changes from the source"
-
-_split: Callable[[bytearray, int, int], tuple[list[bytes], int]] = twin_of(wal_frames).split
+_KEEPALIVE = struct.Struct(">cqqc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +26,6 @@ class Keepalive:
 
 Item = bytes | Fragment | Keepalive
 """A pgoutput message, a fragment of a long one, or a keepalive."""
-
-
-Failed = Callable[[str, str], PgmigError]
-"""Creates the error from a SQLSTATE and a message."""
 
 
 class WalStream(Protocol):
@@ -85,273 +56,18 @@ class WalStream(Protocol):
     def close(self) -> None: ...
 
 
-class BorrowedStream:
-    """A stream that bypasses libpq. Create it on an idle connection, then call `begin`. failed: creates the
-    stream's errors."""
-
-    def __init__(self, conn: AsyncConnection, failed: Failed) -> None:
-        self._channel = borrow(conn)
-        self._buffer = bytearray(BUFFER)
-        self._view = memoryview(self._buffer)
-        self._start = self._end = 0  # range of the received bytes that are not processed yet
-        self._missing = 0  # bytes of a long message that have not arrived yet
-        self._unsent = b""
-        self._must_write = False
-        self._ended: PgmigError | None = None
-        self._failed = failed
-
-    @property
-    def fileno(self) -> int:
-        return self._channel.fileno
-
-    @property
-    def pending(self) -> bool:
-        return self._channel.pending
-
-    @property
-    def must_write(self) -> bool:
-        return self._must_write
-
-    def close(self) -> None:
-        self._channel.close()
-
-    async def begin(self, command: bytes, failed: Failed) -> None:
-        """Send START_REPLICATION and wait for the stream. failed: creates the error if the server refuses."""
-        self._unsent = b"Q" + struct.pack(">I", len(command) + 5) + command + b"\0"
-        try:
-            while self._unsent:
-                await self._when_ready(self._send_more, write=True)
-            while True:
-                self._make_room()
-                received = await self._when_ready(self._receive_more)
-                if not received:
-                    raise _ended()
-                while (message := self._other()) is not None:
-                    kind, body = message
-                    if kind == ord("W"):
-                        return
-                    if kind == ord("E"):
-                        raise failed(*_error_fields(body))
-                    if kind not in _IGNORED:
-                        raise _unexpected(kind)
-        except OSError as exc:
-            raise _lost(exc) from exc
-
-    def _receive_more(self) -> int:
-        received = self._channel.receive(self._view[self._end :])
-        self._end += received
-        return received
-
-    def _send_more(self) -> int:
-        sent = self._channel.send(self._unsent)
-        self._unsent = self._unsent[sent:]
-        return sent
-
-    async def _when_ready(self, operation: Callable[[], int], *, write: bool = False) -> int:
-        while True:
-            try:
-                return operation()
-            except BlockingIOError:
-                await ready(self._channel, send=write)
-
-    def drain(self) -> tuple[list[Item], int]:
-        if self._ended is not None:
-            raise self._ended
-        items: list[Item] = []
-        received = 0
-        try:
-            received = self._receive()
-            self._take(items)
-        except PgmigError as exc:
-            self._ended = exc
-            if not items:
-                raise
-        return items, received
-
-    def _receive(self) -> int:
-        self._make_room()
-        self._must_write = False
-        try:
-            received = self._receive_more()
-        except BlockingIOError:
-            self._must_write = self._channel.crossed
-            return 0
-        except OSError as exc:
-            raise _lost(exc) from exc
-        if not received:
-            raise _ended()
-        return received
-
-    def _make_room(self) -> None:
-        """Move the incomplete message to the front of the buffer."""
-        left = self._end - self._start
-        if self._start:
-            self._view[:left] = self._view[self._start : self._end]
-            self._start, self._end = 0, left
-
-    def _take(self, items: list[Item]) -> None:
-        while True:
-            if self._missing:
-                if self._start == self._end:
-                    return
-                self._take_piece(items)
-                continue
-            messages, self._start = _split(self._buffer, self._start, self._end)
-            items += messages
-            if self._end - self._start <= _HEADER_SIZE:
-                return
-            kind, length = _HEADER(self._buffer, self._start)
-            if kind == COPY_DATA and self._buffer[self._start + 5] == XLOG_DATA:
-                if length <= LARGEST or self._end - self._start < OVERHEAD + FRAGMENT:
-                    return  # until the message or its first fragment is complete
-                self._start += OVERHEAD
-                self._missing = length + 1 - OVERHEAD
-                self._take_piece(items, self._missing)
-                continue
-            message = self._other()
-            if message is None:
-                return
-            self._take_other(*message, items)
-
-    def _take_piece(self, items: list[Item], length: int = 0) -> None:
-        stop = min(self._end, self._start + min(self._missing, FRAGMENT))
-        items.append(Fragment(bytes(self._view[self._start : stop]), length))
-        self._missing -= stop - self._start
-        self._start = stop
-
-    def _other(self) -> tuple[int, bytes] | None:
-        """The message at the front, which is not WAL data: type and body. None: it is incomplete."""
-        if self._end - self._start < _HEADER_SIZE:
-            return None
-        kind, length = _HEADER(self._buffer, self._start)
-        if length < 4 or length > _OTHER_LIMIT:
-            raise PgmigError(ErrorKind.TRANSIENT, f"{DOING}: the source sent bytes that are no message")
-        stop = self._start + 1 + length
-        if stop > self._end:
-            return None
-        body = bytes(self._view[self._start + 5 : stop])
-        self._start = stop
-        return kind, body
-
-    def _take_other(self, kind: int, body: bytes, items: list[Item]) -> None:
-        if kind == COPY_DATA and body[:1] == b"k":
-            items.append(read_keepalive(body))
-        elif kind == ord("E"):
-            raise self._failed(*_error_fields(body))
-        elif kind in (ord("c"), ord("C"), ord("Z")):
-            raise _ended()
-        elif kind not in _IGNORED:
-            raise _unexpected(kind)
-
-    def send(self, payload: bytes) -> None:
-        """Send `payload`. What the socket does not accept now is sent before the next message. If an earlier
-        message is still unsent, `payload` is dropped."""
-        if not self._unsent:
-            self._unsent = b"d" + struct.pack(">I", len(payload) + 4) + payload
-        try:
-            self._send_more()
-        except BlockingIOError:
-            return
-        except OSError as exc:
-            raise _lost(exc) from exc
-
-
-class LibpqStream:
-    """A stream through libpq. Create it after the answer to START_REPLICATION."""
-
-    pending = must_write = False  # a drain that leaves data behind has returned some
-
-    def __init__(self, pgconn: pq.abc.PGconn, failed: Callable[[pq.abc.PGresult], PgmigError]) -> None:
-        self._pgconn = pgconn
-        self._failed = failed
-        self._ended: PgmigError | None = None
-
-    @property
-    def fileno(self) -> int:
-        return self._pgconn.socket
-
-    def close(self) -> None:
-        """Does nothing: the owner of the connection closes it."""
-
-    def drain(self) -> tuple[list[Item], int]:
-        if self._ended is not None:
-            raise self._ended
-        items: list[Item] = []
-        size = 0
-        consumed = False
-        try:
-            while size < LIBPQ_DRAIN:
-                length, data = self._pgconn.get_copy_data(1)
-                if length > 0:
-                    size += length
-                    self._take(data, items)
-                    consumed = False
-                elif length < 0:
-                    self._ended = self._end()
-                    break
-                elif consumed:
-                    break
-                else:
-                    self._pgconn.consume_input()
-                    consumed = True
-        except psycopg.Error as exc:
-            self._ended = translate(exc, DOING)
-        if self._ended is not None and not items:
-            raise self._ended
-        return items, size
-
-    def _take(self, data: memoryview, items: list[Item]) -> None:
-        if data[0] != XLOG_DATA:
-            items.append(read_keepalive(bytes(data)))
-        elif len(data) - _LIBPQ_HEADER < LONG:
-            items.append(bytes(data[_LIBPQ_HEADER:]))
-        else:
-            items += cut(data[_LIBPQ_HEADER:])
-
-    def _end(self) -> PgmigError:
-        result = self._pgconn.get_result()
-        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return self._failed(result)
-        return _ended()
-
-    def send(self, payload: bytes) -> None:
-        try:
-            self._pgconn.put_copy_data(payload)
-            self._pgconn.flush()
-        except psycopg.Error as exc:
-            raise translate(exc, "confirming a position to the source") from exc
-
-
 def read_keepalive(message: bytes) -> Keepalive:
     """Parse a raw keepalive (`k`) message."""
     try:
         _, wal_end, _, reply = _KEEPALIVE.unpack(message)
     except struct.error as exc:
-        raise _unexpected(message[0]) from exc
+        raise unexpected_message(message[0]) from exc
     return Keepalive(Lsn(wal_end), reply == b"\x01")
 
 
-def server_error(sqlstate: str, message: str) -> psycopg.Error:
-    """The driver's error for an ErrorResponse that the driver did not read."""
-    try:
-        return psycopg.errors.lookup(sqlstate)(message)
-    except KeyError:
-        return psycopg.DatabaseError(f"{message} (SQLSTATE {sqlstate or 'none'})")
-
-
-def _error_fields(body: bytes) -> tuple[str, str]:
-    """SQLSTATE and primary message of an ErrorResponse."""
-    fields = {field[:1]: field[1:].decode(errors="replace") for field in body.split(b"\0") if field}
-    return fields.get(b"C", ""), fields.get(b"M", "no reason given")
-
-
-def _ended() -> PgmigError:
+def stream_ended() -> PgmigError:
     return PgmigError(ErrorKind.TRANSIENT, "the source ended the replication stream")
 
 
-def _lost(exc: OSError) -> PgmigError:
-    return PgmigError(ErrorKind.TRANSIENT, f"{DOING}: the connection to the source was lost: {exc}")
-
-
-def _unexpected(kind: int) -> PgmigError:
+def unexpected_message(kind: int) -> PgmigError:
     return PgmigError(ErrorKind.TRANSIENT, f"{DOING}: the source sent a message of type {chr(kind)!r}")

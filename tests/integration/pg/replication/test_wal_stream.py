@@ -12,7 +12,8 @@ import pytest
 from services.shared.model import ErrorKind, Lsn, PgmigError
 from services.shared.pg.replication import connection as replicating
 from services.shared.pg.replication.connection import ReplicationConnection
-from services.shared.pg.replication.wal_stream import BorrowedStream, LibpqStream
+from services.shared.pg.replication.libpq_wal_stream import LibpqWalStream
+from services.shared.pg.replication.raw_wal_stream import RawWalStream
 from services.shared.pgoutput.fragments import LONG, Fragment
 from tests.support.servers.installs import oldest
 from tests.support.servers.postgres import PostgresServer
@@ -93,7 +94,7 @@ async def messages(replication: ReplicationConnection, commits: int) -> list[byt
 async def test_short_and_long_messages_arrive_whole(source: str, way: str) -> None:
     sizes = [0, 1, 1000, LONG - 30, LONG - 1, LONG, LONG + 1, 1 << 20, (1 << 20) + 7, 5 << 20]
     async with streaming(source) as replication:
-        expected = LibpqStream if way == "libpq" else BorrowedStream
+        expected = LibpqWalStream if way == "libpq" else RawWalStream
         assert type(replication._stream) is expected
         with psycopg.connect(source, autocommit=True) as conn:
             for number, size in enumerate(sizes):
