@@ -17,7 +17,7 @@ from services.shared.rpc import channel as channel_options
 from services.shared.rpc import limits
 from services.shared.rpc.conversion.view import options_to_pb
 from services.shared.rpc.server import ControlServer
-from tests.contract.test_rpc_control import VIEW, FakeControl, NoWorkers
+from tests.fakes.control_service import VIEW, FakeControl, NoWorkers
 
 GET = "/pgmig.control.v1.ControlService/GetMigration"
 START = "/pgmig.control.v1.ControlService/StartMigration"

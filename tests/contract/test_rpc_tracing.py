@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.shared.model import ErrorKind, PgmigError
-from tests.contract.test_rpc_control import STEPS, VIEW, FakeControl, serving
+from tests.fakes.control_service import STEPS, VIEW, FakeControl, serving
 
 
 @pytest.fixture

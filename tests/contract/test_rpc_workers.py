@@ -31,7 +31,7 @@ from services.shared.rpc import channel
 from services.shared.rpc.server import ControlServer
 from services.shared.rpc.worker_link import WorkerLink
 from services.shared.rpc.workers_api import Send
-from tests.contract.test_rpc_control import FakeControl
+from tests.fakes.control_service import FakeControl
 from tests.support.servers.process import free_port
 from tests.support.servers.proxy import proxied
 

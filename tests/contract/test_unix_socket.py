@@ -12,7 +12,7 @@ import pytest
 from clients.session import Session
 from services.shared.model import ErrorKind, PgmigError, check_address, socket_path
 from services.shared.rpc.server import ControlServer
-from tests.contract.test_rpc_control import FakeControl, NoWorkers
+from tests.fakes.control_service import FakeControl, NoWorkers
 
 
 @pytest.fixture

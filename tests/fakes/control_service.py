@@ -1,0 +1,179 @@
+"""The control API's handler that answers with constants and notes its calls, served on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from services.shared.model import (
+    CleanupResult,
+    Lsn,
+    MigrationId,
+    MigrationOptions,
+    MigrationPlan,
+    MigrationView,
+    Phase,
+    Register,
+    StepName,
+    StepState,
+    SwitchoverResult,
+    SwitchoverStep,
+    TableId,
+    WorkerReport,
+)
+from services.shared.rpc.control_client import ControlClient
+from services.shared.rpc.server import ControlServer
+from services.shared.rpc.workers_api import Send
+
+VIEW = MigrationView("m1", Phase.STREAMING, revision=7)
+
+
+STEPS = (
+    SwitchoverStep(StepName.FREEZE, StepState.DONE, elapsed_ms=3),
+    SwitchoverStep(
+        StepName.COMMIT, StepState.DONE, "", 40, SwitchoverResult(Lsn(99), 41, 2, 1_700_000_000.5)
+    ),
+)
+
+
+class NoWorkers:
+    def holds(self, worker_id: str) -> bool:
+        return False
+
+    def connected(self, register: Register, send: Send) -> None:
+        raise AssertionError("no worker is expected")
+
+    async def report(self, worker_id: str, report: WorkerReport) -> None:
+        raise AssertionError("no worker is expected")
+
+    def disconnected(self, worker_id: str) -> None:
+        raise AssertionError("no worker is expected")
+
+
+CLEANED = CleanupResult(("slot pgmig_m1", "publication pgmig_m1"), ("origin",))
+
+
+PLAN = MigrationPlan(("table a.b", "view c"), ("d.e",), "token", ("f",))
+
+
+@dataclass
+class FakeControl:
+    """Answers VIEW and notes the calls; raises `error` when that is set."""
+
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    error: Exception | None = None
+    views: asyncio.Queue[MigrationView | None] = field(default_factory=asyncio.Queue)
+    watch_closed: asyncio.Event = field(default_factory=asyncio.Event)
+    steps_closed: asyncio.Event = field(default_factory=asyncio.Event)
+    more_steps: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def note(self, *call: Any) -> MigrationView:
+        self.calls.append(call)
+        if self.error is not None:
+            raise self.error
+        return VIEW
+
+    async def start(
+        self, migration_id: MigrationId, source_uri: str, destination_uri: str, options: MigrationOptions
+    ) -> MigrationView:
+        return self.note("start", migration_id, source_uri, destination_uri, options)
+
+    async def get(self, migration_id: MigrationId) -> MigrationView:
+        return self.note("get", migration_id)
+
+    async def list_all(self) -> tuple[MigrationView, ...]:
+        return (self.note("list_all"), replace(VIEW, migration_id="m2"))
+
+    async def watch(self, migration_id: MigrationId) -> AsyncIterator[MigrationView]:
+        yield self.note("watch", migration_id)
+        try:
+            while (view := await self.views.get()) is not None:
+                yield view
+        finally:
+            self.watch_closed.set()
+
+    async def pause(self, migration_id: MigrationId) -> MigrationView:
+        return self.note("pause", migration_id)
+
+    async def resume(
+        self,
+        migration_id: MigrationId,
+        source_uri: str | None,
+        destination_uri: str | None,
+        skip_objects: tuple[str, ...],
+    ) -> MigrationView:
+        return self.note("resume", migration_id, source_uri, destination_uri, *skip_objects)
+
+    async def skip_transaction(
+        self,
+        migration_id: MigrationId,
+        lsn: Lsn,
+        reason: str,
+        who: str,
+        *,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
+        return self.note("skip_transaction", migration_id, lsn, reason, who, source_uri, destination_uri)
+
+    async def resync_tables(
+        self,
+        migration_id: MigrationId,
+        tables: tuple[TableId, ...],
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
+        return self.note("resync_tables", migration_id, tables, source_uri, destination_uri)
+
+    async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
+        self.note("switchover", migration_id, timeout_s)
+        try:
+            yield STEPS[0]
+            await self.more_steps.wait()
+            yield STEPS[1]
+        finally:
+            self.steps_closed.set()
+
+    async def plan(
+        self, migration_id: MigrationId, source_uri: str, destination_uri: str, options: MigrationOptions
+    ) -> MigrationPlan:
+        self.note("plan", migration_id, source_uri, destination_uri, options)
+        return PLAN
+
+    async def unfreeze(
+        self,
+        migration_id: MigrationId,
+        read_only: bool,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
+        return self.note("unfreeze", migration_id, read_only, source_uri, destination_uri)
+
+    async def abort(
+        self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView:
+        return self.note("abort", migration_id, source_uri, destination_uri)
+
+    async def cleanup(
+        self,
+        migration_id: MigrationId,
+        force: bool,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> CleanupResult:
+        self.note("cleanup", migration_id, force, source_uri, destination_uri)
+        return CLEANED
+
+
+@asynccontextmanager
+async def serving(control: FakeControl) -> AsyncIterator[tuple[ControlServer, ControlClient]]:
+    server = ControlServer("127.0.0.1:0", control, NoWorkers())
+    address = await server.start()
+    try:
+        async with ControlClient(address) as client:
+            yield server, client
+    finally:
+        await server.stop(0)
