@@ -24,7 +24,7 @@ from clients.embedded.stack import embedded_stack
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationOptions, PgmigError, socket_path
 from services.shared.runtime.logfile import LIMIT
-from tests.integration.clients.embedded.test_stack import (
+from tests.support.embedded import (
     SECRET,
     Notes,
     directory,

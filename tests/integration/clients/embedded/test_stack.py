@@ -8,89 +8,33 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from clients.embedded.child import Child, Program, lifeline
-from clients.embedded.local_state import MigrationDir
 from clients.embedded.logfile import last_line
 from clients.embedded.prestart import can_fork
-from clients.embedded.stack import FOLLOWING, StackPlan, embedded_stack
+from clients.embedded.stack import StackPlan, embedded_stack
 from clients.session import Session
-from services.shared.model import ErrorKind, MigrationId, MigrationOptions, PgmigError, Phase
+from services.shared.model import ErrorKind, MigrationOptions, PgmigError, Phase
 from tests.fakes.cli import fake_module
-
-PYTHON = sys.executable
-SECRET = "postgresql://app:hush@127.0.0.1:1/none"
-
-
-def directory(state_dir: Path, name: str = "m") -> MigrationDir:
-    return MigrationDir(state_dir, MigrationId.parse(name))
-
-
-def plan(
-    state_dir: Path,
-    module: Callable[[str], str] = fake_module,
-    workers: tuple[str, ...] = FOLLOWING,
-) -> StackPlan:
-    return StackPlan(directory(state_dir), SECRET, SECRET, workers, 1, module)
-
-
-async def eventually(true: Callable[[], bool]) -> None:
-    """Another process gets there by itself, and nothing tells us when."""
-    async with asyncio.timeout(60):
-        while not true():
-            await asyncio.sleep(0.02)
-
-
-class Notes:
-    """What the supervisor tells the operator; `told` waits for a note about something."""
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._more = asyncio.Event()
-
-    def note(self, text: str) -> None:
-        self.warn(text)
-
-    def warn(self, text: str) -> None:
-        self._texts.append(text)
-        self._more.set()
-
-    async def told(self, about: str) -> None:
-        while not any(about in text for text in self._texts):
-            self._more.clear()
-            await self._more.wait()
-
-
-def fork_server() -> psutil.Process:
-    """What the services are forked from."""
-    (found,) = (one for one in psutil.Process().children() if "forkserver" in " ".join(one.cmdline()))
-    return found
-
-
-def own_children() -> dict[str, psutil.Process]:
-    """By what they run: nats-server, coordinator, worker."""
-    found = {}
-    for process in psutil.Process().children(recursive=True):
-        try:
-            command = " ".join(process.cmdline())
-        except psutil.NoSuchProcess:
-            continue  # it has ended meanwhile
-        for name in ("nats-server", "fakes.coordinator", "fakes.worker"):
-            if name in command:
-                found[f"{name}-{process.pid}" if name in found else name] = process
-    return found
-
-
-@asynccontextmanager
-async def running(state_dir: Path, notes: Notes | None = None) -> AsyncIterator[str]:
-    async with embedded_stack(plan(state_dir), notes or Notes()) as stack:
-        yield await stack.serving()
+from tests.support.embedded import (
+    PYTHON,
+    SECRET,
+    Notes,
+    directory,
+    eventually,
+    eventually_answers,
+    fork_server,
+    listening,
+    listens,
+    open_files,
+    own_children,
+    plan,
+    running,
+)
 
 
 async def test_stack_can_be_found_while_it_runs_and_leaves_no_process(state_dir: Path) -> None:
@@ -144,27 +88,12 @@ async def test_killed_child_comes_back_where_it_was(state_dir: Path, victim: str
         assert bool(places) == (victim != "fakes.worker")
         os.kill(before.pid, signal.SIGKILL)
         await notes.told("SIGKILL")
-        await eventually(lambda: _listens(own_children().get(victim), places))
+        await eventually(lambda: listens(own_children().get(victim), places))
         assert before.pid not in {process.pid for process in own_children().values()}
         async for view in session.follow("m"):
             assert view.migration_id == "m"
             break
     assert "SIGKILL" in (state_dir / "m" / "log" / "stack.log").read_text()
-
-
-def listening(process: psutil.Process) -> set[object]:
-    """TCP ports, and paths of Unix sockets."""
-    ports = {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-    return ports | {c.laddr for c in process.net_connections("unix") if str(c.laddr).endswith(".sock")}
-
-
-def _listens(process: psutil.Process | None, places: set[object]) -> bool:
-    if process is None:
-        return False
-    try:
-        return places <= listening(process)
-    except psutil.Error:
-        return False
 
 
 @pytest.mark.skipif(not can_fork(), reason="the services are executed on this system")
@@ -184,19 +113,6 @@ async def test_services_come_back_with_the_process_that_they_are_forked_from(sta
             await eventually_answers(session)
 
 
-async def eventually_answers(session: Session) -> None:
-    """Its coordinator has just been started again."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                await session.list_all()
-            except PgmigError as exc:
-                assert exc.policy.retry
-                await asyncio.sleep(0.02)
-            else:
-                return
-
-
 @pytest.mark.skipif(not can_fork(), reason="the services are executed on this system")
 async def test_process_that_services_are_forked_from_has_one_thread_and_no_connection(
     state_dir: Path,
@@ -208,15 +124,6 @@ async def test_process_that_services_are_forked_from_has_one_thread_and_no_conne
         server = fork_server()
         assert server.num_threads() == 1
         assert server.net_connections() == []
-
-
-def open_files(pid: int) -> dict[int, str]:
-    """By file descriptor."""
-    return {
-        int(link.name): str(link.readlink())
-        for link in Path(f"/proc/{pid}/fd").iterdir()
-        if link.is_symlink()
-    }
 
 
 @pytest.mark.skipif(not can_fork(), reason="the services are executed on this system")
