@@ -12,6 +12,7 @@ INTERRUPTED = "tests/integration/coordinator/operations/test_switchover_interrup
 UNPUBLISHED = "tests/integration/coordinator/tables/test_unpublished_fence.py"
 AFTER = "tests/integration/coordinator/operations/test_after_switchover.py"
 FREEZE_PRIVILEGES = "tests/integration/pg/freeze/test_freeze_privileges.py"
+UNDO = "tests/integration/coordinator/operations/test_undo.py"
 
 MUTATIONS = (
     Mutation(
@@ -82,7 +83,7 @@ MUTATIONS = (
         "services/coordinator/operations/undo.py",
         "        await context.journal.claim()\n",
         "",
-        f"{AFTER}::test_undo_wins_its_compare_and_set_before_it_thaws",
+        f"{UNDO}::test_undo_wins_its_compare_and_set_before_it_thaws",
     ),
     Mutation(
         "42 a thaw ends the sessions of the freeze first",
@@ -96,7 +97,7 @@ MUTATIONS = (
         "services/coordinator/migration/journal.py",
         '        FENCED and BROKER."""\n        async with self._lock:\n',
         '        FENCED and BROKER."""\n        async with self._lock:\n            await self._write()\n',
-        f"{AFTER}::test_undo_opens_the_source_although_the_state_file_cannot_be_written",
+        f"{UNDO}::test_undo_opens_the_source_although_the_state_file_cannot_be_written",
     ),
     Mutation(
         "42 a coordinator that was refused stays refused",
@@ -131,7 +132,7 @@ MUTATIONS = (
         "services/coordinator/operations/undo.py",
         "        await context.journal.claim()\n",
         "",
-        f"{AFTER}::test_replaced_coordinator_opens_no_source",
+        f"{UNDO}::test_replaced_coordinator_opens_no_source",
     ),
     Mutation(
         "42 a migration that was cleaned up leaves a mark",

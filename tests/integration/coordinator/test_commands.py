@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,7 +11,6 @@ from services.shared.model import ErrorKind, Lsn, MigrationOptions, PgmigError, 
 from tests.support.data.compare import compare_rows
 from tests.support.preflight import traces
 from tests.support.servers.door import reopen
-from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.services import Services, until, until_phase
 
@@ -27,12 +24,6 @@ def source(source_db: str) -> str:
         conn.execute("CREATE SEQUENCE counter")
         conn.execute("INSERT INTO item SELECT n, repeat('x', 50) FROM generate_series(1, 1000) n")
     return source_db
-
-
-@pytest.fixture
-def services(nats_server: NatsServer, tmp_path: Path) -> Iterator[Services]:
-    with Services(nats_server, tmp_path) as running:
-        yield running
 
 
 def insert(uri: str, first: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from services.shared.bus.connection import connect_bus
@@ -17,13 +16,6 @@ from tests.support.services import Services
 
 FOLLOW = MigrationOptions(follow=True)
 FAR = 1_000_000
-
-
-@pytest.fixture
-def source(source_db: str) -> str:
-    with psycopg.connect(source_db) as conn:
-        conn.execute("CREATE TABLE item (id int PRIMARY KEY)")
-    return source_db
 
 
 def advanced(text: str) -> str:

@@ -32,13 +32,6 @@ LOCKING = (
 
 
 @pytest.fixture
-def source(source_db: str) -> str:
-    with psycopg.connect(source_db) as conn:
-        conn.execute("CREATE TABLE item (id int PRIMARY KEY)")
-    return source_db
-
-
-@pytest.fixture
 async def freeze(source: str) -> AsyncIterator[Freeze]:
     freeze = await Freeze.open(source)
     yield freeze

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from services.shared.model import (
-    ErrorKind,
-    LargeObjects,
-    Lsn,
-    MigrationOptions,
-    PgmigError,
-    Phase,
-    Selection,
-)
+from services.shared.model import ErrorKind, LargeObjects, Lsn, MigrationOptions, PgmigError, Phase, Selection
 from tests.support.pipeline.in_process import rows, run
-from tests.support.servers.nats import NatsServer
 from tests.support.services import Services, until, until_phase
 
 pytestmark = pytest.mark.timeout(180)
@@ -48,12 +37,6 @@ def source(source_db: str) -> str:
         "INSERT INTO app.t (m) VALUES ('ok')",
     )
     return source_db
-
-
-@pytest.fixture
-def services(nats_server: NatsServer, tmp_path: Path) -> Iterator[Services]:
-    with Services(nats_server, tmp_path) as running:
-        yield running
 
 
 async def test_rows_go_into_tables_that_are_there_and_changes_follow(

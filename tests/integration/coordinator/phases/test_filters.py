@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import psycopg
 import pytest
 
@@ -20,7 +17,6 @@ from services.shared.model import (
     Selection,
 )
 from tests.support.pipeline.in_process import rows, run
-from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.services import Services, until, until_phase
 
@@ -78,12 +74,6 @@ def source(source_db: str) -> str:
         "REFRESH MATERIALIZED VIEW app.counted",
     )
     return source_db
-
-
-@pytest.fixture
-def services(nats_server: NatsServer, tmp_path: Path) -> Iterator[Services]:
-    with Services(nats_server, tmp_path) as running:
-        yield running
 
 
 async def cloned(services: Services, source: str, dest: str, options: MigrationOptions) -> MigrationView:

@@ -3,7 +3,6 @@ unique indexes that the source's own rows violate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -41,12 +40,6 @@ KEYS = [
     "INSERT INTO scratch VALUES (1)",
 ]
 VALID = "SELECT conname, convalidated FROM pg_constraint WHERE contype = 'f' AND conparentid = 0 ORDER BY 1"
-
-
-@pytest.fixture
-def services(nats_server: NatsServer, tmp_path: Path) -> Iterator[Services]:
-    with Services(nats_server, tmp_path) as running:
-        yield running
 
 
 @pytest.mark.parametrize("choice", [NoKeyTables.INSERT_ONLY, NoKeyTables.COPY_ONLY])

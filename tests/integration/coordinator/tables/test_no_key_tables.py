@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -29,7 +27,6 @@ from services.shared.pg.replication.publication import ensure_publication
 from services.shared.pg.session.connection import connection
 from tests.support.pipeline.in_process import rows, run
 from tests.support.preflight import traces
-from tests.support.servers.nats import NatsServer
 from tests.support.services import Services, until, until_phase
 
 IDENTITIES = "SELECT relname, relreplident::text FROM pg_class WHERE relname IN ('log', 'mute') ORDER BY 1"
@@ -48,12 +45,6 @@ def source(source_db: str) -> str:
         "INSERT INTO log SELECT n % 3, 'copied' FROM generate_series(1, 9) n",
     )
     return source_db
-
-
-@pytest.fixture
-def services(nats_server: NatsServer, tmp_path: Path) -> Iterator[Services]:
-    with Services(nats_server, tmp_path) as running:
-        yield running
 
 
 async def streaming(session: Session, source: str, dest: str, choice: NoKeyTables) -> MigrationView:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,7 +13,6 @@ from services.shared.pg.catalog.replica_identity import never_identified
 from services.shared.pg.session.connection import connection
 from tests.integration.coordinator.tables.test_resync import resync, same, switch_over
 from tests.support.pipeline.in_process import rows, run
-from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.services import Services, until_phase
 
@@ -25,12 +23,6 @@ STORED_KEY = "(a int NOT NULL, b text, k int GENERATED ALWAYS AS (a * 10) STORED
 
 def table(name: str) -> TableId:
     return TableId("public", name)
-
-
-@pytest.fixture
-def services(nats_server: NatsServer, tmp_path: Path) -> Iterator[Services]:
-    with Services(nats_server, tmp_path) as running:
-        yield running
 
 
 @pytest.fixture
