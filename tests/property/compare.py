@@ -7,7 +7,7 @@ from collections import Counter
 import psycopg
 
 from tests.property.play import History
-from tests.property.schema import Table
+from tests.property.table import Table
 
 OPTIONS = (
     "-c TimeZone=UTC -c DateStyle=ISO,MDY -c IntervalStyle=postgres -c extra_float_digits=3"

@@ -1,12 +1,13 @@
-"""Random tables: keys, replica identities, constraints, partitions, and how the destination differs."""
+"""Random tables: keys, replica identities, constraints, partitions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from random import Random
 
-from services.shared.model import TableId
-from tests.property.kinds import BIG, BIG_BYTES, INT, KINDS, LONG_KEY, TYPES_DDL, Kind, name
+from tests.property.destination import destination_ddl, destination_triggers, divided_there
+from tests.property.kinds import BIG, BIG_BYTES, INT, KINDS, LONG_KEY, TYPES_DDL, name
+from tests.property.table import Column, Table, ddl, divide
 
 _KEYS = [kind for kind in KINDS if kind.key]
 _STYLES = (
@@ -33,82 +34,11 @@ IDENTITIES = (
     "nothing",
 )
 
-_EXTRA_COLUMNS = (
-    '"extra 1" int DEFAULT 7',
-    "\"extra 2\" text DEFAULT 'there only'",
-    '"extra 3" int',
-    '"extra 4" int GENERATED ALWAYS AS (1 + 1) STORED',
-    "\"extra 5\" text NOT NULL DEFAULT upper('x')",
-)
-
 
 def _draw_name(random: Random, number: int) -> str:
     """A name within 63 bytes, unlike any with another number."""
     style = random.choice(_STYLES) if random.random() < 0.4 else "plain"
     return f"{style}{number}"
-
-
-@dataclass(slots=True)
-class Column:
-    """ddl: what follows the type at the source and the destination. writable: "yes", "default" (an
-    UPDATE may only set DEFAULT: GENERATED ALWAYS AS IDENTITY), "no" (a stored generated column).
-    required: NULL is refused."""
-
-    name: str
-    kind: Kind
-    ddl: str = ""
-    writable: str = "yes"
-    required: bool = False
-
-    @property
-    def sql(self) -> str:
-        return name(self.name)
-
-
-@dataclass(slots=True)
-class Table:
-    """schema, name: unquoted. key: primary or otherwise identifying columns, possibly none.
-
-    identity: one of IDENTITIES. unique: columns with a unique constraint or index of their own.
-    constraints: after the columns of CREATE TABLE. after: statements that complete it, with
-    which the destination may begin without (`bare`).
-    """
-
-    schema: str
-    name: str
-    columns: list[Column]
-    key: list[Column]
-    identity: str
-    deferrable: list[Column] = field(default_factory=list)
-    unique: list[Column] = field(default_factory=list)
-    constraints: list[str] = field(default_factory=list)
-    partition_by: str = ""
-    partitions: list[tuple[str, str]] = field(default_factory=list)  # name, bound
-    attached: list[str] = field(default_factory=list)  # the last partition's columns in their own order
-    indexes: list[str] = field(default_factory=list)
-    identity_index: str = ""
-    refers: bool = False
-
-    @property
-    def sql(self) -> str:
-        return f"{name(self.schema)}.{name(self.name)}"
-
-    @property
-    def id(self) -> TableId:
-        return TableId(self.schema, self.name)
-
-    @property
-    def others(self) -> list[Column]:
-        """Columns that are not the key's and can be set."""
-        return [column for column in self.columns if column not in self.key and column.writable == "yes"]
-
-    @property
-    def big(self) -> list[Column]:
-        return [column for column in self.others if column.kind.big]
-
-    @property
-    def insertable(self) -> list[Column]:
-        return [column for column in self.columns if column.writable != "no"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +61,10 @@ def draw_schema(random: Random, number: int) -> Schema:
     source, destination = list(head), list(head)
     bare = random.random() < 0.1
     for table in tables:
-        source += _ddl(table)
-        there = _divided_there(random, table)
-        destination += _ddl(there, bare=bare) if bare else _destination_ddl(random, there)
-        destination += _destination_triggers(random, table)
+        source += ddl(table)
+        there = divided_there(random, table)
+        destination += ddl(there, bare=bare) if bare else destination_ddl(random, there)
+        destination += destination_triggers(random, table)
     return Schema(schema, tables, source, destination)
 
 
@@ -262,123 +192,4 @@ def _partition(random: Random, table: Table) -> None:
     column = table.key[0]
     if column.kind is not INT or column.writable != "yes" or table.unique or table.constraints:
         return
-    _divide(random, table, column)
-
-
-def _divide(random: Random, table: Table, column: Column) -> None:
-    shape = random.choice(("RANGE", "LIST", "HASH"))
-    table.partition_by = f" PARTITION BY {shape} ({column.sql})"
-    low, high = sorted(random.sample(range(2, 14), 2))
-    bounds = {
-        "RANGE": [f"FROM (MINVALUE) TO ({low})", f"FROM ({low}) TO ({high})", f"FROM ({high}) TO (MAXVALUE)"],
-        "LIST": [f"IN ({low}, 1)", f"IN ({high})", "DEFAULT"],
-        "HASH": ["WITH (MODULUS 2, REMAINDER 0)", "WITH (MODULUS 2, REMAINDER 1)"],
-    }[shape]
-    clauses = [bound if bound == "DEFAULT" else f"FOR VALUES {bound}" for bound in bounds]
-    table.partitions = [(f"part {table.name[-1]}{n}", clause) for n, clause in enumerate(clauses)]
-
-
-def _divided_there(random: Random, table: Table) -> Table:
-    """The table as the destination divides it: at times otherwise, under the same names, or not at all."""
-    draw = random.random()
-    if not table.partitions or draw < 0.3:
-        return table
-    there = replace(table, partition_by="", partitions=[], attached=[])
-    if draw < 0.65:
-        _divide(random, there, table.key[0])
-    return there
-
-
-def _ddl(table: Table, columns: list[str] | None = None, *, bare: bool = False) -> list[str]:
-    """columns: their definitions, when they are not the source's. bare: no key, constraint or index."""
-    items = columns or [f"{column.sql} {_type(table, column)}{column.ddl}" for column in table.columns]
-    listed = ", ".join([*items, *([] if bare else table.constraints)])
-    statements = [f"CREATE TABLE {table.sql} ({listed}){table.partition_by}"]
-    leaves = [f"{name(table.schema)}.{name(leaf)}" for leaf, _ in table.partitions]
-    for leaf, (_, bound) in zip(leaves, table.partitions, strict=True):
-        if leaf == leaves[-1] and table.attached:
-            statements += _attached(table, leaf, bound)
-        else:
-            statements.append(f"CREATE TABLE {leaf} PARTITION OF {table.sql} {bound}")
-    stores = leaves or [table.sql]
-    for column in table.columns:
-        if column.kind.big:
-            statements += [f"ALTER TABLE {store} ALTER {column.sql} SET STORAGE EXTERNAL" for store in stores]
-    if bare:
-        return statements
-    statements += table.indexes
-    if table.identity.startswith("full"):
-        statements += [f"ALTER TABLE {store} REPLICA IDENTITY FULL" for store in stores]
-    elif table.identity_index:
-        statements.append(
-            f"ALTER TABLE {table.sql} REPLICA IDENTITY USING INDEX {name(table.identity_index)}"
-        )
-    elif table.identity == "nothing":
-        statements += [f"ALTER TABLE {store} REPLICA IDENTITY NOTHING" for store in stores]
-    return statements
-
-
-def _attached(table: Table, leaf: str, bound: str) -> list[str]:
-    """A partition of its own making, with one column that is gone."""
-    found = {column.name: column for column in table.columns}
-    items = [
-        f"{name(each)} {_type(table, found[each])}{' NOT NULL' if found[each] in table.key else ''}"
-        for each in table.attached
-    ]
-    return [
-        f"CREATE TABLE {leaf} (gone int, {', '.join(items)})",
-        f"ALTER TABLE {leaf} DROP gone",
-        f"ALTER TABLE {table.sql} ATTACH PARTITION {leaf} {bound}",
-    ]
-
-
-def _type(table: Table, column: Column) -> str:
-    return column.kind.sql_type.format(schema=name(table.schema))
-
-
-def _destination_ddl(random: Random, table: Table) -> list[str]:
-    """As at the source, or with columns in another order, of wider types, and more of them."""
-    if random.random() < 0.4:
-        return _ddl(table)
-    columns = []
-    for column in table.columns:
-        wider = column.kind.wider and not column.ddl and not table.refers and random.random() < 0.3
-        columns.append(f"{column.sql} {column.kind.wider if wider else _type(table, column)}{column.ddl}")
-    if random.random() < 0.5:
-        columns += random.sample(_EXTRA_COLUMNS, random.randint(1, 3))
-    if random.random() < 0.7:
-        random.shuffle(columns)
-    statements = _ddl(replace(table, attached=[]), columns)
-    return _partitioned_there(statements, table) if random.random() < 0.3 else statements
-
-
-def _partitioned_there(statements: list[str], table: Table) -> list[str]:
-    """The table is partitioned on the destination alone, if nothing but its key is unique."""
-    column = (table.key or table.columns)[0]
-    alone = len(table.constraints) == (table.identity in {"key", "full"}) and not table.indexes
-    hashed = column.kind.key and not column.kind.big and column.kind.sql_type != "varbit"
-    if table.partitions or not alone or not hashed or column.writable == "no":
-        return statements
-    leaves = [
-        f"CREATE TABLE {name(table.schema)}.{name(f'leaf {table.name[-1]}{n}')} PARTITION OF {table.sql}"
-        f" FOR VALUES WITH (MODULUS 3, REMAINDER {n})"
-        for n in range(3)
-    ]
-    return [f"{statements[0]} PARTITION BY HASH ({column.sql})", *leaves, *statements[1:]]
-
-
-def _destination_triggers(random: Random, table: Table) -> list[str]:
-    """At times triggers: an ordinary one, which must not fire, or one that must for every change."""
-    draw = random.random()
-    if draw > 0.2:
-        return []
-    body = "RETURN NULL" if draw < 0.1 else "IF TG_OP = 'DELETE' THEN RETURN OLD; END IF; RETURN NEW"
-    function = f"{name(table.schema)}.{name('trigger of ' + table.name[-1])}"
-    statements = [
-        f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; END $$",
-        f"CREATE TRIGGER t BEFORE INSERT OR UPDATE OR DELETE ON {table.sql}"
-        f" FOR EACH ROW EXECUTE FUNCTION {function}()",
-    ]
-    if draw >= 0.1:
-        statements.append(f"ALTER TABLE {table.sql} ENABLE ALWAYS TRIGGER t")
-    return statements
+    divide(random, table, column)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from tests.property.schema import Column, Schema, Table
+from tests.property.schema import Schema
+from tests.property.table import Column, Table
 
 Change = Callable[[Random, Table], list[str]]
 
