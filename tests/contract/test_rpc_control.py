@@ -21,11 +21,7 @@ from services.shared.rpc.server import ControlServer
 from tests.fakes.control_service import CLEANED, PLAN, STEPS, VIEW, FakeControl, NoWorkers, serving
 
 URIS = ("postgresql://a", "postgresql://b")
-
-
 GIVEN = {"source_uri": URIS[0], "destination_uri": URIS[1]}
-
-
 TABLES = (TableId("shop", "orders"), TableId("Odd.", 'na"me'))
 
 

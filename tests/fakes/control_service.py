@@ -29,8 +29,6 @@ from services.shared.rpc.server import ControlServer
 from services.shared.rpc.workers_api import Send
 
 VIEW = MigrationView("m1", Phase.STREAMING, revision=7)
-
-
 STEPS = (
     SwitchoverStep(StepName.FREEZE, StepState.DONE, elapsed_ms=3),
     SwitchoverStep(
@@ -54,8 +52,6 @@ class NoWorkers:
 
 
 CLEANED = CleanupResult(("slot pgmig_m1", "publication pgmig_m1"), ("origin",))
-
-
 PLAN = MigrationPlan(("table a.b", "view c"), ("d.e",), "token", ("f",))
 
 

@@ -17,8 +17,6 @@ from services.shared.model import MigrationId, PgmigError
 from tests.fakes.cli import fake_module
 
 PYTHON = sys.executable
-
-
 SECRET = "postgresql://app:hush@127.0.0.1:1/none"
 
 

@@ -12,8 +12,6 @@ from services.shared.pg.freeze.source import Freeze
 from tests.support.servers.door import reopen
 
 Opened = Callable[[str], Awaitable[Freeze]]
-
-
 CLOSED = "not currently accepting connections"
 
 

@@ -21,15 +21,9 @@ from services.shared.model import MigrationView, PgmigError, Phase, StepName, St
 from tests.support.services import until_phase
 
 LIMIT_S = 20.0
-
-
 HELD_UP_S = 8.0
 """The limit of a switchover that somebody keeps from ending."""
-
-
 ASKS_TO_WRITE = "-c default_transaction_read_only=off -c lock_timeout=2s"
-
-
 LOCKER = (
     "SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = %s"
     " WHERE l.mode = 'ExclusiveLock' AND l.locktype = 'relation' AND l.relation = %s AND l.granted"

@@ -17,8 +17,6 @@ from tests.support.records import make_record
 from tests.support.services import Services, until_phase
 
 FOLLOW = MigrationOptions(follow=True)
-
-
 CLOSED = "not currently accepting connections"
 
 

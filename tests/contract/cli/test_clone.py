@@ -20,11 +20,7 @@ from tests.fakes.thread import ServedControl
 from tests.support.commands import URIS, at, put
 
 NO_KEY = ("--no-key-tables", "insert-only", "--strict-boundaries")
-
-
 MEMORY = ("--maintenance-work-mem", "1.5GB")
-
-
 COPYING = ("--split-tables-larger-than", "1.5 MB", "--max-rate", "64kB")
 
 

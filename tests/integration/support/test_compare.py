@@ -46,13 +46,9 @@ def test_equal_databases_have_no_differences(equal_pair: tuple[str, str]) -> Non
 ONE_DUPLICATE: LiteralString = (
     "(SELECT min(ctid) FROM shop.audit_log GROUP BY audit_log::text HAVING count(*) > 1 ORDER BY 1 LIMIT 1)"
 )
-
-
 SINGLE: LiteralString = (
     "(SELECT min(ctid) FROM shop.audit_log GROUP BY audit_log::text HAVING count(*) = 1 ORDER BY 1 LIMIT 1)"
 )
-
-
 ROW_CHANGES: dict[str, tuple[LiteralString, str]] = {
     "value": ("UPDATE shop.accounts SET balance = balance + 0.01 WHERE id = 7", "shop.accounts"),
     "partition leaf": ("DELETE FROM shop.events_2025_click WHERE id = 6", "shop.events_2025_click"),

@@ -23,8 +23,6 @@ from tests.support.servers.door import reopen
 from tests.support.services import Services, until, until_phase
 
 FOLLOW = MigrationOptions(follow=True)
-
-
 STEPS = [step for step in StepName if step is not StepName.ROLLBACK]
 
 
