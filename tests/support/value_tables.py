@@ -14,7 +14,9 @@ from itertools import groupby
 import psycopg
 from psycopg import sql
 
-from tests.support.data.values import TYPES_DDL, WRITER_SETTINGS, Case, with_names
+from tests.support.data.values.case import WRITER_SETTINGS, Case
+from tests.support.data.values.cases import with_names
+from tests.support.data.values.made import TYPES_DDL
 
 ODD_SETTINGS = {
     "DateStyle": "SQL, DMY",

@@ -13,7 +13,8 @@ from services.shared.bus.connection import bus
 from services.shared.model import MigrationId, TableId
 from services.shared.pg.copy.part import PartCopier
 from tests.support.copying import exported_snapshot, keep_books, parts_of
-from tests.support.data.values import CASES, XML
+from tests.support.data.values.cases import CASES
+from tests.support.data.values.structures import XML
 from tests.support.pipeline.in_process import Pipeline
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
