@@ -13,33 +13,15 @@ import time
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context
-from services.shared.model import ErrorKind, PgmigError, PipelineState
-
-_ABOUT_TO = frozenset({PipelineState.CATCHUP, PipelineState.STREAMING})
+from services.shared.model import ErrorKind, LagLimit, PgmigError, PipelineState, Reason
+from services.shared.model.readiness import credentials_needed, lagging, no_applier, phase_reason
 
 
 def check_ready(migration: Migration) -> None:
     """Raises WRONG_PHASE unless the migration streams, or is about to."""
-    if migration.state in _ABOUT_TO and not migration.in_switchover:
-        return
-    failure = migration.failure
-    if migration.state is PipelineState.FAILED and failure is not None:
-        problem = f"migration {migration.id} has failed: {failure.message}"
-    else:
-        problem = f"migration {migration.id} is in phase {migration.phase}, not streaming"
-    raise PgmigError(ErrorKind.WRONG_PHASE, problem, _remedy(migration))
-
-
-def _remedy(migration: Migration) -> str:
-    resume = f"`pgmig-cli resume --id {migration.id}`"
-    if migration.state is PipelineState.PAUSED:
-        return f"resume it first: {resume}"
-    if migration.state is PipelineState.FAILED:
-        failure = migration.failure
-        return (failure.hint if failure else "") or f"remove the cause of the failure, then {resume}"
-    if migration.record.phase.ended:
-        return ""
-    return "wait until it is streaming (see `pgmig-cli status`)"
+    reason = phase_reason(str(migration.id), migration.phase, migration.failure)
+    if reason is not None:
+        raise PgmigError(ErrorKind.WRONG_PHASE, reason.text, reason.remedy)
 
 
 async def await_ready(migration: Migration, deadline: float) -> None:
@@ -63,13 +45,7 @@ async def await_credentials(context: Context, deadline: float) -> Credentials:
         async with asyncio.timeout(deadline - time.monotonic()):
             return await context.credentials.both()
     except TimeoutError as exc:
-        raise PgmigError(
-            ErrorKind.CREDENTIALS_NEEDED,
-            f"the connection strings of migration {migration.id} are not known any more; "
-            "writes were not blocked",
-            f"give them with `pgmig-cli resume --id {migration.id} --source-uri ... --dest-uri ...`, "
-            "then switch over again",
-        ) from exc
+        raise _not_begun(ErrorKind.CREDENTIALS_NEEDED, credentials_needed(str(migration.id))) from exc
 
 
 def _ready(migration: Migration, deadline: float) -> bool:
@@ -81,15 +57,12 @@ def _ready(migration: Migration, deadline: float) -> bool:
 
 def _late(migration: Migration) -> PgmigError:
     if not migration.following.live:
-        return PgmigError(
-            ErrorKind.TIMEOUT,
-            f"no applier is at work for migration {migration.id}; writes were not blocked",
-            "see that an applier is attached (`pgmig-cli status`), then switch over again",
-        )
+        return _not_begun(ErrorKind.TIMEOUT, no_applier(str(migration.id)))
     size, seconds = migration.following.behind(time.monotonic())
+    return _not_begun(ErrorKind.TIMEOUT, lagging(size, seconds, LagLimit()))
+
+
+def _not_begun(kind: ErrorKind, reason: Reason) -> PgmigError:
     return PgmigError(
-        ErrorKind.TIMEOUT,
-        f"the destination of migration {migration.id} is {seconds:.0f} s ({size} bytes) behind; "
-        "writes were not blocked",
-        "wait until it has caught up, or allow more time",
+        kind, f"{reason.text}; writes were not blocked", f"{reason.remedy}, then switch over again"
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import shlex
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from services.shared.model import (
     SwitchoverResult,
     TableId,
 )
+from services.shared.model.readiness import tables_missing
 from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.catalog.replica_identity import uncovered
 from services.shared.pg.catalog.selected import choose
@@ -115,13 +115,8 @@ async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
             arrived = await existing_tables(conn, targets)
     lacking = sorted({*unknown, *(targets - arrived)})
     if lacking:
-        raise PgmigError(
-            ErrorKind.SCHEMA_DRIFT,
-            f"tables of the source are not on the destination: {', '.join(map(str, lacking[:5]))}",
-            "they were created after the migration began: create them on the destination and add them with "
-            f"pgmig-cli resync-table --id {run.context.migration.id} "
-            f"{' '.join(shlex.quote(table.argument) for table in lacking)}, or drop them on the source",
-        )
+        reason = tables_missing(str(migration.id), lacking)
+        raise PgmigError(ErrorKind.SCHEMA_DRIFT, reason.text, reason.remedy)
 
 
 async def bring_in_step_ahead(run: Run) -> None:

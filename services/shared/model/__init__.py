@@ -77,6 +77,7 @@ from services.shared.model.view.migration import (
     failure_event,
 )
 from services.shared.model.view.options import check_options
+from services.shared.model.view.readiness import LagLimit, Readiness, Reason, ReasonCode
 from services.shared.model.work import (
     ApplierProgress,
     ApplierWork,
@@ -141,6 +142,7 @@ __all__ = [
     "IdentityBefore",
     "IndexProgress",
     "KeyRange",
+    "LagLimit",
     "LargeObjects",
     "Lsn",
     "MigrationId",
@@ -163,6 +165,9 @@ __all__ = [
     "Policy",
     "Positions",
     "Rates",
+    "Readiness",
+    "Reason",
+    "ReasonCode",
     "Register",
     "ReplicaIdentity",
     "Role",

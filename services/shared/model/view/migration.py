@@ -15,6 +15,7 @@ from services.shared.model.lsn import Lsn
 from services.shared.model.names import Direction
 from services.shared.model.tables.selection import Selection
 from services.shared.model.tables.table import TableId
+from services.shared.model.view.readiness import Readiness
 from services.shared.model.work import Role
 
 
@@ -298,7 +299,8 @@ class PipelineView:
 
 @dataclass(frozen=True, slots=True)
 class MigrationView:
-    """phase: of the migration and its forward pipeline in one word."""
+    """phase: of the migration and its forward pipeline in one word. readiness: None if no switchover is
+    ahead, because the migration has ended or does not replicate changes."""
 
     migration_id: str
     phase: Phase
@@ -320,3 +322,4 @@ class MigrationView:
     needs_credentials: bool = False
     skipped: tuple[SkippedTransaction, ...] = ()
     pipelines: tuple[PipelineView, ...] = ()
+    readiness: Readiness | None = None

@@ -22,6 +22,7 @@ from typing import LiteralString
 from psycopg import AsyncConnection
 
 from services.shared.model import ErrorKind, PgmigError
+from services.shared.model.readiness import sessions_not_endable
 from services.shared.pg.session.connection import translated
 
 NAMED_AT_MOST = 3
@@ -224,11 +225,8 @@ def _named(others: Sequence[Other]) -> str:
 
 
 def _may_not_end(others: Sequence[Other]) -> PgmigError:
-    return PgmigError(
-        ErrorKind.PERMISSION,
-        f"our role may not end sessions on the source: {_named(others)}",
-        "grant it pg_signal_backend, and end the sessions of superusers yourself, then switch over again",
-    )
+    reason = sessions_not_endable(_named(others))
+    return PgmigError(ErrorKind.PERMISSION, reason.text, reason.remedy)
 
 
 async def prepared_transactions(conn: AsyncConnection) -> str:

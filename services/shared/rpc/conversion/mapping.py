@@ -34,7 +34,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.shared.model import ErrorKind, EventLevel, Lsn, MigrationId, PgmigError
+from services.shared.model import ErrorKind, EventLevel, Lsn, MigrationId, PgmigError, ReasonCode
 
 V = TypeVar("V")
 M = TypeVar("M", bound=Message)
@@ -42,7 +42,11 @@ E = TypeVar("E", bound=StrEnum)
 
 Convert = Callable[[Any], Any]
 _NANOS = 1_000_000_000
-_UNKNOWN: dict[type[StrEnum], StrEnum] = {ErrorKind: ErrorKind.INTERNAL, EventLevel: EventLevel.INFO}
+_UNKNOWN: dict[type[StrEnum], StrEnum] = {
+    ErrorKind: ErrorKind.INTERNAL,
+    EventLevel: EventLevel.INFO,
+    ReasonCode: ReasonCode.OTHER,
+}
 """The replacement for a value that a newer release has added. For other enums it is an error."""
 
 
