@@ -22,6 +22,7 @@ from services.shared.pgoutput import (
     Truncate,
     Update,
     parse,
+    parse_relation,
     read_changes,
     read_transactions,
 )
@@ -68,11 +69,13 @@ Item = Whole | Begin | Changes | Truncate | Message | Relation | Commit | Discar
 class Assembler:
     """Reads one change stream in order, from any batch on.
 
-    progress: everything whose commit record is before it is on the destination.
+    progress: everything whose commit record is before it is on the destination. names: Python's codec for
+    the names in Relation messages.
     """
 
-    def __init__(self, progress: Lsn) -> None:
+    def __init__(self, progress: Lsn, names: str = "utf-8") -> None:
         self._progress = progress.value
+        self._names = names
         self._frames = FrameReader()
         self._position: Lsn | None = None
         self._number = 0  # of the batch that comes next
@@ -174,7 +177,7 @@ class Assembler:
             if self._relations.get(message[1:5]) == message:
                 return None
             self._relations[message[1:5]] = message
-            return parse(message)  # type: ignore[return-value]
+            return parse_relation(message, self._names)
         if kind == _BEGIN:
             return self._begin(message)
         if not self._open:

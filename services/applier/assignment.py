@@ -31,6 +31,7 @@ from services.shared.model import (
 )
 from services.shared.pg.apply.known_relation import check_known
 from services.shared.pg.apply.relation_match import describe_target
+from services.shared.pg.apply.relation_names import RelationNames
 from services.shared.pg.apply.session import ApplySession
 from services.shared.pg.session.connection import connection
 from services.shared.runtime.assignments import cause, retried
@@ -105,6 +106,7 @@ class Applying:
             connection(self._work.destination_uri, "destination") as catalog,
             asyncio.TaskGroup() as group,
         ):
+            names = RelationNames(catalog)
             planner = Planner(
                 self._pipeline,
                 partial(describe_target, catalog, generated=self._work.sends_generated),
@@ -112,16 +114,24 @@ class Applying:
                 frozenset(lsn.value for lsn in self._work.skip),
                 self._work.routes,
                 check=partial(check_known, catalog, self._pipeline),
+                named=names.converted,
             )
-            group.create_task(self._read(reader, session, planner, queue), name="read")
+            group.create_task(
+                self._read(reader, Assembler(session.progress, names.codec), session, planner, queue),
+                name="read",
+            )
             group.create_task(writer.run(queue), name="write")
             group.create_task(self._report_flush(session), name="report")
             group.create_task(self._trim(writer, reader), name="trim")
 
     async def _read(
-        self, reader: ChangeReader, session: ApplySession, planner: Planner, queue: ChunkQueue
+        self,
+        reader: ChangeReader,
+        assembler: Assembler,
+        session: ApplySession,
+        planner: Planner,
+        queue: ChunkQueue,
     ) -> None:
-        assembler = Assembler(session.progress)
         while True:
             stored = await retrying("reading the change stream", reader.next, longest_wait_s=2.0)
             if stored is None:

@@ -33,6 +33,12 @@ this limit has no use."""
 
 Describe = Callable[[Relation, Lsn], Awaitable[TargetTable]]
 Check = Callable[[Relation, Lsn], Awaitable[None]]
+Named = Callable[[Relation, Lsn], Awaitable[Relation]]
+
+
+async def _as_read(relation: Relation, _lsn: Lsn) -> Relation:
+    """Used if names are sent in UTF-8."""
+    return relation
 
 
 async def unchecked(_relation: Relation, _lsn: Lsn) -> None:
@@ -77,7 +83,7 @@ class Planner:
     transactions that an operator skipped. They are planned as empty transactions, so
     that progress passes each of them as usual. routes: partitions of the source that are replaced by
     their root from here on. check: raises SCHEMA_DRIFT for a relation, by its name on the
-    source, that differs from what was copied.
+    source, that differs from what was copied. named: converts the names of a relation to text.
     """
 
     def __init__(
@@ -89,11 +95,13 @@ class Planner:
         routes: Iterable[Route] = (),
         *,
         check: Check = unchecked,
+        named: Named = _as_read,
     ) -> None:
         self._pipeline = pipeline
         self._sentinel_prefix = f"{pipeline}:"
         self._describe = describe
         self._check = check
+        self._named = named
         self._floors = floors
         self._highest_floor = max((floor.value for floor in floors.values()), default=0)
         self._skip = skip
@@ -148,6 +156,8 @@ class Planner:
                 self._commit(item)
             elif isinstance(item, Truncate):
                 await self._truncate(item)
+            elif isinstance(item, Relation):
+                await self._relate(item)
             else:
                 self._other(item)
 
@@ -231,11 +241,13 @@ class Planner:
             chunk.bytes += size * len(chunk.steps) // (total or 1)
         self._bytes += size * len(self._steps) // total if total else size
 
+    async def _relate(self, relation: Relation) -> None:
+        named = await self._named(relation, Lsn(self._commit_lsn))
+        self._relations[relation.oid] = self._routed(named)
+        self._targets.pop(relation.oid, None)
+
     def _other(self, item: Item) -> None:
         match item:
-            case Relation():
-                self._relations[item.oid] = self._routed(item)
-                self._targets.pop(item.oid, None)
             case Message():
                 self._message(item)
             case Discard():

@@ -15,18 +15,14 @@ from services.shared.model import (
     Assignment,
     CloseSnapshot,
     DecoderWork,
-    ErrorKind,
     Lsn,
     OpenSnapshot,
     PgmigError,
     SlotReady,
-    TableId,
     WorkerReport,
 )
-from services.shared.pg.copy.untranslatable import find_untranslatable, untranslatable
 from services.shared.pg.replication.connection import ReplicationConnection
 from services.shared.pg.replication.publication import check_usable, read_slot
-from services.shared.pg.replication.wal_stream import DOING
 from services.shared.runtime.assignments import cause, retried
 from services.shared.runtime.retry import retrying
 from services.shared.wire.changes import decode_batch, decode_flush_report
@@ -148,23 +144,8 @@ class Decoding:
                 report=self._report,
             )
             await _explained(stream)
-        except PgmigError as exc:
-            if exc.kind is not ErrorKind.UNTRANSLATABLE:
-                raise
-            where = await find_untranslatable(self._work.source_uri, self._published())
-            raise untranslatable(DOING, where, self._clone_again()) from exc
         finally:
             await replication.close()
-
-    def _clone_again(self) -> str:
-        """The change remains in the WAL, and nothing after it can be decoded."""
-        return (
-            f"remove the migration with `pgmig-cli cleanup --force --id {self._pipeline.migration}`, "
-            "and begin a new clone: the change is in the source's WAL already and cannot be sent"
-        )
-
-    def _published(self) -> tuple[TableId, ...]:
-        return (*self._work.tables, *self._work.inserts_only)
 
 
 async def _explained(stream: DecoderStream) -> None:

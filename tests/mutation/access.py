@@ -180,11 +180,4 @@ MUTATIONS = (
         "_TYPED_BY_CAST",
         f"{CASTS}::test_rows_that_are_written_together_are_read_by_input_functions",
     ),
-    Mutation(
-        "S16 no cast of a row",
-        "services/shared/pg/copy/untranslatable.py",
-        "ROW(pgmig_row.*)::text AS text",
-        "pgmig_row.*::text AS text",
-        f"{CASTS}::test_the_search_for_text_without_equivalent_calls_no_cast_of_the_row",
-    ),
 )

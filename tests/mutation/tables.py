@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutation.mutation import Mutation
 
 ENCODINGS = "tests/integration/coordinator/phases/test_encodings.py"
+STORED = "tests/integration/coordinator/phases/test_stored_encodings.py"
 LOOSE_KEYS = "tests/integration/coordinator/phases/test_loose_keys.py"
 IDENTITIES = "tests/integration/pg/catalog/test_identities.py"
 RESYNC_IDENTITIES = "tests/integration/coordinator/tables/test_resync_identities.py"
@@ -292,9 +293,66 @@ MUTATIONS = (
     Mutation(
         "31 SQL_ASCII is not converted",
         "services/shared/pg/session/encoding.py",
-        'return conn.info.parameter_status("server_encoding") == RAW',
-        "return False",
+        'return "" if encoding in CONVERTED_IN_FULL else encoding',
+        'return encoding.replace("SQL_ASCII", "") if encoding not in CONVERTED_IN_FULL else ""',
         f"{ENCODINGS}::test_text_arrives_byte_for_byte[SQL_ASCII]",
+    ),
+    Mutation(
+        "31 text without an equivalent in UTF-8 is copied as it is stored",
+        "services/shared/pg/copy/part.py",
+        "    options += copy_options(destination)\n",
+        "",
+        f"{STORED}::test_text_without_an_equivalent_arrives_byte_for_byte[WIN1252]",
+    ),
+    Mutation(
+        "31 text without an equivalent in UTF-8 is streamed as it is stored",
+        "services/shared/pg/replication/connection.py",
+        "            await self._command(set_encoding(encoding), doing)\n",
+        "            pass\n",
+        f"{STORED}::test_text_without_an_equivalent_arrives_byte_for_byte[WIN1252]",
+    ),
+    Mutation(
+        "31 names of the stream are converted by the server",
+        "services/shared/pg/apply/relation_names.py",
+        'return _AS_BYTES if self._encoding else codec_of("")',
+        "return codec_of(self._encoding)",
+        f"{STORED}::test_text_without_an_equivalent_arrives_byte_for_byte[EUC_TW]",
+    ),
+    Mutation(
+        "31 statements are prepared in UTF-8",
+        "services/shared/pg/apply/session.py",
+        'if statement.text.isascii() or self._encoding in {"", RAW}:',
+        "if True:",
+        f"{STORED}::test_text_without_an_equivalent_arrives_byte_for_byte[WIN1252]",
+    ),
+    Mutation(
+        "31 long text is joined as it is stored",
+        "services/shared/pg/apply/long_values.py",
+        "LongValue(n, value, False, encoding)",
+        "LongValue(n, value, False)",
+        f"{STORED}::test_text_without_an_equivalent_arrives_byte_for_byte[EUC_JIS_2004]",
+    ),
+    Mutation(
+        "31 late writes are decoded as they are stored",
+        "services/shared/pg/session/encoding.py",
+        "    cursor = await conn.execute(both)\n    cursor.nextset()\n",
+        "    cursor = await conn.execute(query)\n",
+        f"{STORED}::test_late_writes_without_an_equivalent_are_found[SQL_ASCII]",
+    ),
+    Mutation(
+        "31 definitions without an equivalent in UTF-8 are refused",
+        "services/shared/pg/preflight/encoding.py",
+        "(_NAMES,) if encoding == RAW else",
+        "(_NAMES,) if True else",
+        f"{STORED}::test_names_and_definitions_without_an_equivalent_are_refused_before_anything_begins[default]",
+    ),
+    Mutation(
+        "31 a value of the catalog is proposed as it is stored",
+        "services/shared/pg/catalog/columns.py",
+        "    except UnicodeDecodeError:\n        return value\n",
+        '    except UnicodeDecodeError:\n        return value.decode(errors="backslashreplace")\n',
+        f"{STORED}::test_column_that_is_added_with_such_a_value_is_added_with_the_same_on_the_destination"
+        "[SQL_ASCII]",
     ),
     Mutation(
         "31 the environment does not set the encoding",

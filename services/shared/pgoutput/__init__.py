@@ -30,7 +30,7 @@ from services.shared.pgoutput.messages import (
     Value,
     Values,
 )
-from services.shared.pgoutput.parser import parse, read_changes, read_transactions
+from services.shared.pgoutput.parser import parse, parse_relation, read_changes, read_transactions
 from services.shared.pgoutput.peek import kind, relation_oid_of, truncate_oids
 from services.shared.pgoutput.rows import POSTGRES_EPOCH_US
 
@@ -67,6 +67,7 @@ __all__ = [
     "Values",
     "kind",
     "parse",
+    "parse_relation",
     "read_changes",
     "read_transactions",
     "relation_oid_of",

@@ -19,12 +19,12 @@ def known_flags(data: bytes, flags: int, known: int) -> None:
         raise corrupt(data, f"the flags {flags:#04x} are unknown")
 
 
-def string(data: bytes, at: int) -> tuple[str, int]:
+def string(data: bytes, at: int, codec: str = "utf-8") -> tuple[str, int]:
     """The NUL-terminated string at `at`, and the position after it."""
     stop = data.find(0, at)
     if stop < 0:
         raise corrupt(data, "a name has no end")
     try:
-        return data[at:stop].decode(), stop + 1
+        return data[at:stop].decode(codec), stop + 1
     except UnicodeDecodeError as exc:
         raise corrupt(data, "a name is not UTF-8") from exc

@@ -83,6 +83,14 @@ def parse(message: bytes | memoryview, *, streaming: bool = False) -> PgOutputMe
         raise corrupt(data, "no such message is known") from exc
 
 
+def parse_relation(message: bytes, codec: str) -> Relation:
+    """Parse a Relation message whose names are in Python's `codec`. Raises only PgOutputError."""
+    try:
+        return _read_relation(message, 1, 0, codec)
+    except (IndexError, struct.error) as exc:
+        raise corrupt(message, "it ends too early") from exc
+
+
 def _xid(data: bytes) -> int:
     (xid,) = _u32(data, 1)
     if xid == 0:
@@ -97,25 +105,25 @@ def _read_origin(data: bytes, at: int, _: int) -> Origin:
     return Origin(commit_lsn, name)
 
 
-def _read_relation(data: bytes, at: int, xid: int) -> Relation:
+def _read_relation(data: bytes, at: int, xid: int, codec: str = "utf-8") -> Relation:
     (oid,) = _u32(data, at)
-    schema, at = string(data, at + 4)
-    name, at = string(data, at)
+    schema, at = string(data, at + 4, codec)
+    name, at = string(data, at, codec)
     identity = _replica_identity(data, at)
     (count,) = _u16(data, at + 1)
     at += 3
     columns = []
     for _ in range(count):
-        column, at = _relation_column(data, at)
+        column, at = _relation_column(data, at, codec)
         columns.append(column)
     end(data, at)
     return Relation(oid, schema or "pg_catalog", name, identity, tuple(columns), xid)
 
 
-def _relation_column(data: bytes, at: int) -> tuple[RelationColumn, int]:
+def _relation_column(data: bytes, at: int, codec: str) -> tuple[RelationColumn, int]:
     flags = data[at]
     known_flags(data, flags, 1)
-    name, at = string(data, at + 1)
+    name, at = string(data, at + 1, codec)
     type_oid, typmod = _column.unpack_from(data, at)
     return RelationColumn(name, type_oid, typmod, flags == 1), at + _column.size
 

@@ -9,6 +9,7 @@ from services.shared.pg.apply.schema_drift import drift
 from services.shared.pg.apply.target_statements import TargetColumn
 from services.shared.pg.apply.target_table import TargetTable
 from services.shared.pg.session.connection import translated
+from services.shared.pg.session.encoding import stored_encoding
 from services.shared.pgoutput import Relation
 
 _COLUMNS = """
@@ -96,6 +97,7 @@ async def describe_target(
         row_by_row=any(row[10] for row in rows) or (bool(where) and not any(one <= key for one in unique)),
         further=tuple(row[0] for row in rows if not row[7] and row[0] not in wanted),
         partitioned=bool(rows) and bool(rows[0][11]),
+        encoding=stored_encoding(conn),
     )
 
 

@@ -32,7 +32,7 @@ from services.shared.pg.apply.progress import in_use, take_origin, take_row, use
 from services.shared.pg.apply.refusal import CommitFailedError, RefusedError, missing_row, where_refused
 from services.shared.pg.apply.target_table import Operation, Statement
 from services.shared.pg.session.connection import connect, translate, translated
-from services.shared.pg.session.encoding import send_as_stored
+from services.shared.pg.session.encoding import RAW, codec_of, send_as_stored, set_encoding, stored_encoding
 
 MAX_PREPARED = 5000
 FLUSH_LOOK_S = 0.01
@@ -64,7 +64,8 @@ _PROGRESS_ROW = Statement(
 )
 _MAKE_PIECES = (Statement(long_values.MAKE_TABLE), Statement(long_values.UNCOMPRESSED))
 _EMPTY_PIECES = Statement(long_values.EMPTY_TABLE)
-_ADD_PIECE = {True: Statement(long_values.ADD_BYTEA), False: Statement(long_values.ADD_TEXT)}
+_ADD_TEXT, _ADD_BYTEA = Statement(long_values.ADD_TEXT), Statement(long_values.ADD_BYTEA)
+_STATEMENTS_IN_UTF8 = set_encoding("UTF8").encode()
 
 
 class ApplySession:
@@ -76,6 +77,7 @@ class ApplySession:
         self._pgconn = conn.pgconn
         self._pipeline = pipeline
         self._uses_origin = uses_origin
+        self._encoding = stored_encoding(conn)
         self._prepared: dict[Statement, bytes] = {}
         self._names = 0
         self._held: list[Operation] = []  # a commit that will be sent with later statements
@@ -158,7 +160,7 @@ class ApplySession:
         for value in values:
             for number, piece in enumerate(long_values.pieces(value)):
                 given = (b"%d" % value.parameter, b"%d" % number, piece)
-                await self._run([Operation(_ADD_PIECE[value.bytea], given)])
+                await self._run([Operation(_ADD_BYTEA if value.in_bytes else _ADD_TEXT, given)])
 
     def commit(self, end: Lsn, commit_time_us: int) -> None:
         """End the open transaction with progress `end`. It is sent with the next `execute` or `settle`."""
@@ -216,13 +218,12 @@ class ApplySession:
         owners: list[Operation | Statement | None] = []  # a Statement: its preparation
         if len(self._prepared) >= MAX_PREPARED:
             self._prepared.clear()
-            commands.append(partial(self._pgconn.send_query_params, b"DEALLOCATE ALL", None))
+            commands.append(self._simple(b"DEALLOCATE ALL"))
             owners.append(None)
         for operation in operations:
             name = self._prepared.get(operation.statement)
             if name is None:
-                name = self._prepare(operation.statement, commands)
-                owners.append(operation.statement)
+                name = self._prepare(operation.statement, commands, owners)
             commands.append(partial(self._pgconn.send_query_prepared, name, operation.values))
             owners.append(operation)
         commands.append(self._pgconn.pipeline_sync)
@@ -243,11 +244,28 @@ class ApplySession:
                 self._note_wal(result)
         return counts
 
-    def _prepare(self, statement: Statement, commands: deque[PipelineCommand]) -> bytes:
+    def _prepare(
+        self,
+        statement: Statement,
+        commands: deque[PipelineCommand],
+        owners: list[Operation | Statement | None],
+    ) -> bytes:
+        """Add the statement's preparation to the pipeline. Its text is UTF-8, whatever encoding values travel
+        in. A rollback also undoes changes of the client encoding."""
         self._names += 1
         name = self._prepared[statement] = b"pgmig_%d" % self._names
-        commands.append(partial(self._pgconn.send_prepare, name, statement.text))
+        prepare = partial(self._pgconn.send_prepare, name, statement.text)
+        if statement.text.isascii() or self._encoding in {"", RAW}:
+            commands.append(prepare)
+            owners.append(statement)
+        else:
+            back = set_encoding(self._encoding).encode()
+            commands += [self._simple(_STATEMENTS_IN_UTF8), prepare, self._simple(back)]
+            owners += [None, statement, None]
         return name
+
+    def _simple(self, text: bytes) -> PipelineCommand:
+        return partial(self._pgconn.send_query_params, text, None)
 
     def _exchange(self, commands: deque[PipelineCommand]) -> PQGen[list[pq.abc.PGresult]]:
         """Send all commands and receive all results, up to the Sync."""
@@ -268,7 +286,7 @@ class ApplySession:
                 self._prepared.pop(owner, None)
 
     def _failure(self, owner: Operation | Statement | None, result: pq.abc.PGresult) -> PgmigError:
-        error = psycopg.errors.error_from_result(result, encoding=self._conn.info.encoding)
+        error = psycopg.errors.error_from_result(result, encoding=codec_of(self._encoding))
         found = translate(error, "applying changes to the destination")
         if found.kind is not ErrorKind.INTERNAL:
             return found

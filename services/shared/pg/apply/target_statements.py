@@ -73,7 +73,8 @@ class TargetStatements:
     applied one at a time. Either the destination has triggers that fire for replicated changes and must see
     each one, or its rows may share a key, so that the row count of a set would not distinguish a missing row
     from an additional one. further: columns that only the destination has and that can be written.
-    partitioned: on the destination. inserted: indexes of the columns that an INSERT sets.
+    partitioned: on the destination. encoding: of the values, as from `stored_encoding`. inserted: indexes of
+    the columns that an INSERT sets.
     """
 
     relation: Relation
@@ -82,6 +83,7 @@ class TargetStatements:
     row_by_row: bool
     further: tuple[str, ...] = ()
     partitioned: bool = False
+    encoding: str = ""
 
     _identities: tuple[int, ...] = field(init=False)
     inserted: tuple[int, ...] = field(init=False)

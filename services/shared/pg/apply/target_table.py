@@ -26,6 +26,7 @@ from services.shared.model.compiled import twin_of
 from services.shared.pg.apply import arrays
 from services.shared.pg.apply.long_values import LongValue, long_values
 from services.shared.pg.apply.target_statements import Given, Shape, TargetStatements, comma_separated
+from services.shared.pg.session.encoding import codec_of
 from services.shared.pgoutput import UNCHANGED, Value, Values
 
 _compiled = twin_of(arrays)
@@ -104,7 +105,7 @@ class TargetTable(TargetStatements):
         long: tuple[LongValue, ...] = ()
         found_by: tuple[object, ...] = shape
         if memoryview in map(type, values):
-            long = long_values(values, [self.columns[i].element_sql for i in columns])
+            long = long_values(values, [self.columns[i].element_sql for i in columns], self.encoding)
             stand_ins = {value.parameter: b"%d" % value.parameter for value in long}
             values = [stand_ins.get(n, value) for n, value in enumerate(values)]
             found_by = (*shape, *((value.parameter, value.bytea) for value in long))
@@ -179,10 +180,10 @@ class TargetTable(TargetStatements):
 
     def _key_text(self, where: tuple[int, ...], values: Values) -> str:
         """The key for an error message: at most four columns, each value truncated to 40 bytes."""
-        shown = []
+        shown, codec = [], codec_of(self.encoding)
         for i in where[:4]:
             value = values[i]
-            text = "NULL" if value is None else bytes(value[:40]).decode(errors="replace")  # type: ignore[index]
+            text = "NULL" if value is None else bytes(value[:40]).decode(codec, "replace")  # type: ignore[index]
             shown.append(f"{self.columns[i].name}={text}")
         return ", ".join(shown)
 

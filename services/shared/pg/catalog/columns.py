@@ -10,6 +10,7 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import TableId
 from services.shared.pg.session.connection import translated
+from services.shared.pg.session.encoding import RAW, stored_encoding
 from services.shared.pg.session.sql_files import load_sql
 
 GENERATED = {"s": "STORED", "v": "VIRTUAL"}
@@ -22,7 +23,8 @@ class ColumnDefinition:
 
     type_sql: the declared type. collation: "" for the type's default collation. default: expression of the
     default or of a generated column, "" if there is none. generated, identity: attgenerated, attidentity.
-    missing: the value in rows that are older than the column; None: NULL, or there are no such rows.
+    missing: the value in rows that are older than the column; None: NULL, or there are no such rows; bytes:
+    text as it is stored, which may have no equivalent in UTF-8.
     """
 
     number: int
@@ -35,7 +37,7 @@ class ColumnDefinition:
     default: str
     generated: str
     identity: str
-    missing: str | None
+    missing: str | bytes | None
 
 
 MISSING_VALUES_SINCE = 110000
@@ -49,24 +51,40 @@ Definitions = Mapping[TableId, tuple[ColumnDefinition, ...]]
 async def read_columns(conn: AsyncConnection, tables: Collection[TableId]) -> Definitions:
     """Definitions of the columns of those of `tables` that exist."""
     found: dict[TableId, list[ColumnDefinition]] = {}
-    names = {"schemas": [t.schema for t in tables], "names": [t.name for t in tables]}
+    encoding = stored_encoding(conn)
+    given = {
+        "schemas": [t.schema for t in tables],
+        "names": [t.name for t in tables],
+        "definitions": RAW if encoding == RAW else "UTF8",
+        "values": encoding or "UTF8",
+    }
     with translated("reading the columns of tables"):
         text = sql.SQL(load_sql("catalog/sql/table_columns.sql")).format(missing=sql.SQL(_missing(conn)))
-        cursor = await conn.execute(text, names)
+        cursor = await conn.execute(text, given)
         async for schema, name, *column in cursor:
             columns = found.setdefault(TableId(schema, name), [])
             if column[0] is not None:
-                columns.append(_definition(column))
+                columns.append(_definition(column, encoding))
     return {table: tuple(columns) for table, columns in found.items()}
 
 
-def _definition(row: Sequence[Any]) -> ColumnDefinition:
+def _definition(row: Sequence[Any], encoding: str) -> ColumnDefinition:
     """Expressions and values arrive as bytes, because in a database without an encoding they may be any
     bytes."""
-    texts: list[Any] = [
-        text.decode(errors="backslashreplace") if isinstance(text, bytes) else text for text in row
+    *texts, missing = row
+    decoded: list[Any] = [
+        text.decode(errors="backslashreplace") if isinstance(text, bytes) else text for text in texts
     ]
-    return ColumnDefinition(*texts)
+    decoded.append(None if missing is None else _text(missing, encoding))
+    return ColumnDefinition(*decoded)
+
+
+def _text(value: bytes, encoding: str) -> str | bytes:
+    """The value as text, if that is certain to be right."""
+    try:
+        return value.decode("utf-8" if encoding in {"", RAW} else "ascii")
+    except UnicodeDecodeError:
+        return value
 
 
 def _missing(conn: AsyncConnection) -> LiteralString:

@@ -205,10 +205,17 @@ def _added(column: ColumnDefinition) -> sql.Composable:
     elif column.identity:
         parts.append(sql.SQL(f"GENERATED {IDENTITY[column.identity]} AS IDENTITY"))
     elif column.missing is not None:
-        parts.append(sql.SQL("DEFAULT {}").format(sql.Literal(column.missing)))
+        parts.append(sql.SQL("DEFAULT {}").format(_value(column, column.missing)))
     if column.not_null and (column.identity or column.missing is not None):
         parts.append(sql.SQL("NOT NULL"))
     return sql.SQL(" ").join(parts)
+
+
+def _value(column: ColumnDefinition, value: str | bytes) -> sql.Composable:
+    if isinstance(value, str):
+        return sql.Literal(value)
+    stored = "CAST(pg_catalog.convert_from({}, pg_catalog.getdatabaseencoding()) AS {})"
+    return sql.SQL(stored).format(sql.Literal(value), sql.SQL(column.type_sql))
 
 
 def _default_of_added(column: ColumnDefinition) -> list[sql.Composable]:

@@ -19,6 +19,8 @@ _DATA_EXCEPTION = re.compile(r"22(?!P04)...")  # 22P04 is about the format and n
 _SERVERS_OWN = re.compile("(08|0A|21|22|23|25|28|2B|3F|40|42|53|54|55|57|58|F0|XX)...")
 _NAMES_A_KEY = frozenset({"23505", "23P01"})
 """Unique and exclusion violations: the detail is `Key (id)=(5) already exists.`"""
+_NOT_CONVERTED = "22P05"
+"""Values are sent as they are stored, so this can only be about a message."""
 LONGEST_KEY = 500
 """Maximum number of characters of the detail with the key."""
 _QUOTED = re.compile(r'".*"', re.DOTALL)
@@ -86,6 +88,11 @@ def copy_failure(table: TableId, exc: psycopg.Error) -> PgmigError:
 def _hint(sqlstate: str) -> str:
     if sqlstate in {"42P01", "3F000", "42703", "42804"}:
         return "the destination's schema differs from the source's: start again with an empty destination"
+    if sqlstate == _NOT_CONVERTED:
+        return (
+            "the destination refuses a row, and cannot send the reason, because its message quotes text "
+            "without an equivalent in UTF-8: see that server's log, correct the cause, then continue"
+        )
     if sqlstate.startswith("22"):
         return "the destination cannot store a value of the source: compare column types and encodings"
     if sqlstate.startswith("23"):

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import CopyPart, CtidRange, ErrorKind, PartRange, PgmigError, PipelineId, TableId
+from services.shared.model import CopyPart, CtidRange, ErrorKind, PartRange, PgmigError, PipelineId
 from services.shared.pg.bookkeeping.copy_ledger import already, enter_part, look
 from services.shared.pg.copy.binary_format import binary_safe
 from services.shared.pg.copy.errors import copy_failure
@@ -33,9 +33,8 @@ from services.shared.pg.copy.libpq_stream import CopyIn, CopyOut
 from services.shared.pg.copy.relay import Pace, Progress, may_relay, relay
 from services.shared.pg.copy.snapshot import begin_under_snapshot
 from services.shared.pg.copy.table import Described, describe, described, empty, table_name
-from services.shared.pg.copy.untranslatable import find_untranslatable, untranslatable
-from services.shared.pg.session.connection import UNTRANSLATABLE_STATES, connect, translated
-from services.shared.pg.session.encoding import COPY_RAW, is_raw
+from services.shared.pg.session.connection import connect, translated
+from services.shared.pg.session.encoding import copy_options, stored_encoding
 from services.shared.pg.session.pipelined import answers
 
 __all__ = ["Copied", "PartCopier", "binary_safe"]
@@ -95,17 +94,11 @@ class PartCopier:
             try:
                 copied, bulky = await self._transaction(source, destination, part, on_progress, pace)
             except psycopg.Error as exc:
-                if exc.sqlstate in UNTRANSLATABLE_STATES and getattr(exc, "side", "source") == "source":
-                    raise await self._untranslatable(part.table) from exc
                 raise copy_failure(part.table, exc) from exc
         finally:
             if bulky:
                 await self.close()
         return copied
-
-    async def _untranslatable(self, table: TableId) -> PgmigError:
-        where = await find_untranslatable(self._source_uri, [table])
-        return untranslatable(f"copying {table}", where, "then continue")
 
     async def close(self) -> None:
         """Close the connections. The next copy opens new ones."""
@@ -185,7 +178,7 @@ async def _prepare(
 ) -> tuple[sql.Composed, sql.Composed]:
     """Empty the table if the part is the whole table. Returns the statements for source and destination."""
     options = ["FORMAT binary"] if binary else []
-    options += [COPY_RAW] if is_raw(destination) else []
+    options += copy_options(destination)
     freeze = []
     if part.rows is None:
         truncated = await empty(destination, part.table, here)
@@ -199,7 +192,7 @@ def _same_types(
     """Whether the part's columns have the same types on both sides, and all types are safe in binary format.
     A table that was created by hand may have other types, and a server would read the bytes of one type as a
     value of another. In binary format, text has the session's encoding, whatever encoding COPY is given."""
-    if is_raw(source):
+    if stored_encoding(source):
         return False
     ends = [{name: end.types.get(name) for name in part.columns} for end in (there, here)]
     types = [oid for oid in ends[0].values() if oid is not None]

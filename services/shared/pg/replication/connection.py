@@ -26,14 +26,13 @@ from services.shared.pg.replication.raw_wal_stream import Failed, RawWalStream, 
 from services.shared.pg.replication.stream_options import stream_options
 from services.shared.pg.replication.wal_stream import DOING, Item, WalStream
 from services.shared.pg.session.connection import (
-    UNTRANSLATABLE_STATES,
     complete_conninfo,
     connect,
     connect_failure,
     open_session,
     translate,
 )
-from services.shared.pg.session.encoding import AS_STORED, is_raw
+from services.shared.pg.session.encoding import codec_of, set_encoding, stored_encoding
 from services.shared.pg.transport.raw_connection import lends
 
 _STATUS = struct.Struct(">cQQQqc")
@@ -96,9 +95,12 @@ class ReplicationConnection:
         """server_version_num: 170004 for 17.4."""
         return self._conn.info.server_version
 
-    async def _command(self, command: sql.Composable | str, doing: str) -> pq.abc.PGresult:
+    async def _command(self, command: sql.Composable | str | bytes, doing: str) -> pq.abc.PGresult:
         """Run one walsender command. Walsenders support only the simple query protocol."""
-        text = command.encode() if isinstance(command, str) else command.as_bytes(self._conn)
+        if isinstance(command, sql.Composable):
+            text = command.as_bytes(None)
+        else:
+            text = command.encode() if isinstance(command, str) else command
 
         def run() -> PQGen[list[pq.abc.PGresult]]:
             self._pgconn.send_query(text)
@@ -138,16 +140,17 @@ class ReplicationConnection:
         )
         doing = f"streaming from slot {slot}"
         await self._command(_MORE_MEMORY, doing)
-        if is_raw(self._conn):
-            await self._command(AS_STORED, doing)
+        text = command.as_bytes(None)  # psycopg may not know the next encoding
+        if encoding := stored_encoding(self._conn):
+            await self._command(set_encoding(encoding), doing)
         if not lends(self._conn) or (self._gss and not self._pgconn.ssl_in_use):
-            await self._command(command, doing)
+            await self._command(text, doing)
             self._stream = LibpqWalStream(
                 self._pgconn, lambda result: _result_error(self._conn, result, DOING)
             )
         else:
             self._stream = stream = RawWalStream(self._conn, _refused(DOING))
-            await stream.begin(command.as_bytes(self._conn), _refused(doing))
+            await stream.begin(text, _refused(doing))
 
     def drain(self) -> tuple[list[Item], int]:
         """The items that have arrived, and their number of bytes; see `WalStream`."""
@@ -251,7 +254,7 @@ def _row(result: pq.abc.PGresult) -> list[str]:
 
 
 def _result_error(conn: AsyncConnection, result: pq.abc.PGresult, doing: str) -> PgmigError:
-    error = psycopg.errors.error_from_result(result, encoding=conn.info.encoding)
+    error = psycopg.errors.error_from_result(result, encoding=codec_of(stored_encoding(conn)))
     return _state_error(error.sqlstate or "", (error.diag.message_primary or "").strip(), error, doing)
 
 
@@ -270,6 +273,4 @@ def _state_error(state: str, text: str, error: psycopg.Error, doing: str) -> Pgm
             f"{doing}: {text}",
             "the source no longer has the WAL that is needed: clean up and start the migration again",
         )
-    if state in UNTRANSLATABLE_STATES:
-        return PgmigError(ErrorKind.UNTRANSLATABLE, f"{doing}: {text}")
     return translate(error, doing)

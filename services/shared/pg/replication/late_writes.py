@@ -22,6 +22,7 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import Lsn
 from services.shared.pg.replication.stream_options import stream_options
 from services.shared.pg.session.connection import translated
+from services.shared.pg.session.encoding import rows_as_stored
 
 LOOKED_AT_MOST = 100_000
 """Number of changes that one query decodes; it also decodes the rest of the last transaction."""
@@ -43,16 +44,19 @@ WITH seen AS (
            | (pg_catalog.get_byte(data, at + 2) << 8) | pg_catalog.get_byte(data, at + 3) AS oid
       FROM named
 )
-SELECT coalesce(n.nspname || '.' || c.relname, 'a table that is gone'), pg_catalog.count(*)
+SELECT pg_catalog.convert_to(coalesce(n.nspname || '.' || c.relname, 'a table that is gone'), 'UTF8'),
+       pg_catalog.count(*)
   FROM counted t
   LEFT JOIN pg_catalog.pg_class c ON c.oid::bigint = t.oid
   LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  GROUP BY 1
 UNION ALL
-SELECT (SELECT lsn::text FROM seen ORDER BY lsn DESC LIMIT 1), -pg_catalog.count(*) FROM seen
+SELECT (SELECT pg_catalog.convert_to(lsn::text, 'UTF8') FROM seen ORDER BY lsn DESC LIMIT 1),
+       -pg_catalog.count(*)
+  FROM seen
  ORDER BY 2"""
 # The first row of the result has the position of the last decoded change, and minus the number of decoded
-# changes.
+# changes. Texts of the result are bytea in UTF-8: see `rows_as_stored`.
 
 _USUAL: LiteralString = "pg_catalog.pg_replication_slot_advance({slot}, {upto})"
 # PostgreSQL 10 does not have pg_replication_slot_advance.
@@ -110,15 +114,16 @@ class _Looking:
             slot=self.slot, most=sql.Literal(LOOKED_AT_MOST), options=self.options, after=self.after
         )
         while True:
-            (last, looked_at), *rows = await (await self.conn.execute(query)).fetchall()
+            (last, looked_at), *rows = await rows_as_stored(self.conn, query)
             if rows or -looked_at < LOOKED_AT_MOST:
-                return tuple(sorted((str(name), int(count)) for name, count in rows))
-            await self._advance(_lsn(last))
+                return tuple(sorted((name.decode(), int(count)) for name, count in rows))
+            await self._advance(_lsn(last.decode()))
 
     async def _advance(self, upto: sql.Composable) -> None:
         moving = _USUAL if self.conn.info.server_version >= _ADVANCE_SINCE else _READING
         function = sql.SQL(moving).format(slot=self.slot, upto=upto, options=self.options)
-        await self.conn.execute(sql.SQL(_ADVANCE).format(moving=function, upto=upto, slot=self.slot))
+        advance = sql.SQL(_ADVANCE).format(moving=function, upto=upto, slot=self.slot)
+        await rows_as_stored(self.conn, advance)
 
 
 def told(found: Sequence[tuple[str, int]]) -> str:

@@ -28,6 +28,7 @@ from services.shared.pg.replication.wal_stream import (
     stream_ended,
     unexpected_message,
 )
+from services.shared.pg.session.encoding import codec_of, stored_encoding
 from services.shared.pg.transport.raw_connection import borrow, ready
 from services.shared.pgoutput.fragments import FRAGMENT, Fragment
 
@@ -57,6 +58,7 @@ class RawWalStream:
         self._must_write = False
         self._ended: PgmigError | None = None
         self._failed = failed
+        self._codec = codec_of(stored_encoding(conn))
 
     @property
     def fileno(self) -> int:
@@ -89,7 +91,7 @@ class RawWalStream:
                     if kind == ord("W"):
                         return
                     if kind == ord("E"):
-                        raise failed(*_error_fields(body))
+                        raise failed(*_error_fields(body, self._codec))
                     if kind not in _IGNORED:
                         raise unexpected_message(kind)
         except OSError as exc:
@@ -195,7 +197,7 @@ class RawWalStream:
         if kind == COPY_DATA and body[:1] == b"k":
             items.append(read_keepalive(body))
         elif kind == ord("E"):
-            raise self._failed(*_error_fields(body))
+            raise self._failed(*_error_fields(body, self._codec))
         elif kind in (ord("c"), ord("C"), ord("Z")):
             raise stream_ended()
         elif kind not in _IGNORED:
@@ -222,9 +224,9 @@ def server_error(sqlstate: str, message: str) -> psycopg.Error:
         return psycopg.DatabaseError(f"{message} (SQLSTATE {sqlstate or 'none'})")
 
 
-def _error_fields(body: bytes) -> tuple[str, str]:
-    """SQLSTATE and primary message of an ErrorResponse."""
-    fields = {field[:1]: field[1:].decode(errors="replace") for field in body.split(b"\0") if field}
+def _error_fields(body: bytes, codec: str) -> tuple[str, str]:
+    """SQLSTATE and primary message of an ErrorResponse, whose text is in Python's `codec`."""
+    fields = {field[:1]: field[1:].decode(codec, "replace") for field in body.split(b"\0") if field}
     return fields.get(b"C", ""), fields.get(b"M", "no reason given")
 
 

@@ -37,7 +37,7 @@ from services.shared.pg.session.connection import (
     locks_are_full,
     translate,
 )
-from services.shared.pg.session.encoding import RAW, is_raw, send_as_stored
+from services.shared.pg.session.encoding import RAW, is_raw, set_encoding
 
 LOCK_WAIT_MS = 60_000
 """How long pg_dump waits for a table that another session alters."""
@@ -213,10 +213,11 @@ async def run_script(conn: AsyncConnection, script: bytes, section: str) -> None
     It changes the session's settings, so use a separate connection.
     """
     try:
-        await send_as_stored(conn)
+        if is_raw(conn):
+            await conn.execute(set_encoding(RAW).encode())
         await conn.execute(script)
         if is_raw(conn):
-            await conn.execute("SET client_encoding = 'UTF8'")
+            await conn.execute(set_encoding("UTF8").encode())
     except psycopg.Error as exc:
         error = translate(exc, f"restoring the {section} schema on the destination")
         if locks_are_full(exc):  # by this transaction itself

@@ -62,8 +62,6 @@ _AUTHENTICATION = re.compile(r"28...")
 _PERMISSION = "42501"
 _NO_SUCH = re.compile(r'(database|role|user) ".*" does not exist')
 _DISK_FULL = "53100"
-UNTRANSLATABLE_STATES = frozenset({"22P05", "22021"})
-"""SQLSTATEs for a character that the other encoding lacks, and for bytes that are not a character."""
 _DEADLOCK = frozenset({"40P01", "40001"})
 
 

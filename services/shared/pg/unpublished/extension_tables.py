@@ -15,7 +15,7 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import TableId
 from services.shared.pg.session.connection import translated
-from services.shared.pg.session.encoding import COPY_RAW, is_raw
+from services.shared.pg.session.encoding import copy_options
 from services.shared.pg.session.sql_files import load_sql
 
 
@@ -59,8 +59,9 @@ async def _replace(source: AsyncConnection, destination: AsyncConnection, table:
     name = sql.Identifier(table.table.schema, table.table.name)
     condition = sql.SQL(table.condition)  # the extension's own SQL, as pg_dump uses it
     columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+    given = copy_options(destination)
     await destination.execute(sql.SQL("DELETE FROM ONLY {} {}").format(name, condition))
-    options = sql.SQL(f"WITH ({COPY_RAW})" if is_raw(destination) else "")
+    options = sql.SQL("WITH ({})" if given else "").format(*map(sql.SQL, given))
     read = sql.SQL("COPY (SELECT {} FROM ONLY {} {}) TO STDOUT {}").format(columns, name, condition, options)
     write = sql.SQL("COPY {} ({}) FROM STDIN {}").format(name, columns, options)
     cursor = destination.cursor()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from services.shared.model import TableId
 from services.shared.pg.apply import long_values
-from services.shared.pg.copy.untranslatable import find_untranslatable
 from services.shared.wire import joining
 from tests.support.pipeline.in_process import Pipeline, pipeline, rows, run
 from tests.support.servers.nats import NatsServer
@@ -50,12 +48,6 @@ async def test_rows_without_a_key_are_found_by_what_the_type_prints(
     query = "SELECT ROW(t.*)::text FROM t ORDER BY v"
     assert rows(dest_db, query) == rows(source_db, query)
     assert rows(dest_db, CALLED) == [(False,)]
-
-
-async def test_the_search_for_text_without_equivalent_calls_no_cast_of_the_row(source_db: str) -> None:
-    run(source_db, "CREATE TABLE t (v text)", "INSERT INTO t VALUES ('one')", HIJACK.format("t"))
-    assert await find_untranslatable(source_db, [TableId("public", "t")]) == ""
-    assert rows(source_db, CALLED) == [(False,)]
 
 
 FROM_TEXT = """

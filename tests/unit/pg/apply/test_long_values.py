@@ -41,3 +41,10 @@ def test_an_odd_number_of_digits_is_for_the_server_to_refuse(damaged: bytes) -> 
 def test_what_is_no_text_comes_to_an_end() -> None:
     damaged = b"\x80" * 100
     assert b"".join(cut(damaged)) == damaged
+
+
+def test_text_in_another_encoding_is_sent_as_bytes() -> None:
+    text = "あ".encode("euc_jp") * 20
+    found = list(pieces(LongValue(0, memoryview(text), bytea=False, encoding="EUC_JP")))
+    assert len(found) > 1
+    assert b"".join(bytes.fromhex(piece[2:].decode()) for piece in found) == text

@@ -8,12 +8,11 @@ SELECT n.nspname,
        pg_catalog.format_type(a.atttypid, a.atttypmod),
        CASE WHEN a.attcollation <> t.typcollation THEN o.collname ELSE '' END,
        a.attnotnull,
-       pg_catalog.convert_to(coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), ''), e.name),
+       pg_catalog.convert_to(coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), ''), %(definitions)s),
        coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', ''), -- from 12 on
        a.attidentity::text,
-       pg_catalog.convert_to({missing}, e.name) -- of rows older than the column
-  FROM (SELECT CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END::name) e (name),
-       unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted (s, r)
+       pg_catalog.convert_to({missing}, %(values)s) -- of rows older than the column
+  FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted (s, r)
   JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r AND c.relkind IN ('r', 'p')
   LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
