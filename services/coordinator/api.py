@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
+from services.coordinator.migration.views import view_of, watch
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.registry import Coordinator
 from services.coordinator.workers.registry import Send, Workforce
@@ -52,7 +53,7 @@ class ControlApiHandler:
     ) -> MigrationView:
         credentials = Credentials(source_uri, destination_uri)
         commands = await self._coordinator.start(migration_id, credentials, options)
-        return commands.migration.view()
+        return view_of(commands.migration)
 
     async def plan(
         self,
@@ -64,19 +65,19 @@ class ControlApiHandler:
         return await self._coordinator.plan(migration_id, Credentials(source_uri, destination_uri), options)
 
     async def get(self, migration_id: MigrationId) -> MigrationView:
-        return self._coordinator.commands(migration_id).migration.view()
+        return view_of(self._coordinator.commands(migration_id).migration)
 
     async def list_all(self) -> tuple[MigrationView, ...]:
-        return tuple(migration.view() for migration in self._coordinator.migrations())
+        return tuple(map(view_of, self._coordinator.migrations()))
 
     async def watch(self, migration_id: MigrationId) -> AsyncIterator[MigrationView]:
-        async for view in self._coordinator.commands(migration_id).migration.watch():
+        async for view in watch(self._coordinator.commands(migration_id).migration):
             yield view
 
     async def pause(self, migration_id: MigrationId) -> MigrationView:
         commands = self._coordinator.commands(migration_id)
         await self._whole(commands.pause())
-        return commands.migration.view()
+        return view_of(commands.migration)
 
     async def resume(
         self,
@@ -87,7 +88,7 @@ class ControlApiHandler:
     ) -> MigrationView:
         commands = self._coordinator.commands(migration_id)
         await self._whole(commands.resume(Credentials(source_uri or "", destination_uri or ""), skip_objects))
-        return commands.migration.view()
+        return view_of(commands.migration)
 
     async def skip_transaction(
         self,
@@ -102,7 +103,7 @@ class ControlApiHandler:
         commands = self._coordinator.commands(migration_id)
         given = Credentials(source_uri or "", destination_uri or "")
         await self._whole(commands.skip_transaction(lsn, reason, who, given))
-        return commands.migration.view()
+        return view_of(commands.migration)
 
     async def resync_tables(
         self,
@@ -113,7 +114,7 @@ class ControlApiHandler:
     ) -> MigrationView:
         commands = self._coordinator.commands(migration_id)
         await self._whole(commands.resync(tables, Credentials(source_uri or "", destination_uri or "")))
-        return commands.migration.view()
+        return view_of(commands.migration)
 
     async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
         feed = await self._coordinator.commands(migration_id).switch_over(timeout_s)
@@ -130,14 +131,14 @@ class ControlApiHandler:
         commands = self._coordinator.commands(migration_id)
         given = Credentials(source_uri or "", destination_uri or "")
         await self._whole(commands.unfreeze(given, read_only=read_only))
-        return commands.migration.view()
+        return view_of(commands.migration)
 
     async def abort(
         self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
     ) -> MigrationView:
         commands = self._coordinator.commands(migration_id)
         await self._whole(commands.abort(Credentials(source_uri or "", destination_uri or "")))
-        return commands.migration.view()
+        return view_of(commands.migration)
 
     async def cleanup(
         self,

@@ -19,6 +19,7 @@ from services.coordinator.migration.pace import pause
 from services.coordinator.migration.record import pack
 from services.coordinator.migration.state import Migration
 from services.coordinator.migration.state_file import write_state
+from services.coordinator.migration.views import view_of
 from services.shared.bus.store import StateStore
 from services.shared.model import (
     ErrorKind,
@@ -121,7 +122,7 @@ class Journal:
 
     async def _write_file(self) -> None:
         async with self._file_lock:
-            record, view = self._migration.record, self._migration.view()
+            record, view = self._migration.record, view_of(self._migration)
             if record.revision <= self._written or self._closed:
                 return
             try:

@@ -21,6 +21,7 @@ from services.coordinator.migration.record import (
 )
 from services.coordinator.migration.state import Migration
 from services.coordinator.migration.state_file import read_states, remove_state, write_state
+from services.coordinator.migration.views import view_of, watch
 from services.coordinator.registry import newest
 from services.shared.model import (
     DatabaseIdentity,
@@ -78,7 +79,7 @@ RECORD = make_record(
 def test_record_is_the_same_after_the_store_and_after_the_file(tmp_path: Path) -> None:
     assert unpack(pack(RECORD)) == RECORD
     assert record_from_json(json.loads(json.dumps(record_to_json(RECORD)))) == RECORD
-    view = Migration(RECORD, lambda: ()).view()
+    view = view_of(Migration(RECORD, lambda: ()))
     write_state(tmp_path, RECORD, view)
     path = tmp_path / "m" / "state.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -125,7 +126,7 @@ def test_revision_grows_with_every_change_and_events_are_capped() -> None:
     assert migration.record.events[-1] == Event(100.0, EventLevel.INFO, "line 299")
     revision = migration.record.revision
     migration.touch()
-    assert migration.view().revision == revision + 1
+    assert view_of(migration).revision == revision + 1
 
 
 def test_impossible_move_is_refused() -> None:
@@ -163,9 +164,9 @@ async def test_a_watch_gathers_changes_and_tells_at_once_of_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for bound in ("WATCH_EVERY_S", "LONGEST_PAUSE_S"):
-        monkeypatch.setattr(f"services.coordinator.migration.state.{bound}", 3600.0)
+        monkeypatch.setattr(f"services.coordinator.migration.views.{bound}", 3600.0)
     migration = Migration(changed(RECORD, phase=Phase.COPY), lambda: ())
-    views = migration.watch()
+    views = watch(migration)
     first = await anext(views)
     following = asyncio.ensure_future(anext(views))
     for _ in range(3):

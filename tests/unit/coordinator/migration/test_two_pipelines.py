@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.coordinator.migration.record import PipelineRecord, Record, SlotRecord, pack, unpack
 from services.coordinator.migration.state import Migration
+from services.coordinator.migration.views import view_of
 from services.shared.model import (
     Direction,
     Endpoint,
@@ -60,7 +61,7 @@ def test_a_change_of_one_leaves_the_other_as_it_is() -> None:
     migration.failed(Failure(ErrorKind.GAP, "gone"))
     migration.flushed(Lsn(9))
     assert migration.record.pipeline(Direction.REVERSE) == REVERSE
-    view = migration.view()
+    view = view_of(migration)
     assert [(one.direction, one.state) for one in view.pipelines] == [
         (Direction.FORWARD, PipelineState.FAILED),
         (Direction.REVERSE, PipelineState.CREATED),

@@ -1,0 +1,71 @@
+"""What clients see of a migration: its view at one moment, and the views of a watch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from services.coordinator.migration.pace import pause
+from services.coordinator.migration.record import PipelineRecord
+from services.coordinator.migration.state import Migration
+from services.shared.model import MigrationView, Phase, PipelineView, Rates, shown_phase
+
+WATCH_EVERY_S = 0.25
+LONGEST_PAUSE_S = 5.0
+"""Limit of the pause between two views, even for large views and slow clients."""
+
+
+async def watch(migration: Migration) -> AsyncIterator[MigrationView]:
+    """Yield the view at once, and again after changes: at most four times a second, and less often with
+    many tables. When the migration ends or stops, yield at once. Ends when the migration is removed."""
+    while not migration.removed:
+        revision, phase, began = migration.record.revision, migration.phase, time.monotonic()
+        yield view_of(migration)
+        took = time.monotonic() - began  # also its way to the client
+        await _rest(migration, min(LONGEST_PAUSE_S, pause(WATCH_EVERY_S, took)), phase)
+        while migration.record.revision == revision and not migration.removed:
+            await migration.changed()
+
+
+async def _rest(migration: Migration, seconds: float, phase: Phase) -> None:
+    """Wait, but not after the migration has stopped running."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while (migration.phase is phase or migration.phase.running) and not migration.removed:
+                await migration.changed()
+
+
+def view_of(migration: Migration) -> MigrationView:
+    record, pipeline = migration.record, migration.pipeline
+    rows, size, transactions = migration.rates.per_second() if migration.phase.running else (0.0, 0.0, 0.0)
+    applied, resume = migration.following.totals(), pipeline.resume_state
+    return MigrationView(
+        migration_id=record.migration_id,
+        phase=migration.phase,
+        revision=record.revision,
+        resume_phase=shown_phase(record.phase, resume) if resume else None,
+        failure=migration.failure,
+        source=record.source,
+        destination=record.destination,
+        options=record.options,
+        created_at=record.created_at,
+        phase_since=max(record.phase_since, pipeline.state_since),
+        positions=migration.following.positions(time.monotonic()),
+        rates=Rates(rows, size, transactions, applied.rows, applied.transactions),
+        tables=migration.copying.tables(),
+        events=record.events,
+        workers=migration.workers(),
+        switchover=record.switchover,
+        indexes=migration.indexes,
+        needs_credentials=migration.needs_credentials,
+        skipped=pipeline.skipped,
+        pipelines=tuple(map(_pipeline_view, record.pipelines)),
+    )
+
+
+def _pipeline_view(record: PipelineRecord) -> PipelineView:
+    return PipelineView(
+        record.direction, record.state, record.state_since, record.resume_state, record.failure
+    )
