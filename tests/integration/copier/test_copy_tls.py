@@ -6,12 +6,10 @@ import asyncio
 
 import pytest
 
-from services.shared.bus.queue import publish_parts
 from services.shared.model import CopyPart, ErrorKind, MigrationId, PgmigError
 from services.shared.pg.copy import relay
 from services.shared.pg.copy.part import Copied, PartCopier
 from services.shared.pg.session.connection import connection
-from tests.fakes.copier_coordinator import copier_stand
 from tests.support.copying import (
     copy_schema,
     count,
@@ -20,11 +18,9 @@ from tests.support.copying import (
     keep_books,
     part,
     parts_of,
-    scalar,
 )
 from tests.support.data.compare import compare_databases
 from tests.support.data.schema import seed
-from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.tls import plain_uri, tls_uri
 
@@ -127,27 +123,3 @@ async def test_a_row_that_the_destination_refuses_is_not_quoted(tls_source: str,
     assert caught.value.kind is ErrorKind.COPY_FAILED
     assert "invalid input syntax" in caught.value.message
     assert "secret" not in f"{caught.value!r} {caught.value.message} {caught.value.__cause__!r}"
-
-
-@pytest.mark.parametrize("kind", ["text", "bytea"])
-async def test_memory_does_not_grow_with_the_row(
-    tls_source: str, tls_dest: str, kind: str, nats_server: NatsServer
-) -> None:
-    value = "convert_to(repeat('{}', 100000000), 'UTF8')" if kind == "bytea" else "repeat('{}', 100000000)"
-    execute(
-        tls_source,
-        f"CREATE TABLE t (a {kind})",
-        *(f"INSERT INTO t SELECT {value.format(letter)}" for letter in "xy"),
-    )
-    execute(tls_dest, f"CREATE TABLE t (a {kind})")
-    await keep_books(tls_dest)
-    async with copier_stand(tls_uri(tls_source), tls_uri(tls_dest), nats_server, "m1") as stand:
-        with exported_snapshot(tls_source) as snapshot:
-            await stand.start("c1")
-            await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])
-            stand.assign("c1", PIPELINE)
-            await stand.coordinator.until(lambda: len(stand.coordinator.done()) == 1)
-            peak = stand.peak_memory("c1")
-    digests = "SELECT string_agg(length(a) || md5(a), ' ' ORDER BY a) FROM t"
-    assert scalar(tls_dest, digests) == scalar(tls_source, digests)
-    assert peak < 150 << 20
