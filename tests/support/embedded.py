@@ -15,6 +15,7 @@ from clients.embedded.stack import FOLLOWING, StackPlan, embedded_stack
 from clients.session import Session
 from services.shared.model import MigrationId, PgmigError
 from tests.fakes.cli import fake_module
+from tests.support import forking
 
 PYTHON = sys.executable
 SECRET = "postgresql://app:hush@127.0.0.1:1/none"
@@ -60,8 +61,13 @@ class Notes:
 
 
 def fork_server() -> psutil.Process:
-    """What the services are forked from."""
-    (found,) = (one for one in psutil.Process().children() if "forkserver" in " ".join(one.cmdline()))
+    """What the stack's services are forked from: not the fork server of `tests.support.forking`."""
+    others = {forking.fork_server().pid}
+    (found,) = (
+        one
+        for one in psutil.Process().children()
+        if "forkserver" in " ".join(one.cmdline()) and one.pid not in others
+    )
     return found
 
 

@@ -4,14 +4,30 @@ until the test starts it again."""
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+from tests.support.forking import fork_server
 from tests.support.servers.process import spawn, tail
 
 STOP_TIMEOUT_S = 60.0
 _SHOWN_LINES = 80
+
+
+class Process(Protocol):
+    """What is needed of a child, executed or forked."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 class Processes:
@@ -20,7 +36,7 @@ class Processes:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._logs.mkdir(parents=True, exist_ok=True)
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, Process] = {}
 
     def spawn(
         self,
@@ -30,10 +46,18 @@ class Processes:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        if name in self._running:
-            raise RuntimeError(f"{name} runs already")
+        self._check_ended(name)
         with self.log_path(name).open("ab") as log:
             self._running[name] = spawn(argv, env=env, cwd=cwd, log=log)
+
+    def fork(self, name: str, role: str, env: Mapping[str, str]) -> None:
+        """Start the service of a role, as the embedded stack does."""
+        self._check_ended(name)
+        self._running[name] = fork_server().fork(name, role, env, self.log_path(name))
+
+    def _check_ended(self, name: str) -> None:
+        if name in self._running:
+            raise RuntimeError(f"{name} runs already")
 
     def kill9(self, *names: str) -> None:
         for name in names:

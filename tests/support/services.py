@@ -4,7 +4,6 @@ caller starts."""
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -72,10 +71,7 @@ class Services:
         for name in names:
             if name == COORDINATOR:
                 self._port_file.unlink(missing_ok=True)
-            role = name.partition("-")[0]
-            self._processes.spawn(
-                name, [sys.executable, "-P", "-m", f"services.{role}"], env=self._environment
-            )
+            self._processes.fork(name, name.partition("-")[0], self._environment)
         if COORDINATOR in names:
             self._wait_serving()
 
