@@ -163,7 +163,7 @@ async def test_a_call_without_a_deadline_ends_all_the_same(monkeypatch: pytest.M
         assert await status_of(call) is StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_calls_beyond_the_bound_are_refused_and_the_others_go_on(
+async def test_calls_beyond_the_limit_are_refused_and_the_others_continue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "CALLS", 2)

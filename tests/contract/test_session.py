@@ -68,7 +68,7 @@ async def test_watch_raises_when_the_coordinator_goes() -> None:
     await session.close()
 
 
-async def test_follow_tells_of_a_lost_connection_and_goes_on_when_it_is_back() -> None:
+async def test_follow_reports_a_lost_connection_and_continues_after_it() -> None:
     control = StandInControl()
     control.put(MigrationView("m", Phase.COPY))
     address = f"127.0.0.1:{free_port()}"
@@ -96,7 +96,7 @@ async def test_follow_raises_at_once_when_no_coordinator_was_ever_there() -> Non
     assert caught.value.kind is ErrorKind.UNREACHABLE
 
 
-async def test_follow_raises_what_no_retry_cures() -> None:
+async def test_follow_raises_permanent_errors() -> None:
     async with served(StandInControl()) as address, Session(address) as session:
         with pytest.raises(PgmigError) as caught:
             await anext(session.follow("unknown"))

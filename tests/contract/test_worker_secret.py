@@ -150,7 +150,7 @@ ASSIGN = pb.AttachResponse(assign=pb.Assign(assignment_id="a2", pipeline=PIPELIN
     ],
     ids=["guessed", "empty", "none", "at once"],
 )
-async def test_who_takes_the_coordinators_address_is_told_ids_and_obeyed_by_nobody(
+async def test_an_impostor_at_the_coordinators_address_learns_ids_alone_and_commands_no_worker(
     says: tuple[pb.AttachResponse, ...],
 ) -> None:
     before, after = FakeCoordinator(), FakeCoordinator()

@@ -45,7 +45,7 @@ def test_it_passes_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failed_step_is_told_with_the_logs(tmp_path: Path) -> None:
+def test_failed_step_is_reported_with_the_logs(tmp_path: Path) -> None:
     done = subprocess.run(
         [*DEMO, "--rows", "1000"],
         cwd=ROOT,

@@ -135,7 +135,7 @@ def test_slot_that_is_there_already(door: Door) -> None:
     door.refuses(ExitCode.REFUSED, "slot pgmig_refused", "already")
 
 
-def test_slot_that_somebody_uses(door: Door) -> None:
+def test_slot_that_is_active(door: Door) -> None:
     with psycopg.connect(door.source, autocommit=True) as conn:
         # A temporary one is its session's for as long as that lives.
         conn.execute("SELECT pg_create_logical_replication_slot('pgmig_refused', 'pgoutput', true)")

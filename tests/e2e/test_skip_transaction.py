@@ -17,7 +17,7 @@ def streaming(view: MigrationView) -> bool:
     return view.phase is Phase.STREAMING
 
 
-def test_a_poison_transaction_is_given_up_where_nothing_runs_any_more(
+def test_a_refused_transaction_is_skipped_while_no_service_runs(
     source_db: str, dest_db: str, tmp_path: Path
 ) -> None:
     run(source_db, "CREATE TABLE item (id int PRIMARY KEY, note text)")

@@ -68,7 +68,7 @@ def source(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
 
 
 @of_sources(FEW)
-async def test_live_database_moves_whole(
+async def test_live_database_is_migrated_completely(
     source: PostgresServer, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     with source.fresh_database("shop") as shop:
@@ -121,7 +121,7 @@ def make_wal(server: PostgresServer, uri: str) -> None:
 
 
 @of_sources(OLDEST)
-async def test_truncate_is_followed_or_stops_the_switchover(
+async def test_truncate_is_replicated_or_stops_the_switchover(
     source: PostgresServer, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     with source.fresh_database("shop") as shop:
@@ -149,7 +149,7 @@ async def test_truncate_is_followed_or_stops_the_switchover(
 
 
 @of_sources(OLDEST)
-async def test_truncate_of_an_added_table_is_followed_or_stops_the_switchover(
+async def test_truncate_of_an_added_table_is_replicated_or_stops_the_switchover(
     source: PostgresServer, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     added = "CREATE TABLE added (id int PRIMARY KEY)"
@@ -196,7 +196,7 @@ async def test_destination_before_12_is_refused(source: PostgresServer) -> None:
 
 
 @of_sources(OLDEST)
-async def test_partition_made_meanwhile_is_followed_or_stops_the_switchover(
+async def test_partition_created_during_the_migration_is_replicated_or_stops_the_switchover(
     source: PostgresServer, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     """Before 13 a publication carries partitions one by one, so a new one is not in it."""

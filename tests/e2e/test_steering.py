@@ -32,7 +32,7 @@ async def test_pause_and_resume(shop: str, dest_db: str, stack: Stack, writer: W
         await live.finish(writer)
 
 
-async def test_switchover_that_runs_out_of_time_lets_the_application_go_on(
+async def test_switchover_that_times_out_is_rolled_back_and_the_application_continues(
     shop: str, dest_db: str, stack: Stack, writer: Writer
 ) -> None:
     async with stack.session() as session:
@@ -52,7 +52,7 @@ async def test_switchover_that_runs_out_of_time_lets_the_application_go_on(
         await live.finish(writer)
 
 
-async def test_switchover_that_cannot_drain_lets_the_application_go_on(
+async def test_switchover_that_cannot_drain_is_rolled_back_and_the_application_continues(
     shop: str, dest_db: str, stack: Stack, writer: Writer
 ) -> None:
     async with stack.session() as session:

@@ -24,7 +24,7 @@ MUTATIONS = (
         "services/shared/rpc/handshake.py",
         "    if token and not (",
         "    if False and not (",
-        f"{WORKER_SECRET}::test_who_takes_the_coordinators_address_is_told_ids_and_obeyed_by_nobody",
+        f"{WORKER_SECRET}::test_an_impostor_at_the_coordinators_address_learns_ids_alone_and_commands_no_worker",
     ),
     Mutation(
         "S2 a worker id belongs to its process",
@@ -73,7 +73,7 @@ MUTATIONS = (
         "services/shared/pg/copy/relay.py",
         "        if self.has_more:\n            while",
         "        if False:\n            while",
-        f"{CHANNEL}::test_bytes_behind_the_last_answer_close_the_connection",
+        f"{CHANNEL}::test_bytes_after_the_last_answer_close_the_connection",
     ),
     Mutation(
         "S6 a channel is used while its connection is open",
@@ -129,7 +129,7 @@ MUTATIONS = (
         "services/shared/pg/session/uri.py",
         """if given.get("sslmode") in _WEAK_MODES and requires_tls(where):""",
         "if False:",
-        "tests/unit/pg/session/test_uri.py::test_what_began_with_tls_goes_on_with_it_unless_told_otherwise",
+        "tests/unit/pg/session/test_uri.py::test_a_connection_that_began_with_tls_keeps_it_unless_a_parameter_says_otherwise",
     ),
     Mutation(
         "S14 a table is not left out by --skip-object",

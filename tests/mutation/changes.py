@@ -28,7 +28,7 @@ MUTATIONS = (
         "services/decoder/stream.py",
         "max(self._confirmed, self._flushed())",
         "max(self._confirmed, self._batcher.position)",
-        f"{CONFIRMED_POSITION}::test_the_slot_is_told_only_what_the_destination_has_flushed",
+        f"{CONFIRMED_POSITION}::test_the_slot_is_confirmed_only_up_to_what_the_destination_has_flushed",
     ),
     Mutation(
         "3 exactly once",
@@ -56,14 +56,14 @@ MUTATIONS = (
         "services/shared/pg/apply/progress.py",
         "    if await row_progress(conn, pipeline) is not None:",
         "    if False:",
-        f"{PROGRESS_ROW}::test_progress_stays_where_it_was_begun",
+        f"{PROGRESS_ROW}::test_progress_stays_in_the_row_or_origin_where_it_began",
     ),
     Mutation(
         "3 exactly once, where transactions come in runs",
         "services/shared/pgoutput/rows.py",
         "    if begin.final_lsn < floor:",
         "    if False:",
-        f"{BATCHES}::test_a_run_begins_behind_what_is_covered",
+        f"{BATCHES}::test_a_run_begins_after_what_is_already_applied",
     ),
     Mutation(
         "4 gaps are refused",
@@ -195,7 +195,7 @@ MUTATIONS = (
         "services/applier/planner.py",
         "self._given_up = commit_lsn in self._skip",
         "self._given_up = commit_lsn >= min(self._skip, default=1 << 64)",
-        f"{REFUSED_CHANGES}::test_a_skipped_transaction_is_left_out_whole_and_alone",
+        f"{REFUSED_CHANGES}::test_a_skipped_transaction_is_left_out_completely_and_no_other_one",
     ),
     Mutation(
         "13 batching keeps meaning",

@@ -7,7 +7,7 @@ from tests.mutation.mutation import Mutation
 STALE_STATE = "tests/integration/coordinator/test_stale_state.py"
 ESCAPES = "tests/integration/pg/freeze/test_freeze_escapes.py"
 TWO = "tests/integration/coordinator/test_two_coordinators.py"
-AMID = "tests/unit/coordinator/test_commands_amid_switchover.py"
+DURING = "tests/unit/coordinator/test_commands_during_switchover.py"
 INTERRUPTED = "tests/integration/coordinator/operations/test_switchover_interrupted.py"
 UNPUBLISHED = "tests/integration/coordinator/tables/test_unpublished_fence.py"
 AFTER = "tests/integration/coordinator/operations/test_after_switchover.py"
@@ -20,14 +20,14 @@ MUTATIONS = (
         "services/shared/pg/freeze/source.py",
         "        await set_open(self._side, self.before.database, accepts=False)",
         "        pass",
-        f"{ESCAPES}::test_nobody_comes_in_afterwards_not_even_a_superuser",
+        f"{ESCAPES}::test_no_session_can_begin_after_the_freeze_not_even_a_superusers",
     ),
     Mutation(
         "40 sessions are exempt by process id",
         "services/shared/pg/freeze/sessions.py",
         '" AND a.pid <> ALL (%(spared)s)',
         "\" AND a.application_name NOT LIKE 'pgmig %%' AND a.pid <> ALL (%(spared)s)",
-        f"{ESCAPES}::test_session_begun_amid_the_freeze_writes_nothing",
+        f"{ESCAPES}::test_session_that_begins_during_the_freeze_writes_nothing",
     ),
     Mutation(
         "40 sessions that show nothing are ended too",
@@ -48,14 +48,14 @@ MUTATIONS = (
         "services/coordinator/operations/switchover_steps.py",
         "    if await freeze.opened():",
         "    if False:",
-        f"{INTERRUPTED}::test_source_that_somebody_opened_rolls_the_switchover_back",
+        f"{INTERRUPTED}::test_source_that_accepts_connections_again_rolls_the_switchover_back",
     ),
     Mutation(
         "40 the first large object may be created before the freeze begins",
         "services/coordinator/operations/switchover.py",
         "if run.unfollowed or await unfollowed.any_on_source(run.context, freeze):",
         "if run.unfollowed:",
-        f"{INTERRUPTED}::test_first_large_object_amid_the_freeze_arrives",
+        f"{INTERRUPTED}::test_first_large_object_created_during_the_freeze_arrives",
     ),
     Mutation(
         "41 behind the sentinel",
@@ -76,7 +76,7 @@ MUTATIONS = (
         "services/shared/pg/replication/late_writes.py",
         "            if rows or -looked_at < LOOKED_AT_MOST:",
         "            if True:",
-        f"{AFTER}::test_late_writes_are_found_behind_more_changes_than_one_look_decodes",
+        f"{AFTER}::test_late_writes_are_found_after_more_changes_than_one_check_decodes",
     ),
     Mutation(
         "42 undo wins its compare and set",
@@ -160,7 +160,7 @@ MUTATIONS = (
         "services/shared/pg/freeze/thaw.py",
         "    if found in {value, FROZEN}:",
         "    if True:",
-        f"{INTERRUPTED}::test_limits_and_settings_are_those_of_before",
+        f"{INTERRUPTED}::test_limits_and_settings_of_the_source_are_restored",
     ),
     Mutation(
         "43 sessions that cannot be ended refuse the freeze",
@@ -181,14 +181,14 @@ MUTATIONS = (
         "services/coordinator/commands.py",
         "if self.loop.switching:\n            raise _wrong_phase(",
         "if False:\n            raise _wrong_phase(",
-        AMID,
+        DURING,
     ),
     Mutation(
         "45 undoing goes on until it succeeds",
         "services/coordinator/operations/undo.py",
         "        except Exception as exc:",
         "        except PgmigError as exc:",
-        AMID,
+        DURING,
     ),
     Mutation(
         "45 what delays the undo is reported",

@@ -28,7 +28,7 @@ def test_only_migration_is_chosen_and_several_need_an_id(served: ServedControl) 
     assert calls == [("pause", "a"), ("pause", "b")]
 
 
-def test_pause_and_resume_tell_the_phase(served: ServedControl) -> None:
+def test_pause_and_resume_print_the_phase(served: ServedControl) -> None:
     put(served)
     assert at(served, "pause").stdout == "migration m is in phase paused\n"
     assert document(at(served, "resume", "-o", "json", *URIS))["phase"] == "streaming"
@@ -71,7 +71,7 @@ def test_skip_transaction_needs_an_lsn_and_a_reason(
     assert at(served, "skip-transaction", *arguments).exit_code == 2
 
 
-def test_switchover_tells_steps_on_stderr_and_the_result_on_stdout(served: ServedControl) -> None:
+def test_switchover_prints_steps_on_stderr_and_the_result_on_stdout(served: ServedControl) -> None:
     put(served)
     result = at(served, "switchover", "--timeout", "1500ms")
     assert result.exit_code == 0
@@ -80,7 +80,7 @@ def test_switchover_tells_steps_on_stderr_and_the_result_on_stdout(served: Serve
     assert ("switchover", "m", 1.5) in served.control.calls
 
 
-def test_unfreeze_lets_writers_in_or_only_readers(served: ServedControl) -> None:
+def test_unfreeze_opens_the_source_to_writers_or_only_to_readers(served: ServedControl) -> None:
     put(served, phase=Phase.SWITCHED_OVER)
     assert at(served, "unfreeze").stdout == "the old source of migration m accepts connections again\n"
     assert at(served, "unfreeze", "--read-only").exit_code == 0
@@ -126,7 +126,7 @@ def test_switchover_as_json_is_one_step_a_line(served: ServedControl) -> None:
     assert steps[-1]["result"]["sentinel_lsn"] == "0/16B374D8"
 
 
-def test_coordinator_lost_during_a_switchover_is_told_as_that(served: ServedControl) -> None:
+def test_loss_of_the_coordinator_during_a_switchover_has_an_error_of_its_own(served: ServedControl) -> None:
     put(served)
     lost = PgmigError(ErrorKind.UNREACHABLE, "it is gone", "check the address")
     served.control.errors["switchover, freeze is done"] = lost
@@ -138,7 +138,7 @@ def test_coordinator_lost_during_a_switchover_is_told_as_that(served: ServedCont
     assert "writes to the source may stay blocked" in hint
 
 
-def test_abort_and_cleanup_tell_what_they_did(served: ServedControl) -> None:
+def test_abort_and_cleanup_print_what_they_did(served: ServedControl) -> None:
     put(served)
     refused = at(served, "cleanup")
     assert refused.exit_code == 8

@@ -82,7 +82,9 @@ def test_ending_without_a_stack_needs_connection_strings(state_dir: Path, comman
     assert "--source-uri and --dest-uri missing" in result.stderr
 
 
-def test_defect_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch, served: ServedControl) -> None:
+def test_defect_is_one_line_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, served: ServedControl
+) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by nothing")
 

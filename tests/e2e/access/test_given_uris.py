@@ -95,7 +95,7 @@ async def test_another_address_of_the_same_database_is_used(shop: str, dest_db: 
         await live.drain()
 
 
-async def test_a_source_that_is_gone_is_given_up_with_force_as_the_error_says(
+async def test_cleanup_by_force_works_without_the_source_as_the_error_says(
     shop: str, dest_db: str, stack: Stack
 ) -> None:
     async with proxied(place(shop).partition("/")[0]) as proxy, stack.session() as session:

@@ -161,7 +161,7 @@ def one_part_held_up(dest: str) -> Iterator[Gate]:
 
 
 @pytest.mark.parametrize("cut_off", [False, True], ids=["copiers hear of it", "a copier is cut off"])
-async def test_a_table_that_is_cut_begins_anew_under_a_new_snapshot(
+async def test_a_divided_table_is_copied_again_under_a_new_snapshot(
     cut_off: bool, shop: str, dest_db: str, stack: Stack, writer: Writer
 ) -> None:
     async with stack.session() as session:
@@ -189,7 +189,7 @@ async def test_a_table_that_is_cut_begins_anew_under_a_new_snapshot(
         await live.finish(writer)
 
 
-async def test_a_table_that_was_rewritten_while_it_was_copied_begins_anew(
+async def test_a_table_rewritten_during_its_copy_is_copied_again(
     shop: str, dest_db: str, stack: Stack, writer: Writer
 ) -> None:
     async with stack.session() as session:

@@ -93,7 +93,7 @@ async def test_everything_killed_at_once(streaming: Streaming, live: Live) -> No
         await live.compare_in_step(writer)
 
 
-async def test_killed_broker_that_comes_back_with_its_store(streaming: Streaming, live: Live) -> None:
+async def test_killed_broker_with_its_store_kept_loses_nothing(streaming: Streaming, live: Live) -> None:
     with application(live.source) as writer:
         writer.wait_for_commits(COMMITS)
         streaming.nats.kill9()
@@ -103,7 +103,7 @@ async def test_killed_broker_that_comes_back_with_its_store(streaming: Streaming
         await live.compare_in_step(writer)
 
 
-async def test_killed_broker_that_comes_back_without_its_store(streaming: Streaming, live: Live) -> None:
+async def test_killed_broker_with_its_store_lost_loses_nothing(streaming: Streaming, live: Live) -> None:
     with application(live.source) as writer:
         writer.wait_for_commits(COMMITS)
         streaming.nats.kill9()

@@ -114,7 +114,7 @@ def all_copied(view: MigrationView) -> bool:
 
 
 @pytest.mark.parametrize("wipe_store", [False, True], ids=["it keeps its store", "its store is lost"])
-async def test_a_broker_restarted_amid_the_copy(
+async def test_broker_restart_during_the_copy_loses_nothing(
     wipe_store: bool, databases: Databases, stack: Stack, nats_server: NatsServer, writer: Writer
 ) -> None:
     async with stack.session() as session:
@@ -142,7 +142,7 @@ async def proxied_uri(uri: str) -> AsyncIterator[tuple[str, Proxy]]:
 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
-async def test_connections_cut_again_and_again_amid_the_copy(
+async def test_connections_lost_repeatedly_during_the_copy_lose_nothing(
     side: str, databases: Databases, stack: Stack, writer: Writer
 ) -> None:
     async with (
@@ -167,7 +167,7 @@ async def test_connections_cut_again_and_again_amid_the_copy(
 @pytest.mark.parametrize(
     "restart", ["source fast", "source immediate", "destination fast", "destination immediate"]
 )
-async def test_a_server_restarted_amid_the_copy(
+async def test_server_restart_during_the_copy_loses_nothing(
     restart: str, servers: Servers, databases: Databases, stack: Stack, writer: Writer
 ) -> None:
     side, mode = restart.split()

@@ -70,7 +70,7 @@ async def test_a_change_of_columns_stops_with_advice_that_makes_both_sides_equal
         assert operator.named("app.t")
 
 
-async def test_names_that_cross_and_back_around_a_write_are_equal(bed: Bed) -> None:
+async def test_columns_that_swap_names_and_back_before_and_after_a_write_are_equal(bed: Bed) -> None:
     cross = CHANGES["names that cross"]
     async with bed.streaming(*TABLE) as operator:
         bed.app(cross, "INSERT INTO app.t (id, v, w) VALUES (10, 'is v', 'is w')", cross)
@@ -90,7 +90,7 @@ async def test_a_type_that_comes_and_goes_is_equal(bed: Bed) -> None:
 @pytest.mark.parametrize(
     "column", ["ALTER v SET DEFAULT 'new'", "ADD z text DEFAULT 'z'", "ALTER v TYPE varchar(9)"]
 )
-async def test_a_change_of_a_partitioned_table_is_told(bed: Bed, column: str) -> None:
+async def test_a_change_of_a_partitioned_table_stops_the_migration(bed: Bed, column: str) -> None:
     """A default may be the root's alone; other changes are its partitions' too."""
     which = "ONLY app.root" if "DEFAULT 'new'" in column else "app.root"
     async with bed.streaming(

@@ -101,7 +101,7 @@ async def begin(live: Live, options: MigrationOptions) -> None:
 
 
 @pytest.mark.parametrize("killed", ["copier-1", COORDINATOR, "decoder", "all of them"])
-async def test_killed_amid_the_copy_it_goes_on_without_being_asked(
+async def test_killed_during_the_copy_it_resumes_by_itself(
     killed: str, options: MigrationOptions, bed: Bed, writer: Writer
 ) -> None:
     victims = (COORDINATOR, "decoder", "applier", "copier-1") if killed == "all of them" else (killed,)

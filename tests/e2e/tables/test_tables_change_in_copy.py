@@ -70,7 +70,7 @@ async def test_a_table_that_is_emptied_and_filled_before_its_copy_is_complete(
 
 
 @pytest.mark.parametrize("after", ["VACUUM FULL app.small", "CLUSTER app.small USING small_pkey"])
-async def test_maintenance_of_a_table_before_its_copy_costs_nobody_anything(bed: Bed, after: str) -> None:
+async def test_maintenance_of_a_table_before_its_copy_does_not_restart_the_copy(bed: Bed, after: str) -> None:
     async with bed.in_copy(*SMALL) as operator:
         bed.app("UPDATE app.small SET v = -v WHERE id < 100", after)
         operator.release()
@@ -131,7 +131,7 @@ async def test_a_plain_clone_copies_tables_that_have_become_unlogged(bed: Bed) -
 
 
 @pytest.mark.parametrize("held", ["in phase copy", "in phase schema", "paused in phase schema"])
-async def test_a_table_that_is_made_anew_before_its_copy_is_followed(bed: Bed, held: str) -> None:
+async def test_a_table_recreated_before_its_copy_is_replicated(bed: Bed, held: str) -> None:
     begin = bed.in_copy if held == "in phase copy" else bed.in_schema
     async with begin(*SMALL) as operator:
         session, name = operator.live.session, operator.live.migration_id
@@ -188,7 +188,7 @@ async def test_a_partition_that_goes_before_indexes_are_made_leaves_its_roots_in
         assert operator.named("app.low")
 
 
-async def test_a_new_partition_is_told_with_its_ddl_before_indexes_are_complete(bed: Bed) -> None:
+async def test_the_ddl_of_a_new_partition_is_reported_before_indexes_are_complete(bed: Bed) -> None:
     """Two snapshots: the applier brings the tables to one moment before foreign keys are made."""
     ddl = (
         *SMALL,

@@ -53,7 +53,7 @@ def written(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-async def test_a_table_that_is_made_anew_is_named(bed: Bed, change: Apply, written: bool) -> None:
+async def test_a_recreated_table_is_named(bed: Bed, change: Apply, written: bool) -> None:
     async with bed.streaming(*ONE) as operator:
         change("DROP TABLE app.one", ONE[0], MANY)
         if written:
@@ -62,7 +62,7 @@ async def test_a_table_that_is_made_anew_is_named(bed: Bed, change: Apply, writt
         assert operator.named("app.one")
 
 
-async def test_a_table_that_somebody_makes_anew_on_the_destination_is_named(bed: Bed) -> None:
+async def test_a_table_recreated_on_the_destination_is_named(bed: Bed) -> None:
     """Nothing in the change stream shows that the rows that were copied are gone."""
     async with bed.streaming(*ONE, *TWO) as operator:
         operator.prepare("DROP TABLE app.one", ONE[0])
@@ -72,7 +72,7 @@ async def test_a_table_that_somebody_makes_anew_on_the_destination_is_named(bed:
 
 
 @pytest.mark.parametrize("name", ["app.root", "app.low"])
-async def test_a_partition_that_somebody_makes_anew_on_the_destination_is_named(bed: Bed, name: str) -> None:
+async def test_a_partition_recreated_on_the_destination_is_named(bed: Bed, name: str) -> None:
     async with bed.streaming(*PARTITIONED) as operator:
         partitions = [PARTITIONED[1], PARTITIONED[2]] if name == "app.root" else [PARTITIONED[1]]
         operator.prepare(f"DROP TABLE {name}", *(PARTITIONED[:1] if name == "app.root" else ()), *partitions)
@@ -80,7 +80,7 @@ async def test_a_partition_that_somebody_makes_anew_on_the_destination_is_named(
         assert operator.named("app.low")
 
 
-async def test_a_table_that_is_made_anew_with_other_columns_is_named(bed: Bed) -> None:
+async def test_a_table_recreated_with_other_columns_is_named(bed: Bed) -> None:
     async with bed.streaming(*ONE) as operator:
         operator.by_hand = ("ALTER TABLE app.one ADD w text",)
         bed.at_once("DROP TABLE app.one", "CREATE TABLE app.one (id int PRIMARY KEY, v int, w text)")
@@ -102,7 +102,7 @@ async def test_tables_that_swap_names_are_named(bed: Bed, change: Apply, written
         assert operator.named("app.one") or operator.named("app.two")
 
 
-async def test_tables_that_swap_names_and_back_around_a_write_are_equal(bed: Bed) -> None:
+async def test_tables_that_swap_names_and_back_before_and_after_a_write_are_equal(bed: Bed) -> None:
     async with bed.streaming(*ONE, *TWO) as operator:
         bed.app(*SWAP, "INSERT INTO app.one VALUES (10, 10)", "INSERT INTO app.two VALUES (11, 11)", *SWAP)
         await operator.to_the_end()
@@ -151,7 +151,7 @@ async def test_a_partition_that_is_detached_is_named(bed: Bed) -> None:
         assert operator.named("app.low")
 
 
-async def test_a_table_with_rows_that_becomes_a_partition_is_followed(bed: Bed, change: Apply) -> None:
+async def test_a_table_with_rows_that_becomes_a_partition_is_replicated(bed: Bed, change: Apply) -> None:
     async with bed.streaming(*PARTITIONED) as operator:
         operator.by_hand = (LOADED[0], f"ALTER TABLE app.root ATTACH {TOP}")
         change(*LOADED, f"ALTER TABLE app.root ATTACH {TOP}")
@@ -159,7 +159,7 @@ async def test_a_table_with_rows_that_becomes_a_partition_is_followed(bed: Bed, 
         await operator.to_the_end()
 
 
-async def test_a_table_with_rows_that_becomes_a_partition_unwritten_is_followed(bed: Bed) -> None:
+async def test_a_table_with_rows_that_becomes_a_partition_is_replicated_without_a_write(bed: Bed) -> None:
     async with bed.streaming(*PARTITIONED) as operator:
         operator.by_hand = (LOADED[0], f"ALTER TABLE app.root ATTACH {TOP}")
         bed.app(*LOADED, f"ALTER TABLE app.root ATTACH {TOP}")
@@ -175,7 +175,7 @@ async def test_a_table_that_both_sides_attach_is_copied(bed: Bed) -> None:
         await operator.to_the_end()
 
 
-async def test_a_followed_table_that_becomes_a_partition_is_equal(bed: Bed) -> None:
+async def test_a_replicated_table_that_becomes_a_partition_is_equal(bed: Bed) -> None:
     async with bed.streaming(*PARTITIONED, *LOADED) as operator:
         operator.by_hand = (f"ALTER TABLE app.root ATTACH {TOP}",)
         bed.app(f"ALTER TABLE app.root ATTACH {TOP}", "INSERT INTO app.root VALUES (2101, 1)")
@@ -234,7 +234,9 @@ async def test_a_table_that_is_no_longer_published_is_named(bed: Bed) -> None:
 
 
 @pytest.mark.parametrize("change", ["SET (publish = 'insert')", "SET TABLE app.one WHERE (id < 2), app.two"])
-async def test_a_publication_that_leaves_something_out_for_a_while_is_told(bed: Bed, change: str) -> None:
+async def test_a_publication_that_lacked_a_table_for_a_while_stops_the_migration(
+    bed: Bed, change: str
+) -> None:
     async with bed.streaming(*ONE, *TWO) as operator:
         publication = f"ALTER PUBLICATION pgmig_{operator.live.migration_id}"
         back = (

@@ -53,7 +53,7 @@ async def test_messages_before_the_sequence_are_removed(nats_server: NatsServer)
         await again.close()
 
 
-async def test_a_stream_made_anew_is_not_trimmed_by_sequences_of_the_old(nats_server: NatsServer) -> None:
+async def test_a_recreated_stream_is_not_purged_by_sequences_of_the_old_one(nats_server: NatsServer) -> None:
     async with bus(nats_server.url, "test") as client:
         await write(client, b"old 1", b"old 2", b"old 3")
         reader = ChangeReader(client, PIPELINE)
@@ -72,7 +72,7 @@ async def test_a_stream_made_anew_is_not_trimmed_by_sequences_of_the_old(nats_se
         await again.close()
 
 
-async def test_a_store_put_back_is_read_anew(nats_server: NatsServer, tmp_path: Path) -> None:
+async def test_a_restored_store_is_read_from_its_beginning(nats_server: NatsServer, tmp_path: Path) -> None:
     """Also when a writer has filled it again, with other messages, beyond what was read."""
 
     async def write_alone(*messages: bytes) -> None:
@@ -100,7 +100,7 @@ async def test_a_store_put_back_is_read_anew(nats_server: NatsServer, tmp_path: 
         await reader.close()
 
 
-async def test_that_a_stream_was_made_anew_is_told_although_the_first_look_fails(
+async def test_a_recreated_stream_is_reported_although_the_first_check_fails(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with bus(nats_server.url, "test") as client:

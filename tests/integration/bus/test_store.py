@@ -129,7 +129,7 @@ async def keys(client: Client) -> list[str]:
     return sorted(await bucket.keys())
 
 
-async def test_a_value_larger_than_a_message_is_kept_in_pieces(client: Client) -> None:
+async def test_a_value_larger_than_a_message_is_stored_in_fragments(client: Client) -> None:
     store = StateStore(client)
     for value in (large(b"first"), large(b"second"), large(b"second"), b"small", large(b"last")):
         await store.save("a", value)
@@ -151,7 +151,7 @@ async def test_a_value_is_no_larger_than_the_brokers_default_takes() -> None:
             assert await StateStore(client).load() == {"a": value}
 
 
-async def test_a_fenced_coordinator_takes_no_piece_of_the_other_away(client: Client) -> None:
+async def test_a_fenced_coordinator_deletes_no_fragment_of_the_other(client: Client) -> None:
     first, second = StateStore(client), StateStore(client)
     await first.save("a", large(b"1"))
     await second.load()
@@ -162,7 +162,7 @@ async def test_a_fenced_coordinator_takes_no_piece_of_the_other_away(client: Cli
     assert await StateStore(client).load() == {"a": large(b"2")}
 
 
-async def test_a_value_whose_pieces_are_lost_is_empty(client: Client) -> None:
+async def test_a_value_whose_fragments_are_lost_is_empty(client: Client) -> None:
     store = StateStore(client)
     await store.save("a", large(b"1"))
     await store.save("b", b"2")

@@ -117,7 +117,7 @@ async def test_refused_input_leaves_nothing_behind(services: Services, source: s
     assert not (services.state_dir / "m").exists()
 
 
-async def test_switchover_behind_a_held_row_lock_is_rolled_back_and_writers_go_on(
+async def test_switchover_that_waits_for_a_row_lock_is_rolled_back_and_writers_continue(
     services: Services, source: str, dest_db: str
 ) -> None:
     before = traces(source)
@@ -166,7 +166,7 @@ async def test_switchover_that_cannot_drain_is_rolled_back(
         assert compare_rows(source, dest_db) == []
 
 
-async def test_coordinator_told_to_stop_rolls_a_switchover_back_first(
+async def test_stopping_the_coordinator_rolls_a_switchover_back_first(
     services: Services, source: str, dest_db: str
 ) -> None:
     async with services.session() as session:

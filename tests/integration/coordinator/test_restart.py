@@ -67,7 +67,7 @@ async def test_killed_while_the_schema_is_restored(
             await finish(session, "m", source, dest_db, writer)
 
 
-async def test_killed_during_the_copy_and_the_copy_goes_on(
+async def test_killed_during_the_copy_it_resumes_the_copy(
     source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path, writer: Writer
 ) -> None:
     with Services(nats_server, tmp_path, workers=("decoder", "applier")) as services:
@@ -101,7 +101,7 @@ async def test_killed_while_indexes_are_built(
             await finish(session, "m", source, dest_db, writer)
 
 
-async def test_killed_in_streaming_its_workers_go_on_and_tell_it_no_credentials(
+async def test_killed_in_streaming_its_workers_continue_and_send_it_no_credentials(
     source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path, writer: Writer
 ) -> None:
     with Services(nats_server, tmp_path) as services:
@@ -119,7 +119,7 @@ async def test_killed_in_streaming_its_workers_go_on_and_tell_it_no_credentials(
             assert services.log("decoder").count("decoder for migration m") == 1
 
 
-async def test_restarted_it_goes_on_by_itself_with_the_credentials_of_its_environment(
+async def test_restarted_it_resumes_with_the_credentials_of_its_environment(
     source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path, writer: Writer
 ) -> None:
     uris = {"PGMIG_SOURCE_URI": source, "PGMIG_DEST_URI": dest_db}
@@ -178,7 +178,7 @@ async def test_decoder_killed_during_the_copy_costs_a_new_snapshot(
             await finish(session, "m", source, dest_db, writer)
 
 
-async def test_killed_in_the_middle_of_a_switchover_lets_writers_in_again(
+async def test_killed_during_a_switchover_it_unblocks_writers(
     source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path, writer: Writer
 ) -> None:
     with Services(nats_server, tmp_path) as services:

@@ -62,7 +62,7 @@ async def test_workers_of_an_embedded_stack_that_were_replaced_are_not_waited_fo
         assert compare_rows(source, dest_db) == []
 
 
-async def test_switchover_waits_for_an_applier_that_comes_back(
+async def test_switchover_waits_for_an_applier_that_reconnects(
     source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     with Services(nats_server, tmp_path) as services:

@@ -87,7 +87,7 @@ async def test_coordinator_that_was_replaced_cannot_close_the_source(
             insert(source, 2)
 
 
-async def test_sessions_of_a_freeze_that_is_undone_are_gone_before_anything_is_put_back(
+async def test_sessions_of_an_undone_freeze_are_ended_before_settings_are_restored(
     source: str, freeze: Freeze
 ) -> None:
     """Also those that would have gone on: the lock that they wait for is free the moment after."""

@@ -277,7 +277,7 @@ async def test_one_copier_works_for_two_migrations(stand: Stand) -> None:
     }
 
 
-async def test_progress_tells_rows_and_bytes(stand: Stand) -> None:
+async def test_progress_has_rows_and_bytes(stand: Stand) -> None:
     make_table(stand, "t", gated=True)
     with exported_snapshot(stand.source) as snapshot, closed_gate(stand.dest) as gate:
         await publish_parts(stand.client, PIPELINE, [part("t", "a", snapshot=snapshot)])

@@ -79,7 +79,7 @@ async def test_rows_are_the_same_whichever_side_is_encrypted(
         ("destination", "pg_terminate_backend"),  # has no time for us: sending finds out
     ],
 )
-async def test_a_side_that_fails_in_the_middle_is_curable_and_leaves_nothing_on_the_destination(
+async def test_a_side_that_fails_during_the_copy_is_retried_and_leaves_nothing_on_the_destination(
     tls_source: str, tls_dest: str, encrypted: bool, side: str, function: str
 ) -> None:
     uris = {"source": tls_source, "destination": tls_dest}

@@ -170,7 +170,7 @@ async def test_a_stream_full_of_what_an_earlier_applier_applied_gets_space(
         equal(source_db, dest_db)
 
 
-async def test_a_full_stream_is_told_in_the_timeline_once(
+async def test_a_full_stream_is_one_event_of_the_timeline(
     source_db: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     with psycopg.connect(source_db, autocommit=True) as conn:

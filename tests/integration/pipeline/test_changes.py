@@ -189,7 +189,7 @@ async def test_a_truncate_of_more_than_a_message_holds(source_db: str, dest_db: 
 
 
 @pytest.mark.parametrize("strict", [True, False])
-async def test_strict_boundaries_keep_source_transactions_apart(
+async def test_strict_boundaries_write_one_transaction_for_each_source_transaction(
     source_db: str, dest_db: str, nats_server: NatsServer, strict: bool
 ) -> None:
     async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:

@@ -32,7 +32,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_the_slot_is_told_only_what_the_destination_has_flushed(
+async def test_the_slot_is_confirmed_only_up_to_what_the_destination_has_flushed(
     source_db: str, dest_db: str, nats_server: NatsServer
 ) -> None:
     async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
@@ -50,7 +50,7 @@ async def test_the_slot_is_told_only_what_the_destination_has_flushed(
         await eventually(told)
 
 
-async def test_an_idle_source_lets_the_slot_advance(
+async def test_the_slot_advances_while_the_source_is_idle(
     source_db: str, dest_db: str, nats_server: NatsServer
 ) -> None:
     async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:

@@ -90,7 +90,7 @@ async def test_time_outs_of_role_and_database_end_no_session(
     assert f"streaming from slot {PIPELINE.slot} failed" not in caplog.text
 
 
-async def test_a_broker_store_put_back_to_an_earlier_state_loses_nothing(
+async def test_a_broker_store_restored_to_an_earlier_state_loses_nothing(
     source_db: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     """To one amid a transaction, of which the destination has long had the rest."""

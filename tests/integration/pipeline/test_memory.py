@@ -158,7 +158,7 @@ def test_a_row_without_a_key_that_is_found_by_a_hundred_megabytes(stage: Stage) 
     stage.assert_equal()
 
 
-def test_a_destination_that_stands_still(stage: Stage) -> None:
+def test_a_destination_that_blocks_the_applier(stage: Stage) -> None:
     """Longer than the source waits for a walsender's client, with more to come than anyone may hold."""
     with (
         psycopg.connect(stage.destination) as blocker,

@@ -108,7 +108,7 @@ async def test_a_value_too_long_for_the_destination_is_refused_and_not_cut(
         equal(p)
 
 
-async def test_a_skipped_transaction_is_left_out_whole_and_alone(
+async def test_a_skipped_transaction_is_left_out_completely_and_no_other_one(
     source_db: str, dest_db: str, nats_server: NatsServer
 ) -> None:
     async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:

@@ -86,7 +86,7 @@ def test_writer_ends_when_the_database_turns_read_only(source_server: PostgresSe
     assert check_markers(source_db, report) == []
 
 
-def test_writer_goes_on_after_the_server_was_killed_and_no_acknowledged_commit_is_lost() -> None:
+def test_writer_continues_after_the_server_was_killed_and_no_acknowledged_commit_is_lost() -> None:
     with PostgresServer(oldest()) as server:
         uri = server.create_database("shop")
         seed(uri, 1000)

@@ -108,7 +108,7 @@ async def test_a_half_published_transaction_is_rolled_back() -> None:
     assert done == ["execute", "rollback", "execute", "commit 0/28"]
 
 
-async def test_behind_a_group_that_was_refused_the_culprit_is_found_too(
+async def test_a_refused_transaction_after_a_refused_group_is_found_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The next group was prepared before it was known that each transaction must stand by itself."""
@@ -137,7 +137,7 @@ async def test_a_full_queue_makes_the_reader_wait() -> None:
     assert [chunk.commit_lsn for chunk in await queue.get()] == [2]
 
 
-async def test_nothing_is_read_behind_a_chunk_larger_than_the_queue_until_it_is_written() -> None:
+async def test_nothing_is_read_after_a_chunk_larger_than_the_queue_until_it_is_written() -> None:
     queue = ChunkQueue(capacity=2000)
     waiting = asyncio.create_task(queue.put(Chunk(1, bytes=100_000)))
     assert [chunk.commit_lsn for chunk in await queue.get()] == [1]

@@ -41,7 +41,7 @@ def test_lag_clock_stays_bounded_and_grows_coarse_with_age() -> None:
     assert len(clock._seen) <= 4096
 
 
-def test_nothing_is_behind_before_anything_is_known() -> None:
+def test_there_is_no_lag_before_a_position_is_known() -> None:
     assert lag_bytes(Lsn(100), Lsn(0)) == 0
     assert FollowProgress().behind(1.0) == (0, 0.0)
 
@@ -64,7 +64,7 @@ def test_the_state_follows_the_lag_without_flapping(
     assert follow_state(current, size, seconds) is target
 
 
-def test_totals_go_on_when_another_applier_takes_over() -> None:
+def test_totals_continue_when_another_applier_takes_over() -> None:
     progress = FollowProgress()
     progress.applier(ApplierProgress("one", Lsn(1), Lsn(1), 0.0, 10, 2, 100))
     progress.applier(ApplierProgress("one", Lsn(2), Lsn(2), 0.0, 15, 3, 150))

@@ -16,7 +16,7 @@ ENDED = batch(10, 20, 1, opened=True)
 UNDER_WAY = batch(20, 20, 2, opened=True)
 
 
-def test_an_open_transaction_that_fills_the_stream_waits_in_vain() -> None:
+def test_an_open_transaction_that_fills_the_stream_never_gets_space() -> None:
     assert in_vain(Look(1, ENDED, UNDER_WAY, Lsn(20)), Look(3, ENDED, UNDER_WAY, Lsn(20)))
 
 
@@ -33,7 +33,7 @@ def test_space_that_was_just_made_is_tried_first() -> None:
     assert not in_vain(look, Look(5, ENDED, batch(20, 20, 3, opened=True), Lsn(20)))
 
 
-def test_a_full_stream_is_told_once_an_episode() -> None:
+def test_each_period_of_a_full_stream_is_reported_once() -> None:
     following = FollowProgress()
 
     def told(now: float, *, full: bool) -> bool:

@@ -219,7 +219,7 @@ def test_two_phase_messages_are_refused_as_unsupported(first: bytes) -> None:
 
 
 @pytest.mark.parametrize("of", [bytes, memoryview])
-def test_peeks_tell_kind_and_relations(of: type[bytes] | type[memoryview]) -> None:
+def test_peeks_return_kind_and_relations(of: type[bytes] | type[memoryview]) -> None:
     insert = of(bytes.fromhex(_KNOWN["insert of no column"][0]))
     truncate = of(bytes.fromhex(_KNOWN["truncate"][0]))
     assert (kind(insert), relation_oid_of(insert), truncate_oids(insert)) == (Kind.INSERT, 0x4001, ())

@@ -52,7 +52,7 @@ def test_only_the_newest_progress_is_kept_and_it_comes_after_what_it_follows() -
     assert drain(outbox) == [done("p1"), decoding(2)]
 
 
-def test_progress_is_kept_apart_for_each_part_and_assignment() -> None:
+def test_progress_is_kept_separately_for_each_part_and_assignment() -> None:
     reports = [copying("p1", 1), copying("p2", 1), copying("p1", 1, "a2")]
     assert drain(filled(*reports)) == reports
 

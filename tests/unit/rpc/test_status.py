@@ -53,7 +53,7 @@ def test_the_detail_is_a_standard_error_info() -> None:
     assert (info.reason, info.domain, dict(info.metadata)) == ("GAP", "pgmig", {"hint": "h", "lsn": "0/1"})
 
 
-def test_an_unexpected_exception_tells_its_type_alone() -> None:
+def test_an_unexpected_exception_is_sent_as_its_type_alone() -> None:
     arrived = over_the_wire(RuntimeError("postgresql://u:hunter2@h/d"))
     assert arrived.kind is ErrorKind.INTERNAL
     assert "RuntimeError" in arrived.message

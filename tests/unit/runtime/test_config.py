@@ -112,7 +112,7 @@ def test_an_invalid_setting_is_one_line_that_names_the_variable(
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_is_replaced_whole_and_private(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically_and_is_private(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "port"
     replace_file(path, "one")
     replace_file(path, "two")

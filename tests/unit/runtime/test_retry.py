@@ -42,7 +42,7 @@ def failing(times: int, error: Exception) -> Callable[[], Awaitable[int]]:
 TRANSIENT = PgmigError(ErrorKind.TRANSIENT, "deadlock detected")
 
 
-async def test_a_curable_error_is_tried_again_until_it_is_cured(waits: list[float]) -> None:
+async def test_a_transient_error_is_retried_until_it_is_gone(waits: list[float]) -> None:
     assert await retrying("applying", failing(40, TRANSIENT)) == 41
     assert len(waits) == 40
 
@@ -55,7 +55,7 @@ async def test_waits_grow_with_jitter_up_to_the_longest(waits: list[float]) -> N
 
 
 @pytest.mark.parametrize("error", [PgmigError(ErrorKind.APPLY_FAILED, "x"), ValueError("x")])
-async def test_what_no_retry_cures_passes_at_once(waits: list[float], error: Exception) -> None:
+async def test_a_permanent_error_is_raised_at_once(waits: list[float], error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         await retrying("applying", failing(1, error))
     assert caught.value is error
@@ -98,7 +98,7 @@ async def test_every_attempt_is_logged(waits: list[float], caplog: pytest.LogCap
     assert len(messages) == 2
 
 
-async def test_each_error_after_which_it_is_tried_again_is_told(waits: list[float]) -> None:
+async def test_each_error_before_a_retry_is_reported(waits: list[float]) -> None:
     told: list[PgmigError] = []
     await retrying("applying", failing(2, TRANSIENT), on_failure=told.append)
     assert told == [TRANSIENT, TRANSIENT]

@@ -172,7 +172,7 @@ def test_transactions_are_keyed_by_commit_and_not_by_begin() -> None:
     ]
 
 
-def test_only_what_needs_a_closer_look_comes_one_by_one() -> None:
+def test_only_transactions_that_need_checks_are_read_one_by_one() -> None:
     one, two, three = (Transaction(START.value + 16 * n, (b"a", b"b")) for n in range(3))
     messages = [relation(), *one.messages(), *two.messages(), *three.messages()]
     (batch,) = batched(Batcher(START), messages)
@@ -185,7 +185,7 @@ def test_only_what_needs_a_closer_look_comes_one_by_one() -> None:
     ]
 
 
-def test_a_run_begins_behind_what_is_covered() -> None:
+def test_a_run_begins_after_what_is_already_applied() -> None:
     one, two, three = history = [Transaction(START.value + 16 * n, (b"a",)) for n in range(3)]
     messages = [relation(), *(message for each in history for message in each.messages())]
     (batch,) = batched(Batcher(START), messages)

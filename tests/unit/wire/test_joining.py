@@ -37,7 +37,7 @@ def test_only_what_is_larger_than_memory_should_hold_maps_a_file() -> None:
     assert maps == [False, False, False, False, True]
 
 
-def test_a_message_that_is_given_up_leaves_no_file_open() -> None:
+def test_a_discarded_message_leaves_no_file_open() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     message = joining(SPOOLED + 1)
     message.append(memoryview(b"the beginning"))
@@ -46,9 +46,7 @@ def test_a_message_that_is_given_up_leaves_no_file_open() -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_no_room_for_a_file_is_worth_a_retry_and_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_room_for_a_file_is_reported_and_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(PgmigError) as caught:
         joining(SPOOLED + 1)

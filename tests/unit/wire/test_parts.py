@@ -31,7 +31,7 @@ PARTS = st.builds(
 
 
 @given(PARTS)
-def test_a_part_comes_back_as_it_went(part: CopyPart) -> None:
+def test_a_part_survives_encoding_and_decoding(part: CopyPart) -> None:
     assert decode_part(encode_part(part)) == part
 
 

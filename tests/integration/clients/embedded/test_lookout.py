@@ -38,7 +38,7 @@ def write(uri: str, first: int) -> None:
         )
 
 
-async def test_lag_and_wal_are_told_while_paused_and_the_loss_of_the_slot_is_too(
+async def test_lag_wal_and_the_loss_of_the_slot_are_reported_while_paused(
     source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     with Services(nats_server, tmp_path) as services:

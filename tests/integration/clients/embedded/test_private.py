@@ -156,7 +156,7 @@ def test_directory_of_another_user_is_refused(state_dir: Path) -> None:
     assert caught.value.kind is ErrorKind.INVALID_ARGUMENT
 
 
-def test_state_directory_that_everybody_may_write_to_is_refused(state_dir: Path) -> None:
+def test_world_writable_state_directory_is_refused(state_dir: Path) -> None:
     state_dir.chmod(0o777)
     with pytest.raises(PgmigError, match="every user may write"):
         directory(state_dir).create()

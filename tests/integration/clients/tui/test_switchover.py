@@ -163,7 +163,7 @@ async def test_success_shows_the_write_downtime_and_what_is_next(
         assert not isinstance(pilot.app.screen, SwitchoverScreen)
 
 
-async def test_a_rollback_shows_its_reason_and_that_writes_go_on(
+async def test_a_rollback_shows_its_reason_and_that_writes_continue(
     app: Dashboard, session: FakeSession
 ) -> None:
     async with app.run_test(size=(80, 24)) as pilot:

@@ -66,7 +66,7 @@ async def test_a_slot_that_is_in_use_does_not_count_as_one_without_late_writes(s
 
 @pytest.mark.parametrize("since", [110000, 990000])
 @pytest.mark.parametrize("amid", ["before the decision", "after it"])
-async def test_late_writes_are_found_behind_more_changes_than_one_look_decodes(
+async def test_late_writes_are_found_after_more_changes_than_one_check_decodes(
     source: str, amid: str, since: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the decision: a large transaction that the slot has not been told of, though it is applied.

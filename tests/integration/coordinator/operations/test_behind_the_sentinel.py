@@ -16,7 +16,7 @@ def last(p: Pipeline) -> SentinelApplied:
     return [report for report in p.reports if isinstance(report, SentinelApplied)][-1]
 
 
-async def test_every_kind_of_change_between_two_sentinels_is_told_and_nothing_else(
+async def test_every_kind_of_change_between_two_sentinels_is_counted_and_nothing_else(
     source_db: str, dest_db: str, nats_server: NatsServer
 ) -> None:
     async with pipeline(source_db, dest_db, nats_server, DDL, "t", "u") as p:

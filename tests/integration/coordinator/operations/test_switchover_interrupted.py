@@ -45,7 +45,7 @@ async def session(services: Services, source: str, dest_db: str) -> AsyncIterato
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_killed_in_any_step_loses_nothing_and_lets_everybody_in_again(
+async def test_coordinator_killed_in_any_step_loses_nothing_and_opens_the_source_again(
     services: Services, session: Session, source: str, dest_db: str, step: StepName
 ) -> None:
     before = settings(source)
@@ -65,7 +65,7 @@ async def test_killed_in_any_step_loses_nothing_and_lets_everybody_in_again(
     assert settings(source) == before
 
 
-async def test_killed_in_a_roll_back_lets_everybody_in_again(
+async def test_coordinator_killed_during_a_rollback_opens_the_source_again(
     services: Services, session: Session, source: str, dest_db: str
 ) -> None:
     before = settings(source)
@@ -138,7 +138,9 @@ async def test_session_that_does_not_end_rolls_back_in_time(
         await check(session, view, source, dest_db, writer)
 
 
-async def test_limits_and_settings_are_those_of_before(session: Session, source: str, dest_db: str) -> None:
+async def test_limits_and_settings_of_the_source_are_restored(
+    session: Session, source: str, dest_db: str
+) -> None:
     """Also what an operator has changed during the freeze, which is reported."""
     name = conninfo.conninfo_to_dict(source)["dbname"]
     side = conninfo.make_conninfo(source, dbname="postgres")
@@ -172,7 +174,7 @@ async def test_limits_and_settings_are_those_of_before(session: Session, source:
         await check(session, view, source, dest_db, writer)
 
 
-async def test_source_that_somebody_opened_rolls_the_switchover_back(
+async def test_source_that_accepts_connections_again_rolls_the_switchover_back(
     session: Session, source: str, dest_db: str
 ) -> None:
     """A session that came in may have written what nothing replicates: large objects, sequences, tables."""
@@ -192,7 +194,7 @@ async def test_source_that_somebody_opened_rolls_the_switchover_back(
         assert conn.execute("SHOW default_transaction_read_only").fetchone() == ("off",)
 
 
-async def test_first_large_object_amid_the_freeze_arrives(
+async def test_first_large_object_created_during_the_freeze_arrives(
     session: Session, source: str, dest_db: str
 ) -> None:
     """Nobody had one when the switchover began; its creator held a table until the freeze could begin."""

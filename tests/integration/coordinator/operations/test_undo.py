@@ -37,7 +37,7 @@ async def test_cleanup_of_a_switchover_that_could_not_be_undone_thaws_the_source
     insert(source, 1)
 
 
-async def test_password_file_finds_the_way_into_a_closed_source(
+async def test_password_file_gives_access_to_a_closed_source(
     source: str, dest_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await frozen_in_vain(source)

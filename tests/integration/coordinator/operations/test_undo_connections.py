@@ -85,7 +85,7 @@ async def test_source_is_opened_again_while_the_destination_is_down(
                 assert "source" not in told[-1]
 
 
-async def test_credentials_for_a_frozen_source_are_asked_for_with_the_reason_to_hurry(
+async def test_the_request_for_credentials_says_that_the_source_is_frozen(
     services: Services, source: str, dest_db: str
 ) -> None:
     async with services.session() as session:

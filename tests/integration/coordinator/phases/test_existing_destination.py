@@ -115,7 +115,7 @@ async def test_rows_go_into_tables_that_are_partitioned_otherwise(
     assert rows(dest_db, "SELECT count(*) FROM t WHERE v = 'old'") == [(0,)]
 
 
-async def test_columns_may_stand_in_another_order(services: Services, source_db: str, dest_db: str) -> None:
+async def test_columns_may_have_another_order(services: Services, source_db: str, dest_db: str) -> None:
     run(
         source_db,
         "CREATE TABLE t (id int PRIMARY KEY, gone int, a text, b int,"
@@ -256,7 +256,7 @@ async def test_what_others_on_the_destination_need_is_not_dropped(
     assert caught.value.kind is ErrorKind.DESTINATION_NOT_READY
 
 
-async def test_the_books_of_an_earlier_migration_are_not_taken_for_this_ones(
+async def test_the_bookkeeping_of_an_earlier_migration_is_not_used(
     services: Services, source: str, dest_db: str
 ) -> None:
     run(

@@ -237,7 +237,7 @@ async def test_a_table_outside_the_filter_does_not_hold_up_the_switchover(
     assert listed(dest_db, RELATIONS) == ["public.t1"]
 
 
-async def test_partitions_share_their_roots_fate_or_stand_alone(
+async def test_partitions_are_selected_with_their_root_or_by_themselves(
     services: Services, source: str, dest_db: str
 ) -> None:
     selection = Selection(include_tables=("app.audit_old", "app.t*"))

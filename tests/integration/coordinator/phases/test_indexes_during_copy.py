@@ -110,7 +110,7 @@ async def test_complete_tables_get_their_indexes_while_another_is_copied(
 
 
 @pytest.mark.parametrize("follow", [True, False])
-async def test_orphan_of_the_source_stops_the_migration_until_it_is_mended(
+async def test_row_without_its_referenced_row_stops_the_migration_until_it_is_corrected(
     follow: bool, source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     """There alone, where changes are followed."""

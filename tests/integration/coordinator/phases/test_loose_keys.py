@@ -129,7 +129,7 @@ def without_index(uri: str, index: str, statement: str) -> None:
     ids=["unique constraint", "primary key"],
 )
 @pytest.mark.parametrize("asked_for", [False, True], ids=["resume", "resync-table"])
-async def test_rows_that_violate_a_damaged_index_are_named_and_count_once_they_are_mended(
+async def test_rows_that_violate_a_damaged_index_are_named_and_replicated_once_corrected(
     services: Services, source_db: str, dest_db: str, case: tuple[str, str, str], *, asked_for: bool
 ) -> None:
     index, duplicate, key = case
@@ -181,7 +181,7 @@ async def test_unlogged_tables_that_a_crash_has_emptied_are_copied_again_before_
         assert [step async for step in session.switchover("m", 30.0)][-1].state == StepState.DONE
 
 
-async def test_unlogged_tables_that_a_crash_empties_amid_the_freeze_roll_the_switchover_back(
+async def test_unlogged_tables_that_a_crash_empties_during_the_freeze_roll_the_switchover_back(
     services: Services, source_db: str, dest_db: str
 ) -> None:
     """After the count: a writer holds the freeze up meanwhile. TRUNCATE stands for the crash."""
@@ -206,7 +206,7 @@ async def test_unlogged_tables_that_a_crash_empties_amid_the_freeze_roll_the_swi
         run(source_db, "INSERT INTO held VALUES (2)")
 
 
-async def test_unlogged_tables_that_a_crash_has_emptied_amid_a_clone_stop_its_end(
+async def test_unlogged_tables_that_a_crash_empties_during_a_clone_stop_it(
     nats_server: NatsServer, tmp_path: Path, source_db: str, dest_db: str
 ) -> None:
     """While another table is copied. A clone copies no table again, so the operator does."""

@@ -114,7 +114,7 @@ def _again(services: Services) -> None:
     services.start("coordinator")
 
 
-async def test_insert_only_leaves_update_and_delete_working_and_unfollowed(
+async def test_insert_only_leaves_update_and_delete_working_and_unreplicated(
     services: Services, source: str, dest_db: str
 ) -> None:
     async with services.session() as session:

@@ -149,7 +149,7 @@ async def test_names_that_are_no_tables_change_nothing(
     same(source_db, dest_db, "customer", "orders")
 
 
-async def test_an_applier_of_before_is_ended_and_kept_out(dest_db: str) -> None:
+async def test_an_earlier_applier_is_ended_and_cannot_return(dest_db: str) -> None:
     start = Lsn(100)
     async with connection(dest_db, "destination") as conn:
         await ensure_bookkeeping(conn)

@@ -137,7 +137,7 @@ async def test_a_long_value_is_never_cut_to_a_narrower_column(streaming: Pipelin
     assert "too long" in str(error)
 
 
-async def test_nothing_of_a_long_value_stays_behind(streaming: Pipeline) -> None:
+async def test_no_part_of_a_long_value_remains(streaming: Pipeline) -> None:
     run(streaming.source, f"INSERT INTO keyed VALUES (1, {values('one')})")
     await streaming.drain("done")
     query = (

@@ -117,7 +117,7 @@ async def test_two_sessions_never_share_the_progress(weak_db: str) -> None:
     await second.close()
 
 
-async def test_progress_stays_where_it_was_begun(dest_db: str, weak_db: str) -> None:
+async def test_progress_stays_in_the_row_or_origin_where_it_began(dest_db: str, weak_db: str) -> None:
     """The role is granted the origin functions meanwhile; an origin would begin at the start again."""
     await keep_books(weak_db)
     await (await ApplySession.open(weak_db, PIPELINE, Lsn(5))).close()

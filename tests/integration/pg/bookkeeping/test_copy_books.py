@@ -31,7 +31,7 @@ async def conn(dest_db: str) -> AsyncIterator[AsyncConnection]:
         yield opened
 
 
-async def test_before_there_are_books_nothing_is_done(conn: AsyncConnection) -> None:
+async def test_without_bookkeeping_nothing_is_removed(conn: AsyncConnection) -> None:
     assert await read_ledger(conn, M1) == CopyLedger()
     assert await steps_done(conn, M1) == set()
     await drop_bookkeeping(conn, M1)
@@ -56,7 +56,7 @@ async def test_parts_and_steps_belong_to_their_pipeline(conn: AsyncConnection) -
         assert await steps_done(conn, other) == set()
 
 
-async def test_a_step_is_marked_with_the_transaction_around_it(conn: AsyncConnection) -> None:
+async def test_a_step_is_recorded_in_the_same_transaction(conn: AsyncConnection) -> None:
     await ensure_bookkeeping(conn)
     await conn.execute("BEGIN")
     await mark_step(conn, M1, "pre-data")

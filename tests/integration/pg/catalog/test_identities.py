@@ -124,7 +124,7 @@ async def test_before_18_an_identity_with_a_generated_column_counts_as_none(sour
     assert "public.whole" not in error.message and "public.parted" not in error.message
 
 
-async def test_before_18_identity_full_replicates_keys_with_generated_columns_and_is_put_back(
+async def test_before_18_identity_full_replicates_keys_with_generated_columns_and_is_restored(
     services: Services, source_db: str, dest_db: str
 ) -> None:
     run(source_db, *GENERATED_KEYS)

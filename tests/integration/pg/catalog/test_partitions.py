@@ -262,7 +262,7 @@ async def test_a_restored_schema_needs_no_routes(
     assert await routes(source_db, dest_db) == ()
 
 
-async def test_a_destination_repartitioned_during_pauses_is_followed(
+async def test_changes_reach_a_destination_that_was_repartitioned_during_pauses(
     source_db: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     """Without keys: those of the source's partitions would be made on the destination's."""

@@ -72,7 +72,7 @@ async def test_a_key_that_a_unique_constraint_refuses_is_named(bed: Bed) -> None
     assert "other" not in error.message
 
 
-async def test_a_refused_row_is_told_before_the_rest_is_sent(bed: Bed) -> None:
+async def test_a_refused_row_is_reported_before_the_rest_is_sent(bed: Bed) -> None:
     execute(bed.source, "CREATE TABLE t (a text)")
     execute(bed.source, "INSERT INTO t SELECT repeat('x', 1000000) FROM generate_series(1, 200)")
     execute(bed.dest, "CREATE TABLE t (a int)")

@@ -179,7 +179,7 @@ async def test_partitions_of_a_root_that_is_one_part_are_what_the_snapshot_shows
     assert caught.value.kind is ErrorKind.TABLE_CHANGED
 
 
-async def test_a_part_of_a_plan_that_was_given_up_before_is_fenced(bed: Bed) -> None:
+async def test_a_part_of_an_earlier_plan_is_fenced(bed: Bed) -> None:
     await bed.give_plan("old")
     await bed.give_plan("new")
     with exported_snapshot(bed.source) as snapshot:
@@ -191,7 +191,7 @@ async def test_a_part_of_a_plan_that_was_given_up_before_is_fenced(bed: Bed) -> 
 
 
 @pytest.mark.parametrize("rows", [CtidRange(0, None), None], ids=["range", "whole table"])
-async def test_a_part_whose_plan_is_given_up_meanwhile_cannot_commit(
+async def test_a_part_whose_plan_was_replaced_during_the_copy_cannot_commit(
     bed: Bed, rows: PartRange | None
 ) -> None:
     """As by a copier that is cut off just as the snapshot is lost."""

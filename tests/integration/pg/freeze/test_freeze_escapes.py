@@ -60,7 +60,7 @@ async def test_session_with_a_slot_of_its_own_is_ended_too(
         "BEGIN",  # the role's own setting
     ],
 )
-async def test_session_begun_amid_the_freeze_writes_nothing(
+async def test_session_that_begins_during_the_freeze_writes_nothing(
     source: str, other_role: str, freeze: Freeze, asks: str
 ) -> None:
     await frozen(freeze)
@@ -78,7 +78,7 @@ async def test_session_begun_amid_the_freeze_writes_nothing(
         assert conn.execute("SELECT count(*) FROM a").fetchone() == (0,)
 
 
-async def test_nobody_comes_in_afterwards_not_even_a_superuser(
+async def test_no_session_can_begin_after_the_freeze_not_even_a_superusers(
     source: str, owner: str, other_role: str, opened: Opened
 ) -> None:
     freeze = await opened(source)

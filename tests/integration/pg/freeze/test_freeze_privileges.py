@@ -12,7 +12,7 @@ from services.shared.pg.freeze.thaw import thaw
 from tests.support.freezing import Opened, administrator, frozen, setting, shut
 
 
-async def test_role_without_another_database_is_told_before_anything_is_blocked(
+async def test_role_without_another_database_is_refused_before_anything_is_blocked(
     source: str, owner: str, opened: Opened
 ) -> None:
     database = conninfo.conninfo_to_dict(source)["dbname"]

@@ -47,7 +47,9 @@ async def test_kinds_that_are_easily_overlooked_make_a_destination_not_empty(
     assert named in (await refusal(source_db, dest_db)).message
 
 
-async def test_a_destination_that_is_not_empty_is_told_with_every_kind(source_db: str, dest_db: str) -> None:
+async def test_the_error_for_a_destination_that_is_not_empty_lists_every_kind_of_object(
+    source_db: str, dest_db: str
+) -> None:
     run_sql(
         dest_db,
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",

@@ -74,7 +74,7 @@ async def test_subscription_of_the_source_is_named(source: str, dest_db: str) ->
             conn.execute(sql.SQL("DROP SUBSCRIPTION {}").format(sql.Identifier(name)))
 
 
-async def test_role_that_may_not_end_sessions_is_told_what_to_grant(
+async def test_role_that_may_not_end_sessions_gets_a_hint_to_grant_the_role(
     source: str, dest_db: str, source_server: PostgresServer
 ) -> None:
     database = str(conninfo.conninfo_to_dict(source)["dbname"])

@@ -69,7 +69,7 @@ async def test_all_that_is_read_must_be_readable(
         run_sql(source_db, "DROP OWNED BY plain")
 
 
-async def test_temporary_tables_are_told_of(source_db: str, dest_db: str) -> None:
+async def test_temporary_tables_are_a_warning(source_db: str, dest_db: str) -> None:
     with psycopg.connect(source_db, autocommit=True) as session:
         session.execute("CREATE TEMPORARY TABLE mine (id int)")
         found = await check_migration(ID, source_db, dest_db, follow=False)
@@ -109,7 +109,7 @@ async def test_table_without_replica_identity_is_listed(source_db: str, dest_db:
     assert warnings == ("unlogged tables are copied once, their later changes are not: public.unlogged",)
 
 
-async def test_large_objects_are_told_of_and_must_be_readable(
+async def test_large_objects_are_a_warning_and_must_be_readable(
     source_server: PostgresServer, source_db: str, dest_db: str, role: str
 ) -> None:
     run_sql(source_db, "SELECT lo_create(7), lo_create(8)")

@@ -244,7 +244,7 @@ def test_a_row_of_a_table_without_columns_is_empty(source: Source) -> None:
     assert source.changes() == [Insert(source.oid("empty"), ())]
 
 
-def test_binary_values_are_told_from_text(source: Source) -> None:
+def test_binary_values_are_distinguished_from_text(source: Source) -> None:
     source.run("INSERT INTO keyed VALUES (1, NULL, 'y')")
     (inserted,) = source.changes(binary="true")
     assert isinstance(inserted, Insert)

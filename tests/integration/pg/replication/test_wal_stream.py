@@ -91,7 +91,7 @@ async def messages(replication: ReplicationConnection, commits: int) -> list[byt
     return found
 
 
-async def test_short_and_long_messages_arrive_whole(source: str, way: str) -> None:
+async def test_short_and_long_messages_arrive_complete(source: str, way: str) -> None:
     sizes = [0, 1, 1000, LONG - 30, LONG - 1, LONG, LONG + 1, 1 << 20, (1 << 20) + 7, 5 << 20]
     async with streaming(source) as replication:
         expected = LibpqWalStream if way == "libpq" else RawWalStream
@@ -127,7 +127,7 @@ async def test_an_error_in_the_stream_comes_with_its_message(source: str) -> Non
             await messages(replication, 1)
 
 
-async def test_a_walsender_that_ends_is_a_curable_error(source: str) -> None:
+async def test_a_walsender_that_ends_is_a_transient_error(source: str) -> None:
     async with streaming(source) as replication:
         with psycopg.connect(source, autocommit=True) as conn:
             conn.execute(

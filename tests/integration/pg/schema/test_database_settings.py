@@ -44,7 +44,7 @@ async def test_settings_arrive_as_they_are_stored(source_db: str, dest_db: str) 
     assert len(rows(dest_db, SETTINGS)) == 4
 
 
-async def test_what_acts_on_pgmig_or_keeps_everybody_out_is_told_and_left(
+async def test_settings_that_affect_pgmig_or_block_sessions_are_reported_and_not_copied(
     source_db: str, dest_db: str
 ) -> None:
     alter(source_db, "default_transaction_read_only = on", "work_mem = '5MB'")

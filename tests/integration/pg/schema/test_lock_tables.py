@@ -52,7 +52,7 @@ async def warnings(source: str, dest: str, selection: Selection) -> list[str]:
     return [warning for warning in checked.warnings if "max_locks_per_transaction" in warning]
 
 
-async def test_too_little_room_is_told_before_anything_begins(source: str, dest: str) -> None:
+async def test_too_few_locks_are_reported_before_anything_begins(source: str, dest: str) -> None:
     on_source, on_destination = await warnings(source, dest, Selection())
     assert on_source.startswith(f"{TABLES} locks are needed in one transaction on the source")
     assert on_destination.startswith(f"{3 * TABLES} locks are needed in one transaction on the destination")

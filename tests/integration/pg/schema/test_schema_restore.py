@@ -85,7 +85,7 @@ async def test_password_is_in_no_argument_of_pg_dump(source_db: str, tmp_path: P
     assert password not in (tmp_path / "service").read_text()
 
 
-async def test_lost_snapshot_and_failing_program_are_told(source_db: str, tmp_path: Path) -> None:
+async def test_lost_snapshot_and_failing_program_are_reported(source_db: str, tmp_path: Path) -> None:
     tools = await find_tools(17, 18)
     with pytest.raises(PgmigError) as caught:
         await dump_schema(tools, source_db, "00000003-0000001B-1", tmp_path / "out")

@@ -104,7 +104,7 @@ async def test_verify_full_connects_to_the_named_server_alone(kind: Kind, place:
     assert "certificate" in caught.value.message
 
 
-async def test_pg_dump_with_and_without_tls_are_told_apart(server: PostgresServer, tmp_path: Path) -> None:
+async def test_pg_dump_without_tls_is_recognized(server: PostgresServer, tmp_path: Path) -> None:
     assert await speaks_tls(server.bin_dir / "pg_dump")
     silent = tmp_path / "pg_dump"
     silent.write_text("#!/bin/sh\nexit 1\n")

@@ -53,7 +53,7 @@ def through(uri: str, proxy: Proxy) -> str:
     [b"N\0\0\0\x20half a notice", b"T\0\0\0\6\0\0", b"\0", error_response(b"57P01")],
     ids=["half a message", "another answer", "one byte", "an error"],
 )
-async def test_bytes_behind_the_last_answer_close_the_connection(
+async def test_bytes_after_the_last_answer_close_the_connection(
     tls_server: PostgresServer, tls_source: str, tls_dest: str, side: str, extra: bytes
 ) -> None:
     execute(tls_source, "CREATE TABLE t (id int)", "INSERT INTO t SELECT generate_series(1, 100)")

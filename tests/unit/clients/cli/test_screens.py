@@ -87,7 +87,7 @@ def status_text(view: MigrationView, width: int = 120, offline_since: float | No
     return shown(status(view, NOW, width, offline_since=offline_since, all_tables=False), width)
 
 
-def test_status_of_a_copy_tells_progress_pace_and_workers() -> None:
+def test_status_of_a_copy_shows_progress_rate_and_workers() -> None:
     text = status_text(COPYING)
     assert "old:5432/shop as app, PostgreSQL 15.4" in text
     assert "50.0%  1 of 3 tables  200 MiB of about 400 MiB, 10.0 MiB/s, about 20s left" in text
@@ -98,7 +98,7 @@ def test_status_of_a_copy_tells_progress_pace_and_workers() -> None:
     assert "copying 3 tables" in text
 
 
-def test_status_of_streaming_tells_lag_positions_and_the_next_command() -> None:
+def test_status_of_streaming_shows_lag_positions_and_the_next_command() -> None:
     text = status_text(STREAMING)
     assert "1.5s, 2.0 KiB" in text
     assert "1.2k rows/s, 310 transactions/s" in text
@@ -114,7 +114,7 @@ def test_offline_status_says_that_nothing_runs_and_measures_time_until_then() ->
     assert "copiers" not in text
 
 
-def test_failure_is_told_with_kind_place_and_hint() -> None:
+def test_failure_is_shown_with_kind_place_and_hint() -> None:
     failure = Failure(
         ErrorKind.MISSING_ROW, "UPDATE of public.t matched no row", "look at the row", Lsn(0x1F4)
     )
@@ -183,7 +183,7 @@ def test_lost_workers_are_named() -> None:
     assert workers_attached(()) == [("none attached", Tone.WARNING)]
 
 
-def test_plain_lines_tell_each_event_once_and_progress_now_and_then(
+def test_plain_lines_have_each_event_once_and_progress_at_intervals(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = 0.0

@@ -47,7 +47,7 @@ def test_overall_progress_counts_bytes_in_units_of_the_estimate() -> None:
     assert found.fraction == 0.5
 
 
-def test_nothing_is_whole_before_every_table_is_copied() -> None:
+def test_the_copy_is_not_complete_before_every_table_is_copied() -> None:
     tables = (table("a", TableState.COPIED, 100), table("empty", TableState.WAITING, 0))
     assert overall(tables).fraction == 0.999
     assert overall(()).fraction == 0.0
@@ -164,7 +164,7 @@ def test_table_columns_fill_the_line(width: int) -> None:
     assert width < 20 or name >= 10
 
 
-def test_timeline_of_a_followed_migration() -> None:
+def test_timeline_of_a_migration_that_replicates_changes() -> None:
     marks = {step.phase: step.mark for step in steps(view(Phase.INDEXES))}
     assert marks[Phase.COPY] is Mark.DONE
     assert marks[Phase.INDEXES] is Mark.NOW
@@ -178,7 +178,7 @@ def test_timeline_of_a_plain_clone_ends_in_complete() -> None:
 
 
 @pytest.mark.parametrize(("phase", "mark"), [(Phase.PAUSED, Mark.PAUSED), (Phase.FAILED, Mark.FAILED)])
-def test_a_halted_migration_stands_where_it_resumes(phase: Phase, mark: Mark) -> None:
+def test_a_halted_migration_is_shown_in_the_phase_where_it_resumes(phase: Phase, mark: Mark) -> None:
     path = steps(replace(view(phase), resume_phase=Phase.CATCHUP))
     assert next(step.mark for step in path if step.phase is Phase.CATCHUP) is mark
 
@@ -298,7 +298,7 @@ def test_an_error_before_the_first_step_is_a_refusal() -> None:
     assert refused.outcome is Outcome.REFUSED
 
 
-def test_a_broken_stream_leaves_the_outcome_unknown_until_a_view_tells() -> None:
+def test_a_broken_stream_leaves_the_outcome_unknown_until_the_next_view() -> None:
     broken = attempt(*STEPS[:4]).with_end(CUT_OFF)
     assert broken.outcome is Outcome.UNKNOWN
     assert broken.with_view(view(Phase.SWITCHOVER)).outcome is Outcome.UNKNOWN
@@ -310,6 +310,6 @@ def test_a_broken_stream_leaves_the_outcome_unknown_until_a_view_tells() -> None
     assert broken.with_view(view(Phase.FAILED)).outcome is Outcome.STUCK
 
 
-def test_views_before_the_end_say_nothing_of_the_outcome() -> None:
+def test_views_before_the_end_leave_the_outcome_open() -> None:
     undone = replace(streaming(), failure=Failure(ErrorKind.TIMEOUT, "an earlier attempt", ""))
     assert attempt(*STEPS[:4]).with_view(undone).with_end(CUT_OFF).outcome is Outcome.UNKNOWN

@@ -72,7 +72,7 @@ def test_rates() -> None:
     assert figures.count_rate(123_456) == "123k/s"
 
 
-def test_percent_is_never_whole_before_the_end() -> None:
+def test_percent_is_below_100_before_the_end() -> None:
     assert figures.percent(0.99999) == "99.9%"
     assert figures.percent(1.0) == "100%"
     assert figures.percent(-1) == "0.0%"

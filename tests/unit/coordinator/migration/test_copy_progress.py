@@ -106,7 +106,7 @@ numbered = st.tuples(st.builds(TableId, names, names), st.sampled_from([(1, 1), 
 
 
 @given(numbered, numbered)
-def test_part_ids_tell_tables_and_parts_apart(
+def test_part_ids_are_unique_across_tables_and_parts(
     first: tuple[TableId, tuple[int, int]], second: tuple[TableId, tuple[int, int]]
 ) -> None:
     one, other = (part_id(of, *numbers) for of, numbers in (first, second))
@@ -175,7 +175,7 @@ def test_under_the_same_snapshot_an_incomplete_table_keeps_its_plan() -> None:
     assert renewed(books, SNAPSHOT, table("t")) == set()
 
 
-def test_under_a_new_snapshot_incomplete_tables_begin_anew_and_complete_ones_stay() -> None:
+def test_under_a_new_snapshot_incomplete_tables_are_copied_again_and_complete_ones_stay() -> None:
     books = ledger(
         plan("half", THIRDS), plan("all", THIRDS), half_1="", half_3="", all_1="", all_2="", all_3=""
     )

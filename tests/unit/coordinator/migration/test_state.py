@@ -160,7 +160,7 @@ def test_failure_in_a_switchover_is_resumed_where_the_stream_catches_up() -> Non
     assert migration.state is PipelineState.CATCHUP
 
 
-async def test_a_watch_gathers_changes_and_tells_at_once_of_the_end(
+async def test_a_watch_combines_changes_and_reports_the_end_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for bound in ("WATCH_EVERY_S", "LONGEST_PAUSE_S"):

@@ -43,7 +43,7 @@ def test_the_audit_record_says_who_when_what_and_why() -> None:
     assert len(long.reason) == LONGEST_TEXT
 
 
-def test_the_way_out_is_in_the_hint() -> None:
+def test_the_hint_says_how_to_continue() -> None:
     assert explained(REFUSED, "m").hint.startswith("cure it; or ")
     assert "--id m --lsn 0/4D" in explained(REFUSED, "m").hint
     gap = Failure(ErrorKind.GAP, "something is missing", "start again", Lsn(77))

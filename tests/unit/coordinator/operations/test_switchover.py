@@ -89,7 +89,7 @@ class Stand:
 
 
 @pytest.mark.parametrize("stopped", ["while the locks are let go", "while the outcome is saved"])
-async def test_its_outcome_is_told_although_the_coordinator_is_stopped(
+async def test_its_outcome_is_reported_although_the_coordinator_is_stopped(
     stopped: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand, feed = Stand(), StepFeed()

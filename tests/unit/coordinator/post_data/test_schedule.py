@@ -118,7 +118,7 @@ async def session() -> AsyncIterator[None]:
     yield
 
 
-async def test_a_crew_does_all_that_does_not_depend_on_what_failed_and_then_says_so() -> None:
+async def test_a_task_pool_finishes_independent_items_before_it_reports_a_failure() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
     schedule.all_are_complete()
     done = []
@@ -135,7 +135,7 @@ async def test_a_crew_does_all_that_does_not_depend_on_what_failed_and_then_says
     assert sorted(done) == ["a2", "b adopt", "b stat", "b1", "b2"]
 
 
-async def test_a_crew_begins_nothing_more_after_what_a_retry_may_cure() -> None:
+async def test_a_task_pool_starts_nothing_more_after_a_transient_error() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
     schedule.all_are_complete()
 
@@ -148,7 +148,7 @@ async def test_a_crew_begins_nothing_more_after_what_a_retry_may_cure() -> None:
     assert [str(exc) for exc in caught.value.exceptions] == ["a1"]
 
 
-async def test_a_crew_waits_for_tables_and_never_works_at_more_than_it_may() -> None:
+async def test_a_task_pool_waits_for_tables_and_respects_its_limit() -> None:
     schedule = Schedule([*tasks(A), *tasks(B)])
     busy, most, done = 0, 0, 0
 

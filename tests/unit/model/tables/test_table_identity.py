@@ -61,7 +61,9 @@ def test_what_leaves_rows_and_columns_the_same_is_no_change(now: TableIdentity) 
 
 
 @pytest.mark.parametrize(("now", "kind"), CHANGES.values(), ids=CHANGES.keys())
-def test_a_change_is_named_by_what_it_takes_to_go_on(now: TableIdentity | None, kind: ChangeKind) -> None:
+def test_each_change_of_a_table_is_described_with_its_remedy(
+    now: TableIdentity | None, kind: ChangeKind
+) -> None:
     assert change_of(T, now) is kind
 
 

@@ -99,7 +99,7 @@ def test_errors_of_a_copy_by_kind(error: psycopg.Error, kind: ErrorKind) -> None
         (ServerError("53100", 'could not extend file "base/1/2"', "source"), "source"),
     ],
 )
-def test_a_full_disk_is_told_with_its_place_and_tried_again(error: psycopg.Error, side: str) -> None:
+def test_a_full_disk_is_reported_with_its_path_and_retried(error: psycopg.Error, side: str) -> None:
     ours = copy_failure(TABLE, error)
     assert ours.kind is ErrorKind.DISK_FULL
     assert ours.policy.retry

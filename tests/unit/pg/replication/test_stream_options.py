@@ -10,7 +10,7 @@ VERSIONS = {major: major * 10000 + 1 for major in range(10, 19)}
 
 
 @pytest.mark.parametrize("major", VERSIONS)
-def test_transactions_come_whole_and_as_text_from_every_version(major: int) -> None:
+def test_transactions_are_not_streamed_and_are_text_from_every_version(major: int) -> None:
     options = stream_options(VERSIONS[major], ["p"])
     assert options["proto_version"] == "1"
     assert not options.keys() & {"binary", "streaming", "two_phase", "origin"}

@@ -18,5 +18,5 @@ from services.shared.pg.schema.database_settings import list_items
         ('"odd, name","a ""b"" c"', ["odd, name", 'a "b" c']),
     ],
 )
-def test_stored_lists_are_taken_apart(stored: str, items: list[str]) -> None:
+def test_stored_lists_are_parsed(stored: str, items: list[str]) -> None:
     assert list_items(stored) == items

@@ -34,7 +34,7 @@ async def test_version_is_asked_again_only_of_another_file(tmp_path: Path) -> No
     assert runs(tmp_path) == 2
 
 
-async def test_program_that_tells_none_is_asked_again(tmp_path: Path) -> None:
+async def test_program_that_prints_no_version_is_asked_again(tmp_path: Path) -> None:
     """What it lacked, like a library, may have been installed meanwhile."""
     environ = {BINDIR_VARIABLE: str(programs(tmp_path, None))}
     for _ in range(2):

@@ -111,13 +111,15 @@ def test_foreign_key_that_the_source_has_not_checked_stays_so() -> None:
 
 
 @pytest.mark.parametrize(("version", "standing"), [(170000, True), (180000, False)])
-def test_foreign_keys_of_partitioned_tables_stand_as_they_are_before_18(version: int, standing: bool) -> None:
+def test_foreign_keys_of_partitioned_tables_are_left_unchanged_before_18(
+    version: int, standing: bool
+) -> None:
     whole = planned(foreign("t", "p"), foreign("p", "r", only=""), version=version)
     assert (whole.keys == ()) is standing
     assert len(whole.checks) == (1 if standing else 2)
 
 
-def test_statements_that_are_not_understood_are_run_as_they_stand() -> None:
+def test_unknown_statements_are_executed_unchanged() -> None:
     period = "ALTER TABLE ONLY public.t\n    ADD CONSTRAINT p PRIMARY KEY (a, b WITHOUT OVERLAPS)"
     whole = planned(entry("t p", "CONSTRAINT", period), entry("s", "STATISTICS", "CREATE STATISTICS s ON a"))
     builds, finish = items_of(whole, T)

@@ -174,7 +174,7 @@ def test_included_tables_bring_nothing_that_they_do_not_need() -> None:
     assert FUNC in outcome.kept
 
 
-def test_whoever_needs_a_dropped_object_stands_in_the_way() -> None:
+def test_an_object_that_depends_on_a_dropped_one_is_a_conflict() -> None:
     edges = [Edge((RULE, 60), VIEW, "i"), Edge((RULE, 60), T2, "n"), Edge((CLASS, 9), T1, "a")]
     assert fallout(edges, {T1}) == ({T1, (CLASS, 9)}, set())
     assert fallout(edges, {T1, T2}) == ({T1, T2, (CLASS, 9)}, {VIEW})

@@ -154,7 +154,9 @@ def test_parameters_outlive_the_password() -> None:
     ("given", "mode"),
     [("", "verify-full"), ("?sslmode=prefer", "verify-full"), ("?sslmode=disable", "disable")],
 )
-def test_what_began_with_tls_goes_on_with_it_unless_told_otherwise(given: str, mode: str) -> None:
+def test_a_connection_that_began_with_tls_keeps_it_unless_a_parameter_says_otherwise(
+    given: str, mode: str
+) -> None:
     where = endpoint(f"postgresql://u:{SECRET}@h/db?sslmode=verify-full&sslrootcert=system")
     merged = parameters(as_recorded(f"postgresql://u:{SECRET}@h/db{given}", where))
     assert (merged["sslmode"], merged["sslrootcert"], merged["password"]) == (mode, "system", SECRET)

@@ -71,7 +71,7 @@ def test_what_is_no_archive_is_refused(data: bytes) -> None:
     assert caught.value.kind is ErrorKind.CORRUPT
 
 
-def test_an_unknown_version_is_told_with_what_to_do() -> None:
+def test_the_error_for_an_unknown_version_has_a_hint() -> None:
     with pytest.raises(PgmigError) as caught:
         parse_archive(archive([], 17))
     assert caught.value.kind is ErrorKind.TOOL_MISSING

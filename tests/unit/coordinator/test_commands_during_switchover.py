@@ -91,7 +91,7 @@ async def test_command_is_refused_before_the_phase_of_the_switchover_begins(
     assert not commands.loop._switching.cancelled()
 
 
-async def test_undoing_goes_on_whatever_fails_until_writers_are_let_in(
+async def test_undo_is_retried_whatever_fails_until_the_source_is_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = context(Phase.SWITCHOVER)
