@@ -7,7 +7,7 @@ from tests.mutation.mutation import Mutation
 BATCHES = "tests/unit/wire/test_batches.py"
 FULL_STREAM = "tests/integration/decoder/test_full_stream.py"
 PROGRESS_ROW = "tests/integration/pg/apply/test_progress_row.py"
-STALE_STATE = "tests/integration/coordinator/test_stale_state.py"
+STALE_STATE = "tests/integration/coordinator/restarts/test_stale_state.py"
 VERSIONS = "tests/e2e/test_source_versions.py"
 CHANGES = "tests/integration/pipeline/test_changes.py"
 CONFIRMED_POSITION = "tests/integration/pipeline/test_confirmed_position.py"

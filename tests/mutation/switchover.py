@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.mutation.mutation import Mutation
 
-STALE_STATE = "tests/integration/coordinator/test_stale_state.py"
+STALE_STATE = "tests/integration/coordinator/restarts/test_stale_state.py"
 ESCAPES = "tests/integration/pg/freeze/test_freeze_escapes.py"
-TWO = "tests/integration/coordinator/test_two_coordinators.py"
+TWO = "tests/integration/coordinator/restarts/test_two_coordinators.py"
 DURING = "tests/unit/coordinator/test_commands_during_switchover.py"
 INTERRUPTED = "tests/integration/coordinator/operations/test_switchover_interrupted.py"
 UNPUBLISHED = "tests/integration/coordinator/tables/test_unpublished_fence.py"
@@ -90,7 +90,7 @@ MUTATIONS = (
         "services/shared/pg/freeze/thaw.py",
         "    await end_own(conn, others)\n",
         "",
-        "tests/integration/coordinator/test_two_coordinators.py",
+        "tests/integration/coordinator/restarts/test_two_coordinators.py",
     ),
     Mutation(
         "42 a claim needs no disk",
