@@ -62,7 +62,7 @@ async def test_switchover_that_cannot_drain_is_rolled_back_and_the_application_c
         with psycopg.connect(dest_db) as blocker:
             blocker.execute("LOCK TABLE shop.markers IN EXCLUSIVE MODE")
             with pytest.raises(PgmigError) as caught:
-                await live.switch_over(timeout_s=2.0)
+                await live.switch_over(timeout_s=5.0)
         assert caught.value.kind is ErrorKind.TIMEOUT
         assert "drain" in caught.value.message
         with application(shop) as second:  # the first was ended with its sessions, and came back or not
