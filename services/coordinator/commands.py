@@ -73,6 +73,7 @@ class Commands:
             if not migration.phase.running or migration.in_switchover:
                 raise _wrong_phase(migration, "paused")
             self._check_not_switching("paused")
+            await self._context.journal.check_ours()
             await self.loop.halt()
             migration.paused()
             await self._context.journal.save()
@@ -86,6 +87,7 @@ class Commands:
         """
         async with self._commanded() as migration:
             judged = await judge_to_go_on(migration.record, given)
+            await self._context.journal.check_ours()
             if judged.moved and migration.phase.running:
                 self._check_not_switching("given another address")
                 await self._begin_elsewhere(judged)
@@ -129,7 +131,9 @@ class Commands:
         """
         async with self._commanded() as migration:
             given_up = skipping.decided(migration.record, lsn, reason, who, time.time())
-            self._context.credentials.take_over(await judge_to_go_on(migration.record, given))
+            judged = await judge_to_go_on(migration.record, given)
+            await self._context.journal.check_ours()
+            self._context.credentials.take_over(judged)
             await self._go_on(given_up)
             migration.event(EventLevel.WARNING, skipping.told(given_up))
             await self._context.journal.save()
@@ -148,6 +152,7 @@ class Commands:
                 raise _wrong_phase(migration, "asked to copy tables again", hint)
             self._check_not_switching("asked to copy tables again")
             judged = await judge_to_go_on(migration.record, given)
+            await self._context.journal.confirm()
             await self.loop.halt()
             try:
                 await self._workers.staffing.release()
@@ -184,6 +189,7 @@ class Commands:
             self._check_not_switching("aborted")
             judged = await judge(migration.record, given, GIVE_UP)
             judged.check()
+            await self._context.journal.confirm()
             self._context.credentials.take_over(judged)
             await self.loop.halt()
             await self._workers.staffing.release()
@@ -209,6 +215,7 @@ class Commands:
             judged = await judge(migration.record, given, GIVE_UP)
             if not force:
                 judged.check()
+            await teardown.check_ours(self._context, force=force)
             self._context.credentials.take_over(judged)
             await self.loop.halt()
             await self.loop.unwatch()

@@ -191,6 +191,7 @@ class PhaseLoop:
                 return
             await undo(self._context)  # a coordinator died before it could decide
             return
+        await self._context.journal.check_ours()  # another coordinator may run the migration now
         target = await self._run_state(self.migration.state)
         if target is not self.migration.state:
             if target is PipelineState.ENDED:

@@ -14,6 +14,7 @@ from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.record import (
     PipelineRecord,
     Record,
+    marked,
     pack,
     same_migration,
     supersedes,
@@ -111,13 +112,14 @@ class Coordinator:
             except PgmigError as exc:
                 log.error("state of migration %s in the store: %s", key, exc)
 
-    def _not_removed(self, removed: frozenset[str]) -> Iterator[Record]:
+    def _not_removed(self, removed: dict[str, bytes]) -> Iterator[Record]:
         """Records of the state files, without those of migrations that were cleaned up.
 
         A coordinator that was replaced before the cleanup does not learn of it, and keeps its file.
         """
         for record in read_states(self._around.state_dir):
-            if record.migration_id in removed:
+            mark = removed.get(record.migration_id)
+            if mark is not None and marked(record, mark):
                 log.warning(
                     "migration %s was cleaned up by another coordinator: its state file is removed",
                     record.migration_id,

@@ -7,6 +7,7 @@ from tests.mutation.mutation import Mutation
 STALE_STATE = "tests/integration/coordinator/restarts/test_stale_state.py"
 ESCAPES = "tests/integration/pg/freeze/test_freeze_escapes.py"
 TWO = "tests/integration/coordinator/restarts/test_two_coordinators.py"
+REPLACED = "tests/integration/coordinator/restarts/test_replaced_coordinator.py"
 DURING = "tests/unit/coordinator/test_commands_during_switchover.py"
 INTERRUPTED = "tests/integration/coordinator/operations/test_switchover_interrupted.py"
 UNPUBLISHED = "tests/integration/coordinator/tables/test_unpublished_fence.py"
@@ -137,9 +138,37 @@ MUTATIONS = (
     Mutation(
         "42 a migration that was cleaned up leaves a mark",
         "services/coordinator/registry.py",
-        "            if record.migration_id in removed:",
+        "            if mark is not None and marked(record, mark):",
         "            if False:",
         f"{STALE_STATE}::test_migration_that_was_cleaned_up_is_not_brought_back_by_a_state_file",
+    ),
+    Mutation(
+        "42 the mark of a migration is not that of a later one with its id",
+        "services/coordinator/registry.py",
+        "if mark is not None and marked(record, mark):",
+        "if mark is not None:",
+        f"{STALE_STATE}::test_store_of_a_moment_between_two_migrations_of_an_id_does_not_remove_the_second_one",
+    ),
+    Mutation(
+        "42 nothing is removed without a compare and set",
+        "services/coordinator/operations/teardown.py",
+        "        await context.journal.confirm()\n        removed +=",
+        "        removed +=",
+        f"{REPLACED}::test_a_migration_that_is_taken_over_is_not_removed",
+    ),
+    Mutation(
+        "42 cleanup by force is refused to a coordinator that was replaced",
+        "services/coordinator/operations/teardown.py",
+        "            if not force or exc.kind is ErrorKind.FENCED:",
+        "            if not force:",
+        f"{REPLACED}::test_a_migration_that_is_taken_over_is_not_removed",
+    ),
+    Mutation(
+        "42 a coordinator that was replaced is refused before it changes anything",
+        "services/coordinator/migration/journal.py",
+        "            await self.confirm()\n",
+        "            pass\n",
+        f"{REPLACED}::test_commands_to_a_coordinator_that_was_replaced_are_refused",
     ),
     Mutation(
         "42 sessions that copy large objects are ended by the next coordinator",

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from services.coordinator.migration.pace import pause
-from services.coordinator.migration.record import pack
+from services.coordinator.migration.record import mark_of, pack
 from services.coordinator.migration.state import Migration
 from services.coordinator.migration.state_file import write_state
 from services.coordinator.migration.views import view_of
@@ -43,6 +43,7 @@ class Journal:
         self._lock = asyncio.Lock()
         self._file_lock = asyncio.Lock()
         self._closed = False
+        self._forgotten = False
         self._stored = 0
         self._written = 0
         self._behind = asyncio.Event()
@@ -95,6 +96,17 @@ class Journal:
             await self._store.save(record.migration_id, pack(record))
             self._stored = max(self._stored, record.revision)
 
+    async def check_ours(self) -> PgmigError | None:
+        """`confirm`, which returns BROKER instead of raising it: whether another coordinator has taken the
+        migration over is not known then."""
+        try:
+            await self.confirm()
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.BROKER:
+                raise
+            return exc
+        return None
+
     async def decide(self, result: SwitchoverResult) -> None:
         """Save the record as switched over in the store, then change it in memory. Raises WRONG_PHASE, and
         the errors of a strict `save`. After an error the record in memory is unchanged, but the store may
@@ -105,12 +117,22 @@ class Journal:
             self._migration.switched_over(result)
 
     async def forget(self) -> bool:
-        """Delete the migration from the store. Returns whether it was there."""
-        return await self._store.delete(self._migration.record.migration_id)
+        """Delete the migration from the store, which is not written to after that. Returns whether it was
+        there. Raises FENCED when another coordinator has taken the migration over, and BROKER.
+
+        The record is replaced by nothing first, by compare-and-set: a coordinator that takes the migration
+        over at the same time fails, or makes this fail.
+        """
+        async with self._lock:
+            record = self._migration.record
+            await self._store.save(record.migration_id, b"")
+            removed = await self._store.delete(record.migration_id, mark_of(record))
+            self._forgotten = True
+        return removed
 
     async def _put(self) -> None:
         record = self._migration.record
-        if record.revision > self._stored:
+        if record.revision > self._stored and not self._forgotten:
             await self._store.save(record.migration_id, pack(record))
             self._stored = record.revision
 

@@ -174,6 +174,22 @@ def supersedes(record: Record, other: Record) -> bool:
     return (record.term, record.revision) > (other.term, other.revision)
 
 
+def mark_of(record: Record) -> bytes:
+    """What the store keeps of a migration that was cleaned up."""
+    return json.dumps({"instance": record.instance, "created_at": record.created_at}).encode()
+
+
+def marked(record: Record, mark: bytes) -> bool:
+    """Whether `mark` is that of the record's migration, or of a later one with its id. Marks of earlier
+    releases are empty, and stand for every migration of the id. So do marks that cannot be read."""
+    try:
+        known = json.loads(mark)
+        instance, created_at = str(known["instance"]), float(known["created_at"])
+    except (ValueError, KeyError, TypeError):
+        return True
+    return (record.instance, record.created_at) == (instance, created_at) or record.created_at < created_at
+
+
 def record_to_json(record: Record) -> dict[str, object]:
     return {"format": FORMAT, "record": to_json(record)}
 

@@ -116,10 +116,12 @@ def _interrupted(migration: Migration, exc: BaseException) -> PgmigError:
 
 async def _attempt(run: steps.Run) -> None:
     await await_ready(run.context.migration, run.deadline)
+    await run.context.journal.confirm()
     await steps.await_copies(run)
     await check_unlogged(run.context)
     await steps.bring_in_step_ahead(run)
     migration = run.context.migration
+    await run.context.journal.confirm()  # `open` sets settings of the source to their present values
     freeze = await Freeze.open(run.uris.source_uri, migration.pipeline_id.slot)
     try:
         check_ready(migration)  # nothing is awaited before the move: it may have been paused, or have failed
@@ -189,4 +191,7 @@ async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> Non
         migration.switchover_failed(failure_of(error))
     feed.tell(StepName.ROLLBACK, StepState.DONE)
     feed.blocked_at = 0.0
-    await context.journal.save()
+    try:
+        await context.journal.save()
+    except PgmigError as exc:  # the client is told why the switchover failed
+        log.error("after the switchover was rolled back: %s", exc)

@@ -1,4 +1,9 @@
-"""Removes what a migration created on both servers and in NATS. Everything is idempotent."""
+"""Removes what a migration created on both servers and in NATS. Everything is idempotent.
+
+Another coordinator may have taken the migration over, and run it now. So each removal begins with a
+compare-and-set of the record in the store. If another coordinator has written it, nothing more is removed
+(FENCED), with `--force` too.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +23,27 @@ from services.shared.pg.teardown import remove_from_source, remove_origin
 Removal = Callable[[], Awaitable[list[str]]]
 """Returns a line for each thing removed."""
 
+UNPROVEN = (
+    "it could not be proven that no other coordinator runs this migration. Check that the slot, the origin "
+    "and the streams of the migration are not in use"
+)
+RETURNS = "a coordinator that starts finds it and continues the migration: clean up again then"
 LEAVE = "`pgmig-cli cleanup --force --id {id}` removes the rest, except what cannot be reached"
 
 
 async def remove_replication(context: Context, bus: Client) -> list[str]:
-    """Slot and publication, origin, and the streams."""
+    """Slot and publication, origin, streams. Raises FENCED when another coordinator has taken over."""
     removals: tuple[Removal, ...] = (
+        lambda: _freeze(context),
         lambda: _source(context),
         lambda: _origin(context),
         lambda: _streams(context, bus),
     )
-    return [line for removal in removals for line in await _or_explained(context.migration, removal)]
+    removed = []
+    for removal in removals:
+        await context.journal.confirm()
+        removed += await _or_explained(context.migration, removal)
+    return removed
 
 
 async def _or_explained(migration: Migration, removal: Removal) -> list[str]:
@@ -36,6 +51,8 @@ async def _or_explained(migration: Migration, removal: Removal) -> list[str]:
     try:
         return await removal()
     except PgmigError as exc:
+        if exc.kind is ErrorKind.FENCED:
+            raise
         way = LEAVE.format(id=migration.id)
         hint = f"{exc.hint}; {way}" if exc.hint else way
         raise PgmigError(exc.kind, exc.message, hint, exc.lsn) from exc
@@ -44,12 +61,14 @@ async def _or_explained(migration: Migration, removal: Removal) -> list[str]:
 async def remove_all(
     context: Context, files: Files, bus: Client, refused: dict[str, PgmigError], *, force: bool
 ) -> CleanupResult:
-    """Everything, the state last. force: what cannot be removed is reported and left behind.
+    """Everything, the state last. Raises FENCED when another coordinator has taken over. force: what cannot
+    be removed is reported and left behind, and so is that the store could not be asked.
 
     refused: by side, why a given connection string is not used.
     """
     names = context.migration.pipeline_id
     removals: tuple[tuple[str, str, Removal], ...] = (
+        ("the freeze", "source", lambda: _freeze(context)),
         (
             f"replication slot {names.slot} and publication {names.publication}",
             "source",
@@ -61,31 +80,52 @@ async def remove_all(
             lambda: _destination(context),
         ),
         ("the streams", "NATS", lambda: _streams(context, bus)),
+        (f"the state ({RETURNS})", "NATS", lambda: _forget(context)),
     )
     removed: list[str] = []
     left: list[str] = []
+    unproven: PgmigError | None = None
     for things, side, removal in removals:
         try:
+            unproven = await check_ours(context, force=force) if unproven is None else unproven
             removed += await _or_explained(context.migration, removal)
         except PgmigError as exc:
-            if not force:
+            if not force or exc.kind is ErrorKind.FENCED:
                 raise
             why = refused.get(side) if exc.kind is ErrorKind.CREDENTIALS_NEEDED else None
             place = "in NATS" if side == "NATS" else f"on the {side}"
             left.append(f"{things} {place}: {(why or exc).message}")
-    return CleanupResult((*removed, *await _state(context, files)), tuple(left))
+    if unproven is not None:
+        left.append(f"{UNPROVEN}: {unproven.message}")
+    context.migration.remove()
+    await context.journal.close()
+    return CleanupResult((*removed, *files.remove()), tuple(left))
+
+
+async def check_ours(context: Context, *, force: bool) -> PgmigError | None:
+    """Raises FENCED when another coordinator has taken the migration over, and BROKER when the store cannot
+    be reached. force: returns BROKER instead of raising it."""
+    unproven = await context.journal.check_ours()
+    if unproven is not None and not force:
+        raise unproven
+    return unproven
+
+
+async def _freeze(context: Context) -> list[str]:
+    """Of a switchover that was not decided, and could not be undone."""
+    record = context.migration.record
+    if record.freeze is None or record.switchover is not None:
+        return []
+    thawed = await thaw_recorded(context, await context.credentials.known_source())
+    context.migration.thawed()
+    return ["the freeze of the source"] if thawed else []
 
 
 async def _source(context: Context, *, force: bool = False) -> list[str]:
     uri = await context.credentials.known_source()
     record = context.migration.record
     frozen = record.freeze
-    removed = []
-    if frozen is not None and record.switchover is None:  # it was not decided, and could not be undone
-        if await thaw_recorded(context, uri):
-            removed.append("the freeze of the source")
-        context.migration.thawed()
-    removed += await remove_from_source(
+    removed = await remove_from_source(
         uri,
         context.migration.pipeline_id,
         inserts_only=bool(record.forward.inserts_only),
@@ -120,8 +160,5 @@ async def _streams(context: Context, bus: Client) -> list[str]:
     return [f"stream {name} in NATS" for name in streams if await delete_stream(bus, name)]
 
 
-async def _state(context: Context, files: Files) -> list[str]:
-    context.migration.remove()
-    await context.journal.close()
-    removed = ["state in NATS"] if await context.journal.forget() else []
-    return removed + files.remove()
+async def _forget(context: Context) -> list[str]:
+    return ["state in NATS"] if await context.journal.forget() else []

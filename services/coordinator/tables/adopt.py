@@ -93,7 +93,9 @@ async def take_stock(
         missing_parents = await absent(destination, seen.added_parents())
         parents = [seen.now[table] for table in seen.added_parents() if table not in missing_parents]
         new = freshly_known({one.table: one for one in parents})
-        await _note(destination, migration.pipeline_id, [*seen.refreshed(), *harmless, *new])
+        if noted := [*seen.refreshed(), *harmless, *new]:
+            await context.journal.check_ours()
+            await _note(destination, migration.pipeline_id, noted)
         if gone:
             await forget(context, schema, destination, gone, seen.end)
         for table in harmless:
@@ -115,6 +117,7 @@ async def take_stock(
             error = drift_error(migration.id, (*found, *others, *map(apart, lost.items())), cause)
         copy = tuple(table for table in added if table not in missing)
         if roots := [table for table in copy if table not in seen.added()]:  # with the rows of others so far
+            await context.journal.check_ours()
             await forget_copies(destination, migration.pipeline_id, roots, identities=False)
     adopted = (*(table.identity.table for table in harmless), *gone)
     return Stock(error, copy, adopted, seen.at, seen.unpublished(), seen.now)
@@ -192,10 +195,9 @@ def _adoptable(one: Difference) -> bool:
 
 
 async def _note(conn: Connection, pipeline_id: PipelineId, tables: Sequence[KnownTable]) -> None:
-    if tables:
-        with translated("noting the source's tables"):
-            async with conn.transaction():
-                await note_tables(conn, pipeline_id, tables)
+    with translated("noting the source's tables"):
+        async with conn.transaction():
+            await note_tables(conn, pipeline_id, tables)
 
 
 async def forget(

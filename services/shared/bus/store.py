@@ -6,8 +6,9 @@ again. If a key has vanished from a bucket that is still the same, another coord
 stays deleted: FENCED too. A write whose outcome is unknown is recognized later by its content. A value
 larger than LONGEST is stored in pieces next to its key (`manifest`); reads and writes depend on the key.
 
-A deleted key leaves a mark (`removed`). A coordinator that was replaced before the deletion still has the
-migration in its state file, and must not write it into the store again when it is restarted.
+A deleted key leaves a mark (`removed`), which says what was deleted. A coordinator that was replaced before
+the deletion still has the migration in its state file, and must not write it into the store again when it is
+restarted.
 """
 
 from __future__ import annotations
@@ -77,14 +78,16 @@ class StateStore:
         info = await self._jetstream.stream_info(_STREAM, subjects_filter=f"{start}*")
         return [subject.removeprefix(start) for subject in info.state.subjects or {}]
 
-    async def removed(self) -> frozenset[str]:
-        """Keys that were deleted from this bucket, and that nobody has written since."""
+    async def removed(self) -> dict[str, bytes]:
+        """The marks of keys that were deleted from this bucket, by key. Keys that exist again have none."""
         with translated(_DOING):
             try:
-                marked = await self._below(f"{_REMOVED}.")
-                return frozenset(marked).difference(await self._keys())
-            except js_errors.NotFoundError:
-                return frozenset()
+                bucket = await self._jetstream.key_value(STATE_BUCKET)
+                keys = set(await self._below(f"{_REMOVED}.")).difference(await self._keys())
+                marks = {key: await bucket.get(f"{_REMOVED}.{key}") for key in sorted(keys)}
+                return {key: mark.value or b"" for key, mark in marks.items()}
+            except (js_errors.NotFoundError, js_errors.KeyNotFoundError):
+                return {}
 
     async def _whole(self, bucket: KeyValue, key: str) -> bytes:
         """The value, joined if it is stored in pieces. If pieces are lost, the value is empty."""
@@ -179,8 +182,8 @@ class StateStore:
             "run one coordinator for each NATS account; the other one continues",
         )
 
-    async def delete(self, key: str) -> bool:
-        """Delete a key; return whether it existed. A mark tells that it was removed. KV's own deletion is not
+    async def delete(self, key: str, mark: bytes = b"") -> bool:
+        """Delete a key; return whether it existed. The mark tells what was removed. KV's own deletion is not
         used: after it the key could only be written by who knows the revision of the deletion."""
         self._attempted.pop(key, None)
         self._revisions.pop(key, None)
@@ -188,7 +191,7 @@ class StateStore:
         with translated(_DOING):
             try:
                 bucket = await self._jetstream.key_value(STATE_BUCKET)
-                await bucket.put(f"{_REMOVED}.{key}", b"")
+                await bucket.put(f"{_REMOVED}.{key}", mark)
                 await bucket.get(key)
                 await self._purge(key)
                 await self._purge(f"{key}.>")

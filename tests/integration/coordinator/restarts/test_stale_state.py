@@ -96,6 +96,37 @@ async def test_migration_that_was_cleaned_up_is_not_brought_back_by_a_state_file
             await session.cleanup("m", force=True)
 
 
+async def test_store_of_a_moment_between_two_migrations_of_an_id_does_not_remove_the_second_one(
+    source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """The store was restored from a backup that was made after the first one had been cleaned up."""
+    with Services(nats_server, tmp_path, workers=()) as services:
+        path = services.state_dir / "m" / "state.json"
+        client = await connect_bus(nats_server.url, "test")
+        try:
+            async with services.session() as session:
+                await session.start("m", source, dest_db, FOLLOW)
+                first = path.read_text()
+                await session.cleanup("m", force=True)
+                mark = (await StateStore(client).removed())["m"]
+                await session.start("m", source, dest_db, FOLLOW)
+                second = await session.get("m")
+            services.kill9("coordinator")
+            await StateStore(client).delete("m", mark)
+            services.start("coordinator")
+            async with services.session() as session:
+                assert (await session.get("m")).created_at == second.created_at
+                await session.cleanup("m", force=True)
+            services.kill9("coordinator")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(first)  # of a migration before the one that the mark is of
+            services.start("coordinator")
+            async with services.session() as session:
+                assert await session.list_all() == ()
+        finally:
+            await client.close()
+
+
 async def test_state_file_counts_when_the_store_is_gone(
     source: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
