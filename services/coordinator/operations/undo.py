@@ -20,7 +20,7 @@ from services.shared.model import (
     back_off_s,
 )
 from services.shared.pg.freeze.sessions import OwnSession
-from services.shared.pg.freeze.thaw import Announce, thaw
+from services.shared.pg.freeze.thaw import Announce, StillDisabledError, enable_again, let_writers_in
 from services.shared.runtime.assignments import cause
 from services.shared.runtime.retry import retrying
 
@@ -44,7 +44,11 @@ async def undo_at_last(context: Context) -> None:
 
 
 def _report_failure(context: Context, error: PgmigError) -> None:
-    context.migration.event(EventLevel.ERROR, f"the source is not open to writers yet: {error}")
+    if isinstance(error, StillDisabledError):
+        way = f" ({error.hint})" if error.hint else ""
+        context.migration.event(EventLevel.ERROR, f"{error}{way}; pgmig tries again")
+    else:
+        context.migration.event(EventLevel.ERROR, f"the source is not open to writers yet: {error}")
 
 
 async def undo(context: Context) -> None:
@@ -70,6 +74,8 @@ async def _thaw_unless_fenced(context: Context, uri: str) -> PgmigError | None:
     """Returns FENCED instead of raising it: `retrying` would try again."""
     try:
         await thaw_recorded(context, uri)
+    except StillDisabledError as exc:  # whatever the reason is, it is tried again
+        raise StillDisabledError(ErrorKind.TRANSIENT, exc.message, exc.hint) from exc
     except PgmigError as exc:
         if exc.kind is not ErrorKind.FENCED:
             raise
@@ -80,13 +86,15 @@ async def _thaw_unless_fenced(context: Context, uri: str) -> PgmigError | None:
 async def thaw_recorded(context: Context, uri: str) -> bool:
     """Thaw the source as the record says; whether there was anything to put back.
 
-    Raises FENCED, with the source as it is, when another coordinator has written the record since.
+    Raises FENCED, with the source as it is, when another coordinator has written the record since. Raises
+    StillDisabledError if writers can write, and only subscriptions are left.
     """
     freeze = context.migration.record.freeze
     assert freeze is not None
-    put_back = await thaw(uri, freeze, claiming(context))
+    put_back = await let_writers_in(uri, freeze, claiming(context))
     for line in put_back:
         context.migration.event(EventLevel.INFO, line)
+    await enable_again(uri, freeze, claiming(context))
     return bool(put_back)
 
 

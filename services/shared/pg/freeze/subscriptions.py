@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import LiteralString
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -27,11 +28,13 @@ async def enabled_subscriptions(conn: AsyncConnection) -> tuple[str, ...]:
 
 async def disable(conn: AsyncConnection, names: Sequence[str]) -> None:
     """Raise PERMISSION with a remedy if our role may not disable one."""
-    await _alter(conn, names, "DISABLE")
+    for name in names:
+        await _alter(conn, name, "DISABLE", "switch over again")
 
 
 async def enable(conn: AsyncConnection, names: Sequence[str]) -> None:
-    """Enable those that still exist and are disabled."""
+    """Enable those that still exist and are disabled. If one of them cannot be enabled, the others are
+    enabled nevertheless, and the first error is raised."""
     with translated("looking for subscriptions of the source"):
         rows = await (
             await conn.execute(
@@ -39,24 +42,30 @@ async def enable(conn: AsyncConnection, names: Sequence[str]) -> None:
                 " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
             )
         ).fetchall()
-    await _alter(conn, [name for name in names if (name,) in rows], "ENABLE")
-
-
-async def _alter(conn: AsyncConnection, names: Sequence[str], action: str) -> None:
-    for name in names:
-        statement = sql.SQL("ALTER SUBSCRIPTION {} {}").format(sql.Identifier(name), sql.SQL(action))
+    failures: list[PgmigError] = []
+    for name in [name for name in names if (name,) in rows]:
         try:
-            await conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(f"{_LOCK_S}s")))
-            await conn.execute(statement)
-        except psycopg.errors.InsufficientPrivilege as exc:
-            raise PgmigError(
-                ErrorKind.PERMISSION,
-                f"subscription {name} writes into the source, and our role may not alter it",
-                f"let its owner run ALTER SUBSCRIPTION {name} {action}, then switch over again",
-            ) from exc
-        except psycopg.Error as exc:
-            raise translate(exc, f"altering subscription {name} of the source") from exc
-        finally:
-            if not conn.closed:
-                with translated("altering subscriptions of the source"):
-                    await conn.execute("SET lock_timeout = 0")
+            await _alter(conn, name, "ENABLE", "pgmig goes on")
+        except PgmigError as exc:
+            failures.append(exc)
+    if failures:
+        raise failures[0]
+
+
+async def _alter(conn: AsyncConnection, name: str, action: LiteralString, afterwards: str) -> None:
+    statement = sql.SQL("ALTER SUBSCRIPTION {} {}").format(sql.Identifier(name), sql.SQL(action))
+    try:
+        await conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(f"{_LOCK_S}s")))
+        await conn.execute(statement)
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise PgmigError(
+            ErrorKind.PERMISSION,
+            f"subscription {name} writes into the source, and our role may not alter it",
+            f"let its owner run ALTER SUBSCRIPTION {name} {action}, then {afterwards}",
+        ) from exc
+    except psycopg.Error as exc:
+        raise translate(exc, f"altering subscription {name} of the source") from exc
+    finally:
+        if not conn.closed:
+            with translated("altering subscriptions of the source"):
+                await conn.execute("SET lock_timeout = 0")

@@ -48,13 +48,23 @@ class Before:
     sessions: tuple[OwnSession, ...] = ()
 
 
+class StillDisabledError(PgmigError):
+    """Writers can write to the source again, but subscriptions are still disabled."""
+
+
 async def thaw(uri: str, before: Before, announce: Announce | None = None) -> tuple[str, ...]:
-    """Restore everything that the freeze has changed so far. Returns a sentence for each thing.
+    """Restore everything that the freeze has changed so far: `let_writers_in`, then `enable_again`."""
+    changed = await let_writers_in(uri, before, announce)
+    await enable_again(uri, before, announce)
+    return changed
+
+
+async def let_writers_in(uri: str, before: Before, announce: Announce | None = None) -> tuple[str, ...]:
+    """Restore the default and open the database. Returns a sentence for each thing.
 
     A default that is neither the freeze's nor the one before was set by somebody else meanwhile. It is kept.
 
-    announce: awaited before anything is changed, and again before another session enables subscriptions.
-    After the first call the sessions of the freeze are terminated.
+    announce: awaited before anything is changed. After that the sessions of the freeze are terminated.
 
     The setting is restored before the database is opened, so that no new session is read-only. Sessions that
     began during the freeze would stay read-only until they reconnect, and a connection pool would keep them.
@@ -74,15 +84,31 @@ async def thaw(uri: str, before: Before, announce: Announce | None = None) -> tu
                 await end_begun_after(conn, database, [conn.info.backend_pid], before.at)
     finally:
         await conn.close()
-    if before.subscriptions:
-        conn = await writable_connection(uri)
-        try:
-            if announce is not None:
-                await announce((await own_session(conn),))
-            await enable(conn, before.subscriptions)
-        finally:
-            await conn.close()
     return (*kept, *changed)
+
+
+async def enable_again(uri: str, before: Before, announce: Announce | None = None) -> None:
+    """Enable the subscriptions that the freeze has disabled. Call this after `let_writers_in`.
+
+    announce: awaited before anything is changed. Raises StillDisabledError, and the errors of `announce`.
+    """
+    if not before.subscriptions:
+        return
+    conn = await writable_connection(uri)
+    try:
+        if announce is not None:
+            await announce((await own_session(conn),))
+        try:
+            await enable(conn, before.subscriptions)
+        except PgmigError as exc:
+            raise StillDisabledError(
+                exc.kind,
+                "writers can write to the source again, but not all subscriptions that the switchover "
+                f"disabled are enabled again: {exc.message}",
+                exc.hint,
+            ) from exc
+    finally:
+        await conn.close()
 
 
 async def _replace_others(conn: AsyncConnection, before: Before, announce: Announce | None) -> None:

@@ -24,6 +24,7 @@ import psycopg
 from psycopg import AsyncConnection, conninfo
 
 from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, TableId
+from services.shared.pg.catalog.altered_objects import altered_since
 from services.shared.pg.schema.archive.entries import ArchiveEntry, Section, read_archive
 from services.shared.pg.schema.archive.restore_sql import Script, script_of
 from services.shared.pg.schema.archive.selection import absent, exclusions, left_out, skipped
@@ -53,7 +54,13 @@ def list_of(archive: Path) -> Path:
 
 
 _DUMP_ATTEMPTS = 3
+_NAMED = 3
 _SNAPSHOT_GONE = re.compile(r'invalid snapshot identifier|(?<!\w)snapshot "[0-9A-F-]*" does not exist')
+
+_CONNECTION_LOST = re.compile(
+    r"server closed the connection unexpectedly|connection to server was lost"
+    r"|terminating connection due to administrator command|connection not open"
+)
 
 
 async def dump_schema(
@@ -91,7 +98,11 @@ async def dump_schema(
     ]
     try:
         async with _service(source_uri) as env:
-            await _dump(tools.pg_dump, [*arguments, f"--dbname=service={_SERVICE}"], env, snapshot)
+            arguments.append(f"--dbname=service={_SERVICE}")
+            if snapshot is None:
+                await _dump_as_of_now(tools.pg_dump, arguments, env)
+            else:
+                await _dump_under(tools.pg_dump, arguments, env, source_uri, snapshot)
         list_of(target).unlink(missing_ok=True)
         if not (chosen.everything and rows and not chosen.schemas_there):
             out = left_out(await asyncio.to_thread(read_archive, partial), chosen, rows=rows)
@@ -102,30 +113,40 @@ async def dump_schema(
         partial.unlink(missing_ok=True)
 
 
-async def _dump(
-    program: Path, arguments: Sequence[str], env: Mapping[str, str], snapshot: str | None
+async def _dump_under(
+    program: Path, arguments: Sequence[str], env: Mapping[str, str], uri: str, snapshot: str
 ) -> None:
-    """Run pg_dump. It reads the catalogs under its snapshot, but it locks tables and calls functions that see
+    """Run pg_dump. It reads the catalogs under the snapshot, but it locks tables and calls functions that see
     the catalogs as they are now. So it fails if an object was dropped or renamed in between.
 
-    Under a snapshot that another session keeps, it fails in the same way each time. A second dump without
-    that snapshot shows whether the snapshot is the reason. Messages cannot show it, because they differ
-    between versions and languages.
+    Then it fails in the same way each time under this snapshot. Its messages do not show that this is the
+    reason, because they differ between versions and languages. So the catalogs are compared. If nothing was
+    altered, pg_dump failed for another reason, which may have passed. After some attempts its own error is
+    raised.
     """
-    if snapshot is None:
-        await _dump_as_of_now(program, arguments, env)
-        return
-    try:
-        await _run(program, [*arguments, f"--snapshot={snapshot}"], env)
-    except PgmigError as exc:
-        if exc.kind is not ErrorKind.SCHEMA_FAILED:
-            raise
-        await _dump_as_of_now(program, arguments, env)
-        raise PgmigError(
-            ErrorKind.TABLE_CHANGED,
-            f"objects of the source were dropped or altered after the snapshot was taken: {exc.message}",
-            "the schema is dumped under a new snapshot",
-        ) from exc
+    for attempt in range(1, _DUMP_ATTEMPTS + 1):
+        try:
+            await _run(program, [*arguments, f"--snapshot={snapshot}"], env)
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.SCHEMA_FAILED:
+                raise
+            if altered := await altered_since(uri, snapshot):
+                await _dump_as_of_now(program, arguments, env)  # fails if the reason is another one
+                raise _changed(altered, exc) from exc
+            if attempt == _DUMP_ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def _changed(altered: Sequence[str], failure: PgmigError) -> PgmigError:
+    more = f" and {len(altered) - _NAMED} more" if len(altered) > _NAMED else ""
+    return PgmigError(
+        ErrorKind.TABLE_CHANGED,
+        "objects of the source were dropped or altered after the snapshot was taken "
+        f"({', '.join(altered[:_NAMED])}{more}): {failure.message}",
+        "the schema is dumped under a new snapshot",
+    )
 
 
 async def _dump_as_of_now(program: Path, arguments: Sequence[str], env: Mapping[str, str]) -> None:
@@ -289,7 +310,7 @@ def _program_error(name: str, text: str, code: int | None) -> PgmigError:
     message = f"{name} failed: {' '.join(lines[:_ERROR_LINES]) or f'exit code {code}'}"
     if _SNAPSHOT_GONE.search(text):
         return PgmigError(ErrorKind.SNAPSHOT_LOST, message)
-    if "connection to server" in text and "failed" in text:
+    if ("connection to server" in text and "failed" in text) or _CONNECTION_LOST.search(text):
         return PgmigError(ErrorKind.UNREACHABLE, message, "check that the source runs and can be reached")
     if LOCKS_SETTING in text:
         return PgmigError(ErrorKind.SCHEMA_FAILED, message, RAISE_LOCKS)
