@@ -117,8 +117,8 @@ MUTATIONS = (
     Mutation(
         "42 the session that enables subscriptions is recorded",
         "services/shared/pg/freeze/thaw.py",
-        "                await announce((await own_session(conn),))\n",
-        "                pass\n",
+        "            await announce((await own_session(conn),))\n",
+        "            pass\n",
         f"{TWO}::test_thaw_that_was_overtaken_enables_no_subscription",
     ),
     Mutation(
@@ -218,6 +218,14 @@ MUTATIONS = (
         "        except Exception as exc:",
         "        except PgmigError as exc:",
         DURING,
+    ),
+    Mutation(
+        "45 an undo says what is open and what is left",
+        "services/coordinator/operations/undo.py",
+        "    if isinstance(error, StillDisabledError):",
+        "    if False:",
+        "tests/integration/coordinator/operations/test_thaw_details.py"
+        "::test_undo_says_what_is_open_and_what_is_left",
     ),
     Mutation(
         "45 what delays the undo is reported",
