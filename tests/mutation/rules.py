@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.mutation import access, changes, switchover, tables
+from tests.mutation import access, changes, content, switchover, tables
 
-MUTATIONS = changes.MUTATIONS + tables.MUTATIONS + switchover.MUTATIONS + access.MUTATIONS
+MUTATIONS = changes.MUTATIONS + tables.MUTATIONS + content.MUTATIONS + switchover.MUTATIONS + access.MUTATIONS
