@@ -14,18 +14,24 @@ from tests.support.servers.proxy import proxied
 from tests.support.services import Services, until, until_phase
 
 
-async def test_switchover_is_undone_at_the_address_that_the_source_has_moved_to(
-    services: Services, source: str, dest_db: str
-) -> None:
+async def interrupted_before_the_source_moved(services: Services, source: str, dest: str) -> str:
+    """The source's URI that the migration knows, at an address that no server has any more."""
     async with proxied(place(source)) as proxy, services.session() as session:
         moved = source.replace(place(source), proxy.address)
-        await session.start("m", moved, dest_db, FOLLOW)
+        await session.start("m", moved, dest, FOLLOW)
         await until_phase(session, "m", Phase.STREAMING)
         with psycopg.connect(source) as held:
             held.execute("INSERT INTO item VALUES (1)")
             await killed_in_the_freeze(services, session)
             await proxy.close()
         services.start("coordinator")
+        return moved
+
+
+async def test_switchover_is_undone_at_the_address_that_the_source_has_moved_to(
+    services: Services, source: str, dest_db: str
+) -> None:
+    moved = await interrupted_before_the_source_moved(services, source, dest_db)
     async with services.session() as session:
         assert (await session.get("m")).phase is Phase.SWITCHOVER
         await session.resume("m", moved, dest_db)  # known, but it leads nowhere any more
@@ -38,15 +44,7 @@ async def test_switchover_is_undone_at_the_address_that_the_source_has_moved_to(
 async def test_switchover_that_cannot_be_undone_is_cleaned_up_by_force(
     services: Services, source: str, dest_db: str
 ) -> None:
-    async with proxied(place(source)) as proxy, services.session() as session:
-        moved = source.replace(place(source), proxy.address)
-        await session.start("m", moved, dest_db, FOLLOW)
-        await until_phase(session, "m", Phase.STREAMING)
-        with psycopg.connect(source) as held:
-            held.execute("INSERT INTO item VALUES (1)")
-            await killed_in_the_freeze(services, session)
-            await proxy.close()
-        services.start("coordinator")
+    moved = await interrupted_before_the_source_moved(services, source, dest_db)
     async with services.session() as session:
         # Cleanup can stop only workers that have come back to the restarted coordinator.
         await until(session, "m", lambda view: {"decoder", "applier"} <= {one.role for one in view.workers})
