@@ -91,9 +91,10 @@ async def test_time_outs_of_role_and_database_end_no_session(
 
 
 async def test_a_broker_store_restored_to_an_earlier_state_loses_nothing(
-    source_db: str, dest_db: str, nats_server: NatsServer, tmp_path: Path
+    source_db: str, dest_db: str, nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To one amid a transaction, of which the destination has long had the rest."""
+    """The state is within a transaction that the destination has applied long ago."""
+    monkeypatch.setattr("services.shared.bus.stream_info.ANSWER_TIMEOUT_S", 2.0)  # a request may get lost
     ddl = "CREATE TABLE t (v text); ALTER TABLE t REPLICA IDENTITY FULL"
     async with pipeline(source_db, dest_db, nats_server, ddl, "t") as p:
         p.max_stream_bytes = 1 << 20
