@@ -13,7 +13,7 @@ from services.shared.model import ErrorKind, ExitCode, PgmigError, Phase
 from tests.support.migrations.cli import Cli
 from tests.support.migrations.live import Live
 from tests.support.migrations.stack import Stack
-from tests.support.migrations.verdict import left_on_destination, left_on_source
+from tests.support.migrations.verdict import left_on_destination, left_on_source, present_on_source
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import proxied
 
@@ -77,7 +77,7 @@ def test_another_source_is_refused_and_never_silently_replaced_by_the_recorded_o
     assert "replication slot pgmig_default and publication pgmig_default on the source" in told[0]
     assert place(shop) in told[0]
     assert left_on_destination(dest_db) == []
-    assert left_on_source(shop) != []
+    assert present_on_source(shop) != []
     assert cli.run("status").returncode == ExitCode.NOT_FOUND
 
 

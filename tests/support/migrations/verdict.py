@@ -74,13 +74,25 @@ def exit_code(found: list[Check]) -> int:
 
 
 def left_on_source(uri: str) -> list[str]:
-    """What a migration has (still) on the source database, a phrase each."""
-    return _found(reopen(uri), _ON_SOURCE)
+    """What a migration has left on the source database, a phrase each. Waits for its end for a while."""
+    return _left(reopen(uri), _ON_SOURCE)
 
 
 def left_on_destination(uri: str) -> list[str]:
-    """What a migration has (still) on the destination, beside what it copied."""
-    return _found(uri, _ON_DESTINATION)
+    """What a migration has left on the destination, beside what it copied. Waits for its end for a while."""
+    return _left(uri, _ON_DESTINATION)
+
+
+def present_on_source(uri: str) -> list[str]:
+    """What a migration has on the source database now, a phrase each."""
+    with psycopg.connect(reopen(uri), autocommit=True) as conn:
+        return _found(conn, _ON_SOURCE)
+
+
+def present_on_destination(uri: str) -> list[str]:
+    """What a migration has on the destination now, beside what it copied."""
+    with psycopg.connect(uri, autocommit=True) as conn:
+        return _found(conn, _ON_DESTINATION)
 
 
 def inventory(uri: str) -> set[str]:
@@ -95,17 +107,19 @@ def inventory(uri: str) -> set[str]:
         " WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())",
     }
     with psycopg.connect(reopen(uri), autocommit=True) as conn:
-        return {f"{what} {row[0]}" for what, query in queries.items() for row in conn.execute(query)}
+        return set(_found(conn, queries))
 
 
-def _found(uri: str, queries: dict[str, LiteralString]) -> list[str]:
+def _left(uri: str, queries: dict[str, LiteralString]) -> list[str]:
     deadline = time.monotonic() + _GOING_S
     with psycopg.connect(uri, autocommit=True) as conn:
-        while True:
-            found = [f"{what} {row[0]}" for what, query in queries.items() for row in conn.execute(query)]
-            if not found or time.monotonic() > deadline:
-                return found
+        while (found := _found(conn, queries)) and time.monotonic() < deadline:
             time.sleep(_POLL_S)  # a server process that ends tells nobody
+    return found
+
+
+def _found(conn: psycopg.Connection, queries: dict[str, LiteralString]) -> list[str]:
+    return [f"{what} {row[0]}" for what, query in queries.items() for row in conn.execute(query)]
 
 
 def count_rows(uri: str) -> int:
