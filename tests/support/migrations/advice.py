@@ -94,12 +94,14 @@ class Operator:
     """One migration's. by_hand: statements for the destination, run once, when no advice says what to do.
 
     on_source: the same for the source. release: lets go what the test holds the migration with.
+    switchover_s: the limit of each switchover.
     """
 
     live: Live
     cli: Cli = field(repr=False)
     by_hand: tuple[str, ...] = ()
     on_source: tuple[str, ...] = ()
+    switchover_s: float = SWITCHOVER_S
     stops: list[Stop] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     release: Callable[[], None] = field(default=lambda: None, repr=False)
@@ -160,7 +162,7 @@ class Operator:
         if view.phase is not Phase.STREAMING:
             return None
         try:
-            await self.live.switch_over(SWITCHOVER_S)
+            await self.live.switch_over(self.switchover_s)
         except PgmigError as exc:
             if exc.kind is ErrorKind.WRONG_PHASE:  # it stopped just before: look what with
                 assert (await self.settled()).failure is not None, exc
