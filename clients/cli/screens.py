@@ -26,6 +26,7 @@ from clients.cli.fragments import (
 from clients.presentation.figures import duration, endpoint, percent, printable
 from clients.presentation.history import History
 from clients.presentation.progress import Order, ordered, overall, table_fraction
+from clients.presentation.readiness import explained
 from clients.presentation.sentences import (
     applied_text,
     copied_text,
@@ -79,6 +80,8 @@ def _status_rows(view: MigrationView, now: float, width: int, offline_since: flo
     if view.failure is not None:
         rows.append(("Failure", failure_text(view.failure)))
     rows += _progress_rows(view)
+    if view.readiness is not None and offline_since is None:
+        rows.append(("Can switch", toned(explained(view.readiness))))
     if offline_since is not None:
         rows.append(("Running", Text(f"no; this is from {duration(now - offline_since)} ago", "yellow")))
     elif view.phase.running:

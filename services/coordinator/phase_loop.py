@@ -23,6 +23,7 @@ from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.undo import undo
 from services.coordinator.phases import copy, follow, indexes, schema
 from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.readiness_watch import ReadinessWatch
 from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.pipeline.source_watch import Lookout
 from services.coordinator.tables.recover import after_drift
@@ -70,7 +71,8 @@ class PhaseLoop:
         self.pipeline = pipeline
         self._context, self._schema, self._workers = pipeline.context, pipeline.schema, pipeline.workers
         self._task: asyncio.Task[None] | None = None
-        self._sampling: asyncio.Task[None] | None = None
+        self.readiness_watch = ReadinessWatch(self._context.migration, self._context.credentials)
+        self._sampling: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self._switching: asyncio.Task[None] | None = None
         self._feed: StepFeed | None = None
@@ -82,7 +84,10 @@ class PhaseLoop:
     def start(self) -> None:
         """Begin, or continue where the record says. For a migration that does not run, nothing is begun."""
         self._context.journal.open()
-        self._sampling = asyncio.create_task(self._sample(), name=f"sample-{self.migration.id}")
+        self._sampling = [
+            asyncio.create_task(self._sample(), name=f"sample-{self.migration.id}"),
+            asyncio.create_task(self.readiness_watch.run(), name=f"readiness-{self.migration.id}"),
+        ]
         self.begin()
 
     def begin(self) -> None:
@@ -128,9 +133,9 @@ class PhaseLoop:
             self._switching.cancel()
             await asyncio.wait({self._switching})
         await self.halt()
-        if self._sampling is not None:
-            self._sampling.cancel()
-            await asyncio.wait({self._sampling})
+        for task in self._sampling:
+            task.cancel()
+            await asyncio.wait({task})
         await self.unwatch()
         if not self.migration.removed:
             with suppress(PgmigError):

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from services.coordinator.migration.copy_progress import CopyProgress
 from services.coordinator.migration.rates import RateMeter
+from services.coordinator.migration.readiness import ServersSeen
 from services.coordinator.migration.record import DroppedTable, PipelineRecord, Record, SlotRecord
 from services.coordinator.migration.stream_progress import FollowProgress
 from services.shared.model import (
@@ -81,6 +82,7 @@ class Migration:
         self.copying = CopyProgress(self.pipeline.tables)
         self.following = FollowProgress(self.pipeline.flushed_lsn)
         self.indexes = IndexProgress()
+        self.servers = ServersSeen()
         self.needs_credentials = False
         self.removed = False
         self.rates = RateMeter()

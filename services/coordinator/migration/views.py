@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from services.coordinator.migration.pace import pause
+from services.coordinator.migration.readiness import with_copy, with_stream
 from services.coordinator.migration.record import PipelineRecord
 from services.coordinator.migration.state import Migration
-from services.shared.model import MigrationView, Phase, PipelineView, Rates, shown_phase
+from services.shared.model import MigrationView, Phase, PipelineView, Rates, Readiness, shown_phase
+from services.shared.model.readiness import DEFAULT_LIMITS, Limits, ReadinessFacts, assess
 
 WATCH_EVERY_S = 0.25
 LONGEST_PAUSE_S = 5.0
@@ -62,6 +64,7 @@ def view_of(migration: Migration) -> MigrationView:
         needs_credentials=migration.needs_credentials,
         skipped=pipeline.skipped,
         pipelines=tuple(map(_pipeline_view, record.pipelines)),
+        readiness=None if migration.phase.ended or not record.options.follow else readiness_of(migration),
     )
 
 
@@ -69,3 +72,11 @@ def _pipeline_view(record: PipelineRecord) -> PipelineView:
     return PipelineView(
         record.direction, record.state, record.state_since, record.resume_state, record.failure
     )
+
+
+def readiness_of(migration: Migration, limits: Limits = DEFAULT_LIMITS) -> Readiness:
+    """Whether it can be switched over, by what is known now."""
+    follow, failure = migration.record.options.follow, migration.failure
+    facts = ReadinessFacts(str(migration.id), migration.phase, follow, failure, migration.needs_credentials)
+    facts = with_copy(facts, migration.copying, migration.indexes)
+    return assess(with_stream(facts, migration.following, migration.servers, time.monotonic()), limits)

@@ -36,6 +36,7 @@ async def watch_tables(context: Context, schema: Schema, reports: Reports) -> tu
         stock = await try_stock(context, schema) if not migration.in_switchover else None
         took = time.monotonic() - began
         if stock is not None:
+            migration.servers.unreplicated = stock.unpublished
             _tell_unpublished(context.migration, stock, told)
             if stock.error is not None or stock.copy:
                 await _applied(context.migration, reports, stock.at)

@@ -123,6 +123,7 @@ class ReadinessFacts:
 
 
 def assess(facts: ReadinessFacts, limits: Limits = DEFAULT_LIMITS) -> Readiness:
+    """Lag and servers count only once the migration replicates changes: nobody asks the servers before."""
     reasons = sorted(_reasons(facts, limits), key=lambda reason: not reason.blocking)
     return Readiness(not any(reason.blocking for reason in reasons), tuple(reasons))
 
@@ -140,11 +141,11 @@ def _reasons(facts: ReadinessFacts, limits: Limits) -> Iterator[Reason]:
         yield _slot_lost(facts.migration_id)
     if facts.uncopied:
         yield _copy_unfinished(facts)
-    if facts.indexes_done < facts.indexes:
-        yield _indexes_unfinished(facts)
-    if stopped is None:  # otherwise nobody asks the servers, and the lag is explained
+    if stopped is None:
         yield from _of_the_stream(facts, limits)
         yield from _of_the_servers(facts, limits)
+    elif facts.indexes_done < facts.indexes:
+        yield _indexes_unfinished(facts)
 
 
 def _of_the_stream(facts: ReadinessFacts, limits: Limits) -> Iterator[Reason]:

@@ -15,6 +15,9 @@ from services.shared.model import (
     Lsn,
     MigrationView,
     Phase,
+    Readiness,
+    Reason,
+    ReasonCode,
     failure_event,
 )
 from services.shared.model.view.jsonview import view_from_json, view_to_json
@@ -61,6 +64,34 @@ def test_a_failure_is_printed_once(served: ServedControl, command: str) -> None:
     result = at(served, command)
     assert result.output.count("changes are missing") == 1
     assert result.output.count("begun") == 1
+
+
+WAITS = Reason(ReasonCode.PREPARED_TRANSACTIONS, True, "there is one", "end it")
+WARNS = Reason(ReasonCode.SEQUENCES_NEAR_END, False, "few are left", "enlarge it")
+
+
+@pytest.mark.parametrize(
+    ("readiness", "lines"),
+    [
+        (Readiness(True), ["Can switch yes"]),
+        (Readiness(True, (WARNS,)), ["Can switch yes, with 1 warning", "⚠ few are left", "→ enlarge it"]),
+        (
+            Readiness(False, (WAITS, WARNS)),
+            ["Can switch no", "✘ there is one", "→ end it", "⚠ few are left", "→ enlarge it"],
+        ),
+    ],
+)
+def test_status_says_whether_the_migration_can_be_switched_over_and_why_not(
+    served: ServedControl, readiness: Readiness, lines: list[str]
+) -> None:
+    view = MigrationView("m", Phase.STREAMING, readiness=readiness)
+    served.do(lambda: served.control.put(view))
+    shown = [" ".join(line.split()) for line in at(served, "status").stdout.splitlines()]
+    first = shown.index(lines[0])
+    assert shown[first : first + len(lines)] == lines
+    told = document(at(served, "status", "-o", "json"))["readiness"]
+    assert told["can_switch"] is readiness.can_switch
+    assert [reason["code"] for reason in told["reasons"]] == [one.code.value for one in readiness.reasons]
 
 
 def test_aborted_migration_ends_a_watch_with_an_error(served: ServedControl) -> None:

@@ -47,6 +47,9 @@ _NOT_OURS: LiteralString = (
     " WHERE us.rolname = current_user AND them.oid = a.usesysid AND (us.rolsuper OR NOT them.rolsuper AND"
     " (pg_catalog.pg_has_role(them.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE'))))"
 )
+_LASTING: LiteralString = (
+    " AND coalesce(a.backend_start < clock_timestamp() - interval '3 seconds', true)"  # STUBBORN_S
+)
 _STARTING: LiteralString = (
     "SELECT count(*) FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.objid"
     " WHERE l.locktype = 'object' AND l.classid = 'pg_catalog.pg_database'::pg_catalog.regclass"
@@ -191,6 +194,25 @@ async def check_endable(conn: AsyncConnection, database: str, spared: Collection
         if time.monotonic() > deadline:
             raise _may_not_end(found)
         await asyncio.sleep(_LOOK_S)  # a server process does not report its end
+
+
+async def not_endable(conn: AsyncConnection, database: str, spared: Collection[int]) -> str:
+    """Other sessions that our role may not terminate, for messages. "" if there are none. Sessions that have
+    just begun do not count: they may be about to end, and `check_endable` waits for them as long."""
+    given = {"database": database, "spared": list(spared)}
+    found = await _others(conn, _OTHERS + _NOT_OURS + _LASTING, given)
+    return _named(found) if found else ""
+
+
+async def streaming_from(conn: AsyncConnection, slot: str) -> list[int]:
+    """Process ids of the walsender that streams from `slot`: one or none."""
+    with translated("looking for the session that streams from the slot"):
+        cursor = await conn.execute(
+            "SELECT active_pid FROM pg_catalog.pg_replication_slots"
+            " WHERE slot_name = %s AND NOT temporary AND active_pid IS NOT NULL",
+            [slot],
+        )
+        return [int(row[0]) async for row in cursor]
 
 
 async def _others(conn: AsyncConnection, query: LiteralString, given: Mapping[str, object]) -> list[Other]:

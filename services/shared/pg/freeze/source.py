@@ -43,6 +43,7 @@ from services.shared.pg.freeze.sessions import (
     end_begun_before,
     own_session,
     prepared_transactions,
+    streaming_from,
 )
 from services.shared.pg.freeze.subscriptions import disable, enabled_subscriptions
 from services.shared.pg.freeze.thaw import FROZEN, Before, clock, database_default, set_database_default
@@ -124,13 +125,7 @@ class Freeze:
     async def _spared(self) -> list[int]:
         """Process ids of our two sessions and of the walsender that streams from our slot. No other session
         is spared: a session with a temporary slot of its own may also write."""
-        with translated("looking for the session that streams from the slot"):
-            cursor = await self._side.execute(
-                "SELECT active_pid FROM pg_catalog.pg_replication_slots"
-                " WHERE slot_name = %s AND NOT temporary AND active_pid IS NOT NULL",
-                [self._slot],
-            )
-            streaming = [int(row[0]) async for row in cursor]
+        streaming = await streaming_from(self._side, self._slot)
         return [*(conn.info.backend_pid for conn in (self._locker, self._admin)), *streaming]
 
     async def close(self) -> None:

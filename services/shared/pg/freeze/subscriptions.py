@@ -26,6 +26,19 @@ async def enabled_subscriptions(conn: AsyncConnection) -> tuple[str, ...]:
     return tuple(row[0] for row in rows)
 
 
+async def foreign_subscriptions(conn: AsyncConnection) -> tuple[str, ...]:
+    """Enabled subscriptions of the connected database that our role may not disable."""
+    with translated("looking for subscriptions of the source"):
+        rows = await (
+            await conn.execute(
+                "SELECT subname::text FROM pg_catalog.pg_subscription WHERE subenabled AND subdbid ="
+                " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+                " AND NOT pg_catalog.pg_has_role(subowner, 'USAGE') ORDER BY 1"
+            )
+        ).fetchall()
+    return tuple(row[0] for row in rows)
+
+
 async def disable(conn: AsyncConnection, names: Sequence[str]) -> None:
     """Raise PERMISSION with a remedy if our role may not disable one."""
     for name in names:

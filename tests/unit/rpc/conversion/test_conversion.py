@@ -30,6 +30,9 @@ from services.shared.model import (
     MigrationView,
     PgmigError,
     Phase,
+    Readiness,
+    Reason,
+    ReasonCode,
     SwitchoverStep,
     WorkerCommand,
     WorkerReport,
@@ -205,6 +208,17 @@ def test_a_failure_or_level_of_a_newer_coordinator_is_shown_as_the_plain_one() -
     shown = view_from_pb(message)
     assert shown.failure is not None and shown.failure.kind is ErrorKind.INTERNAL
     assert [(event.level, event.text) for event in shown.events] == [(EventLevel.INFO, "text")]
+
+
+def test_a_reason_of_a_newer_coordinator_is_shown_with_its_text() -> None:
+    reason = migration_pb2.Reason(code=NEWER, blocking=True, text="text", remedy="remedy")
+    message = migration_pb2.Migration(
+        migration_id="m",
+        phase=migration_pb2.PHASE_STREAMING,
+        readiness=migration_pb2.Readiness(reasons=[reason]),
+    )
+    shown = Readiness(False, (Reason(ReasonCode.OTHER, True, "text", "remedy"),))
+    assert view_from_pb(message).readiness == shown
 
 
 def test_an_error_kind_of_a_newer_worker_counts_as_internal() -> None:

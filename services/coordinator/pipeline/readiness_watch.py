@@ -1,0 +1,138 @@
+"""Asks both servers every few seconds what a switchover would meet there.
+
+It does so while the migration replicates changes, and at once when a client asks. It takes little of the
+servers' time: a question that took long is repeated less often, and a server that does not answer is asked
+with growing pauses. During a switchover it asks nothing and has no sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from services.coordinator.migration.pace import pause
+from services.coordinator.migration.readiness import Sight
+from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.credentials import KnownCredentials
+from services.shared.model import ErrorKind, PgmigError, PipelineState, TableId, back_off_s
+from services.shared.pg.catalog.partitions import existing_tables
+from services.shared.pg.readiness.destination import invalid_indexes_of, read_writers, valid_among
+from services.shared.pg.readiness.source import Slow, read_slow, read_source
+from services.shared.pg.readiness.watched_server import WatchedServer
+from services.shared.pg.session.connection import Connection
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 5.0
+LONGEST_PAUSE_S = 60.0
+SLOW_EVERY_S = 60.0
+"""Between two reads of what costs more: the selection, and all sequences."""
+_TICK_S = 1.0
+_REPLICATING = frozenset({PipelineState.CATCHUP, PipelineState.STREAMING})
+
+
+class ReadinessWatch:
+    def __init__(self, migration: Migration, credentials: KnownCredentials) -> None:
+        self._migration = migration
+        self._credentials = credentials
+        self._source, self._destination = WatchedServer("source"), WatchedServer("destination")
+        self._asking = asyncio.Lock()
+        self._slow, self._slow_at = Slow(), 0.0
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        next_at = 0.0
+        try:
+            while True:
+                if not self._wanted():
+                    next_at = 0.0
+                    await self._close()
+                elif time.monotonic() >= next_at:
+                    next_at = await self._timed_look()
+                await asyncio.sleep(_TICK_S)
+        finally:
+            await self._close()
+
+    async def _timed_look(self) -> float:
+        began = time.monotonic()
+        await self.look()
+        ended = time.monotonic()
+        if self._failures:
+            return ended + back_off_s(LOOK_EVERY_S, LONGEST_PAUSE_S, self._failures - 1)
+        return ended + min(LONGEST_PAUSE_S, pause(LOOK_EVERY_S, ended - began))
+
+    def _wanted(self) -> bool:
+        migration = self._migration
+        replicating = migration.state in _REPLICATING and not migration.in_switchover
+        return migration.record.options.follow and replicating and not migration.removed
+
+    async def look(self) -> None:
+        """Ask both servers now. A server that does not answer is noted with its error."""
+        async with self._asking:
+            known = self._credentials.known
+            if not self._wanted() or not known.complete:
+                return
+            servers, found = self._migration.servers, list[TableId]()
+
+            async def destination(conn: Connection) -> None:
+                found[:] = await self._look_at_destination(conn)
+
+            async def source(conn: Connection) -> None:
+                await self._look_at_source(conn)
+                servers.invalid = await valid_among(conn, found)
+
+            answers = [
+                await _ask(self._destination, known.destination_uri, servers.destination_sight, destination),
+                await _ask(self._source, known.source_uri, servers.source_sight, source),
+            ]
+            self._failures = 0 if all(answers) else self._failures + 1
+            self._migration.touch()
+
+    async def _look_at_destination(self, conn: Connection) -> tuple[TableId, ...]:
+        """Returns the names of invalid indexes."""
+        servers = self._migration.servers
+        tables = {record.table for record in self._migration.copying.records()}
+        now = time.time()
+        servers.missing = tuple(sorted(tables - await existing_tables(conn, tables)))
+        servers.saw_writers(await read_writers(conn, tables, now), now)
+        return await invalid_indexes_of(conn)
+
+    async def _look_at_source(self, conn: Connection) -> None:
+        now = time.monotonic()
+        if not self._slow_at or now - self._slow_at >= SLOW_EVERY_S:
+            self._slow_at = now
+            try:
+                self._slow = await read_slow(conn, self._migration.record.options)
+            except PgmigError as exc:
+                if exc.kind is not ErrorKind.TRANSIENT:  # else a lock was in the way: keep what is known
+                    raise
+                log.info("the sequences of the source cannot be read just now: %s", exc)
+        slot = self._migration.pipeline_id.slot
+        position, facts = await read_source(conn, slot, self._slow)
+        self._migration.servers.source = facts
+        self._migration.following.source_at(time.monotonic(), position)
+
+    async def _close(self) -> None:
+        async with self._asking:
+            await self._source.close()
+            await self._destination.close()
+
+
+async def _ask(
+    server: WatchedServer, uri: str, sight: Sight, questions: Callable[[Connection], Awaitable[None]]
+) -> bool:
+    """Whether it answered. A session may have ended since the last look: another one is opened once."""
+    reused = server.opened
+    try:
+        await questions(await server.session(uri))
+    except PgmigError as exc:
+        await server.close()
+        if reused:
+            return await _ask(server, uri, sight, questions)
+        sight.error = exc.message
+        return False
+    sight.answered(time.monotonic())
+    return True
