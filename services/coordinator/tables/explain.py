@@ -95,13 +95,20 @@ async def creations(
 ) -> tuple[Finding, ...]:
     """Findings for tables of the source that do not exist on the destination. copied: tables that are not
     partitions are copied without `resync-table`."""
-    found = []
+    found: list[Finding] = []
+    given: dict[str, set[str]] = {}
     for table in tables:
         statements, needs_copy = await creation(source, destination, table), False
         problem = f"{table} is new on the source and missing on the destination"
         if not statements:
-            statements, needs_copy = await new_table(source, destination, table), not copied
+            names = given.setdefault(table.schema, set())
+            new = await new_table(source, destination, table, names)
+            names.update(new.renamed.values())
+            statements, needs_copy = new.statements, not copied
             problem += " (foreign keys, triggers and privileges are not part of the proposed DDL)"
+            if new.renamed:
+                pairs = ", ".join(f"{one} is created as {other}" for one, other in new.renamed.items())
+                problem += f" (names of indexes that are taken on the destination: {pairs})"
         found.append(Finding(table, problem, statements, needs_copy, absent=True))
     return tuple(found)
 

@@ -7,7 +7,9 @@ triggers, privileges and comments: they may refer to objects that do not exist o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 
 from psycopg import AsyncConnection, sql
 
@@ -30,13 +32,15 @@ SELECT n.nspname, c.relname
  WHERE i.inhrelid = %s ORDER BY i.inhseqno
 """
 _CONSTRAINTS = """
-SELECT conname, pg_catalog.pg_get_constraintdef(oid)
+SELECT conname, pg_catalog.pg_get_constraintdef(oid), contype <> 'c'
   FROM pg_catalog.pg_constraint
  WHERE conrelid = %s AND contype IN ('p', 'u', 'x', 'c') AND conislocal
  ORDER BY contype <> 'p', conname
 """
 _INDEXES = """
-SELECT c.relname, pg_catalog.pg_get_indexdef(i.indexrelid), i.indisreplident
+SELECT c.relname, pg_catalog.pg_get_indexdef(i.indexrelid), i.indisreplident,
+       pg_catalog.format('CREATE %%sINDEX %%I ON ',
+                         CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, c.relname)
   FROM pg_catalog.pg_index i
   JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
  WHERE i.indrelid = %s
@@ -57,20 +61,46 @@ SELECT n.nspname, c.relname, a.attname, pg_catalog.format_type(s.seqtypid, NULL)
 """
 
 
-async def new_table(source: AsyncConnection, destination: AsyncConnection, table: TableId) -> tuple[str, ...]:
-    """Statements for the destination. Empty if the source has no such table."""
+_RELATIONS = """
+SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s
+"""
+_LONGEST_NAME = 63
+"""Bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTable:
+    """statements: for the destination; empty if the source has no such table. renamed: names of indexes and
+    of constraints with an index that another relation of the destination has, and the names used instead."""
+
+    statements: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+async def new_table(
+    source: AsyncConnection, destination: AsyncConnection, table: TableId, given: Collection[str] = ()
+) -> NewTable:
+    """given: names of relations that other proposed statements use."""
     with translated(f"reading the definition of {table}"):
         row = await (await source.execute(_RELATION, [table.schema, table.name])).fetchone()
         if row is None:
-            return ()
+            return NewTable()
         oid, key, unlogged, identity = row
         parents, constraints, indexes, sequences = [
             await (await source.execute(query, [oid])).fetchall()
             for query in (_PARENTS, _CONSTRAINTS, _INDEXES, _SEQUENCES)
         ]
+        ours = {row[0] for row in await (await source.execute(_RELATIONS, [table.schema])).fetchall()}
+        theirs = {row[0] for row in await (await destination.execute(_RELATIONS, [table.schema])).fetchall()}
+    keys = [constraint for constraint, _, indexed in constraints if indexed]
+    renamed = _free_names(dict.fromkeys(keys + [index for index, *_ in indexes]), theirs | set(given), ours)
     columns = (await read_columns(source, [table]))[table]
     name = sql.Identifier(table.schema, table.name)
-    made = _created(name, columns, constraints, unlogged=unlogged)
+    definitions = [
+        (str(renamed.get(one, one) if indexed else one), text) for one, text, indexed in constraints
+    ]
+    made = _created(name, columns, definitions, unlogged=unlogged)
     if parents:
         made += sql.SQL(" INHERITS ({})").format(sql.SQL(", ").join(sql.Identifier(*one) for one in parents))
     if key:
@@ -89,10 +119,37 @@ async def new_table(source: AsyncConnection, destination: AsyncConnection, table
             for schema, sequence, column, _ in sequences
         ),
     ]
-    keys = {constraint for constraint, _ in constraints}
-    statements += [sql.SQL(text) for index, text, _ in indexes if index not in keys]
-    statements += _identity(name, identity, [index for index, _, chosen in indexes if chosen])
-    return tuple(statement.as_string(destination) for statement in statements)
+    for index, text, _, head in indexes:
+        if index not in keys:
+            statements.append(_index(text, head, renamed.get(index)))
+    statements += _identity(name, identity, [str(renamed.get(i, i)) for i, _, chosen, _ in indexes if chosen])
+    return NewTable(tuple(statement.as_string(destination) for statement in statements), renamed)
+
+
+def _free_names(names: Iterable[str], taken: Collection[str], ours: Collection[str]) -> dict[str, str]:
+    """Other names for those of `names` that are taken. ours: names that are not used as other names."""
+    used = {*taken, *ours}
+    renamed: dict[str, str] = {}
+    for name in names:
+        if name not in taken:
+            continue
+        for number in count(1):
+            end = f"_{number}"
+            free = name.encode()[: _LONGEST_NAME - len(end)].decode(errors="ignore") + end
+            if free not in used:
+                used.add(free)
+                renamed[name] = free
+                break
+    return renamed
+
+
+def _index(text: str, head: str, renamed: str | None) -> sql.Composable:
+    """CREATE INDEX, perhaps with another name. head: how the server begins the statement."""
+    if renamed is None or not text.startswith(head):
+        return sql.SQL(text)
+    kind = "UNIQUE " if head.startswith("CREATE UNIQUE ") else ""
+    create = sql.SQL(f"CREATE {kind}INDEX {{}} ON ").format(sql.Identifier(renamed))
+    return create + sql.SQL(text.removeprefix(head))
 
 
 def _created(
