@@ -18,9 +18,9 @@ UNDO = "tests/integration/coordinator/operations/test_undo.py"
 MUTATIONS = (
     Mutation(
         "40 a freeze lets nobody in",
-        "services/shared/pg/freeze/source.py",
-        "        await set_open(self._side, self.before.database, accepts=False)",
-        "        pass",
+        "services/shared/pg/freeze/closed_database.py",
+        "            await set_open(conn, database, accepts=False)",
+        "            pass",
         f"{ESCAPES}::test_no_session_can_begin_after_the_freeze_not_even_a_superusers",
     ),
     Mutation(
@@ -49,6 +49,13 @@ MUTATIONS = (
         "services/coordinator/operations/switchover_steps.py",
         "    if await freeze.opened():",
         "    if False:",
+        f"{INTERRUPTED}::test_source_that_accepts_connections_again_rolls_the_switchover_back",
+    ),
+    Mutation(
+        "40 a source that was opened and closed again rolls the switchover back",
+        "services/shared/pg/freeze/source.py",
+        "        return await row_version(self._side, database) != self._closed_version",
+        "        return False",
         f"{INTERRUPTED}::test_source_that_accepts_connections_again_rolls_the_switchover_back",
     ),
     Mutation(

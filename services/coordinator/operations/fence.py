@@ -32,7 +32,8 @@ def opened_meanwhile(database: str) -> PgmigError:
     and new tables."""
     return PgmigError(
         ErrorKind.SWITCHOVER_FAILED,
-        f"somebody let database {database} of the source accept connections during the switchover",
-        "writes are not blocked any more, and nothing is lost; find out who changed ALLOW_CONNECTIONS, then "
-        "switch over again",
+        f"somebody altered database {database} of the source, or let it accept connections during the "
+        "switchover",
+        "writes are not blocked any more, and nothing is lost; find out who ran ALTER DATABASE, then switch "
+        "over again",
     )

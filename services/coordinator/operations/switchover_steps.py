@@ -209,8 +209,7 @@ async def verify(run: Run, freeze: Freeze) -> None:
         migration = run.context.migration
         files, routes = migration.pipeline.files, run.schema.routing.routes
         await check_truncated(freeze.session, conn, files, routes, migration.id)
-    if await freeze.opened():
-        raise opened_meanwhile(freeze.before.database)
+    await _check_still_closed(freeze)
     await freeze.shut(run.deadline - EXPLAIN_S)
     await freeze.check_prepared()
     await freeze.holds()
@@ -226,6 +225,12 @@ async def check_fence(run: Run, freeze: Freeze) -> None:
         check_nothing_behind(run.applied, first)
     elif run.rows != rows:  # see drain: no messages, but totals
         raise written_behind(f"{run.rows - rows} rows")
+    await _check_still_closed(freeze)
+
+
+async def _check_still_closed(freeze: Freeze) -> None:
+    if await freeze.opened():
+        raise opened_meanwhile(freeze.before.database)
 
 
 async def commit(run: Run) -> None:

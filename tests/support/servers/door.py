@@ -1,4 +1,4 @@
-"""Opens a source that a switchover has closed, so that tests can read it."""
+"""Opens a source that a switchover has closed, so that tests can read it, and closes it again."""
 
 from __future__ import annotations
 
@@ -21,8 +21,17 @@ def reopen(uri: str) -> str:
     except psycopg.OperationalError as exc:
         if "not currently accepting connections" not in str(exc):
             raise
-        name = str(conninfo.conninfo_to_dict(uri)["dbname"])
-        with psycopg.connect(conninfo.make_conninfo(uri, dbname="postgres"), autocommit=True) as conn:
-            statement = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true")
-            conn.execute(statement.format(sql.Identifier(name)))
+        _set_open(uri, accepts=True)
     return uri
+
+
+def close(uri: str) -> None:
+    """Let the database accept no connections."""
+    _set_open(uri, accepts=False)
+
+
+def _set_open(uri: str, *, accepts: bool) -> None:
+    name = str(conninfo.conninfo_to_dict(uri)["dbname"])
+    with psycopg.connect(conninfo.make_conninfo(uri, dbname="postgres"), autocommit=True) as conn:
+        statement = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}")
+        conn.execute(statement.format(sql.Identifier(name), sql.Literal(accepts)))

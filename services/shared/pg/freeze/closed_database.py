@@ -105,6 +105,25 @@ async def set_open(conn: AsyncConnection, database: str, *, accepts: bool) -> No
         )
 
 
+async def close_database(conn: AsyncConnection, database: str) -> str:
+    """Refuse connections. Returns the version of the database's row in the catalog. conn: to another
+    database."""
+    with translated(f"closing database {database} of the source"):
+        async with conn.transaction():
+            await set_open(conn, database, accepts=False)
+            return await row_version(conn, database)
+
+
+async def row_version(conn: AsyncConnection, database: str) -> str:
+    """Changes with each ALTER DATABASE that sets a property. If somebody opens a closed database and closes
+    it again, the version shows that."""
+    with translated("checking whether the source accepts connections"):
+        row = await (
+            await conn.execute("SELECT xmin::text FROM pg_catalog.pg_database WHERE datname = %s", [database])
+        ).fetchone()
+    return str(row[0]) if row is not None else ""
+
+
 @asynccontextmanager
 async def inside(uri: str, database: str, door: str, deadline: float) -> AsyncIterator[AsyncConnection]:
     """A writable session, even if the database accepts no connections.

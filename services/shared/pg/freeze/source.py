@@ -36,7 +36,15 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, Lsn, PgmigError, TableId
-from services.shared.pg.freeze.closed_database import beside, is_open, set_open, way_in, writable_connection
+from services.shared.pg.freeze.closed_database import (
+    beside,
+    close_database,
+    is_open,
+    row_version,
+    set_open,
+    way_in,
+    writable_connection,
+)
 from services.shared.pg.freeze.sessions import (
     check_endable,
     end_all,
@@ -86,6 +94,7 @@ class Freeze:
         self._admin = admin
         self._side = side
         self._detects_early = False
+        self._closed_version = ""
         self._slot = slot
         self.before = before
 
@@ -243,13 +252,17 @@ class Freeze:
         return await end_begun_before(self._admin, self.before.database, spared, before)
 
     async def opened(self) -> bool:
-        """Whether the database accepts connections: after `shut`, because somebody has changed it."""
-        return await is_open(self._side, self.before.database)
+        """Whether somebody has altered the database since `shut`. Then it accepts connections, or may have
+        accepted some for a while."""
+        database = self.before.database
+        if await is_open(self._side, database):
+            return True
+        return await row_version(self._side, database) != self._closed_version
 
     async def shut(self, deadline: float) -> int:
         """Refuse new connections and terminate all other sessions. Returns their number. Only our two
         sessions and the one that streams from our slot are left. deadline: time.monotonic()."""
-        await set_open(self._side, self.before.database, accepts=False)
+        self._closed_version = await close_database(self._side, self.before.database)
         return await end_all(self._side, self.before.database, await self._spared(), deadline)
 
 

@@ -19,7 +19,7 @@ from psycopg import conninfo, sql
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationOptions, Phase, StepName
 from tests.support.interrupted import HELD_UP_S, Locker, Writer, check, held_up, outcome, settings, told
-from tests.support.servers.door import reopen
+from tests.support.servers.door import close, reopen
 from tests.support.services import Services, until, until_phase
 
 FOLLOW = MigrationOptions(follow=True)
@@ -166,7 +166,8 @@ async def test_limits_and_settings_of_the_source_are_restored(
             if hook is not by_hand:
                 assert settings(source) == before
                 writer.wait_for_more()
-        view = await until(session, "m", lambda view: told(view, "pgmig does not reset it"))
+        view = await session.get("m")  # the switchover has been undone
+        assert told(view, "pgmig does not reset it")
         assert told(view, "default_transaction_read_only of database")
         assert settings(source) != before
         alter("CONNECTION LIMIT 17", "SET default_transaction_read_only = 'false'", "SET work_mem = '5MB'")
@@ -174,8 +175,9 @@ async def test_limits_and_settings_of_the_source_are_restored(
         await check(session, view, source, dest_db, writer)
 
 
+@pytest.mark.parametrize("closed_again", [False, True])
 async def test_source_that_accepts_connections_again_rolls_the_switchover_back(
-    session: Session, source: str, dest_db: str
+    session: Session, source: str, dest_db: str, closed_again: bool
 ) -> None:
     """A session that came in may have written what nothing replicates: large objects, sequences, tables."""
     with psycopg.connect(dest_db) as conn:
@@ -183,6 +185,8 @@ async def test_source_that_accepts_connections_again_rolls_the_switchover_back(
 
         def by_hand(_: StepName) -> None:
             reopen(source)
+            if closed_again:
+                close(source)
             conn.rollback()
 
         error = await outcome(session, by_hand, StepName.SEQUENCES)
