@@ -14,7 +14,7 @@ from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
 from services.shared.pg.catalog.columns import read_columns
 from services.shared.pg.catalog.partition_routes import lineage
 from services.shared.pg.catalog.selected import choose
-from services.shared.pg.catalog.table_changes import compare
+from services.shared.pg.catalog.table_changes import compare, expressions_set
 from services.shared.pg.catalog.table_identity import known_tables
 from services.shared.pg.session.connection import Connection, connection
 
@@ -71,6 +71,7 @@ async def _compare_columns(
             root=root,
             constraints=whole,
             own_only=root != table and root in here and root in there,
+            set_by_root=expressions_set(here.get(root, ()), there.get(root, ())),
         )
         again: tuple[TableId, ...] = ()
         names = [[column.name for column in side[table]] for side in (here, there)]

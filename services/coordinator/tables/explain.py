@@ -12,7 +12,13 @@ from services.shared.pg.catalog.columns import read_columns
 from services.shared.pg.catalog.new_table import new_table
 from services.shared.pg.catalog.partition_routes import Lineage, creation, lineage
 from services.shared.pg.catalog.partitions import existing_tables
-from services.shared.pg.catalog.table_changes import Comparison, compare, drop_table, rename_table
+from services.shared.pg.catalog.table_changes import (
+    Comparison,
+    compare,
+    drop_table,
+    expressions_set,
+    rename_table,
+)
 from services.shared.pg.session.connection import Connection
 
 LISTED = 5
@@ -67,6 +73,7 @@ async def findings(
                 copied=one.kind.needs_copy,
                 exact=one.kind is ChangeKind.REPLACED and target == one.table and lines.has_order(target),
                 own_only=root != one.table and root in seen.known,
+                set_by_root=expressions_set(here.get(root, ()), there.get(root, ())),
             )
             if target != one.table:  # other differences are reported for the root
                 comparison = replace(comparison, own=())

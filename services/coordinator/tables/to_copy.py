@@ -40,7 +40,7 @@ from services.shared.pg.catalog.columns import read_columns
 from services.shared.pg.catalog.partition_routes import lineage, topmost
 from services.shared.pg.catalog.partitions import divisions
 from services.shared.pg.catalog.selected import choose_under
-from services.shared.pg.catalog.table_changes import compare
+from services.shared.pg.catalog.table_changes import compare, expressions_set
 from services.shared.pg.catalog.table_identity import (
     KnownTable,
     forget_tables,
@@ -285,6 +285,7 @@ async def _check_columns(
             copied=True,
             exact=before is not None and same is None and lines.has_order(table),
             own_only=lines.root(table) in roots - {table},
+            set_by_root=expressions_set(here.get(lines.root(table), ()), there.get(lines.root(table), ())),
         )
         first = lines.detaching(sides[1], table)
         statements = (*comparison.statements, *lines.placing(sides[1], table))

@@ -7,7 +7,7 @@ was recorded, because major versions print the same expression differently.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from psycopg import AsyncConnection, sql
@@ -16,6 +16,10 @@ from services.shared.model import ColumnIdentity, TableId, TableIdentity
 from services.shared.pg.catalog.columns import GENERATED, IDENTITY, ColumnDefinition
 
 SET_EXPRESSION_SINCE = 170000
+
+
+Expression = tuple[str, str]
+"""A generated column's name and expression."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ def compare(
     copied: bool = False,
     exact: bool = False,
     own_only: bool = False,
+    set_by_root: Collection[Expression] = (),
 ) -> Comparison:
     """Compare the source's columns (here) with the destination's (there).
 
@@ -58,7 +63,9 @@ def compare(
     lack a NOT NULL, because it cannot have it before the changes that make it true are applied. copied: the
     destination's rows are replaced afterwards, so their values do not matter. exact: columns that only the
     destination has, and a different order of columns, are differences too; values may be lost, so the rows
-    have to be copied afterwards. conn: to the destination, for its version and for quoting.
+    have to be copied afterwards. own_only: statements for the root are proposed otherwise. set_by_root: the
+    expressions that these statements set, in all partitions. conn: to the destination, for its
+    version and for quoting.
     """
     noted = {column.number: column for column in before.columns} if before else {}
     current = {column.number: column for column in now.columns}
@@ -86,6 +93,8 @@ def compare(
             continue
         structure += _restructured(column, match, changed, conn.info.server_version)
         own += _adjusted(column, match, changed, constraints=constraints)
+        if own_only and (column.name, column.default) not in set_by_root:
+            own += _own_expression(column, match, changed, conn.info.server_version)
         if before and column.number not in noted and not column.generated:
             old_rows_differ = old_rows_differ or column.missing != match.missing
     above = root or now.table
@@ -273,6 +282,25 @@ def _restructured(
         return
     yield sql.SQL("DROP COLUMN {}").format(name)
     yield _added(column)
+
+
+def _own_expression(
+    column: ColumnDefinition, match: ColumnDefinition, changed: _Changed, version: int
+) -> Iterator[sql.Composable]:
+    """Change the expression of one partition, which can differ from that of its root."""
+    same_kind = column.generated and column.generated == match.generated
+    if same_kind and changed.default and column.default != match.default and version >= SET_EXPRESSION_SINCE:
+        name = sql.Identifier(column.name)
+        yield sql.SQL("ALTER COLUMN {} SET EXPRESSION AS ({})").format(name, sql.SQL(column.default))
+
+
+def expressions_set(
+    here: Sequence[ColumnDefinition], there: Sequence[ColumnDefinition]
+) -> frozenset[Expression]:
+    """The expressions that statements for this partitioned table set: those that differ."""
+    known = {(column.name, column.default) for column in there}
+    found = {(column.name, column.default) for column in here if column.generated}
+    return frozenset(found - known)
 
 
 def _adjusted(
