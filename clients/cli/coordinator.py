@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from clients.cli.options import DEFAULT_ID, Invocation, Uris
 from clients.diagnostics import StderrTalk
 from clients.embedded.local_state import MigrationDir, known_migrations
-from clients.embedded.stack import COPYING, FOLLOWING, StackPlan, Talk, embedded_stack
+from clients.embedded.stack import CLONE_WORKERS, FOLLOW_WORKERS, StackPlan, Talk, embedded_stack
 from services.shared.model import ErrorKind, MigrationId, PgmigError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ async def coordinated(
 
 @asynccontextmanager
 async def own_stack(
-    directory: MigrationDir, uris: Uris, talk: Talk, workers: tuple[str, ...] = FOLLOWING
+    directory: MigrationDir, uris: Uris, talk: Talk, workers: tuple[str, ...] = FOLLOW_WORKERS
 ) -> AsyncIterator[Session]:
     """A session with an embedded stack that lives as long as the block.
 
@@ -133,4 +133,4 @@ def workers_for(directory: MigrationDir, *, follow: bool) -> tuple[str, ...]:
     offline = directory.offline_view()
     if offline is not None:
         follow = offline.view.options.follow
-    return FOLLOWING if follow else COPYING
+    return FOLLOW_WORKERS if follow else CLONE_WORKERS

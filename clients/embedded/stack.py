@@ -28,8 +28,8 @@ from services.shared.runtime.logfile import PrivateFileHandler
 BROKER, COORDINATOR, WORKER = range(3)
 """Tiers. The highest stops first."""
 
-COPYING = ("decoder", "copier")
-FOLLOWING = ("decoder", "copier", "applier")
+CLONE_WORKERS = ("decoder", "copier")
+FOLLOW_WORKERS = ("decoder", "copier", "applier")
 """The workers that a migration needs, without and with --follow."""
 
 MOST_COPIERS = 2
@@ -67,7 +67,7 @@ class StackPlan:
     directory: MigrationDir
     source_uri: str = field(default="", repr=False)
     destination_uri: str = field(default="", repr=False)
-    workers: tuple[str, ...] = FOLLOWING
+    workers: tuple[str, ...] = FOLLOW_WORKERS
     copiers: int = field(default_factory=default_copiers)
     module: ServiceModule = service_module
 

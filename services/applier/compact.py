@@ -8,7 +8,7 @@ between tables does not matter. TRUNCATE is a barrier for all tables.
 pending changes of its table.
 
 If a set of rows violates a constraint that single changes would not violate (unique keys that swap), or
-a row is missing, the writer rolls back and uses `careful` for that table for a while.
+a row is missing, the writer rolls back and uses `single_row` for that table for a while.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def _truncate(step: Truncation) -> Operation:
     return truncate(step.tables, restart_identity=step.restart_identity, partitioned=step.partitioned)
 
 
-def compact(steps: Sequence[Step], careful: Container[TableId] = ()) -> list[Operation]:
-    """Statements with the same outcome as `row_by_row(steps)`. careful: tables whose changes are
+def compact(steps: Sequence[Step], single_row: Container[TableId] = ()) -> list[Operation]:
+    """Statements with the same outcome as `row_by_row(steps)`. single_row: tables whose changes are
     written one by one."""
     operations: list[Operation] = []
     pending: dict[TargetTable, Pending] = {}
@@ -76,7 +76,7 @@ def compact(steps: Sequence[Step], careful: Container[TableId] = ()) -> list[Ope
             continue
         target, change = step
         if target not in pending:
-            alone = target.row_by_row or target.table in careful
+            alone = target.row_by_row or target.table in single_row
             pending[target] = _Pending(target.where, alone=alone)
             continue
         operations += _operations(target, pending[target])

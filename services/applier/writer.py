@@ -23,10 +23,10 @@ from itertools import chain
 from opentelemetry.context import Context
 
 from services.applier.attribution import located, spans
-from services.applier.care import Care
 from services.applier.chunks import ChunkQueue
 from services.applier.compact import compact, row_by_row
 from services.applier.planner import Chunk, Sentinel
+from services.applier.single_row_tables import SingleRowTables
 from services.shared.model import Lsn, PgmigError, TableId
 from services.shared.pg.apply.refusal import CommitFailedError, RefusedError
 from services.shared.pg.apply.session import ApplySession
@@ -78,7 +78,7 @@ class Writer:
         self._boundaries = boundaries
         self._group: list[Chunk] = []
         self._group_steps = self._group_bytes = 0
-        self._care = Care()
+        self._single_row = SingleRowTables()
         self._under_way: tuple[list[Chunk], asyncio.Task[None]] | None = None
         self._large = False
         self._latest = 0  # commit LSN of the last transaction received
@@ -109,15 +109,15 @@ class Writer:
     async def _step(self, queue: ChunkQueue) -> None:
         if queue.empty:
             await self._finish_group()
-            await self._conclude()
-            await self._session.settle()
+            await self._finish_running()
+            await self._session.send_commit()
             await self._session.poll_flush()
             self._end_flush_spans()
         for chunk in await queue.get(None if self._idle else FLUSH_POLL_S):
             if chunk.error is not None:
                 await self._finish_group()
-                await self._conclude()
-                await self._session.settle()
+                await self._finish_running()
+                await self._session.send_commit()
                 self._strict_until = self._latest  # planning failed, not what was applied
                 raise chunk.error
             await self._take(chunk)
@@ -137,7 +137,7 @@ class Writer:
     async def _take(self, chunk: Chunk) -> None:
         if chunk.discard:
             if self._large:
-                await self._conclude()
+                await self._finish_running()
                 await self._session.rollback()
                 self._large = False
             return
@@ -146,10 +146,10 @@ class Writer:
             await self._go_on(chunk)
         elif self._strict(chunk):
             await self._finish_group()
-            await self._conclude()
+            await self._finish_running()
             await self._replay(chunk)
         elif self._boundaries:
-            for one in _apart(chunk):
+            for one in _single_transactions(chunk):
                 self._add(one)
                 await self._finish_group()
         else:
@@ -174,17 +174,17 @@ class Writer:
         """Write a part of a transaction that has a separate destination transaction."""
         if not self._large:
             await self._finish_group()
-            await self._conclude()
+            await self._finish_running()
             self._large = True
         strict = self._strict(chunk)
         with located([chunk]):
             operations = row_by_row(chunk.steps) if strict else self._compacted([chunk])
         await self._send([chunk], operations)
         if chunk.transactions:
-            await self._conclude()
+            await self._finish_running()
             self._large = False
             if strict:
-                await self._see_through()
+                await self._await_commit()
 
     async def _finish_group(self) -> None:
         """Send the group to the destination."""
@@ -195,12 +195,14 @@ class Writer:
 
     def _compacted(self, group: list[Chunk]) -> list[Operation]:
         with located(group):
-            return compact(list(chain.from_iterable(chunk.steps for chunk in group)), self._care.of_group())
+            return compact(
+                list(chain.from_iterable(chunk.steps for chunk in group)), self._single_row.of_next_group()
+            )
 
     async def _send(self, group: list[Chunk], operations: list[Operation]) -> None:
         """Execute the group on the destination after the previous one is committed. Meanwhile the next chunks
         are read and compacted, unless the group uses much memory."""
-        await self._conclude()
+        await self._finish_running()
         if not self._large and self._strict(group[0]):  # set just now, because the previous group failed
             for chunk in group:
                 await self._replay(chunk)
@@ -209,13 +211,13 @@ class Writer:
         self._under_way = group, task
         await asyncio.sleep(0)
         if sum(chunk.bytes for chunk in group) >= GROUP_BYTES:
-            await self._conclude()
+            await self._finish_running()
 
     async def _execute(self, group: list[Chunk], operations: list[Operation]) -> None:
         with located(group), spans(group):
             await self._session.execute(operations, durable=bool(_sentinels(group)))
 
-    async def _conclude(self) -> None:
+    async def _finish_running(self) -> None:
         """Wait until the running group has been executed, and commit it."""
         if self._under_way is None:
             return
@@ -242,7 +244,7 @@ class Writer:
             self._under_way = None
 
     async def _write_again(self, group: list[Chunk], exc: RefusedError) -> None:
-        """Write a refused group again, first with one more careful table, then one transaction at a time."""
+        """Write a refused group again: the refused table row by row, or else one transaction at a time."""
         refused: set[TableId | None] = {None}
         while True:
             await self._session.rollback()
@@ -250,7 +252,7 @@ class Writer:
             if exc.table in refused:
                 break
             refused.add(exc.table)
-            self._care.take(exc.table)
+            self._single_row.refused(exc.table)
             try:
                 await self._execute(group, self._compacted(group))
             except RefusedError as again:
@@ -266,16 +268,16 @@ class Writer:
     async def _replay(self, chunk: Chunk) -> None:
         """Apply each transaction separately, each change as it happened, and wait for each commit. A
         transaction that fails here is the cause, and everything before it is kept."""
-        for one in _apart(chunk):
+        for one in _single_transactions(chunk):
             with located([one]):
                 await self._execute([one], row_by_row(one.steps))
                 await self._commit([one])
-                await self._see_through()
+                await self._await_commit()
 
-    async def _see_through(self) -> None:
+    async def _await_commit(self) -> None:
         """Wait for the commit. If it fails, this transaction is the cause."""
         try:
-            await self._session.settle()
+            await self._session.send_commit()
         except CommitFailedError as exc:
             raise exc.error from exc
 
@@ -299,7 +301,7 @@ class Writer:
             self._totals.last_commit_at = last.commit_time / 1e6
         sentinels = _sentinels(group)
         if sentinels:
-            await self._session.settle()
+            await self._session.send_commit()
             await self._session.await_flush()
             for sentinel in sentinels:
                 self._on_sentinel(sentinel, end)
@@ -310,7 +312,7 @@ class Writer:
             tracer().start_span(SpanName.FLUSH.value, context=parent, start_time=began).end()
 
 
-def _apart(chunk: Chunk) -> Iterator[Chunk]:
+def _single_transactions(chunk: Chunk) -> Iterator[Chunk]:
     """One chunk for each transaction of `chunk`. Its bytes are divided in proportion to their rows."""
     start, rows = 0, len(chunk.steps) or 1
     for transaction in chunk.transactions:

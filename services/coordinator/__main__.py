@@ -10,9 +10,9 @@ from pydantic import SecretStr
 
 from services.coordinator.api import ControlApiHandler, WorkersApiHandler
 from services.coordinator.config import CoordinatorSettings
-from services.coordinator.pipeline.pipeline import Surroundings
+from services.coordinator.pipeline.pipeline import SharedResources
 from services.coordinator.registry import Coordinator
-from services.coordinator.workers.registry import Workforce
+from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.bus.connection import bus
 from services.shared.bus.store import StateStore
 from services.shared.rpc.server import ControlServer
@@ -33,20 +33,20 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
             settings.listen,
         )
     async with bus(settings.nats_url.get_secret_value(), settings.worker_id) as client:
-        workforce = Workforce(settings.worker_grace_s, one_of_each=settings.embedded)
-        around = Surroundings(
+        worker_registry = WorkerRegistry(settings.worker_grace_s, one_of_each=settings.embedded)
+        shared = SharedResources(
             client,
-            workforce,
+            worker_registry,
             settings.state_dir,
             _plain(settings.source_uri),
             _plain(settings.dest_uri),
             settings.embedded,
         )
         store = StateStore(client, replicas=settings.state_replicas)
-        coordinator = Coordinator(store, around)
+        coordinator = Coordinator(store, shared)
         await retrying("reading the state of migrations", coordinator.load)
         server = ControlServer(
-            settings.listen, ControlApiHandler(coordinator), WorkersApiHandler(workforce), token
+            settings.listen, ControlApiHandler(coordinator), WorkersApiHandler(worker_registry), token
         )
         try:
             address = await server.start()

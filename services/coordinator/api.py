@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from services.coordinator.migration.views import view_of, watch
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.registry import Coordinator
-from services.coordinator.workers.registry import Send, Workforce
+from services.coordinator.workers.registry import Send, WorkerRegistry
 from services.shared.model import (
     CleanupResult,
     Lsn,
@@ -161,17 +161,17 @@ class ControlApiHandler:
 class WorkersApiHandler:
     """services.shared.rpc.workers_api.WorkerHandler"""
 
-    def __init__(self, workforce: Workforce) -> None:
-        self._workforce = workforce
+    def __init__(self, worker_registry: WorkerRegistry) -> None:
+        self._worker_registry = worker_registry
 
     def holds(self, worker_id: str) -> bool:
-        return self._workforce.holds(worker_id)
+        return self._worker_registry.holds(worker_id)
 
     def connected(self, register: Register, send: Send) -> None:
-        self._workforce.connected(register, send)
+        self._worker_registry.connected(register, send)
 
     async def report(self, worker_id: str, report: WorkerReport) -> None:
-        self._workforce.report(worker_id, report)
+        self._worker_registry.report(worker_id, report)
 
     def disconnected(self, worker_id: str) -> None:
-        self._workforce.disconnected(worker_id)
+        self._worker_registry.disconnected(worker_id)

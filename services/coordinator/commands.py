@@ -135,7 +135,7 @@ class Commands:
             await self._context.journal.check_ours()
             self._context.credentials.take_over(judged)
             await self._go_on(given_up)
-            migration.event(EventLevel.WARNING, skipping.told(given_up))
+            migration.event(EventLevel.WARNING, skipping.audit_line(given_up))
             await self._context.journal.save()
 
     async def resync(self, tables: Sequence[TableId], given: Credentials = NOTHING_GIVEN) -> None:

@@ -24,7 +24,7 @@ from services.coordinator.migration.state import REVISIONS_UNSAVED, Migration
 from services.coordinator.migration.state_file import read_states, remove_state, state_file
 from services.coordinator.phase_loop import PhaseLoop
 from services.coordinator.pipeline.credentials import Credentials
-from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
+from services.coordinator.pipeline.pipeline import Pipeline, SharedResources
 from services.shared.bus.store import StateStore
 from services.shared.model import (
     Direction,
@@ -85,9 +85,9 @@ async def _checked(
 
 
 class Coordinator:
-    def __init__(self, store: StateStore, around: Surroundings) -> None:
+    def __init__(self, store: StateStore, shared: SharedResources) -> None:
         self._store = store
-        self._around = around
+        self._shared = shared
         self._migrations: dict[str, Commands] = {}
         self._starting: set[str] = set()
 
@@ -99,7 +99,7 @@ class Coordinator:
         for record in stored:
             _tell_stale(record, chosen[record.migration_id], f"{record.migration_id} in the store")
         for record in filed:
-            place = str(state_file(self._around.state_dir, record.migration_id))
+            place = str(state_file(self._shared.state_dir, record.migration_id))
             _tell_stale(record, chosen[record.migration_id], place)
         taken = [later for record in chosen.values() if (later := await self._taken_over(record))]
         for record in taken:
@@ -117,14 +117,14 @@ class Coordinator:
 
         A coordinator that was replaced before the cleanup does not learn of it, and keeps its file.
         """
-        for record in read_states(self._around.state_dir):
+        for record in read_states(self._shared.state_dir):
             mark = removed.get(record.migration_id)
             if mark is not None and marked(record, mark):
                 log.warning(
                     "migration %s was cleaned up by another coordinator: its state file is removed",
                     record.migration_id,
                 )
-                remove_state(self._around.state_dir, record.migration_id)
+                remove_state(self._shared.state_dir, record.migration_id)
             else:
                 yield record
 
@@ -153,10 +153,10 @@ class Coordinator:
 
     def _make(self, record: Record, credentials: Credentials, *, restored: bool) -> Commands:
         key, pipeline_id = record.migration_id, MigrationId.parse(record.migration_id).forward
-        migration = Migration(record, lambda: self._around.workforce.view(pipeline_id))
-        journal = Journal(self._store, self._around.state_dir, migration)
+        migration = Migration(record, lambda: self._shared.worker_registry.view(pipeline_id))
+        journal = Journal(self._store, self._shared.state_dir, migration)
         migration.on_change = journal.progress
-        pipeline = Pipeline(migration, journal, self._around, restored=restored)
+        pipeline = Pipeline(migration, journal, self._shared, restored=restored)
         pipeline.context.credentials.accept(credentials, proven=True)
         commands = self._migrations[key] = Commands(PhaseLoop(pipeline))
         return commands
@@ -243,7 +243,7 @@ class Coordinator:
         key = commands.migration.record.migration_id
         if self._migrations.get(key) is commands:
             del self._migrations[key]
-            self._around.workforce.forget(commands.migration.pipeline_id)
+            self._shared.worker_registry.forget(commands.migration.pipeline_id)
 
     async def stop(self) -> None:
         """Leave every migration so that another coordinator can resume it. Workers continue."""

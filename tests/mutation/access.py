@@ -78,7 +78,7 @@ MUTATIONS = (
     Mutation(
         "S6 a channel is used while its connection is open",
         "services/shared/pg/transport/raw_connection.py",
-        "    if lender.closed:",
+        "    if owner.closed:",
         "    if False:",
         f"{CHANNEL}::test_connection_that_is_closed_under_a_channel_is_noticed",
     ),

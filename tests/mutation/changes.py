@@ -105,7 +105,7 @@ MUTATIONS = (
     Mutation(
         "7 the sentinel",
         "services/applier/writer.py",
-        "            await self._session.settle()\n            await self._session.await_flush()\n",
+        "            await self._session.send_commit()\n            await self._session.await_flush()\n",
         "",
         "tests/unit/applier/test_writer.py::test_a_sentinel_counts_when_its_transaction_is_on_disk",
     ),

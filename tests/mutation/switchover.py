@@ -61,8 +61,8 @@ MUTATIONS = (
     Mutation(
         "40 the first large object may be created before the freeze begins",
         "services/coordinator/operations/switchover.py",
-        "if run.unfollowed or await unfollowed.any_on_source(run.context, freeze):",
-        "if run.unfollowed:",
+        "if run.unpublished or await unpublished.any_on_source(run.context, freeze):",
+        "if run.unpublished:",
         f"{INTERRUPTED}::test_first_large_object_created_during_the_freeze_arrives",
     ),
     Mutation(

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from clients.embedded.local_state import MigrationDir
-from clients.embedded.stack import FOLLOWING, StackPlan, embedded_stack
+from clients.embedded.stack import FOLLOW_WORKERS, StackPlan, embedded_stack
 from clients.session import Session
 from services.shared.model import MigrationId, PgmigError
 from tests.fakes.cli import fake_module
@@ -28,7 +28,7 @@ def directory(state_dir: Path, name: str = "m") -> MigrationDir:
 def plan(
     state_dir: Path,
     module: Callable[[str], str] = fake_module,
-    workers: tuple[str, ...] = FOLLOWING,
+    workers: tuple[str, ...] = FOLLOW_WORKERS,
 ) -> StackPlan:
     return StackPlan(directory(state_dir), SECRET, SECRET, workers, 1, module)
 

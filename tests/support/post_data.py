@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 
 from services.coordinator.post_data.schedule import Schedule, Task, one_by_one, table_tasks
-from services.coordinator.post_data.task_pool import Crew
+from services.coordinator.post_data.task_pool import TaskPool
 from services.shared.model import MigrationId, TableId
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, steps_done
 from services.shared.pg.schema.archive.entries import Section
@@ -136,7 +136,7 @@ async def work_off(dest: str, whole: Plan, tasks: list[Task], workers: int = 2) 
 
     schedule = Schedule(tasks)
     schedule.all_are_complete()
-    await Crew(schedule, session, run).work_off(workers)
+    await TaskPool(schedule, session, run).work_off(workers)
 
 
 def tasks_of_tables(whole: Plan, kinds: dict[TableId, str], *, at_once: bool = False) -> list[Task]:

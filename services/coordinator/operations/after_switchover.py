@@ -21,7 +21,7 @@ from services.shared.model import (
 )
 from services.shared.pg.freeze.closed_database import beside, is_open, writable_connection
 from services.shared.pg.freeze.thaw import Before, admit_readers
-from services.shared.pg.replication.late_writes import late_writes, told
+from services.shared.pg.replication.late_writes import described, late_writes
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,9 @@ async def watch(context: Context) -> None:
 
 
 def alarm(found: tuple[tuple[str, int], ...]) -> str:
-    return "the old source was written to after the switchover; changes that the destination lacks: " + told(
-        found
+    return (
+        "the old source was written to after the switchover; changes that the destination lacks: "
+        + described(found)
     )
 
 

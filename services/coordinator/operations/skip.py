@@ -71,6 +71,6 @@ def decided(record: Record, lsn: Lsn, reason: str, who: str, now: float) -> Skip
     )
 
 
-def told(skipped: SkippedTransaction) -> str:
+def audit_line(skipped: SkippedTransaction) -> str:
     """The text for the event log."""
     return f"source transaction {skipped.xid} at {skipped.lsn} is skipped by {skipped.who}: {skipped.reason}"

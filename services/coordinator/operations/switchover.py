@@ -1,6 +1,6 @@
 """The switchover: freeze the source, prove that the destination has everything, decide.
 
-Steps: freeze, sentinel, drain, close, sequences, unfollowed (where there is anything of that kind),
+Steps: freeze, sentinel, drain, close, sequences, unpublished (where there is anything of that kind),
 verify, commit. Until the commit is stored, a failure or the end of the allowed time rolls
 the switchover back: writes are not blocked any more, the phase is streaming again, and the failure is stored
 with the migration. Storing the record in phase switched-over *is* the commit; the locks are released only
@@ -30,7 +30,7 @@ from services.coordinator.operations.undo import undo_at_last
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.pipeline.staffing import Staffing
-from services.coordinator.tables import unpublished as unfollowed
+from services.coordinator.tables import unpublished
 from services.coordinator.tables.unlogged import check_unlogged
 from services.shared.model import (
     ErrorKind,
@@ -119,7 +119,7 @@ async def _attempt(run: steps.Run) -> None:
     await run.context.journal.confirm()
     await steps.await_copies(run)
     await check_unlogged(run.context)
-    await steps.bring_in_step_ahead(run)
+    await steps.synchronize_ahead(run)
     migration = run.context.migration
     await run.context.journal.confirm()  # `open` sets settings of the source to their present values
     freeze = await Freeze.open(run.uris.source_uri, migration.pipeline_id.slot)
@@ -143,9 +143,9 @@ async def _while_frozen(run: steps.Run, freeze: Freeze) -> None:
         await steps.close_source(run, freeze)
     async with _step(run, StepName.SEQUENCES):
         await steps.set_sequences(run, freeze)
-    if run.unfollowed or await unfollowed.any_on_source(run.context, freeze):
+    if run.unpublished or await unpublished.any_on_source(run.context, freeze):
         async with _step(run, StepName.UNPUBLISHED):
-            await unfollowed.bring_in_step(run.context, freeze)
+            await unpublished.synchronize(run.context, freeze)
     async with _step(run, StepName.VERIFY):
         await steps.verify(run, freeze)
         await steps.check_fence(run, freeze)

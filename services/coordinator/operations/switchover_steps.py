@@ -16,7 +16,7 @@ from services.coordinator.operations.readiness import await_ready
 from services.coordinator.operations.steps import StepFeed
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context, Schema, Workers
-from services.coordinator.tables import unpublished as unfollowed
+from services.coordinator.tables import unpublished
 from services.coordinator.tables.check import check_unchanged
 from services.coordinator.tables.unlogged import check_unlogged
 from services.shared.model import (
@@ -67,7 +67,7 @@ class Run:
     token: str = ""
     sequences: int = 0
     chosen: Chosen = EVERYTHING
-    unfollowed: bool = False
+    unpublished: bool = False
 
 
 async def await_copies(run: Run) -> None:
@@ -119,12 +119,12 @@ async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
         raise PgmigError(ErrorKind.SCHEMA_DRIFT, reason.text, reason.remedy)
 
 
-async def bring_in_step_ahead(run: Run) -> None:
+async def synchronize_ahead(run: Run) -> None:
     """Run this before writes are blocked, so that little is left for the freeze."""
     began = time.monotonic()
-    run.unfollowed = await unfollowed.any_to_compare(run.context)
-    if run.unfollowed:
-        await unfollowed.bring_in_step(run.context)
+    run.unpublished = await unpublished.any_to_compare(run.context)
+    if run.unpublished:
+        await unpublished.synchronize(run.context)
         run.deadline += time.monotonic() - began
 
 

@@ -24,7 +24,7 @@ from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.reports import Reports
 from services.coordinator.pipeline.staffing import Staffing
 from services.coordinator.post_data.build import POST_DATA, begin
-from services.coordinator.tables import unpublished as unfollowed
+from services.coordinator.tables import unpublished
 from services.coordinator.tables.to_copy import renewed, tables_to_copy
 from services.shared.bus.connection import Client
 from services.shared.bus.queue import delete_queue, ensure_queue, publish_parts, purge, queued
@@ -61,7 +61,7 @@ async def run(context: Context, schema: Schema, workers: Workers, bus: Client) -
     published = bool(context.migration.pipeline.snapshot_id)
     await workers.staffing.staff(Role.DECODER, *([Role.COPIER] if published else []))
     rounds, why = 0, "the snapshot was lost"
-    while not (await _settled(context, workers.reports) and await unfollowed.copied(context, workers)):
+    while not (await _settled(context, workers.reports) and await unpublished.copied(context, workers)):
         snapshot = await workers.snapshot.open()
         if snapshot.identity != context.migration.pipeline.snapshot_id:
             await _publish(context, schema, workers, bus, snapshot, why=why)

@@ -25,7 +25,7 @@ from services.shared.pg.replication.publication import check_usable, read_slot
 from services.shared.pg.session.connection import connection
 
 LOOK_EVERY_S = 1.0
-FOLLOWING = frozenset({PipelineState.CATCHUP, PipelineState.STREAMING})
+REPLICATING = frozenset({PipelineState.CATCHUP, PipelineState.STREAMING})
 
 
 async def run(context: Context, schema: Schema, workers: Workers) -> PipelineState:
@@ -49,7 +49,7 @@ async def run(context: Context, schema: Schema, workers: Workers) -> PipelineSta
         return tables.done() and not migration.in_switchover
 
     try:
-        while migration.state in FOLLOWING:
+        while migration.state in REPLICATING:
             if outcome():
                 begin_copy(context.migration, tables.result(), NEW_TABLES)
                 return PipelineState.COPY
@@ -60,7 +60,7 @@ async def run(context: Context, schema: Schema, workers: Workers) -> PipelineSta
             migration.touch()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
-                    await workers.reports.until(lambda: migration.state not in FOLLOWING or outcome())
+                    await workers.reports.until(lambda: migration.state not in REPLICATING or outcome())
     finally:
         await _ended(tables)
         await watch.close()

@@ -15,19 +15,19 @@ from services.coordinator.pipeline.reports import Reports
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.pipeline.snapshot import Snapshot
 from services.coordinator.pipeline.staffing import Staffing
-from services.coordinator.workers.registry import Workforce
+from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.bus.connection import Client
 from services.shared.runtime.changes import Changes
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class SharedResources:
     """What all migrations of one coordinator share. source_uri, destination_uri: its own
     settings, a fallback for credentials. embedded: they were given for the one migration that it has,
     so the password file does not stand in for them."""
 
     bus: Client
-    workforce: Workforce
+    worker_registry: WorkerRegistry
     state_dir: Path
     source_uri: str | None = None
     destination_uri: str | None = None
@@ -38,25 +38,25 @@ class Pipeline:
     """restored: the migration was found in the store, so workers may still run for it."""
 
     def __init__(
-        self, migration: Migration, journal: Journal, around: Surroundings, *, restored: bool = False
+        self, migration: Migration, journal: Journal, shared: SharedResources, *, restored: bool = False
     ) -> None:
-        workforce, changes = around.workforce, Changes()
-        settings = Credentials(around.source_uri or "", around.destination_uri or "")
-        credentials = KnownCredentials(migration, settings, changes, embedded=around.embedded)
-        snapshot = Snapshot(migration.pipeline_id, workforce, changes)
+        worker_registry, changes = shared.worker_registry, Changes()
+        settings = Credentials(shared.source_uri or "", shared.destination_uri or "")
+        credentials = KnownCredentials(migration, settings, changes, embedded=shared.embedded)
+        snapshot = Snapshot(migration.pipeline_id, worker_registry, changes)
         routing = Routing()
         staffing = Staffing(
             migration,
-            workforce,
+            worker_registry,
             credentials,
             snapshot,
             routing,
-            embedded=around.embedded,
+            embedded=shared.embedded,
             restored=restored,
         )
         reports = Reports(migration, snapshot, changes)
         self.context = Context(migration, journal, credentials)
-        self.schema = Schema(routing, Files(around.state_dir, str(migration.id)), IndexWork())
+        self.schema = Schema(routing, Files(shared.state_dir, str(migration.id)), IndexWork())
         self.workers = Workers(staffing, snapshot, reports)
-        self.bus = around.bus
-        workforce.listen(migration.pipeline_id, reports)
+        self.bus = shared.bus
+        worker_registry.listen(migration.pipeline_id, reports)

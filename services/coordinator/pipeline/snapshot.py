@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from services.coordinator.workers.registry import Workforce
+from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.model import CloseSnapshot, OpenSnapshot, PipelineId, Role, SnapshotReady
 from services.shared.runtime.changes import Changes
 
@@ -12,9 +12,9 @@ from services.shared.runtime.changes import Changes
 class Snapshot:
     """Of one pipeline. current: None while there is none. It ends with the session that exported it."""
 
-    def __init__(self, pipeline: PipelineId, workforce: Workforce, changes: Changes) -> None:
+    def __init__(self, pipeline: PipelineId, worker_registry: WorkerRegistry, changes: Changes) -> None:
         self._pipeline = pipeline
-        self._workforce = workforce
+        self._worker_registry = worker_registry
         self._changes = changes
         self._attachments = 0
         self.current: SnapshotReady | None = None
@@ -32,9 +32,9 @@ class Snapshot:
     async def open(self) -> SnapshotReady:
         """The decoder's exported snapshot: the one it holds, or a new one."""
         while self.current is None:
-            decoder = self._workforce.current(self._pipeline, Role.DECODER)
+            decoder = self._worker_registry.current(self._pipeline, Role.DECODER)
             if decoder is not None:
-                self._workforce.tell(OpenSnapshot(decoder.assignment_id), decoder.assignment_id)
+                self._worker_registry.tell(OpenSnapshot(decoder.assignment_id), decoder.assignment_id)
             # Asked again after every attachment: a command may have been lost with its stream.
             await self._changes.until(partial(self._answered, self._attachments))
         return self.current
@@ -44,6 +44,6 @@ class Snapshot:
 
     def close(self) -> None:
         """Let the source vacuum again."""
-        decoder, self.current = self._workforce.current(self._pipeline, Role.DECODER), None
+        decoder, self.current = self._worker_registry.current(self._pipeline, Role.DECODER), None
         if decoder is not None:
-            self._workforce.tell(CloseSnapshot(decoder.assignment_id), decoder.assignment_id)
+            self._worker_registry.tell(CloseSnapshot(decoder.assignment_id), decoder.assignment_id)

@@ -10,7 +10,7 @@ from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.credentials import KnownCredentials
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.pipeline.snapshot import Snapshot
-from services.coordinator.workers.registry import MakeWork, Workforce
+from services.coordinator.workers.registry import MakeWork, WorkerRegistry
 from services.shared.model import ApplierWork, AssignmentRef, CopierWork, DecoderWork, Lsn, Role
 
 ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
@@ -28,7 +28,7 @@ class Staffing:
     def __init__(
         self,
         migration: Migration,
-        workforce: Workforce,
+        worker_registry: WorkerRegistry,
         credentials: KnownCredentials,
         snapshot: Snapshot,
         routing: Routing,
@@ -37,7 +37,7 @@ class Staffing:
         restored: bool,
     ) -> None:
         self._migration = migration
-        self._workforce = workforce
+        self._worker_registry = worker_registry
         self._credentials = credentials
         self._snapshot = snapshot
         self._routing = routing
@@ -55,7 +55,7 @@ class Staffing:
             Role.APPLIER: self._applier_work,
         }
         for role in roles:
-            self._workforce.want(
+            self._worker_registry.want(
                 self._migration.pipeline_id,
                 role,
                 makers[role],
@@ -68,16 +68,16 @@ class Staffing:
         embedded stack there is only one worker of each role, so the one that attaches gets the work."""
         if self._embedded or self._restored_at is None or self.assignment(role) is not None:
             return 0.0
-        return max(0.0, self._restored_at + self._workforce.grace_s - time.monotonic())
+        return max(0.0, self._restored_at + self._worker_registry.grace_s - time.monotonic())
 
     async def release(self, roles: Collection[Role] = ALL_ROLES) -> bool:
         """Stop the roles' work; whether all of it is known to have stopped."""
         if Role.DECODER in roles:
             self._snapshot.lost()
-        return await self._workforce.release(self._migration.pipeline_id, roles)
+        return await self._worker_registry.release(self._migration.pipeline_id, roles)
 
     def assignment(self, role: Role) -> AssignmentRef | None:
-        return self._workforce.current(self._migration.pipeline_id, role)
+        return self._worker_registry.current(self._migration.pipeline_id, role)
 
     def _decoder_work(self) -> DecoderWork:
         record, slot = self._migration.pipeline, self._migration.pipeline.slot

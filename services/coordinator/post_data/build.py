@@ -19,7 +19,7 @@ from services.coordinator.pipeline.files import Files
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.pipeline.reports import Reports
 from services.coordinator.post_data.schedule import Schedule, Task, table_tasks
-from services.coordinator.post_data.task_pool import Crew
+from services.coordinator.post_data.task_pool import TaskPool
 from services.shared.model import (
     EventLevel,
     IndexProgress,
@@ -99,25 +99,25 @@ class Building:
         options = migration.record.options
         sizes = {record.table: record.bytes_estimated for record in migration.copying.records()}
         self._schedule = Schedule(tasks, sizes)
-        crew = Crew(self._schedule, self.session, self.run, self._tell)
-        feeding = asyncio.create_task(self._feed(crew), name="complete-tables")
+        pool = TaskPool(self._schedule, self.session, self.run, self._tell)
+        feeding = asyncio.create_task(self._feed(pool), name="complete-tables")
         try:
-            await crew.work_off(options.index_workers)
+            await pool.work_off(options.index_workers)
         finally:
             feeding.cancel()
             await asyncio.wait({feeding})
 
-    async def _feed(self, crew: Crew[BuildingSession]) -> None:
+    async def _feed(self, pool: TaskPool[BuildingSession]) -> None:
         """Report complete tables to the schedule until all are complete."""
         copying, told = self._migration.copying, 0
         while not copying.complete:
             for table in copying.turned[told:]:
                 self._schedule.table_is(table, complete=table in copying.copied)
             told = len(copying.turned)
-            crew.wake()
+            pool.wake()
             await self._reports.until(partial(self._news, told))
         self._schedule.all_are_complete()
-        crew.wake()
+        pool.wake()
 
     async def look_again(self) -> None:
         """Read again what the destination has noted as done. Counting begins again."""

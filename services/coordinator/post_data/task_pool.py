@@ -21,7 +21,7 @@ from services.shared.runtime.changes import Changes
 S = TypeVar("S")
 
 
-class Crew(Generic[S]):
+class TaskPool(Generic[S]):
     """session: opens a session. run: executes one transaction in it. on_change: called when a task begins or
     ends."""
 

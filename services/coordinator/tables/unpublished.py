@@ -21,10 +21,10 @@ from services.shared.pg.bookkeeping.schema import mark_step, steps_done
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.session.connection import connection
 from services.shared.pg.session.snapshot import one_snapshot, under_snapshot
-from services.shared.pg.unpublished.content import Brought, Wanted, any_unfollowed, bring, exist
+from services.shared.pg.unpublished.content import Brought, Wanted, any_unpublished, bring, exist
 from services.shared.pg.unpublished.fence import Destination, fenced_destination
 
-UNFOLLOWED = "unfollowed"
+UNPUBLISHED = "unpublished"
 
 
 async def copied(context: Context, workers: Workers) -> bool:
@@ -34,7 +34,7 @@ async def copied(context: Context, workers: Workers) -> bool:
     if _left_alone(context.migration):
         return True
     async with _destination(context, uris) as destination:
-        if UNFOLLOWED in await steps_done(destination, context.migration.pipeline_id):
+        if UNPUBLISHED in await steps_done(destination, context.migration.pipeline_id):
             return True
         snapshot = await workers.snapshot.open()
         before = context.migration.pipeline.snapshot_id
@@ -45,7 +45,7 @@ async def copied(context: Context, workers: Workers) -> bool:
             under_snapshot(source, snapshot.snapshot_name, snapshot.xids),
         ):
             _tell(context.migration, await bring(source, destination, _wanted(context.migration)))
-        await mark_step(destination, context.migration.pipeline_id, UNFOLLOWED)
+        await mark_step(destination, context.migration.pipeline_id, UNPUBLISHED)
     return True
 
 
@@ -61,7 +61,7 @@ async def any_to_compare(context: Context) -> bool:
         _destination(context, uris) as destination,
         connection(uris.source_uri, "source") as source,
     ):
-        return await any_unfollowed(source, destination, large_objects=wanted.large_objects)
+        return await any_unpublished(source, destination, large_objects=wanted.large_objects)
 
 
 async def any_on_source(context: Context, freeze: Freeze) -> bool:
@@ -72,7 +72,7 @@ async def any_on_source(context: Context, freeze: Freeze) -> bool:
     return await exist(freeze.session, large_objects=wanted.large_objects)
 
 
-async def bring_in_step(context: Context, freeze: Freeze | None = None) -> None:
+async def synchronize(context: Context, freeze: Freeze | None = None) -> None:
     """Send what has changed. freeze: of the source; None while that is not frozen yet."""
     uris, wanted = await context.credentials.both(), _wanted(context.migration)
     async with _destination(context, uris) as destination:

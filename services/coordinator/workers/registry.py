@@ -101,7 +101,7 @@ class _Want:
     not_before: float = 0.0
 
 
-class Workforce:
+class WorkerRegistry:
     """grace_s: how long a lost worker keeps its assignments. one_of_each: there is one decoder and one
     applier at a time, so a lost one is gone for good as soon as another attaches."""
 

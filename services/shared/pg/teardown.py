@@ -14,7 +14,7 @@ from services.shared.pg.bookkeeping.progress import origin_progress
 from services.shared.pg.catalog.replica_identity import put_back
 from services.shared.pg.freeze.closed_database import inside
 from services.shared.pg.replication.connection import SlotState, slot_state
-from services.shared.pg.replication.late_writes import late_writes, told
+from services.shared.pg.replication.late_writes import described, late_writes
 from services.shared.pg.replication.publication import drop_slot
 from services.shared.pg.session.connection import connection, translate, translated
 from services.shared.pg.unpublished.fence import end_earlier
@@ -93,7 +93,7 @@ def _late(found: Sequence[tuple[str, int]]) -> PgmigError:
     return PgmigError(
         ErrorKind.LATE_WRITES,
         "the old source was written to after the switchover; changes that the destination lacks: "
-        + told(found),
+        + described(found),
         "check them and copy them to the destination by hand; cleanup --force ignores them",
     )
 

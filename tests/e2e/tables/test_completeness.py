@@ -137,11 +137,11 @@ def test_everything_arrives_while_an_application_writes(pair: Pair, tmp_path: Pa
         assert rows(pair.dest, MATERIALIZED) == rows(pair.source, MATERIALIZED)
         change_everything(pair.source)
         writer.wait_for_commits(20)
-        unfollowed = write_until_cut_off(pair.source)
+        late = write_until_cut_off(pair.source)
         done = cli.run("switchover")
         assert done.returncode == ExitCode.OK, done.stderr
         report = writer.wait_until_cut_off()
-        unfollowed.join()
+        late.join()
         assert clone.wait() == ExitCode.OK
     assert problems(checks(pair.source, pair.dest, report)) == []
     assert cli.run("cleanup").returncode == ExitCode.OK

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.coordinator.api import WorkersApiHandler
-from services.coordinator.workers.registry import Workforce
+from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.bus.connection import Client, bus
 from services.shared.bus.queue import ensure_queue, publish_parts
 from services.shared.bus.store import delete_stream
@@ -110,14 +110,14 @@ class OneWay:
             )
         execute(self.source, f"INSERT INTO {self.copied} SELECT generate_series(1, {ROWS})")
 
-    async def begin(self, force: Workforce) -> None:
+    async def begin(self, registry: WorkerRegistry) -> None:
         tables = (TableId("public", self.table),)
-        force.listen(self.id, self.listening)
+        registry.listen(self.id, self.listening)
         work = DecoderWork(self.source, follow=True, may_create=True, tables=tables)
-        force.want(self.id, Role.DECODER, lambda: work)
+        registry.want(self.id, Role.DECODER, lambda: work)
         slot = await self.listening.first(SlotReady)
-        force.want(self.id, Role.APPLIER, lambda: ApplierWork(self.destination, slot.consistent_lsn))
-        force.want(self.id, Role.COPIER, lambda: CopierWork(self.source, self.destination))
+        registry.want(self.id, Role.APPLIER, lambda: ApplierWork(self.destination, slot.consistent_lsn))
+        registry.want(self.id, Role.COPIER, lambda: CopierWork(self.source, self.destination))
 
     async def copy(self, client: Client) -> None:
         with exported_snapshot(self.source) as snapshot:
@@ -158,14 +158,14 @@ def worker_processes(address: str, nats: NatsServer, folder: Path) -> Iterator[N
 
 
 @asynccontextmanager
-async def workforce(nats: NatsServer, folder: Path) -> AsyncIterator[Workforce]:
+async def worker_registry(nats: NatsServer, folder: Path) -> AsyncIterator[WorkerRegistry]:
     """Served to one worker of each role."""
-    force = Workforce()
-    server = ControlServer("127.0.0.1:0", StandInControl(), WorkersApiHandler(force))
+    registry = WorkerRegistry()
+    server = ControlServer("127.0.0.1:0", StandInControl(), WorkersApiHandler(registry))
     address = await server.start()
     try:
         with worker_processes(address, nats, folder):
-            yield force
+            yield registry
     finally:
         await server.stop()
 
@@ -187,18 +187,18 @@ async def test_one_set_of_workers_serves_both_pipelines_of_a_migration(
             way.make_tables()
             await keep_books(way.destination)
         async with bus(nats_server.url, "test") as client:
-            async with workforce(nats_server, tmp_path) as force:
+            async with worker_registry(nats_server, tmp_path) as registry:
                 for way in (forward, reverse):
                     await ensure_queue(client, way.id)
-                    await way.begin(force)
+                    await way.begin(registry)
                 for way in (forward, reverse):
                     await way.copy(client)
                     await way.replicate()
-                workers = [{view.worker_id for view in force.view(way.id)} for way in (forward, reverse)]
+                workers = [{view.worker_id for view in registry.view(way.id)} for way in (forward, reverse)]
                 assert workers == [set(WORKERS), set(WORKERS)]
                 assert names_on(source_server) == ({"pgmig_both", "pgmig__reverse_both"},) * 2
                 for way in (forward, reverse):
-                    assert await force.release(way.id, list(Role))
+                    assert await registry.release(way.id, list(Role))
             assert len(await forward.remove(client)) == 5  # slot, publication, origin and two streams
             assert names_on(source_server) == ({"pgmig__reverse_both"},) * 2
             assert len(await reverse.remove(client)) == 5

@@ -41,7 +41,7 @@ async def copied(source: str, dest: str, *parts: CopyPart) -> list[Copied | None
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How encrypted connections are used."""
     if request.param == "through libpq":
-        monkeypatch.setattr(relay, "lends", lambda _conn: False)
+        monkeypatch.setattr(relay, "has_channel", lambda _conn: False)
     return str(request.param)
 
 

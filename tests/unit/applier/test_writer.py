@@ -38,8 +38,8 @@ class RecordingSession:
     def commit(self, end: Lsn, _time: int) -> None:
         self.done.append(f"commit {end}")
 
-    async def settle(self) -> None:
-        self.done.append("settle")
+    async def send_commit(self) -> None:
+        self.done.append("send_commit")
 
     async def poll_flush(self) -> Lsn:
         self.rests.set()
@@ -67,7 +67,7 @@ async def written(*chunks: Chunk) -> list[str]:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    while session.done and session.done[-1] == "settle":
+    while session.done and session.done[-1] == "send_commit":
         session.done.pop()
     return session.done
 
@@ -78,7 +78,7 @@ def transaction(number: int) -> Transaction:
 
 async def test_a_sentinel_counts_when_its_transaction_is_on_disk() -> None:
     done = await written(Chunk(16, transactions=[transaction(1)], sentinels=[Sentinel(16, "s")]))
-    assert done == ["execute durably", "commit 0/18", "settle", "flushed", "s at 0/18"]
+    assert done == ["execute durably", "commit 0/18", "send_commit", "flushed", "s at 0/18"]
 
 
 async def test_whole_transactions_at_hand_share_a_commit() -> None:

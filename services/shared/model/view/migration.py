@@ -255,7 +255,7 @@ class SwitchoverResult:
 class StepName(StrEnum):
     """The steps of a switchover, in order. `rollback` replaces the remaining steps.
 
-    unfollowed: compares the tables and large objects that no publication includes, if there are any.
+    unpublished: compares the tables and large objects that no publication includes, if there are any.
     """
 
     FREEZE = "freeze"
@@ -263,7 +263,7 @@ class StepName(StrEnum):
     DRAIN = "drain"
     CLOSE = "close"
     SEQUENCES = "sequences"
-    UNPUBLISHED = "unfollowed"
+    UNPUBLISHED = "unpublished"
     VERIFY = "verify"
     COMMIT = "commit"
     ROLLBACK = "rollback"

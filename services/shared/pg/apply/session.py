@@ -9,8 +9,8 @@ advances with the destination's WAL flush position. A transaction that was reque
 the disk.
 
 A pipeline segment ends with one Sync: after an error the server skips the rest of the segment, so nothing is
-applied after a failure. A commit is sent together with the statements after it, or by `settle` if there are
-none.
+applied after a failure. A commit is sent together with the statements after it, or by `send_commit` if there
+are none.
 """
 
 from __future__ import annotations
@@ -136,12 +136,12 @@ class ApplySession:
         if durable:
             head += [Operation(_DURABLE, ()), Operation(_WRITE_WAL, ())]
         self._wrote = self._wrote or durable or bool(operations)
-        counts = await self._run_apart([*head, *operations], held)
+        counts = await self._run_with_long_values([*head, *operations], held)
         for operation, count in zip(operations, counts[len(head) :], strict=True):
             if operation.rows is not None and count != operation.rows:
                 raise missing_row(operation, count)
 
-    async def _run_apart(self, operations: list[Operation], held: int) -> list[int]:
+    async def _run_with_long_values(self, operations: list[Operation], held: int) -> list[int]:
         """Same as `_run`, but long values are sent before their operation, after the earlier operations have
         run."""
         counts: list[int] = []
@@ -163,7 +163,7 @@ class ApplySession:
                 await self._run([Operation(_ADD_BYTEA if value.in_bytes else _ADD_TEXT, given)])
 
     def commit(self, end: Lsn, commit_time_us: int) -> None:
-        """End the open transaction with progress `end`. It is sent with the next `execute` or `settle`."""
+        """End the open transaction with progress `end`. The next `execute` or `send_commit` sends it."""
         assert self._in_transaction
         if self._uses_origin:
             if not self._wrote:  # a commit without an xid would not record the origin
@@ -175,7 +175,7 @@ class ApplySession:
         self._in_transaction = False
         self.progress = end
 
-    async def settle(self) -> None:
+    async def send_commit(self) -> None:
         """Send a held commit and wait for it."""
         if self._held:
             held = self._take_held()
@@ -184,7 +184,7 @@ class ApplySession:
     async def poll_flush(self) -> Lsn:
         """Read the destination's flush position and return `flushed`. Does nothing in a transaction."""
         if self._unflushed and not self._in_transaction:
-            await self.settle()
+            await self.send_commit()
             await self._run([Operation(_WAL, ())])
         return self.flushed
 

@@ -1,6 +1,6 @@
-"""Copy data from one server to another through libpq, for connections whose channel cannot be borrowed.
+"""Copy data from one server to another through libpq, for connections whose channel cannot be used.
 
-Theory of operation. If the channel can be borrowed, `relay` is faster. Rows are not parsed, and no row is a
+Theory of operation. If the channel can be used, `relay` is faster. Rows are not parsed, and no row is a
 separate Python object for long. libpq returns one row at a time, and rows are joined into messages of about
 CHUNK bytes for the other server, which accepts any message boundaries. libpq must hold a whole row, so memory
 use is at most CHUNK and twice the largest row. (psycopg's own iteration over rows needs about twice the CPU

@@ -208,7 +208,7 @@ async def _through_libpq(
     on_progress: Progress,
     pace: Pace,
 ) -> tuple[int, int, int, int]:
-    """The same as `relay`, for connections whose channel cannot be borrowed."""
+    """The same as `relay`, for connections whose channel cannot be used."""
     reader, writer = CopyOut(source), CopyIn(destination)
     await reader.start(statements[0])
     await writer.start(statements[1])

@@ -5,7 +5,7 @@ are the same in both directions. So the bytes are read from one server into a bu
 from there to the other server. In between, many messages are merged into one (`row_merge`). Memory use does
 not depend on the size of a row.
 
-The channel is borrowed from libpq (`raw_connection`): libpq is idle and has read everything that the server
+It uses the channel without libpq (`raw_connection`): libpq is idle and has read everything that the server
 sent, up to ReadyForQuery. After that, a server sends nothing without a request, except that it ends the
 session. After a successful COPY both sessions are idle again and libpq can be used. After an error or a
 cancellation libpq cannot be used, so the caller closes both connections. If a server sent anything after its
@@ -30,7 +30,7 @@ from psycopg import AsyncConnection, sql
 from services.shared.pg.copy.errors import ServerError
 from services.shared.pg.copy.frames import Frames, Message
 from services.shared.pg.copy.row_merge import FramingError
-from services.shared.pg.transport.raw_connection import borrow, lends, ready
+from services.shared.pg.transport.raw_connection import has_channel, open_channel, ready
 
 BUFFER = 256 * 1024
 SHORT = 64 * 1024
@@ -46,9 +46,9 @@ Pace = Callable[[int], Awaitable[None]]
 
 
 async def may_relay(conn: AsyncConnection) -> bool:
-    """Whether the connection's channel can be borrowed."""
+    """Whether the connection's channel can be used."""
     if conn.pgconn.ssl_in_use:
-        return lends(conn)
+        return has_channel(conn)
     if conn.info.server_version < 120000:
         return True  # has no GSSAPI encryption
     query = "SELECT encrypted FROM pg_catalog.pg_stat_gssapi WHERE pid = pg_catalog.pg_backend_pid()"
@@ -98,7 +98,7 @@ class _Session:
         self.frames = Frames()  # one message for each row, and in binary format one more at the end
         self._buffer = memoryview(bytearray(buffer))
         self._start = self._end = 0  # range of the received bytes that were not returned yet
-        self._channel = borrow(conn)
+        self._channel = open_channel(conn)
 
     def __enter__(self) -> Self:
         return self

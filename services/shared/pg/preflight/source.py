@@ -52,7 +52,7 @@ async def check(
     if not follow:
         return []
     await _check_publishable(conn, facts, no_key_tables, chosen)
-    return await _unfollowed(conn, facts, chosen)
+    return await _unpublished(conn, facts, chosen)
 
 
 async def _check_wal(conn: AsyncConnection) -> None:
@@ -193,7 +193,7 @@ async def _check_publishable(
         )
 
 
-async def _unfollowed(conn: AsyncConnection, facts: ServerFacts, chosen: Chosen) -> list[str]:
+async def _unpublished(conn: AsyncConnection, facts: ServerFacts, chosen: Chosen) -> list[str]:
     """Warnings about what the change stream does not contain, and about triggers that fire on the
     destination."""
     warnings = []

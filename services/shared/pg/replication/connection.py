@@ -33,7 +33,7 @@ from services.shared.pg.session.connection import (
     translate,
 )
 from services.shared.pg.session.encoding import codec_of, set_encoding, stored_encoding
-from services.shared.pg.transport.raw_connection import lends
+from services.shared.pg.transport.raw_connection import has_channel
 
 _STATUS = struct.Struct(">cQQQqc")
 _PG_EPOCH_US = 946_684_800_000_000
@@ -143,7 +143,7 @@ class ReplicationConnection:
         text = command.as_bytes(None)  # psycopg may not know the next encoding
         if encoding := stored_encoding(self._conn):
             await self._command(set_encoding(encoding), doing)
-        if not lends(self._conn) or (self._gss and not self._pgconn.ssl_in_use):
+        if not has_channel(self._conn) or (self._gss and not self._pgconn.ssl_in_use):
             await self._command(text, doing)
             self._stream = LibpqWalStream(
                 self._pgconn, lambda result: _result_error(self._conn, result, DOING)

@@ -126,6 +126,6 @@ class _Looking:
         await rows_as_stored(self.conn, advance)
 
 
-def told(found: Sequence[tuple[str, int]]) -> str:
+def described(found: Sequence[tuple[str, int]]) -> str:
     """The numbers of changes and their tables, for messages."""
     return ", ".join(f"{count} in {name}" for name, count in found)

@@ -29,7 +29,7 @@ from services.shared.pg.replication.wal_stream import (
     unexpected_message,
 )
 from services.shared.pg.session.encoding import codec_of, stored_encoding
-from services.shared.pg.transport.raw_connection import borrow, ready
+from services.shared.pg.transport.raw_connection import open_channel, ready
 from services.shared.pgoutput.fragments import FRAGMENT, Fragment
 
 BUFFER = 1 << 20
@@ -49,7 +49,7 @@ class RawWalStream:
     stream's errors."""
 
     def __init__(self, conn: AsyncConnection, failed: Failed) -> None:
-        self._channel = borrow(conn)
+        self._channel = open_channel(conn)
         self._buffer = bytearray(BUFFER)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0  # range of the received bytes that are not processed yet

@@ -1,14 +1,14 @@
-"""The channel between libpq and a server, borrowed for a time: its socket or its TLS session.
+"""The channel between libpq and a server, used without libpq for a time: its socket or its TLS session.
 
 libpq stores each row or message twice and returns them one at a time. Code that transfers many or large ones
 bypasses libpq and reads and writes the bytes of the protocol itself. During that time the connection is idle
-for libpq: libpq has read everything that the server sent. libpq is not used until the borrower has read all
-answers to its requests.
+for libpq: libpq has read everything that the server sent. libpq is not used until all answers to these
+requests have been read.
 
 If libpq encrypts with OpenSSL, the channel calls `SSL_read` and `SSL_write` of the library that libpq is
 linked with, on libpq's TLS session. The session is unchanged: libpq has checked the certificate and bound the
 login to it. Each write is one TLS record, because a write that must be retried has to pass the same bytes
-again. A connection with Kerberos encryption cannot be borrowed from.
+again. A connection with Kerberos encryption has no channel.
 
 A channel holds a reference to its connection, because libpq frees the TLS session together with it. Before
 each use the channel checks that the connection is open: after it is closed, the session's address is invalid.
@@ -70,14 +70,13 @@ class Channel(Protocol):
         ...
 
 
-def lends(conn: AsyncConnection) -> bool:
-    """Whether the channel can be borrowed. Kerberos encryption is not detected, because libpq does not report
-    it."""
+def has_channel(conn: AsyncConnection) -> bool:
+    """Whether the channel can be used. Kerberos encryption is not detected: libpq does not report it."""
     return not conn.pgconn.ssl_in_use or _session(conn) is not None
 
 
-def borrow(conn: AsyncConnection) -> Channel:
-    """The channel of an idle connection for which `lends` is true."""
+def open_channel(conn: AsyncConnection) -> Channel:
+    """The channel of an idle connection for which `has_channel` is true."""
     if not conn.pgconn.ssl_in_use:
         return PlainChannel(conn)
     session = _session(conn)
@@ -85,8 +84,8 @@ def borrow(conn: AsyncConnection) -> Channel:
     return TlsChannel(conn, session)
 
 
-class Lender(Protocol):
-    """What a channel needs from the connection that it borrows from. An AsyncConnection is one."""
+class ChannelOwner(Protocol):
+    """What a channel needs from its connection. An AsyncConnection is one."""
 
     @property
     def closed(self) -> bool: ...
@@ -94,11 +93,11 @@ class Lender(Protocol):
     def fileno(self) -> int: ...
 
 
-def _open(lender: Lender | None) -> None:
-    """Raise OSError unless the channel is still borrowed and the connection is open."""
-    if lender is None:
-        raise OSError(errno.EBADF, "the channel was given back")
-    if lender.closed:
+def _check_open(owner: ChannelOwner | None) -> None:
+    """Raise OSError if the channel or its connection is closed."""
+    if owner is None:
+        raise OSError(errno.EBADF, "the channel was closed")
+    if owner.closed:
         raise OSError(errno.EBADF, "the connection was closed while its channel was in use")
 
 
@@ -107,9 +106,9 @@ class PlainChannel:
 
     pending = crossed = False
 
-    def __init__(self, lender: Lender) -> None:
-        self._lender: Lender | None = lender
-        self._socket = socket.socket(fileno=os.dup(lender.fileno()))
+    def __init__(self, owner: ChannelOwner) -> None:
+        self._owner: ChannelOwner | None = owner
+        self._socket = socket.socket(fileno=os.dup(owner.fileno()))
         self._socket.setblocking(False)
 
     @property
@@ -117,27 +116,27 @@ class PlainChannel:
         return self._socket.fileno()
 
     def receive(self, room: memoryview) -> int:
-        _open(self._lender)
+        _check_open(self._owner)
         return self._socket.recv_into(room)
 
     def send(self, data: bytes | memoryview) -> int:
-        _open(self._lender)
+        _check_open(self._owner)
         return self._socket.send(data)
 
     def close(self) -> None:
-        self._lender = None
+        self._owner = None
         self._socket.close()
 
 
 class TlsChannel:
     """session: the address of OpenSSL's SSL object."""
 
-    def __init__(self, lender: Lender, session: int) -> None:
+    def __init__(self, owner: ChannelOwner, session: int) -> None:
         openssl = _libpq()
         assert openssl is not None
         self._openssl = openssl
-        self._lender: Lender | None = lender
-        self._fd = lender.fileno()
+        self._owner: ChannelOwner | None = owner
+        self._fd = owner.fileno()
         self._session = session
         self.crossed = False
 
@@ -147,7 +146,7 @@ class TlsChannel:
 
     @property
     def pending(self) -> bool:
-        return bool(self._openssl.SSL_pending(self._lent()))
+        return bool(self._openssl.SSL_pending(self._usable_session()))
 
     def receive(self, room: memoryview) -> int:
         """Receive all records that have arrived, as far as there is room."""
@@ -155,7 +154,7 @@ class TlsChannel:
         received = 0
         while received < len(room):
             self._openssl.ERR_clear_error()
-            count = self._openssl.SSL_read(self._lent(), base + received, len(room) - received)
+            count = self._openssl.SSL_read(self._usable_session(), base + received, len(room) - received)
             if count > 0:
                 received += count
             elif received:
@@ -171,7 +170,7 @@ class TlsChannel:
         while sent < len(data):
             record = bytes(data[sent : sent + _RECORD])
             self._openssl.ERR_clear_error()
-            count = self._openssl.SSL_write(self._lent(), record, len(record))
+            count = self._openssl.SSL_write(self._usable_session(), record, len(record))
             if count > 0:
                 sent += count
             elif sent:
@@ -184,7 +183,7 @@ class TlsChannel:
 
     def _blocked(self, result: int, *, sending: bool = False) -> bool:
         """Find out why a call transferred nothing. True: wait. False: end of the session. Raises OSError."""
-        reason = self._openssl.SSL_get_error(self._lent(), result)
+        reason = self._openssl.SSL_get_error(self._usable_session(), result)
         self._openssl.ERR_clear_error()  # other code in this thread reads the same error queue
         if reason in {_WANT_READ, _WANT_WRITE}:
             self.crossed = reason == (_WANT_READ if sending else _WANT_WRITE)
@@ -195,13 +194,13 @@ class TlsChannel:
             raise ConnectionResetError("the connection was reset, or closed without notice")
         raise ConnectionResetError("the TLS session is broken")
 
-    def _lent(self) -> int:
-        _open(self._lender)
+    def _usable_session(self) -> int:
+        _check_open(self._owner)
         return self._session
 
     def close(self) -> None:
         """Libpq may free the session from now on."""
-        self._lender = None
+        self._owner = None
         self._session = 0
 
 

@@ -44,7 +44,7 @@ async def silent_destination(uri: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-async def any_unfollowed(
+async def any_unpublished(
     source: AsyncConnection, destination: AsyncConnection, *, large_objects: bool
 ) -> bool:
     """Whether there is anything for `bring` to synchronize."""

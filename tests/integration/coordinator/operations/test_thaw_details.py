@@ -18,8 +18,8 @@ from services.coordinator.migration.state import Migration
 from services.coordinator.operations import teardown
 from services.coordinator.operations.undo import undo_at_last
 from services.coordinator.pipeline.credentials import Credentials
-from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
-from services.coordinator.workers.registry import Workforce
+from services.coordinator.pipeline.pipeline import Pipeline, SharedResources
+from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.bus.connection import bus
 from services.shared.bus.store import StateStore
 from services.shared.model import Endpoint, ErrorKind, MigrationId, MigrationOptions, PgmigError, Phase
@@ -121,7 +121,7 @@ async def pipeline_of(before: Before, source: str, dest: str, client: Client, fo
     )
     migration = Migration(record, lambda: ())
     journal = Journal(StateStore(client), folder, migration)
-    pipeline = Pipeline(migration, journal, Surroundings(client, Workforce(), folder))
+    pipeline = Pipeline(migration, journal, SharedResources(client, WorkerRegistry(), folder))
     pipeline.context.credentials.accept(Credentials(source, dest), proven=True)
     return pipeline
 

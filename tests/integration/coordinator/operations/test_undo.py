@@ -15,8 +15,8 @@ from services.coordinator.operations import teardown
 from services.coordinator.operations.after_switchover import unfreeze
 from services.coordinator.operations.undo import undo
 from services.coordinator.pipeline.credentials import Credentials, of_password_file
-from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
-from services.coordinator.workers.registry import Workforce
+from services.coordinator.pipeline.pipeline import Pipeline, SharedResources
+from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.bus.store import StateStore
 from services.shared.model import ErrorKind, MigrationPhase, PgmigError, Phase
 from services.shared.pg.session.uri import endpoint
@@ -31,7 +31,7 @@ async def test_cleanup_of_a_switchover_that_could_not_be_undone_thaws_the_source
     record = await frozen_in_vain(source)
     migration = Migration(record, lambda: ())
     journal = Journal(StateStore(client), tmp_path, migration)
-    pipeline = Pipeline(migration, journal, Surroundings(client, Workforce(), tmp_path))
+    pipeline = Pipeline(migration, journal, SharedResources(client, WorkerRegistry(), tmp_path))
     pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
     assert "the freeze of the source" in await teardown.remove_replication(pipeline.context, pipeline.bus)
     insert(source, 1)
@@ -62,7 +62,7 @@ async def test_undo_wins_its_compare_and_set_before_it_thaws(
     await other.load()
     migration = Migration(record, lambda: ())
     pipeline = Pipeline(
-        migration, Journal(store, tmp_path, migration), Surroundings(client, Workforce(), tmp_path)
+        migration, Journal(store, tmp_path, migration), SharedResources(client, WorkerRegistry(), tmp_path)
     )
     pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
     await other.save("m", pack(record)[:-1] + b"decided")
@@ -89,7 +89,7 @@ async def test_replaced_coordinator_opens_no_source(
     await other.load()
     migration = Migration(record, lambda: ())
     pipeline = Pipeline(
-        migration, Journal(store, tmp_path, migration), Surroundings(client, Workforce(), tmp_path)
+        migration, Journal(store, tmp_path, migration), SharedResources(client, WorkerRegistry(), tmp_path)
     )
     pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
     await other.save("m", pack(replace(record, term=1)))
@@ -112,7 +112,7 @@ async def test_undo_opens_the_source_although_the_state_file_cannot_be_written(
     (tmp_path / "file").touch()
     migration = Migration(record, lambda: ())
     journal = Journal(StateStore(client), tmp_path / "file", migration)
-    pipeline = Pipeline(migration, journal, Surroundings(client, Workforce(), tmp_path))
+    pipeline = Pipeline(migration, journal, SharedResources(client, WorkerRegistry(), tmp_path))
     pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
     with pytest.raises(PgmigError, match="cannot be written"):
         await undo(pipeline.context)

@@ -16,8 +16,8 @@ from services.coordinator.migration.record import Record, pack
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import teardown
 from services.coordinator.pipeline.credentials import Credentials
-from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
-from services.coordinator.workers.registry import Workforce
+from services.coordinator.pipeline.pipeline import Pipeline, SharedResources
+from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.bus.connection import bus
 from services.shared.bus.store import StateStore
 from services.shared.model import (
@@ -144,8 +144,8 @@ async def stand(source: str, dest_db: str, client: Client, tmp_path: Path) -> As
         await ensure_bookkeeping(there)
         await mark_step(there, PIPELINE, "pre-data")
     migration = Migration(record(), lambda: ())
-    around = Surroundings(client, Workforce(), tmp_path)
-    pipeline = Pipeline(migration, Journal(store, tmp_path, migration), around)
+    shared = SharedResources(client, WorkerRegistry(), tmp_path)
+    pipeline = Pipeline(migration, Journal(store, tmp_path, migration), shared)
     pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
     with psycopg.connect(source, autocommit=True) as conn:
         conn.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [PIPELINE.slot])

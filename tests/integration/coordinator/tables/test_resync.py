@@ -157,7 +157,7 @@ async def test_an_earlier_applier_is_ended_and_cannot_return(dest_db: str) -> No
         await fence_applier(conn, PIPELINE, "new")
         with pytest.raises(PgmigError) as caught:
             await old.execute([])
-            await old.settle()
+            await old.send_commit()
         assert caught.value.policy.retry
         await old.close()
         with pytest.raises(PgmigError) as caught:

@@ -17,9 +17,9 @@ from services.coordinator.migration.record import Record, pack, unpack
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import teardown
 from services.coordinator.pipeline.credentials import Credentials
-from services.coordinator.pipeline.pipeline import Pipeline, Surroundings
-from services.coordinator.tables.unpublished import any_to_compare, bring_in_step
-from services.coordinator.workers.registry import Workforce
+from services.coordinator.pipeline.pipeline import Pipeline, SharedResources
+from services.coordinator.tables.unpublished import any_to_compare, synchronize
+from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.bus.connection import connect_bus
 from services.shared.bus.store import StateStore
 from services.shared.model import Endpoint, ErrorKind, MigrationOptions, PgmigError, Phase
@@ -80,8 +80,8 @@ class Coordinators:
     def _pipeline(self, store: StateStore, record: Record, name: str) -> Pipeline:
         folder = self._folder / name
         migration = Migration(record, lambda: ())
-        around = Surroundings(self._client, Workforce(), folder)
-        pipeline = Pipeline(migration, Journal(store, folder, migration), around)
+        shared = SharedResources(self._client, WorkerRegistry(), folder)
+        pipeline = Pipeline(migration, Journal(store, folder, migration), shared)
         pipeline.context.credentials.accept(self._credentials, proven=True)
         return pipeline
 
@@ -113,14 +113,14 @@ async def test_replaced_coordinator_that_was_writing_is_ended(
 ) -> None:
     """It has read which objects there are. Another one takes over, and the application makes one more."""
     first, stopped = await coordinators.first(), Stopped(monkeypatch)
-    writing = asyncio.create_task(bring_in_step(first.context))
+    writing = asyncio.create_task(synchronize(first.context))
     await stopped.reached.wait()
     other = await coordinators.other()
     if by == "cleanup":
         await teardown.remove_replication(other.context, other.bus)
     else:
         assert await any_to_compare(other.context)
-        await bring_in_step(other.context)
+        await synchronize(other.context)
     make(dest_db, OURS + 1)
     expected = oids(dest_db)
     stopped.may_go_on.set()
@@ -136,10 +136,10 @@ async def test_replaced_coordinator_that_has_not_begun_to_write_is_refused(
     other = await coordinators.other()
     make(dest_db, OURS + 1)
     with pytest.raises(PgmigError) as caught:
-        await bring_in_step(first.context)
+        await synchronize(first.context)
     assert caught.value.kind is ErrorKind.FENCED
     assert oids(dest_db) == {OURS + 1}
-    await bring_in_step(other.context)
+    await synchronize(other.context)
     assert oids(dest_db) == {OURS}
 
 
@@ -148,10 +148,10 @@ async def test_replaced_coordinator_does_not_end_the_session_of_the_other_one(
 ) -> None:
     first = await coordinators.first()
     other, stopped = await coordinators.other(), Stopped(monkeypatch)
-    writing = asyncio.create_task(bring_in_step(other.context))
+    writing = asyncio.create_task(synchronize(other.context))
     await stopped.reached.wait()
     with pytest.raises(PgmigError) as caught:
-        await bring_in_step(first.context)
+        await synchronize(first.context)
     assert caught.value.kind is ErrorKind.FENCED
     stopped.may_go_on.set()
     await writing

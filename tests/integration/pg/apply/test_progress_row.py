@@ -110,7 +110,7 @@ async def test_two_sessions_never_share_the_progress(weak_db: str) -> None:
     assert caught.value.kind is ErrorKind.TRANSIENT
     await first.execute([])
     first.commit(Lsn(7), 0)
-    await first.settle()
+    await first.send_commit()
     await first.close()
     second = await ApplySession.open(weak_db, PIPELINE, Lsn(5))
     assert second.progress == second.flushed == Lsn(7)

@@ -23,7 +23,7 @@ async def test_durable_commit_without_rows_is_on_disk_at_once() -> None:
         try:
             await session.execute([], durable=True)
             session.commit(Lsn(100), 0)
-            await session.settle()
+            await session.send_commit()
             async with asyncio.timeout(30):
                 await session.await_flush()
             assert session.flushed == Lsn(100)

@@ -36,7 +36,7 @@ def tls_server() -> Iterator[PostgresServer]:
 @pytest.fixture(params=["plain", "tls", "libpq"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "libpq":
-        monkeypatch.setattr(replicating, "lends", lambda _conn: False)
+        monkeypatch.setattr(replicating, "has_channel", lambda _conn: False)
     return str(request.param)
 
 

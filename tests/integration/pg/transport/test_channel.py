@@ -1,4 +1,4 @@
-"""The channel that libpq lends: left-over bytes, connections that close under it, waits that do not block."""
+"""The channel of a libpq connection: bytes left over, closed connections, waits that do not block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.shared.model import MigrationId, PgmigError
 from services.shared.pg.copy.part import PartCopier
 from services.shared.pg.session.connection import connect
 from services.shared.pg.transport import raw_connection as channels
-from services.shared.pg.transport.raw_connection import Channel, TlsChannel, borrow, ready
+from services.shared.pg.transport.raw_connection import Channel, TlsChannel, open_channel, ready
 from tests.support.copying import copy_schema, count, execute, exported_snapshot, keep_books, part
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import Proxy
@@ -94,7 +94,7 @@ async def answer(channel: Channel) -> bytes:
 @pytest.mark.parametrize("uri_of", [plain_uri, tls_uri])
 async def test_connection_that_is_closed_under_a_channel_is_noticed(tls_source: str, uri_of: Any) -> None:
     conn = await connect(uri_of(tls_source), "source")
-    channel = borrow(conn)
+    channel = open_channel(conn)
     assert b"42" in await answer(channel)
     await conn.close()
     with pytest.raises(OSError, match="closed while its channel was in use"):
@@ -102,7 +102,7 @@ async def test_connection_that_is_closed_under_a_channel_is_noticed(tls_source: 
     with pytest.raises(OSError, match="closed while its channel was in use"):
         channel.send(QUERY)
     channel.close()
-    with pytest.raises(OSError, match="given back"):
+    with pytest.raises(OSError, match="channel was closed"):
         channel.send(QUERY)
 
 
@@ -111,17 +111,17 @@ async def test_channel_holds_its_connection(tls_source: str, uri_of: Any) -> Non
     """Nobody else need: libpq would free the TLS session that the channel uses."""
     channels_by_id: dict[int, Channel] = {}
 
-    async def lend() -> None:
+    async def use() -> None:
         conn = await connect(uri_of(tls_source), "source")
-        channels_by_id[0] = borrow(conn)
+        channels_by_id[0] = open_channel(conn)
 
-    await lend()
+    await use()
     gc.collect()
     channel = channels_by_id[0]
     assert b"42" in await answer(channel)
-    lender = channel._lender  # type: ignore[attr-defined]
+    owner = channel._owner  # type: ignore[attr-defined]
     channel.close()
-    await lender.close()
+    await owner.close()
 
 
 async def test_tls_session_that_must_write_first_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +142,8 @@ async def test_tls_session_that_must_write_first_does_not_block(monkeypatch: pyt
         SSL_pending=lambda *_: 0,
     )
     monkeypatch.setattr(channels, "_libpq", lambda: played)
-    lender = SimpleNamespace(closed=False, fileno=ours.fileno)
-    channel = TlsChannel(lender, 1)
+    owner = SimpleNamespace(closed=False, fileno=ours.fileno)
+    channel = TlsChannel(owner, 1)
     with ours, theirs:
         with pytest.raises(BlockingIOError):
             channel.receive(memoryview(bytearray(10)))

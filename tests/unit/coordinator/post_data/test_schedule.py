@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from services.coordinator.post_data.schedule import Schedule, Task, table_tasks
-from services.coordinator.post_data.task_pool import Crew
+from services.coordinator.post_data.task_pool import TaskPool
 from services.shared.model import ErrorKind, PgmigError, TableId
 from services.shared.pg.schema.post_data import Item, TableItems
 
@@ -130,7 +130,7 @@ async def test_a_task_pool_finishes_independent_items_before_it_reports_a_failur
         done.append(one.label)
 
     with pytest.raises(ExceptionGroup) as caught:
-        await Crew(schedule, session, run).work_off(2)
+        await TaskPool(schedule, session, run).work_off(2)
     assert [str(exc) for exc in caught.value.exceptions] == ["no"]
     assert sorted(done) == ["a2", "b adopt", "b stat", "b1", "b2"]
 
@@ -144,7 +144,7 @@ async def test_a_task_pool_starts_nothing_more_after_a_transient_error() -> None
         raise PgmigError(ErrorKind.UNREACHABLE, one.label)
 
     with pytest.raises(ExceptionGroup) as caught:
-        await Crew(schedule, session, run).work_off(1)
+        await TaskPool(schedule, session, run).work_off(1)
     assert [str(exc) for exc in caught.value.exceptions] == ["a1"]
 
 
@@ -160,13 +160,13 @@ async def test_a_task_pool_waits_for_tables_and_respects_its_limit() -> None:
         busy -= 1
         done += 1
 
-    crew = Crew(schedule, session, run)
-    working = asyncio.create_task(crew.work_off(2))
+    pool = TaskPool(schedule, session, run)
+    working = asyncio.create_task(pool.work_off(2))
     for table in (A, B):
         schedule.table_is(table, complete=True)
-        crew.wake()
+        pool.wake()
         await asyncio.sleep(0)
     schedule.all_are_complete()
-    crew.wake()
+    pool.wake()
     await working
     assert (most, done) == (2, 8)

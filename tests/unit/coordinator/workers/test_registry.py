@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.coordinator.workers.registry import Workforce
+from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.model import (
     ApplierProgress,
     ApplierWork,
@@ -75,14 +75,14 @@ class Listening:
 class Worker:
     """The far end of a worker's stream."""
 
-    def __init__(self, force: Workforce, name: str, role: Role) -> None:
-        self.force, self.name, self.role = force, name, role
+    def __init__(self, registry: WorkerRegistry, name: str, role: Role) -> None:
+        self.registry, self.name, self.role = registry, name, role
         self.commands: list[WorkerCommand] = []
 
     def attach(self, *running: Assignment) -> None:
         self.commands = []
         refs = tuple(assignment.ref for assignment in running)
-        self.force.connected(Register(self.name, self.role, "host", refs), self.commands.append)
+        self.registry.connected(Register(self.name, self.role, "host", refs), self.commands.append)
 
     def assigned(self) -> Assignment:
         return [command.assignment for command in self.commands if isinstance(command, Assign)][-1]
@@ -101,109 +101,122 @@ def copier_work() -> Work:
 
 
 @pytest.fixture
-def force() -> Workforce:
-    return Workforce(GRACE_S)
+def registry() -> WorkerRegistry:
+    return WorkerRegistry(GRACE_S)
 
 
 @pytest.fixture
-def listening(force: Workforce) -> Listening:
+def listening(registry: WorkerRegistry) -> Listening:
     listening = Listening()
-    force.listen(M, listening)
+    registry.listen(M, listening)
     return listening
 
 
-async def test_single_role_goes_to_one_and_copying_to_all(force: Workforce, listening: Listening) -> None:
-    workers = [Worker(force, f"{role}{n}", role) for role in (Role.DECODER, Role.COPIER) for n in (1, 2)]
-    force.want(M, Role.DECODER, decoder_work)
-    force.want(M, Role.COPIER, copier_work)
+async def test_single_role_goes_to_one_and_copying_to_all(
+    registry: WorkerRegistry, listening: Listening
+) -> None:
+    workers = [Worker(registry, f"{role}{n}", role) for role in (Role.DECODER, Role.COPIER) for n in (1, 2)]
+    registry.want(M, Role.DECODER, decoder_work)
+    registry.want(M, Role.COPIER, copier_work)
     assert set(listening.log) == {"unstaffed decoder", "unstaffed copier"}
     for worker in workers:
         worker.attach()
     assert [len(worker.commands) for worker in workers] == [1, 0, 1, 1]
-    assert {view.worker_id for view in force.view(M)} == {"decoder1", "copier1", "copier2"}
+    assert {view.worker_id for view in registry.view(M)} == {"decoder1", "copier1", "copier2"}
 
 
-async def test_two_migrations_are_spread_over_two_workers(force: Workforce, listening: Listening) -> None:
-    force.listen(N, Listening())
-    first, second = (Worker(force, name, Role.APPLIER) for name in ("one", "two"))
+async def test_two_migrations_are_spread_over_two_workers(
+    registry: WorkerRegistry, listening: Listening
+) -> None:
+    registry.listen(N, Listening())
+    first, second = (Worker(registry, name, Role.APPLIER) for name in ("one", "two"))
     first.attach()
     second.attach()
-    force.want(M, Role.APPLIER, applier_work)
-    force.want(N, Role.APPLIER, applier_work)
+    registry.want(M, Role.APPLIER, applier_work)
+    registry.want(N, Role.APPLIER, applier_work)
     assert (len(first.commands), len(second.commands)) == (1, 1)
 
 
-async def test_one_set_of_workers_serves_both_directions(force: Workforce, listening: Listening) -> None:
+async def test_one_set_of_workers_serves_both_directions(
+    registry: WorkerRegistry, listening: Listening
+) -> None:
     """Each pipeline of a migration has assignments and a listener of its own."""
     back = Listening()
     reverse = M.migration.reverse
-    force.listen(reverse, back)
-    worker = Worker(force, "one", Role.APPLIER)
+    registry.listen(reverse, back)
+    worker = Worker(registry, "one", Role.APPLIER)
     worker.attach()
-    force.want(M, Role.APPLIER, applier_work)
+    registry.want(M, Role.APPLIER, applier_work)
     forward_work = worker.assigned()
-    force.want(reverse, Role.APPLIER, applier_work)
+    registry.want(reverse, Role.APPLIER, applier_work)
     reverse_work = worker.assigned()
     assert (forward_work.pipeline, reverse_work.pipeline) == (M, reverse)
-    force.report("one", AssignmentFailed(reverse_work.assignment_id, ErrorKind.GAP, "gone", ""))
+    registry.report("one", AssignmentFailed(reverse_work.assignment_id, ErrorKind.GAP, "gone", ""))
     assert (len(listening.errors), len(back.errors)) == (0, 1)
-    assert (force.current(M, Role.APPLIER), force.current(reverse, Role.APPLIER)) == (forward_work.ref, None)
+    assert (registry.current(M, Role.APPLIER), registry.current(reverse, Role.APPLIER)) == (
+        forward_work.ref,
+        None,
+    )
 
 
-async def test_worker_that_comes_back_in_time_keeps_its_work(force: Workforce, listening: Listening) -> None:
-    worker, spare = Worker(force, "one", Role.DECODER), Worker(force, "two", Role.DECODER)
+async def test_worker_that_comes_back_in_time_keeps_its_work(
+    registry: WorkerRegistry, listening: Listening
+) -> None:
+    worker, spare = Worker(registry, "one", Role.DECODER), Worker(registry, "two", Role.DECODER)
     worker.attach()
-    force.want(M, Role.DECODER, decoder_work)
+    registry.want(M, Role.DECODER, decoder_work)
     spare.attach()
     assignment = worker.assigned()
-    force.disconnected("one")
-    assert force.current(M, Role.DECODER) == assignment.ref
-    assert [view.lost for view in force.view(M)] == [True]
+    registry.disconnected("one")
+    assert registry.current(M, Role.DECODER) == assignment.ref
+    assert [view.lost for view in registry.view(M)] == [True]
     worker.attach(assignment)
     assert worker.commands == spare.commands == []
     assert listening.log[-1] == "given decoder"
 
 
 async def test_worker_that_stays_away_loses_its_work_to_another(
-    force: Workforce, listening: Listening
+    registry: WorkerRegistry, listening: Listening
 ) -> None:
-    worker, spare = Worker(force, "one", Role.DECODER), Worker(force, "two", Role.DECODER)
+    worker, spare = Worker(registry, "one", Role.DECODER), Worker(registry, "two", Role.DECODER)
     worker.attach()
-    force.want(M, Role.DECODER, decoder_work)
+    registry.want(M, Role.DECODER, decoder_work)
     assignment = worker.assigned()
     spare.attach()
-    force.disconnected("one")
+    registry.disconnected("one")
     await listening.until("gone decoder")
     assert spare.assigned() != assignment
     worker.attach(assignment)  # too late
     assert worker.commands == [Unassign(assignment.assignment_id)]
 
 
-async def test_restarted_worker_gets_new_work_at_once(force: Workforce, listening: Listening) -> None:
-    worker = Worker(force, "one", Role.DECODER)
+async def test_restarted_worker_gets_new_work_at_once(registry: WorkerRegistry, listening: Listening) -> None:
+    worker = Worker(registry, "one", Role.DECODER)
     worker.attach()
-    force.want(M, Role.DECODER, decoder_work)
+    registry.want(M, Role.DECODER, decoder_work)
     earlier = worker.assigned()
-    force.disconnected("one")
+    registry.disconnected("one")
     worker.attach()
     assert listening.log[-2:] == ["gone decoder", "given decoder"]
     assert worker.assigned() != earlier
 
 
-async def test_work_from_before_our_restart_is_taken_over(force: Workforce, listening: Listening) -> None:
-    worker, spare = Worker(force, "one", Role.APPLIER), Worker(force, "two", Role.APPLIER)
+async def test_work_from_before_our_restart_is_taken_over(
+    registry: WorkerRegistry, listening: Listening
+) -> None:
+    worker, spare = Worker(registry, "one", Role.APPLIER), Worker(registry, "two", Role.APPLIER)
     offered = Assignment("old", M, applier_work())
     spare.attach()
-    force.want(M, Role.APPLIER, applier_work, wait_s=GRACE_S)
+    registry.want(M, Role.APPLIER, applier_work, wait_s=GRACE_S)
     worker.attach(offered)
-    assert force.current(M, Role.APPLIER) == offered.ref
+    assert registry.current(M, Role.APPLIER) == offered.ref
     await asyncio.sleep(2 * GRACE_S)  # the time in which another could have been started
     assert worker.commands == spare.commands == []
 
 
-async def test_work_that_nobody_accepts_is_stopped(force: Workforce, listening: Listening) -> None:
+async def test_work_that_nobody_accepts_is_stopped(registry: WorkerRegistry, listening: Listening) -> None:
     listening.accepting = False
-    worker = Worker(force, "one", Role.APPLIER)
+    worker = Worker(registry, "one", Role.APPLIER)
     worker.attach(
         Assignment("old", M, applier_work()),
         Assignment("other", MigrationId("unknown").forward, applier_work()),
@@ -211,28 +224,30 @@ async def test_work_that_nobody_accepts_is_stopped(force: Workforce, listening: 
     assert worker.commands == [Unassign("old"), Unassign("other")]
 
 
-async def test_release_waits_until_it_has_stopped(force: Workforce, listening: Listening) -> None:
-    worker = Worker(force, "one", Role.APPLIER)
+async def test_release_waits_until_it_has_stopped(registry: WorkerRegistry, listening: Listening) -> None:
+    worker = Worker(registry, "one", Role.APPLIER)
     worker.attach()
-    force.want(M, Role.APPLIER, applier_work)
+    registry.want(M, Role.APPLIER, applier_work)
     assignment = worker.assigned()
-    assert not await force.release(M, [Role.APPLIER], wait_s=0.01)
+    assert not await registry.release(M, [Role.APPLIER], wait_s=0.01)
     assert worker.commands[-1] == Unassign(assignment.assignment_id)
-    force.report("one", ApplierProgress(assignment.assignment_id, Lsn(1), Lsn(1), 0.0, 0, 0, 0))
+    registry.report("one", ApplierProgress(assignment.assignment_id, Lsn(1), Lsn(1), 0.0, 0, 0, 0))
     assert listening.reports == []  # nobody listens to what is stopping
-    releasing = asyncio.create_task(force.release(M, [Role.APPLIER]))
+    releasing = asyncio.create_task(registry.release(M, [Role.APPLIER]))
     await asyncio.sleep(0)
-    force.report("one", AssignmentStopped(assignment.assignment_id))
+    registry.report("one", AssignmentStopped(assignment.assignment_id))
     assert await releasing
     assert "gone applier" not in listening.log
 
 
-async def test_failure_that_a_retry_may_cure_is_tried_again(force: Workforce, listening: Listening) -> None:
-    worker = Worker(force, "one", Role.APPLIER)
+async def test_failure_that_a_retry_may_cure_is_tried_again(
+    registry: WorkerRegistry, listening: Listening
+) -> None:
+    worker = Worker(registry, "one", Role.APPLIER)
     worker.attach()
-    force.want(M, Role.APPLIER, applier_work)
+    registry.want(M, Role.APPLIER, applier_work)
     first = worker.assigned()
-    force.report("one", AssignmentFailed(first.assignment_id, ErrorKind.TRANSIENT, "text"))
+    registry.report("one", AssignmentFailed(first.assignment_id, ErrorKind.TRANSIENT, "text"))
     assert [error.kind for error in listening.errors] == [ErrorKind.TRANSIENT]
     assert worker.assigned() == first  # not at once
     listening.log.clear()
@@ -241,15 +256,15 @@ async def test_failure_that_a_retry_may_cure_is_tried_again(force: Workforce, li
 
 
 async def test_report_of_another_worker_or_an_old_assignment_is_ignored(
-    force: Workforce, listening: Listening
+    registry: WorkerRegistry, listening: Listening
 ) -> None:
-    worker, other = Worker(force, "one", Role.APPLIER), Worker(force, "two", Role.APPLIER)
+    worker, other = Worker(registry, "one", Role.APPLIER), Worker(registry, "two", Role.APPLIER)
     worker.attach()
-    force.want(M, Role.APPLIER, applier_work)
+    registry.want(M, Role.APPLIER, applier_work)
     other.attach()
     report = AssignmentFailed(worker.assigned().assignment_id, ErrorKind.GAP, "text")
-    force.report("two", report)
-    force.report("one", AssignmentFailed("old", ErrorKind.GAP, "text"))
+    registry.report("two", report)
+    registry.report("one", AssignmentFailed("old", ErrorKind.GAP, "text"))
     assert listening.errors == []
-    force.report("one", AssignmentFailed(worker.assigned().assignment_id, ErrorKind.INTERNAL, "text"))
+    registry.report("one", AssignmentFailed(worker.assigned().assignment_id, ErrorKind.INTERNAL, "text"))
     assert [error.kind for error in listening.errors] == [ErrorKind.INTERNAL]
