@@ -73,8 +73,8 @@ class Stock:
 async def take_stock(
     context: Context, schema: Schema, cause: PgmigError | None = None, source: Connection | None = None
 ) -> Stock:
-    """Look at both sides, adopt what may be adopted. cause: what the applier stopped with. source: a
-    session to use, where new ones may not be let in."""
+    """Compare both sides and adopt harmless changes. cause: the error that stopped the applier. source: a
+    session to use if the source may refuse new ones."""
     uris, migration = await context.credentials.both(), context.migration
     async with AsyncExitStack() as stack:
         if source is None:
@@ -124,7 +124,7 @@ async def take_stock(
 
 
 async def try_stock(context: Context, schema: Schema) -> Stock | None:
-    """`take_stock`; None when a server cannot be asked just now, or a statement was in the way."""
+    """`take_stock`. Returns None if a server cannot be queried now or a statement interfered."""
     try:
         return await take_stock(context, schema)
     except PgmigError as exc:
@@ -141,8 +141,8 @@ async def _divide(
     seen: Look,
     split_off: Collection[TableId],
 ) -> tuple[list[KnownTable], list[TableId], list[Difference]]:
-    """Altered tables to note anew, dropped tables to forget, and differences that are left. split_off: these
-    are explained otherwise."""
+    """Altered tables to record again, dropped tables to forget, and the remaining differences. split_off:
+    tables whose differences are reported elsewhere."""
     routed = {t for t, one in seen.known.items() if one.root is not None}
     follow = {t for t in routed if seen.target(t) not in seen.now}  # their root is what has changed
     differences = [one for one in seen.differences() if one.table not in {*follow, *split_off}]

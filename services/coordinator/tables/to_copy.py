@@ -60,7 +60,7 @@ from services.shared.pg.session.connection import Connection, connection, transl
 
 @dataclass(frozen=True, slots=True)
 class ToCopy:
-    """splits: how each would be cut. identities: of the source's tables, by their own names."""
+    """splits: how each table is divided. identities: of the source's tables, by their own names."""
 
     tables: Sequence[SourceTable]
     splits: Mapping[TableId, Split]
@@ -70,8 +70,8 @@ class ToCopy:
 async def tables_to_copy(
     context: Context, schema: Schema, workers: Workers, snapshot: SnapshotReady
 ) -> ToCopy | None:
-    """None when tables had to be added to the publication, and a new snapshot is needed. Raises
-    SCHEMA_DRIFT for tables that do not fit their table on the destination any more."""
+    """None if tables were added to the publication, so that a new snapshot is needed. Raises SCHEMA_DRIFT for
+    tables that no longer match their table on the destination."""
     uris, migration = await context.credentials.both(), context.migration
     version = migration.record.source.server_version_num
     larger_than = migration.record.options.split_tables_larger_than
@@ -113,7 +113,7 @@ async def tables_to_copy(
 
 
 def _list_roots(migration: Migration, routing: Routing, found: Collection[TableId]) -> None:
-    """Have roots in the list in place of their partitions."""
+    """List roots instead of their partitions."""
     listed = {record.table for record in migration.copying.records()}
     migration.copying.forget(route.leaf for route in routing.routes if route.leaf in listed)
     migration.copying.add({r.root: None for r in routing.routes if r.root in found and r.root not in listed})
@@ -123,8 +123,8 @@ def _list_roots(migration: Migration, routing: Routing, found: Collection[TableI
 def _note_files(
     migration: Migration, identities: Mapping[TableId, TableIdentity], leaves: Collection[TableId]
 ) -> None:
-    """Files of tables that were added since, as the snapshot shows them: by these a TRUNCATE is found that
-    the source does not replicate."""
+    """Record the relation files of added tables under the snapshot. A change of the file shows a TRUNCATE,
+    which the source does not replicate."""
     record = migration.pipeline
     known = {one.table for one in record.files} | {*record.inserts_only, *record.copied_only}
     added = tuple(TableFile(table, identities[table].file) for table in leaves if table not in known)
@@ -139,8 +139,8 @@ async def _publish(
     identities: Mapping[TableId, TableIdentity],
     leaves: Sequence[TableId],
 ) -> bool:
-    """`publish`. When it fails, some tables may have been added already: the snapshot does not show them
-    as published, so that the next attempt needs another one."""
+    """`publish`. If it fails, some tables may have been added already. The snapshot does not show them as
+    published, so the next attempt needs another snapshot."""
     try:
         return await publish(migration, source, identities, leaves)
     except BaseException:
@@ -151,8 +151,8 @@ async def _publish(
 async def _take_new(
     migration: Migration, source: Connection, destination: Connection, found: Mapping[TableId, SourceTable]
 ) -> None:
-    """Tables that were created after the schema was dumped: nobody adds them later to a clone that does
-    not follow. Raises SCHEMA_DRIFT for those that the destination has not got."""
+    """Add tables that were created after the schema was dumped. A clone without --follow does not add them
+    later. Raises SCHEMA_DRIFT for those that are missing on the destination."""
     listed = {record.table for record in migration.copying.records()}
     new = [table for table in found if table not in listed]
     missing = await absent(destination, new)
@@ -187,7 +187,7 @@ async def _by_partitions(
     found: Mapping[TableId, SourceTable],
     identities: Mapping[TableId, TableIdentity],
 ) -> None:
-    """Roots whose partitions go by their own names now, since both sides divide them alike."""
+    """Copy partitions under their own names if both sides now have the same partitions of a root."""
     wanted = [table for table in _wanted(migration) if table not in found]
     roots = [table for table in wanted if table in identities and not identities[table].has_rows]
     if not roots:
@@ -211,7 +211,7 @@ async def _by_partitions(
 async def _forget_parted(
     destination: Connection, pipeline_id: PipelineId, roots: Collection[TableId], leaves: Collection[TableId]
 ) -> None:
-    """Partitions whose rows were in these tables and are not any more. leaves: those that are."""
+    """Forget partitions whose rows are no longer in these tables. leaves: partitions whose rows are."""
     known = await known_tables(destination, pipeline_id) if roots else {}
     lost = [table for table, one in known.items() if one.root in roots and table not in leaves]
     if lost:
@@ -225,8 +225,8 @@ async def _forget_dropped(
     there: set[TableId],
     identities: Mapping[TableId, TableIdentity],
 ) -> None:
-    """Tables that were dropped before they were copied. Raises SCHEMA_DRIFT while the destination
-    has them."""
+    """Forget tables that were dropped before they were copied. Raises SCHEMA_DRIFT while they exist on the
+    destination."""
     source, destination = sides
     gone = [table for table in _wanted(context.migration) if table not in there]
     if not gone:
@@ -255,7 +255,7 @@ async def _check_columns(
     *,
     chosen: Chosen,
 ) -> None:
-    """A column of another type than the source's would take its values changed."""
+    """Compare columns: a column of another type than the source's could change the values."""
     wanted = [table for table in wanted if table in identities]
     known = await known_tables(sides[1], migration.pipeline_id)
     roots = {*(await topmost(sides[1], wanted)).values()} - {*wanted}
@@ -300,9 +300,9 @@ async def _check_columns(
 
 
 async def renewed(context: Context, routing: Routing, snapshot: SnapshotReady, found: ToCopy) -> CopyLedger:
-    """The ledger with the plans that the snapshot asks for. One transaction gives a table its new
-    plan, forgets its parts, notes what it is on the source and, if it is cut, empties it: no part does,
-    since others are beside it."""
+    """The ledger with the plans for this snapshot. One transaction stores a table's new plan, deletes its
+    parts and records its identity on the source. It also empties a table that is divided into parts, because
+    a single part must not empty it."""
     uris, migration = await context.credentials.both(), context.migration
     key, follow = migration.pipeline_id, migration.record.options.follow
     async with connection(uris.destination_uri, "destination") as conn:
