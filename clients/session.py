@@ -1,20 +1,22 @@
 """A typed client of the control API: immutable views as results, PgmigError for failures.
 
-There are two ways to observe a migration. `watch` is one stream and raises when the stream breaks.
-`follow` continues after a failure of the coordinator: it opens the stream again, with back-off, and
-reports to its caller when the connection is lost and when it is restored. Both end without an error when
-the migration has been cleaned up. The end of a stream alone does not mean that it was.
+There are two ways to observe a migration or an operation. `watch` and `watch_operation` read one stream and
+raise when it breaks. `follow` and `follow_operation` continue after a failure of the coordinator: they open
+the stream again, with back-off, and report to their caller when the connection is lost and when it is
+restored. All end without an error when the migration has been cleaned up, or the operation has ended. The
+end of a stream alone does not mean that it was.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import secrets
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from services.shared.model import (
     CleanupResult,
@@ -23,16 +25,22 @@ from services.shared.model import (
     MigrationOptions,
     MigrationPlan,
     MigrationView,
+    Operation,
+    OperationState,
     PgmigError,
+    SwitchoverOptions,
     SwitchoverStep,
     TableId,
     back_off_s,
+    error_of,
 )
 from services.shared.rpc.control_client import ControlClient
 from services.shared.rpc.streams import closing
 
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 5.0
+
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +168,60 @@ class Session:
         """What was removed; with force also what could not be removed."""
         return await self._client.cleanup(migration_id, force, source_uri, destination_uri)
 
-    def switchover(self, migration_id: str, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
-        """The steps as they happen. Raises if the switchover failed and was rolled back. Leaving early
+    async def begin_switchover(
+        self, migration_id: str, options: SwitchoverOptions, request_id: str = ""
+    ) -> Operation:
+        """Start a switchover. It continues whoever watches it. request_id: a call with the id of an earlier
+        one returns the same operation; "": a random one."""
+        return await self._client.switchover(migration_id, request_id or secrets.token_hex(8), options)
+
+    async def switchover(self, migration_id: str, timeout_s: float) -> AsyncGenerator[SwitchoverStep, None]:
+        """Start a switchover and yield its steps as they happen. Raises if it did not succeed. Leaving early
         does not stop it. timeout_s: the longest time for which writes are blocked."""
-        return self._client.switchover(migration_id, timeout_s)
+        options = SwitchoverOptions(round(timeout_s * 1000))
+        operation = await self.begin_switchover(migration_id, options)
+        told = 0
+        async with aclosing(self.watch_operation(operation.operation_id)) as states:
+            async for operation in states:
+                for step in operation.steps[told:]:
+                    yield step
+                told = len(operation.steps)
+        check_succeeded(operation)
+
+    async def get_operation(self, operation_id: str) -> Operation:
+        return await self._client.get_operation(operation_id)
+
+    async def list_operations(self, migration_id: str) -> tuple[Operation, ...]:
+        """The last ones of the migration, the oldest first."""
+        return await self._client.list_operations(migration_id)
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        """Cancel an operation that was not decided. Watch it for its end."""
+        return await self._client.cancel_operation(operation_id)
+
+    async def proceed_operation(self, operation_id: str) -> Operation:
+        """Let a held operation proceed. Watch it for its end."""
+        return await self._client.proceed_operation(operation_id)
+
+    async def watch_operation(self, operation_id: str) -> AsyncGenerator[Operation, None]:
+        """The operation at once and after every change, until it has ended."""
+        ended = False
+        async with closing(self._client.watch_operation(operation_id)) as states:
+            async for operation in states:
+                ended = operation.state.ended
+                yield operation
+        if not ended:
+            raise self._broken_off()
+
+    def follow_operation(
+        self, operation_id: str, on_connection: OnConnection = lambda _: None, *, reached: bool = False
+    ) -> AsyncGenerator[Operation, None]:
+        """As `watch_operation`, but continues after broken streams and restarts of the coordinator.
+
+        reached: the coordinator was reached before. Raises if it never was, and for any error that no retry
+        cures.
+        """
+        return _again(lambda: self.watch_operation(operation_id), on_connection, reached)
 
     async def watch(self, migration_id: str) -> AsyncGenerator[MigrationView, None]:
         """The view at once and after every change, until the migration has been cleaned up."""
@@ -176,34 +234,58 @@ class Session:
             if exc.kind is ErrorKind.NOT_FOUND:
                 return
             raise
-        raise PgmigError(
+        raise self._broken_off()
+
+    def _broken_off(self) -> PgmigError:
+        return PgmigError(
             ErrorKind.UNREACHABLE,
             f"the coordinator at {self.address} ended the watch",
             "it may be restarting; watch again",
         )
 
-    async def follow(
+    def follow(
         self, migration_id: str, on_connection: OnConnection = lambda _: None
     ) -> AsyncGenerator[MigrationView, None]:
         """As `watch`, but continues after broken streams and restarts of the coordinator.
 
         Raises if the coordinator was never reached, and for any error that no retry cures.
         """
-        failures, heard = 0, False
-        while True:
-            try:
-                async with aclosing(self.watch(migration_id)) as views:
-                    async for view in views:
-                        if failures:
-                            on_connection(Connection(None))
-                        failures, heard = 0, True
-                        yield view
-            except PgmigError as exc:
-                if not (heard and exc.policy.retry):
-                    raise
-                if not failures:
-                    on_connection(Connection(exc))
-                failures += 1
-            else:
-                return
-            await asyncio.sleep(reconnect_delay(failures) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        return _again(lambda: self.watch(migration_id), on_connection)
+
+
+def check_succeeded(operation: Operation) -> None:
+    """Raises the failure of an operation that has ended without success."""
+    if operation.state is OperationState.SUCCEEDED:
+        return
+    if operation.failure is not None:
+        raise error_of(operation.failure)
+    raise PgmigError(
+        ErrorKind.SWITCHOVER_FAILED,
+        f"the {operation.kind} was cancelled; the migration continues",
+        f"see `pgmig-cli operations --id {operation.migration_id}`",
+    )
+
+
+async def _again(
+    watch: Callable[[], AsyncGenerator[Seen, None]], on_connection: OnConnection, heard: bool = False
+) -> AsyncGenerator[Seen, None]:
+    """What `watch` yields. It is called again after an error that a retry cures. heard: also if that is the
+    first call."""
+    failures = 0
+    while True:
+        try:
+            async with aclosing(watch()) as seen:
+                async for one in seen:
+                    if failures:
+                        on_connection(Connection(None))
+                    failures, heard = 0, True
+                    yield one
+        except PgmigError as exc:
+            if not (heard and exc.policy.retry):
+                raise
+            if not failures:
+                on_connection(Connection(exc))
+            failures += 1
+        else:
+            return
+        await asyncio.sleep(reconnect_delay(failures) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter

@@ -33,6 +33,7 @@ _COMMANDS = {
     "resync-table": "resync_table:resync_table",
     "skip-transaction": "skip_transaction:skip_transaction",
     "switchover": "switchover:switchover",
+    "operations": "operations:operations",
     "unfreeze": "teardown:unfreeze",
     "abort": "teardown:abort",
     "cleanup": "teardown:cleanup",

@@ -23,12 +23,13 @@ from clients.presentation.figures import (
 )
 from clients.presentation.phases import labels, steps
 from clients.presentation.progress import Order, ordered, table_fraction
-from clients.presentation.sentences import phase_times, positions
+from clients.presentation.sentences import operation_text, phase_times, positions
 from clients.presentation.tones import Phrase, Tone, level_tone, phase_tone, step_tone
 from services.shared.model import (
     Event,
     Failure,
     MigrationView,
+    Operation,
     Phase,
     SkippedTransaction,
     StepState,
@@ -132,6 +133,16 @@ def step_text(step: SwitchoverStep) -> Text:
     )
     text.rstrip()
     return text
+
+
+def operation_rows(operations: Iterable[Operation]) -> Table:
+    shown = columns("OPERATION", "STARTED", "ENDED", "STATE")
+    for operation in operations:
+        ended = clock(operation.finished_at) if operation.finished_at else "-"
+        shown.add_row(
+            printable(operation.operation_id), clock(operation.started_at), ended, operation_text(operation)
+        )
+    return shown
 
 
 def table_rows(tables: Iterable[TableProgress]) -> Table:

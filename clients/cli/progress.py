@@ -75,7 +75,7 @@ class JsonLines(StderrTalk):
         self._last = view
 
     def connection(self, connection: Connection) -> None:
-        _tell_connection(connection)
+        tell_connection(connection)
 
 
 class PlainLines(StderrTalk):
@@ -101,7 +101,7 @@ class PlainLines(StderrTalk):
                 say(line)
 
     def connection(self, connection: Connection) -> None:
-        _tell_connection(connection)
+        tell_connection(connection)
 
 
 class LiveDisplay:
@@ -177,7 +177,8 @@ class _NewEvents:
         return fresh
 
 
-def _tell_connection(connection: Connection) -> None:
+def tell_connection(connection: Connection) -> None:
+    """For `Session.follow` and `Session.follow_operation`."""
     if connection.error is not None:
         warn(connection_lost(connection.error))
     else:

@@ -38,6 +38,7 @@ from clients.presentation.sentences import (
     keeps_wal,
     lag_text,
     next_command,
+    operation_text,
     rate_text,
     switchover_result,
     wal_kept,
@@ -111,6 +112,8 @@ def _progress_rows(view: MigrationView) -> list[Row]:
     rows += [("Not restored", Text(printable(name), "yellow")) for name in view.options.skip_objects]
     if view.switchover is not None:
         rows.append(("Switchover", switchover_result(view.switchover)))
+    elif view.operation is not None:
+        rows.append(("Switchover", Text(operation_text(view.operation))))
     return rows
 
 

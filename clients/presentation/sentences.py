@@ -31,6 +31,7 @@ from services.shared.model import (
     Event,
     Lsn,
     MigrationView,
+    Operation,
     PgmigError,
     Phase,
     Role,
@@ -251,6 +252,15 @@ def figures_out_of_date(error: PgmigError, heard_at: float | None, phase: Phase 
     if phase is not None and phase.ended:
         return f"The migration has ended and its coordinator cannot be reached any more.{old}"
     return f"⚠ Connection lost, trying again: {error}.{old} The migration continues without it."
+
+
+def operation_text(operation: Operation) -> str:
+    """The state of an operation, and what came of it."""
+    if operation.result is not None:
+        return f"{operation.state}: {switchover_result(operation.result)}"
+    if operation.failure is not None:
+        return f"{operation.state}: {printable(operation.failure.message)}"
+    return operation.state.value
 
 
 def switchover_result(result: SwitchoverResult) -> str:

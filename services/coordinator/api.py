@@ -21,8 +21,9 @@ from services.shared.model import (
     MigrationOptions,
     MigrationPlan,
     MigrationView,
+    Operation,
     Register,
-    SwitchoverStep,
+    SwitchoverOptions,
     TableId,
     WorkerReport,
 )
@@ -116,10 +117,28 @@ class ControlApiHandler:
         await self._whole(commands.resync(tables, Credentials(source_uri or "", destination_uri or "")))
         return view_of(commands.migration)
 
-    async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
-        feed = await self._coordinator.commands(migration_id).switch_over(timeout_s)
-        async for step in feed.read():
-            yield step
+    async def switchover(
+        self, migration_id: MigrationId, request_id: str, options: SwitchoverOptions
+    ) -> Operation:
+        return await self._whole(self._coordinator.commands(migration_id).switch_over(request_id, options))
+
+    async def get_operation(self, operation_id: str) -> Operation:
+        return self._coordinator.of_operation(operation_id).operation(operation_id)
+
+    async def list_operations(self, migration_id: MigrationId) -> tuple[Operation, ...]:
+        return self._coordinator.commands(migration_id).migration.record.operations
+
+    async def watch_operation(self, operation_id: str) -> AsyncIterator[Operation]:
+        async for operation in self._coordinator.of_operation(operation_id).watch_operation(operation_id):
+            yield operation
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        commands = self._coordinator.of_operation(operation_id)
+        return await self._whole(commands.cancel_operation(operation_id))
+
+    async def proceed_operation(self, operation_id: str) -> Operation:
+        commands = self._coordinator.of_operation(operation_id)
+        return await self._whole(commands.proceed_operation(operation_id))
 
     async def unfreeze(
         self,

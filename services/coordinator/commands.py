@@ -11,7 +11,6 @@ from services.coordinator.migration.state import Migration
 from services.coordinator.operations import after_switchover as afterwards
 from services.coordinator.operations import skip as skipping
 from services.coordinator.operations import teardown
-from services.coordinator.operations.steps import StepFeed
 from services.coordinator.phase_loop import PhaseLoop
 from services.coordinator.pipeline.credentials import (
     GIVE_UP,
@@ -28,10 +27,12 @@ from services.shared.model import (
     ErrorKind,
     EventLevel,
     Lsn,
+    Operation,
     PgmigError,
     Phase,
     PipelineState,
     SkippedTransaction,
+    SwitchoverOptions,
     TableId,
 )
 from services.shared.pg.schema.dump import check_skippable
@@ -62,8 +63,10 @@ class Commands:
             yield self.migration
 
     def _check_not_switching(self, done: str) -> None:
-        if self.loop.switching:
-            raise _wrong_phase(self.migration, done, "wait for the end of the switchover")
+        if self.loop.switching.running:
+            cancel = f"`pgmig-cli switchover --id {self.migration.id} --cancel`"
+            hint = f"wait for the end of the switchover, or cancel it: {cancel}"
+            raise _wrong_phase(self.migration, done, hint)
 
     async def pause(self) -> None:
         """Raises WRONG_PHASE unless it runs and is not switching over."""
@@ -165,10 +168,37 @@ class Commands:
             await self._context.journal.save()
             self.loop.begin()
 
-    async def switch_over(self, timeout_s: float) -> StepFeed:
-        """Begin a switchover, or join the one that runs."""
+    async def switch_over(self, request_id: str, options: SwitchoverOptions) -> Operation:
+        """Start a switchover, or return the one that was started with this request id."""
         async with self._commanded():
-            return self.loop.switch_over(timeout_s)
+            return await self.loop.switching.begin(request_id, options)
+
+    def operation(self, operation_id: str) -> Operation:
+        """Raises NOT_FOUND."""
+        operation = self.migration.operations.found(operation_id)
+        if operation is None or self.migration.removed:
+            raise unknown_operation(operation_id)
+        return operation
+
+    async def watch_operation(self, operation_id: str) -> AsyncIterator[Operation]:
+        """Yield the operation at once and after every change, until it has ended. Raises NOT_FOUND when its
+        migration is cleaned up."""
+        seen: Operation | None = None
+        while seen is None or not seen.state.ended:
+            operation = self.operation(operation_id)
+            if operation is seen:
+                await self.migration.changed()
+                continue
+            seen = operation
+            yield operation
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        """Raises NOT_FOUND, and WRONG_PHASE when it is decided or has ended otherwise."""
+        return await self.loop.switching.cancel(self.operation(operation_id))
+
+    async def proceed_operation(self, operation_id: str) -> Operation:
+        """Raises NOT_FOUND, and WRONG_PHASE when it is not held or has ended."""
+        return await self.loop.switching.proceed(self.operation(operation_id))
 
     async def unfreeze(self, given: Credentials = NOTHING_GIVEN, *, read_only: bool) -> None:
         """Let sessions into the old source again. Raises WRONG_PHASE, CREDENTIALS_NEEDED."""
@@ -199,6 +229,7 @@ class Commands:
                 self.loop.begin()  # it is not aborted, so it continues
                 raise
             migration.aborted()
+            self.loop.switching.settle()
             for line in removed:
                 migration.event(EventLevel.INFO, f"removed {line}")
             await self._context.journal.save()
@@ -231,6 +262,14 @@ class Commands:
             finally:
                 if not migration.removed:
                     self.loop.watch_old_source()
+
+
+def unknown_operation(operation_id: str) -> PgmigError:
+    return PgmigError(
+        ErrorKind.NOT_FOUND,
+        f"there is no operation {operation_id}",
+        "see 'pgmig-cli operations' for those there are; the last ones of each migration are kept",
+    )
 
 
 def _wrong_phase(migration: Migration, done: str, hint: str = "") -> PgmigError:

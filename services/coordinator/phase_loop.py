@@ -14,12 +14,10 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from services.coordinator.migration.state import Migration, failure_of
+from services.coordinator.migration.state import Migration
 from services.coordinator.operations import after_switchover as afterwards
 from services.coordinator.operations import skip as skipping
-from services.coordinator.operations import switchover
-from services.coordinator.operations.readiness import check_ready
-from services.coordinator.operations.steps import StepFeed
+from services.coordinator.operations.switching import Switching
 from services.coordinator.operations.undo import undo
 from services.coordinator.phases import copy, follow, indexes, schema
 from services.coordinator.pipeline.pipeline import Pipeline
@@ -34,6 +32,7 @@ from services.shared.model import (
     PgmigError,
     PipelineState,
     back_off_s,
+    failure_of,
 )
 from services.shared.runtime.assignments import cause
 
@@ -74,8 +73,7 @@ class PhaseLoop:
         self.readiness_watch = ReadinessWatch(self._context.migration, self._context.credentials)
         self._sampling: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
-        self._switching: asyncio.Task[None] | None = None
-        self._feed: StepFeed | None = None
+        self.switching = Switching(self._context, self._schema, self._workers)
 
     @property
     def migration(self) -> Migration:
@@ -88,6 +86,7 @@ class PhaseLoop:
             asyncio.create_task(self._sample(), name=f"sample-{self.migration.id}"),
             asyncio.create_task(self.readiness_watch.run(), name=f"readiness-{self.migration.id}"),
         ]
+        self.switching.resume()
         self.begin()
 
     def begin(self) -> None:
@@ -109,29 +108,10 @@ class PhaseLoop:
             task.cancel()
             await asyncio.wait({task})
 
-    @property
-    def switching(self) -> bool:
-        """Whether a switchover runs. It begins before its phase."""
-        return self._switching is not None and not self._switching.done()
-
-    def switch_over(self, timeout_s: float) -> StepFeed:
-        """Begin a switchover, or join the running one. It continues even if nobody reads its steps."""
-        if self._feed is not None and self.switching:
-            return self._feed
-        check_ready(self.migration)
-        feed = self._feed = StepFeed()
-        self._switching = asyncio.create_task(
-            switchover.run(self._context, self._schema, self._workers, feed, timeout_s),
-            name=f"switchover-{self.migration.id}",
-        )
-        return feed
-
     async def stop(self) -> None:
         """The coordinator ends. Workers continue, and the next coordinator takes over. A
-        switchover that has not been decided is rolled back first."""
-        if self._switching is not None:
-            self._switching.cancel()
-            await asyncio.wait({self._switching})
+        switchover that blocks writes and has not been decided is rolled back first."""
+        await self.switching.stop()
         await self.halt()
         for task in self._sampling:
             task.cancel()
@@ -190,11 +170,13 @@ class PhaseLoop:
     async def _advance(self) -> None:
         """Run one state of the pipeline, or the rest of it, and enter the next one."""
         if self.migration.in_switchover:
-            if self._switching is not None and self.switching:
-                await asyncio.wait({self._switching})  # it ends by itself, one way or the other
+            if self.switching.running:
+                await self.switching.wait()  # it ends by itself, one way or the other
                 self.watch_old_source()
                 return
             await undo(self._context)  # a coordinator died before it could decide
+            self.switching.settle()
+            await self._context.journal.save()
             return
         await self._context.journal.check_ours()  # another coordinator may run the migration now
         target = await self._run_state(self.migration.state)
@@ -217,8 +199,8 @@ class PhaseLoop:
             if running.done():
                 return running.result()
             error = fatal.result()
-            if self._switching is not None:  # it sees the error too, and rolls back or has decided
-                await asyncio.wait({self._switching})
+            if not self.switching.held:  # it sees the error too, and rolls back or has decided
+                await self.switching.wait()
                 if self.migration.record.phase is MigrationPhase.SWITCHED_OVER:
                     return self.migration.state
             if error.kind is ErrorKind.SCHEMA_DRIFT and state in _APPLYING:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from services.coordinator.commands import Commands
+from services.coordinator.commands import Commands, unknown_operation
 from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.record import (
     PipelineRecord,
@@ -232,6 +232,13 @@ class Coordinator:
                 "see 'pgmig-cli list' for those there are",
             )
         return commands
+
+    def of_operation(self, operation_id: str) -> Commands:
+        """Those of the migration that has this operation. Raises NOT_FOUND."""
+        for commands in self._migrations.values():
+            if commands.migration.operations.found(operation_id) is not None:
+                return commands
+        raise unknown_operation(operation_id)
 
     def migrations(self) -> list[Migration]:
         """The oldest first."""

@@ -14,11 +14,21 @@ from services.shared.model import (
     MigrationOptions,
     MigrationView,
     PgmigError,
+    SwitchoverOptions,
     TableId,
 )
 from services.shared.rpc.control_client import ControlClient
 from services.shared.rpc.server import ControlServer
-from tests.fakes.control_service import CLEANED, PLAN, STEPS, VIEW, FakeControl, NoWorkers, serving
+from tests.fakes.control_service import (
+    CLEANED,
+    OPERATION,
+    PLAN,
+    SUCCEEDED,
+    VIEW,
+    FakeControl,
+    NoWorkers,
+    serving,
+)
 
 URIS = ("postgresql://a", "postgresql://b")
 GIVEN = {"source_uri": URIS[0], "destination_uri": URIS[1]}
@@ -43,7 +53,12 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.skip_transaction("m1", Lsn(1), "broken", "a@b", **GIVEN) == VIEW
         assert await client.resync_tables(m1, TABLES) == VIEW
         assert await client.resync_tables(m1, TABLES, *URIS) == VIEW
-        assert [step async for step in client.switchover(m1, 2.5)] == list(STEPS)
+        assert await client.switchover(m1, "r", SwitchoverOptions(2500, hold=True)) == OPERATION
+        assert await client.switchover(m1, "r", SwitchoverOptions()) == OPERATION
+        assert await client.get_operation("8f3a") == OPERATION
+        assert await client.list_operations(m1) == (SUCCEEDED, OPERATION)
+        assert await client.cancel_operation("8f3a") == OPERATION
+        assert await client.proceed_operation("8f3a") == OPERATION
         assert await client.unfreeze(m1, True) == VIEW
         assert await client.unfreeze(m1, False, *URIS) == VIEW
         assert await client.abort(m1) == VIEW
@@ -63,7 +78,12 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("skip_transaction", m1, Lsn(1), "broken", "a@b", *URIS),
         ("resync_tables", m1, TABLES, None, None),
         ("resync_tables", m1, TABLES, *URIS),
-        ("switchover", m1, 2.5),
+        ("switchover", m1, "r", SwitchoverOptions(2500, hold=True)),
+        ("switchover", m1, "r", SwitchoverOptions(30_000)),
+        ("get_operation", "8f3a"),
+        ("list_operations", m1),
+        ("cancel_operation", "8f3a"),
+        ("proceed_operation", "8f3a"),
         ("unfreeze", m1, True, None, None),
         ("unfreeze", m1, False, *URIS),
         ("abort", m1, None, None),
@@ -90,7 +110,7 @@ async def test_an_error_ends_a_stream_with_its_kind() -> None:
         with pytest.raises(PgmigError, match="m1 is paused"):
             await anext(client.watch("m1"))
         with pytest.raises(PgmigError, match="m1 is paused"):
-            await anext(client.switchover("m1", 1))
+            await anext(client.watch_operation("8f3a"))
 
 
 async def test_an_error_with_very_long_text_still_arrives() -> None:

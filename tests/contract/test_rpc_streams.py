@@ -10,7 +10,7 @@ import pytest
 
 from services.shared.model import ErrorKind, PgmigError, TableId, TableProgress, TableState
 from services.shared.rpc.control_client import ControlClient
-from tests.fakes.control_service import STEPS, VIEW, FakeControl, serving
+from tests.fakes.control_service import OPERATION, SUCCEEDED, VIEW, FakeControl, serving
 
 
 async def test_watch_yields_each_view_and_ends_with_the_handler() -> None:
@@ -48,11 +48,11 @@ async def test_a_cancelled_watcher_closes_the_handlers_iterator() -> None:
         await control.watch_closed.wait()
 
 
-async def test_leaving_a_switchover_closes_only_the_steps() -> None:
+async def test_leaving_an_operation_closes_only_the_watch() -> None:
     control = FakeControl()
     async with serving(control) as (_server, client), asyncio.timeout(30):
-        async with aclosing(client.switchover("m1", 1)) as steps:
-            assert await anext(steps) == STEPS[0]
+        async with aclosing(client.watch_operation("8f3a")) as states:
+            assert await anext(states) == OPERATION
         await control.steps_closed.wait()
         assert await client.get("m1") == VIEW
 
@@ -68,6 +68,22 @@ async def test_stopping_the_server_ends_a_watch_as_unreachable_without_waiting_f
         await stopping
         await server.wait()
     assert caught.value.kind is ErrorKind.UNREACHABLE
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_stopping_the_server_sends_the_end_of_an_operation_that_has_ended(ended: bool) -> None:
+    """Its end may come in the same moment; a client that missed it would wait for a coordinator in vain."""
+    control = FakeControl(now=SUCCEEDED if ended else OPERATION)
+    async with serving(control) as (server, client), asyncio.timeout(30):
+        states = client.watch_operation("8f3a")
+        assert await anext(states) == OPERATION
+        stopping = asyncio.create_task(server.stop(60))
+        if ended:
+            assert [one async for one in states] == [SUCCEEDED]
+        else:
+            with pytest.raises(PgmigError, match="shutting down"):
+                await anext(states)
+        await stopping
 
 
 async def test_a_view_of_ten_thousand_tables_fits() -> None:

@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from services.shared.model import ErrorKind, PgmigError
-from tests.fakes.control_service import STEPS, VIEW, FakeControl, serving
+from services.shared.model import ErrorKind, PgmigError, SwitchoverOptions
+from tests.fakes.control_service import OPERATION, SUCCEEDED, VIEW, FakeControl, serving
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def test_errors_arrive_whole_through_the_interceptors(spans: InMemorySpanE
             await client.pause("m1")
         assert (caught.value.kind, caught.value.hint) == (ErrorKind.WRONG_PHASE, "resume it")
         with pytest.raises(PgmigError) as caught:
-            await anext(client.switchover("m1", 1))
+            await client.switchover("m1", "r", SwitchoverOptions())
         assert (caught.value.kind, caught.value.hint) == (ErrorKind.WRONG_PHASE, "resume it")
     attributes = kinds(spans)[trace.SpanKind.SERVER].attributes or {}
     assert attributes["rpc.grpc.status_code"] == grpc.StatusCode.FAILED_PRECONDITION.value[0]
@@ -66,8 +66,9 @@ async def test_streams_work_through_the_interceptors_and_a_watch_has_no_span(
     control.views.put_nowait(None)
     async with serving(control) as (_server, client):
         assert [view async for view in client.watch("m1")] == [VIEW]
+        assert [one async for one in client.watch_operation("8f3a")] == [OPERATION, SUCCEEDED]
         assert spans.get_finished_spans() == ()
-        assert [step async for step in client.switchover("m1", 1)] == list(STEPS)
+        assert await client.switchover("m1", "r", SwitchoverOptions()) == OPERATION
     assert {span.kind for span in spans.get_finished_spans()} == {
         trace.SpanKind.SERVER,
         trace.SpanKind.CLIENT,

@@ -21,12 +21,15 @@ from services.shared.model import (
     MigrationOptions,
     MigrationPlan,
     MigrationView,
+    Operation,
+    OperationState,
     PgmigError,
     Phase,
     Register,
     SkippedTransaction,
     StepName,
     StepState,
+    SwitchoverOptions,
     SwitchoverResult,
     SwitchoverStep,
     TableId,
@@ -62,6 +65,7 @@ class StandInControl:
 
     def __init__(self, state_dir: Path | None = None) -> None:
         self.views: dict[str, MigrationView] = {}
+        self.operations: dict[str, Operation] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.errors: dict[str, PgmigError] = {}
         self.planned = MigrationPlan()
@@ -207,16 +211,82 @@ class StandInControl:
         self._known(migration_id)
         return self.move(migration_id.value, Phase.COPY, resume_phase=None, failure=None)
 
-    async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
-        self._called("switchover", migration_id.value, timeout_s)
+    async def switchover(
+        self, migration_id: MigrationId, request_id: str, options: SwitchoverOptions
+    ) -> Operation:
+        self._called("switchover", migration_id.value, options.timeout_ms / 1000)
         self._known(migration_id)
-        for number, name in enumerate(STEPS, 1):
-            last = name == STEPS[-1]
-            yield SwitchoverStep(
-                name, StepState.DONE, f"{name} is done", number * 60, RESULT if last else None
+        for known in self.operations.values():
+            if known.request_id == request_id:
+                return known
+        operation_id = f"{migration_id}-{len(self.operations) + 1}"
+        return self._operation(
+            Operation(operation_id, migration_id.value, request_id, options=options, started_at=time.time())
+        )
+
+    def _operation(self, operation: Operation) -> Operation:
+        self.operations[operation.operation_id] = operation
+        self.put(replace(self.views[operation.migration_id], operation=operation))
+        return operation
+
+    async def get_operation(self, operation_id: str) -> Operation:
+        self._called("get_operation", operation_id)
+        return self._known_operation(operation_id)
+
+    def _known_operation(self, operation_id: str) -> Operation:
+        if operation_id not in self.operations:
+            raise PgmigError(ErrorKind.NOT_FOUND, f"there is no operation {operation_id}")
+        return self.operations[operation_id]
+
+    async def list_operations(self, migration_id: MigrationId) -> tuple[Operation, ...]:
+        self._called("list_operations", migration_id.value)
+        known = self.operations.values()
+        return tuple(one for one in known if one.migration_id == migration_id.value)
+
+    async def watch_operation(self, operation_id: str) -> AsyncIterator[Operation]:
+        """Watching makes its steps happen, one by one. A held one is ready until it may proceed."""
+        self._called("watch_operation", operation_id)
+        while not (operation := self._known_operation(operation_id)).state.ended:
+            changed = self._changed
+            yield operation
+            operation = self._known_operation(operation_id)
+            if operation.state is OperationState.READY and operation.held:
+                await changed.wait()
+            else:
+                self._operation(await self._advanced(operation))
+                self._called(f"switchover, {len(operation.steps)} steps are done")
+        yield operation
+
+    async def _advanced(self, operation: Operation) -> Operation:
+        if operation.state is OperationState.PREPARING:
+            return replace(
+                operation, state=OperationState.READY if operation.held else OperationState.RUNNING
             )
-            self._called(f"switchover, {name} is done")
-        self.move(migration_id.value, Phase.SWITCHED_OVER, switchover=RESULT)
+        if operation.state is OperationState.READY:
+            return replace(operation, state=OperationState.RUNNING)
+        number = len(operation.steps)
+        last = number == len(STEPS) - 1
+        step = SwitchoverStep(
+            STEPS[number],
+            StepState.DONE,
+            f"{STEPS[number]} is done",
+            (number + 1) * 60,
+            RESULT if last else None,
+        )
+        operation = replace(operation, steps=(*operation.steps, step))
+        if last:
+            operation = replace(operation, state=OperationState.SUCCEEDED, result=RESULT)
+            self.move(operation.migration_id, Phase.SWITCHED_OVER, switchover=RESULT)
+        return operation
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        self._called("cancel_operation", operation_id)
+        operation = self._known_operation(operation_id)
+        return self._operation(replace(operation, state=OperationState.CANCELLED, cancel_requested=True))
+
+    async def proceed_operation(self, operation_id: str) -> Operation:
+        self._called("proceed_operation", operation_id)
+        return self._operation(replace(self._known_operation(operation_id), proceeded_at=time.time()))
 
     async def unfreeze(
         self,

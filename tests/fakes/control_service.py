@@ -10,15 +10,20 @@ from typing import Any
 
 from services.shared.model import (
     CleanupResult,
+    ErrorKind,
+    Failure,
     Lsn,
     MigrationId,
     MigrationOptions,
     MigrationPlan,
     MigrationView,
+    Operation,
+    OperationState,
     Phase,
     Register,
     StepName,
     StepState,
+    SwitchoverOptions,
     SwitchoverResult,
     SwitchoverStep,
     TableId,
@@ -30,10 +35,25 @@ from services.shared.rpc.workers_api import Send
 
 VIEW = MigrationView("m1", Phase.STREAMING, revision=7)
 STEPS = (
-    SwitchoverStep(StepName.FREEZE, StepState.DONE, elapsed_ms=3),
+    SwitchoverStep(StepName.FREEZE, StepState.DONE, elapsed_ms=3, at=1_700_000_000.25),
     SwitchoverStep(
         StepName.COMMIT, StepState.DONE, "", 40, SwitchoverResult(Lsn(99), 41, 2, 1_700_000_000.5)
     ),
+)
+OPERATION = Operation(
+    "8f3a",
+    "m1",
+    "request 1",
+    options=SwitchoverOptions(2500, hold=True),
+    state=OperationState.RUNNING,
+    state_since=1_700_000_002.5,
+    started_at=1_700_000_001.5,
+    proceeded_at=1_700_000_002.25,
+    steps=STEPS[:1],
+    failure=Failure(ErrorKind.TIMEOUT, "out of time", "try again", Lsn(7)),
+)
+SUCCEEDED = replace(
+    OPERATION, state=OperationState.SUCCEEDED, steps=STEPS, result=STEPS[1].result, failure=None
 )
 
 
@@ -65,6 +85,7 @@ class FakeControl:
     watch_closed: asyncio.Event = field(default_factory=asyncio.Event)
     steps_closed: asyncio.Event = field(default_factory=asyncio.Event)
     more_steps: asyncio.Event = field(default_factory=asyncio.Event)
+    now: Operation = OPERATION
 
     def note(self, *call: Any) -> MigrationView:
         self.calls.append(call)
@@ -124,14 +145,36 @@ class FakeControl:
     ) -> MigrationView:
         return self.note("resync_tables", migration_id, tables, source_uri, destination_uri)
 
-    async def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
-        self.note("switchover", migration_id, timeout_s)
+    async def switchover(
+        self, migration_id: MigrationId, request_id: str, options: SwitchoverOptions
+    ) -> Operation:
+        self.note("switchover", migration_id, request_id, options)
+        return OPERATION
+
+    async def get_operation(self, operation_id: str) -> Operation:
+        self.note("get_operation", operation_id)
+        return self.now
+
+    async def list_operations(self, migration_id: MigrationId) -> tuple[Operation, ...]:
+        self.note("list_operations", migration_id)
+        return (SUCCEEDED, OPERATION)
+
+    async def watch_operation(self, operation_id: str) -> AsyncIterator[Operation]:
+        self.note("watch_operation", operation_id)
         try:
-            yield STEPS[0]
+            yield OPERATION
             await self.more_steps.wait()
-            yield STEPS[1]
+            yield SUCCEEDED
         finally:
             self.steps_closed.set()
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        self.note("cancel_operation", operation_id)
+        return OPERATION
+
+    async def proceed_operation(self, operation_id: str) -> Operation:
+        self.note("proceed_operation", operation_id)
+        return OPERATION
 
     async def plan(
         self, migration_id: MigrationId, source_uri: str, destination_uri: str, options: MigrationOptions

@@ -102,7 +102,12 @@ BREAKING = {
     "renumbered enum value": (MIGRATION, r"PHASE_PAUSED = 10;", "PHASE_PAUSED = 20;", "deleted"),
     "removed method": (CONTROL, r"  rpc Unfreeze\([^\n]*\n", "", "deleted"),
     "changed response": (CONTROL, r"\(UnfreezeResponse\)", "(AbortMigrationResponse)", "response type"),
-    "response without stream": (CONTROL, r"\(stream SwitchoverResponse\)", "(SwitchoverResponse)", "stream"),
+    "response without stream": (
+        CONTROL,
+        r"\(stream WatchOperationResponse\)",
+        "(WatchOperationResponse)",
+        "stream",
+    ),
     "renamed service": (CONTROL, r"service ControlService", "service SteeringService", "deleted"),
     "emptied message": (CONTROL, r"(message UnfreezeResponse \{\n)[^\n]*\n", r"\1", "deleted"),
     "removed field of a shared message": (COMMON, r"  string name = 2;\n", "", "deleted"),

@@ -1,24 +1,41 @@
-"""`switchover`: blocking writes, and ending the migration with the destination as primary database."""
+"""`switchover`: blocking writes, and ending the migration with the destination as primary database.
+
+The switchover is an operation of the coordinator. This command requests it and shows it, or attaches to the
+one that runs.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
 import click
 
-from clients.cli.coordinator import connected
+from clients.cli.coordinator import connected, local_directory
 from clients.cli.fragments import step_text
 from clients.cli.option_values import duration
 from clients.cli.options import Invocation, common_options
 from clients.cli.output import print_json, print_table
+from clients.cli.progress import tell_connection
 from clients.cli.signals import Interrupted, run
 from clients.diagnostics import say, talk
 from clients.presentation.sentences import switchover_result
 from services.shared.model import (
     ErrorKind,
+    MigrationId,
+    Operation,
+    OperationState,
     PgmigError,
-    SwitchoverResult,
+    SwitchoverOptions,
     SwitchoverStep,
 )
 from services.shared.model.view.jsonview import to_json
+
+if TYPE_CHECKING:
+    from clients.session import Session
+
+LOOK_EVERY_S = 1.0
 
 
 @click.command()
@@ -31,51 +48,149 @@ from services.shared.model.view.jsonview import to_json
     show_default=True,
     help="Longest time that writes may be blocked. After it the switchover is rolled back.",
 )
-def switchover(invocation: Invocation, timeout: float) -> None:
+@click.option("--hold", is_flag=True, help="Prepare everything, then wait for `switchover --proceed`.")
+@click.option("--proceed", "action", flag_value="proceed", help="Let the switchover that is held proceed.")
+@click.option(
+    "--cancel", "action", flag_value="cancel", help="Cancel the switchover: the source accepts writes."
+)
+@click.option("--attach", "action", flag_value="attach", help="Show the current or the last switchover.")
+@click.option("--detach", is_flag=True, help="Print the id of the operation, and do not wait for its end.")
+@click.option(
+    "--request-id",
+    metavar="TEXT",
+    default="",
+    help="A second request with the same id gets the same switchover. [default: a random id]",
+)
+def switchover(
+    invocation: Invocation, *, timeout: float, hold: bool, action: str | None, detach: bool, request_id: str
+) -> None:
     """Block writes on the source, prove that the destination has everything, and end the migration.
 
-    A switchover that cannot finish in time is rolled back, and the migration continues.
+    A switchover that cannot finish in time is rolled back, and the migration continues. It continues
+    without this command: Ctrl-C only stops waiting for it.
     """
     if timeout <= 0:
         raise click.BadParameter("must be more than 0", param_hint="--timeout")
+    if action and (hold or request_id):
+        raise click.UsageError(f"--{action} is about a switchover that was requested before")
+    options = SwitchoverOptions(max(1, round(timeout * 1000)), hold)
+    watched: list[Operation] = []
     try:
-        result = run(_switchover(invocation, timeout))
+        run(_switchover(invocation, options, action, request_id, watched, detach=detach))
     except Interrupted:
-        say("no longer waiting for the switchover; see how it went with `pgmig-cli status`")
+        _say_how_to_continue(watched)
         raise
-    if not invocation.json:
-        print_table(f"switched over: {switchover_result(result)}")
 
 
-async def _switchover(invocation: Invocation, timeout_s: float) -> SwitchoverResult:
-    last: SwitchoverStep | None = None
+def _say_how_to_continue(watched: list[Operation]) -> None:
+    if not watched:
+        say("no longer waiting for the switchover; see how it went with `pgmig-cli status`")
+        return
+    operation = watched[-1]
+    command = f"pgmig-cli switchover --id {operation.migration_id}"
+    say(f"no longer waiting for the switchover; it continues as operation {operation.operation_id}")
+    say(f"watch it: {command} --attach")
+    say(f"cancel it: {command} --cancel")
+    if operation.held:
+        say(f"let it proceed: {command} --proceed")
+
+
+async def _switchover(
+    invocation: Invocation,
+    options: SwitchoverOptions,
+    action: str | None,
+    request_id: str,
+    watched: list[Operation],
+    *,
+    detach: bool,
+) -> None:
+    from clients.session import check_succeeded
+
     async with connected(invocation, "switch over") as (session, migration_id):
-        try:
-            async for step in session.switchover(migration_id.value, timeout_s):
-                _show(invocation, step)
-                last = step
-        except PgmigError as exc:
-            if exc.kind is ErrorKind.UNREACHABLE and last is not None:
-                raise _out_of_sight(exc) from exc
-            raise
-    if last is None or last.result is None:
-        told = f": {last.name} {last.state}, {last.detail}" if last else ""
+        if action is None:
+            operation = await session.begin_switchover(migration_id.value, options, request_id)
+        else:
+            operation = await _acted(session, migration_id, action)
+        watched.append(operation)
+        if detach:
+            _print_operation(invocation, operation)
+            return
+        operation = await _watched(invocation, session, watched)
+    if action == "cancel" and operation.state is OperationState.CANCELLED:
+        say("switchover cancelled; the source accepts writes, and the migration continues")
+        return
+    check_succeeded(operation)
+    if not invocation.json and operation.result is not None:
+        print_table(f"switched over: {switchover_result(operation.result)}")
+
+
+async def _acted(session: Session, migration_id: MigrationId, action: str) -> Operation:
+    """The migration's last operation, after the action on it."""
+    known = await session.list_operations(migration_id.value)
+    if not known:
         raise PgmigError(
-            ErrorKind.SWITCHOVER_FAILED,
-            f"the switchover did not finish{told}",
-            "see `pgmig-cli status`; the migration continues",
+            ErrorKind.NOT_FOUND,
+            f"no switchover of migration {migration_id} was requested",
+            f"request one with `pgmig-cli switchover --id {migration_id}`",
         )
-    return last.result
+    operation = known[-1]
+    if action == "cancel":
+        return await session.cancel_operation(operation.operation_id)
+    if action == "proceed":
+        return await session.proceed_operation(operation.operation_id)
+    return operation
 
 
-def _out_of_sight(error: PgmigError) -> PgmigError:
-    """The coordinator was lost after the switchover had begun."""
+async def _watched(invocation: Invocation, session: Session, watched: list[Operation]) -> Operation:
+    """Show the operation until it has ended, also if the coordinator is started again meanwhile. Raises
+    UNREACHABLE if the coordinator belongs to a `clone` or `follow` of this machine that has ended."""
+    watching = asyncio.create_task(_watch(invocation, session, watched))
+    gone = asyncio.create_task(_until_gone(invocation))
+    try:
+        await asyncio.wait({watching, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not watching.done():
+            await asyncio.wait({watching}, timeout=LOOK_EVERY_S)
+    finally:
+        for task in (watching, gone):
+            task.cancel()
+        await asyncio.wait({watching, gone})
+    if watching.cancelled():
+        raise _out_of_sight(watched[-1])
+    watching.result()
+    return watched[-1]
+
+
+async def _until_gone(invocation: Invocation) -> None:
+    """Return when the stack of this machine that runs the migration has ended."""
+    if invocation.coordinator:
+        await asyncio.Event().wait()
+    directory = local_directory(invocation)
+    while directory.running_stack() is not None:  # noqa: ASYNC110 - another process
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _out_of_sight(operation: Operation) -> PgmigError:
+    """The coordinator has ended, and the operation has not."""
     return PgmigError(
-        error.kind,
-        f"the coordinator was lost during the switchover: {error.message}",
-        "see with `pgmig-cli status` whether it was completed; until a coordinator is back, which rolls it "
-        "back if it was not, writes to the source may stay blocked",
+        ErrorKind.UNREACHABLE,
+        f"the coordinator was lost during the switchover, which is operation {operation.operation_id}",
+        f"start it again with `pgmig-cli follow --id {operation.migration_id}`; until then writes to the "
+        "source may stay blocked. It undoes a switchover that was not decided; see `pgmig-cli operations`",
     )
+
+
+async def _watch(invocation: Invocation, session: Session, watched: list[Operation]) -> None:
+    following = session.follow_operation(watched[-1].operation_id, tell_connection, reached=True)
+    told, waiting = 0, False
+    async with aclosing(following) as states:
+        async for operation in states:
+            watched.append(operation)
+            for step in operation.steps[told:]:
+                _show(invocation, step)
+            told = len(operation.steps)
+            if operation.state is OperationState.READY and not waiting:
+                say(f"ready; waits for `pgmig-cli switchover --id {operation.migration_id} --proceed`")
+            waiting = operation.state is OperationState.READY
 
 
 def _show(invocation: Invocation, step: SwitchoverStep) -> None:
@@ -83,3 +198,10 @@ def _show(invocation: Invocation, step: SwitchoverStep) -> None:
         print_json(to_json(step), line=True)
     else:
         talk(step_text(step))
+
+
+def _print_operation(invocation: Invocation, operation: Operation) -> None:
+    if invocation.json:
+        print_json(to_json(operation))
+    else:
+        print_table(f"operation {operation.operation_id} is {operation.state}")

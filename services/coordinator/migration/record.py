@@ -22,6 +22,7 @@ from services.shared.model import (
     MigrationId,
     MigrationOptions,
     MigrationPhase,
+    Operation,
     PgmigError,
     Phase,
     PipelineId,
@@ -35,7 +36,7 @@ from services.shared.model import (
 from services.shared.model.view.jsonview import from_json, to_json
 from services.shared.pg.freeze.thaw import Before
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ class Record:
     instance: a random identity of the migration, since ids are used again after `cleanup`. term: how many
     coordinators have taken the migration over, counted in the store. revision grows with every change.
     Which of two records of one id counts: `supersedes`. failure: why the last switchover was rolled back.
-    freeze: written before the source is frozen: how to thaw it.
+    freeze: written before the source is frozen: how to thaw it. operations: the last ones, the oldest first.
+    One of them runs while the phase is switchover, and until its end is stored after that.
     """
 
     migration_id: str
@@ -132,6 +134,7 @@ class Record:
     term: int = 0
     source_identity: DatabaseIdentity | None = None
     destination_identity: DatabaseIdentity | None = None
+    operations: tuple[Operation, ...] = ()
 
     def pipeline(self, direction: Direction) -> PipelineRecord:
         """Raises KeyError if the migration has no pipeline in that direction."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from services.coordinator.migration.copy_progress import CopyProgress
+from services.coordinator.migration.operations import OperationLog, Operations, moved
 from services.coordinator.migration.rates import RateMeter
 from services.coordinator.migration.readiness import ServersSeen
 from services.coordinator.migration.record import DroppedTable, PipelineRecord, Record, SlotRecord
@@ -25,7 +26,7 @@ from services.shared.model import (
     Lsn,
     MigrationId,
     MigrationPhase,
-    PgmigError,
+    OperationState,
     Phase,
     PipelineState,
     SkippedTransaction,
@@ -47,10 +48,6 @@ from services.shared.runtime.changes import Changes
 EVENTS_KEPT = 200
 REVISIONS_UNSAVED = 1000
 """Added to a revision that was read from disk. Progress that was not saved has raised it by less."""
-
-
-def failure_of(error: PgmigError) -> Failure:
-    return Failure(error.kind, error.message, error.hint, error.lsn or Lsn(0), error.xid)
 
 
 def _switched_over(record: Record, result: SwitchoverResult) -> Record:
@@ -89,6 +86,7 @@ class Migration:
         self.on_change: Callable[[], None] = lambda: None
         self.workers = workers
         self._clock = clock
+        self.operations = OperationLog(lambda: self.record.operations, self._put_operations, clock)
         self._changes = Changes()
 
     @property
@@ -232,9 +230,16 @@ class Migration:
             self._move(replace(self.record, failure=None), pipeline)
 
     def began_switchover(self, freeze: Before) -> None:
-        """freeze: how to thaw the source. The source is frozen only after this has been stored."""
+        """freeze: how to thaw the source. The source is frozen only after this has been stored. The same
+        write stores that the operation runs, so that no later coordinator begins it again."""
         check_phase_move(self.record.phase, MigrationPhase.SWITCHOVER)
-        record = replace(self.record, phase=MigrationPhase.SWITCHOVER, failure=None, freeze=freeze)
+        record = replace(
+            self.record,
+            phase=MigrationPhase.SWITCHOVER,
+            failure=None,
+            freeze=freeze,
+            operations=moved(self.record.operations, OperationState.RUNNING, self._clock()),
+        )
         self._move(record, self.pipeline)
 
     def switchover_undone(self) -> None:
@@ -274,6 +279,9 @@ class Migration:
     def thawed(self) -> None:
         """The freeze has been removed from the source completely."""
         self._put(replace(self.record, freeze=None))
+
+    def _put_operations(self, operations: Operations) -> None:
+        self._put(replace(self.record, operations=operations))
 
     # Replicated and copied tables.
 

@@ -65,6 +65,7 @@ def view_of(migration: Migration) -> MigrationView:
         skipped=pipeline.skipped,
         pipelines=tuple(map(_pipeline_view, record.pipelines)),
         readiness=None if migration.phase.ended or not record.options.follow else readiness_of(migration),
+        operation=record.operations[-1] if record.operations else None,
     )
 
 

@@ -13,7 +13,7 @@ import time
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context
-from services.shared.model import ErrorKind, LagLimit, PgmigError, PipelineState, Reason
+from services.shared.model import ErrorKind, EventLevel, LagLimit, PgmigError, PipelineState, Reason
 from services.shared.model.readiness import credentials_needed, lagging, no_applier, phase_reason
 
 
@@ -36,6 +36,21 @@ async def await_ready(migration: Migration, deadline: float) -> None:
                 await migration.changed()
     except TimeoutError as exc:
         raise _late(migration) from exc
+
+
+async def await_proceed(context: Context) -> None:
+    """Everything is prepared: return when an operator lets the held operation proceed. Raises WRONG_PHASE
+    when the migration fails meanwhile, and FENCED."""
+    migration = context.migration
+    if (operation := migration.operations.current) is None or not operation.held:
+        return
+    migration.operations.ready()
+    migration.event(EventLevel.INFO, "the switchover is ready; it waits for `pgmig-cli switchover --proceed`")
+    await context.journal.save()
+    while (operation := migration.operations.current) is not None and operation.held:
+        if not migration.phase.running:
+            check_ready(migration)
+        await migration.changed()
 
 
 async def await_credentials(context: Context, deadline: float) -> Credentials:

@@ -9,7 +9,8 @@ nobody can write to it, not even a superuser. From that step on pgmig reads the 
 freeze, because no other session can be opened.
 
 How to thaw the source is stored before it is frozen. So a coordinator that starts after a crash finds phase
-switchover and undoes it (services.coordinator.operations.undo).
+switchover and undoes it (services.coordinator.operations.undo). What happens before and after that, and to
+which operation it belongs: services.coordinator.operations.switching.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from services.coordinator.migration.state import Migration, failure_of
+from services.coordinator.migration.state import Migration
 from services.coordinator.operations import switchover_steps as steps
-from services.coordinator.operations.readiness import await_credentials, await_ready, check_ready
+from services.coordinator.operations.readiness import (
+    await_credentials,
+    await_proceed,
+    await_ready,
+    check_ready,
+)
 from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.undo import undo_at_last
 from services.coordinator.pipeline.parts import Context, Schema, Workers
@@ -36,10 +42,12 @@ from services.shared.model import (
     ErrorKind,
     EventLevel,
     MigrationPhase,
+    OperationState,
     PgmigError,
     PipelineState,
     StepName,
     StepState,
+    failure_of,
 )
 from services.shared.pg.freeze.source import Freeze
 from services.shared.runtime.assignments import cause
@@ -48,7 +56,8 @@ log = logging.getLogger(__name__)
 
 
 async def run(context: Context, schema: Schema, workers: Workers, feed: StepFeed, timeout_s: float) -> None:
-    """The whole switchover or its roll-back. Its outcome is in the feed and in the record."""
+    """The whole switchover or its roll-back. Its outcome is that of the operation in the record. timeout_s:
+    for the preparation and for blocking writes; infinite for a held operation until it proceeds."""
     interrupted: BaseException | None = None
     try:
         deadline = time.monotonic() + timeout_s
@@ -58,10 +67,21 @@ async def run(context: Context, schema: Schema, workers: Workers, feed: StepFeed
         interrupted = exc
     if context.migration.record.phase is MigrationPhase.SWITCHED_OVER:
         await _to_its_end(_finish(context, workers.staffing, feed))
-    elif interrupted is not None:
+    elif interrupted is not None and not _continues_later(context.migration, interrupted):
         await _fail(context, feed, interrupted)
     if interrupted is not None and not isinstance(interrupted, Exception):
         raise interrupted
+
+
+def _cancelled(migration: Migration) -> bool:
+    operation = migration.operations.current
+    return operation is not None and operation.cancel_requested
+
+
+def _continues_later(migration: Migration, exc: BaseException) -> bool:
+    """The coordinator stops, and nothing was blocked yet."""
+    stopped = isinstance(exc, asyncio.CancelledError) and not _cancelled(migration)
+    return stopped and not migration.in_switchover
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
@@ -86,40 +106,37 @@ async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
         )
     # Until now: the destination could be written to only after the decision was stored.
     result = replace(decided, write_downtime_ms=feed.elapsed_ms())
+    context.migration.downtime_measured(result)
+    context.migration.event(
+        EventLevel.INFO, f"switched over; writes were blocked for {result.write_downtime_ms} ms"
+    )
+    feed.succeeded(result)
     try:
-        context.migration.downtime_measured(result)
-        context.migration.event(
-            EventLevel.INFO, f"switched over; writes were blocked for {result.write_downtime_ms} ms"
-        )
         await context.journal.save()
     except PgmigError as exc:  # the store has the decision
         log.error("after the switchover: %s", exc)
-    finally:
-        feed.tell(StepName.COMMIT, StepState.DONE, result=result)
-        feed.end()
 
 
 async def _fail(context: Context, feed: StepFeed, exc: BaseException) -> None:
     error = cause(exc) or _interrupted(context.migration, exc)
+    context.migration.operations.failing(failure_of(error))  # from now on it cannot be cancelled
     feed.tell(StepName.ROLLBACK, StepState.STARTED, error.message)
     try:
         await _to_its_end(_roll_back(context, feed, error))
     finally:
-        feed.end(error)
+        feed.left(failure_of(error))  # unless it has ended
 
 
 def _interrupted(migration: Migration, exc: BaseException) -> PgmigError:
-    if isinstance(exc, asyncio.CancelledError):
-        return PgmigError(ErrorKind.SWITCHOVER_FAILED, "the coordinator stopped during the switchover")
-    return unexpected(migration, exc)
+    if not isinstance(exc, asyncio.CancelledError):
+        return unexpected(migration, exc)
+    if _cancelled(migration):
+        return PgmigError(ErrorKind.SWITCHOVER_FAILED, "an operator cancelled the switchover")
+    return PgmigError(ErrorKind.SWITCHOVER_FAILED, "the coordinator stopped during the switchover")
 
 
 async def _attempt(run: steps.Run) -> None:
-    await await_ready(run.context.migration, run.deadline)
-    await run.context.journal.confirm()
-    await steps.await_copies(run)
-    await check_unlogged(run.context)
-    await steps.synchronize_ahead(run)
+    await _prepare(run)
     migration = run.context.migration
     await run.context.journal.confirm()  # `open` sets settings of the source to their present values
     freeze = await Freeze.open(run.uris.source_uri, migration.pipeline_id.slot)
@@ -130,6 +147,22 @@ async def _attempt(run: steps.Run) -> None:
         await _while_frozen(run, freeze)
     finally:
         await freeze.close()
+
+
+async def _prepare(run: steps.Run) -> None:
+    """Nothing is blocked yet. An operation that is held waits here, and is then prepared once more."""
+    while True:
+        operation = run.context.migration.operations.current
+        held = operation is not None and operation.held
+        await await_ready(run.context.migration, run.deadline)
+        await run.context.journal.confirm()
+        await steps.await_copies(run)
+        await check_unlogged(run.context)
+        await steps.synchronize_ahead(run)
+        if operation is None or not held:
+            return
+        await await_proceed(run.context)
+        run.deadline = time.monotonic() + operation.options.timeout_ms / 1000
 
 
 async def _while_frozen(run: steps.Run, freeze: Freeze) -> None:
@@ -178,19 +211,22 @@ async def _step(run: steps.Run, name: StepName, *, tell_end: bool = True) -> Asy
 
 async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> None:
     """Allow writes again, and retry until that succeeds. The migration keeps streaming."""
-    migration = context.migration
-    migration.event(EventLevel.ERROR, f"switchover rolled back: {error.message}")
+    migration, cancelled = context.migration, _cancelled(context.migration)
+    if cancelled:
+        migration.event(EventLevel.WARNING, "switchover cancelled")
+    else:
+        migration.event(EventLevel.ERROR, f"switchover rolled back: {error.message}")
+    end = OperationState.ROLLED_BACK if migration.in_switchover else OperationState.FAILED
     if migration.in_switchover:
         try:
             await undo_at_last(context)
         except PgmigError as exc:
             log.error("the switchover of migration %s is left to another coordinator: %s", migration.id, exc)
-            feed.tell(StepName.ROLLBACK, StepState.FAILED, exc.message)
+            feed.left(failure_of(exc))
             return
-    if migration.state is not PipelineState.FAILED:  # what it failed with meanwhile tells how to go on
-        migration.switchover_failed(failure_of(error))
-    feed.tell(StepName.ROLLBACK, StepState.DONE)
-    feed.blocked_at = 0.0
+    if not cancelled and migration.state is not PipelineState.FAILED:
+        migration.switchover_failed(failure_of(error))  # else what it failed with tells how to go on
+    feed.undone(OperationState.CANCELLED if cancelled else end)
     try:
         await context.journal.save()
     except PgmigError as exc:  # the client is told why the switchover failed

@@ -234,6 +234,11 @@ async def _check_still_closed(freeze: Freeze) -> None:
 
 
 async def commit(run: Run) -> None:
-    """Store the record in its new phase. After that the decision is final."""
+    """Store the record in its new phase. After that the decision is final. It cannot be cancelled while it is
+    being stored: the store may have it although the answer is lost."""
+    operation = run.context.migration.operations.current
+    if operation is not None and operation.cancel_requested:
+        raise PgmigError(ErrorKind.SWITCHOVER_FAILED, "an operator cancelled the switchover")
+    run.feed.deciding = True
     result = SwitchoverResult(run.sentinel, run.feed.elapsed_ms(), run.sequences, time.time())
     await run.context.journal.decide(result)

@@ -10,6 +10,11 @@ from services.shared.model.lifecycle.migration_phase import (
     check_phase_move,
     check_state,
 )
+from services.shared.model.lifecycle.operation_state import (
+    OperationKind,
+    OperationState,
+    check_operation_move,
+)
 from services.shared.model.lifecycle.pipeline_state import PipelineState, check_state_move
 from services.shared.model.lifecycle.shown_phase import Phase, shown_phase
 from services.shared.model.lsn import Lsn
@@ -48,6 +53,7 @@ from services.shared.model.tables.table import (
     TableFile,
     TableId,
 )
+from services.shared.model.view.failure import Failure, error_of, failure_event, failure_of
 from services.shared.model.view.migration import (
     SLOT_GONE,
     SLOT_LOST,
@@ -55,7 +61,6 @@ from services.shared.model.view.migration import (
     Endpoint,
     Event,
     EventLevel,
-    Failure,
     IndexProgress,
     LargeObjects,
     MigrationOptions,
@@ -67,17 +72,20 @@ from services.shared.model.view.migration import (
     Positions,
     Rates,
     SkippedTransaction,
-    StepName,
-    StepState,
-    SwitchoverResult,
-    SwitchoverStep,
     TableProgress,
     TableState,
     WorkerView,
-    failure_event,
 )
+from services.shared.model.view.operation import Operation
 from services.shared.model.view.options import check_options
 from services.shared.model.view.readiness import LagLimit, Readiness, Reason, ReasonCode
+from services.shared.model.view.switchover import (
+    StepName,
+    StepState,
+    SwitchoverOptions,
+    SwitchoverResult,
+    SwitchoverStep,
+)
 from services.shared.model.work import (
     ApplierProgress,
     ApplierWork,
@@ -152,6 +160,9 @@ __all__ = [
     "MigrationView",
     "NoKeyTables",
     "OpenSnapshot",
+    "Operation",
+    "OperationKind",
+    "OperationState",
     "Parameter",
     "PartDone",
     "PartProgress",
@@ -181,6 +192,7 @@ __all__ = [
     "Split",
     "StepName",
     "StepState",
+    "SwitchoverOptions",
     "SwitchoverResult",
     "SwitchoverStep",
     "TableFile",
@@ -197,12 +209,15 @@ __all__ = [
     "change_of",
     "check_address",
     "check_end",
+    "check_operation_move",
     "check_options",
     "check_phase_move",
     "check_state",
     "check_state_move",
     "counted",
+    "error_of",
     "failure_event",
+    "failure_of",
     "fits_socket",
     "located",
     "relation_signature",

@@ -17,7 +17,7 @@ from services.shared.model.lifecycle.shown_phase import Phase
 from services.shared.model.names import MigrationId
 from services.shared.model.plurals import counted
 from services.shared.model.tables.table import TableId
-from services.shared.model.view.migration import Failure
+from services.shared.model.view.failure import Failure
 from services.shared.model.view.readiness import LagLimit, Readiness, Reason, ReasonCode
 
 NAMED_AT_MOST = 5

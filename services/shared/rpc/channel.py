@@ -71,7 +71,7 @@ def _traced() -> Any:
     """The interceptors' filter. A span that lasts as long as a worker or a dashboard has no use."""
     from opentelemetry.instrumentation.grpc import filters
 
-    untraced = ("Attach", "WatchMigration", "ServerReflectionInfo")
+    untraced = ("Attach", "WatchMigration", "WatchOperation", "ServerReflectionInfo")
     methods = [filters.method_name(name) for name in untraced]
     return filters.negate(filters.any_of(*methods, filters.health_check()))
 

@@ -1,9 +1,8 @@
 """The gRPC server of the control API: converts requests to model values, and errors to statuses.
 
-If a client disconnects, its call is cancelled here. This must not stop a `switchover` half way. Therefore
-the handler runs the switchover as a separate task, and its iterator only reports the steps, so closing
-the iterator changes nothing. If `start`, `cleanup` or another call with a single answer is cancelled, it
-must leave a state that can be continued.
+If a client disconnects, its call is cancelled here. This does not stop an operation, such as a switchover:
+the handler runs it as a separate task, and `watch_operation` only shows it. If `start`, `cleanup` or another
+call with a single answer is cancelled, it must leave a state that can be continued.
 """
 
 # ruff: noqa: N802 - gRPC names the methods
@@ -27,15 +26,17 @@ from services.shared.model import (
     MigrationOptions,
     MigrationPlan,
     MigrationView,
+    Operation,
     PgmigError,
-    SwitchoverStep,
+    SwitchoverOptions,
     TableId,
 )
 from services.shared.rpc.conversion.view import (
     cleaned_to_pb,
+    operation_to_pb,
     options_from_pb,
     plan_to_pb,
-    step_to_pb,
+    switchover_from_pb,
     view_to_pb,
 )
 from services.shared.rpc.status import abort_with
@@ -43,7 +44,7 @@ from services.shared.rpc.streams import closing, until
 
 Context = aio.ServicerContext[Any, Any]
 
-DEFAULT_SWITCHOVER_TIMEOUT_MS = 30_000
+LONGEST_REQUEST_ID = 100
 
 
 class ControlHandler(Protocol):
@@ -110,11 +111,21 @@ class ControlHandler(Protocol):
     ) -> MigrationView:
         """Copy tables again, or add tables that were created since the migration began."""
 
-    def switchover(self, migration_id: MigrationId, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
-        """The steps as they happen. Closing the iterator must not stop the switchover.
+    async def switchover(
+        self, migration_id: MigrationId, request_id: str, options: SwitchoverOptions
+    ) -> Operation:
+        """Start a switchover, or return the one that was started with this request id."""
 
-        timeout_s: the longest time for which writes are blocked.
-        """
+    async def get_operation(self, operation_id: str) -> Operation: ...
+
+    async def list_operations(self, migration_id: MigrationId) -> tuple[Operation, ...]: ...
+
+    def watch_operation(self, operation_id: str) -> AsyncIterator[Operation]:
+        """The operation at once and after every change, until it has ended."""
+
+    async def cancel_operation(self, operation_id: str) -> Operation: ...
+
+    async def proceed_operation(self, operation_id: str) -> Operation: ...
 
     async def unfreeze(
         self,
@@ -263,15 +274,62 @@ class ControlApi(ControlServiceServicer):
             )
             return pb.ResyncTablesResponse(migration=view_to_pb(view))
 
-    async def Switchover(
-        self, request: pb.SwitchoverRequest, context: Context
-    ) -> AsyncIterator[pb.SwitchoverResponse]:
+    async def Switchover(self, request: pb.SwitchoverRequest, context: Context) -> pb.SwitchoverResponse:
         async with answering(context, "Switchover"):
             migration = MigrationId.parse(request.migration_id)
-            timeout_ms = request.timeout_ms or DEFAULT_SWITCHOVER_TIMEOUT_MS
-            async with closing(self._handler.switchover(migration, timeout_ms / 1000)) as steps:
-                async for step in steps:
-                    yield pb.SwitchoverResponse(step=step_to_pb(step))
+            if not 0 < len(request.request_id) <= LONGEST_REQUEST_ID:
+                raise PgmigError(
+                    ErrorKind.INVALID_ARGUMENT,
+                    f"a request id of 1 to {LONGEST_REQUEST_ID} characters must be given",
+                )
+            options = switchover_from_pb(request.options)
+            operation = await self._handler.switchover(migration, request.request_id, options)
+            return pb.SwitchoverResponse(operation=operation_to_pb(operation))
+
+    async def GetOperation(
+        self, request: pb.GetOperationRequest, context: Context
+    ) -> pb.GetOperationResponse:
+        async with answering(context, "GetOperation"):
+            operation = await self._handler.get_operation(request.operation_id)
+            return pb.GetOperationResponse(operation=operation_to_pb(operation))
+
+    async def ListOperations(
+        self, request: pb.ListOperationsRequest, context: Context
+    ) -> pb.ListOperationsResponse:
+        async with answering(context, "ListOperations"):
+            found = await self._handler.list_operations(MigrationId.parse(request.migration_id))
+            return pb.ListOperationsResponse(operations=[operation_to_pb(one) for one in found])
+
+    async def WatchOperation(
+        self, request: pb.WatchOperationRequest, context: Context
+    ) -> AsyncIterator[pb.WatchOperationResponse]:
+        async with answering(context, "WatchOperation"):
+            ended = False
+            states = self._handler.watch_operation(request.operation_id)
+            async with closing(states), closing(until(self._stopping, states)) as open_states:
+                async for operation in open_states:
+                    ended = operation.state.ended
+                    yield pb.WatchOperationResponse(operation=operation_to_pb(operation))
+            if ended:
+                return
+            operation = await self._handler.get_operation(request.operation_id)
+            if not operation.state.ended:
+                raise shutting_down()
+            yield pb.WatchOperationResponse(operation=operation_to_pb(operation))
+
+    async def CancelOperation(
+        self, request: pb.CancelOperationRequest, context: Context
+    ) -> pb.CancelOperationResponse:
+        async with answering(context, "CancelOperation"):
+            operation = await self._handler.cancel_operation(request.operation_id)
+            return pb.CancelOperationResponse(operation=operation_to_pb(operation))
+
+    async def ProceedOperation(
+        self, request: pb.ProceedOperationRequest, context: Context
+    ) -> pb.ProceedOperationResponse:
+        async with answering(context, "ProceedOperation"):
+            operation = await self._handler.proceed_operation(request.operation_id)
+            return pb.ProceedOperationResponse(operation=operation_to_pb(operation))
 
     async def Unfreeze(self, request: pb.UnfreezeRequest, context: Context) -> pb.UnfreezeResponse:
         async with answering(context, "Unfreeze"):

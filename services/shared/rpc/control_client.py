@@ -1,7 +1,7 @@
 """The typed client of the control API: model values in and out, PgmigError for every failure.
 
-Calls with a single answer have a deadline. `watch` lasts as long as the caller reads it. `switchover`
-lasts at most its time limit plus a margin for its checks and the rollback. Keepalive detects a dead
+Calls with a single answer have a deadline. `watch` and `watch_operation` last as long as the caller reads
+them. Keepalive detects a dead
 coordinator within 20 s. Nothing is retried here.
 """
 
@@ -23,16 +23,18 @@ from services.shared.model import (
     MigrationOptions,
     MigrationPlan,
     MigrationView,
+    Operation,
     PgmigError,
-    SwitchoverStep,
+    SwitchoverOptions,
     TableId,
 )
 from services.shared.rpc.channel import open_channel
 from services.shared.rpc.conversion.view import (
     cleaned_from_pb,
+    operation_from_pb,
     options_to_pb,
     plan_from_pb,
-    step_from_pb,
+    switchover_to_pb,
     view_from_pb,
 )
 from services.shared.rpc.status import error_from_rpc
@@ -40,7 +42,6 @@ from services.shared.rpc.status import error_from_rpc
 DEADLINE_S = 10.0
 LONG_DEADLINE_S = 60.0
 """For calls that access both databases before they answer."""
-SWITCHOVER_MARGIN_S = 60.0
 
 Answer = TypeVar("Answer")
 
@@ -190,21 +191,53 @@ class ControlClient:
         return view_from_pb(answer.migration)
 
     async def switchover(
-        self, migration_id: MigrationId | str, timeout_s: float
-    ) -> AsyncGenerator[SwitchoverStep, None]:
-        """The steps as they happen. Leaving early does not stop the switchover.
+        self, migration_id: MigrationId | str, request_id: str, options: SwitchoverOptions
+    ) -> Operation:
+        """Start a switchover, or return the one that was started with this request id."""
+        request = pb.SwitchoverRequest(
+            migration_id=str(migration_id), request_id=request_id, options=switchover_to_pb(options)
+        )
+        call = self._stub.Switchover(request, timeout=DEADLINE_S)
+        answer = await self._answer(call, f"switching {migration_id} over")
+        return operation_from_pb(answer.operation)
 
-        timeout_s: the longest time for which writes are blocked; then the switchover is rolled back.
-        """
-        request = pb.SwitchoverRequest(migration_id=str(migration_id), timeout_ms=round(timeout_s * 1000))
-        call = self._stub.Switchover(request, timeout=timeout_s + SWITCHOVER_MARGIN_S)
+    async def get_operation(self, operation_id: str) -> Operation:
+        call = self._stub.GetOperation(pb.GetOperationRequest(operation_id=operation_id), timeout=DEADLINE_S)
+        answer = await self._answer(call, f"asking for operation {operation_id}")
+        return operation_from_pb(answer.operation)
+
+    async def list_operations(self, migration_id: MigrationId | str) -> tuple[Operation, ...]:
+        """The oldest first."""
+        request = pb.ListOperationsRequest(migration_id=str(migration_id))
+        call = self._stub.ListOperations(request, timeout=DEADLINE_S)
+        answer = await self._answer(call, f"listing the operations of {migration_id}")
+        return tuple(operation_from_pb(message) for message in answer.operations)
+
+    async def watch_operation(self, operation_id: str) -> AsyncGenerator[Operation, None]:
+        """The operation at once and after every change, until it has ended. Leaving early does not stop
+        it."""
+        call = self._stub.WatchOperation(pb.WatchOperationRequest(operation_id=operation_id))
         try:
             async for message in call:
-                yield step_from_pb(message.step)
+                yield operation_from_pb(message.operation)
         except aio.AioRpcError as exc:
-            raise self._error(exc, f"switching {migration_id} over") from exc
+            raise self._error(exc, f"watching operation {operation_id}") from exc
         finally:
             call.cancel()
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        call = self._stub.CancelOperation(
+            pb.CancelOperationRequest(operation_id=operation_id), timeout=DEADLINE_S
+        )
+        answer = await self._answer(call, f"cancelling operation {operation_id}")
+        return operation_from_pb(answer.operation)
+
+    async def proceed_operation(self, operation_id: str) -> Operation:
+        call = self._stub.ProceedOperation(
+            pb.ProceedOperationRequest(operation_id=operation_id), timeout=DEADLINE_S
+        )
+        answer = await self._answer(call, f"letting operation {operation_id} proceed")
+        return operation_from_pb(answer.operation)
 
     async def unfreeze(
         self,

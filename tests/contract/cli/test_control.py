@@ -8,7 +8,7 @@ import click
 import pytest
 
 from clients.cli.app import cli
-from services.shared.model import ErrorKind, Lsn, PgmigError, Phase, TableId
+from services.shared.model import Lsn, Phase, TableId
 from tests.fakes.thread import ServedControl
 from tests.support.commands import URIS, at, document, put
 
@@ -124,18 +124,6 @@ def test_switchover_as_json_is_one_step_a_line(served: ServedControl) -> None:
     steps = [json.loads(line) for line in at(served, "switchover", "-o", "json").stdout.splitlines()]
     assert [step["name"] for step in steps][-1] == "commit"
     assert steps[-1]["result"]["sentinel_lsn"] == "0/16B374D8"
-
-
-def test_loss_of_the_coordinator_during_a_switchover_has_an_error_of_its_own(served: ServedControl) -> None:
-    put(served)
-    lost = PgmigError(ErrorKind.UNREACHABLE, "it is gone", "check the address")
-    served.control.errors["switchover, freeze is done"] = lost
-    result = at(served, "switchover")
-    assert result.exit_code == 4
-    *_, error, hint = result.stderr.splitlines()
-    assert error == "error: the coordinator was lost during the switchover: it is gone"
-    assert "pgmig-cli status" in hint
-    assert "writes to the source may stay blocked" in hint
 
 
 def test_abort_and_cleanup_print_what_they_did(served: ServedControl) -> None:

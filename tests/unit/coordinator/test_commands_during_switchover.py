@@ -63,9 +63,9 @@ class Stand:
 async def commands() -> AsyncIterator[Commands]:
     """Its switchover waits for the lag, say: the phase is still streaming."""
     loop = PhaseLoop(cast(Pipeline, Stand(Phase.STREAMING)))
-    loop._switching = asyncio.create_task(asyncio.Event().wait(), name="switchover")  # type: ignore[arg-type]
+    loop.switching._task = asyncio.create_task(asyncio.Event().wait(), name="switchover")  # type: ignore[arg-type]
     yield Commands(loop)
-    loop._switching.cancel()
+    loop.switching._task.cancel()
 
 
 COMMANDS: dict[str, Callable[[Commands], Awaitable[object]]] = {
@@ -87,8 +87,8 @@ async def test_command_is_refused_before_the_phase_of_the_switchover_begins(
         await COMMANDS[command](commands)
     assert caught.value.kind is ErrorKind.WRONG_PHASE
     assert commands.migration.record == before
-    assert commands.loop._switching is not None
-    assert not commands.loop._switching.cancelled()
+    assert commands.loop.switching._task is not None
+    assert not commands.loop.switching._task.cancelled()
 
 
 async def test_undo_is_retried_whatever_fails_until_the_source_is_open(

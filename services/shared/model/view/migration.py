@@ -8,14 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from services.shared.model.errors import ErrorKind, located
 from services.shared.model.lifecycle.pipeline_state import PipelineState
 from services.shared.model.lifecycle.shown_phase import Phase
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import Direction
 from services.shared.model.tables.selection import Selection
 from services.shared.model.tables.table import TableId
+from services.shared.model.view.failure import Failure
+from services.shared.model.view.operation import Operation
 from services.shared.model.view.readiness import Readiness
+from services.shared.model.view.switchover import SwitchoverResult
 from services.shared.model.work import Role
 
 
@@ -127,22 +129,6 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """xid: the source transaction whose commit record is at `lsn`; 0: not about a transaction."""
-
-    kind: ErrorKind
-    message: str
-    hint: str = ""
-    lsn: Lsn = Lsn(0)
-    xid: int = 0
-
-
-def failure_event(failure: Failure) -> str:
-    """The event log's line about a failure. Clients that show the failure itself omit this line."""
-    return f"failed: {failure.message}{located(failure.lsn, failure.xid)}"
-
-
-@dataclass(frozen=True, slots=True)
 class SkippedTransaction:
     """The audit record of a source transaction that an operator skipped.
 
@@ -245,48 +231,6 @@ class WorkerView:
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchoverResult:
-    sentinel_lsn: Lsn
-    write_downtime_ms: int
-    sequences: int
-    finished_at: float
-
-
-class StepName(StrEnum):
-    """The steps of a switchover, in order. `rollback` replaces the remaining steps.
-
-    unpublished: compares the tables and large objects that no publication includes, if there are any.
-    """
-
-    FREEZE = "freeze"
-    SENTINEL = "sentinel"
-    DRAIN = "drain"
-    CLOSE = "close"
-    SEQUENCES = "sequences"
-    UNPUBLISHED = "unpublished"
-    VERIFY = "verify"
-    COMMIT = "commit"
-    ROLLBACK = "rollback"
-
-
-class StepState(StrEnum):
-    STARTED = "started"
-    DONE = "done"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class SwitchoverStep:
-    """elapsed_ms: since writes were blocked."""
-
-    name: StepName
-    state: StepState
-    detail: str = ""
-    elapsed_ms: int = 0
-    result: SwitchoverResult | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class PipelineView:
     """One direction of a migration. resume_state: that resume returns to, while it is paused or failed."""
 
@@ -300,7 +244,8 @@ class PipelineView:
 @dataclass(frozen=True, slots=True)
 class MigrationView:
     """phase: of the migration and its forward pipeline in one word. readiness: None if no switchover is
-    ahead, because the migration has ended or does not replicate changes."""
+    ahead, because the migration has ended or does not replicate changes. operation: the one that runs, or
+    the last one."""
 
     migration_id: str
     phase: Phase
@@ -323,3 +268,4 @@ class MigrationView:
     skipped: tuple[SkippedTransaction, ...] = ()
     pipelines: tuple[PipelineView, ...] = ()
     readiness: Readiness | None = None
+    operation: Operation | None = None

@@ -14,18 +14,21 @@ from services.shared.model import (
     MigrationOptions,
     MigrationPlan,
     MigrationView,
-    SwitchoverStep,
+    Operation,
+    SwitchoverOptions,
 )
 from services.shared.rpc.conversion.mapping import Correspondence
 
 _VIEW = Correspondence(MigrationView, migration_pb2.Migration, ErrorKind.INTERNAL)
-_STEP = Correspondence(SwitchoverStep, migration_pb2.SwitchoverStep, ErrorKind.INTERNAL)
+_OPERATION = Correspondence(Operation, migration_pb2.Operation, ErrorKind.INTERNAL)
+_SWITCHOVER = Correspondence(SwitchoverOptions, migration_pb2.SwitchoverOptions, ErrorKind.INVALID_ARGUMENT)
 _OPTIONS = Correspondence(MigrationOptions, options_pb2.MigrationOptions, ErrorKind.INVALID_ARGUMENT)
 _PLAN = Correspondence(MigrationPlan, options_pb2.MigrationPlan, ErrorKind.INTERNAL)
 _CLEANED = Correspondence(CleanupResult, control_pb2.CleanupMigrationResponse, ErrorKind.INTERNAL)
 
 view_to_pb, view_from_pb = _VIEW.to_pb, _VIEW.from_pb
-step_to_pb, step_from_pb = _STEP.to_pb, _STEP.from_pb
+operation_to_pb, operation_from_pb = _OPERATION.to_pb, _OPERATION.from_pb
+switchover_to_pb, switchover_from_pb = _SWITCHOVER.to_pb, _SWITCHOVER.from_pb
 options_to_pb, options_from_pb = _OPTIONS.to_pb, _OPTIONS.from_pb
 plan_to_pb, plan_from_pb = _PLAN.to_pb, _PLAN.from_pb
 cleaned_to_pb, cleaned_from_pb = _CLEANED.to_pb, _CLEANED.from_pb

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -26,12 +25,13 @@ from services.shared.model import (
     Failure,
     Lsn,
     MigrationOptions,
+    Operation,
+    OperationState,
     PgmigError,
     Phase,
     StepName,
     StepState,
     SwitchoverResult,
-    SwitchoverStep,
 )
 from tests.support.records import make_record
 
@@ -44,6 +44,7 @@ RECORD = make_record(
     destination=Endpoint("d", 2, "e", "f"),
     created_at=1.5,
     phase_since=2.5,
+    operations=(Operation("o", "m", "r", state=OperationState.RUNNING),),
 )
 RESULT = SwitchoverResult(Lsn(4), 120, 6, 4.5)
 
@@ -69,10 +70,19 @@ class Stand:
         self.journal = Saving()
         self.decided, self.may_let_go = asyncio.Event(), asyncio.Event()
 
-    async def run(self, feed: StepFeed) -> None:
+    @property
+    def operation(self) -> Operation:
+        """As it is stored."""
+        return self.migration.record.operations[-1]
+
+    @property
+    def steps(self) -> list[tuple[StepName, StepState]]:
+        return [(step.name, step.state) for step in self.operation.steps]
+
+    async def run(self) -> None:
         context = Context(self.migration, cast(Journal, self.journal), cast(KnownCredentials, self))
         workers = Workers(cast(Staffing, self), cast(Snapshot, None), cast(Reports, None))
-        await switchover.run(context, cast(Schema, None), workers, feed, 30.0)
+        await switchover.run(context, cast(Schema, None), workers, StepFeed(self.migration), 30.0)
 
     async def both(self) -> Credentials:
         return Credentials()
@@ -92,9 +102,9 @@ class Stand:
 async def test_its_outcome_is_reported_although_the_coordinator_is_stopped(
     stopped: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand, feed = Stand(), StepFeed()
+    stand = Stand()
     monkeypatch.setattr(switchover, "_attempt", stand.attempt)
-    running = asyncio.create_task(stand.run(feed))
+    running = asyncio.create_task(stand.run())
     await stand.decided.wait()
     if stopped == "while the outcome is saved":
         stand.may_let_go.set()
@@ -105,15 +115,16 @@ async def test_its_outcome_is_reported_although_the_coordinator_is_stopped(
     await asyncio.wait({running})
     assert running.cancelled()
     assert stand.journal.saved
-    told = [step async for step in feed.read()]
-    assert [(step.name, step.state) for step in told] == [(StepName.COMMIT, StepState.DONE)]
-    assert told[0].result is not None
-    assert told[0].result.sentinel_lsn == RESULT.sentinel_lsn
+    assert stand.steps == [(StepName.COMMIT, StepState.DONE)]
+    assert stand.operation.state is OperationState.SUCCEEDED
+    assert stand.operation.steps[0].result == stand.operation.result
+    assert stand.operation.result is not None
+    assert stand.operation.result.sentinel_lsn == RESULT.sentinel_lsn
 
 
 async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """It lets writers in again; the coordinator is stopped while it does."""
-    stand, feed = Stand(), StepFeed()
+    stand = Stand()
     thawing, thawed = asyncio.Event(), asyncio.Event()
 
     async def refused(_run: Any) -> None:
@@ -128,16 +139,15 @@ async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(switchover, "_attempt", refused)
     monkeypatch.setattr(undo_module, "undo", undo)
     stand.journal.may_end.set()
-    running = asyncio.create_task(stand.run(feed))
+    running = asyncio.create_task(stand.run())
     await thawing.wait()
     running.cancel()
     await asyncio.wait({running})
     assert thawed.is_set()
-    steps = feed.read()
-    assert [(step.name, step.state) async for step in _until_error(steps)] == [
-        (StepName.ROLLBACK, StepState.STARTED),
-        (StepName.ROLLBACK, StepState.DONE),
-    ]
+    assert stand.steps == [(StepName.ROLLBACK, StepState.STARTED), (StepName.ROLLBACK, StepState.DONE)]
+    assert stand.operation.state is OperationState.ROLLED_BACK
+    assert stand.operation.failure is not None
+    assert stand.operation.failure.message == "out of time"
 
 
 async def test_what_the_migration_failed_with_outlives_a_refused_switchover(
@@ -153,16 +163,9 @@ async def test_what_the_migration_failed_with_outlives_a_refused_switchover(
         check_ready(stand.migration)
 
     monkeypatch.setattr(switchover, "_attempt", fails_meanwhile)
-    feed = StepFeed()
-    await stand.run(feed)
+    await stand.run()
     assert stand.migration.failure == failure
-    with pytest.raises(PgmigError) as caught:
-        _ = [step async for step in feed.read()]
-    assert (caught.value.kind, caught.value.hint) == (ErrorKind.WRONG_PHASE, "resync")
-    assert "columns of app.a were altered" in caught.value.message
-
-
-async def _until_error(steps: AsyncIterator[SwitchoverStep]) -> AsyncIterator[SwitchoverStep]:
-    with pytest.raises(PgmigError, match="out of time"):
-        async for step in steps:
-            yield step
+    told = stand.operation.failure
+    assert told is not None
+    assert (told.kind, told.hint) == (ErrorKind.WRONG_PHASE, "resync")
+    assert "columns of app.a were altered" in told.message

@@ -49,7 +49,7 @@ async def test_old_source_is_watched_if_the_loop_waited_for_the_decision(
         migration.switched_over(SwitchoverResult(Lsn(1), 1, 0, 1.0))
 
     monkeypatch.setattr(after_switchover, "watch", watch)
-    loop._switching = asyncio.create_task(decide())
+    loop.switching._task = asyncio.create_task(decide())
     await loop._advance()
     assert migration.phase is Phase.SWITCHED_OVER
     await asyncio.sleep(0)

@@ -14,16 +14,19 @@ import pytest
 from services.shared.model import (
     ErrorKind,
     MigrationPhase,
+    OperationState,
     PgmigError,
     Phase,
     PipelineState,
     check_end,
+    check_operation_move,
     check_phase_move,
     check_state,
     check_state_move,
     shown_phase,
 )
 from services.shared.model.lifecycle.migration_phase import ENDED_FROM, PHASE_TRANSITIONS, STATES
+from services.shared.model.lifecycle.operation_state import OPERATION_TRANSITIONS
 from services.shared.model.lifecycle.pipeline_state import STATE_TRANSITIONS
 
 ARCHITECTURE = Path(__file__).resolve().parents[4] / "docs" / "architecture.md"
@@ -48,7 +51,7 @@ def _drawn(first: str) -> set[tuple[str, str]]:
     members = sorted({name for pair in arrow.findall(inner) for name in pair})
 
     def names(name: str) -> list[str]:
-        return members if name == GROUP else [name]
+        return members if members and name == GROUP else [name]
 
     return {
         (one.replace("_", "-"), other.replace("_", "-"))
@@ -68,6 +71,33 @@ def test_the_diagram_of_a_migration_shows_every_allowed_transition_and_no_other(
     }
     ends = {(phase.value, OUTSIDE) for phase in MigrationPhase if phase.ended}
     assert _drawn("migrating") == allowed | ends | {(OUTSIDE, MigrationPhase.MIGRATING.value)}
+
+
+def test_the_diagram_of_an_operation_shows_every_allowed_transition_and_no_other() -> None:
+    allowed = {
+        (source.value, target.value)
+        for source, targets in OPERATION_TRANSITIONS.items()
+        for target in targets
+    }
+    ends = {(state.value, OUTSIDE) for state in OperationState if state.ended}
+    assert _drawn("preparing") == allowed | ends | {(OUTSIDE, OperationState.PREPARING.value)}
+
+
+@pytest.mark.parametrize(("source", "target"), list(product(OperationState, OperationState)))
+def test_an_operation_moves_only_as_its_table_allows(source: OperationState, target: OperationState) -> None:
+    if target in OPERATION_TRANSITIONS[source]:
+        check_operation_move(source, target)
+        return
+    with pytest.raises(PgmigError) as caught:
+        check_operation_move(source, target)
+    assert caught.value.kind is ErrorKind.WRONG_PHASE
+
+
+def test_only_what_is_decided_or_undone_ends_an_operation_that_runs() -> None:
+    ended = {state for state in OperationState if state.ended}
+    assert OPERATION_TRANSITIONS[OperationState.RUNNING] == ended
+    for state in (OperationState.PREPARING, OperationState.READY):
+        assert not OPERATION_TRANSITIONS[state] & {OperationState.SUCCEEDED, OperationState.ROLLED_BACK}
 
 
 def test_the_diagram_of_a_pipeline_shows_every_allowed_transition_and_no_other() -> None:

@@ -28,12 +28,13 @@ from services.shared.model import (
     MigrationOptions,
     MigrationPlan,
     MigrationView,
+    Operation,
     PgmigError,
     Phase,
     Readiness,
     Reason,
     ReasonCode,
-    SwitchoverStep,
+    SwitchoverOptions,
     WorkerCommand,
     WorkerReport,
     work,
@@ -44,12 +45,14 @@ from services.shared.rpc.conversion.report import report_from_pb, report_to_pb
 from services.shared.rpc.conversion.view import (
     cleaned_from_pb,
     cleaned_to_pb,
+    operation_from_pb,
+    operation_to_pb,
     options_from_pb,
     options_to_pb,
     plan_from_pb,
     plan_to_pb,
-    step_from_pb,
-    step_to_pb,
+    switchover_from_pb,
+    switchover_to_pb,
     view_from_pb,
     view_to_pb,
 )
@@ -110,10 +113,15 @@ def test_views_round_trip(value: MigrationView) -> None:
     assert view_from_pb(message) == value
 
 
-@given(_values(SwitchoverStep))
-def test_switchover_steps_round_trip(value: SwitchoverStep) -> None:
-    message = migration_pb2.SwitchoverStep.FromString(step_to_pb(value).SerializeToString())
-    assert step_from_pb(message) == value
+@given(_values(Operation))
+def test_operations_round_trip(value: Operation) -> None:
+    message = migration_pb2.Operation.FromString(operation_to_pb(value).SerializeToString())
+    assert operation_from_pb(message) == value
+
+
+@given(_values(SwitchoverOptions))
+def test_options_of_a_switchover_round_trip(value: SwitchoverOptions) -> None:
+    assert switchover_from_pb(switchover_to_pb(value)) == value
 
 
 @given(_values(MigrationOptions))
@@ -159,7 +167,7 @@ def test_the_round_trips_reach_every_dataclass_of_the_model() -> None:
         CleanupResult,
         MigrationView,
         MigrationPlan,
-        SwitchoverStep,
+        Operation,
         MigrationOptions,
         WorkerCommand,
         WorkerReport,
@@ -237,7 +245,7 @@ def test_a_role_or_step_of_a_newer_coordinator_is_a_clear_error() -> None:
         migration_pb2.SwitchoverStep(name=migration_pb2.SWITCHOVER_STEP_NAME_DRAIN, state=NEWER),
     ):
         with pytest.raises(PgmigError, match="99, which this version does not know"):
-            step_from_pb(step)
+            operation_from_pb(migration_pb2.Operation(steps=[step]))
 
 
 def test_an_option_of_a_newer_client_is_refused() -> None:

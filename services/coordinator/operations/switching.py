@@ -1,0 +1,181 @@
+"""The switchover of one migration as an operation: requested, held, cancelled, and continued after a restart.
+
+At most one runs. Its record is stored before `begin` returns, so the next coordinator knows it:
+
+preparing, ready   nothing is blocked. A held operation is prepared again and waits. Another one continues
+                   within what is left of its timeout, which an operator expects to be over by then
+running            the next coordinator undoes it (services.coordinator.operations.undo). `settle` ends
+                   it, also as succeeded if the decision was stored
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+
+from services.coordinator.operations import switchover
+from services.coordinator.operations.readiness import check_ready
+from services.coordinator.operations.steps import StepFeed
+from services.coordinator.pipeline.parts import Context, Schema, Workers
+from services.shared.model import (
+    ErrorKind,
+    Failure,
+    MigrationPhase,
+    Operation,
+    OperationState,
+    PgmigError,
+    StepName,
+    StepState,
+    SwitchoverOptions,
+    SwitchoverStep,
+    failure_of,
+)
+
+_KILLED = Failure(
+    ErrorKind.SWITCHOVER_FAILED,
+    "the coordinator ended before the switchover was decided",
+    "writes are not blocked any more; switch over again",
+)
+_TOO_LATE = Failure(
+    ErrorKind.TIMEOUT,
+    "the coordinator was started again after the time of the switchover was over; writes were not blocked",
+    "switch over again",
+)
+
+
+class Switching:
+    def __init__(self, context: Context, schema: Schema, workers: Workers) -> None:
+        self._context, self._schema, self._workers = context, schema, workers
+        self._operations = context.migration.operations
+        self._task: asyncio.Task[None] | None = None
+        self._feed = StepFeed(context.migration)
+        self._stopped = False
+
+    @property
+    def running(self) -> bool:
+        """Whether a switchover runs here, or waits to begin or to proceed."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits for an operator, or prepares for that."""
+        operation = self._operations.current
+        return operation is not None and operation.held
+
+    async def begin(self, request_id: str, options: SwitchoverOptions) -> Operation:
+        """Start a switchover, or return the one that was started with this request id.
+
+        Raises WRONG_PHASE if another one has not ended, or if the migration does not stream and is not
+        about to; FENCED, and the errors of writing the state file.
+        """
+        known = self._operations.requested(request_id)
+        if known is not None:
+            return known
+        migration = self._context.migration
+        if self._operations.current is None:
+            check_ready(migration)
+        operation = self._operations.began(
+            Operation(secrets.token_hex(8), migration.record.migration_id, request_id, options=options)
+        )
+        try:
+            await self._context.journal.save()
+        except PgmigError as exc:
+            self._operations.ended(OperationState.FAILED, failure=failure_of(exc))
+            raise
+        if not self._stopped:
+            self._start(operation)
+        return operation
+
+    def _start(self, operation: Operation) -> None:
+        self._feed = StepFeed(self._context.migration)
+        left_s = math.inf if operation.held else operation.left_s(time.time())
+        self._task = asyncio.create_task(
+            switchover.run(self._context, self._schema, self._workers, self._feed, left_s),
+            name=f"switchover-{self._context.migration.id}",
+        )
+        self._task.add_done_callback(self._cancelled_at_once)
+
+    def _cancelled_at_once(self, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step does not end its operation itself."""
+        operation = self._operations.current
+        if operation is None or self._context.migration.in_switchover:
+            return
+        if task.cancelled() and operation.cancel_requested:
+            self._operations.ended(OperationState.CANCELLED)
+
+    def resume(self) -> None:
+        """Continue with the operation that the coordinator before has left."""
+        operation = self._operations.current
+        if operation is None:
+            return
+        if operation.state is OperationState.RUNNING:
+            self.settle()
+        elif operation.cancel_requested:
+            self._operations.ended(OperationState.CANCELLED)
+        elif operation.held or operation.left_s(time.time()) > 0:
+            self._operations.prepares_again()
+            self._start(operation)
+        else:
+            self._operations.ended(OperationState.FAILED, failure=_TOO_LATE)
+
+    def settle(self) -> None:
+        """End an operation that ran in another process, once its outcome is known from the phase."""
+        migration, operation = self._context.migration, self._operations.current
+        if operation is None or operation.state is not OperationState.RUNNING or migration.in_switchover:
+            return
+        if migration.record.phase is MigrationPhase.SWITCHED_OVER:
+            result = migration.record.switchover
+            step = SwitchoverStep(StepName.COMMIT, StepState.DONE, result=result)
+            self._operations.ended(OperationState.SUCCEEDED, step, result)
+            return
+        end = OperationState.CANCELLED if operation.cancel_requested else OperationState.ROLLED_BACK
+        step = SwitchoverStep(StepName.ROLLBACK, StepState.DONE)
+        self._operations.ended(end, step, failure=operation.failure or _KILLED)
+
+    async def cancel(self, operation: Operation) -> Operation:
+        """Cancel it; its end is seen in the record. Raises WRONG_PHASE if it was decided or has ended."""
+        if operation.state is OperationState.CANCELLED or operation.cancel_requested:
+            return operation
+        decided = self._feed.deciding or self._context.migration.record.phase.ended
+        if operation.state.ended or (decided and operation.failure is None):
+            ended = f"has ended: {operation.state}" if operation.state.ended else "is decided"
+            raise PgmigError(
+                ErrorKind.WRONG_PHASE,
+                f"operation {operation.operation_id} cannot be cancelled any more: it {ended}",
+                f"see `pgmig-cli status --id {operation.migration_id}`",
+            )
+        if self._task is not None and self.running and operation.failure is None:
+            self._operations.cancelling()
+            self._task.cancel()
+            await self._context.journal.save()
+        return self._operations.found(operation.operation_id) or operation
+
+    async def proceed(self, operation: Operation) -> Operation:
+        """Let a held operation proceed. Raises WRONG_PHASE if it is not held or has ended."""
+        if operation.proceeded_at:
+            return operation
+        if not operation.held or operation.state.ended or operation.cancel_requested:
+            state = operation.state if operation.state.ended or operation.options.hold else "not held"
+            raise PgmigError(
+                ErrorKind.WRONG_PHASE,
+                f"operation {operation.operation_id} cannot proceed: it is {state}",
+                f"see `pgmig-cli operations --id {operation.migration_id}`",
+            )
+        self._operations.proceeds()
+        await self._context.journal.save()
+        return self._operations.found(operation.operation_id) or operation
+
+    async def wait(self) -> None:
+        """Return when the switchover that runs here has ended."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def stop(self) -> None:
+        """The coordinator ends. A switchover that blocks writes is undone. Another one is left to the next
+        coordinator."""
+        self._stopped = True
+        if self._task is not None:
+            self._task.cancel()
+            await self.wait()

@@ -1,0 +1,64 @@
+"""A switchover as clients see it: what was asked for, its steps, and its result.
+
+Times are seconds since the Unix epoch (UTC), as float; 0.0 means none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from services.shared.model.lsn import Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchoverOptions:
+    """timeout_ms: the longest time for which writes may be blocked. The preparation must end in that time
+    too, unless the switchover is held. hold: prepare everything, then wait until an operator lets it
+    proceed."""
+
+    timeout_ms: int = 30_000
+    hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchoverResult:
+    sentinel_lsn: Lsn
+    write_downtime_ms: int
+    sequences: int
+    finished_at: float
+
+
+class StepName(StrEnum):
+    """The steps of a switchover, in order. `rollback` replaces the remaining steps.
+
+    unpublished: compares the tables and large objects that no publication includes, if there are any.
+    """
+
+    FREEZE = "freeze"
+    SENTINEL = "sentinel"
+    DRAIN = "drain"
+    CLOSE = "close"
+    SEQUENCES = "sequences"
+    UNPUBLISHED = "unpublished"
+    VERIFY = "verify"
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+
+
+class StepState(StrEnum):
+    STARTED = "started"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchoverStep:
+    """elapsed_ms: since writes were blocked. at: Unix seconds."""
+
+    name: StepName
+    state: StepState
+    detail: str = ""
+    elapsed_ms: int = 0
+    result: SwitchoverResult | None = None
+    at: float = 0.0

@@ -1,0 +1,130 @@
+"""Switchovers as operations: requested, watched, held, cancelled, and what is printed of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from services.shared.model import (
+    ErrorKind,
+    Failure,
+    MigrationId,
+    Operation,
+    OperationState,
+    PgmigError,
+    SwitchoverOptions,
+)
+from tests.fakes.thread import ServedControl
+from tests.support.commands import at, document, put
+
+
+def requested(served: ServedControl, **changes: object) -> Operation:
+    """An operation of migration m, with these fields."""
+    operation = Operation("m-1", "m", "earlier", started_at=1.0)
+    operation = replace(operation, **changes)  # type: ignore[arg-type]
+    served.do(lambda: served.control.operations.update({"m-1": operation}))
+    return operation
+
+
+def test_coordinator_that_is_lost_during_a_switchover_is_waited_for(served: ServedControl) -> None:
+    put(served)
+    lost = PgmigError(ErrorKind.UNREACHABLE, "it is gone", "check the address")
+    served.control.errors["switchover, 1 steps are done"] = lost
+    result = at(served, "switchover")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("switched over: writes were blocked for 412ms")
+    assert "it is gone" in result.stderr
+    watches = [call for call in served.control.calls if call[0] == "watch_operation"]
+    assert len(watches) == 2
+    assert [line.split()[2] for line in result.stderr.splitlines() if "✔" in line].count("freeze") == 1
+
+
+def test_detached_switchover_is_requested_and_not_awaited(served: ServedControl) -> None:
+    put(served)
+    result = at(served, "switchover", "--detach")
+    assert (result.exit_code, result.stdout) == (0, "operation m-1 is preparing\n")
+    assert document(at(served, "switchover", "--attach", "--detach", "-o", "json"))["operation_id"] == "m-1"
+    attached = at(served, "switchover", "--attach")
+    assert attached.stdout.startswith("switched over: ")
+
+
+def test_same_request_id_is_the_same_switchover(served: ServedControl) -> None:
+    put(served)
+    for _ in range(2):
+        assert at(served, "switchover", "--detach", "--request-id", "r").stdout.startswith("operation m-1 ")
+    assert served.control.operations["m-1"].request_id == "r"
+    for _ in range(2):
+        at(served, "switchover", "--detach")
+    assert len({one.request_id for one in served.control.operations.values()}) == 3
+
+
+def test_held_switchover_waits_until_it_may_proceed(served: ServedControl) -> None:
+    put(served)
+    at(served, "switchover", "--hold", "--detach", "--timeout", "10s")
+    operation = served.control.operations["m-1"]
+    assert operation.options == SwitchoverOptions(10_000, hold=True)
+    result = at(served, "switchover", "--proceed")
+    assert result.exit_code == 0
+    assert ("proceed_operation", "m-1") in served.control.calls
+    assert result.stdout.startswith("switched over: ")
+
+
+def test_cancelled_switchover_is_a_success_of_cancel_and_a_failure_for_who_watches(
+    served: ServedControl,
+) -> None:
+    put(served)
+    requested(served)
+    result = at(served, "switchover", "--cancel")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.startswith("switchover cancelled; the source accepts writes")
+    watching = at(served, "switchover", "--attach")
+    assert watching.exit_code == 5
+    assert watching.stderr.startswith("error: the switchover was cancelled")
+
+
+def test_failure_of_a_switchover_gives_the_exit_code_of_its_kind(served: ServedControl) -> None:
+    put(served)
+    failure = Failure(ErrorKind.TIMEOUT, "out of time in step drain", "allow more time")
+    requested(served, state=OperationState.ROLLED_BACK, failure=failure)
+    result = at(served, "switchover", "--attach")
+    assert result.exit_code == 6
+    assert result.stderr == "error: out of time in step drain\nhint: allow more time\n"
+
+
+@pytest.mark.parametrize("action", ["--attach", "--proceed", "--cancel"])
+def test_action_without_a_switchover_says_that_there_is_none(served: ServedControl, action: str) -> None:
+    put(served)
+    result = at(served, "switchover", action)
+    assert result.exit_code == 7
+    assert "no switchover of migration m was requested" in result.stderr
+    assert at(served, "switchover", action, "--hold").exit_code == 2
+    assert at(served, "switchover", action, "--request-id", "r").exit_code == 2
+
+
+def test_operations_are_listed_with_their_results(served: ServedControl) -> None:
+    put(served)
+    assert at(served, "operations").stderr == "no operations\n"
+    at(served, "switchover")
+    failure = Failure(ErrorKind.TIMEOUT, "out of time")
+    served.control.operations["m-2"] = Operation(
+        "m-2", "m", "r", state=OperationState.FAILED, failure=failure, started_at=1.0, finished_at=2.0
+    )
+    lines = at(served, "operations").stdout.splitlines()
+    assert lines[0].split() == ["OPERATION", "STARTED", "ENDED", "STATE"]
+    assert "succeeded: writes were blocked for 412ms" in lines[1]
+    assert lines[2].startswith("m-2")
+    assert lines[2].endswith("failed: out of time")
+    listed = json.loads(at(served, "operations", "-o", "json").stdout)
+    assert [one["state"] for one in listed] == ["succeeded", "failed"]
+
+
+def test_status_shows_the_state_of_the_switchover(served: ServedControl) -> None:
+    view = put(served)
+    operation = Operation("m-1", "m", "r", options=SwitchoverOptions(hold=True), state=OperationState.READY)
+    served.do(lambda: served.control.put(replace(view, operation=operation)))
+    assert MigrationId(view.migration_id) == MigrationId("m")
+    shown = [line.split() for line in at(served, "status").stdout.splitlines()]
+    assert ["Switchover", "ready"] in shown
+    assert document(at(served, "status", "-o", "json"))["operation"]["operation_id"] == "m-1"
