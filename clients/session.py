@@ -20,7 +20,10 @@ from typing import Self, TypeVar
 
 from services.shared.model import (
     CleanupResult,
+    DryRunResult,
+    DryRunStep,
     ErrorKind,
+    LagLimit,
     Lsn,
     MigrationOptions,
     MigrationPlan,
@@ -28,6 +31,7 @@ from services.shared.model import (
     Operation,
     OperationState,
     PgmigError,
+    Readiness,
     SwitchoverOptions,
     SwitchoverStep,
     TableId,
@@ -39,6 +43,7 @@ from services.shared.rpc.streams import closing
 
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 5.0
+NO_LIMIT = LagLimit()
 
 Seen = TypeVar("Seen")
 
@@ -222,6 +227,17 @@ class Session:
         cures.
         """
         return _again(lambda: self.watch_operation(operation_id), on_connection, reached)
+
+    async def readiness(self, migration_id: str, max_lag: LagLimit = NO_LIMIT) -> Readiness:
+        """Whether it can be switched over. The coordinator asks both servers now; `MigrationView.readiness`
+        is some seconds old."""
+        return await self._client.readiness(migration_id, max_lag)
+
+    def dry_run(
+        self, migration_id: str, max_lag: LagLimit = NO_LIMIT
+    ) -> AsyncGenerator[DryRunStep | DryRunResult, None]:
+        """Every step of a switchover that changes nothing, then the result."""
+        return self._client.dry_run(migration_id, max_lag)
 
     async def watch(self, migration_id: str) -> AsyncGenerator[MigrationView, None]:
         """The view at once and after every change, until the migration has been cleaned up."""

@@ -26,6 +26,7 @@ from clients.presentation.progress import Order, ordered, table_fraction
 from clients.presentation.sentences import operation_text, phase_times, positions
 from clients.presentation.tones import Phrase, Tone, level_tone, phase_tone, step_tone
 from services.shared.model import (
+    DryRunStep,
     Event,
     Failure,
     MigrationView,
@@ -143,6 +144,18 @@ def operation_rows(operations: Iterable[Operation]) -> Table:
             printable(operation.operation_id), clock(operation.started_at), ended, operation_text(operation)
         )
     return shown
+
+
+def dry_step_text(step: DryRunStep) -> Text:
+    mark, style = _STEP_MARKS[step.state], STYLES[step_tone(step.state)]
+    text = Text.assemble(
+        (f"{precise(step.took_ms / 1000):>7}", "dim"),
+        " ",
+        (mark, style),
+        f" {step.name:<11} ",
+        (printable(step.detail), "dim"),
+    )
+    return text.append(f"\n  → {printable(step.remedy)}", "dim") if step.remedy else text
 
 
 def table_rows(tables: Iterable[TableProgress]) -> Table:

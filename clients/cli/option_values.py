@@ -6,7 +6,7 @@ import re
 
 import click
 
-from services.shared.model import Lsn, check_address
+from services.shared.model import LagLimit, Lsn, check_address
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB)", re.IGNORECASE)
@@ -52,6 +52,17 @@ def size(text: str) -> int:
     if not 1 <= value < 1 << 63:
         raise click.BadParameter(f"{text!r} is not a size like 512MB, 1GB or 64kB")
     return value
+
+
+def lag(text: str) -> LagLimit:
+    """Seconds or bytes with a unit: "5s", "500ms", "2m", "64MB". `m` means minutes."""
+    given = text.strip()
+    timed = _DURATION.fullmatch(given)
+    if timed is not None and timed[2] and float(timed[1]) > 0:
+        return LagLimit(seconds=duration(given))
+    if timed is None and given[-1:] in {"b", "B"}:
+        return LagLimit(bytes=size(given))
+    raise click.BadParameter(f"{text!r} is not a lag like 5s, 2m or 64MB")
 
 
 def position(text: str) -> Lsn:

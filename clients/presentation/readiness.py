@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from clients.presentation.figures import printable
+from clients.presentation.figures import precise, printable
 from clients.presentation.tones import Phrase, Tone
-from services.shared.model import Readiness, Reason
+from services.shared.model import DryRunResult, Readiness, Reason
 
 
 def answer(readiness: Readiness) -> Phrase:
@@ -32,4 +32,18 @@ def explained(readiness: Readiness) -> list[Phrase]:
     phrases = [answer(readiness)]
     for reason in readiness.reasons:
         phrases += [("\n", Tone.PLAIN), *reason_lines(reason)]
+    return phrases
+
+
+def dry_run_outcome(result: DryRunResult) -> list[Phrase]:
+    """Whether a switchover could begin now, with the reasons, and for how long it would block writes."""
+    phrases: list[Phrase] = [("can switch over: ", Tone.PLAIN)]
+    if result.can_switch or not result.readiness.can_switch:
+        phrases += explained(result.readiness)
+    else:
+        phrases.append(("no, a step failed", Tone.WARNING))
+    if result.estimate:
+        parts = ", ".join(f"{part.step} {precise(part.milliseconds / 1000)}" for part in result.estimate)
+        blocked = precise(result.blocked_ms / 1000)
+        phrases.append((f"\nwrites would be blocked for about {blocked} (an estimate: {parts})", Tone.PLAIN))
     return phrases

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from services.coordinator.migration.views import view_of, watch
@@ -16,12 +17,16 @@ from services.coordinator.registry import Coordinator
 from services.coordinator.workers.registry import Send, WorkerRegistry
 from services.shared.model import (
     CleanupResult,
+    DryRunResult,
+    DryRunStep,
+    LagLimit,
     Lsn,
     MigrationId,
     MigrationOptions,
     MigrationPlan,
     MigrationView,
     Operation,
+    Readiness,
     Register,
     SwitchoverOptions,
     TableId,
@@ -139,6 +144,16 @@ class ControlApiHandler:
     async def proceed_operation(self, operation_id: str) -> Operation:
         commands = self._coordinator.of_operation(operation_id)
         return await self._whole(commands.proceed_operation(operation_id))
+
+    async def readiness(self, migration_id: MigrationId, max_lag: LagLimit) -> Readiness:
+        return await self._coordinator.commands(migration_id).readiness(max_lag)
+
+    async def dry_run(
+        self, migration_id: MigrationId, max_lag: LagLimit
+    ) -> AsyncIterator[DryRunStep | DryRunResult]:
+        async with aclosing(self._coordinator.commands(migration_id).dry_run(max_lag)) as steps:
+            async for step in steps:
+                yield step
 
     async def unfreeze(
         self,

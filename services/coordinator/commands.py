@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from services.coordinator.migration.state import Migration
+from services.coordinator.migration.views import readiness_of
 from services.coordinator.operations import after_switchover as afterwards
 from services.coordinator.operations import skip as skipping
 from services.coordinator.operations import teardown
+from services.coordinator.operations.dry_run import DryRun
 from services.coordinator.phase_loop import PhaseLoop
 from services.coordinator.pipeline.credentials import (
     GIVE_UP,
@@ -24,17 +26,22 @@ from services.coordinator.pipeline.credentials import (
 from services.coordinator.tables.resync import prepare_resync
 from services.shared.model import (
     CleanupResult,
+    DryRunResult,
+    DryRunStep,
     ErrorKind,
     EventLevel,
+    LagLimit,
     Lsn,
     Operation,
     PgmigError,
     Phase,
     PipelineState,
+    Readiness,
     SkippedTransaction,
     SwitchoverOptions,
     TableId,
 )
+from services.shared.model.readiness import Limits
 from services.shared.pg.schema.dump import check_skippable
 
 _RESYNCED = frozenset(
@@ -199,6 +206,16 @@ class Commands:
     async def proceed_operation(self, operation_id: str) -> Operation:
         """Raises NOT_FOUND, and WRONG_PHASE when it is not held or has ended."""
         return await self.loop.switching.proceed(self.operation(operation_id))
+
+    async def readiness(self, max_lag: LagLimit) -> Readiness:
+        """Ask both servers now, if it replicates changes."""
+        await self.loop.readiness_watch.look()
+        return readiness_of(self.migration, Limits(max_lag))
+
+    def dry_run(self, max_lag: LagLimit) -> AsyncGenerator[DryRunStep | DryRunResult, None]:
+        """Every step of a switchover that changes nothing. Raises WRONG_PHASE during a switchover."""
+        self._check_not_switching("checked by a dry run")
+        return DryRun(self._context, self._schema, self.loop.readiness_watch, max_lag).run()
 
     async def unfreeze(self, given: Credentials = NOTHING_GIVEN, *, read_only: bool) -> None:
         """Let sessions into the old source again. Raises WRONG_PHASE, CREDENTIALS_NEEDED."""

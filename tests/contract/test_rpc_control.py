@@ -9,6 +9,7 @@ import pytest
 
 from services.shared.model import (
     ErrorKind,
+    LagLimit,
     Lsn,
     MigrationId,
     MigrationOptions,
@@ -21,6 +22,8 @@ from services.shared.rpc.control_client import ControlClient
 from services.shared.rpc.server import ControlServer
 from tests.fakes.control_service import (
     CLEANED,
+    DRY_RUN,
+    NOT_READY,
     OPERATION,
     PLAN,
     SUCCEEDED,
@@ -59,6 +62,8 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.list_operations(m1) == (SUCCEEDED, OPERATION)
         assert await client.cancel_operation("8f3a") == OPERATION
         assert await client.proceed_operation("8f3a") == OPERATION
+        assert await client.readiness(m1, LagLimit(bytes=1 << 40)) == NOT_READY
+        assert tuple([one async for one in client.dry_run(m1, LagLimit(seconds=2.5))]) == DRY_RUN
         assert await client.unfreeze(m1, True) == VIEW
         assert await client.unfreeze(m1, False, *URIS) == VIEW
         assert await client.abort(m1) == VIEW
@@ -84,6 +89,8 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("list_operations", m1),
         ("cancel_operation", "8f3a"),
         ("proceed_operation", "8f3a"),
+        ("readiness", m1, LagLimit(bytes=1 << 40)),
+        ("dry_run", m1, LagLimit(seconds=2.5)),
         ("unfreeze", m1, True, None, None),
         ("unfreeze", m1, False, *URIS),
         ("abort", m1, None, None),

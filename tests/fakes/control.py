@@ -12,10 +12,13 @@ from typing import Any
 
 from services.shared.model import (
     CleanupResult,
+    DryRunResult,
+    DryRunStep,
     Endpoint,
     ErrorKind,
     Event,
     EventLevel,
+    LagLimit,
     Lsn,
     MigrationId,
     MigrationOptions,
@@ -25,6 +28,7 @@ from services.shared.model import (
     OperationState,
     PgmigError,
     Phase,
+    Readiness,
     Register,
     SkippedTransaction,
     StepName,
@@ -70,6 +74,7 @@ class StandInControl:
         self.errors: dict[str, PgmigError] = {}
         self.planned = MigrationPlan()
         self.left: tuple[str, ...] = ()
+        self.dry: tuple[DryRunStep | DryRunResult, ...] = ()
         self.started: Callable[[MigrationView], object] = lambda _view: None
         self._state_dir = state_dir
         self._changed = asyncio.Event()
@@ -287,6 +292,18 @@ class StandInControl:
     async def proceed_operation(self, operation_id: str) -> Operation:
         self._called("proceed_operation", operation_id)
         return self._operation(replace(self._known_operation(operation_id), proceeded_at=time.time()))
+
+    async def readiness(self, migration_id: MigrationId, max_lag: LagLimit) -> Readiness:
+        self._called("readiness", migration_id.value, max_lag)
+        return self._known(migration_id).readiness or Readiness(True)
+
+    async def dry_run(
+        self, migration_id: MigrationId, max_lag: LagLimit
+    ) -> AsyncIterator[DryRunStep | DryRunResult]:
+        self._called("dry_run", migration_id.value, max_lag)
+        self._known(migration_id)
+        for one in self.dry:
+            yield one
 
     async def unfreeze(
         self,

@@ -10,8 +10,13 @@ from typing import Any
 
 from services.shared.model import (
     CleanupResult,
+    DryRunResult,
+    DryRunStep,
+    DryRunStepName,
     ErrorKind,
+    EstimatedPart,
     Failure,
+    LagLimit,
     Lsn,
     MigrationId,
     MigrationOptions,
@@ -20,6 +25,9 @@ from services.shared.model import (
     Operation,
     OperationState,
     Phase,
+    Readiness,
+    Reason,
+    ReasonCode,
     Register,
     StepName,
     StepState,
@@ -54,6 +62,12 @@ OPERATION = Operation(
 )
 SUCCEEDED = replace(
     OPERATION, state=OperationState.SUCCEEDED, steps=STEPS, result=STEPS[1].result, failure=None
+)
+NOT_READY = Readiness(False, (Reason(ReasonCode.LAG, True, "it is behind", "wait"),))
+DRY_RUN = (
+    DryRunStep(DryRunStepName.READINESS, StepState.FAILED, "it is behind", "wait", 12),
+    DryRunStep(DryRunStepName.RIGHTS, StepState.DONE, "they suffice", took_ms=7),
+    DryRunResult(NOT_READY, False, (EstimatedPart(StepName.DRAIN, 300), EstimatedPart(StepName.COMMIT, 50))),
 )
 
 
@@ -175,6 +189,17 @@ class FakeControl:
     async def proceed_operation(self, operation_id: str) -> Operation:
         self.note("proceed_operation", operation_id)
         return OPERATION
+
+    async def readiness(self, migration_id: MigrationId, max_lag: LagLimit) -> Readiness:
+        self.note("readiness", migration_id, max_lag)
+        return NOT_READY
+
+    async def dry_run(
+        self, migration_id: MigrationId, max_lag: LagLimit
+    ) -> AsyncIterator[DryRunStep | DryRunResult]:
+        self.note("dry_run", migration_id, max_lag)
+        for one in DRY_RUN:
+            yield one
 
     async def plan(
         self, migration_id: MigrationId, source_uri: str, destination_uri: str, options: MigrationOptions

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from clients.cli.commands.dry_run import dry_run as run_dry
 from clients.cli.coordinator import connected, local_directory
 from clients.cli.fragments import step_text
-from clients.cli.option_values import duration
+from clients.cli.option_values import duration, lag
 from clients.cli.options import Invocation, common_options
 from clients.cli.output import print_json, print_table
 from clients.cli.progress import tell_connection
@@ -23,6 +24,8 @@ from clients.diagnostics import say, talk
 from clients.presentation.sentences import switchover_result
 from services.shared.model import (
     ErrorKind,
+    ExitCode,
+    LagLimit,
     MigrationId,
     Operation,
     OperationState,
@@ -61,14 +64,41 @@ LOOK_EVERY_S = 1.0
     default="",
     help="A second request with the same id gets the same switchover. [default: a random id]",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only run the steps that change nothing and block nobody, and estimate for how long writes would be "
+    "blocked. Exit code 3: a switchover could not begin.",
+)
+@click.option(
+    "--max-lag",
+    type=lag,
+    metavar="LAG",
+    help="Largest lag of the destination with which it could begin, as a duration or a size: 5s, 64MB. With "
+    "--dry-run. Default: 30s.",
+)
 def switchover(
-    invocation: Invocation, *, timeout: float, hold: bool, action: str | None, detach: bool, request_id: str
+    invocation: Invocation,
+    *,
+    timeout: float,
+    hold: bool,
+    action: str | None,
+    detach: bool,
+    request_id: str,
+    dry_run: bool,
+    max_lag: LagLimit | None,
 ) -> None:
     """Block writes on the source, prove that the destination has everything, and end the migration.
 
     A switchover that cannot finish in time is rolled back, and the migration continues. It continues
     without this command: Ctrl-C only stops waiting for it.
     """
+    if dry_run:
+        if not run(run_dry(invocation, max_lag or LagLimit())).can_switch:
+            click.get_current_context().exit(ExitCode.REFUSED)
+        return
+    if max_lag is not None:
+        raise click.UsageError("--max-lag needs --dry-run")
     if timeout <= 0:
         raise click.BadParameter("must be more than 0", param_hint="--timeout")
     if action and (hold or request_id):

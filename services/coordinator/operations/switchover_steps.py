@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from services.coordinator.operations.fence import check_nothing_behind, opened_meanwhile, written_behind
 from services.coordinator.operations.readiness import await_ready
 from services.coordinator.operations.steps import StepFeed
+from services.coordinator.operations.tables_match import check_indexes, check_tables
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.tables import unpublished
-from services.coordinator.tables.check import check_unchanged
 from services.coordinator.tables.unlogged import check_unlogged
 from services.shared.model import (
     MESSAGE_PREFIX,
@@ -30,17 +30,14 @@ from services.shared.model import (
     SwitchoverResult,
     TableId,
 )
-from services.shared.model.readiness import tables_missing
-from services.shared.pg.catalog.partitions import existing_tables
-from services.shared.pg.catalog.replica_identity import uncovered
 from services.shared.pg.catalog.selected import choose
 from services.shared.pg.catalog.sequences import SequenceSetter, read_sequences, verify_sequences
-from services.shared.pg.catalog.tables import list_tables, publication_tables
-from services.shared.pg.freeze.source import Freeze, emit_sentinel, source_session
+from services.shared.pg.catalog.tables import list_tables
+from services.shared.pg.freeze.source import Freeze, emit_sentinel
 from services.shared.pg.replication.stream_options import MESSAGES_SINCE
 from services.shared.pg.replication.truncation import check_truncated
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
-from services.shared.pg.session.connection import connection, translated
+from services.shared.pg.session.connection import connection
 from services.shared.pg.unpublished.extension_tables import list_extension_tables
 
 EXPLAIN_S = 0.3
@@ -71,7 +68,8 @@ class Run:
 
 
 async def await_copies(run: Run) -> None:
-    """Run `_check_tables`, and wait until new partitions are copied. Writes are not blocked yet."""
+    """Run `check_tables`, and wait until new partitions are copied. Then check the destination's indexes.
+    Writes are not blocked yet."""
     migration = run.context.migration
 
     def settled() -> bool:
@@ -85,7 +83,7 @@ async def await_copies(run: Run) -> None:
             if exc.kind is not ErrorKind.TRANSIENT or left <= 0:
                 raise
         else:
-            return
+            return await check_indexes(run.uris)
         await asyncio.sleep(COPIES_LOOK_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(left):
@@ -94,29 +92,7 @@ async def await_copies(run: Run) -> None:
 
 
 async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
-    """Raises SCHEMA_DRIFT unless every table of the source is what was copied, and the destination has
-    it with the same columns.
-
-    Where the destination is partitioned otherwise, the root is what has to be there; a new partition
-    has no route to it.
-    """
-    migration, record = run.context.migration, run.context.migration.pipeline
-    roots = {route.leaf: route.root for route in run.schema.routing.routes}
-    async with source_session(run.uris.source_uri, freeze) as conn:
-        await check_unchanged(run.context, run.schema, conn)
-        run.chosen = await choose(conn, migration.record.options)
-        known = {*record.published, *record.inserts_only, *record.copied_only}
-        known |= {one.table for one in record.tables}
-        unknown = await uncovered(conn, await publication_tables(conn, run.chosen), known)
-        present = {table.table for table in await list_tables(conn, run.chosen)}
-    targets = {roots.get(table, table) for table in present}
-    async with connection(run.uris.destination_uri, "destination") as conn:
-        with translated("looking for the tables of the destination"):
-            arrived = await existing_tables(conn, targets)
-    lacking = sorted({*unknown, *(targets - arrived)})
-    if lacking:
-        reason = tables_missing(str(migration.id), lacking)
-        raise PgmigError(ErrorKind.SCHEMA_DRIFT, reason.text, reason.remedy)
+    run.chosen = (await check_tables(run.context, run.schema, run.uris, freeze)).chosen
 
 
 async def synchronize_ahead(run: Run) -> None:

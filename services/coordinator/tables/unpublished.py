@@ -21,7 +21,15 @@ from services.shared.pg.bookkeeping.schema import mark_step, steps_done
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.session.connection import connection
 from services.shared.pg.session.snapshot import one_snapshot, under_snapshot
-from services.shared.pg.unpublished.content import Brought, Wanted, any_unpublished, bring, exist
+from services.shared.pg.unpublished.content import (
+    Brought,
+    Compared,
+    Wanted,
+    any_unpublished,
+    bring,
+    compare,
+    exist,
+)
 from services.shared.pg.unpublished.fence import Destination, fenced_destination
 
 UNPUBLISHED = "unpublished"
@@ -82,6 +90,18 @@ async def synchronize(context: Context, freeze: Freeze | None = None) -> None:
             async with connection(uris.source_uri, "source") as source, one_snapshot(source):
                 brought = await bring(source, destination, wanted)
     _tell(context.migration, brought)
+
+
+async def compared(context: Context, uris: Credentials) -> Compared:
+    """What `synchronize` would send now. Changes nothing."""
+    if _left_alone(context.migration):
+        return Compared()
+    async with (
+        connection(uris.destination_uri, "destination") as destination,
+        connection(uris.source_uri, "source") as source,
+        one_snapshot(source),
+    ):
+        return await compare(source, destination, _wanted(context.migration))
 
 
 def _destination(context: Context, uris: Credentials) -> Destination:

@@ -53,6 +53,7 @@ from services.shared.model.tables.table import (
     TableFile,
     TableId,
 )
+from services.shared.model.view.dry_run import DryRunResult, DryRunStep, DryRunStepName, EstimatedPart
 from services.shared.model.view.failure import Failure, error_of, failure_event, failure_of
 from services.shared.model.view.migration import (
     SLOT_GONE,
@@ -141,8 +142,12 @@ __all__ = [
     "DecoderProgress",
     "DecoderWork",
     "Direction",
+    "DryRunResult",
+    "DryRunStep",
+    "DryRunStepName",
     "Endpoint",
     "ErrorKind",
+    "EstimatedPart",
     "Event",
     "EventLevel",
     "ExitCode",

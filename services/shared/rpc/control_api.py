@@ -20,7 +20,10 @@ from pgmig.control.v1.control_pb2_grpc import ControlServiceServicer
 
 from services.shared.model import (
     CleanupResult,
+    DryRunResult,
+    DryRunStep,
     ErrorKind,
+    LagLimit,
     Lsn,
     MigrationId,
     MigrationOptions,
@@ -28,14 +31,19 @@ from services.shared.model import (
     MigrationView,
     Operation,
     PgmigError,
+    Readiness,
     SwitchoverOptions,
     TableId,
 )
 from services.shared.rpc.conversion.view import (
     cleaned_to_pb,
+    dry_result_to_pb,
+    dry_step_to_pb,
+    lag_limit_from_pb,
     operation_to_pb,
     options_from_pb,
     plan_to_pb,
+    readiness_to_pb,
     switchover_from_pb,
     view_to_pb,
 )
@@ -126,6 +134,14 @@ class ControlHandler(Protocol):
     async def cancel_operation(self, operation_id: str) -> Operation: ...
 
     async def proceed_operation(self, operation_id: str) -> Operation: ...
+
+    async def readiness(self, migration_id: MigrationId, max_lag: LagLimit) -> Readiness:
+        """Ask both servers now."""
+
+    def dry_run(
+        self, migration_id: MigrationId, max_lag: LagLimit
+    ) -> AsyncIterator[DryRunStep | DryRunResult]:
+        """The steps of a switchover that change nothing, as they happen, then the result."""
 
     async def unfreeze(
         self,
@@ -330,6 +346,26 @@ class ControlApi(ControlServiceServicer):
         async with answering(context, "ProceedOperation"):
             operation = await self._handler.proceed_operation(request.operation_id)
             return pb.ProceedOperationResponse(operation=operation_to_pb(operation))
+
+    async def GetReadiness(
+        self, request: pb.GetReadinessRequest, context: Context
+    ) -> pb.GetReadinessResponse:
+        async with answering(context, "GetReadiness"):
+            migration, max_lag = MigrationId.parse(request.migration_id), lag_limit_from_pb(request.max_lag)
+            readiness = await self._handler.readiness(migration, max_lag)
+            return pb.GetReadinessResponse(readiness=readiness_to_pb(readiness))
+
+    async def DryRunSwitchover(
+        self, request: pb.DryRunSwitchoverRequest, context: Context
+    ) -> AsyncIterator[pb.DryRunSwitchoverResponse]:
+        async with answering(context, "DryRunSwitchover"):
+            migration, max_lag = MigrationId.parse(request.migration_id), lag_limit_from_pb(request.max_lag)
+            async with closing(self._handler.dry_run(migration, max_lag)) as steps:
+                async for one in steps:
+                    if isinstance(one, DryRunStep):
+                        yield pb.DryRunSwitchoverResponse(step=dry_step_to_pb(one))
+                    else:
+                        yield pb.DryRunSwitchoverResponse(result=dry_result_to_pb(one))
 
     async def Unfreeze(self, request: pb.UnfreezeRequest, context: Context) -> pb.UnfreezeResponse:
         async with answering(context, "Unfreeze"):

@@ -18,6 +18,9 @@ from pgmig.control.v1.control_pb2_grpc import ControlServiceStub
 
 from services.shared.model import (
     CleanupResult,
+    DryRunResult,
+    DryRunStep,
+    LagLimit,
     Lsn,
     MigrationId,
     MigrationOptions,
@@ -25,15 +28,20 @@ from services.shared.model import (
     MigrationView,
     Operation,
     PgmigError,
+    Readiness,
     SwitchoverOptions,
     TableId,
 )
 from services.shared.rpc.channel import open_channel
 from services.shared.rpc.conversion.view import (
     cleaned_from_pb,
+    dry_result_from_pb,
+    dry_step_from_pb,
+    lag_limit_to_pb,
     operation_from_pb,
     options_to_pb,
     plan_from_pb,
+    readiness_from_pb,
     switchover_to_pb,
     view_from_pb,
 )
@@ -238,6 +246,28 @@ class ControlClient:
         )
         answer = await self._answer(call, f"letting operation {operation_id} proceed")
         return operation_from_pb(answer.operation)
+
+    async def readiness(self, migration_id: MigrationId | str, max_lag: LagLimit) -> Readiness:
+        """Both servers are asked now."""
+        request = pb.GetReadinessRequest(migration_id=str(migration_id), max_lag=lag_limit_to_pb(max_lag))
+        call = self._stub.GetReadiness(request, timeout=LONG_DEADLINE_S)
+        answer = await self._answer(call, f"checking whether {migration_id} can be switched over")
+        return readiness_from_pb(answer.readiness)
+
+    async def dry_run(
+        self, migration_id: MigrationId | str, max_lag: LagLimit
+    ) -> AsyncGenerator[DryRunStep | DryRunResult, None]:
+        """The steps as they happen, then the result. Leaving early ends the dry run."""
+        request = pb.DryRunSwitchoverRequest(migration_id=str(migration_id), max_lag=lag_limit_to_pb(max_lag))
+        call = self._stub.DryRunSwitchover(request)
+        try:
+            async for message in call:
+                ended = message.HasField("result")
+                yield dry_result_from_pb(message.result) if ended else dry_step_from_pb(message.step)
+        except aio.AioRpcError as exc:
+            raise self._error(exc, f"checking whether {migration_id} can be switched over") from exc
+        finally:
+            call.cancel()
 
     async def unfreeze(
         self,

@@ -13,7 +13,12 @@ from services.shared.model import TableId
 from services.shared.pg.session.connection import connection
 from services.shared.pg.session.event_triggers import silence
 from services.shared.pg.unpublished.extension_tables import copy_extension_tables, list_extension_tables
-from services.shared.pg.unpublished.large_objects import Outcome, count_large_objects, synchronise
+from services.shared.pg.unpublished.large_objects import (
+    Outcome,
+    count_differences,
+    count_large_objects,
+    synchronise,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,16 @@ class Brought:
     rows: int
     lacking: tuple[TableId, ...]
     large_objects: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """tables: number of configuration tables. large_objects: of the source. differing: those that `bring`
+    would send or remove."""
+
+    tables: int = 0
+    large_objects: int = 0
+    differing: int = 0
 
 
 @asynccontextmanager
@@ -68,6 +83,16 @@ async def bring(source: AsyncConnection, destination: AsyncConnection, wanted: W
     if wanted.large_objects and await _any_large_objects(source, destination):
         outcome = await synchronise(source, destination, owners=wanted.owners, privileges=wanted.privileges)
     return Brought(len(tables), rows, lacking, outcome)
+
+
+async def compare(source: AsyncConnection, destination: AsyncConnection, wanted: Wanted) -> Compared:
+    """What `bring` would do now. Changes nothing. Configuration tables are counted only: `bring` replaces
+    their rows in any case."""
+    tables = len(await list_extension_tables(source))
+    if not (wanted.large_objects and await _any_large_objects(source, destination)):
+        return Compared(tables)
+    found = await count_differences(source, destination)
+    return Compared(tables, found.seen, found.written + found.removed)
 
 
 async def _any_large_objects(source: AsyncConnection, destination: AsyncConnection) -> bool:

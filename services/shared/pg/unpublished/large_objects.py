@@ -108,6 +108,37 @@ async def synchronise(
     return outcome
 
 
+async def count_differences(source: AsyncConnection, destination: AsyncConnection) -> Outcome:
+    """What `synchronise` would do now. Changes nothing, and reads every object on both servers."""
+    outcome, after = Outcome(), 0
+    while after < _LAST_OID:
+        with translated("comparing large objects"):
+            ours = await _list(source, after, _LAST_OID, WINDOW)
+            last = ours[-1].oid if len(ours) == WINDOW else _LAST_OID
+            send, _, superfluous = await _differing(source, destination, ours, (after, last))
+        outcome.seen += len(ours)
+        outcome.written += len(send)
+        outcome.removed += len(superfluous)
+        after = last
+    return outcome
+
+
+async def _differing(
+    source: AsyncConnection,
+    destination: AsyncConnection,
+    ours: Sequence[LargeObject],
+    bounds: tuple[int, int],
+) -> tuple[list[int], set[int], set[int]]:
+    """Objects of the source that the destination lacks or has with other contents, those among them that it
+    has, and those that it has beyond the source's."""
+    there = {one.oid for one in await _list(destination, *bounds, None)}
+    wanted = [one.oid for one in ours]
+    both = [oid for oid in wanted if oid in there]
+    here, other = await asyncio.gather(_digests(source, both), _digests(destination, both))
+    send = [oid for oid in wanted if oid not in there or here[oid] != other[oid]]
+    return send, there.intersection(send), there.difference(wanted)
+
+
 async def _window(
     source: AsyncConnection,
     destination: AsyncConnection,
@@ -117,13 +148,7 @@ async def _window(
 ) -> None:
     """Copy the contents of one window in one transaction."""
     async with destination.transaction():
-        there = {one.oid for one in await _list(destination, *bounds, None)}
-        wanted = [one.oid for one in ours]
-        both = [oid for oid in wanted if oid in there]
-        here, other = await asyncio.gather(_digests(source, both), _digests(destination, both))
-        send = [oid for oid in wanted if oid not in there or here[oid] != other[oid]]
-        replaced = there.intersection(send)
-        superfluous = there.difference(wanted)
+        send, replaced, superfluous = await _differing(source, destination, ours, bounds)
         await destination.execute(
             "SELECT pg_catalog.lo_unlink(o::pg_catalog.oid) FROM unnest(%s::bigint[]) o",
             [sorted(replaced | superfluous)],

@@ -10,11 +10,15 @@ from pgmig.control.v1 import control_pb2, migration_pb2, options_pb2
 
 from services.shared.model import (
     CleanupResult,
+    DryRunResult,
+    DryRunStep,
     ErrorKind,
+    LagLimit,
     MigrationOptions,
     MigrationPlan,
     MigrationView,
     Operation,
+    Readiness,
     SwitchoverOptions,
 )
 from services.shared.rpc.conversion.mapping import Correspondence
@@ -25,6 +29,10 @@ _SWITCHOVER = Correspondence(SwitchoverOptions, migration_pb2.SwitchoverOptions,
 _OPTIONS = Correspondence(MigrationOptions, options_pb2.MigrationOptions, ErrorKind.INVALID_ARGUMENT)
 _PLAN = Correspondence(MigrationPlan, options_pb2.MigrationPlan, ErrorKind.INTERNAL)
 _CLEANED = Correspondence(CleanupResult, control_pb2.CleanupMigrationResponse, ErrorKind.INTERNAL)
+_READINESS = Correspondence(Readiness, migration_pb2.Readiness, ErrorKind.INTERNAL)
+_LAG = Correspondence(LagLimit, migration_pb2.LagLimit, ErrorKind.INVALID_ARGUMENT)
+_DRY_STEP = Correspondence(DryRunStep, migration_pb2.DryRunStep, ErrorKind.INTERNAL)
+_DRY_RESULT = Correspondence(DryRunResult, migration_pb2.DryRunResult, ErrorKind.INTERNAL)
 
 view_to_pb, view_from_pb = _VIEW.to_pb, _VIEW.from_pb
 operation_to_pb, operation_from_pb = _OPERATION.to_pb, _OPERATION.from_pb
@@ -32,3 +40,7 @@ switchover_to_pb, switchover_from_pb = _SWITCHOVER.to_pb, _SWITCHOVER.from_pb
 options_to_pb, options_from_pb = _OPTIONS.to_pb, _OPTIONS.from_pb
 plan_to_pb, plan_from_pb = _PLAN.to_pb, _PLAN.from_pb
 cleaned_to_pb, cleaned_from_pb = _CLEANED.to_pb, _CLEANED.from_pb
+readiness_to_pb, readiness_from_pb = _READINESS.to_pb, _READINESS.from_pb
+lag_limit_to_pb, lag_limit_from_pb = _LAG.to_pb, _LAG.from_pb
+dry_step_to_pb, dry_step_from_pb = _DRY_STEP.to_pb, _DRY_STEP.from_pb
+dry_result_to_pb, dry_result_from_pb = _DRY_RESULT.to_pb, _DRY_RESULT.from_pb

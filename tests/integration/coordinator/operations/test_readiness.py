@@ -9,7 +9,20 @@ import psycopg
 import pytest
 
 from clients.session import Session
-from services.shared.model import MigrationOptions, MigrationView, Phase, Reason, ReasonCode
+from services.shared.model import (
+    DryRunResult,
+    DryRunStep,
+    DryRunStepName,
+    ErrorKind,
+    LagLimit,
+    MigrationOptions,
+    MigrationView,
+    PgmigError,
+    Phase,
+    Reason,
+    ReasonCode,
+    StepState,
+)
 from tests.support.old_source import place
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import proxied
@@ -134,3 +147,81 @@ async def test_destination_that_is_away_makes_what_is_known_of_it_out_of_date(
         assert "what is known of the destination is " in reason.text
         assert view.readiness is not None
         assert not view.readiness.can_switch
+
+
+async def dry_run(
+    session: Session, max_lag: LagLimit
+) -> tuple[dict[DryRunStepName, DryRunStep], DryRunResult]:
+    steps, result = {}, None
+    async for one in session.dry_run("m", max_lag):
+        if isinstance(one, DryRunStep):
+            steps[one.name] = one
+        else:
+            result = one
+    assert result is not None
+    return steps, result
+
+
+async def test_dry_run_changes_nothing_and_finds_what_would_be_in_the_way(
+    services: Services, bed: Bed
+) -> None:
+    with psycopg.connect(bed.source, autocommit=True) as conn:
+        conn.execute("SELECT lo_from_bytea(700001, 'x')")
+    async with services.session() as session:
+        await session.start("m", bed.source, bed.dest, FOLLOW)
+        await until(session, "m", lambda view: bool(view.readiness and view.readiness.can_switch))
+        with psycopg.connect(bed.source, autocommit=True) as conn:
+            conn.execute("SELECT lo_put(700001, 0, 'y')")
+        with psycopg.connect(bed.source) as writer:  # a dry run waits for nobody
+            writer.execute("INSERT INTO item VALUES (1)")
+            steps, result = await dry_run(session, LagLimit())
+            writer.rollback()
+        assert {step.state for step in steps.values()} == {StepState.DONE}
+        assert list(steps) == list(DryRunStepName)
+        assert result.can_switch
+        assert 200 <= result.blocked_ms < 30_000
+        assert "1 large object, of which 1 differ" in steps[DryRunStepName.UNPUBLISHED].detail
+        assert steps[DryRunStepName.TABLES].detail.startswith("2 tables")
+        assert steps[DryRunStepName.SEQUENCES].detail.startswith("1 sequence ")
+        with psycopg.connect(bed.dest) as conn:
+            assert conn.execute("SELECT lo_get(700001)").fetchone() == (b"x",)
+        assert (await session.get("m")).phase is Phase.STREAMING
+
+        with psycopg.connect(bed.source, autocommit=True) as conn:
+            conn.execute("CREATE TABLE late (id int PRIMARY KEY)")
+            conn.execute("BEGIN; INSERT INTO item VALUES (1); PREPARE TRANSACTION 'undecided'")
+        readiness = await session.readiness("m")  # asks the servers now
+        codes = {reason.code for reason in readiness.reasons}
+        assert ReasonCode.PREPARED_TRANSACTIONS in codes
+        steps, result = await dry_run(session, LagLimit())
+        failed = {name for name, step in steps.items() if step.state is StepState.FAILED}
+        assert failed == {DryRunStepName.READINESS, DryRunStepName.TABLES}
+        assert "public.late" in steps[DryRunStepName.TABLES].detail
+        assert "resync-table" in steps[DryRunStepName.TABLES].remedy
+        assert not result.can_switch
+        with psycopg.connect(bed.source, autocommit=True) as conn:
+            conn.execute("ROLLBACK PREPARED 'undecided'")
+
+        await session.pause("m")
+        steps, result = await dry_run(session, LagLimit())
+        assert list(steps) == [DryRunStepName.CREDENTIALS, DryRunStepName.READINESS]
+        assert (result.can_switch, result.estimate) == (False, ())
+
+
+async def test_switchover_refuses_indexes_that_are_valid_on_the_source_only(
+    services: Services, bed: Bed
+) -> None:
+    async with services.session() as session:
+        await session.start("m", bed.source, bed.dest, FOLLOW)
+        await until_phase(session, "m", Phase.STREAMING)
+        with psycopg.connect(bed.dest, autocommit=True) as conn:
+            conn.execute("CREATE INDEX own ON item (note)")
+            conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'own'::regclass")
+            conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'by_note'::regclass")
+        with pytest.raises(PgmigError) as caught:
+            async for _ in session.switchover("m", 30.0):
+                pass
+        assert caught.value.kind is ErrorKind.DESTINATION_NOT_READY
+        assert caught.value.message.endswith("valid on the source: public.by_note")
+        with psycopg.connect(bed.source, autocommit=True) as conn:
+            conn.execute("INSERT INTO item VALUES (1)")  # nothing was blocked
