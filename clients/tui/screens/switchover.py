@@ -18,8 +18,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
 from clients.presentation import figures
+from clients.presentation.readiness import explained
 from clients.presentation.switchover import OUTCOMES, PURPOSES, STEPS_IN_ORDER, Attempt, Outcome
 from clients.tui.cells import fit
+from clients.tui.colours import STYLES
 from services.shared.model import (
     MigrationView,
     PgmigError,
@@ -161,7 +163,8 @@ class SwitchoverScreen(ModalScreen[None]):
 
 
 def question(view: MigrationView, timeout_s: int) -> list[Part]:
-    """The current lag, what will happen, and how long writes may be blocked."""
+    """The current lag, whether anything is in the way, what will happen, and how long writes may be
+    blocked."""
     lag = view.positions
     late = lag.lag_seconds > timeout_s
     parts: list[Part] = [
@@ -179,6 +182,9 @@ def question(view: MigrationView, timeout_s: int) -> list[Part]:
         ("   + and - change it", "$muted"),
         "\n\n",
     ]
+    if view.readiness is not None and view.phase is Phase.STREAMING:
+        reasons = ((text, STYLES[tone]) for text, tone in explained(view.readiness))
+        parts += ["Ready    ", *reasons, "\n\n"]
     if view.phase is not Phase.STREAMING:
         parts.append(
             (f"Not now: the migration is in phase {view.phase}, not streaming.\n\n", "bold $warning")

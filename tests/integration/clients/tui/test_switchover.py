@@ -11,7 +11,18 @@ from textual.widgets import Button
 from clients.presentation.switchover import Outcome
 from clients.tui.app import Dashboard
 from clients.tui.screens.switchover import SwitchoverScreen
-from services.shared.model import ErrorKind, Failure, PgmigError, Phase, StepName, StepState, SwitchoverStep
+from services.shared.model import (
+    ErrorKind,
+    Failure,
+    PgmigError,
+    Phase,
+    Readiness,
+    Reason,
+    ReasonCode,
+    StepName,
+    StepState,
+    SwitchoverStep,
+)
 from tests.support.dashboard import dashboard, heard, reads, screen_text, toasts, until
 from tests.support.tui_scenes import STEPS, FakeSession, streaming, view
 
@@ -55,6 +66,14 @@ def session() -> FakeSession:
 @pytest.fixture
 def app(session: FakeSession) -> Dashboard:
     return dashboard(session)
+
+
+async def test_dialog_says_what_is_in_the_way_of_a_switchover() -> None:
+    waits = Reason(ReasonCode.PREPARED_TRANSACTIONS, True, "the source has one [b]", "end it")
+    app = dashboard(FakeSession(replace(streaming(), readiness=Readiness(False, (waits,)))))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await asked(pilot)
+        await reads(pilot, "Ready    no", "✘ the source has one [b]", "→ end it")
 
 
 async def test_s_shows_the_lag_and_what_will_happen(app: Dashboard) -> None:
