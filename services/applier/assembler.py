@@ -143,6 +143,7 @@ class Assembler:
             if self._position is not None:
                 raise corrupt("the middle of a transaction without its beginning", batch.previous_lsn)
             self._open = self._skipping = self._tail = True
+            self._frames.begin_inside()
         self._check_chain(batch)
         self._position = batch.end_lsn
 

@@ -50,7 +50,7 @@ class Batcher:
         self._dropping = False  # whether that message is dropped
         self._previous = position
         self._continues = False  # the current batch began inside a transaction
-        self._continues_frame = False  # or inside a message
+        self._continued = 0  # or inside a message, of which so many bytes were missing then
         self._number = 0
         self._ready: deque[ChangeBatch] = deque()  # batches that became full between a message's relations
 
@@ -172,7 +172,7 @@ class Batcher:
             payload=b"".join(self._chunks),
             continues_transaction=self._continues,
             open_transaction=self.in_transaction,
-            continues_frame=self._continues_frame,
+            continued_bytes=min(self._continued, self._size),
             open_frame=cut,
             number=self._number,
         )
@@ -181,7 +181,7 @@ class Batcher:
         self._number += 1
         self._previous = self.position
         self._continues = self.in_transaction
-        self._continues_frame = cut
+        self._continued = self._missing if cut else 0
         return batch
 
     def heartbeat(self, wal_end: Lsn) -> ChangeBatch | None:

@@ -13,6 +13,7 @@ from services.shared.model import ErrorKind, MigrationOptions, MigrationView, Pg
 from services.shared.rpc.server import ControlServer
 from tests.fakes.control import RESULT, STEPS, NoWorkers, StandInControl
 from tests.support.servers.process import free_port
+from tests.support.servers.proxy import proxied
 
 
 @asynccontextmanager
@@ -43,6 +44,14 @@ async def test_calls_carry_arguments_and_frozen_views() -> None:
     assert ("start", "m", "postgresql://a", "postgresql://b", options) in control.calls
     assert ("resume", "m", "postgresql://a", None) in control.calls
     assert ("switchover", "m", 2.5) in control.calls
+
+
+async def test_coordinator_is_reached_over_a_slow_network() -> None:
+    """A connection takes several round trips, here of 0.6 s each."""
+    control = StandInControl()
+    control.put(MigrationView("m", Phase.COMPLETE))
+    async with served(control) as address, proxied(address, 0.3) as proxy, Session(proxy.address) as session:
+        assert (await session.get("m")).phase is Phase.COMPLETE
 
 
 async def test_watch_ends_when_the_migration_is_cleaned_up() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.mutation.mutation import ROOT, Mutation
 from tests.mutation.rules import MUTATIONS
 
-TIMEOUT_S = 180
+TIMEOUT_S = 400
 
 
 def verdict(mutation: Mutation, tree: Path) -> tuple[str, str]:

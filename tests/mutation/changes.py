@@ -261,6 +261,13 @@ MUTATIONS = (
         f"{CHANGES}::test_a_truncate_of_more_than_a_message_holds",
     ),
     Mutation(
+        "14 a stream may begin inside a row that was trimmed",
+        "services/applier/assembler.py",
+        "            self._frames.begin_inside()",
+        "            pass",
+        f"{BATCHES}::test_a_reader_that_restarts_anywhere_passes_over_what_it_has",
+    ),
+    Mutation(
         "15 the bus is untrusted",
         "services/shared/wire/changes.py",
         "if crc32(wire.payload) != wire.crc32:",

@@ -56,7 +56,8 @@ CLIENT_OPTIONS = (
     ("grpc.max_receive_message_length", _LONGEST_ANSWER),
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # The time that gRPC allows for an attempt to connect. It does not lengthen the pause between attempts.
+    ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 

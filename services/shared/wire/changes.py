@@ -2,7 +2,7 @@
 
 A batch contains unparsed pgoutput messages as frames: u32 big-endian length, message. The payloads of
 consecutive batches form one byte stream, so a message larger than a batch continues in the next one
-(`open_frame`, `continues_frame`). `previous_lsn` and `end_lsn` link the batches: see
+(`open_frame`, `continued_bytes`). `previous_lsn` and `end_lsn` link the batches: see
 docs/architecture.md, "Positions".
 """
 
@@ -21,7 +21,7 @@ from services.shared.model.compiled import twin_of
 from services.shared.wire import frames
 from services.shared.wire.joining import Joining, joining
 
-FORMAT = 1
+FORMAT = 2
 _LENGTH = struct.Struct(">I")
 FRAME_HEADER = frames.HEADER
 MAX_MESSAGE = 1 << 30
@@ -33,14 +33,15 @@ _split: Callable[[bytes, int], tuple[list[bytes], int]] = twin_of(frames).split
 @dataclass(frozen=True, slots=True)
 class ChangeBatch:
     """See `ChangeBatch` in protos/pgmig/bus/v1/bus.proto. heartbeat: no payload, only progress.
-    number: of this batch in its writer's session, from 0."""
+    number: of this batch in its writer's session, from 0. continued_bytes: at the start of `payload`; they
+    belong to a message that began in an earlier batch."""
 
     previous_lsn: Lsn
     end_lsn: Lsn
     payload: bytes = b""
     continues_transaction: bool = False
     open_transaction: bool = False
-    continues_frame: bool = False
+    continued_bytes: int = 0
     open_frame: bool = False
     heartbeat: bool = False
     number: int = 0
@@ -58,7 +59,7 @@ def encode_batch(batch: ChangeBatch) -> bytes:
         end_lsn=batch.end_lsn.value,
         continues_transaction=batch.continues_transaction,
         open_transaction=batch.open_transaction,
-        continues_frame=batch.continues_frame,
+        continued_bytes=batch.continued_bytes,
         open_frame=batch.open_frame,
         heartbeat_lsn=batch.end_lsn.value if batch.heartbeat else 0,
         crc32=crc32(batch.payload),
@@ -88,6 +89,8 @@ def decode_batch(data: bytes) -> ChangeBatch:
         raise corrupt(f"a batch of format {wire.format}, this release reads {FORMAT}", end)
     if crc32(wire.payload) != wire.crc32:
         raise corrupt("a batch whose checksum does not match", end)
+    if wire.continued_bytes > len(wire.payload):
+        raise corrupt("a batch that is shorter than the fragment at its start", end)
     if end < Lsn(wire.previous_lsn) or wire.heartbeat_lsn not in {0, wire.end_lsn}:
         raise corrupt("a batch whose positions contradict each other", end)
     return ChangeBatch(
@@ -96,7 +99,7 @@ def decode_batch(data: bytes) -> ChangeBatch:
         payload=wire.payload,
         continues_transaction=wire.continues_transaction,
         open_transaction=wire.open_transaction,
-        continues_frame=wire.continues_frame,
+        continued_bytes=wire.continued_bytes,
         open_frame=wire.open_frame,
         heartbeat=wire.heartbeat_lsn != 0,
         number=wire.number,
@@ -111,30 +114,46 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._header = b""  # an incomplete length, or
-        self._started: Joining | None = None  # an incomplete message
+        self._started: Joining | None = None  # an incomplete message, or
+        self._skipping = False  # inside a message whose beginning was not read
 
     def reset(self) -> None:
         """Discard an unfinished message."""
-        self._header, self._started = b"", None
+        self._header, self._started, self._skipping = b"", None, False
+
+    def begin_inside(self) -> None:
+        """The next batch is the first one that is read. `feed` skips the rest of a message that began before
+        it."""
+        self._skipping = True
+
+    @property
+    def _inside(self) -> bool:
+        return self._skipping or bool(self._header) or self._started is not None
 
     def feed(self, batch: ChangeBatch) -> list[bytes | memoryview]:
         """Messages that end in this batch. Raises PgmigError(CORRUPT)."""
-        if batch.continues_frame != bool(self._header or self._started is not None):
+        self._skipping = self._skipping and batch.continued_bytes > 0
+        if self._inside != (batch.continued_bytes > 0):
             raise corrupt("a broken sequence of message fragments", batch.end_lsn)
         payload, at = batch.payload, 0
         messages: list[bytes | memoryview] = []
-        if self._started is not None:
+        if self._skipping:
+            at = batch.continued_bytes
+            self._skipping = batch.open_frame and at == len(payload)
+        elif self._started is not None:
             at = _fill(self._started, payload, 0)
+            if at != batch.continued_bytes:
+                raise corrupt("a message fragment of another length than the batch says", batch.end_lsn)
             if not self._started.missing:
                 messages.append(self._started.message())
                 self.reset()
         elif self._header:
             payload, self._header = self._header + payload, b""
-        if self._started is None:
+        if self._started is None and not self._skipping:
             whole, at = _split(payload, at)
             messages += whole
             self._begin(payload, at, batch.end_lsn)
-        if bool(self._header or self._started is not None) != batch.open_frame:
+        if self._inside != batch.open_frame:
             raise corrupt("a message cut short", batch.end_lsn)
         return messages
 

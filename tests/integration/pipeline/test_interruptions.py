@@ -9,10 +9,9 @@ from shutil import copytree, rmtree
 import pytest
 from psycopg import AsyncConnection
 
-from services.shared.model import (
-    DecoderProgress,
-)
-from tests.support.pipeline.in_process import DDL, PIPELINE, equal, pipeline, run
+from services.shared.model import ApplierProgress, DecoderProgress
+from services.shared.wire.changes import ChangeBatch, decode_batch
+from tests.support.pipeline.in_process import DDL, PIPELINE, Pipeline, equal, pipeline, run
 from tests.support.servers.nats import NatsServer
 
 pytestmark = pytest.mark.timeout(240)
@@ -39,6 +38,34 @@ async def test_restarts_of_both_sides_neither_lose_nor_repeat(
                 await p.start_decoder()
         await p.drain("end")
         equal(p)
+
+
+async def test_applier_restarts_in_a_stream_that_begins_inside_a_row(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    """The stream keeps the batch in which the last flushed transaction ends, which may begin inside a row."""
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as p:
+        await p.start_decoder()
+        p.start_applier()
+        run(source_db, "INSERT INTO t VALUES (1, 'long', repeat('x', 3000000))")
+        first = await _first_batch_after_trim(p)
+        assert first.continued_bytes > 0
+        await p.stop("applier")
+        run(source_db, "INSERT INTO t VALUES (2, 'while the applier is away', '')")
+        p.start_applier()
+        await p.drain("end")
+        equal(p)
+
+
+async def _first_batch_after_trim(p: Pipeline) -> ChangeBatch:
+    await p.until(lambda: any(isinstance(r, ApplierProgress) and r.rows_applied for r in p.reports))
+    stream, js = PIPELINE.change_stream, p.client.jetstream()
+    async with asyncio.timeout(60):
+        while (state := (await js.stream_info(stream)).state).first_seq <= 1 or not state.messages:
+            await asyncio.sleep(0.05)
+    stored = await js.get_msg(stream, state.first_seq)
+    assert stored.data is not None
+    return decode_batch(stored.data)
 
 
 async def test_a_lost_broker_store_loses_nothing(

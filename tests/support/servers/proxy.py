@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager, suppress
 class Proxy:
     """Relays TCP between a client and the server at `address`. Connections can be cut or silenced."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, delay_s: float = 0.0) -> None:
+        """delay_s: between a read and the write of what was read, in each direction."""
+        self._delay_s = delay_s
         self._target = address.split(":")
         self._silent = False
         self._closed = False
@@ -47,6 +49,7 @@ class Proxy:
             while data := await source.read(65536):
                 if self._silent:
                     continue
+                await asyncio.sleep(self._delay_s)
                 sink.write(self.altered(data))
                 await sink.drain()
         sink.close()
@@ -77,8 +80,8 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxied(address: str) -> AsyncIterator[Proxy]:
-    proxy = Proxy(address)
+async def proxied(address: str, delay_s: float = 0.0) -> AsyncIterator[Proxy]:
+    proxy = Proxy(address, delay_s)
     await proxy.start()
     try:
         yield proxy

@@ -158,8 +158,6 @@ def test_a_reader_that_restarts_anywhere_passes_over_what_it_has(
     # Trimming keeps the message in which the last flushed transaction ends.
     ends = [n for n, batch in enumerate(batches) if batch.end_lsn >= progress]
     first = data.draw(st.integers(0, ends[0])) if applied and ends else 0
-    while first and batches[first].continues_frame:
-        first -= 1
     assert transactions(Assembler(progress), batches[first:]) == history[applied:]
 
 
