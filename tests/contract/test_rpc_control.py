@@ -34,6 +34,7 @@ from tests.fakes.control_service import (
 )
 
 URIS = ("postgresql://a", "postgresql://b")
+LAG = LagLimit(1 << 40, 2.5)
 GIVEN = {"source_uri": URIS[0], "destination_uri": URIS[1]}
 TABLES = (TableId("shop", "orders"), TableId("Odd.", 'na"me'))
 
@@ -56,7 +57,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.skip_transaction("m1", Lsn(1), "broken", "a@b", **GIVEN) == VIEW
         assert await client.resync_tables(m1, TABLES) == VIEW
         assert await client.resync_tables(m1, TABLES, *URIS) == VIEW
-        assert await client.switchover(m1, "r", SwitchoverOptions(2500, hold=True)) == OPERATION
+        assert await client.switchover(m1, "r", SwitchoverOptions(2500, hold=True, max_lag=LAG)) == OPERATION
         assert await client.switchover(m1, "r", SwitchoverOptions()) == OPERATION
         assert await client.get_operation("8f3a") == OPERATION
         assert await client.list_operations(m1) == (SUCCEEDED, OPERATION)
@@ -83,7 +84,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("skip_transaction", m1, Lsn(1), "broken", "a@b", *URIS),
         ("resync_tables", m1, TABLES, None, None),
         ("resync_tables", m1, TABLES, *URIS),
-        ("switchover", m1, "r", SwitchoverOptions(2500, hold=True)),
+        ("switchover", m1, "r", SwitchoverOptions(2500, hold=True, max_lag=LAG)),
         ("switchover", m1, "r", SwitchoverOptions(30_000)),
         ("get_operation", "8f3a"),
         ("list_operations", m1),

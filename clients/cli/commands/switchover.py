@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -74,8 +75,8 @@ LOOK_EVERY_S = 1.0
     "--max-lag",
     type=lag,
     metavar="LAG",
-    help="Largest lag of the destination with which it could begin, as a duration or a size: 5s, 64MB. With "
-    "--dry-run. Default: 30s.",
+    help="Largest lag of the destination with which writes are blocked, as a duration or a size: 5s, 64MB. A "
+    "larger lag is waited for within --timeout. Default: what can be applied within --timeout.",
 )
 def switchover(
     invocation: Invocation,
@@ -93,17 +94,17 @@ def switchover(
     A switchover that cannot finish in time is rolled back, and the migration continues. It continues
     without this command: Ctrl-C only stops waiting for it.
     """
-    if dry_run:
-        if not run(run_dry(invocation, max_lag or LagLimit())).can_switch:
-            click.get_current_context().exit(ExitCode.REFUSED)
-        return
-    if max_lag is not None:
-        raise click.UsageError("--max-lag needs --dry-run")
     if timeout <= 0:
         raise click.BadParameter("must be more than 0", param_hint="--timeout")
-    if action and (hold or request_id):
+    limit = max_lag or LagLimit()
+    if dry_run:
+        checked = run(run_dry(invocation, replace(limit, seconds=limit.seconds or timeout)))
+        if not checked.can_switch:
+            click.get_current_context().exit(ExitCode.REFUSED)
+        return
+    if action and (hold or request_id or max_lag):
         raise click.UsageError(f"--{action} is about a switchover that was requested before")
-    options = SwitchoverOptions(max(1, round(timeout * 1000)), hold)
+    options = SwitchoverOptions(max(1, round(timeout * 1000)), hold, limit)
     watched: list[Operation] = []
     try:
         run(_switchover(invocation, options, action, request_id, watched, detach=detach))

@@ -25,7 +25,8 @@ def check_ready(migration: Migration) -> None:
 
 
 async def await_ready(migration: Migration, deadline: float) -> None:
-    """Return when it streams, an applier is at work, and the lag fits in the time that is left.
+    """Return when it streams, an applier is at work, and the lag fits in the time that is left and in the
+    operation's limit.
 
     deadline: time.monotonic(). Raises TIMEOUT, and WRONG_PHASE when it is paused or fails meanwhile.
     """
@@ -65,16 +66,22 @@ async def await_credentials(context: Context, deadline: float) -> Credentials:
 
 def _ready(migration: Migration, deadline: float) -> bool:
     now = time.monotonic()
-    _, seconds = migration.following.behind(now)
+    size, seconds = migration.following.behind(now)
     streaming = migration.state is PipelineState.STREAMING and not migration.in_switchover
-    return streaming and migration.following.live and seconds <= deadline - now
+    fits = seconds <= deadline - now and not _max_lag(migration).forbids(size, seconds)
+    return streaming and migration.following.live and fits
+
+
+def _max_lag(migration: Migration) -> LagLimit:
+    operation = migration.operations.current
+    return operation.options.max_lag if operation is not None else LagLimit()
 
 
 def _late(migration: Migration) -> PgmigError:
     if not migration.following.live:
         return _not_begun(ErrorKind.TIMEOUT, no_applier(str(migration.id)))
     size, seconds = migration.following.behind(time.monotonic())
-    return _not_begun(ErrorKind.TIMEOUT, lagging(size, seconds, LagLimit()))
+    return _not_begun(ErrorKind.TIMEOUT, lagging(size, seconds, _max_lag(migration)))
 
 
 def _not_begun(kind: ErrorKind, reason: Reason) -> PgmigError:

@@ -160,7 +160,7 @@ async def _prepare(run: steps.Run) -> None:
         await check_unlogged(run.context)
         await steps.synchronize_ahead(run)
         if operation is None or not held:
-            return
+            return await await_ready(run.context.migration, run.deadline)  # the checks took some time
         await await_proceed(run.context)
         run.deadline = time.monotonic() + operation.options.timeout_ms / 1000
 

@@ -33,6 +33,20 @@ def test_steps_go_to_stderr_and_the_outcome_with_its_estimate_to_stdout(served: 
     assert "switchover" not in calls
 
 
+def test_without_a_limit_the_lag_has_to_fit_in_the_timeout(served: ServedControl) -> None:
+    put(served)
+    served.control.dry = (READY,)
+    assert at(served, "switchover", "--dry-run", "--timeout", "45s", "--max-lag", "64MB").exit_code == 0
+    assert ("dry_run", "m", LagLimit(64 << 20, 45.0)) in served.control.calls
+
+
+def test_a_switchover_carries_the_limit(served: ServedControl) -> None:
+    put(served)
+    assert at(served, "switchover", "--detach", "--max-lag", "64MB").exit_code == 0
+    assert served.control.operations["m-1"].options.max_lag == LagLimit(bytes=64 << 20)
+    assert at(served, "switchover", "--cancel", "--max-lag", "64MB").exit_code == 2
+
+
 def test_what_is_in_the_way_is_told_with_its_remedy_and_exit_code_3(served: ServedControl) -> None:
     put(served)
     served.control.dry = DRY_RUN

@@ -181,6 +181,14 @@ def test_lag_blocks_above_either_limit_only() -> None:
     assert only(replace(behind, lag_seconds=31.0)).code is ReasonCode.LAG
 
 
+def test_a_limit_that_was_not_given_forbids_nothing() -> None:
+    assert not LagLimit().forbids(1 << 40, 1e6)
+    assert LagLimit(bytes=9).forbids(10, 0.0)
+    assert not LagLimit(bytes=10).forbids(10, 1e6)
+    assert LagLimit(seconds=1.0).forbids(0, 1.1)
+    assert not LagLimit(seconds=1.0).forbids(1 << 40, 1.0)
+
+
 def test_short_transactions_and_fresh_sequences_are_no_reason() -> None:
     young = SourceFacts(
         transactions=(OldTransaction("process 7", 9, (T,)),), sequences=(SequenceUse(T, 0.89),)

@@ -75,5 +75,10 @@ class LagLimit:
     def longest_s(self) -> float:
         return self.seconds or DEFAULT_MAX_LAG_S
 
+    def forbids(self, lag_bytes: int, lag_seconds: float) -> bool:
+        """Whether a limit that was given is exceeded."""
+        return 0 < self.seconds < lag_seconds or 0 < self.bytes < lag_bytes
+
     def exceeded(self, lag_bytes: int, lag_seconds: float) -> bool:
-        return lag_seconds > self.longest_s or 0 < self.bytes < lag_bytes
+        """Whether a limit is exceeded, given or default."""
+        return lag_seconds > self.longest_s or self.forbids(lag_bytes, lag_seconds)

@@ -5,20 +5,22 @@ Times are seconds since the Unix epoch (UTC), as float; 0.0 means none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from services.shared.model.lsn import Lsn
+from services.shared.model.view.readiness import LagLimit
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchoverOptions:
     """timeout_ms: the longest time for which writes may be blocked. The preparation must end in that time
     too, unless the switchover is held. hold: prepare everything, then wait until an operator lets it
-    proceed."""
+    proceed. max_lag: writes are not blocked as long as the lag is larger."""
 
     timeout_ms: int = 30_000
     hold: bool = False
+    max_lag: LagLimit = field(default_factory=LagLimit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,14 @@ from services.shared.model import (
     LagLimit,
     MigrationOptions,
     MigrationView,
+    OperationState,
     PgmigError,
     Phase,
     Reason,
     ReasonCode,
+    StepName,
     StepState,
+    SwitchoverOptions,
 )
 from tests.support.old_source import place
 from tests.support.servers.postgres import PostgresServer
@@ -225,3 +228,29 @@ async def test_switchover_refuses_indexes_that_are_valid_on_the_source_only(
         assert caught.value.message.endswith("valid on the source: public.by_note")
         with psycopg.connect(bed.source, autocommit=True) as conn:
             conn.execute("INSERT INTO item VALUES (1)")  # nothing was blocked
+
+
+async def test_switchover_blocks_no_writes_while_the_lag_is_above_its_limit(
+    services: Services, bed: Bed
+) -> None:
+    strict = LagLimit(bytes=1)
+    async with services.session() as session:
+        await session.start("m", bed.source, bed.dest, FOLLOW)
+        await until_phase(session, "m", Phase.STREAMING)
+        with psycopg.connect(bed.dest) as holder:
+            holder.execute("LOCK TABLE item IN ACCESS EXCLUSIVE MODE")
+            with psycopg.connect(bed.source, autocommit=True) as conn:
+                conn.execute("INSERT INTO item VALUES (1)")
+            await until(session, "m", lambda view: view.positions.lag_bytes > 1)
+            refused = (await session.readiness("m", strict)).blocking
+            assert [reason.code for reason in refused] == [ReasonCode.LAG]
+            operation = await session.begin_switchover("m", SwitchoverOptions(3000, max_lag=strict))
+            async for seen in session.watch_operation(operation.operation_id):
+                operation = seen
+        assert operation.state is OperationState.FAILED
+        assert StepName.FREEZE not in {step.name for step in operation.steps}
+        assert operation.failure is not None
+        assert operation.failure.kind is ErrorKind.TIMEOUT
+        assert (
+            "behind, and the limit is 30 s or 1 bytes; writes were not blocked" in operation.failure.message
+        )
