@@ -75,6 +75,7 @@ class Switching:
             return known
         migration = self._context.migration
         if self._operations.current is None:
+            await self.wait()  # the one before has ended, and may still be storing that
             check_ready(migration)
         operation = self._operations.began(
             Operation(secrets.token_hex(8), migration.record.migration_id, request_id, options=options)

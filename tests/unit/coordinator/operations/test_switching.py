@@ -136,6 +136,30 @@ async def test_another_request_is_refused_with_the_id_of_the_one_that_runs(stand
     assert (await stand.switching.begin("other", SwitchoverOptions())).operation_id != first.operation_id
 
 
+async def test_request_waits_until_the_operation_before_has_stored_its_end(stand: Stand) -> None:
+    """Who sees that end may ask again at once."""
+    may_store = asyncio.Event()
+
+    async def save(*, strict: bool = False) -> None:
+        if stand.operation.state.ended:
+            await may_store.wait()
+
+    stand.save = save  # type: ignore[method-assign]
+    await stand.switching.begin("r", SwitchoverOptions())
+    await stand.reached.wait()
+    await stand.switching.cancel(stand.operation)
+    await stand.until(OperationState.CANCELLED)
+    beginning = asyncio.create_task(stand.switching.begin("again", SwitchoverOptions()))
+    for _ in range(9):
+        await asyncio.sleep(0)
+    may_store.set()
+    await beginning
+    for _ in range(9):
+        await asyncio.sleep(0)
+    first, second = stand.migration.record.operations
+    assert (first.state, second.state) == (OperationState.CANCELLED, OperationState.PREPARING)
+
+
 async def test_the_last_operations_are_kept(stand: Stand) -> None:
     for number in range(KEPT + 3):
         await stand.switching.begin(f"{number}", SwitchoverOptions())
