@@ -12,6 +12,8 @@ from enum import Enum, auto
 from services.shared.model import (
     ErrorKind,
     MigrationView,
+    Operation,
+    OperationState,
     PgmigError,
     Phase,
     StepName,
@@ -43,6 +45,7 @@ class Outcome(Enum):
     RUNNING = auto()
     SWITCHED_OVER = auto()
     ROLLED_BACK = auto()
+    CANCELLED = auto()
     REFUSED = auto()  # before anything was changed
     STUCK = auto()  # the rollback failed, or the migration stopped in it
     UNKNOWN = auto()  # the stream broke
@@ -54,6 +57,10 @@ OUTCOMES = {
     Outcome.ROLLED_BACK: (
         "⚠ Rolled back",
         "The source accepts writes again; the migration continues and can be switched over later.",
+    ),
+    Outcome.CANCELLED: (
+        "⚠ Cancelled",
+        "The source accepts writes; the migration continues and can be switched over later.",
     ),
     Outcome.REFUSED: ("⚠ Refused: nothing was changed", ""),
     Outcome.STUCK: (
@@ -70,8 +77,9 @@ OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """steps: the newest state of each step, in order of first appearance."""
+    """steps: the newest state of each step, in order of first appearance. operation: as last seen."""
 
+    operation: Operation | None = None
     steps: tuple[SwitchoverStep, ...] = ()
     ended: bool = False
     error: PgmigError | None = None
@@ -82,12 +90,31 @@ class Attempt:
             return replace(self, steps=tuple(step if s.name == step.name else s for s in self.steps))
         return replace(self, steps=(*self.steps, step))
 
+    def with_operation(self, operation: Operation) -> Attempt:
+        found = replace(self, operation=operation)
+        for step in operation.steps[len(self.operation.steps) if self.operation else 0 :]:
+            found = found.with_step(step)
+        return found
+
     def with_end(self, error: PgmigError | None) -> Attempt:
         return replace(self, ended=True, error=error)
 
     def with_view(self, view: MigrationView) -> Attempt:
         """Add a view received after the end; earlier views do not show the outcome."""
         return replace(self, view=view) if self.ended else self
+
+    @property
+    def cancellable(self) -> bool:
+        """Whether it has not ended, nobody has cancelled it, and it is not being decided or rolled back."""
+        if self.operation is None or self.ended or self.operation.cancel_requested:
+            return False
+        last = {StepName.COMMIT, StepName.ROLLBACK}
+        return not self.operation.state.ended and not any(step.name in last for step in self.steps)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is held, and ready to proceed."""
+        return self.operation is not None and self.operation.state is OperationState.READY
 
     @property
     def elapsed_ms(self) -> int:
@@ -113,6 +140,12 @@ class Attempt:
             return Outcome.SWITCHED_OVER
         if not self.ended:
             return Outcome.RUNNING
+        cancelled = self.operation is not None and self.operation.state is OperationState.CANCELLED
+        return Outcome.CANCELLED if cancelled else self._undone
+
+    @property
+    def _undone(self) -> Outcome:
+        """The outcome of a switchover that has ended without a result, and was not cancelled."""
         if self._rolled(StepState.FAILED) or (self.view is not None and self.view.phase is Phase.FAILED):
             return Outcome.STUCK
         if self._rolled(StepState.DONE):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import ClassVar, Protocol
 
 from textual.app import App, ComposeResult
@@ -18,13 +19,14 @@ from textual.message import Message
 from textual.widgets import Footer
 
 from clients.presentation.history import INTERVAL_S, History
+from clients.session import check_succeeded
 from clients.tui import subscription
 from clients.tui.panels.panels import Panels
 from clients.tui.screens.help import HelpScreen
 from clients.tui.screens.switchover import SwitchoverScreen
 from clients.tui.subscription import ConnectionLost, SubscriptionEnded, ViewReceived, explained
 from clients.tui.themes import PGMIG, SIXTEEN, no_colour, theme
-from services.shared.model import MigrationView, PgmigError, Phase, SwitchoverStep
+from services.shared.model import MigrationView, Operation, PgmigError, Phase, SwitchoverOptions
 
 
 class Migrations(subscription.Views, Protocol):
@@ -34,17 +36,21 @@ class Migrations(subscription.Views, Protocol):
 
     def resume(self, migration_id: str, /) -> Awaitable[object]: ...
 
-    def switchover(self, migration_id: str, timeout_s: float, /) -> AsyncIterator[SwitchoverStep]: ...
+    def begin_switchover(self, migration_id: str, options: SwitchoverOptions, /) -> Awaitable[Operation]: ...
+
+    def follow_operation(self, operation_id: str, /) -> AsyncGenerator[Operation, None]: ...
+
+    def cancel_operation(self, operation_id: str, /) -> Awaitable[Operation]: ...
 
 
-class StepReceived(Message):
-    def __init__(self, step: SwitchoverStep) -> None:
+class OperationReceived(Message):
+    def __init__(self, operation: Operation) -> None:
         super().__init__()
-        self.step = step
+        self.operation = operation
 
 
 class SwitchoverEnded(Message):
-    """The stream of steps has ended; error is None if it ended without one."""
+    """The operation has ended, or cannot be watched; error is None if it succeeded."""
 
     def __init__(self, error: PgmigError | None) -> None:
         super().__init__()
@@ -155,6 +161,10 @@ class Dashboard(App[None]):
         view = self._view
         if view is None:
             self._toast("Nothing is known of the migration yet", "wait for the connection")
+        elif view.operation is not None and not view.operation.state.ended:
+            self._dialog = SwitchoverScreen(view, time.monotonic, view.operation)
+            self.push_screen(self._dialog, self._forget_dialog)
+            self.run_worker(self._follow(view.operation), name="switchover", group="switchover")
         elif view.phase is not Phase.STREAMING:
             self._toast(
                 f"A migration in phase {view.phase} cannot be switched over",
@@ -189,17 +199,37 @@ class Dashboard(App[None]):
         self.run_worker(self._switch_over(message.timeout_s), name="switchover", group="switchover")
 
     async def _switch_over(self, timeout_s: float) -> None:
-        error: PgmigError | None = None
+        options = SwitchoverOptions(round(timeout_s * 1000))
         try:
-            async for step in self._session.switchover(self._migration_id, timeout_s):
-                self.post_message(StepReceived(step))
+            operation = await self._session.begin_switchover(self._migration_id, options)
+        except Exception as exc:  # shown: see `explained`
+            self.post_message(SwitchoverEnded(explained(exc, "switchover")))
+        else:
+            await self._follow(operation)
+
+    async def _follow(self, operation: Operation) -> None:
+        """Show the operation until its end, also if the coordinator is started again meanwhile."""
+        error: PgmigError | None = None
+        last = operation
+        self.post_message(OperationReceived(operation))
+        try:
+            async with aclosing(self._session.follow_operation(operation.operation_id)) as states:
+                async for last in states:
+                    self.post_message(OperationReceived(last))
+            check_succeeded(last)
         except Exception as exc:  # shown: see `explained`
             error = explained(exc, "switchover")
         self.post_message(SwitchoverEnded(error))
 
-    def on_step_received(self, message: StepReceived) -> None:
+    def on_switchover_screen_cancelled(self, message: SwitchoverScreen.Cancelled) -> None:
+        async def cancel(_: str) -> None:
+            await self._session.cancel_operation(message.operation_id)
+
+        self._act("Cancel", cancel, "Cancelling: what was changed is being undone.")
+
+    def on_operation_received(self, message: OperationReceived) -> None:
         if self._dialog is not None:
-            self._dialog.show_step(message.step)
+            self._dialog.show_operation(message.operation)
 
     def on_switchover_ended(self, message: SwitchoverEnded) -> None:
         if self._dialog is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 from clients.session import Connection, OnConnection
@@ -17,18 +17,23 @@ from services.shared.model import (
     Lsn,
     MigrationOptions,
     MigrationView,
+    Operation,
+    OperationState,
+    PgmigError,
     Phase,
     Positions,
     Rates,
     Role,
     StepName,
     StepState,
+    SwitchoverOptions,
     SwitchoverResult,
     SwitchoverStep,
     TableId,
     TableProgress,
     TableState,
     WorkerView,
+    failure_of,
 )
 
 START = 1_760_000_000.0
@@ -149,7 +154,7 @@ class FakeSession:
         self.calls: list[tuple[str, str, float]] = []
         self.failing: Exception | None = None
         self._views: asyncio.Queue[MigrationView | Connection | Exception | None] = asyncio.Queue()
-        self._steps: asyncio.Queue[SwitchoverStep | Exception | None] = asyncio.Queue()
+        self._steps: asyncio.Queue[SwitchoverStep | OperationState | Exception | None] = asyncio.Queue()
         for each in news:
             self.send(each)
 
@@ -157,8 +162,9 @@ class FakeSession:
         """A view; news of the connection; an error to raise; None: the migration is cleaned up."""
         self._views.put_nowait(news)
 
-    def step(self, *steps: SwitchoverStep | Exception | None) -> None:
-        """Steps; an error to raise; None: the stream ends."""
+    def step(self, *steps: SwitchoverStep | OperationState | Exception | None) -> None:
+        """Steps and states of the operation; an error with which it ends, or to raise if it is of the
+        connection; None: it succeeds."""
         for each in steps:
             self._steps.put_nowait(each)
 
@@ -177,12 +183,31 @@ class FakeSession:
     async def resume(self, migration_id: str) -> None:
         self._called("resume", migration_id)
 
-    async def switchover(self, migration_id: str, timeout_s: float) -> AsyncIterator[SwitchoverStep]:
-        self._called("switchover", migration_id, timeout_s)
+    async def begin_switchover(self, migration_id: str, options: SwitchoverOptions) -> Operation:
+        self._called("switchover", migration_id, options.timeout_ms / 1000)
+        return Operation("op-1", migration_id, "request", options=options)
+
+    async def follow_operation(self, operation_id: str) -> AsyncGenerator[Operation, None]:
+        """Its last state is that of the last step, or a roll-back with the error."""
+        operation = Operation(operation_id, "shop", "request", state=OperationState.RUNNING)
         while (step := await self._steps.get()) is not None:
-            if isinstance(step, Exception):
+            if isinstance(step, PgmigError) and step.kind is not ErrorKind.UNREACHABLE:
+                yield replace(operation, state=OperationState.ROLLED_BACK, failure=failure_of(step))
+                return
+            if isinstance(step, OperationState):
+                operation = replace(operation, state=step)
+            elif isinstance(step, SwitchoverStep):
+                operation = replace(operation, steps=(*operation.steps, step), result=step.result)
+            else:
                 raise step
-            yield step
+            yield operation
+            if operation.state.ended:
+                return
+        yield replace(operation, state=OperationState.SUCCEEDED)
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        self._called("cancel", operation_id)
+        return Operation(operation_id, "shop", "request", cancel_requested=True)
 
     def _called(self, action: str, migration_id: str, timeout_s: float = 0.0) -> None:
         self.calls.append((action, migration_id, timeout_s))

@@ -24,10 +24,10 @@ from clients.tui.cells import fit
 from clients.tui.colours import STYLES
 from services.shared.model import (
     MigrationView,
+    Operation,
     PgmigError,
     Phase,
     StepState,
-    SwitchoverStep,
 )
 
 TIMEOUTS_S = (5, 10, 30, 60, 120, 300)
@@ -49,6 +49,7 @@ class SwitchoverScreen(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,n", "close", "Close"),
         Binding("y", "confirm", "Confirm"),
+        Binding("c", "cancel_switchover", "Cancel the switchover"),
         Binding("plus,equals_sign", "longer(1)", show=False),
         Binding("minus", "longer(-1)", show=False),
         Binding("left", "app.focus_previous", show=False),
@@ -62,11 +63,21 @@ class SwitchoverScreen(ModalScreen[None]):
             super().__init__()
             self.timeout_s = timeout_s
 
-    def __init__(self, view: MigrationView, monotonic: Callable[[], float]) -> None:
+    class Cancelled(Message):
+        """The operator cancels the switchover."""
+
+        def __init__(self, operation_id: str) -> None:
+            super().__init__()
+            self.operation_id = operation_id
+
+    def __init__(
+        self, view: MigrationView, monotonic: Callable[[], float], operation: Operation | None = None
+    ) -> None:
+        """operation: one that runs already, and is shown at once."""
         super().__init__()
         self.attempt = Attempt()
-        self.started = False
-        self.timeout_s = DEFAULT_TIMEOUT_S
+        self.started = operation is not None
+        self.timeout_s = operation.options.timeout_ms // 1000 if operation else DEFAULT_TIMEOUT_S
         self._view = view
         self._monotonic = monotonic
         self._heard_at = 0.0
@@ -94,8 +105,8 @@ class SwitchoverScreen(ModalScreen[None]):
         self.attempt = self.attempt.with_view(view)
         self._draw()
 
-    def show_step(self, step: SwitchoverStep) -> None:
-        self.attempt = self.attempt.with_step(step)
+    def show_operation(self, operation: Operation) -> None:
+        self.attempt = self.attempt.with_operation(operation)
         self._heard_at = self._monotonic()
         self._draw()
 
@@ -123,6 +134,11 @@ class SwitchoverScreen(ModalScreen[None]):
             self.app.notify("The switchover is running; its outcome is shown here", markup=False)
             return
         self.dismiss()
+
+    def action_cancel_switchover(self) -> None:
+        operation = self.attempt.operation
+        if self.attempt.cancellable and operation is not None:
+            self.app.post_message(self.Cancelled(operation.operation_id))
 
     def action_longer(self, by: int) -> None:
         if not self.started:
@@ -157,6 +173,10 @@ class SwitchoverScreen(ModalScreen[None]):
         blocked_s = self.attempt.elapsed_ms / 1000 + since
         parts = progress(self.attempt, blocked_s, self.timeout_s)
         if not self.attempt.ended:
+            if self.attempt.waits:
+                parts.append("\nReady. It waits for pgmig-cli switchover --proceed.\n")
+            if self.attempt.cancellable:
+                parts += [("\nc", "bold"), (" cancels it: the source accepts writes again\n", "$muted")]
             return OUTCOMES[Outcome.RUNNING][0], parts
         title, ending = conclusion(self.attempt, self._view)
         return title, [*parts, "\n", *ending]

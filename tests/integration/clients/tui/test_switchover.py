@@ -14,6 +14,8 @@ from clients.tui.screens.switchover import SwitchoverScreen
 from services.shared.model import (
     ErrorKind,
     Failure,
+    Operation,
+    OperationState,
     PgmigError,
     Phase,
     Readiness,
@@ -21,6 +23,7 @@ from services.shared.model import (
     ReasonCode,
     StepName,
     StepState,
+    SwitchoverOptions,
     SwitchoverStep,
 )
 from tests.support.dashboard import dashboard, heard, reads, screen_text, toasts, until
@@ -278,4 +281,44 @@ async def test_the_dialog_works_on_a_tiny_terminal(
     async with app.run_test(size=size) as pilot:
         screen = await confirmed(pilot, session)
         session.step(*STEPS, None)
+        await concluded(pilot, screen, Outcome.SWITCHED_OVER)
+
+
+async def test_c_cancels_until_it_is_decided(app: Dashboard, session: FakeSession) -> None:
+    async with app.run_test(size=(80, 30)) as pilot:
+        screen = await confirmed(pilot, session)
+        session.step(*STEPS[:4])
+        await until(pilot, lambda: len(screen.attempt.steps) == 3)
+        await pilot.pause()
+        await reads(pilot, "c cancels it")
+        await pilot.press("c")
+        await until(pilot, lambda: ("cancel", "op-1", 0.0) in session.calls)
+        session.step(SwitchoverStep(StepName.ROLLBACK, StepState.DONE), OperationState.CANCELLED)
+        await concluded(pilot, screen, Outcome.CANCELLED, "⚠ Cancelled", "The source accepts writes")
+
+
+async def test_c_does_nothing_while_it_is_decided_or_undone(app: Dashboard, session: FakeSession) -> None:
+    async with app.run_test(size=(80, 30)) as pilot:
+        screen = await confirmed(pilot, session)
+        session.step(SwitchoverStep(StepName.COMMIT, StepState.STARTED))
+        await until(pilot, lambda: len(screen.attempt.steps) == 1)
+        await pilot.press("c")
+        session.step(STEPS[-1], None)
+        await concluded(pilot, screen, Outcome.SWITCHED_OVER)
+        assert [call[0] for call in session.calls] == ["switchover"]
+
+
+async def test_s_attaches_to_the_switchover_that_runs() -> None:
+    """Another client has requested it, and holds it."""
+    options = SwitchoverOptions(60_000, hold=True)
+    held = Operation("op-1", "shop", "other", options=options, state=OperationState.READY)
+    session = FakeSession(replace(streaming(), operation=held))
+    async with dashboard(session).run_test(size=(80, 30)) as pilot:
+        screen = await asked(pilot)
+        session.step(OperationState.READY)
+        await until(pilot, lambda: screen.attempt.waits)
+        await pilot.pause()
+        await reads(pilot, "It waits for pgmig-cli switchover --proceed")
+        assert session.calls == []
+        session.step(OperationState.RUNNING, *STEPS, None)
         await concluded(pilot, screen, Outcome.SWITCHED_OVER)
