@@ -1,4 +1,4 @@
-"""Mutations of the rules about freeze and switchover (40 to 46)."""
+"""Mutations of the rules about freeze and switchover (40 to 48)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ ESCAPES = "tests/integration/pg/freeze/test_freeze_escapes.py"
 TWO = "tests/integration/coordinator/restarts/test_two_coordinators.py"
 REPLACED = "tests/integration/coordinator/restarts/test_replaced_coordinator.py"
 DURING = "tests/unit/coordinator/test_commands_during_switchover.py"
+SWITCHING = "tests/unit/coordinator/operations/test_switching.py"
+UNFROZEN = "tests/integration/coordinator/operations/test_switchover_unfrozen.py"
 INTERRUPTED = "tests/integration/coordinator/operations/test_switchover_interrupted.py"
 UNPUBLISHED = "tests/integration/coordinator/tables/test_unpublished_fence.py"
 AFTER = "tests/integration/coordinator/operations/test_after_switchover.py"
@@ -240,5 +242,40 @@ MUTATIONS = (
         "            on_failure=lambda error: _report_failure(context, error),\n",
         "",
         f"{INTERRUPTED}::test_stopped_locking_session_rolls_back",
+    ),
+    Mutation(
+        "47 a switchover whose decision is being stored is not cancelled",
+        "services/coordinator/operations/switching.py",
+        "        decided = self._feed.deciding or ",
+        "        decided = ",
+        f"{SWITCHING}::test_switchover_whose_decision_is_being_stored_cannot_be_cancelled",
+    ),
+    Mutation(
+        "47 a repeated request is the same operation",
+        "services/coordinator/operations/switching.py",
+        "        if known is not None:\n",
+        "        if False:\n",
+        f"{SWITCHING}::test_same_request_id_is_the_same_operation_also_after_its_end",
+    ),
+    Mutation(
+        "47 the next coordinator does not begin a switchover after its timeout",
+        "services/coordinator/operations/switching.py",
+        "        elif operation.held or operation.left_s(time.time()) > 0:\n",
+        "        elif operation:\n",
+        f"{SWITCHING}::test_next_coordinator_does_not_begin_after_the_timeout",
+    ),
+    Mutation(
+        "47 a cancelled switchover is undone",
+        "services/coordinator/operations/switchover.py",
+        "    stopped = isinstance(exc, asyncio.CancelledError) and not _cancelled(migration)\n",
+        "    stopped = isinstance(exc, asyncio.CancelledError)\n",
+        f"{SWITCHING}::test_cancelled_switchover_is_undone_and_is_no_failure",
+    ),
+    Mutation(
+        "48 a switchover that blocks nobody refuses open transactions that write",
+        "services/shared/pg/freeze/unfrozen.py",
+        "        if open_ones := await self._writers():\n",
+        "        if open_ones := '':\n",
+        f"{UNFROZEN}::test_transaction_that_begins_to_write_behind_the_sentinel_is_refused",
     ),
 )

@@ -26,6 +26,7 @@ from clients.presentation.sentences import switchover_result
 from services.shared.model import (
     ErrorKind,
     ExitCode,
+    FreezeMode,
     LagLimit,
     MigrationId,
     Operation,
@@ -53,6 +54,14 @@ LOOK_EVERY_S = 1.0
     help="Longest time that writes may be blocked. After it the switchover is rolled back.",
 )
 @click.option("--hold", is_flag=True, help="Prepare everything, then wait for `switchover --proceed`.")
+@click.option(
+    "--freeze",
+    type=click.Choice([mode.value for mode in FreezeMode]),
+    default=FreezeMode.DATABASE.value,
+    show_default=True,
+    help="database: block all writers and close the source. none: block nobody, because the application is "
+    "stopped; writes that pgmig finds nevertheless roll the switchover back.",
+)
 @click.option("--proceed", "action", flag_value="proceed", help="Let the switchover that is held proceed.")
 @click.option(
     "--cancel", "action", flag_value="cancel", help="Cancel the switchover: the source accepts writes."
@@ -83,6 +92,7 @@ def switchover(
     *,
     timeout: float,
     hold: bool,
+    freeze: str,
     action: str | None,
     detach: bool,
     request_id: str,
@@ -104,7 +114,7 @@ def switchover(
         return
     if action and (hold or request_id or max_lag):
         raise click.UsageError(f"--{action} is about a switchover that was requested before")
-    options = SwitchoverOptions(max(1, round(timeout * 1000)), hold, limit)
+    options = SwitchoverOptions(max(1, round(timeout * 1000)), hold, limit, FreezeMode(freeze))
     watched: list[Operation] = []
     try:
         run(_switchover(invocation, options, action, request_id, watched, detach=detach))

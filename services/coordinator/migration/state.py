@@ -57,8 +57,13 @@ def _switched_over(record: Record, result: SwitchoverResult) -> Record:
         state_since=result.finished_at,
         flushed_lsn=max(record.forward.flushed_lsn, result.sentinel_lsn),
     )
+    closed = record.freeze is not None and record.freeze.database
     record = replace(
-        record, phase=MigrationPhase.SWITCHED_OVER, phase_since=result.finished_at, switchover=result
+        record,
+        phase=MigrationPhase.SWITCHED_OVER,
+        phase_since=result.finished_at,
+        switchover=result,
+        freeze=record.freeze if closed else None,  # else there is nothing to thaw
     )
     return record.with_pipeline(pipeline)
 

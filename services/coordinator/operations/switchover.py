@@ -41,6 +41,7 @@ from services.coordinator.tables.unlogged import check_unlogged
 from services.shared.model import (
     ErrorKind,
     EventLevel,
+    FreezeMode,
     MigrationPhase,
     OperationState,
     PgmigError,
@@ -50,6 +51,7 @@ from services.shared.model import (
     failure_of,
 )
 from services.shared.pg.freeze.source import Freeze
+from services.shared.pg.freeze.unfrozen import Unfrozen
 from services.shared.runtime.assignments import cause
 
 log = logging.getLogger(__name__)
@@ -139,7 +141,7 @@ async def _attempt(run: steps.Run) -> None:
     await _prepare(run)
     migration = run.context.migration
     await run.context.journal.confirm()  # `open` sets settings of the source to their present values
-    freeze = await Freeze.open(run.uris.source_uri, migration.pipeline_id.slot)
+    freeze = await _freeze_mode(migration).open(run.uris.source_uri, migration.pipeline_id.slot)
     try:
         check_ready(migration)  # nothing is awaited before the move: it may have been paused, or have failed
         migration.began_switchover(freeze.before)
@@ -147,6 +149,12 @@ async def _attempt(run: steps.Run) -> None:
         await _while_frozen(run, freeze)
     finally:
         await freeze.close()
+
+
+def _freeze_mode(migration: Migration) -> type[Freeze]:
+    operation = migration.operations.current
+    none = operation is not None and operation.options.freeze is FreezeMode.NONE
+    return Unfrozen if none else Freeze
 
 
 async def _prepare(run: steps.Run) -> None:

@@ -116,7 +116,10 @@ async def freeze_source(run: Run, freeze: Freeze) -> None:
         run.context.migration.event(EventLevel.WARNING, f"subscriptions of the source are disabled: {named}")
     run.feed.blocked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
     ended = await freeze.end_writers(await freeze.forbid_writes())
-    run.context.migration.event(EventLevel.INFO, f"source frozen; sessions that were ended: {ended}")
+    done = f"source frozen; sessions that were ended: {ended}"
+    if not freeze.blocks:
+        done = "the source is not frozen, as requested; no transaction that writes is open"
+    run.context.migration.event(EventLevel.INFO, done)
 
 
 async def emit(run: Run, freeze: Freeze) -> None:
@@ -158,9 +161,10 @@ async def close_source(run: Run, freeze: Freeze) -> None:
     ended = await freeze.shut(run.deadline - EXPLAIN_S)
     await freeze.check_prepared()
     await freeze.holds()
-    run.context.migration.event(
-        EventLevel.INFO, f"the source accepts no connections; sessions that were ended: {ended}"
-    )
+    if freeze.blocks:
+        run.context.migration.event(
+            EventLevel.INFO, f"the source accepts no connections; sessions that were ended: {ended}"
+        )
 
 
 async def set_sequences(run: Run, freeze: Freeze) -> None:

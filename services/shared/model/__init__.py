@@ -81,6 +81,7 @@ from services.shared.model.view.operation import Operation
 from services.shared.model.view.options import check_options
 from services.shared.model.view.readiness import LagLimit, Readiness, Reason, ReasonCode
 from services.shared.model.view.switchover import (
+    FreezeMode,
     StepName,
     StepState,
     SwitchoverOptions,
@@ -152,6 +153,7 @@ __all__ = [
     "EventLevel",
     "ExitCode",
     "Failure",
+    "FreezeMode",
     "IdentityBefore",
     "IndexProgress",
     "KeyRange",

@@ -10,6 +10,7 @@ import pytest
 from services.shared.model import (
     ErrorKind,
     Failure,
+    FreezeMode,
     MigrationId,
     Operation,
     OperationState,
@@ -69,6 +70,13 @@ def test_held_switchover_waits_until_it_may_proceed(served: ServedControl) -> No
     assert result.exit_code == 0
     assert ("proceed_operation", "m-1") in served.control.calls
     assert result.stdout.startswith("switched over: ")
+
+
+def test_switchover_without_a_freeze_is_requested_by_name(served: ServedControl) -> None:
+    put(served)
+    at(served, "switchover", "--freeze", "none", "--detach")
+    assert served.control.operations["m-1"].options.freeze is FreezeMode.NONE
+    assert at(served, "switchover", "--freeze", "tables").exit_code == 2
 
 
 def test_cancelled_switchover_is_a_success_of_cancel_and_a_failure_for_who_watches(

@@ -12,6 +12,17 @@ from services.shared.model.lsn import Lsn
 from services.shared.model.view.readiness import LagLimit
 
 
+class FreezeMode(StrEnum):
+    """How writers are kept from the source.
+
+    database: they are blocked by locks, and the database is closed. none: nobody is blocked, because the
+    operator has stopped the application; writes that are found nevertheless roll the switchover back.
+    """
+
+    DATABASE = "database"
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class SwitchoverOptions:
     """timeout_ms: the longest time for which writes may be blocked. The preparation must end in that time
@@ -21,6 +32,7 @@ class SwitchoverOptions:
     timeout_ms: int = 30_000
     hold: bool = False
     max_lag: LagLimit = field(default_factory=LagLimit)
+    freeze: FreezeMode = FreezeMode.DATABASE
 
 
 @dataclass(frozen=True, slots=True)

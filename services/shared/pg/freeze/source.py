@@ -82,6 +82,9 @@ class Freeze:
     before: the source before the freeze, which `thaw` restores.
     """
 
+    blocks = True
+    """Writers cannot write, so what is read of the source is final."""
+
     def __init__(
         self,
         locker: AsyncConnection,
