@@ -1,7 +1,7 @@
 """After the decision: keep the old source closed, watch it, and open it again on request.
 
-The source can be written to only after somebody opened it by hand or with `unfreeze`. Such changes exist on
-the source alone, because nothing applies them. pgmig reports them in the event log as an alarm with tables
+The source can be written to only after somebody opened it by hand or with `unfreeze`. Such changes exist
+only on the source, because nothing applies them. pgmig reports them in the event log as an alarm with tables
 and numbers. They also make `cleanup` fail, because it would drop the slot that they are read from.
 """
 
@@ -46,7 +46,7 @@ def check_frozen(migration: Migration) -> Before:
 
 
 async def unfreeze(context: Context, *, read_only: bool) -> None:
-    """Let sessions into the old source again: those that write too, or read-only by default.
+    """Open the old source to sessions again, also to those that write, or read-only by default.
 
     Raises WRONG_PHASE unless the source is frozen, CREDENTIALS_NEEDED, and FENCED when another coordinator
     has taken over.
@@ -66,7 +66,7 @@ async def unfreeze(context: Context, *, read_only: bool) -> None:
 
 
 async def watch(context: Context) -> None:
-    """Look from time to time while the coordinator runs. Reports writes, and again when they have doubled.
+    """Check from time to time while the coordinator runs. Reports writes, and again when they have doubled.
     Never raises."""
     seen = 0
     while not context.migration.removed:

@@ -1,7 +1,7 @@
-"""Every step of a switchover that changes nothing and blocks nobody, with its result and what it took.
+"""Runs the steps of a switchover that change nothing and block nobody. Reports each result and its duration.
 
-A step that fails does not end the dry run, so that one run shows everything that is in the way. Only a server
-that cannot be reached, or a migration that does not stream, leaves the later steps out: they need both.
+A step that fails does not end the dry run, so that one run shows everything that is in the way. Later steps
+are omitted only if a server cannot be reached or the migration does not stream, because they need both.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class Measured:
 
 
 def estimated(measured: Measured) -> tuple[EstimatedPart, ...]:
-    """The steps that block writes. Sequences are set, and read back twice; the tables are compared once more,
-    and a second sentinel is applied."""
+    """The steps that block writes. Sequences are set, and read back twice. The tables are compared once
+    more, and a second sentinel is applied."""
     trip = measured.round_trip_s
     seconds = {
         StepName.FREEZE: LOCK_S * measured.tables + 6 * trip + END_S,

@@ -28,8 +28,8 @@ def written_behind(what: str) -> PgmigError:
 
 
 def opened_meanwhile(database: str) -> PgmigError:
-    """A session that began then may have written what no publication carries: large objects, sequence values
-    and new tables."""
+    """A session that began in between may have written data that no publication contains: large objects,
+    sequence values and new tables."""
     return PgmigError(
         ErrorKind.SWITCHOVER_FAILED,
         f"somebody altered database {database} of the source, or let it accept connections during the "

@@ -28,7 +28,7 @@ async def await_ready(migration: Migration, deadline: float) -> None:
     """Return when it streams, an applier is at work, and the lag fits in the time that is left and in the
     operation's limit.
 
-    deadline: time.monotonic(). Raises TIMEOUT, and WRONG_PHASE when it is paused or fails meanwhile.
+    deadline: time.monotonic(). Raises TIMEOUT, and WRONG_PHASE if it is paused or fails in the meantime.
     """
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
@@ -40,8 +40,8 @@ async def await_ready(migration: Migration, deadline: float) -> None:
 
 
 async def await_proceed(context: Context) -> None:
-    """Everything is prepared: return when an operator lets the held operation proceed. Raises WRONG_PHASE
-    when the migration fails meanwhile, and FENCED."""
+    """Everything is prepared: return when an operator lets the held operation proceed. Raises WRONG_PHASE if
+    the migration fails in the meantime, and FENCED."""
     migration = context.migration
     if (operation := migration.operations.current) is None or not operation.held:
         return

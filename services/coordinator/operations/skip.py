@@ -20,12 +20,12 @@ _OF_A_TRANSACTION = frozenset(
 
 
 def skippable(failure: Failure) -> bool:
-    """Whether it is about one source transaction; its LSN is then that of the commit record."""
+    """Whether it concerns one source transaction. Then its LSN is that of the commit record."""
     return failure.kind in _OF_A_TRANSACTION and bool(failure.lsn and failure.xid)
 
 
 def explained(failure: Failure, migration_id: str) -> Failure:
-    """With the way out in its hint, where it is about one transaction."""
+    """The error, with `skip-transaction` in its hint if it concerns one transaction."""
     if not skippable(failure):
         return failure
     way = (
@@ -36,7 +36,7 @@ def explained(failure: Failure, migration_id: str) -> Failure:
 
 
 def decided(record: Record, lsn: Lsn, reason: str, who: str, now: float) -> SkippedTransaction:
-    """The audit record. Raises WRONG_PHASE or INVALID_ARGUMENT when nothing may be skipped."""
+    """The audit record. Raises WRONG_PHASE or INVALID_ARGUMENT if nothing may be skipped."""
     pipeline = record.forward
     failure = pipeline.failure
     if pipeline.state is not PipelineState.FAILED or failure is None or pipeline.resume_state is None:

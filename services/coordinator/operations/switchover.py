@@ -3,10 +3,10 @@
 Steps: freeze, sentinel, drain, close, sequences, unpublished (where there is anything of that kind),
 verify, commit. Until the commit is stored, a failure or the end of the allowed time rolls
 the switchover back: writes are not blocked any more, the phase is streaming again, and the failure is stored
-with the migration. Storing the record in phase switched-over *is* the commit; the locks are released only
-after that. From step close on, the source's database accepts no connections, also after the switchover. So
-nobody can write to it, not even a superuser. From that step on pgmig reads the source in the session of the
-freeze, because no other session can be opened.
+in the record. Storing the record in phase switched-over *is* the commit; the locks are released only after
+that. From step close on, the source's database accepts no connections, also after the switchover. So nobody
+can write to it, not even a superuser. From that step on pgmig reads the source in the session of the freeze,
+because no other session can be opened.
 
 How to thaw the source is stored before it is frozen. So a coordinator that starts after a crash finds phase
 switchover and undoes it (services.coordinator.operations.undo). What happens before and after that, and to
@@ -233,9 +233,9 @@ async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> Non
             feed.left(failure_of(exc))
             return
     if not cancelled and migration.state is not PipelineState.FAILED:
-        migration.switchover_failed(failure_of(error))  # else what it failed with tells how to go on
+        migration.switchover_failed(failure_of(error))  # else its own failure says what to do
     feed.undone(OperationState.CANCELLED if cancelled else end)
     try:
         await context.journal.save()
-    except PgmigError as exc:  # the client is told why the switchover failed
+    except PgmigError as exc:  # the client receives the reason why the switchover failed
         log.error("after the switchover was rolled back: %s", exc)

@@ -48,9 +48,9 @@ COPIES_LOOK_S = 0.5
 
 @dataclass(slots=True)
 class Run:
-    """One attempt. deadline: time.monotonic(). chosen: what the migration takes, as last seen.
-    sentinel, token: of the last one that was written. applied: what the applier said of it, from a source
-    that carries messages. rows: applied until then."""
+    """One attempt. deadline: time.monotonic(). chosen: the objects that are migrated, as last read.
+    sentinel, token: of the last one that was written. applied: the applier's report of it, if the source
+    sends messages. rows: number of rows applied until then."""
 
     context: Context
     schema: Schema
@@ -96,7 +96,7 @@ async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
 
 
 async def synchronize_ahead(run: Run) -> None:
-    """Run this before writes are blocked, so that little is left for the freeze."""
+    """Run this before writes are blocked, so that little remains to be done during the freeze."""
     began = time.monotonic()
     run.unpublished = await unpublished.any_to_compare(run.context)
     if run.unpublished:
@@ -132,11 +132,11 @@ async def emit(run: Run, freeze: Freeze) -> None:
 async def drain(run: Run, freeze: Freeze) -> None:
     """Wait until the sentinel, and so all before it, is on the destination's disk.
 
-    Where pgoutput carries no messages the sentinel's position counts: the end of a record that was
+    If pgoutput sends no messages, the sentinel's position is used: the end of a record that was
     written after the last writer's commit. Progress at or past it means that all before it was
     decoded, in order, and is on disk. The commit that follows the record is an empty transaction,
     which these versions send, so no keepalive has to be waited for; and unlike the end of the
-    WAL, which may lie inside a record that is not complete or behind a page header, decoding
+    WAL, which may be inside an incomplete record or after a page header, decoding
     reaches the end of a record.
     """
     versions = run.context.migration.record.source.server_version_num
@@ -203,7 +203,7 @@ async def check_fence(run: Run, freeze: Freeze) -> None:
     await drain(run, freeze)
     if run.applied is not None:
         check_nothing_behind(run.applied, first)
-    elif run.rows != rows:  # see drain: no messages, but totals
+    elif run.rows != rows:  # no messages are sent (see drain), so totals are compared
         raise written_behind(f"{run.rows - rows} rows")
     await _check_still_closed(freeze)
 

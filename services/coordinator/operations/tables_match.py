@@ -21,7 +21,8 @@ from services.shared.pg.session.connection import connection, translated
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """chosen: what the migration takes now. tables: how many of the source are on the destination."""
+    """chosen: the objects that are migrated now. tables: how many of the source's tables exist on the
+    destination."""
 
     chosen: Chosen
     tables: int
@@ -33,8 +34,8 @@ async def check_tables(
     """Raises SCHEMA_DRIFT unless every table of the source is what was copied, and the destination has
     it with the same columns.
 
-    Where the destination is partitioned otherwise, the root is what has to be there; a new partition
-    has no route to it.
+    If the destination is partitioned in another way, the root must exist there. A new partition has no route
+    to it.
     """
     migration, record = context.migration, context.migration.pipeline
     roots = {route.leaf: route.root for route in schema.routing.routes}

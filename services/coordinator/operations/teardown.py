@@ -62,7 +62,7 @@ async def remove_all(
     context: Context, files: Files, bus: Client, refused: dict[str, PgmigError], *, force: bool
 ) -> CleanupResult:
     """Everything, the state last. Raises FENCED when another coordinator has taken over. force: what cannot
-    be removed is reported and left behind, and so is that the store could not be asked.
+    be removed is reported and kept. It is also reported if the store could not be asked.
 
     refused: by side, why a given connection string is not used.
     """
@@ -112,7 +112,7 @@ async def check_ours(context: Context, *, force: bool) -> PgmigError | None:
 
 
 async def _freeze(context: Context) -> list[str]:
-    """Of a switchover that was not decided, and could not be undone."""
+    """The warning about a switchover that was not decided and could not be undone."""
     record = context.migration.record
     if record.freeze is None or record.switchover is not None:
         return []

@@ -74,7 +74,7 @@ async def _thaw_unless_fenced(context: Context, uri: str) -> PgmigError | None:
     """Returns FENCED instead of raising it: `retrying` would try again."""
     try:
         await thaw_recorded(context, uri)
-    except StillDisabledError as exc:  # whatever the reason is, it is tried again
+    except StillDisabledError as exc:  # it is retried after any error
         raise StillDisabledError(ErrorKind.TRANSIENT, exc.message, exc.hint) from exc
     except PgmigError as exc:
         if exc.kind is not ErrorKind.FENCED:
@@ -84,7 +84,7 @@ async def _thaw_unless_fenced(context: Context, uri: str) -> PgmigError | None:
 
 
 async def thaw_recorded(context: Context, uri: str) -> bool:
-    """Thaw the source as the record says; whether there was anything to put back.
+    """Thaw the source as recorded. Returns whether there was anything to restore.
 
     Raises FENCED, with the source as it is, when another coordinator has written the record since. Raises
     StillDisabledError if writers can write, and only subscriptions are left.
@@ -99,10 +99,10 @@ async def thaw_recorded(context: Context, uri: str) -> bool:
 
 
 def claiming(context: Context) -> Announce:
-    """Writes the sessions that change the freeze into the record, and that into the store.
+    """Writes the sessions that change the freeze into the record, and the record into the store.
 
-    The store has then no decision of anybody else, nor one of ours whose answer was lost; and a coordinator
-    that still runs this switchover can decide no more.
+    If that succeeds, the store contains no decision of another coordinator, and none of ours whose answer
+    was lost. A coordinator that still runs this switchover can no longer decide it.
     """
 
     async def claim(sessions: tuple[OwnSession, ...]) -> None:

@@ -43,7 +43,7 @@ class Credentials:
         return bool(self.source_uri and self.destination_uri)
 
     def filled_from(self, other: Credentials) -> Credentials:
-        """What is missing here, taken from `other`."""
+        """These connection strings; those that are missing come from `other`."""
         return Credentials(self.source_uri or other.source_uri, self.destination_uri or other.destination_uri)
 
 
@@ -55,15 +55,15 @@ OPTIONS = {"source": "--source-uri", "destination": "--dest-uri"}
 @dataclass(frozen=True, slots=True)
 class Found:
     """credentials: those that were found. refused: by side ("source", "destination"), why another one was
-    not, as its server or the network says it."""
+    not, in the words of its server or the network."""
 
     credentials: Credentials = NOTHING_GIVEN
     refused: dict[str, PgmigError] = field(default_factory=dict)
 
 
 async def of_password_file(source: Endpoint, destination: Endpoint) -> Found:
-    """Connection strings without passwords, where libpq finds what is missing (or none is needed). Each
-    side is tried by itself, so that one that is down does not hide the other one's."""
+    """Connection strings without passwords, if libpq finds the passwords or none is needed. Each side is
+    tried separately, so that a server that is down does not hide the result of the other one."""
     uris = {"source": passwordless_uri(source), "destination": passwordless_uri(destination)}
     answers = await asyncio.gather(*(_refusal(uri, side) for side, uri in uris.items()))
     refused = {side: error for side, error in zip(uris, answers, strict=True) if error is not None}
@@ -121,7 +121,8 @@ def place(where: Endpoint) -> str:
 
 
 async def judge(record: Record, given: Credentials, remedy: str) -> Judged:
-    """Compare what is given with the record. remedy: the hint where another database is named."""
+    """Compare the given connection strings with the record. remedy: the hint if they name another
+    database."""
     hint = remedy.format(id=record.migration_id)
     judged = Judged(given)
     source = await _judged(judged, "source", given.source_uri, record, hint)
@@ -130,7 +131,7 @@ async def judge(record: Record, given: Credentials, remedy: str) -> Judged:
 
 
 async def judge_to_go_on(record: Record, given: Credentials) -> Judged:
-    """`judge` for commands after which changes are read on. Raises the first refusal, and GAP."""
+    """`judge` for commands after which the replication continues. Raises the first refusal, and GAP."""
     judged = await judge(record, given, GO_ON)
     judged.check()
     if "source" in judged.moved:
@@ -167,7 +168,7 @@ async def _found(side: str, uri: str, record: Record, hint: str) -> Endpoint:
 
 
 async def _seen(side: str, uri: str, freeze: Before | None) -> tuple[DatabaseIdentity | None, Endpoint]:
-    """The database that `uri` leads to. One that our freeze has closed is looked up from another database
+    """The database that `uri` leads to. If our freeze has closed it, it is looked up from another database
     of its server. The identity is None if that server has no such database."""
     try:
         async with connection(uri, side) as conn:
@@ -183,11 +184,11 @@ async def _seen(side: str, uri: str, freeze: Before | None) -> tuple[DatabaseIde
 
 
 async def check_timeline(record: Record, uri: str) -> None:
-    """Raises GAP for a source that was promoted: its WAL is not the one that the slot was made in."""
+    """Raises GAP for a source that was promoted: its WAL is not the one that the slot was created in."""
     slot = record.forward.slot
     if slot is None or not slot.timeline:
         return
-    # A source that the freeze has closed still shows its timeline from another database.
+    # If the freeze has closed the source, its timeline is read from another database.
     replication = await ReplicationConnection.open(uri, record.freeze.door if record.freeze else "")
     try:
         found = await replication.identify_system()
@@ -208,8 +209,9 @@ async def check_timeline(record: Record, uri: str) -> None:
 class KnownCredentials:
     """The connection strings that one migration works with.
 
-    settings: of the coordinator itself, which fill gaps. embedded: they were given for the one migration
-    that it has, so the password file does not replace them. changes: announced when some are accepted.
+    settings: the coordinator's own, used where none was given. embedded: they were given for the one
+    migration that it has, so the password file does not replace them. changes: announced when some are
+    accepted.
     """
 
     def __init__(
@@ -222,11 +224,11 @@ class KnownCredentials:
         self._known = NOTHING_GIVEN
 
     def accept(self, offered: Credentials, *, proven: bool = False) -> None:
-        """Take connection strings of the databases on record, and no others: there is no other way in.
+        """Accept connection strings of the recorded databases, and no others. No other method accepts any.
 
-        One of another host, port, database or user is dropped, unless a connection has proven that it
-        leads to the recorded database (`judge`, or the checks of `start`). The newest come first, known
-        ones fill the gaps. Parameters that were recorded stay in force.
+        A string with another host, port, database or user is ignored, unless a connection has proven that
+        it leads to the recorded database (`judge`, or the checks of `start`). The newest ones are used.
+        A side without a new one keeps the known one. Recorded parameters stay valid.
         """
         self._known = self._of_record(offered, proven=proven).filled_from(self._known)
         if self._known.complete and self._migration.needs_credentials:
@@ -235,7 +237,7 @@ class KnownCredentials:
         self._changes.announce()
 
     def take_over(self, judged: Judged) -> Credentials:
-        """Work with what was accepted, at its new address, from now on."""
+        """Use the accepted connection strings, with their new addresses, from now on."""
         if judged.moved:
             self._migration.addresses_changed(judged.moved.get("source"), judged.moved.get("destination"))
         for side, where in judged.moved.items():
@@ -258,7 +260,7 @@ class KnownCredentials:
 
     @property
     def known(self) -> Credentials:
-        """What is known now, without a look anywhere."""
+        """The connection strings that are known now. Nothing is looked up."""
         return self._known
 
     async def both(self) -> Credentials:
@@ -267,7 +269,7 @@ class KnownCredentials:
         return self._known
 
     async def source(self) -> str:
-        """Like `both`, when the source alone is needed."""
+        """Like `both`, if only the source is needed."""
         await self._find(lambda: bool(self._known.source_uri))
         return self._known.source_uri
 
@@ -297,15 +299,15 @@ class KnownCredentials:
         )
 
     async def _look(self) -> dict[str, PgmigError]:
-        """Look where a restarted coordinator may find them without anybody's help. Returns by side why
-        the password file is of no use."""
+        """Look for them where a restarted coordinator can find them without an operator. Returns, by side,
+        why the password file did not help."""
         record, settings = self._migration.record, self._settings
         self._known = self._known.filled_from(self._of_record(settings, proven=False))
         if self._known.complete:
             return {}
         tried = await of_password_file(record.source, record.destination)
         found = tried.credentials
-        if self._embedded:  # what was given names another address: it is judged, not replaced
+        if self._embedded:  # what was given names another address, so `judge` decides about it
             found = Credentials(
                 "" if settings.source_uri else found.source_uri,
                 "" if settings.destination_uri else found.destination_uri,

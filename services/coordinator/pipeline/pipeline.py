@@ -24,7 +24,7 @@ from services.shared.runtime.changes import Changes
 class SharedResources:
     """What all migrations of one coordinator share. source_uri, destination_uri: its own
     settings, a fallback for credentials. embedded: they were given for the one migration that it has,
-    so the password file does not stand in for them."""
+    so the password file does not replace them."""
 
     bus: Client
     worker_registry: WorkerRegistry

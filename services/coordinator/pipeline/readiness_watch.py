@@ -1,8 +1,8 @@
-"""Asks both servers every few seconds what a switchover would meet there.
+"""Checks on both servers every few seconds what would prevent or delay a switchover.
 
 It does so while the migration replicates changes, and at once when a client asks. It takes little of the
 servers' time: a question that took long is repeated less often, and a server that does not answer is asked
-with growing pauses. During a switchover it asks nothing and has no sessions.
+at growing intervals. During a switchover it asks nothing and has no sessions.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ReadinessWatch:
         return migration.record.options.follow and replicating and not migration.removed
 
     async def look(self) -> None:
-        """Ask both servers now. A server that does not answer is noted with its error."""
+        """Ask both servers now. If a server does not answer, its error is recorded."""
         async with self._asking:
             known = self._credentials.known
             if not self._wanted() or not known.complete:
@@ -107,7 +107,7 @@ class ReadinessWatch:
             try:
                 self._slow = await read_slow(conn, self._migration.record.options)
             except PgmigError as exc:
-                if exc.kind is not ErrorKind.TRANSIENT:  # else a lock was in the way: keep what is known
+                if exc.kind is not ErrorKind.TRANSIENT:  # else a lock prevented it: keep the previous result
                     raise
                 log.info("the sequences of the source cannot be read just now: %s", exc)
         slot = self._migration.pipeline_id.slot
@@ -124,7 +124,7 @@ class ReadinessWatch:
 async def _ask(
     server: WatchedServer, uri: str, sight: Sight, questions: Callable[[Connection], Awaitable[None]]
 ) -> bool:
-    """Whether it answered. A session may have ended since the last look: another one is opened once."""
+    """Whether it answered. The session may have ended since the last query, so another one is opened once."""
     reused = server.opened
     try:
         await questions(await server.session(uri))

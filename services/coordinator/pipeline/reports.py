@@ -45,7 +45,7 @@ STREAM_FULL = (
 
 
 def unexpected(migration: Migration, exc: BaseException) -> PgmigError:
-    """An exception that is not ours, for the operator; the log has it in full."""
+    """An exception that is not a PgmigError, for the operator. The log contains it in full."""
     log.error("migration %s: unexpected error", migration.id, exc_info=exc)
     return PgmigError(
         ErrorKind.INTERNAL, f"unexpected {type(exc).__name__} in the coordinator", "see its log"
@@ -71,11 +71,11 @@ class Reports:
         self.drifted_at: Lsn | None = None
 
     def notify(self) -> None:
-        """Let `until` look again."""
+        """Let `until` check its condition again."""
         self._changes.announce()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return when `condition` holds; it is looked at after every report."""
+        """Return when `condition` holds. It is checked after every report."""
         await self._changes.until(condition)
 
     async def until_fatal(self) -> PgmigError:
@@ -85,7 +85,7 @@ class Reports:
         return self.fatal
 
     def cleared(self) -> None:
-        """Forget what the last run of a phase ended with."""
+        """Forget the errors of the last run of a phase."""
         self.fatal = None
         self.part_errors.clear()
         self._retries.clear()
@@ -94,7 +94,7 @@ class Reports:
 
     def accepts(self, assignment: AssignmentRef) -> bool:
         if not assignment.assignment_id.startswith(f"{assignment_prefix(self._migration.record)}-"):
-            return False  # of an earlier migration of the same id
+            return False  # of an earlier migration with the same id
         return self._migration.phase.running
 
     def given(self, assignment: AssignmentRef) -> None:

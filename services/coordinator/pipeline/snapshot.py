@@ -26,7 +26,7 @@ class Snapshot:
         self.current = None
 
     def attached(self) -> None:
-        """A worker has got an assignment: waiting callers of `open` request the snapshot again."""
+        """A worker has received an assignment, so waiting callers of `open` request the snapshot again."""
         self._attachments += 1
 
     async def open(self) -> SnapshotReady:
@@ -43,7 +43,7 @@ class Snapshot:
         return self.current is not None or self._attachments != attachments
 
     def close(self) -> None:
-        """Let the source vacuum again."""
+        """Release the snapshot, so that the source can vacuum again."""
         decoder, self.current = self._worker_registry.current(self._pipeline, Role.DECODER), None
         if decoder is not None:
             self._worker_registry.tell(CloseSnapshot(decoder.assignment_id), decoder.assignment_id)

@@ -25,7 +25,7 @@ SEARCH_EVERY_S = 15.0
 
 
 def note(migration: Migration, state: SourceState) -> None:
-    """Let clients see it. The loss of the slot is an event, once."""
+    """Store it for clients. The loss of the slot is logged once."""
     lost_before = migration.following.slot_lost
     if migration.following.source_state(time.monotonic(), state):
         migration.touch()
@@ -40,7 +40,7 @@ def note(migration: Migration, state: SourceState) -> None:
 
 
 class Lookout:
-    """Of one migration, for as long as its coordinator runs."""
+    """The watch of one migration. It runs as long as its coordinator."""
 
     def __init__(self, migration: Migration, credentials: KnownCredentials) -> None:
         self._migration = migration

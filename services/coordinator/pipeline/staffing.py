@@ -17,13 +17,13 @@ ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
 
 
 def assignment_prefix(record: Record) -> str:
-    """Of the assignments' ids: names this migration, and no other one of the same id."""
+    """Prefix of the assignments' ids. It identifies this migration, and no other one with the same id."""
     return f"{record.migration_id}-{record.instance}" if record.instance else record.migration_id
 
 
 class Staffing:
-    """Of one migration. embedded: there is one worker of each role. restored: the migration was found in
-    the store, so workers may still run for it."""
+    """The staffing of one migration. embedded: there is one worker of each role. restored: the migration was
+    found in the store, so workers may still run for it."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Staffing:
         self._restored_at = time.monotonic() if restored else None
 
     async def staff(self, *roles: Role) -> None:
-        """Have these roles filled, and the others stopped."""
+        """Assign work to workers of these roles, and stop those of other roles."""
         await self._credentials.both()
         record = self._migration.record
         await self.release([role for role in ALL_ROLES if role not in roles])
@@ -64,14 +64,14 @@ class Staffing:
             )
 
     def _patience(self, role: Role) -> float:
-        """After a coordinator's restart its workers get time to come back before others start. In an
+        """After a coordinator's restart its workers get time to connect again before others start. In an
         embedded stack there is only one worker of each role, so the one that attaches gets the work."""
         if self._embedded or self._restored_at is None or self.assignment(role) is not None:
             return 0.0
         return max(0.0, self._restored_at + self._worker_registry.grace_s - time.monotonic())
 
     async def release(self, roles: Collection[Role] = ALL_ROLES) -> bool:
-        """Stop the roles' work; whether all of it is known to have stopped."""
+        """Stop the roles' work. Returns whether all of it is known to have stopped."""
         if Role.DECODER in roles:
             self._snapshot.lost()
         return await self._worker_registry.release(self._migration.pipeline_id, roles)
@@ -115,7 +115,7 @@ class Staffing:
             (
                 *self._routing.routes,
                 *self._routing.parted,
-            ),  # changes of before it was detached may still come
+            ),  # changes from before it was detached may still arrive
             record.sends_generated,
             record.applier_epoch,
         )

@@ -58,9 +58,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """error: SCHEMA_DRIFT for what is left; None: nothing is. copy: tables to be copied, by the names that
-    they are copied by. adopted: tables that were. at: the source's WAL position of the look. now: the
-    source's tables that it saw."""
+    """error: SCHEMA_DRIFT for the remaining differences; None if there are none. copy: names under which
+    tables are to be copied. adopted: tables whose changes were adopted. at: the source's WAL position when
+    its catalogs were read. now: the source's tables as they were then."""
 
     error: PgmigError | None
     copy: tuple[TableId, ...]
@@ -116,7 +116,8 @@ async def take_stock(
             others = (*map(unlogged, lasting), *map(replaced_on_destination, replaced))
             error = drift_error(migration.id, (*found, *others, *map(apart, lost.items())), cause)
         copy = tuple(table for table in added if table not in missing)
-        if roots := [table for table in copy if table not in seen.added()]:  # with the rows of others so far
+        # A root that is copied again: its table still contains the rows of other partitions.
+        if roots := [table for table in copy if table not in seen.added()]:
             await context.journal.check_ours()
             await forget_copies(destination, migration.pipeline_id, roots, identities=False)
     adopted = (*(table.identity.table for table in harmless), *gone)
@@ -144,7 +145,7 @@ async def _divide(
     """Altered tables to record again, dropped tables to forget, and the remaining differences. split_off:
     tables whose differences are reported elsewhere."""
     routed = {t for t, one in seen.known.items() if one.root is not None}
-    follow = {t for t in routed if seen.target(t) not in seen.now}  # their root is what has changed
+    follow = {t for t in routed if seen.target(t) not in seen.now}  # the change is that of their root
     differences = [one for one in seen.differences() if one.table not in {*follow, *split_off}]
     tables = [one.table for one in differences if _adoptable(one)]
     here = await read_columns(source, tables)
@@ -152,7 +153,8 @@ async def _divide(
     here_placed, there_placed = await places(source, tables, seen.chosen), await places(destination, tables)
     options = migration.record.options
     by_own_name = {record.table for record in migration.copying.records()}
-    by_own_name |= {one.table for one in migration.pipeline.dropped}  # forgotten, but not to the end
+    # An earlier call may have been interrupted after it had saved the record.
+    by_own_name |= {one.table for one in migration.pipeline.dropped}
     lost = [one for one in differences if one.kind is ChangeKind.GONE]
     lost = [one for one in lost if one.table in by_own_name or not one.before.has_rows]
     gone = set(await absent(destination, [one.table for one in lost]))
@@ -175,7 +177,7 @@ async def _divide(
             lax=True,
         )
         placed = here_placed.get(one.table) == there_placed.get(one.table)
-        if target != one.table:  # the rest is the root's own
+        if target != one.table:  # the other differences are reported for the root
             found, placed = replace(found, own=()), True
         old_rows_differ = found.old_rows_differ and one.before.has_rows
         if found.statements or not placed or old_rows_differ:
@@ -188,7 +190,7 @@ async def _divide(
 
 
 def _adoptable(one: Difference) -> bool:
-    """A partitioned table has no rows that might differ."""
+    """A partitioned table itself has no rows that could differ."""
     if one.now is None or one.now.kind != one.before.kind:
         return False
     return one.kind is ChangeKind.COLUMNS or not one.before.has_rows
@@ -203,11 +205,12 @@ async def _note(conn: Connection, pipeline_id: PipelineId, tables: Sequence[Know
 async def forget(
     context: Context, schema: Schema, destination: Connection, tables: Sequence[TableId], at: Lsn
 ) -> None:
-    """Tables that neither side has any more. at: changes to them that commit before it are passed over.
+    """Forget tables that exist on neither side any more. at: changes to them that were committed before this
+    position are skipped.
 
-    The record is saved before the destination's notes are deleted: whoever repeats this after a crash
-    still finds the notes, or nothing that is left to do. The rest of the schema is dumped again, since a
-    table may have got another name.
+    The record is saved before the destination's rows about them are deleted. So after a crash either these
+    rows still exist and the call is repeated, or nothing remains to be done. The rest of the schema is
+    dumped again, because a table may have been renamed.
     """
     migration = context.migration
     await schema.index_work.stop()
@@ -225,7 +228,7 @@ async def forget(
 async def forget_copies(
     conn: Connection, pipeline_id: PipelineId, tables: Sequence[TableId], *, identities: bool
 ) -> None:
-    """Delete what the destination has noted of these tables' copies. identities: and of what they were."""
+    """Delete the destination's bookkeeping of these tables' copies. identities: also their identities."""
     keys = {part_id(table) for table in tables}
     with translated("forgetting copies of tables"):
         async with conn.transaction():
@@ -239,8 +242,8 @@ async def forget_copies(
 def begin_copy(
     migration: Migration, tables: Sequence[TableId], why: str, without: Sequence[DroppedTable] = ()
 ) -> None:
-    """Go to phase copy for these tables. Nothing is awaited, so that nobody comes in between. without:
-    partitions whose rows the new copies have no more."""
+    """Change to phase copy for these tables. Nothing is awaited, so no other task can run in between.
+    without: partitions whose rows the new copies do not contain."""
     migration.copying.add(tables)
     named = {*tables, *(one.table for one in without)}
     dropped = [one for one in migration.pipeline.dropped if one.table not in named]

@@ -20,8 +20,8 @@ from services.shared.pg.session.connection import Connection, connection
 
 
 async def check_unchanged(context: Context, schema: Schema, source: Connection) -> None:
-    """Raises SCHEMA_DRIFT where a table of the source is not what was copied, or where columns of the two
-    sides differ."""
+    """Raises SCHEMA_DRIFT if a table of the source is not the table that was copied, or if columns of the
+    two sides differ."""
     stock = await take_stock(context, schema, source=source)
     if stock.error is not None:
         raise stock.error
@@ -53,7 +53,7 @@ async def _compare_columns(
     # Partitions that do not exist on the destination are checked under the name of their root.
     routed = {name for route in routing.routes for name in (route.leaf, route.root)}
     tables = [table for table in known if table in now and table not in routed]
-    # Both sides at once: within the freeze, writers wait for this.
+    # Both sides are read at the same time, because writers wait for this during the freeze.
     here, there = await asyncio.gather(read_columns(source, tables), read_columns(destination, tables))
     lines = await lineage(source, destination, tables, chosen)
     whole = migration.record.options.selection.everything

@@ -1,7 +1,7 @@
 """Tables whose rows violate a unique index of the source. That index is damaged.
 
 The index cannot be built on the destination. Replicated changes cannot reliably correct the table there:
-without its key, a DELETE of one of two equal rows finds both. So the table is noted in the record. When the
+without its key, a DELETE of one of two equal rows finds both. So the record lists the table. When the
 migration continues, the table is copied again before its indexes are built, so that rows that were corrected
 on the source are copied under its new snapshot.
 """
@@ -19,7 +19,7 @@ from services.shared.runtime.assignments import cause
 
 
 def noted(migration: Migration, exc: Exception) -> Exception:
-    """The error to stop with, once the table is noted. Other errors are returned as they are."""
+    """The error to stop with, after the table is recorded. Other errors are returned as they are."""
     error = cause(exc)
     if not isinstance(error, DuplicateRowError):
         return exc
@@ -34,7 +34,7 @@ def noted(migration: Migration, exc: Exception) -> Exception:
         )
     elif any(one.table == error.table for one in migration.copying.records()):
         migration.damage_found(error.table)
-    else:  # its rows are copied by its root's name
+    else:  # its rows are copied under its root's name
         remedy = (
             f"correct them on the source and REINDEX TABLE {error.table} there, then copy the partitioned "
             f"table again with `pgmig-cli resync-table --id {migration.id}`"
@@ -43,7 +43,7 @@ def noted(migration: Migration, exc: Exception) -> Exception:
 
 
 async def copy_again(context: Context, routing: Routing, staffing: Staffing) -> PipelineState:
-    """Go back to phase copy for the noted tables."""
+    """Go back to phase copy for the recorded tables."""
     await staffing.release()
     await prepare_resync(context, routing, context.migration.pipeline.damaged)
     await context.journal.save()

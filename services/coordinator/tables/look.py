@@ -36,8 +36,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """known: as noted on the destination. now: the source's tables. at, end: where the source's WAL ends, on
-    disk and altogether; what `now` shows was committed before `end`. chosen: what the migration takes."""
+    """known: the tables as recorded on the destination. now: the source's tables. at, end: the end of the
+    source's WAL on disk, and in memory; what `now` shows was committed before `end`. chosen: the objects
+    that are migrated."""
 
     known: Mapping[TableId, KnownTable]
     now: Mapping[TableId, TableIdentity]
@@ -55,7 +56,7 @@ class Look:
         return tuple(found)
 
     def target(self, table: TableId) -> TableId:
-        """The destination's table that has its rows."""
+        """The destination's table that contains its rows."""
         return (self.known[table].root if table in self.known else None) or table
 
     def refreshed(self) -> list[KnownTable]:
@@ -73,11 +74,11 @@ class Look:
         return self._unknown(one for one in self.now.values() if one.published and one.has_rows)
 
     def added_parents(self) -> tuple[TableId, ...]:
-        """Partitions of a published table that are partitioned themselves, and new."""
+        """New partitions of a published table that are partitioned themselves."""
         return self._unknown(one for one in self.now.values() if one.published and not one.has_rows)
 
     def unpublished(self) -> tuple[TableId, ...]:
-        """Tables that were created since, and whose changes are not replicated."""
+        """Tables that were created since then, and whose changes are not replicated."""
         return self._unknown(one for one in self.now.values() if not one.published)
 
     def _unknown(self, tables: Iterable[TableIdentity]) -> tuple[TableId, ...]:

@@ -24,9 +24,9 @@ async def publish(
     now: Mapping[TableId, TableIdentity],
     names: Sequence[TableId],
 ) -> bool:
-    """Have the changes of these tables replicated, where they are not; whether any was added.
+    """Add those of these tables to the publication that are not in it. Returns whether any was added.
 
-    Only a snapshot that is taken afterwards may be copied under. Raises NO_REPLICA_IDENTITY.
+    Rows may be copied only under a snapshot that is taken afterwards. Raises NO_REPLICA_IDENTITY.
     """
     left_out = set(migration.pipeline.copied_only)
     unpublished = [t for t in names if t in now and now[t].logged and not now[t].published]

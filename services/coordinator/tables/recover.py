@@ -11,9 +11,9 @@ NEW_TABLES = "new partitions are copied, since they may already contain rows"
 
 
 async def after_drift(context: Context, schema: Schema, reports: Reports, error: PgmigError) -> PipelineState:
-    """The phase to continue in: copy for new tables, the same one if the destination fits by now.
+    """The phase to continue in: copy for new tables, the same phase if the destination matches now.
 
-    Raises the error with what to do about it, or as it is when the look at both sides finds nothing.
+    Raises the error with a hint about what to do, or unchanged if comparing both sides finds no difference.
     """
     stock = await take_stock(context, schema, error)
     if stock.error is not None:

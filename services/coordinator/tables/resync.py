@@ -1,4 +1,4 @@
-"""Copying tables again while changes are replicated, and adding tables that were created since.
+"""Copying tables again while changes are replicated, and adding tables that were created since the start.
 
 A table gets a new plan under a new snapshot, and a floor: the applier skips changes that the snapshot already
 contains. A table that is not in the publication is added to it first, so that the stream contains every
@@ -26,8 +26,8 @@ AGAIN = "tables are copied again"
 
 
 async def prepare_resync(context: Context, routing: Routing, tables: Sequence[TableId]) -> None:
-    """Make phase copy copy these tables. No worker runs. Raises INVALID_ARGUMENT for a name that is no table
-    of the migration, SCHEMA_DRIFT for a table that the destination lacks, and NO_REPLICA_IDENTITY."""
+    """Let phase copy copy these tables. No worker runs. Raises INVALID_ARGUMENT for a name that is not a
+    table of the migration, SCHEMA_DRIFT for a table that the destination lacks, and NO_REPLICA_IDENTITY."""
     uris, migration = await context.credentials.both(), context.migration
     await look_for_routes(context, routing)
     async with (
@@ -46,13 +46,13 @@ async def prepare_resync(context: Context, routing: Routing, tables: Sequence[Ta
             raise drift_error(migration.id, [unlogged(table) for table in lasting])
         await publish(context.migration, source, seen.now, names)
         await forget_copies(destination, migration.pipeline_id, names, identities=False)
-    # What was in the root's table goes as its rows are replaced, and no change of before may bring it back.
+    # The rows of the root's table are replaced, and no earlier change may bring the old ones back.
     without = [DroppedTable(leaf, seen.end) for leaf, root in lost.items() if root in names]
     begin_copy(context.migration, names, AGAIN, without)
 
 
 def _is_unlogged(seen: Look, table: TableId) -> bool:
-    """Whether its changes, unlike its rows, will not come."""
+    """Whether its rows are copied, but its changes are not replicated."""
     known, now = seen.known.get(table), seen.now.get(table)
     return now is not None and not now.logged and (known is None or known.identity.logged)
 
@@ -64,7 +64,7 @@ def _listed(migration: Migration, table: TableId) -> bool:
 def _resolved(
     migration: Migration, routing: Routing, seen: Look, tables: Sequence[TableId]
 ) -> tuple[TableId, ...]:
-    """The names that the tables are copied by."""
+    """The names under which the tables are copied."""
     names = names_copied(tables, routing.routes)
     roots = {route.root for route in (*routing.routes, *routing.parted)}
     new = {table for table, one in seen.now.items() if one.has_rows and seen.chosen.fills(table)}

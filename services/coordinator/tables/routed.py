@@ -30,7 +30,7 @@ from services.shared.pg.session.connection import Connection, connection, transl
 
 async def look_for_routes(context: Context, routing: Routing) -> None:
     """Compare the partitions of both sides as they are now, for the copy and the applier.
-    Only an operator who changed the destination's tables makes them differ."""
+    They differ only if an operator has changed the destination's tables."""
     uris = await context.credentials.both()
     async with (
         connection(uris.source_uri, "source") as source,
@@ -43,7 +43,7 @@ async def look_for_routes(context: Context, routing: Routing) -> None:
 async def take_routes(
     context: Context, routing: Routing, source: Connection, destination: Connection, chosen: Chosen
 ) -> dict[TableId, KnownTable]:
-    """`look_for_routes` with these sessions; what the destination has noted of the tables from now on."""
+    """`look_for_routes` with these sessions. Returns the destination's records of the tables afterwards."""
     migration, before = context.migration, routing.routes
     routing.routes = await find_routes(source, destination, chosen)
     roots = sorted({route.root for route in routing.routes})
@@ -69,7 +69,8 @@ async def take_routes(
         with translated("noting the source's tables"):
             async with destination.transaction():
                 await note_tables(destination, migration.pipeline_id, changed.values())
-                # An operator who partitions a table otherwise moves its rows. A table created again is empty.
+                # An operator who partitions a table in another way moves its rows. A re-created table is
+                # empty.
                 places = {leaf: one.root or leaf for leaf, one in changed.items()}
                 await note_destinations(destination, migration.pipeline_id, places)
     routing.parted = tuple(Route(leaf, root) for leaf, root in apart.items() if leaf not in divided)
@@ -77,7 +78,7 @@ async def take_routes(
 
 
 async def _keep_floors(context: Context, divided: Mapping[TableId, TableId]) -> None:
-    """For partitions that the destination has got: their rows came with the copy of the root."""
+    """For partitions that were created on the destination: their rows were copied with the root."""
     migration = context.migration
     floors, listed = dict(migration.copying.floors()), {record.table for record in migration.pipeline.tables}
     added = [DroppedTable(t, floors.get(root, Lsn(0))) for t, root in divided.items() if t not in listed]
@@ -87,8 +88,8 @@ async def _keep_floors(context: Context, divided: Mapping[TableId, TableId]) -> 
 
 
 async def parted(routing: Routing, source: Connection, seen: Look) -> dict[TableId, TableId]:
-    """Partitions that their root has lost on the source, by DROP or DETACH, with the root; `take_routes`
-    comes first. Where the root itself is gone or has another name, that is what has to be said."""
+    """Partitions that were dropped or detached from their root on the source, with the root. Call
+    `take_routes` first. If the root itself was dropped or renamed, that is reported instead."""
     roots = {route.leaf: route.root for route in routing.parted if route.root in seen.now}
     tops = await topmost(source, roots)
     return {leaf: root for leaf, root in roots.items() if tops.get(leaf) != root}

@@ -70,8 +70,8 @@ class ToCopy:
 async def tables_to_copy(
     context: Context, schema: Schema, workers: Workers, snapshot: SnapshotReady
 ) -> ToCopy | None:
-    """None if tables were added to the publication, so that a new snapshot is needed. Raises SCHEMA_DRIFT for
-    tables that no longer match their table on the destination."""
+    """Returns None if tables were added to the publication, because a new snapshot is needed then. Raises
+    SCHEMA_DRIFT for tables that no longer match their table on the destination."""
     uris, migration = await context.credentials.both(), context.migration
     version = migration.record.source.server_version_num
     larger_than = migration.record.options.split_tables_larger_than
@@ -88,7 +88,8 @@ async def tables_to_copy(
             _list_roots(context.migration, schema.routing, found)
         async with connection(uris.destination_uri, "destination") as destination:
             await _by_partitions(context.migration, conn, destination, found, identities)
-            there = await read_columns(conn, _wanted(context.migration))  # now, not under the snapshot
+            # as they are now, not under the snapshot
+            there = await read_columns(conn, _wanted(context.migration))
             await _forget_dropped(
                 context, schema, (conn, destination), found.keys() & there.keys(), identities
             )
@@ -167,7 +168,7 @@ async def _take_new(
 def _leaves(
     routing: Routing, names: Sequence[TableId], identities: Mapping[TableId, TableIdentity]
 ) -> list[TableId]:
-    """The source's tables whose rows are copied by these names: a root's are those of its partitions."""
+    """The source's tables whose rows are copied under these names: for a root, its partitions."""
     roots = {route.leaf: route.root for route in routing.routes}
     wanted = set(names)
     return [t for t, one in identities.items() if one.has_rows and roots.get(t, t) in wanted]
@@ -194,7 +195,7 @@ async def _by_partitions(
         return
     tops = await topmost(source, tuple(found))
     bare = set(roots) - set(tops.values())
-    if bare:  # what the destination has in them is of partitions that the source has no more
+    if bare:  # on the destination they contain rows of partitions that no longer exist on the source
         with translated("emptying tables of the destination"):
             async with destination.transaction():
                 await destination.execute("SET LOCAL lock_timeout = '60s'")
@@ -211,7 +212,7 @@ async def _by_partitions(
 async def _forget_parted(
     destination: Connection, pipeline_id: PipelineId, roots: Collection[TableId], leaves: Collection[TableId]
 ) -> None:
-    """Forget partitions whose rows are no longer in these tables. leaves: partitions whose rows are."""
+    """Forget partitions whose rows are no longer in these tables. leaves: partitions whose rows still are."""
     known = await known_tables(destination, pipeline_id) if roots else {}
     lost = [table for table, one in known.items() if one.root in roots and table not in leaves]
     if lost:
@@ -293,7 +294,7 @@ async def _check_columns(
             problem = f"{table} was altered before its rows were copied"
             found.append(Finding(table, problem, statements, needs_copy=False, first=first))
     if found:
-        if lines.differ():  # the rest of the schema is dumped again, since indexes are attached otherwise
+        if lines.differ():  # the rest of the schema is dumped again: it attaches indexes in another way then
             await schema.index_work.stop()
             schema.files.archive.unlink(missing_ok=True)
         raise drift_error(migration.id, found, follow=follow)

@@ -2,7 +2,7 @@
 
 Their changes are not replicated, so until the switchover the destination must have at least as many rows as
 were copied. The rows are counted: otherwise parts that were copied after the crash would hide it.
-During the freeze, where time is short, it is enough to find one row in each table. All rows were counted just
+During the freeze, when writers wait, it is enough to find one row in each table. All rows were counted just
 before, nothing is copied since then, and a crash leaves no row.
 """
 

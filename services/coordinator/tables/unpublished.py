@@ -1,9 +1,9 @@
 """Copying and synchronizing large objects and extensions' configuration tables.
 
 They are copied under the snapshot of the tables. Their later changes are not replicated. So a migration that
-replicates changes synchronizes them in the switchover: first before the source is frozen, without a limit of
-time, and again during the freeze, when only the differences since then must be sent. They are sent through
-the coordinator's own sessions, in pieces of bounded size.
+replicates changes synchronizes them in the switchover: first before the source is frozen, without a time
+limit, and again during the freeze, when only the differences since then must be sent. They are sent through
+the coordinator's own sessions, in blocks of bounded size.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ UNPUBLISHED = "unpublished"
 
 
 async def copied(context: Context, workers: Workers) -> bool:
-    """Copy them, unless that is done. False: everything must be copied again, because the snapshot of the
-    tables is lost and nothing could synchronize the two moments."""
+    """Copy them, unless that was done. Returns False if everything must be copied again: the snapshot of the
+    tables is lost, and tables and large objects would be of different moments."""
     uris, record = await context.credentials.both(), context.migration.record
     if _left_alone(context.migration):
         return True
@@ -58,9 +58,9 @@ async def copied(context: Context, workers: Workers) -> bool:
 
 
 async def any_to_compare(context: Context) -> bool:
-    """Whether the switchover has to look at them: there are some on one of the servers.
+    """Whether the switchover has to compare them, because one of the servers has some.
 
-    Afterwards no earlier coordinator can write them on the destination any more, also where there are none.
+    Afterwards no earlier coordinator can write them on the destination any more, even if there are none.
     """
     uris, wanted = await context.credentials.both(), _wanted(context.migration)
     if _left_alone(context.migration):
@@ -81,7 +81,7 @@ async def any_on_source(context: Context, freeze: Freeze) -> bool:
 
 
 async def synchronize(context: Context, freeze: Freeze | None = None) -> None:
-    """Send what has changed. freeze: of the source; None while that is not frozen yet."""
+    """Send the changes. freeze: of the source; None while it is not frozen yet."""
     uris, wanted = await context.credentials.both(), _wanted(context.migration)
     async with _destination(context, uris) as destination:
         if freeze is not None:
@@ -109,7 +109,7 @@ def _destination(context: Context, uris: Credentials) -> Destination:
 
 
 def _left_alone(migration: Migration) -> bool:
-    """Whether they are none of this migration's: it takes no rows, or those of tables alone."""
+    """Whether this migration does not include them: it copies no rows, or only those of tables."""
     options = migration.record.options
     return options.schema_only or options.data_only
 

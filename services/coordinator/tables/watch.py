@@ -27,7 +27,7 @@ PAGE_HEADER = 64
 
 
 async def watch_tables(context: Context, schema: Schema, reports: Reports) -> tuple[TableId, ...]:
-    """Return tables that have to be copied. Raises SCHEMA_DRIFT when everything before the look is
+    """Return tables that have to be copied. Raises SCHEMA_DRIFT after everything before the comparison is
     applied."""
     migration = context.migration
     told: set[TableId] = set()
@@ -40,7 +40,7 @@ async def watch_tables(context: Context, schema: Schema, reports: Reports) -> tu
             _tell_unpublished(context.migration, stock, told)
             if stock.error is not None or stock.copy:
                 await _applied(context.migration, reports, stock.at)
-                # Once more: the operator may have been at it meanwhile.
+                # Compare again: the operator may have run the DDL in the meantime.
                 again = await try_stock(context, schema) if not migration.in_switchover else None
                 if again is not None and again.error is not None:
                     raise again.error

@@ -137,7 +137,7 @@ class ChangeReader:
             )
         self._credit = 0
         anew = not same and bool(self._created)
-        if not same:  # only now, when nothing can fail any more, so that it is reported once
+        if not same:  # after everything that can fail, so that it is reported once
             self._base += self._next
         self._created, self._next = created, place
         return not anew

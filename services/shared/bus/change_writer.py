@@ -214,7 +214,7 @@ class ChangeWriter:
             await self._send(item.data, item.headers)
 
     async def check(self) -> None:
-        """Raise unless everything published is stored, at the end of the stream that was opened.
+        """Raise an error unless everything published is stored, at the end of the stream that was opened.
 
         Call it regularly, because an idle writer has no other way to detect a lost stream.
         """

@@ -1,7 +1,7 @@
-"""A value larger than one broker message: its pieces, and the manifest that represents it.
+"""A value larger than one broker message: its fragments, and the manifest that represents it.
 
-The manifest is stored under the value's key. The pieces have their own keys, which contain the digest of
-the value, so pieces of two values never mix. The manifest is written when all pieces are stored.
+The manifest is stored under the value's key. The fragments have their own keys, which contain the digest of
+the value, so fragments of two values never mix. The manifest is written when all fragments are stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FORM = re.compile(rb"pieces of a value: (?P<digest>[0-9a-f]{64}) (?P<count>\d{1
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """digest: SHA-256 of the value, in hexadecimal. count: the number of its pieces."""
+    """digest: SHA-256 of the value, in hexadecimal. count: the number of its fragments."""
 
     digest: str
     count: int
@@ -39,7 +39,7 @@ class Manifest:
 
 
 def divided(value: bytes, at_most: int) -> tuple[Manifest, Sequence[bytes]] | None:
-    """Pieces of `at_most` bytes; None for a value that is small and cannot be mistaken for a manifest."""
+    """Fragments of `at_most` bytes; None for a value that is small and cannot be mistaken for a manifest."""
     if len(value) <= at_most and Manifest.of(value) is None:
         return None
     pieces = [value[start : start + at_most] for start in range(0, len(value), at_most)]

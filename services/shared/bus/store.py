@@ -4,7 +4,7 @@ If a second coordinator writes the same key, the next write of the first one fai
 and does not overwrite it. If the bucket has vanished (the store was deleted), the next write creates it
 again. If a key has vanished from a bucket that is still the same, another coordinator has deleted it. It
 stays deleted: FENCED too. A write whose outcome is unknown is recognized later by its content. A value
-larger than LONGEST is stored in pieces next to its key (`manifest`); reads and writes depend on the key.
+larger than LONGEST is stored in fragments next to its key (`manifest`); reads and writes depend on the key.
 
 A deleted key leaves a mark (`removed`), which says what was deleted. A coordinator that was replaced before
 the deletion still has the migration in its state file, and must not write it into the store again when it is
@@ -65,7 +65,7 @@ class StateStore:
         return found
 
     async def _keys(self) -> list[str]:
-        """Every key, from the stream's list of subjects. Pieces, `key.digest.N`, do not match `*`.
+        """Every key, from the stream's list of subjects. Fragments, `key.digest.N`, do not match `*`.
 
         nats-py's `keys()` starts a consumer. It may report an empty bucket if the consumer's first
         message arrives before the answer that counts the remaining messages.
@@ -90,7 +90,7 @@ class StateStore:
                 return {}
 
     async def _whole(self, bucket: KeyValue, key: str) -> bytes:
-        """The value, joined if it is stored in pieces. If pieces are lost, the value is empty."""
+        """The value, joined if it is stored in fragments. If fragments are lost, the value is empty."""
         for _ in range(_READ_ATTEMPTS):
             head, self._revisions[key] = await self._read(bucket, key)
             manifest = self._manifests[key] = Manifest.of(head)
@@ -126,7 +126,7 @@ class StateStore:
         raise PgmigError(ErrorKind.BROKER, f"{_DOING}: {key} could not be written")
 
     async def _store_pieces(self, bucket: KeyValue, key: str, value: bytes) -> bytes:
-        """The content for the key: the value, or the manifest of its pieces, which are stored first."""
+        """The content for the key: the value, or the manifest of its fragments, which are stored first."""
         parts = divided(value, min(LONGEST, self._client.max_payload - _HEADERS))
         if parts is None:
             return value
@@ -136,7 +136,7 @@ class StateStore:
         return manifest.encode()
 
     async def _forget_pieces(self, key: str, current: Manifest | None) -> None:
-        """Remove the pieces of the previous value. If this fails, they are removed with the key."""
+        """Remove the fragments of the previous value. If this fails, they are removed with the key."""
         before, self._manifests[key] = self._manifests.get(key), current
         if before is not None and before != current:
             with suppress(TimeoutError, js_errors.Error):
@@ -183,8 +183,9 @@ class StateStore:
         )
 
     async def delete(self, key: str, mark: bytes = b"") -> bool:
-        """Delete a key; return whether it existed. The mark tells what was removed. KV's own deletion is not
-        used: after it the key could only be written by who knows the revision of the deletion."""
+        """Delete a key; return whether it existed. The mark says what was removed. The deletion of
+        JetStream's key-value store is not used: after it only a writer that knows the revision of the
+        deletion could write the key."""
         self._attempted.pop(key, None)
         self._revisions.pop(key, None)
         self._manifests.pop(key, None)

@@ -1,4 +1,4 @@
-"""What JetStream says of a stream, by its raw API."""
+"""The state of a stream, read by JetStream's raw API."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ async def new_table(
 
 
 def _free_names(names: Iterable[str], taken: Collection[str], ours: Collection[str]) -> dict[str, str]:
-    """Other names for those of `names` that are taken. ours: names that are not used as other names."""
+    """Other names for those of `names` that are in use. ours: names that are not used as other names."""
     used = {*taken, *ours}
     renamed: dict[str, str] = {}
     for name in names:

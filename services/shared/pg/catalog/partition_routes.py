@@ -177,7 +177,7 @@ async def lineage(
     tables: Collection[TableId],
     chosen: Chosen = EVERYTHING,
 ) -> Lineage:
-    """Of `tables` on both sides. chosen: what the migration takes."""
+    """The places of `tables` on both sides. chosen: the objects that are migrated."""
     return Lineage(
         await places(source, tables, chosen),
         await places(destination, tables),

@@ -90,7 +90,8 @@ class SequenceSetter:
         return claimed
 
     async def set(self, conn: AsyncConnection, values: Sequence[SequenceValue]) -> None:
-        """Set them on the destination and read them back. Raises FENCED, SCHEMA_DRIFT when one differs."""
+        """Set them on the destination and read them back. Raises FENCED, and SCHEMA_DRIFT if a value
+        differs."""
         # One statement: a client that stops responding holds the lock no longer than the server needs for it.
         statement = sql.SQL(
             "WITH ours AS (SELECT 1 FROM {} WHERE pipeline = %s AND claim = %s FOR UPDATE),"
@@ -119,7 +120,7 @@ class SequenceSetter:
 
 
 async def verify_sequences(conn: AsyncConnection, values: Sequence[SequenceValue]) -> None:
-    """Raises SCHEMA_DRIFT when the destination's sequences are not at `values`."""
+    """Raises SCHEMA_DRIFT if the destination's sequences do not have `values`."""
     found = {value.sequence: value for value in await read_sequences(conn, "destination")}
     wrong = [str(value.sequence) for value in values if found.get(value.sequence) != value]
     if wrong:

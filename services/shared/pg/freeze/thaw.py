@@ -62,7 +62,8 @@ async def thaw(uri: str, before: Before, announce: Announce | None = None) -> tu
 async def let_writers_in(uri: str, before: Before, announce: Announce | None = None) -> tuple[str, ...]:
     """Restore the default and open the database. Returns a sentence for each thing.
 
-    A default that is neither the freeze's nor the one before was set by somebody else meanwhile. It is kept.
+    A default that is neither the freeze's nor the one before was set by somebody else in the meantime. It is
+    kept.
 
     announce: awaited before anything is changed. After that the sessions of the freeze are terminated.
 

@@ -23,7 +23,7 @@ from services.shared.pg.unpublished.large_objects import (
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """owners, privileges: whether those of large objects are kept too."""
+    """owners, privileges: whether those of large objects are copied, too."""
 
     large_objects: bool
     owners: bool

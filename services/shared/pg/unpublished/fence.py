@@ -1,9 +1,10 @@
-"""One session at a time makes the destination's large objects and extensions' tables the source's.
+"""Only one session at a time synchronizes the destination's large objects and extensions' tables.
 
-A coordinator that stops responding amid that may be replaced. When it continues, the destination may be in
-use, and what it has read of the source would replace, or remove, what the application has written since. So
-the session that writes holds an advisory lock, and whoever takes the lock ends the session that held it
-before. After that the store is asked whether another coordinator has taken over.
+A coordinator that stops responding during the synchronization may be replaced. When it continues, the
+destination may already be in use. Then data that it has read from the source would replace, or remove, data
+that the application has written since. So the session that writes holds an advisory lock, and the next
+coordinator that acquires the lock terminates the session that held it before. After that the store is asked
+whether another coordinator has taken over.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ _END_HOLDERS: LiteralString = (
 async def fenced_destination(
     uri: str, migration: MigrationId, confirm: Confirm
 ) -> AsyncIterator[AsyncConnection]:
-    """A session on the destination that is ended as soon as another coordinator opens one like it.
+    """A session on the destination that is terminated when another coordinator opens such a session.
 
-    Read the source only within the block. Raises FENCED when another coordinator has taken over, and
-    TRANSIENT when the session of another one does not end.
+    Read the source only within the block. Raises FENCED if another coordinator has taken over, and TRANSIENT
+    if the other coordinator's session does not end.
     """
     async with silent_destination(uri) as conn:
         await end_earlier(conn, migration, confirm)
@@ -54,8 +55,8 @@ async def fenced_destination(
 
 
 async def end_earlier(conn: AsyncConnection, migration: MigrationId, confirm: Confirm | None = None) -> None:
-    """Hold the lock with the session of `conn`, and end the session that holds it. confirm: is awaited before
-    anybody's session is ended."""
+    """Acquire the lock with the session of `conn`, and terminate the session that holds it. confirm: awaited
+    before any session is terminated."""
     key, deadline = _key(migration), time.monotonic() + ENDED_WITHIN_S
     while not await _locked(conn, key):
         if confirm is not None:

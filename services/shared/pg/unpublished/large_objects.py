@@ -7,7 +7,7 @@ server computes digests of its own copy, and only objects with different digests
 any failure continues where it stopped. The second run, during the switchover, costs little more than reading
 the objects on both servers.
 
-Contents are sent in pieces of CHUNK bytes, for PER_STATEMENT objects at a time. The product of these limits
+Contents are sent in chunks of CHUNK bytes, for PER_STATEMENT objects at a time. The product of these limits
 the use of memory. The OID of an object is its name, and the application's rows contain it. So the OID is
 kept.
 """
