@@ -176,8 +176,8 @@ class Session:
     async def begin_switchover(
         self, migration_id: str, options: SwitchoverOptions, request_id: str = ""
     ) -> Operation:
-        """Start a switchover. It continues whoever watches it. request_id: a call with the id of an earlier
-        one returns the same operation; "": a random one."""
+        """Start a switchover. It continues even if no client watches it. request_id: a call with the id of
+        an earlier one returns the same operation; "": a random one."""
         return await self._client.switchover(migration_id, request_id or secrets.token_hex(8), options)
 
     async def switchover(self, migration_id: str, timeout_s: float) -> AsyncGenerator[SwitchoverStep, None]:
@@ -197,7 +197,7 @@ class Session:
         return await self._client.get_operation(operation_id)
 
     async def list_operations(self, migration_id: str) -> tuple[Operation, ...]:
-        """The last ones of the migration, the oldest first."""
+        """The last operations of the migration, the oldest first."""
         return await self._client.list_operations(migration_id)
 
     async def cancel_operation(self, operation_id: str) -> Operation:
@@ -209,7 +209,7 @@ class Session:
         return await self._client.proceed_operation(operation_id)
 
     async def watch_operation(self, operation_id: str) -> AsyncGenerator[Operation, None]:
-        """The operation at once and after every change, until it has ended."""
+        """Yields the operation at once and after every change, until it has ended."""
         ended = False
         async with closing(self._client.watch_operation(operation_id)) as states:
             async for operation in states:
@@ -240,7 +240,7 @@ class Session:
         return self._client.dry_run(migration_id, max_lag)
 
     async def watch(self, migration_id: str) -> AsyncGenerator[MigrationView, None]:
-        """The view at once and after every change, until the migration has been cleaned up."""
+        """Yields the view at once and after every change, until the migration has been cleaned up."""
         async with closing(self._client.watch(migration_id)) as views:
             async for view in views:
                 yield view
@@ -285,8 +285,8 @@ def check_succeeded(operation: Operation) -> None:
 async def _again(
     watch: Callable[[], AsyncGenerator[Seen, None]], on_connection: OnConnection, heard: bool = False
 ) -> AsyncGenerator[Seen, None]:
-    """What `watch` yields. It is called again after an error that a retry cures. heard: also if that is the
-    first call."""
+    """Yields what `watch` yields. Retries after an error that a retry cures. heard: retry even if the first
+    call fails."""
     failures = 0
     while True:
         try:

@@ -33,8 +33,8 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Ties:
-    """File descriptors that tie children to this process. stdin: their standard input, a pipe that
-    closes when this process ends. kept: others that they hold open as long as they live."""
+    """File descriptors that tie children to this process. stdin: their standard input, a pipe that closes
+    when this process ends. kept: other descriptors that they keep open as long as they live."""
 
     stdin: int
     kept: tuple[int, ...] = ()

@@ -49,7 +49,7 @@ class _Link:
         self.number = self.socket.fileno()
         self.wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._unread = b""
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # if ignored, it would wake nobody
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # an ignored signal would wake nothing
         signal.set_wakeup_fd(self._waker)
 
     def requests(self) -> list[dict[str, Any]] | None:

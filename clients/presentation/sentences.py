@@ -255,7 +255,7 @@ def figures_out_of_date(error: PgmigError, heard_at: float | None, phase: Phase 
 
 
 def operation_text(operation: Operation) -> str:
-    """The state of an operation, and what came of it."""
+    """The state of an operation, and its result."""
     if operation.result is not None:
         return f"{operation.state}: {switchover_result(operation.result)}"
     if operation.failure is not None:

@@ -1,4 +1,4 @@
-"""`switchover --dry-run`: every step of a switchover that changes nothing and blocks nobody."""
+"""`switchover --dry-run`: the steps of a switchover that change nothing and block nobody."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.shared.model.view.jsonview import to_json
 
 
 async def dry_run(invocation: Invocation, max_lag: LagLimit) -> DryRunResult:
-    """Show each step with its result, then the whole."""
+    """Show each step with its result, then the overall result."""
     async with (
         connected(invocation, "check") as (session, migration_id),
         aclosing(session.dry_run(migration_id.value, max_lag)) as steps,
