@@ -46,7 +46,7 @@ STEPS = tuple(name for name in StepName if name not in {StepName.UNPUBLISHED, St
 
 
 class NoWorkers:
-    """Takes every worker and tells it nothing."""
+    """Accepts every worker and sends it nothing."""
 
     def holds(self, worker_id: str) -> bool:
         return False
@@ -62,9 +62,9 @@ class NoWorkers:
 
 
 class StandInControl:
-    """Views are put by the test; calls are noted, and fail with what `errors` has for them.
+    """The test sets the views. Calls are recorded, and raise the error that `errors` contains for them.
 
-    state_dir: where state files go, as the coordinator writes them.
+    state_dir: directory for state files, which are written as the coordinator writes them.
     """
 
     def __init__(self, state_dir: Path | None = None) -> None:
@@ -89,7 +89,7 @@ class StandInControl:
         return view
 
     def move(self, migration_id: str, phase: Phase, **changes: Any) -> MigrationView:
-        """To another phase, with an event about it."""
+        """Change to another phase, with an event about it."""
         view = self.views[migration_id]
         event = Event(time.time(), EventLevel.INFO, f"phase {phase}")
         changes = {"phase_since": time.time(), "events": (*view.events, event), **changes}
@@ -249,7 +249,8 @@ class StandInControl:
         return tuple(one for one in known if one.migration_id == migration_id.value)
 
     async def watch_operation(self, operation_id: str) -> AsyncIterator[Operation]:
-        """Watching makes its steps happen, one by one. A held one is ready until it may proceed."""
+        """While it is watched, its steps happen one by one. A held operation is ready until it may
+        proceed."""
         self._called("watch_operation", operation_id)
         while not (operation := self._known_operation(operation_id)).state.ended:
             changed = self._changed

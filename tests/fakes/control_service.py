@@ -1,4 +1,4 @@
-"""The control API's handler that answers with constants and notes its calls, served on loopback."""
+"""A handler of the control API that answers with constants and records its calls, served on loopback."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ PLAN = MigrationPlan(("table a.b", "view c"), ("d.e",), "token", ("f",))
 
 @dataclass
 class FakeControl:
-    """Answers VIEW and notes the calls; raises `error` when that is set."""
+    """Answers VIEW and records the calls. Raises `error` if that is set."""
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     error: Exception | None = None

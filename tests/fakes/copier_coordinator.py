@@ -1,4 +1,4 @@
-"""Real copier processes under a coordinator that the test plays."""
+"""Real copier processes, and a coordinator that the test controls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GATE = 4711
 
 @dataclass
 class Coordinator:
-    """Notes workers and reports."""
+    """Records workers and reports."""
 
     sends: dict[str, Send] = field(default_factory=dict)
     reports: list[tuple[str, WorkerReport]] = field(default_factory=list)
@@ -111,7 +111,7 @@ class Stand:
         await self.ended(worker)
 
     def peak_memory(self, worker: str) -> int:
-        """Bytes: the most that the process ever had resident."""
+        """The largest resident memory of the process so far, in bytes."""
         status = Path(f"/proc/{self.processes[worker].pid}/status").read_text()
         (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
@@ -135,7 +135,7 @@ async def copier_stand(source: str, dest: str, nats: NatsServer, *migrations: st
 
 
 def make_gate(uri: str) -> None:
-    """The function behind gated tables: it lets a row pass while nobody holds the gate."""
+    """The function of gated tables: a row passes it while nobody holds the gate's lock."""
     execute(
         uri,
         f"""CREATE FUNCTION gate() RETURNS bool LANGUAGE plpgsql AS $$BEGIN
@@ -145,13 +145,13 @@ def make_gate(uri: str) -> None:
 
 
 class Gate:
-    """Held: COPY into a gated table stands still in the middle of its rows."""
+    """Hold the gate: COPY into a gated table waits in the middle of its rows."""
 
     def __init__(self, conn: psycopg.Connection) -> None:
         self._conn = conn
 
     async def waiting(self, sessions: int = 1) -> None:
-        """Until so many sessions stand before the gate; a lock has no event to wait for."""
+        """Wait until so many sessions wait at the gate. A lock has no event to wait for, so this polls."""
         query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
         async with asyncio.timeout(TIMEOUT_S):
             while self._conn.execute(query, [GATE]).fetchone() != (sessions,):

@@ -1,10 +1,10 @@
-"""Breaks each data-safety rule once, in a copy of the tree, and demands that its test fails.
+"""Breaks each data-safety rule once, in a copy of the tree, and checks that its test fails.
 
     python -m tests.mutation [RULE ...]
 
-Rules are those of docs/safety.md. Compiled twins are left out, so that the Python is what breaks.
-Servers of old versions are fetched where a test wants one; where that fails it proves nothing, and its
-line says so. Not part of `make test`: it tests the tests.
+Rules are those of docs/safety.md. Compiled modules are left out, so that the Python code is tested.
+Servers of old versions are downloaded if a test needs one. If that fails, the test is skipped, and its line
+says so. Not part of `make test`: it tests the tests.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ TIMEOUT_S = 400
 
 
 def verdict(mutation: Mutation, tree: Path) -> tuple[str, str]:
-    """The test's outcome with the mutation in place, and its first error: "red", "GREEN" when it passes
-    all the same, "skipped", or "BROKEN" when it could not be run. The file is restored."""
+    """The test's outcome with the mutation in place, and its first error: "red", "GREEN" if it passes
+    nevertheless, "skipped", or "BROKEN" if it could not be run. The file is restored."""
     path = tree / mutation.file
     text = path.read_text()
     if text.count(mutation.old) != 1:
@@ -55,7 +55,7 @@ def verdict(mutation: Mutation, tree: Path) -> tuple[str, str]:
 
 
 def copied_tree(folder: str) -> Path:
-    """A copy of the checkout; servers that were fetched, or are now, are shared with it."""
+    """A copy of the checkout; downloaded servers are shared with it."""
     tree = Path(folder) / "tree"
     ignore = shutil.ignore_patterns(
         ".git", ".venv", ".servers", "gen", "__pycache__", ".*_cache", ".hypothesis", "*.so"

@@ -1,4 +1,4 @@
-"""Mutations of the rules about who is let in (S1 to S16)."""
+"""Mutations of the rules about access (S1 to S16)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MUTATIONS = (
         f"{WORKER_SECRET}::test_a_worker_id_belongs_to_the_process_that_registered_it",
     ),
     Mutation(
-        "S3 a socket of this user alone",
+        "S3 a socket that only this user can open",
         "services/shared/rpc/listening.py",
         "path.chmod(0o600)",
         "path.chmod(0o666)",
@@ -48,7 +48,7 @@ MUTATIONS = (
         f"{PRIVATE}::test_nothing_is_written_through_a_link",
     ),
     Mutation(
-        "S4 private whatever the umask",
+        "S4 private under every umask",
         "clients/embedded/shim.py",
         "os.umask(0o077)",
         "os.umask(0)",
@@ -62,14 +62,14 @@ MUTATIONS = (
         f"{RPC_LIMITS}::test_a_request_beyond_4_mb_is_refused",
     ),
     Mutation(
-        "S5 what strangers begin a stream with is small",
+        "S5 the first message of an unauthenticated stream is small",
         "services/shared/rpc/limits.py",
         "if most is not None and len(raw) > most:",
         "if False:",
         f"{RPC_LIMITS}::test_a_stream_begins_with_a_small_request",
     ),
     Mutation(
-        "S6 nothing is left behind the last answer",
+        "S6 nothing follows the last answer",
         "services/shared/pg/copy/relay.py",
         "        if self.has_more:\n            while",
         "        if False:\n            while",
@@ -83,7 +83,7 @@ MUTATIONS = (
         f"{CHANNEL}::test_connection_that_is_closed_under_a_channel_is_noticed",
     ),
     Mutation(
-        "S10 text is not structure",
+        "S10 quoted text is one token",
         "services/shared/pg/schema/parsing/lexer.py",
         """_PLAIN = rb"(?:[^']|'')\"""",
         """_PLAIN = rb"(?:[^';]|'')\"""",
@@ -125,7 +125,7 @@ MUTATIONS = (
         "tests/integration/pg/session/test_tls_verified.py::test_a_source_that_is_reached_with_tls_is_not_dumped_without",
     ),
     Mutation(
-        "S13 parameters outlive the password",
+        "S13 parameters are kept with a new password",
         "services/shared/pg/session/uri.py",
         """if given.get("sslmode") in _WEAK_MODES and requires_tls(where):""",
         "if False:",
@@ -139,14 +139,14 @@ MUTATIONS = (
         "tests/unit/pg/schema/archive/test_skipping_objects.py::test_tables_and_unknown_names_are_refused",
     ),
     Mutation(
-        "S15 functions of owners are named",
+        "S15 functions of owners are listed",
         "services/shared/pg/preflight/functions.sql",
         "     WHERE k.contype = 'c'\n    UNION ALL\n    SELECT 'pg_catalog.pg_type'",
         "     WHERE false\n    UNION ALL\n    SELECT 'pg_catalog.pg_type'",
         f"{OWNERS}::test_they_have_the_rights_of_a_superuser_who_is_warned",
     ),
     Mutation(
-        "S15 built-in functions that carry out any SQL",
+        "S15 built-in functions that execute any SQL",
         "services/shared/pg/preflight/functions.sql",
         "p.provolatile = 'v'",
         "false",

@@ -19,7 +19,7 @@ MUTATIONS = (
         f"{IDENTITIES}::test_stored_generated_columns_of_identities_are_published_from_18_on",
     ),
     Mutation(
-        "30 an identity that is not sent is none",
+        "30 an identity that is not sent counts as none",
         "services/shared/pg/catalog/replica_identity_facts.py",
         "        return self.identity_stored and identity is not ReplicaIdentity.FULL",
         "        return False",
@@ -146,7 +146,7 @@ MUTATIONS = (
         f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_has_emptied_are_copied_again_before_the_switchover",
     ),
     Mutation(
-        "33 unlogged tables are looked at again within the freeze",
+        "33 unlogged tables are checked again during the freeze",
         "services/coordinator/operations/switchover_steps.py",
         "    await check_unlogged(run.context, frozen=True)\n",
         "",
@@ -160,7 +160,7 @@ MUTATIONS = (
         f"{LOOSE_KEYS}::test_unlogged_tables_that_a_crash_empties_during_a_clone_stop_it",
     ),
     Mutation(
-        "33 some rows are not all rows",
+        "33 a table with some of its rows is not complete",
         "services/coordinator/tables/unlogged.py",
         "        if rows < expected.get(table, 0)",
         "        if not rows and expected.get(table, 0)",

@@ -19,7 +19,7 @@ UNDO = "tests/integration/coordinator/operations/test_undo.py"
 
 MUTATIONS = (
     Mutation(
-        "40 a freeze lets nobody in",
+        "40 a freeze refuses all new sessions",
         "services/shared/pg/freeze/closed_database.py",
         "            await set_open(conn, database, accepts=False)",
         "            pass",
@@ -33,28 +33,28 @@ MUTATIONS = (
         f"{ESCAPES}::test_session_that_begins_during_the_freeze_writes_nothing",
     ),
     Mutation(
-        "40 sessions that show nothing are ended too",
+        "40 sessions whose properties are hidden are terminated, too",
         "services/shared/pg/freeze/sessions.py",
         '" AND coalesce(a.backend_start <= pg_catalog.to_timestamp(%(moment)s), true)"',
         '" AND a.backend_start <= pg_catalog.to_timestamp(%(moment)s)"',
         f"{ESCAPES}::test_sessions_of_another_role_are_ended_at_the_freeze",
     ),
     Mutation(
-        "40 prepared transactions are gone",
+        "40 no prepared transactions are left",
         "services/shared/pg/freeze/source.py",
         "if not prepared and set(present)",
         "if set(present)",
         f"{ESCAPES}::test_prepared_transaction_holds_the_freeze_up_and_is_named",
     ),
     Mutation(
-        "40 a source that somebody opened rolls the switchover back",
+        "40 the switchover is rolled back if somebody opened the source",
         "services/coordinator/operations/switchover_steps.py",
         "    if await freeze.opened():",
         "    if False:",
         f"{INTERRUPTED}::test_source_that_accepts_connections_again_rolls_the_switchover_back",
     ),
     Mutation(
-        "40 a source that was opened and closed again rolls the switchover back",
+        "40 the switchover is rolled back if the source was opened and closed again",
         "services/shared/pg/freeze/source.py",
         "        return await row_version(self._side, database) != self._closed_version",
         "        return False",
@@ -68,7 +68,7 @@ MUTATIONS = (
         f"{INTERRUPTED}::test_first_large_object_created_during_the_freeze_arrives",
     ),
     Mutation(
-        "41 behind the sentinel",
+        "41 changes after the sentinel",
         "services/coordinator/operations/fence.py",
         "    if applied.changes:",
         "    if False:",
@@ -82,21 +82,21 @@ MUTATIONS = (
         f"{AFTER}::test_old_source_is_closed_until_it_is_unfrozen_and_late_writes_are_an_alarm",
     ),
     Mutation(
-        "41 a full look that found nothing says nothing",
+        "41 a query that decodes its limit of changes proves nothing",
         "services/shared/pg/replication/late_writes.py",
         "            if rows or -looked_at < LOOKED_AT_MOST:",
         "            if True:",
         f"{AFTER}::test_late_writes_are_found_after_more_changes_than_one_check_decodes",
     ),
     Mutation(
-        "42 undo wins its compare and set",
+        "42 an undo writes the record by compare-and-set first",
         "services/coordinator/operations/undo.py",
         "        await context.journal.claim()\n",
         "",
         f"{UNDO}::test_undo_wins_its_compare_and_set_before_it_thaws",
     ),
     Mutation(
-        "42 a thaw ends the sessions of the freeze first",
+        "42 a thaw terminates the sessions of the freeze first",
         "services/shared/pg/freeze/thaw.py",
         "    await end_own(conn, others)\n",
         "",
@@ -110,14 +110,14 @@ MUTATIONS = (
         f"{UNDO}::test_undo_opens_the_source_although_the_state_file_cannot_be_written",
     ),
     Mutation(
-        "42 a coordinator that was refused stays refused",
+        "42 a refused coordinator remains refused",
         "services/shared/bus/store.py",
         "            if head in ours:\n                self._revisions[key] = revision\n",
         "            self._revisions[key] = revision\n            if head in ours:\n",
         "tests/integration/bus/test_store.py::test_second_coordinator_fences_the_first",
     ),
     Mutation(
-        "42 sequences are set by whoever claimed them last",
+        "42 sequences are set by the coordinator that claimed them last",
         "services/shared/pg/catalog/sequences.py",
         "AND claim = %s FOR UPDATE",
         "AND %s <> '' FOR UPDATE",
@@ -138,7 +138,7 @@ MUTATIONS = (
         "tests/integration/bus/test_store.py::test_a_key_that_another_coordinator_has_deleted_stays_deleted",
     ),
     Mutation(
-        "42 commands open the source only after they have won their compare and set",
+        "42 commands open the source only after their compare-and-set succeeds",
         "services/coordinator/operations/undo.py",
         "        await context.journal.claim()\n",
         "",
@@ -152,14 +152,14 @@ MUTATIONS = (
         f"{STALE_STATE}::test_migration_that_was_cleaned_up_is_not_brought_back_by_a_state_file",
     ),
     Mutation(
-        "42 the mark of a migration is not that of a later one with its id",
+        "42 a migration's mark does not apply to a later one with the same id",
         "services/coordinator/registry.py",
         "if mark is not None and marked(record, mark):",
         "if mark is not None:",
         f"{STALE_STATE}::test_store_of_a_moment_between_two_migrations_of_an_id_does_not_remove_the_second_one",
     ),
     Mutation(
-        "42 nothing is removed without a compare and set",
+        "42 nothing is removed without a compare-and-set",
         "services/coordinator/operations/teardown.py",
         "        await context.journal.confirm()\n        removed +=",
         "        removed +=",
@@ -180,7 +180,7 @@ MUTATIONS = (
         f"{REPLACED}::test_commands_to_a_coordinator_that_was_replaced_are_refused",
     ),
     Mutation(
-        "42 sessions that copy large objects are ended by the next coordinator",
+        "42 the next coordinator terminates sessions that copy large objects",
         "services/shared/pg/unpublished/fence.py",
         "        await end_earlier(conn, migration, confirm)\n",
         "",
@@ -201,7 +201,7 @@ MUTATIONS = (
         f"{INTERRUPTED}::test_limits_and_settings_of_the_source_are_restored",
     ),
     Mutation(
-        "43 sessions that cannot be ended refuse the freeze",
+        "43 the freeze is refused if a session cannot be terminated",
         "services/shared/pg/freeze/source.py",
         "            await check_endable(side, before.database, await freeze._spared())\n",
         "",
@@ -222,14 +222,14 @@ MUTATIONS = (
         DURING,
     ),
     Mutation(
-        "45 undoing goes on until it succeeds",
+        "45 an undo is retried until it succeeds",
         "services/coordinator/operations/undo.py",
         "        except Exception as exc:",
         "        except PgmigError as exc:",
         DURING,
     ),
     Mutation(
-        "45 an undo says what is open and what is left",
+        "45 an undo reports what is open and what is left",
         "services/coordinator/operations/undo.py",
         "    if isinstance(error, StillDisabledError):",
         "    if False:",

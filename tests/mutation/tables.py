@@ -15,14 +15,14 @@ CHANGES = "tests/integration/pipeline/test_changes.py"
 
 MUTATIONS = (
     Mutation(
-        "9 a copy outlives its snapshot",
+        "9 changes below a table's floor are skipped",
         "services/applier/planner.py",
         "return any(self._commit_lsn < self._floors[name].value for name in names if name in self._floors)",
         "return False",
         f"{CHANGES}::test_changes_below_a_tables_floor_are_in_its_copy",
     ),
     Mutation(
-        "9 parts of a plan that was given up",
+        "9 parts of an abandoned plan",
         "services/shared/pg/bookkeeping/copy_ledger.py",
         "    WHERE coalesce(({plan} FOR SHARE), '') = {epoch}",
         "",
@@ -50,7 +50,7 @@ MUTATIONS = (
         "tests/unit/coordinator/post_data/test_schedule.py::test_a_table_that_is_emptied_again_waits_again",
     ),
     Mutation(
-        "16 foreign keys wait for rows of one moment",
+        "16 foreign keys wait for rows of one snapshot",
         "services/coordinator/phases/indexes.py",
         "    if target:",
         "    if False:",
@@ -65,42 +65,42 @@ MUTATIONS = (
         f"{PARTITIONS}::test_partitions_are_compared_down_to_their_bounds",
     ),
     Mutation(
-        "17 a row that moves between partitions meets itself",
+        "17 changes of a row that moves between partitions stay in order",
         "services/applier/planner.py",
         "            if oid in self._leaves\n            and other",
         "            if False\n            and other",
         f"{PARTITIONS}::test_rows_that_move_with_their_key_are_written_as_sets",
     ),
     Mutation(
-        "17 the truncation of one partition",
+        "17 TRUNCATE of one partition",
         "services/applier/planner.py",
         "        self._check_roots_whole(oids)\n",
         "",
         f"{PARTITIONS}::test_the_truncation_of_one_partition_is_not_passed_over",
     ),
     Mutation(
-        "18 TRUNCATE of a source that does not replicate it",
+        "18 TRUNCATE on a source that does not replicate it",
         "services/coordinator/operations/switchover_steps.py",
         "        await check_truncated(freeze.session, conn, files, routes, migration.id)\n",
         "",
         f"{VERSIONS}::test_truncate_is_replicated_or_stops_the_switchover[from-10]",
     ),
     Mutation(
-        "18 files of tables that are added later",
+        "18 relation files of tables that are added later",
         "services/coordinator/tables/to_copy.py",
         "                _note_files(context.migration, identities, leaves)",
         "                pass",
         f"{VERSIONS}::test_truncate_of_an_added_table_is_replicated_or_stops_the_switchover[from-10]",
     ),
     Mutation(
-        "18 files are noted before the slot",
+        "18 relation files are recorded before the slot",
         "services/shared/pg/replication/truncation.py",
         "pg_catalog.pg_relation_filenode(c.oid)::bigint",
         "c.oid::bigint",
         f"{VERSIONS}::test_truncate_is_replicated_or_stops_the_switchover[from-10]",
     ),
     Mutation(
-        "20 a part's table is in the file that the snapshot shows",
+        "20 a part's table has the relation file that the snapshot shows",
         "services/shared/pg/copy/snapshot.py",
         "    if (there.oid, there.file, shown) != (oid, file, numbers):",
         "    if (there.oid, shown) != (oid, numbers):",
@@ -135,7 +135,7 @@ MUTATIONS = (
         "tests/unit/model/tables/test_table_identity.py::test_each_change_of_a_table_is_described_with_its_remedy",
     ),
     Mutation(
-        "21 a table that the publication lost for a while",
+        "21 a table that was not in the publication for a while",
         "services/shared/model/tables/identity.py",
         "    if now.published != before.published or",
         "    if",
@@ -149,7 +149,7 @@ MUTATIONS = (
         "tests/unit/model/tables/test_table_identity.py::test_each_change_of_a_table_is_described_with_its_remedy",
     ),
     Mutation(
-        "21 what is forgotten is recorded before its notes are deleted",
+        "21 a forgotten table is recorded before its bookkeeping is deleted",
         "services/coordinator/tables/adopt.py",
         """    await context.journal.save()
     await forget_copies(destination, migration.pipeline_id, tables, identities=True)
@@ -160,7 +160,7 @@ MUTATIONS = (
         f"{BROKEN_OFF}::test_a_dropped_table_is_forgotten_again_by_the_next_coordinator",
     ),
     Mutation(
-        "21 a table that was forgotten half is forgotten",
+        "21 the next coordinator completes the removal of a dropped table",
         "services/coordinator/tables/adopt.py",
         "    by_own_name |= {one.table for one in migration.pipeline.dropped}",
         "    by_own_name |= set()",
@@ -181,7 +181,7 @@ MUTATIONS = (
         f"{BEGIN_COPY}::test_the_phase_is_copy_before_any_other_task_runs",
     ),
     Mutation(
-        "22 an applier of before is kept out",
+        "22 an earlier applier is refused",
         "services/shared/pg/apply/fence.py",
         '        if (found[0] if found else "") != epoch:',
         "        if False:",
@@ -223,7 +223,7 @@ MUTATIONS = (
         f"{ALTERED}::test_the_root_is_altered_alone_where_partitions_are_published_one_by_one",
     ),
     Mutation(
-        "24 a detached partition is altered by itself",
+        "24 a detached partition is altered separately",
         "services/shared/pg/catalog/partition_routes.py",
         "return table if self.leaves(table) else self.roots_there.get(table, table)",
         "return self.roots_there.get(table, table)",

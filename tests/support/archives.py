@@ -1,4 +1,4 @@
-"""Archives of pg_dump's custom format, made byte by byte, and their entries."""
+"""Archives in pg_dump's custom format, built byte by byte, and their entries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def archive_entry(
 
 
 def archive(entries: Iterable[ArchiveEntry], version: int = 16) -> bytes:
-    """version: the minor version. A relation's kind is written from 16 on, so entries have none before."""
+    """version: the minor version. A relation's kind is written from 16 on, so entries of earlier versions
+    have none."""
     listed = list(entries)
     head = b"PGDMP" + bytes([1, version, 0, 4, 8, 1])
     head += b"\0" if version >= 15 else _integer(0)

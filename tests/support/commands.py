@@ -1,4 +1,4 @@
-"""pgmig-cli in this process, against a coordinator whose migrations the test makes up."""
+"""pgmig-cli in this process, with a coordinator whose migrations the test defines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two databases, and what copies a table from one to the other."""
+"""Two databases, and the objects that copy a table from one to the other."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def exported_snapshot(uri: str) -> Iterator[tuple[str, str]]:
 
 
 async def parts_of(uri: str, snapshot: tuple[str, str], dest_version: int = 180000) -> list[CopyPart]:
-    """One part for each table, in binary wherever that is safe."""
+    """One part for each table, in binary format if that is safe."""
     async with connection(uri, "source") as conn:
         tables = await list_tables(conn)
         version = conn.info.server_version

@@ -1,4 +1,4 @@
-"""The dashboard in a terminal without a terminal, and what a test waits for on its screen."""
+"""The dashboard without a real terminal, and functions that wait for text on its screen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dashboard(session: FakeSession) -> Dashboard:
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
-    """Let messages be handled until `condition` holds; half a minute is a failure."""
+    """Let messages be handled until `condition` holds. Fails after half a minute."""
     end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end, "the dashboard never got there"
@@ -28,7 +28,7 @@ async def until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
 
 
 def shown(pilot: Pilot[None]) -> MigrationView | None:
-    """The view that the dashboard shows, whatever dialog is above it."""
+    """The view that the dashboard shows, even if a dialog covers it."""
     return pilot.app.screen_stack[0].query_one(Title).shown
 
 
@@ -47,7 +47,7 @@ def screen_text(pilot: Pilot[None]) -> str:
 
 
 async def reads(pilot: Pilot[None], *parts: str) -> None:
-    """Wait until all of `parts` are on the screen, which is painted when the machine has time. Each is
+    """Wait until all of `parts` are on the screen, which is painted later on a busy machine. Each is
     looked for in the lines as they are, and in all of them as one line with single spaces."""
     end = time.monotonic() + 30
     while missing := [part for part in parts if part not in _both(screen_text(pilot))]:

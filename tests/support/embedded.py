@@ -1,4 +1,4 @@
-"""The embedded stack with stand-ins for the services, and what a test sees of its processes."""
+"""The embedded stack with stand-ins for the services, and functions that show its processes."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def plan(
 
 
 async def eventually(true: Callable[[], bool]) -> None:
-    """Another process gets there by itself, and nothing tells us when."""
+    """Poll until `true` returns true: other processes send no event about it."""
     async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.02)
 
 
 class Notes:
-    """What the supervisor tells the operator; `told` waits for a note about something."""
+    """The supervisor's messages for the operator. `told` waits for a message that contains a text."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -61,7 +61,7 @@ class Notes:
 
 
 def fork_server() -> psutil.Process:
-    """What the stack's services are forked from: not the fork server of `tests.support.forking`."""
+    """The fork server of the stack's services, which is not the one of `tests.support.forking`."""
     others = {forking.fork_server().pid}
     (found,) = (
         one
@@ -72,13 +72,13 @@ def fork_server() -> psutil.Process:
 
 
 def own_children() -> dict[str, psutil.Process]:
-    """By what they run: nats-server, coordinator, worker."""
+    """Processes by program: nats-server, coordinator, worker."""
     found = {}
     for process in psutil.Process().children(recursive=True):
         try:
             command = " ".join(process.cmdline())
         except psutil.NoSuchProcess:
-            continue  # it has ended meanwhile
+            continue  # it has ended in the meantime
         for name in ("nats-server", "fakes.coordinator", "fakes.worker"):
             if name in command:
                 found[f"{name}-{process.pid}" if name in found else name] = process
@@ -107,7 +107,7 @@ def listens(process: psutil.Process | None, places: set[object]) -> bool:
 
 
 async def eventually_answers(session: Session) -> None:
-    """Its coordinator has just been started again."""
+    """Return when the session's coordinator answers, which was just restarted."""
     async with asyncio.timeout(60):
         while True:
             try:

@@ -1,6 +1,6 @@
 """Services as forks of a process that has imported them, as in an embedded stack.
 
-To import a service takes half a second of one core, and tests start about a thousand of them. The fork
+Importing a service takes half a second of one core, and tests start about a thousand services. The fork
 server is that of the embedded stack. Each test process has one, from the first service that it starts.
 The fork server ends with the test process, and its services end with it.
 """
@@ -57,7 +57,7 @@ class Forked:
 
 
 class ForkServer:
-    """Forks are asked for one after the other: the caller waits until the process runs."""
+    """Forks are requested one after the other: the caller waits until the process runs."""
 
     def __init__(self) -> None:
         self._spawned = prestart.Spawned([prestart.service_module(role) for role in ROLES])
@@ -95,11 +95,11 @@ class ForkServer:
                     if asked.pid:
                         self._running[asked.pid] = asked
                     asked.answered.set()
-        for forked in self._running.values():  # the fork server has ended, and they with it
+        for forked in self._running.values():  # the fork server has ended, and its services with it
             forked.end(-signal.SIGKILL)
 
 
 @cache
 def fork_server() -> ForkServer:
-    """That of this test process."""
+    """The fork server of this test process."""
     return ForkServer()

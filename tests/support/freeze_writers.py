@@ -31,14 +31,14 @@ _PAUSE_S = 0.01
 
 
 def may_run(kind: str, *, as_owner: bool) -> bool:
-    """The owner may neither end superusers' sessions nor disable their subscriptions: the switchover is
-    refused while there are any."""
+    """The owner may neither terminate superusers' sessions nor disable their subscriptions. The switchover
+    is refused while any exist."""
     return not (as_owner and kind in {SUPERUSER, STRANGER, SUBSCRIPTION})
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """URIs of the source by role, and of the database that it subscribes to. roles: made for it."""
+    """URIs of the source by role, and of the database that it subscribes to. roles: created for the test."""
 
     source: str
     owner: str
@@ -143,7 +143,7 @@ class Writer:
         self._drop()
 
     def wait_for(self, commits: int) -> None:
-        """Return when it has made so many commits."""
+        """Return when it has committed this many transactions."""
         self._until(lambda: self._commits >= commits, f"{commits} commits")
 
     def try_again(self, times: int) -> None:
@@ -228,7 +228,7 @@ class Writer:
         return f"{self._place.subscription} {self._key} {self._number}"
 
     def _settle(self, conn: psycopg.Connection) -> None:
-        """Do what a transaction manager does after it has lost its session."""
+        """Act as a transaction manager that has lost its session."""
         mine = f"{self._place.subscription} {self._key} %"
         for (gid,) in conn.execute("SELECT gid FROM pg_prepared_xacts WHERE gid LIKE %s", [mine]).fetchall():
             conn.execute(sql.SQL("COMMIT PREPARED {}").format(sql.Literal(gid)))

@@ -1,4 +1,4 @@
-"""The steps of a freeze, as a test takes them one by one."""
+"""The steps of a freeze, which a test runs one by one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLOSED = "not currently accepting connections"
 
 
 def administrator(uri: str) -> psycopg.Connection:
-    """A session that may write, whatever the freeze has left."""
+    """A session that may write, whatever settings the freeze has changed."""
     return psycopg.connect(reopen(uri), autocommit=True, options="-c default_transaction_read_only=off")
 
 

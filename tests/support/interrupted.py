@@ -76,7 +76,7 @@ def numbers(uri: str) -> set[int]:
 
 
 def settings(uri: str) -> list[tuple[object, ...]]:
-    """What a freeze may change: the database's own settings and limits, and those of all roles."""
+    """Everything that a freeze may change: the database's own settings and limits, and those of all roles."""
     with psycopg.connect(conninfo.make_conninfo(uri, dbname="postgres")) as conn:
         name = conninfo.conninfo_to_dict(uri)["dbname"]
         return conn.execute(
@@ -91,7 +91,7 @@ def settings(uri: str) -> list[tuple[object, ...]]:
 async def outcome(
     session: Session, at: Callable[[StepName], None], step: StepName, limit_s: float = LIMIT_S
 ) -> PgmigError | None:
-    """Of a switchover during which `at` is called as soon as `step` begins."""
+    """The error of a switchover, None if it succeeds; `at` is called in a thread as soon as `step` begins."""
     try:
         async for told in session.switchover("m", limit_s):
             if (told.name, told.state) == (step, StepState.STARTED):
@@ -102,8 +102,8 @@ async def outcome(
 
 
 async def check(session: Session, view: MigrationView, source: str, dest: str, writer: Writer) -> None:
-    """The live side has every acknowledged commit; where that is the source, everybody can write there, and
-    a further switchover succeeds."""
+    """Check that the live side has every acknowledged commit. If that is the source, everybody can write
+    there, and another switchover succeeds."""
     if view.phase is not Phase.SWITCHED_OVER:
         writer.wait_for_more()
         assert set(writer.acknowledged) <= numbers(source)
@@ -124,8 +124,8 @@ def told(view: MigrationView, text: str) -> bool:
 
 @contextmanager
 def held_up(step: StepName, source: str, dest: str) -> Iterator[None]:
-    """Somebody's lock makes the step wait. Other steps take a few milliseconds: the kill comes in that step,
-    or soon after it."""
+    """A lock makes the step wait. Other steps take a few milliseconds, so the kill happens in that step or
+    soon after it."""
     if step is StepName.FREEZE:
         with psycopg.connect(source) as conn:
             conn.execute("INSERT INTO item VALUES (-1)")

@@ -61,7 +61,7 @@ async def frozen_in_vain(source: str) -> Record:
 
 
 def password_file(path: Path, *uris: str) -> str:
-    """libpq's, for the databases of `uris`."""
+    """A password file of libpq for the databases of `uris`."""
     parts = [urllib.parse.urlsplit(uri) for uri in uris]
     path.write_text("".join(f"{p.hostname}:{p.port}:*:{p.username}:{p.password}\n" for p in parts))
     path.chmod(0o600)
@@ -74,7 +74,8 @@ def place(uri: str) -> str:
 
 
 async def killed_in_the_freeze(services: Services, session: Session) -> None:
-    """A lock that a transaction of the test holds keeps the switchover from being quicker."""
+    """Kill the coordinator in step freeze. Call this while a lock of the test keeps the switchover in that
+    step."""
     with pytest.raises(PgmigError):
         async for told in session.switchover("m", 30.0):
             if (told.name, told.state) == (StepName.FREEZE, StepState.STARTED):

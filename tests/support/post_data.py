@@ -125,7 +125,7 @@ async def done_steps(dest: str) -> set[str]:
 
 
 async def work_off(dest: str, whole: Plan, tasks: list[Task], workers: int = 2) -> None:
-    """What the bookkeeping does not have yet, all rows being there."""
+    """The statements that are not recorded as done yet, if all rows are copied."""
     done = await done_steps(dest)
 
     async def run(session: BuildingSession, items: Sequence[Item]) -> None:
@@ -148,7 +148,7 @@ def tasks_of_tables(whole: Plan, kinds: dict[TableId, str], *, at_once: bool = F
 
 
 async def post_data(dest: str, script: Script, *, at_once: bool = False) -> None:
-    """The whole section, as phase indexes does it."""
+    """Restore the whole section, as phase indexes does."""
     whole, kinds = await planned(dest, script)
     await work_off(dest, whole, tasks_of_tables(whole, kinds, at_once=at_once))
     await work_off(dest, whole, [Task("parents", (whole.parents,))] if whole.parents else [])
@@ -158,7 +158,7 @@ async def post_data(dest: str, script: Script, *, at_once: bool = False) -> None
 
 
 def dumped_schema(tools: DumpTools, uri: str) -> list[str]:
-    """What pg_dump says of the database, without what differs from run to run."""
+    """pg_dump's output for the database, without text that differs between runs."""
     text = subprocess.run(
         [tools.pg_dump, "--schema-only", "--exclude-schema=pgmig", f"--dbname={uri}"],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The checks before a migration, as a test makes them, and what a refusal must leave behind: nothing."""
+"""The checks before a migration, as tests run them. A refusal must leave nothing behind."""
 
 from __future__ import annotations
 

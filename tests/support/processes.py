@@ -1,5 +1,5 @@
-"""Named child processes of a test, each with a log. Nobody supervises them: what a test ends stays ended
-until the test starts it again."""
+"""Named child processes of a test, each with a log. Nothing supervises them: a process that a test ends is
+not restarted until the test starts it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN_LINES = 80
 
 
 class Process(Protocol):
-    """What is needed of a child, executed or forked."""
+    """The methods needed of a child, executed or forked."""
 
     @property
     def pid(self) -> int: ...
@@ -75,7 +75,7 @@ class Processes:
             process.kill()
 
     def freeze(self, name: str) -> None:
-        """SIGSTOP: it keeps its connections and hears nothing, like one that is cut off."""
+        """SIGSTOP: it keeps its connections and receives nothing, like a process that is cut off."""
         self._running[name].send_signal(signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
@@ -89,7 +89,8 @@ class Processes:
         return self._running[name].pid
 
     def check(self, *names: str) -> None:
-        """Raise RuntimeError with the end of its log when one of these, or of all, ended by itself."""
+        """Raise RuntimeError with the end of its log if one of these processes, or of all, ended by
+        itself."""
         for name in names or self._running:
             if (code := self._running[name].poll()) is not None:
                 raise RuntimeError(f"the {name} ended with {code}:\n{self.tail(name)}")
@@ -105,7 +106,7 @@ class Processes:
         return tail(self.log_path(name), _SHOWN_LINES)
 
     def close(self) -> None:
-        """Kill what runs."""
+        """Kill all processes that run."""
         self.kill9(*self._running)
 
     def print_logs(self) -> None:

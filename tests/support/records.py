@@ -1,4 +1,4 @@
-"""Records of migrations with a forward pipeline, made of the fields of both and the phase that is shown."""
+"""Records of migrations with a forward pipeline, built from fields of both and the shown phase."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OF_PIPELINE = {field.name for field in fields(PipelineRecord)}
 
 
 def parts(phase: Phase) -> tuple[MigrationPhase, PipelineState]:
-    """A phase and a state that are shown as `phase`; where several are, that of no switchover."""
+    """A phase and a state that are shown as `phase`. If there are several, those without a switchover."""
     if phase.ended:
         return MigrationPhase(phase.value), PipelineState.ENDED
     if phase is Phase.SWITCHOVER:

@@ -1,4 +1,4 @@
-"""The services as child processes, each to be killed and started again by itself, on a nats-server that the
+"""The services as child processes, each of which can be killed and restarted, on a nats-server that the
 caller starts."""
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Services:
     """One coordinator and any number of workers. Use as a context manager.
 
     A process is named by its role, or role-number. workers: those started at once; `start` starts others.
-    settings: further environment variables of all services. A lost worker's work goes to others after 1 s.
+    settings: further environment variables of all services. A lost worker's work is assigned to others after
+    1 s.
     """
 
     def __init__(
@@ -62,12 +63,12 @@ class Services:
         self.close()
 
     def close(self) -> None:
-        """Kill what runs, and print the end of every log."""
+        """Kill all processes that run, and print the end of every log."""
         self._processes.close()
         self._processes.print_logs()
 
     def start(self, *names: str) -> None:
-        """Start processes; returns when the coordinator, if it is one of them, serves."""
+        """Start processes. If the coordinator is one of them, returns when it serves."""
         for name in names:
             if name == COORDINATOR:
                 self._port_file.unlink(missing_ok=True)
@@ -82,7 +83,7 @@ class Services:
             self._processes.check(COORDINATOR)
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the coordinator does not serve:\n{self.log(COORDINATOR)}")
-            time.sleep(0.02)  # another process's file: nothing to await
+            time.sleep(0.02)  # the file of another process: there is no event to wait for
 
     def kill9(self, *names: str) -> None:
         self._processes.kill9(*names)
@@ -97,7 +98,7 @@ class Services:
         return self._processes.stop(name)
 
     def freeze(self, name: str) -> None:
-        """SIGSTOP: it keeps its connections and hears nothing, like one that is cut off."""
+        """SIGSTOP: it keeps its connections and receives nothing, like a process that is cut off."""
         self._processes.freeze(name)
 
     def thaw(self, name: str) -> None:
@@ -120,7 +121,7 @@ class Services:
 async def until(
     session: Session, migration_id: str, condition: Callable[[MigrationView], bool]
 ) -> MigrationView:
-    """Follow the migration until its view meets the condition; a failure of it is raised."""
+    """Watch the migration until its view meets the condition. Raises its failure."""
     async for view in session.follow(migration_id):
         if condition(view):
             return view

@@ -1,4 +1,4 @@
-"""One statement on a database, by a session of its own."""
+"""Runs one statement on a database in a session of its own."""
 
 from __future__ import annotations
 

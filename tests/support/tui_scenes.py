@@ -1,4 +1,4 @@
-"""Views to show, and a session that is driven by the test instead of a coordinator."""
+"""Views to show, and a session that the test controls instead of a coordinator."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MIB = 1024 * 1024
 
 
 def table(name: str, state: TableState, mib: int, done: float = 0.0) -> TableProgress:
-    """`done` is the copied share of `mib` MiB; a row is one KiB."""
+    """`done` is the copied share of `mib` MiB. A row has one KiB."""
     share = 1.0 if state is TableState.COPIED else done
     rows, size = mib * 1024, mib * MIB
     return TableProgress(TableId("public", name), state, rows, round(rows * share), size, round(size * share))

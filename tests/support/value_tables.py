@@ -1,7 +1,7 @@
 """The setup of the tests of values: tables for every case on both sides, and changes to them.
 
 For each case there are three tables: `keyed_NNN` with an integer key, `keyless_NNN` (REPLICA IDENTITY
-FULL, each row twice) and, where the type can be one, `by_value_NNN` whose primary key is the value.
+FULL, each row twice) and, where the type can be one, `by_value_NNN`, whose primary key is the value.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ _ROW = tuple[object, ...]
 
 @contextmanager
 def session(uri: str) -> Iterator[psycopg.Connection]:
-    """Autocommit, with settings that read and write values exactly, whatever the database sets."""
+    """An autocommit session with settings that read and write values exactly, whatever the database's
+    settings are."""
     with psycopg.connect(uri, options=WRITER_SETTINGS, autocommit=True, prepare_threshold=None) as conn:
         yield conn
 
@@ -79,8 +80,8 @@ class Phase:
     by_value: str = ""
 
 
-# {n}: the case's name, {c}: how many values it has, and NULL. Row {c} of by_value is held back, so that
-# a key may become a value that no row has.
+# {n}: the case's name, {c}: how many values it has, and NULL. Row {c} of by_value is not inserted, so that a
+# key can be changed to a value that no row has.
 PHASES = (
     Phase(
         "UPDATE of another column",
@@ -109,7 +110,7 @@ PHASES = (
 
 
 class ValuesBed:
-    """The tables of `cases` on both sides; `fill` and `change` go to the source only."""
+    """The tables of `cases` on both sides; `fill` and `change` are executed on the source only."""
 
     def __init__(self, source: str, destination: str, cases: Sequence[Case]) -> None:
         self.source = source
@@ -136,7 +137,7 @@ class ValuesBed:
             self.by_value.add(name)
 
     def table_names(self) -> list[str]:
-        """All but those that only the source uses."""
+        """All cases except those that only the source uses."""
         kinds = [f"{kind}_{name}" for kind in ("keyed", "keyless") for name, _ in self.cases]
         return kinds + [f"by_value_{name}" for name in sorted(self.by_value)]
 
@@ -151,7 +152,7 @@ class ValuesBed:
                     self._fill_by_value(conn, name, case)
 
     def _fill_by_value(self, conn: psycopg.Connection, name: str, case: Case) -> None:
-        """All values that differ as the type's equality sees it and fit into an index page."""
+        """All values that are different by the type's equality operator and fit into an index page."""
         for k, value in enumerate(case.values, 1):
             try:
                 conn.execute(f"INSERT INTO by_value_{name} VALUES (NULL, {value}, {k})")
@@ -193,7 +194,7 @@ class ValuesBed:
         rows: list[_ROW] = []
         with session(uri) as conn:
             for name, case in self.cases:
-                # The cast shows of xml what no client sees: xml_out leaves out the declaration.
+                # The cast of xml shows what no client sees: xml_out omits the declaration.
                 shown = "xml_out(v)::text" if case.sql_type == "xml" else "v::text"
                 sent = f"{self._send_function(conn, case)}(v)" if case.portable else "NULL"
                 columns = f"k, other, {shown}, {sent}"

@@ -1,7 +1,7 @@
-"""What a migrated schema consists of, as queries that give (name, definition) pairs as text.
+"""The objects of a migrated schema, as queries that return (name, definition) pairs as text.
 
-Names are complete, definitions are PostgreSQL's own deparsing, so two servers can be compared as
-sets of pairs. `{user}` stands for the condition that a pg_namespace row `n` is the user's.
+Names are complete, definitions are PostgreSQL's own deparsing, so the results of two servers can be compared
+as sets. `{user}` stands for the condition that a pg_namespace row `n` is the user's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEFINITIONS: dict[str, LiteralString] = {
                          'valid', i.indisvalid, 'identity', i.indisreplident)
         FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind IN ('r', 'p', 'm') AND {user}""",
-    # NOT NULL is a column's here: only since PostgreSQL 18 it is a constraint too.
+    # NOT NULL is read from columns: before PostgreSQL 18 it is not a constraint.
     "constraint": """
         SELECT coalesce(nullif(conrelid, 0)::regclass::text, contypid::regtype::text)
                    || ' ' || quote_ident(conname),

@@ -2,7 +2,7 @@
 
 A table's rows are a multiset (duplicates count, order does not), each row taken as the text of all
 its columns. Both servers fold it into 1,024 buckets, each with its count and the sums of two
-independently seeded 64-bit hashes: 128 bits that every row and every duplicate enters. Buckets that
+independently seeded 64-bit hashes: each row and each duplicate changes these 128 bits. Buckets that
 differ, and all rows of small tables, are then fetched and compared as they are, which also names
 the rows. The servers work at the same time; a million rows take a few seconds.
 
@@ -71,7 +71,7 @@ _ROWS: LiteralString = "SELECT r FROM (" + _HASHED + ") AS hashed WHERE a & {mas
 def compare_databases(
     source_uri: str, dest_uri: str, *, sequences: bool = True, definitions: bool = True
 ) -> list[str]:
-    """All differences, one sentence each; none when the databases hold the same.
+    """All differences, one sentence each; none if the databases are equal.
 
     Schemas pgmig, information_schema and pg_* are left out. sequences, definitions: whether these
     are compared, too; not useful while the destination still replicates. Use roles that may read all.
@@ -101,7 +101,7 @@ def compare_rows(source_uri: str, dest_uri: str) -> list[str]:
 
 @contextmanager
 def _session(uri: str) -> Iterator[psycopg.Connection]:
-    """A read-only transaction with one snapshot for all that is read."""
+    """A read-only transaction with one snapshot for all queries."""
     with psycopg.connect(uri, options=_SETTINGS, prepare_threshold=None) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
@@ -111,7 +111,7 @@ def _session(uri: str) -> Iterator[psycopg.Connection]:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """A database, and how both are read. hashes: of a row's text `r`, in SQL."""
+    """One database, and how both are read. hashes: of a row's text `r`, in SQL."""
 
     connection: psycopg.Connection
     hashes: tuple[LiteralString, LiteralString]

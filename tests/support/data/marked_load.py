@@ -1,10 +1,10 @@
 """Writers whose transactions prove afterwards how they were applied.
 
 Every transaction of connection c has a serial, and
-- inserts `copies` equal rows into `marks`, which has no key: one too many or too few shows,
+- inserts `copies` equal rows into `marks`, which has no key: so one row too many or too few is detected,
 - moves money between accounts, so that the sum is the same after each transaction, and not inside,
 - perhaps takes the next tick of a clock that all connections share, which orders their commits,
-- says all that in its row of `counters`, where a trigger keeps it in `history`, on both sides:
+- records all that in its row of `counters`, which a trigger copies to `history`, on both sides:
   on the source what was committed, on the destination what was applied, when, and by which
   transaction there.
 """
@@ -50,7 +50,7 @@ _OPTIONS = "-c lock_timeout=500ms -c deadlock_timeout=5ms"
 
 
 class _GoneError(Exception):
-    """An account was deleted and opened again since this transaction looked."""
+    """An account was deleted and opened again since this transaction read it."""
 
 
 _CONFLICTS = (
@@ -98,7 +98,7 @@ class MarkedLoad:
                 try:
                     self._session(number, random)
                 except psycopg.OperationalError:
-                    self._stop.wait(0.1)  # the source is away
+                    self._stop.wait(0.1)  # the source cannot be reached
         except BaseException as exc:
             self._failures.append(exc)
 
@@ -153,7 +153,7 @@ def large_transaction(uri: str, serial: int) -> None:
             second = conn.execute("UPDATE accounts SET balance = balance - 5 WHERE id = 2")
             if first.rowcount and second.rowcount:
                 break
-            conn.rollback()  # an account was deleted and opened again since this transaction looked
+            conn.rollback()  # an account was deleted and opened again since this transaction read it
         conn.execute("UPDATE counters SET serial = %s, copies = 30500 WHERE conn = %s", [serial, LARGE_CONN])
 
 
@@ -185,7 +185,7 @@ def _transfer(conn: psycopg.Connection, random: Random) -> None:
 
 
 def _reseat(conn: psycopg.Connection, random: Random) -> None:
-    """Two accounts exchange their seats, which are unique, over a third one."""
+    """Two accounts exchange their seats, which are unique, by way of a third one."""
     one, two = _two(random)
     spare = random.randint(1000, 10**9)
     rows = conn.execute(
@@ -198,7 +198,7 @@ def _reseat(conn: psycopg.Connection, random: Random) -> None:
 
 
 def _reopen(conn: psycopg.Connection, random: Random) -> None:
-    """An account is deleted, and opened again as it was, but for its big value."""
+    """An account is deleted, and opened again with the same values, except for its big value."""
     account = random.randint(1, ACCOUNTS)
     row = conn.execute("DELETE FROM accounts WHERE id = %s RETURNING balance, seat", [account]).fetchone()
     if row is None:

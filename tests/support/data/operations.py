@@ -24,7 +24,7 @@ class Session:
     """One connection in a transaction, and what the operations draw from.
 
     name: unique to the worker; owns accounts, settings keys and mixed-case rows. accounts: seeded
-    account ids are 1..accounts. last_order: an order id to look below.
+    account ids are 1..accounts. last_order: orders with lower ids are used.
     """
 
     connection: psycopg.Connection
@@ -82,7 +82,7 @@ def transfer(s: Session) -> None:
 
 
 def move(s: Session, source: int, target: int) -> None:
-    """Move some money and book it; the accounts are locked in the order of their ids."""
+    """Move some money and record the entry. The accounts are locked in the order of their ids."""
     s.do("SELECT FROM shop.accounts WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE", [source, target])
     amount = Decimal(s.random.randint(1, 9999)) / 100
     s.do("UPDATE shop.accounts SET balance = balance - %s WHERE id = %s", amount, source)
@@ -210,7 +210,7 @@ def write_audit(s: Session) -> None:
 
 
 def open_account(s: Session) -> None:
-    """An account of our own with a first deposit, and an order, so that something refers to it."""
+    """An account of our own with a first deposit, and an order, so that a row refers to it."""
     giver = s.seeded_account()
     s.do("UPDATE shop.accounts SET balance = balance - 10 WHERE id = %s", giver)
     made = s.one(
@@ -307,7 +307,8 @@ def bulk_insert(s: Session) -> None:
 
 
 def truncate_scratch(s: Session) -> None:
-    """TRUNCATE between inserts. It waits for all who read the table, a dump or copy among them."""
+    """TRUNCATE between inserts. It waits for all sessions that read the table, for example a dump or a
+    copy."""
     s.do("INSERT INTO shop.scratch (value) VALUES ('gone')")
     s.do("TRUNCATE shop.scratch RESTART IDENTITY")
     s.do("INSERT INTO shop.scratch (value) SELECT 's' || i FROM generate_series(1, 5) i")

@@ -1,4 +1,4 @@
-"""The lab's schema (schema.sql) and its rows (seed.sql)."""
+"""The test schema (schema.sql) and its rows (seed.sql)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def create_schema(uri: str) -> None:
 
 
 def schema_for(script: str, major: int) -> str:
-    """The lines of `script` that are for this version of PostgreSQL."""
+    """The lines of `script` that apply to this version of PostgreSQL."""
     return "\n".join(line for line in script.split("\n") if _is_for(line, major))
 
 

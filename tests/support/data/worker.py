@@ -1,4 +1,4 @@
-"""One worker of the writer: whole transactions over two connections, and a record of their fate."""
+"""One worker of the writer: it runs transactions over two connections, and records their outcomes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Tally:
 
 
 class Worker:
-    """Draws transactions from a seeded generator. name: unique among all workers ever run."""
+    """Chooses transactions with a seeded random generator. name: unique among all workers ever run."""
 
     def __init__(self, uri: str, name: str, number: int, seed: int, operations: Sequence[Operation]) -> None:
         self.tally = Tally()
@@ -51,14 +51,14 @@ class Worker:
         """Sessions for `transact`: the worker's own, and a second one to interleave with."""
         with self._connection() as connection, self._connection() as partner:
             first, second = self._session(connection), self._session(partner)
-            first.serial = self._drawn  # what it names must differ from what was named before a reconnect
+            first.serial = self._drawn  # names must differ from those used before a reconnect
             try:
                 yield first, second
             finally:
                 self._drawn = first.serial
 
     def transact(self, own: Session, partner: Session) -> None:
-        """One transaction, or two interleaved ones, to their end. Raises psycopg.Error when cut off."""
+        """Run one transaction, or two interleaved ones. Raises psycopg.Error if cut off."""
         draw = self._random.random()
         try:
             if draw < _INTERLEAVED_SHARE and not self._operations:

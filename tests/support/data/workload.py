@@ -1,4 +1,4 @@
-"""A live application on the lab's schema: it writes throughout a migration and knows what was committed.
+"""An application on the test schema: it writes during a migration and records what was committed.
 
 Each worker thread commits transactions of several statements (tests.support.data.operations) over a
 connection of its own. Every transaction inserts a marker row; a marker counts as acknowledged once
@@ -48,9 +48,9 @@ class WriterReport:
 class Writer:
     """Writes from `start` until `stop`, or until it is cut off; usable as a context manager.
 
-    rate: transactions per second in all, None for as fast as it goes. reconnect_for: seconds for
-    which a worker that was cut off keeps trying before it ends. operations: these alone, instead
-    of the mixture of all with interleaving. seed: of the random choices.
+    rate: transactions per second in all, None for no limit. reconnect_for: seconds for
+    which a worker that was cut off keeps trying before it ends. operations: only these, instead of a mixture
+    of all with interleaving. seed: of the random choices.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Writer:
 
     @property
     def commits(self) -> int:
-        """Acknowledged so far."""
+        """Number of transactions acknowledged so far."""
         return sum(len(worker.tally.acknowledged) for worker in self._workers)
 
     @property
@@ -103,7 +103,8 @@ class Writer:
             thread.start()
 
     def wait_for_commits(self, more: int, timeout: float = 60.0) -> None:
-        """Return when `more` further commits are acknowledged. Raises TimeoutError, also when cut off."""
+        """Return when `more` further commits are acknowledged. Raises TimeoutError, also if the writer is
+        cut off."""
         goal = self.commits + more
         with self._news:
             self._news.wait_for(lambda: self.commits >= goal or not self.running, timeout)
@@ -172,9 +173,8 @@ class Writer:
 
 
 def check_conserved_sum(uri: str) -> list[str]:
-    """Whether the balances still add up to what they were seeded with; the difference, or nothing.
-
-    True after every transaction, so also on a destination at any moment of its catching up.
+    """Check that the sum of the balances is still that of the seed. Returns the difference, or nothing. The
+    sum is right after every transaction, so also on a destination that is still catching up.
     """
     with psycopg.connect(uri) as connection:
         row = connection.execute(

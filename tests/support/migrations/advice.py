@@ -1,8 +1,8 @@
-"""An operator who does what the messages say, until both databases are equal or no advice is left.
+"""An operator who follows the hints of messages until both databases are equal or no hint is left.
 
 Advice is what a failure's hint holds: DDL ("run on the destination: ...; then ..."), a command
-("pgmig-cli resync-table --id X SCHEMA.TABLE"), or neither, and then the operator makes on the
-destination the changes that the application made on the source, as far as they are missing there.
+("pgmig-cli resync-table --id X SCHEMA.TABLE"), or neither. Then the operator repeats on the destination
+those changes of the application that are missing there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _RESYNC = re.compile(r"pgmig-cli (?P<command>resync-table[^;\n]*?)(?=[;,\n)]| th
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why the migration did not go on, or a switchover was refused."""
+    """Why the migration stopped, or a switchover was refused."""
 
     kind: str
     message: str
@@ -60,40 +60,41 @@ class Stop:
 
     @property
     def ddl(self) -> str:
-        """What is to be run on the destination; "" when the hint has nothing of that kind."""
+        """The DDL to run on the destination; "" if the hint contains none."""
         found = _DDL.search(self.hint)
         return found["ddl"].strip() if found else ""
 
     @property
     def soon(self) -> bool:
-        """Whether there is nothing to do but to wait."""
+        """Whether the operator only has to wait."""
         return "within seconds" in self.hint
 
     @property
     def to_drop(self) -> list[str]:
-        """Tables that may as well be dropped on the source."""
+        """Tables for which the hint also suggests to drop them on the source."""
         return self.listed if "drop them on the source" in self.hint else []
 
     @property
     def listed(self) -> list[str]:
-        """Tables that the message ends with."""
+        """Tables that are listed at the end of the message."""
         return self.message.rpartition(": ")[2].split(", ")
 
     @property
     def commands(self) -> list[list[str]]:
-        """Arguments of each pgmig-cli that is to be run, but for `resume`."""
+        """Arguments of each pgmig-cli command to run, except `resume`."""
         return [shlex.split(found["command"].strip(" `.")) for found in _RESYNC.finditer(self.hint)]
 
 
 class AdviceRefusedError(AssertionError):
-    """What a message told to do could not be done."""
+    """A hint could not be followed."""
 
 
 @dataclass(slots=True)
 class Operator:
-    """One migration's. by_hand: statements for the destination, run once, when no advice says what to do.
+    """The operator of one migration. by_hand: statements for the destination, run once, if no hint says what
+    to do.
 
-    on_source: the same for the source. release: lets go what the test holds the migration with.
+    on_source: the same for the source. release: releases the lock that holds the migration.
     switchover_s: the limit of each switchover.
     """
 
@@ -107,13 +108,13 @@ class Operator:
     release: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def named(self, table: str) -> bool:
-        """Whether a stop named the table."""
+        """Whether the error of a stop named the table."""
         return any(table in stop.message for stop in self.stops)
 
     async def until(
         self, condition: Callable[[MigrationView], bool], timeout_s: float = SETTLE_S
     ) -> MigrationView:
-        """The next view that meets `condition`, failed ones among them."""
+        """The next view that meets `condition`. It may show a failed migration."""
         view: MigrationView | None = None
         try:
             async with asyncio.timeout(timeout_s):
@@ -125,19 +126,18 @@ class Operator:
         raise AssertionError("the migration was cleaned up")
 
     async def settled(self) -> MigrationView:
-        """It streams, has ended, or has stopped."""
+        """The next view in which the migration streams, has ended, or has stopped."""
         return await self.until(
             lambda view: view.phase in {Phase.STREAMING, Phase.FAILED} or view.phase.ended
         )
 
     async def to_the_end(self, attempts: int = ATTEMPTS) -> None:
-        """Follow all advice until a switchover succeeds; then both databases must be equal."""
+        """Follow all hints until a switchover succeeds. Then both databases must be equal."""
         assert await self.finishes(attempts), self.told(None)
 
     async def finishes(self, attempts: int = ATTEMPTS) -> bool:
-        """Whether it came to a switchover, or to the end of a clone, within so many stops.
-
-        Raises AssertionError when it did, and the databases are not equal.
+        """Whether a switchover or a clone succeeded within so many stops. Raises AssertionError if one did,
+        but the databases are not equal.
         """
         for _ in range(attempts):
             stop = await self._next_stop()
@@ -164,14 +164,14 @@ class Operator:
         try:
             await self.live.switch_over(self.switchover_s)
         except PgmigError as exc:
-            if exc.kind is ErrorKind.WRONG_PHASE:  # it stopped just before: look what with
+            if exc.kind is ErrorKind.WRONG_PHASE:  # it stopped just before: find the reason
                 assert (await self.settled()).failure is not None, exc
                 return await self._next_stop()
             return Stop(exc.kind.name, exc.message, exc.hint)
         return None
 
     async def follow(self, stop: Stop) -> None:
-        """Do what it says, and let the migration go on."""
+        """Follow the hint, and resume the migration."""
         if "SET LOGGED" in f"{stop.message} {stop.hint}":
             await self._on_source()
         if stop.ddl:
@@ -198,13 +198,13 @@ class Operator:
         await self.resume()
 
     async def _command(self, arguments: list[str]) -> str:
-        """What it says when it is refused; "" when it is not."""
+        """The command's messages if it fails; "" if it succeeds."""
         ended = await asyncio.to_thread(self.cli.run, *arguments)
         self.done.append(f"pgmig-cli {shlex.join(arguments)}: {ended.returncode} {ended.stderr.strip()}")
         return ended.stderr if ended.returncode != 0 else ""
 
     async def _copied(self, stop: Stop) -> None:
-        """Until the new tables that it names are copied, which the migration does by itself."""
+        """Wait until the migration has copied the new tables that the message names."""
         await self.until(
             lambda view: (
                 view.phase is Phase.FAILED
@@ -223,7 +223,7 @@ class Operator:
         await asyncio.to_thread(self._run, self.live.source, on_source, strictly=False)
 
     async def resume(self) -> None:
-        """Nothing happens where it goes on already."""
+        """Nothing happens if it already continues."""
         try:
             await self.live.session.resume(self.live.migration_id, self.live.source, self.live.dest)
         except PgmigError as exc:
@@ -231,11 +231,11 @@ class Operator:
                 raise
 
     def prepare(self, *statements: str) -> None:
-        """Run on the destination, unasked."""
+        """Run on the destination, without a hint."""
         self._run(self.live.dest, statements, strictly=True)
 
     def _alter(self, stop: Stop) -> None:
-        """Run the DDL. Rows whose values it cannot convert go before, where the hint says so."""
+        """Run the DDL. Rows whose values it cannot convert are deleted first, if the hint says so."""
         try:
             self._run(self.live.dest, [stop.ddl], strictly=True)
         except AdviceRefusedError as exc:
@@ -246,9 +246,9 @@ class Operator:
             self._run(self.live.dest, [f"{emptied}; {stop.ddl}"], strictly=True)
 
     def _make_by_hand(self, statements: Iterable[str]) -> None:
-        """Run on the destination what the application ran, but for what computes values: it would act
-        twice on the rows of a table that was copied after it. What fails there may leave a table behind
-        that the source has under another name by now, or not at all: it is dropped."""
+        """Run on the destination what the application ran, except statements that compute values: they would
+        change rows twice if the table was copied after them. If a statement fails there, a table may remain
+        that the source has renamed or dropped: it is dropped."""
         before = _tables(self.live.dest)
         shapes = [statement for statement in statements if " USING " not in statement]
         self._run(self.live.dest, shapes, strictly=False)
@@ -268,7 +268,7 @@ class Operator:
                     self.done.append(statement)
 
     def told(self, view: MigrationView | None) -> str:
-        """All that happened, for whoever reads a test's failure."""
+        """Everything that happened, for the message of a failed test."""
         lines = [f"stop {stop}" for stop in self.stops] + [f"done {text}" for text in self.done]
         if view is not None:
             lines.append(f"phase {view.phase}, {view.failure}, {view.positions}")
@@ -282,8 +282,8 @@ def _tables(uri: str) -> set[str]:
 
 
 def differences(source: str, dest: str) -> list[str]:
-    """Of rows, sequences and definitions. Indexes and constraints count whatever their names are: they
-    stay with a table that is renamed."""
+    """Differences of rows, sequences and definitions. Names of indexes and constraints are ignored, because
+    renaming a table does not change them."""
     found = [
         line
         for line in compare_databases(source, dest)
@@ -299,12 +299,12 @@ def differences(source: str, dest: str) -> list[str]:
 
 
 def _in_another_place(line: str) -> bool:
-    """Whether it is of a column that is the same but for its number, as partitions have them that were
-    attached on one side and made as partitions on the other."""
+    """Whether the columns differ only in their numbers. This is so for a partition that was attached on one
+    side and created as a partition on the other."""
     sides = _COLUMN.fullmatch(line)
     return sides is not None and sides["here"] == sides["there"]
 
 
 def stop_of(failure: Failure) -> Stop:
-    """Of a migration in phase failed."""
+    """The stop of a migration in phase failed."""
     return Stop(failure.kind, failure.message, failure.hint)

@@ -1,9 +1,9 @@
 """A database whose tables change under a migration, at moments that the test chooses.
 
-One set of services carries the migrations of all tests of a module, on a database each. A moment is
-held by a lock or by a transaction that is not committed, never by time:
+One set of services runs the migrations of all tests of a module, each with its own databases. A lock or an
+open transaction holds the migration at a moment, never a delay:
 
-- `in_schema`: the destination's schema cannot be made, since another session is making it.
+- `in_schema`: the destination's schema cannot be created, because another session is creating it.
 - `in_copy`: the only copier waits to fill table app.big on the destination; it is the largest, so
   that nothing else was copied.
 """
@@ -45,7 +45,7 @@ _WAITING: LiteralString = """
 @contextmanager
 def services(folder: Path) -> Iterator[Stack]:
     """All services but the copier, for many migrations."""
-    settings = {"PGMIG_MAX_STREAM_BYTES": str(256 << 20)}  # of each: the broker reserves them
+    settings = {"PGMIG_MAX_STREAM_BYTES": str(256 << 20)}  # of each stream: the broker reserves them
     with (
         NatsServer() as nats,
         Stack(nats, folder, workers=("decoder", "applier"), settings=settings) as stack,
@@ -54,7 +54,7 @@ def services(folder: Path) -> Iterator[Stack]:
 
 
 def run(uri: str, *statements: str, together: bool = False) -> None:
-    """Each by itself, or all in one transaction."""
+    """Run each in a transaction of its own, or all in one."""
     with psycopg.connect(uri, autocommit=not together, options="-c lock_timeout=20s") as conn:
         for statement in statements:
             conn.execute(statement.encode())
@@ -62,7 +62,7 @@ def run(uri: str, *statements: str, together: bool = False) -> None:
 
 @dataclass(slots=True)
 class Bed:
-    """One test's. source, dest: URIs."""
+    """The databases of one test. source, dest: URIs."""
 
     stack: Stack
     source: str = field(repr=False)
@@ -78,7 +78,7 @@ class Bed:
 
     @asynccontextmanager
     async def migration(self, options: MigrationOptions) -> AsyncIterator[Operator]:
-        """Started; it is cleaned up at the end of the block, whatever became of it."""
+        """A started migration. It is cleaned up at the end of the block, even if it failed."""
         name = f"t{secrets.token_hex(4)}"
         cli = Cli.on(
             self.source,
@@ -100,7 +100,7 @@ class Bed:
 
     @asynccontextmanager
     async def streaming(self, *ddl: str, options: MigrationOptions = FOLLOW) -> AsyncIterator[Operator]:
-        """A migration that streams, of a database made by `ddl`."""
+        """A streaming migration of a database that `ddl` creates."""
         self.app("CREATE SCHEMA app", *ddl)
         self.copier(at_work=True)
         async with self.migration(options) as operator:
@@ -121,7 +121,7 @@ class Bed:
 
     @asynccontextmanager
     async def in_copy(self, *ddl: str, options: MigrationOptions = FOLLOW) -> AsyncIterator[Operator]:
-        """A migration that copies app.big, and stands there until `release`."""
+        """A migration that copies app.big, and waits there until `release`."""
         self.app(*BIG, *ddl)
         self.copier(at_work=False)
         async with self.migration(options) as operator:
@@ -134,7 +134,7 @@ class Bed:
                 yield operator
 
     def copier(self, *, at_work: bool) -> None:
-        """Start it or end it; nothing happens where it is as wanted."""
+        """Start or end it. Nothing happens if it already is in the wanted state."""
         if at_work != self.stack.runs(COPIER):
             (self.stack.start if at_work else self.stack.kill9)(COPIER)
 

@@ -33,7 +33,7 @@ def program() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Cli:
-    """One user's terminal. environment: the whole of it, credentials among it."""
+    """One user's terminal. environment: all variables, including credentials."""
 
     environment: Mapping[str, str] = field(repr=False)
 
@@ -49,7 +49,7 @@ class Cli:
         )
 
     def run(self, *arguments: str, timeout: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; the exit code is the caller's to judge."""
+        """Run a command to its end. The caller checks the exit code."""
         return subprocess.run(
             launch_argv([*program(), *arguments], None, signal.SIGTERM),
             env=self.environment,
@@ -69,7 +69,7 @@ class Cli:
 class Staying:
     """`clone` or `follow`, watched through its JSON lines; ended by SIGTERM with the block.
 
-    Make it in a thread that lives as long as the process: the kernel ends the child with it.
+    Create it in a thread that lives as long as the process: the kernel ends the child when the thread ends.
     """
 
     def __init__(self, argv: list[str], environment: Mapping[str, str], log: Path) -> None:
@@ -111,7 +111,7 @@ class Staying:
             self._views.put(None)
 
     def next(self, timeout: float) -> MigrationView | None:
-        """The next view; None when none came in time. Raises RuntimeError when the command ended."""
+        """The next view; None if none arrived in time. Raises RuntimeError if the command ended."""
         try:
             view = self._views.get(timeout=max(0.0, timeout))
         except queue.Empty:
@@ -132,13 +132,13 @@ class Staying:
         raise TimeoutError(f"not within {timeout:g} s; the last view was {self.last}")
 
     def wait(self, timeout: float = STOP_TIMEOUT_S) -> int:
-        """The exit code, once it has ended by itself. Raises subprocess.TimeoutExpired."""
+        """The exit code, after it has ended by itself. Raises subprocess.TimeoutExpired."""
         code = self._process.wait(timeout)
         self._reader.join()
         return code
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send the signal, and SIGKILL when that takes too long; the exit code."""
+        """Send the signal, and SIGKILL if that takes too long. Returns the exit code."""
         if self._process.poll() is None:
             self._process.send_signal(number)
             try:

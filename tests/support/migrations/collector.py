@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector that keeps the spans it is sent."""
+"""An OpenTelemetry collector that keeps the spans it receives."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ class Collector(TraceServiceServicer):
         return ExportTraceServiceResponse()
 
     def wait_for_trace(self, good: Callable[[list[Span]], bool], timeout: float) -> list[Span]:
-        """The spans of a trace that is good. Raises TimeoutError with the names that came."""
+        """The spans of a trace for which `good` is true. Raises TimeoutError with the names of the received
+        ones."""
         with self._news:
             if self._news.wait_for(lambda: self._good(good) is not None, timeout):
                 found = self._good(good)

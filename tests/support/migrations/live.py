@@ -1,4 +1,4 @@
-"""A migration of a database that an application writes to all the while, and its happy end."""
+"""A migration of a database to which an application writes throughout, and its successful end."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class Live:
         return await self.until(lambda view: view.phase is phase)
 
     async def until_event(self, text: str) -> MigrationView:
-        """Wait for a line of the timeline that holds `text`."""
+        """Wait for a line of the timeline that contains `text`."""
         return await self.until(lambda view: any(text in event.text for event in view.events))
 
     async def drain(self) -> None:
-        """Everything that is committed on the source now is on the destination's disk."""
+        """Wait until everything that is committed on the source now is on the destination's disk."""
         with psycopg.connect(self.source, autocommit=True) as conn:
             row = conn.execute(
                 "SELECT pg_logical_emit_message(true, %s, 'drain')::text", [MESSAGE_PREFIX]
@@ -75,7 +75,7 @@ class Live:
         await self.until(lambda view: view.positions.flushed_lsn >= written)
 
     async def compare_in_step(self, writer: Writer) -> WriterReport:
-        """End the writer, drain, and compare everything but the sequences; the stream goes on."""
+        """End the writer, drain, and compare everything except the sequences. Replication continues."""
         report = writer.stop()
         await self.drain()
         assert compare_databases(self.source, self.dest, sequences=False) == []
@@ -87,7 +87,7 @@ class Live:
         return [step async for step in self.session.switchover(self.migration_id, timeout_s)]
 
     async def finish(self, writer: Writer) -> WriterReport:
-        """From wherever it is to the end, with the writer at work; everything must be equal."""
+        """Run the migration from any phase to its end while the writer works. Everything must be equal."""
         await self.until_phase(Phase.STREAMING)
         writer.wait_for_commits(20)
         await self.switch_over()
@@ -99,12 +99,12 @@ class Live:
 
 
 def application(uri: str) -> Writer:
-    """The writer as these tests use it: three connections, at a pace that leaves CPU to others."""
+    """The writer as these tests use it: three connections, at a rate that leaves CPU time for others."""
     return Writer(uri, connections=3, rate=75, reconnect_for=3.0)
 
 
 def _shown(view: MigrationView | None) -> str:
-    """What of a view explains a test's failure."""
+    """The parts of a view that explain a test's failure."""
     if view is None:
         return "nothing was seen of it"
     timeline = "\n".join(f"{event.at:.3f} {event.level} {event.text}" for event in view.events[-20:])
@@ -113,7 +113,7 @@ def _shown(view: MigrationView | None) -> str:
 
 @contextmanager
 def held_up(dest: str) -> Iterator[None]:
-    """Whoever wants to fill table HELD on the destination waits for the end of the block."""
+    """A session that wants to fill table HELD on the destination waits for the end of the block."""
     with psycopg.connect(dest) as blocker:
         blocker.execute("LOCK TABLE shop.orders IN SHARE MODE")
         yield
@@ -125,7 +125,7 @@ def all_but_held_copied(view: MigrationView) -> bool:
 
 
 def eventually(condition: Callable[[], bool], what: str, timeout: float = WAIT_S) -> None:
-    """Wait for what has no event: the inside of another process."""
+    """Poll for a condition inside another process, which sends no event."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

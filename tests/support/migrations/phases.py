@@ -1,4 +1,4 @@
-"""A migration's phases after the fact: how long each took and what it did."""
+"""The phases of an ended migration: how long each took and what it did."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ _PREFIX = "phase "
 
 
 def phase_times(view: MigrationView) -> list[tuple[Phase, float]]:
-    """Every phase in its turn with its seconds, from the migration's own timeline; the last is
-    one that ended it."""
+    """Every phase in order with its seconds, from the migration's timeline. The last phase ended it."""
     began = [(Phase.CREATED, view.created_at)]
     for event in view.events:
         name = event.text.removeprefix(_PREFIX)
@@ -22,7 +21,7 @@ def phase_times(view: MigrationView) -> list[tuple[Phase, float]]:
 
 
 def phase_rows(view: MigrationView) -> list[tuple[str, str, str]]:
-    """Name, seconds and particulars of each phase, for people."""
+    """Name, seconds and details of each phase, for people."""
     return [
         (str(phase), f"{seconds:.1f}", _particulars(view, phase, seconds))
         for phase, seconds in phase_times(view)

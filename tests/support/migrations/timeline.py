@@ -1,4 +1,4 @@
-"""What the demo prints: a line for each thing that happens, and on a terminal a living last line."""
+"""The output of the demo: a line for each event, and on a terminal a last line that changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 
 class Timeline:
-    """A context manager; seconds count from its making."""
+    """A context manager. Seconds count from its creation."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, markup=False, emoji=False)
@@ -37,17 +37,17 @@ class Timeline:
         return time.monotonic() - self._began
 
     def now(self, text: str) -> None:
-        """What is going on this moment; only a terminal shows it."""
+        """What happens at this moment. Only a terminal shows it."""
         self._status.update(Text(text, "dim"))
 
     def say(self, what: str, text: str, style: str = "") -> None:
-        """A line that stays: when, what, and the particulars."""
+        """A line that stays: when, what, and the details."""
         line = Text(f"{self.elapsed:6.1f} s  ", "dim")
         line.append(f"{what:<12}", "bold").append(f" {text}", style)
         self._print(line)
 
     def command(self, line: str) -> None:
-        """What a user would type."""
+        """The command that a user would type."""
         self.say("$", line, "cyan")
 
     def passed(self, text: str) -> None:

@@ -1,9 +1,8 @@
-"""Whether a migration kept everything, and whether it left anything behind.
+"""Whether a migration copied everything, and whether it left anything behind.
 
-`checks` holds the source, which nobody may write to any more, against the destination, and both
-against what the application knows of its own commits. `left_on_source` and `left_on_destination`
-look at what a migration makes in the catalogs, whatever its id; they give sessions that were
-just closed a moment to go.
+`checks` compares the source, to which nobody may write any more, with the destination, and both with the
+application's record of its own commits. `left_on_source` and `left_on_destination` search the catalogs for
+objects that a migration creates, with any id. They wait a moment for sessions that were just closed.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ _ON_DESTINATION: dict[str, LiteralString] = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. problems: sentences; none when it is as it should be."""
+    """One check. problems: sentences; none if it passed."""
 
     title: str
     problems: tuple[str, ...]
 
 
 def checks(source_uri: str, dest_uri: str, report: WriterReport) -> list[Check]:
-    """Rows, sequences and definitions of both sides; what the application knows."""
+    """Compare rows, sequences and definitions of both sides, and the application's record."""
     return [
         Check(
             "every row, sequence and definition is equal on both sides",
@@ -64,22 +63,24 @@ def checks(source_uri: str, dest_uri: str, report: WriterReport) -> list[Check]:
 
 
 def problems(found: list[Check]) -> list[str]:
-    """All that is wrong."""
+    """All problems."""
     return [problem for check in found for problem in check.problems]
 
 
 def exit_code(found: list[Check]) -> int:
-    """0 when every check passed (and there was one), else 1."""
+    """0 if every check passed (and there was one), else 1."""
     return 0 if found and not problems(found) else 1
 
 
 def left_on_source(uri: str) -> list[str]:
-    """What a migration has left on the source database, a phrase each. Waits for its end for a while."""
+    """What a migration has left on the source database, a phrase each. Waits a while for objects to
+    disappear."""
     return _left(reopen(uri), _ON_SOURCE)
 
 
 def left_on_destination(uri: str) -> list[str]:
-    """What a migration has left on the destination, beside what it copied. Waits for its end for a while."""
+    """What a migration has left on the destination, except copied objects. Waits a while for it to
+    disappear."""
     return _left(uri, _ON_DESTINATION)
 
 
@@ -90,13 +91,13 @@ def present_on_source(uri: str) -> list[str]:
 
 
 def present_on_destination(uri: str) -> list[str]:
-    """What a migration has on the destination now, beside what it copied."""
+    """What a migration has on the destination now, except copied objects."""
     with psycopg.connect(uri, autocommit=True) as conn:
         return _found(conn, _ON_DESTINATION)
 
 
 def inventory(uri: str) -> set[str]:
-    """All that a refused migration might have made or changed in a database, a phrase each."""
+    """Everything that a refused migration might have created or changed in a database, a phrase each."""
     queries: dict[str, LiteralString] = {
         **_ON_SOURCE,
         **_ON_DESTINATION,
@@ -114,7 +115,7 @@ def _left(uri: str, queries: dict[str, LiteralString]) -> list[str]:
     deadline = time.monotonic() + _GOING_S
     with psycopg.connect(uri, autocommit=True) as conn:
         while (found := _found(conn, queries)) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)  # a server process that ends tells nobody
+            time.sleep(_POLL_S)  # a server process does not report its end
     return found
 
 

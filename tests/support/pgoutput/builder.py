@@ -1,6 +1,6 @@
 """The parser's inverse: pgoutput bytes of a message, as PostgreSQL would send them.
 
-A message whose `xid` is set is built as inside a streamed block.
+A message with an `xid` is built as inside a streamed block.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from services.shared.pgoutput import (
 
 _u32 = st.integers(0, 2**32 - 1)
 _u64 = st.integers(0, 2**64 - 1)
-_time = st.integers(-(2**63) + POSTGRES_EPOCH_US, 2**63 - 1)  # wherever PostgreSQL's int64 reaches
+_time = st.integers(-(2**63) + POSTGRES_EPOCH_US, 2**63 - 1)  # the whole range of PostgreSQL's int64
 _stream_xid = st.integers(1, 2**32 - 1)
 _xid = st.just(0) | _stream_xid
 _name = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=70)

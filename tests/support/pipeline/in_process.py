@@ -56,7 +56,7 @@ class Pipeline:
         self.changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for reports until `condition`; raises what a task of the pipeline failed with."""
+        """Wait for reports until `condition` holds. Raises the error of a failed task of the pipeline."""
         async with asyncio.timeout(TIMEOUT_S):
             while not condition():
                 self.changed.clear()
@@ -105,7 +105,7 @@ class Pipeline:
         await asyncio.wait({task})
 
     async def failure(self, name: str) -> PgmigError:
-        """What `name` fails with."""
+        """The error with which `name` fails."""
         task = self.tasks.pop(name)
         async with asyncio.timeout(TIMEOUT_S):
             await asyncio.wait({task})
@@ -116,7 +116,7 @@ class Pipeline:
         return error
 
     async def drain(self, token: str) -> None:
-        """Everything committed so far is on the destination's disk."""
+        """Wait until everything committed so far is on the destination's disk."""
         async with await AsyncConnection.connect(self.source, autocommit=True) as conn:
             await conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{PIPELINE}:{token}"])
         await self.until(
@@ -148,7 +148,7 @@ def run(uri: str, *statements: str) -> None:
 
 
 def rows(uri: str, query: str) -> list[tuple[object, ...]]:
-    """Also of a source that a switchover has closed: that is opened again."""
+    """This works also for a source that a switchover has closed: it is opened again."""
     with session(uri) as conn:
         return conn.execute(query).fetchall()
 

@@ -22,8 +22,7 @@ PIPELINE = MigrationId("crash").forward
 class PipelineProcesses:
     """One pipeline; usable as a context manager, which kills what still runs.
 
-    folder: for jobs and logs. Raises RuntimeError with the end of its log when a process ended
-    by itself.
+    folder: for jobs and logs. Raises RuntimeError with the end of its log if a process ended by itself.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class PipelineProcesses:
         self._processes.close()
 
     def start(self, role: str) -> None:
-        """Start "decoder" or "applier". The first decoder makes the slot, and must come first."""
+        """Start "decoder" or "applier". The first decoder creates the slot, so start it first."""
         if role == "decoder":
             work = self._decoder_work()
         else:
@@ -100,7 +99,7 @@ class PipelineProcesses:
         raise RuntimeError(f"no {kind} of the {role} in {timeout_s} s:\n{self._processes.tail(role)}")
 
     def check(self) -> None:
-        """Raise when a process ended by itself."""
+        """Raise an error if a process ended by itself."""
         self._processes.check()
 
     def _reports(self, role: str) -> list[dict[str, Any]]:

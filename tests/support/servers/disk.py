@@ -26,7 +26,7 @@ _LOCK = 53100
 
 class Disk(Protocol):
     def fill(self) -> None:
-        """From now on nothing can be added."""
+        """Fill the disk: from now on nothing can be added."""
 
     def make_room(self) -> None: ...
 
@@ -36,7 +36,7 @@ class CannotMountError(Exception):
 
 
 class SmallDisk:
-    """A file system of `size` bytes that a lab server may write to; use as a context manager.
+    """A file system of `size` bytes to which a test server may write; use as a context manager.
 
     path: where; by default a new folder. Raises CannotMountError.
     """
@@ -91,7 +91,7 @@ class SmallDisk:
 
 
 class SaidToBeFull:
-    """New rows of one table of the database `uri` find the disk full, once `attach` was called."""
+    """Inserts into one table of the database `uri` fail with a full disk after `attach` was called."""
 
     def __init__(self, uri: str, table: str) -> None:
         self._conn = psycopg.connect(uri, autocommit=True)

@@ -7,7 +7,7 @@ from psycopg import conninfo, sql
 
 
 def session(uri: str) -> psycopg.Connection:
-    """An autocommit session, also on a source that a switchover has closed: it is opened for that."""
+    """An autocommit session, also on a source that a switchover has closed: it is opened first."""
     try:
         return psycopg.connect(uri, autocommit=True)
     except psycopg.OperationalError:
@@ -15,7 +15,8 @@ def session(uri: str) -> psycopg.Connection:
 
 
 def reopen(uri: str) -> str:
-    """Let the database accept connections again, if it does not; needs its owner. Returns `uri`."""
+    """Let the database accept connections again, if it does not; needs the database's owner. Returns
+    `uri`."""
     try:
         psycopg.connect(uri, connect_timeout=10).close()
     except psycopg.OperationalError as exc:

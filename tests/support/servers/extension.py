@@ -1,6 +1,6 @@
 """An extension with a configuration table, and servers that have it.
 
-It is written into a copy of a server's install, since no server of the wheels has such an extension.
+It is written into a copy of a server's installation, because no server from a wheel has such an extension.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SELECT pg_catalog.pg_extension_config_dump('lab_counter', '');
 
 
 def with_extension(install: PostgresInstall) -> PostgresInstall | None:
-    """A copy of the install that has it; None for one that cannot be copied."""
+    """A copy of the installation with the extension; None if it cannot be copied."""
     if install.bin_dir.parent.name != "pginstall":
         return None
     copy = relocated(install.bin_dir, unprivileged_account())

@@ -1,13 +1,13 @@
 """Finds PostgreSQL servers on this machine, and makes them executable for an unprivileged user.
 
-They are looked for in this order. Each kind is used only if the kinds before it gave nothing:
+They are searched in this order. Each kind is used only if the kinds before it gave nothing:
 
 1. the folders named in PGMIG_TEST_PG_BINDIRS (separated by os.pathsep)
 2. installed wheels that carry a server; found without importing them, which may have side effects
 3. /usr/lib/postgresql/*/bin
 
 The unprivileged user may have no access to a wheel, because of its folder (a venv below /root) or its modes.
-It is then linked, or if that fails copied, into a folder of the lab. The folder has the layout that the
+It is then linked, or if that fails copied, into a folder of the tests. The folder has the layout that the
 wheel's relative library paths need: PACKAGE/pginstall/{bin,lib,share} and PACKAGE.libs.
 """
 
@@ -35,7 +35,7 @@ _SHARED_PARTS = ("bin", "lib", "share")
 
 @dataclass(frozen=True, slots=True, order=True)
 class PostgresInstall:
-    """A folder with initdb, postgres and the client tools, which the lab's account can run."""
+    """A folder with initdb, postgres and the client tools, which the test account can run."""
 
     major: int
     bin_dir: Path
@@ -53,7 +53,7 @@ def newest() -> PostgresInstall:
 
 @functools.cache
 def installs() -> tuple[PostgresInstall, ...]:
-    """One install for each major version, lowest first. Raises RuntimeError when there is none."""
+    """One install for each major version, lowest first. Raises RuntimeError if there is none."""
     account = unprivileged_account()
     for kind in (_named_dirs(), _wheel_dirs(), sorted(_SYSTEM.glob("*/bin"))):
         found = {i.major: i for i in (usable(d, account) for d in kind) if i}
@@ -65,7 +65,7 @@ def installs() -> tuple[PostgresInstall, ...]:
 
 
 def usable(bin_dir: Path, account: Account | None) -> PostgresInstall | None:
-    """The install in `bin_dir`, or a copy of it that `account` can run; None when neither works."""
+    """The install in `bin_dir`, or a copy of it that `account` can run; None if neither works."""
     if not (bin_dir / "postgres").is_file():
         return None
     major = _major_version(bin_dir, account)
@@ -76,7 +76,7 @@ def usable(bin_dir: Path, account: Account | None) -> PostgresInstall | None:
 
 
 def relocated(bin_dir: Path, account: Account | None) -> Path:
-    """The bin folder of a copy of a wheel's pginstall, reachable by `account`; gone at exit."""
+    """The bin folder of a copy of a wheel's pginstall, reachable by `account`; removed at exit."""
     package = bin_dir.parent.parent
     root = scratch_dir("pgmig-pginstall-", account)
     atexit.register(shutil.rmtree, root, ignore_errors=True)
@@ -92,7 +92,7 @@ def relocated(bin_dir: Path, account: Account | None) -> Path:
 def scratch_dir(prefix: str, account: Account | None) -> Path:
     """A new folder that belongs to `account` and that it can reach.
 
-    Socket files go into it, whose whole path may have 107 bytes: so not below a test's own folder.
+    It contains socket files, whose path may have at most 107 bytes, so it is not below a test's folder.
     """
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -124,7 +124,7 @@ def _major_version(bin_dir: Path, account: Account | None) -> int | None:
 
 
 def _share(source: Path, target: Path, root: Path) -> None:
-    """Link or copy a tree so that everyone can read it, and run what lies in bin. root: the folder of ours
+    """Link or copy a tree so that everyone can read it, and run the programs in bin. root: the folder of ours
     above the target; nothing at or above it is touched."""
     wanted = 0o755 if source.name == "bin" else 0o644
     for folder, _, names in os.walk(source):

@@ -1,4 +1,4 @@
-"""A real nats-server with JetStream: own store, loopback, one port for its whole life."""
+"""A real nats-server with JetStream: own store, loopback, always the same port."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STOP_TIMEOUT_S = 30.0
 
 
 def nats_server_path() -> Path:
-    """The wheel's nats-server beside our Python, else the one on PATH. Raises RuntimeError."""
+    """The wheel's nats-server next to our Python, else the one on PATH. Raises RuntimeError."""
     beside = Path(sys.executable).parent / "nats-server"
     found = beside if beside.is_file() else shutil.which("nats-server")
     if found is None:
@@ -76,7 +76,7 @@ class NatsServer:
         return self.root / "nats.log"
 
     def start(self) -> None:
-        """Start and return when JetStream answers."""
+        """Start, and return when JetStream answers."""
         if self._process is not None:
             raise RuntimeError("nats-server already runs")
         if self._root is None:
@@ -98,7 +98,7 @@ class NatsServer:
         self._wait_ready(self._process)
 
     def stop(self) -> None:
-        """SIGTERM and wait; SIGKILL after 10 seconds. Nothing happens when it does not run."""
+        """SIGTERM and wait; SIGKILL after 10 seconds. Nothing happens if it does not run."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -115,7 +115,7 @@ class NatsServer:
         process.wait()
 
     def restart(self, *, wipe_store: bool = False) -> None:
-        """Stop (if it runs) and start on the same port; with wipe_store without any stream."""
+        """Stop (if it runs) and start on the same port; wipe_store: without any stream."""
         self.stop()
         if wipe_store:
             shutil.rmtree(self.store_dir, ignore_errors=True)

@@ -48,7 +48,7 @@ _SETTINGS = {
 class PostgresServer:
     """One server; usable as a context manager, and startable again after stop or kill9.
 
-    settings: postgresql.conf parameters over the lab's own (wal_level=logical among them).
+    settings: postgresql.conf parameters that override those of the tests (such as wal_level=logical).
     fsync: off is faster and survives kill9, but not the loss of the machine.
     """
 
@@ -83,7 +83,7 @@ class PostgresServer:
 
     @property
     def pid(self) -> int:
-        """Of the running postmaster."""
+        """Process id of the running postmaster."""
         return self._running().pid
 
     @property
@@ -98,7 +98,7 @@ class PostgresServer:
         return self.root / "postgres.log"
 
     def uri(self, dbname: str = "postgres", user: str = SUPERUSER, password: str | None = None) -> str:
-        """A connection URI; without `password` the superuser's."""
+        """A connection URI; without `password` that of the superuser."""
         word = self.password if password is None else password
         login = f"{quote(user, safe='')}:{quote(word, safe='')}"
         return f"postgresql://{login}@127.0.0.1:{self.port}/{quote(dbname, safe='')}"
@@ -126,8 +126,8 @@ class PostgresServer:
     def stop(self, mode: str = "fast") -> None:
         """Shut down: "smart", "fast" or "immediate" (no checkpoint: the next start recovers).
 
-        A fast shutdown waits for walsenders to send everything; one that a stalled client holds
-        up becomes an immediate one after 20 seconds. Nothing happens when it does not run.
+        A fast shutdown waits for walsenders to send everything; if a stalled client delays it, it becomes an
+        immediate one after 20 seconds. Nothing happens if it does not run.
         """
         process, self._process = self._process, None
         if process is None:
@@ -143,7 +143,7 @@ class PostgresServer:
     def kill9(self) -> None:
         """SIGKILL to the postmaster and all its processes at once."""
         process, self._process = self._running(), None
-        process.send_signal(signal.SIGSTOP)  # it must neither fork nor clean up meanwhile
+        process.send_signal(signal.SIGSTOP)  # in the meantime it must neither fork nor clean up
         family = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         for member in family:
@@ -184,12 +184,12 @@ class PostgresServer:
         return self.uri(name)
 
     def _strategy(self) -> LiteralString:
-        """Files are copied faster than they are written to the WAL, if nobody waits for the disk."""
+        """Copying files is faster than writing them to the WAL, if nothing waits for the disk."""
         fast = self._settings["fsync"] == "off" and self.install.major >= _STRATEGY_SINCE
         return " STRATEGY file_copy" if fast else ""
 
     def drop_database(self, name: str) -> None:
-        """Drop it with its connections and replication slots; nothing happens when it is not there."""
+        """Drop it with its connections and replication slots; nothing happens if it does not exist."""
         with self.connect() as connection:
             for (slot,) in connection.execute(
                 "SELECT slot_name FROM pg_replication_slots WHERE database = %s", [name]
@@ -199,8 +199,8 @@ class PostgresServer:
 
     @contextmanager
     def fresh_database(self, prefix: str = "db", template: str = "template0") -> Iterator[str]:
-        """The URI of a new database, dropped at the end with what it left in the cluster:
-        its slots, and replication origins made meanwhile."""
+        """The URI of a new database, dropped at the end with what it left in the cluster: its slots, and
+        replication origins created since."""
         name = f"{prefix}_{secrets.token_hex(4)}"
         before = self._origins()
         uri = self.create_database(name, template)
@@ -257,12 +257,12 @@ class PostgresServer:
 
 
 def _environment() -> dict[str, str]:
-    """Without the caller's PG* variables, which would change what the tools do."""
+    """The environment without the caller's PG* variables, which would change what the tools do."""
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _drop_database(connection: psycopg.Connection, name: str) -> None:
-    """With its sessions, whatever the server's version: WITH (FORCE) came with 13."""
+    """Drop it with its sessions, on every server version: WITH (FORCE) exists since 13."""
     statement = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name))
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     while True:
@@ -280,7 +280,8 @@ def _drop_database(connection: psycopg.Connection, name: str) -> None:
 
 
 def _drop_slot(connection: psycopg.Connection, slot: str) -> None:
-    """With the session that holds it: a killed client's last request may be carried out after it."""
+    """Drop the slot and end the session that holds it: a killed client's last request may be executed
+    later."""
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     while True:
         connection.execute(
@@ -289,7 +290,7 @@ def _drop_slot(connection: psycopg.Connection, slot: str) -> None:
             [slot],
         )
         try:
-            connection.execute(  # a temporary slot went with its session
+            connection.execute(  # a temporary slot was dropped with its session
                 "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
                 [slot],
             )

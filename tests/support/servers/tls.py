@@ -1,5 +1,5 @@
-"""TLS on a lab server. The key is no secret: it protects nothing, and so no machine needs a tool
-that makes one."""
+"""TLS on a test server. The key is no secret, because it protects nothing. So no tool is needed to create
+one."""
 
 from __future__ import annotations
 
@@ -75,18 +75,18 @@ def insist_on_tls(server: PostgresServer) -> None:
 
 
 def plain_uri(uri: str) -> str:
-    """`uri`, without TLS, which libpq prefers where it is offered."""
+    """`uri` without TLS, which libpq prefers if the server offers it."""
     return f"{uri}?sslmode=disable"
 
 
 def tls_uri(uri: str) -> str:
-    """`uri`, that insists on TLS."""
+    """`uri` with TLS required."""
     return f"{uri}?sslmode=require"
 
 
 def verified_uri(uri: str, folder: Path, *, host: str = "127.0.0.1") -> str:
-    """`uri`, that insists on the server's certificate, which is for 127.0.0.1 alone; its issuer's goes
-    into `folder`. host: the name to connect to instead."""
+    """`uri` with verification of the server's certificate, which is valid only for 127.0.0.1. Its issuer's
+    certificate is written to `folder`. host: the name to connect to instead."""
     root = folder / "root.crt"
     root.write_text(_CERTIFICATE)
     return f"{uri.replace('127.0.0.1', host)}?sslmode=verify-full&sslrootcert={root}"

@@ -1,7 +1,7 @@
-"""One type that a column may have, with the values that are difficult to copy.
+"""One column type, with values that are difficult to copy.
 
-A case is a type as SQL names it and SQL expressions that the server casts to it. Expressions hold
-no setting-dependent text beyond what the writer's session fixes (WRITER_SETTINGS).
+A case is a type as SQL names it and SQL expressions that the server casts to it. Expressions depend on no
+settings except those that the writer's session sets (WRITER_SETTINGS).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ WRITER_SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """portable: the type's send function gives the same bytes on every server (no OIDs of types
-    that were made by the user)."""
+    """portable: the type's send function gives the same bytes on every server (no OIDs of user-defined
+    types)."""
 
     sql_type: str
     values: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Every type that a column may have, each with the values that are difficult to copy."""
+"""Every column type, each with values that are difficult to copy."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ CASES = (*NUMBERS_AND_TEXT, *TIMES, *STRUCTURES, *RANGES_OF_THE_DATABASE, *ARRAY
 
 
 def with_names(cases: Iterable[Case]) -> list[tuple[str, Case]]:
-    """Each case with a short name, part of its tables' names."""
+    """Each case with a short name, which is part of its tables' names."""
     return [(f"{number:03}", case) for number, case in enumerate(cases)]

@@ -1,4 +1,4 @@
-"""Types that the database defines, those of extensions, and arrays of all kinds."""
+"""User-defined types, types of extensions, and arrays of all kinds."""
 
 from __future__ import annotations
 

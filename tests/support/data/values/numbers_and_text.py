@@ -8,7 +8,7 @@ from tests.support.data.values.case import Case, strings
 
 
 def _unicode() -> Iterator[str]:
-    """Strings with code points of all seventeen planes, and the odd ones of the first."""
+    """Strings with code points of all seventeen planes, and unusual ones of the first plane."""
     for plane in range(17):
         first = plane << 16
         points = [first + offset for offset in (1, 0x41, 0x7F, 0x80, 0xFFF, 0x1F600 & 0xFFFF, 0xFFFD)]
