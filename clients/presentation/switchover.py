@@ -11,6 +11,7 @@ from enum import Enum, auto
 
 from services.shared.model import (
     ErrorKind,
+    FreezeMode,
     MigrationView,
     Operation,
     OperationState,
@@ -124,6 +125,8 @@ class Attempt:
     @property
     def blocked(self) -> bool:
         """Whether writes on the source are blocked, as far as is known."""
+        if self.operation is not None and self.operation.options.freeze is FreezeMode.NONE:
+            return False
         frozen = any(step.name == StepName.FREEZE and step.state != StepState.FAILED for step in self.steps)
         return frozen and not self.ended and self.result is None and not self._rolled(StepState.DONE)
 

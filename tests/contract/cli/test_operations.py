@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
+from clients.cli.commands import switchover as command
+from clients.session import Session
 from services.shared.model import (
     ErrorKind,
     Failure,
@@ -18,7 +26,7 @@ from services.shared.model import (
     SwitchoverOptions,
 )
 from tests.fakes.thread import ServedControl
-from tests.support.commands import at, document, put
+from tests.support.commands import at, document, pgmig, put
 
 
 def requested(served: ServedControl, **changes: object) -> Operation:
@@ -136,3 +144,51 @@ def test_status_shows_the_state_of_the_switchover(served: ServedControl) -> None
     shown = [line.split() for line in at(served, "status").stdout.splitlines()]
     assert ["Switchover", "ready"] in shown
     assert document(at(served, "status", "-o", "json"))["operation"]["operation_id"] == "m-1"
+
+
+def test_ctrl_c_only_stops_waiting_and_says_how_to_go_on(served: ServedControl) -> None:
+    put(served)
+
+    def interrupt() -> None:
+        while not any(one.state is OperationState.READY for one in served.control.operations.values()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    result = at(served, "switchover", "--hold")
+    interrupting.join()
+    assert result.exit_code == 130
+    ready, *lines = result.stderr.splitlines()
+    assert ready == "ready; waits for `pgmig-cli switchover --id m --proceed`"
+    assert lines[:4] == [
+        "no longer waiting for the switchover; it continues as operation m-1",
+        "watch it: pgmig-cli switchover --id m --attach",
+        "cancel it: pgmig-cli switchover --id m --cancel",
+        "let it proceed: pgmig-cli switchover --id m --proceed",
+    ]
+    assert not served.control.operations["m-1"].state.ended
+
+
+def test_coordinator_of_this_machine_that_ends_is_not_waited_for(
+    served: ServedControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It belonged to a `clone` in another terminal; nobody starts it again."""
+    put(served)
+
+    @asynccontextmanager
+    async def connected(*_: object) -> AsyncIterator[tuple[Session, MigrationId]]:
+        async with Session(served.address) as session:
+            yield session, MigrationId("m")
+
+    class Ended:
+        def running_stack(self) -> None:
+            return None
+
+    monkeypatch.setattr(command, "connected", connected)
+    monkeypatch.setattr(command, "local_directory", lambda _invocation: Ended())
+    monkeypatch.setattr(command, "LOOK_EVERY_S", 0.1)
+    result = pgmig("switchover", "--hold", "--id", "m")
+    assert result.exit_code == 4
+    assert "the coordinator was lost during the switchover, which is operation m-1" in result.stderr
+    assert "writes to the source may stay blocked" in result.stderr

@@ -54,13 +54,13 @@ class Unfrozen(Freeze):
         """They continue. What they write after the sentinel rolls the switchover back."""
 
     async def lock(self, tables: ListTables, deadline: float) -> float:
-        """Wait until no transaction that has written is open. Locks nothing. Raises SWITCHOVER_FAILED."""
-        began = time.monotonic()
+        """Wait until no transaction that has written is open. Returns 0.0, because no writer waits. Raises
+        SWITCHOVER_FAILED."""
         while open_ones := await self._writers():
             if time.monotonic() >= deadline:
                 raise _still_written(open_ones)
             await asyncio.sleep(LOOK_S)
-        return began
+        return 0.0
 
     async def holds(self) -> None:
         """Raise an error if the session has ended."""

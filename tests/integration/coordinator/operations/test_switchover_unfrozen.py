@@ -81,6 +81,8 @@ async def test_session_that_only_reads_lives_on_and_the_source_stays_as_it_is(
         execute(source, "INSERT INTO item VALUES (10)")
         operation = await outcome(session)
         assert (operation.state, operation.failure) == (OperationState.SUCCEEDED, None)
+        assert operation.result is not None
+        assert operation.result.write_downtime_ms == 0
         assert reading.execute("SELECT count(*) FROM item").fetchone() == (10,)
     assert settings(source) == before
     assert rows(dest_db) == 10

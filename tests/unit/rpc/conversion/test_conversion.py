@@ -39,6 +39,7 @@ from services.shared.model import (
     WorkerReport,
     work,
 )
+from services.shared.model.view import failure, operation, switchover
 from services.shared.model.view import migration as view
 from services.shared.rpc.conversion.mapping import Correspondence, EnumCorrespondence
 from services.shared.rpc.conversion.report import report_from_pb, report_to_pb
@@ -175,7 +176,7 @@ def test_the_round_trips_reach_every_dataclass_of_the_model() -> None:
         _reached(root, reached)
     declared = {
         name
-        for module in (view, work)
+        for module in (view, operation, switchover, failure, work)
         for name, kind in inspect.getmembers(module, dataclasses.is_dataclass)
         if kind.__module__ == module.__name__
     }
