@@ -41,7 +41,7 @@ from services.shared.model import (
     SwitchoverOptions,
     TableId,
 )
-from services.shared.model.readiness import Limits
+from services.shared.model.readiness_facts import Limits
 from services.shared.pg.schema.dump import check_skippable
 
 _RESYNCED = frozenset(

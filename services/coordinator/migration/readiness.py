@@ -8,7 +8,13 @@ from dataclasses import replace
 from services.coordinator.migration.copy_progress import CopyProgress
 from services.coordinator.migration.stream_progress import FollowProgress
 from services.shared.model import IndexProgress, TableId
-from services.shared.model.readiness import DestinationFacts, ForeignWriter, ReadinessFacts, Seen, SourceFacts
+from services.shared.model.readiness_facts import (
+    DestinationFacts,
+    ForeignWriter,
+    ReadinessFacts,
+    Seen,
+    SourceFacts,
+)
 
 WRITERS_KEPT_S = 600.0
 """How long a session that wrote to the destination is reported after it was last seen."""

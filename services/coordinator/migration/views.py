@@ -12,7 +12,8 @@ from services.coordinator.migration.readiness import with_copy, with_stream
 from services.coordinator.migration.record import PipelineRecord
 from services.coordinator.migration.state import Migration
 from services.shared.model import MigrationView, Phase, PipelineView, Rates, Readiness, shown_phase
-from services.shared.model.readiness import DEFAULT_LIMITS, Limits, ReadinessFacts, assess
+from services.shared.model.readiness import assess
+from services.shared.model.readiness_facts import DEFAULT_LIMITS, Limits, ReadinessFacts
 
 WATCH_EVERY_S = 0.25
 LONGEST_PAUSE_S = 5.0

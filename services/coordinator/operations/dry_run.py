@@ -29,7 +29,8 @@ from services.shared.model import (
     StepState,
     counted,
 )
-from services.shared.model.readiness import Limits, phase_reason
+from services.shared.model.readiness import phase_reason
+from services.shared.model.readiness_facts import Limits
 from services.shared.pg.catalog.sequences import read_sequences
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.replication.position import wal_position

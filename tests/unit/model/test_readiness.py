@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.shared.model import ErrorKind, Failure, LagLimit, Phase, Reason, ReasonCode, TableId
-from services.shared.model.readiness import (
+from services.shared.model.readiness import assess
+from services.shared.model.readiness_facts import (
     DestinationFacts,
     ForeignWriter,
     Limits,
@@ -18,7 +19,6 @@ from services.shared.model.readiness import (
     Seen,
     SequenceUse,
     SourceFacts,
-    assess,
 )
 
 T = TableId("public", "t")

@@ -8,7 +8,7 @@ from typing import LiteralString
 from psycopg import AsyncConnection
 
 from services.shared.model import BOOKKEEPING_SCHEMA, TableId
-from services.shared.model.readiness import ForeignWriter
+from services.shared.model.readiness_facts import ForeignWriter
 from services.shared.pg.session.connection import translated
 from services.shared.pg.session.sql_files import load_sql
 

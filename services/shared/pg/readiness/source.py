@@ -9,7 +9,7 @@ from typing import LiteralString
 from psycopg import AsyncConnection
 
 from services.shared.model import BOOKKEEPING_SCHEMA, Lsn, MigrationOptions, TableId
-from services.shared.model.readiness import OldTransaction, SequenceUse, SourceFacts
+from services.shared.model.readiness_facts import OldTransaction, SequenceUse, SourceFacts
 from services.shared.pg.catalog.selected import choose
 from services.shared.pg.freeze.sessions import not_endable, prepared_transactions, streaming_from
 from services.shared.pg.freeze.subscriptions import foreign_subscriptions

@@ -7,7 +7,7 @@ import pytest
 from services.coordinator.migration.readiness import WRITERS_KEPT_S, ServersSeen, Sight
 from services.coordinator.pipeline.readiness_watch import _ask
 from services.shared.model import ErrorKind, PgmigError, TableId
-from services.shared.model.readiness import ForeignWriter, Seen
+from services.shared.model.readiness_facts import ForeignWriter, Seen
 from services.shared.pg.readiness.watched_server import WatchedServer
 from services.shared.pg.session.connection import Connection
 
