@@ -14,7 +14,7 @@ from contextlib import suppress
 from services.coordinator.migration.lag import follow_state
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.source_watch import note
-from services.coordinator.tables.adopt import begin_copy, try_stock
+from services.coordinator.tables.adopt import begin_copy, try_compare_tables
 from services.coordinator.tables.recover import NEW_TABLES
 from services.coordinator.tables.routed import look_for_routes
 from services.coordinator.tables.watch import watch_tables
@@ -33,9 +33,9 @@ async def run(context: Context, schema: Schema, workers: Workers) -> PipelineSta
     migration = context.migration
     await _check_gap(context)
     await look_for_routes(context, schema.routing)
-    stock = await try_stock(context, schema)
-    if stock is not None and stock.copy and stock.error is None:
-        begin_copy(context.migration, stock.copy, NEW_TABLES)
+    compared = await try_compare_tables(context, schema)
+    if compared is not None and compared.copy and compared.error is None:
+        begin_copy(context.migration, compared.copy, NEW_TABLES)
         return PipelineState.COPY
     await workers.staffing.staff(Role.DECODER, Role.APPLIER)
     watch = SourceWatch((await context.credentials.both()).source_uri, migration.pipeline_id.slot)

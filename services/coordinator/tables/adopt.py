@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
+class TableComparison:
     """error: SCHEMA_DRIFT for the remaining differences; None if there are none. copy: names under which
     tables are to be copied. adopted: tables whose changes were adopted. at: the source's WAL position when
     its catalogs were read. now: the source's tables as they were then."""
@@ -70,9 +70,9 @@ class Stock:
     now: Mapping[TableId, TableIdentity]
 
 
-async def take_stock(
+async def compare_tables(
     context: Context, schema: Schema, cause: PgmigError | None = None, source: Connection | None = None
-) -> Stock:
+) -> TableComparison:
     """Compare both sides and adopt harmless changes. cause: the error that stopped the applier. source: a
     session to use if the source may refuse new ones."""
     uris, migration = await context.credentials.both(), context.migration
@@ -82,7 +82,7 @@ async def take_stock(
         destination = await stack.enter_async_context(connection(uris.destination_uri, "destination"))
         known = await known_tables(destination, migration.pipeline_id)
         if not known:
-            return Stock(None, (), (), Lsn(0), (), {})
+            return TableComparison(None, (), (), Lsn(0), (), {})
         seen = await look(source, known, migration.pipeline_id, migration.record.options)
         if schema.routing.routes or seen.added() or any(one.root for one in known.values()):
             seen = replace(
@@ -121,13 +121,13 @@ async def take_stock(
             await context.journal.check_ours()
             await forget_copies(destination, migration.pipeline_id, roots, identities=False)
     adopted = (*(table.identity.table for table in harmless), *gone)
-    return Stock(error, copy, adopted, seen.at, seen.unpublished(), seen.now)
+    return TableComparison(error, copy, adopted, seen.at, seen.unpublished(), seen.now)
 
 
-async def try_stock(context: Context, schema: Schema) -> Stock | None:
-    """`take_stock`. Returns None if a server cannot be queried now or a statement interfered."""
+async def try_compare_tables(context: Context, schema: Schema) -> TableComparison | None:
+    """`compare_tables`. Returns None if a server cannot be queried now or a statement interfered."""
     try:
-        return await take_stock(context, schema)
+        return await compare_tables(context, schema)
     except PgmigError as exc:
         if exc.kind in {ErrorKind.SCHEMA_DRIFT, ErrorKind.FENCED}:
             raise

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.pipeline.routing import Routing
-from services.coordinator.tables.adopt import take_stock
+from services.coordinator.tables.adopt import compare_tables
 from services.coordinator.tables.explain import Finding, drift_error
 from services.shared.model import ErrorKind, PgmigError, TableId, TableIdentity
 from services.shared.pg.catalog.columns import read_columns
@@ -22,11 +22,11 @@ from services.shared.pg.session.connection import Connection, connection
 async def check_unchanged(context: Context, schema: Schema, source: Connection) -> None:
     """Raises SCHEMA_DRIFT if a table of the source is not the table that was copied, or if columns of the
     two sides differ."""
-    stock = await take_stock(context, schema, source=source)
-    if stock.error is not None:
-        raise stock.error
-    if stock.copy:
-        named = ", ".join(map(str, stock.copy[:5]))
+    compared = await compare_tables(context, schema, source=source)
+    if compared.error is not None:
+        raise compared.error
+    if compared.copy:
+        named = ", ".join(map(str, compared.copy[:5]))
         raise PgmigError(
             ErrorKind.TRANSIENT,
             f"new partitions of the source are not copied yet: {named}",
@@ -37,7 +37,7 @@ async def check_unchanged(context: Context, schema: Schema, source: Connection) 
         return
     uris = await context.credentials.both()
     async with connection(uris.destination_uri, "destination") as destination:
-        await _compare_columns(context.migration, schema.routing, source, destination, stock.now)
+        await _compare_columns(context.migration, schema.routing, source, destination, compared.now)
 
 
 async def _compare_columns(
@@ -47,7 +47,7 @@ async def _compare_columns(
     destination: Connection,
     now: Mapping[TableId, TableIdentity],
 ) -> None:
-    """now: the source's tables, as `take_stock` has just read them."""
+    """now: the source's tables, as `compare_tables` has just read them."""
     chosen = await choose(source, migration.record.options)
     known = await known_tables(destination, migration.pipeline_id)
     # Partitions that do not exist on the destination are checked under the name of their root.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.pipeline.reports import Reports
-from services.coordinator.tables.adopt import begin_copy, take_stock
+from services.coordinator.tables.adopt import begin_copy, compare_tables
 from services.shared.model import PgmigError, PipelineState
 
 NEW_TABLES = "new partitions are copied, since they may already contain rows"
@@ -15,15 +15,15 @@ async def after_drift(context: Context, schema: Schema, reports: Reports, error:
 
     Raises the error with a hint about what to do, or unchanged if comparing both sides finds no difference.
     """
-    stock = await take_stock(context, schema, error)
-    if stock.error is not None:
-        raise stock.error from error
+    compared = await compare_tables(context, schema, error)
+    if compared.error is not None:
+        raise compared.error from error
     migration = context.migration
     reports.cleared()
-    if stock.copy:
-        begin_copy(context.migration, stock.copy, NEW_TABLES)
+    if compared.copy:
+        begin_copy(context.migration, compared.copy, NEW_TABLES)
         return PipelineState.COPY
-    if not stock.adopted and reports.drifted_at == error.lsn:
+    if not compared.adopted and reports.drifted_at == error.lsn:
         raise error
     reports.drifted_at = error.lsn
     return migration.state

@@ -13,7 +13,7 @@ from services.coordinator.migration.pace import pause
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.pipeline.reports import Reports
-from services.coordinator.tables.adopt import Stock, try_stock
+from services.coordinator.tables.adopt import TableComparison, try_compare_tables
 from services.shared.model import (
     EventLevel,
     Lsn,
@@ -33,15 +33,15 @@ async def watch_tables(context: Context, schema: Schema, reports: Reports) -> tu
     told: set[TableId] = set()
     while True:
         began = time.monotonic()
-        stock = await try_stock(context, schema) if not migration.in_switchover else None
+        compared = await try_compare_tables(context, schema) if not migration.in_switchover else None
         took = time.monotonic() - began
-        if stock is not None:
-            migration.servers.unreplicated = stock.unpublished
-            _tell_unpublished(context.migration, stock, told)
-            if stock.error is not None or stock.copy:
-                await _applied(context.migration, reports, stock.at)
+        if compared is not None:
+            migration.servers.unreplicated = compared.unpublished
+            _tell_unpublished(context.migration, compared, told)
+            if compared.error is not None or compared.copy:
+                await _applied(context.migration, reports, compared.at)
                 # Compare again: the operator may have run the DDL in the meantime.
-                again = await try_stock(context, schema) if not migration.in_switchover else None
+                again = await try_compare_tables(context, schema) if not migration.in_switchover else None
                 if again is not None and again.error is not None:
                     raise again.error
                 if again is not None and again.copy:
@@ -62,8 +62,8 @@ async def _applied(migration: Migration, reports: Reports, at: Lsn) -> None:
     await reports.until(reached)
 
 
-def _tell_unpublished(migration: Migration, stock: Stock, told: set[TableId]) -> None:
-    new = [table for table in stock.unpublished if table not in told]
+def _tell_unpublished(migration: Migration, compared: TableComparison, told: set[TableId]) -> None:
+    new = [table for table in compared.unpublished if table not in told]
     if new:
         told.update(new)
         named = ", ".join(map(str, new[:5])) + (" and more" if len(new) > 5 else "")
