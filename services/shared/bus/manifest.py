@@ -42,5 +42,5 @@ def divided(value: bytes, at_most: int) -> tuple[Manifest, Sequence[bytes]] | No
     """Fragments of `at_most` bytes; None for a value that is small and cannot be mistaken for a manifest."""
     if len(value) <= at_most and Manifest.of(value) is None:
         return None
-    pieces = [value[start : start + at_most] for start in range(0, len(value), at_most)]
-    return Manifest(hashlib.sha256(value).hexdigest(), len(pieces)), pieces
+    fragments = [value[start : start + at_most] for start in range(0, len(value), at_most)]
+    return Manifest(hashlib.sha256(value).hexdigest(), len(fragments)), fragments

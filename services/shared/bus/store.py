@@ -114,7 +114,7 @@ class StateStore:
             bucket = await self._bucket()
             for _ in range(_WRITE_ATTEMPTS):
                 try:
-                    head = await self._store_pieces(bucket, key, value)
+                    head = await self._store_fragments(bucket, key, value)
                     earlier, self._attempted[key] = self._attempted.get(key), head
                     self._revisions[key] = await bucket.update(key, head, last=self._revisions.get(key, 0))
                 except js_errors.KeyWrongLastSequenceError:
@@ -122,20 +122,20 @@ class StateStore:
                 except js_errors.NoStreamResponseError:
                     bucket = await self._new_bucket()
                 else:
-                    return await self._forget_pieces(key, Manifest.of(head))
+                    return await self._forget_fragments(key, Manifest.of(head))
         raise PgmigError(ErrorKind.BROKER, f"{_DOING}: {key} could not be written")
 
-    async def _store_pieces(self, bucket: KeyValue, key: str, value: bytes) -> bytes:
+    async def _store_fragments(self, bucket: KeyValue, key: str, value: bytes) -> bytes:
         """The content for the key: the value, or the manifest of its fragments, which are stored first."""
         parts = divided(value, min(LONGEST, self._client.max_payload - _HEADERS))
         if parts is None:
             return value
-        manifest, pieces = parts
-        for name, piece in zip(manifest.keys(key), pieces, strict=True):
-            await bucket.put(name, piece)
+        manifest, fragments = parts
+        for name, fragment in zip(manifest.keys(key), fragments, strict=True):
+            await bucket.put(name, fragment)
         return manifest.encode()
 
-    async def _forget_pieces(self, key: str, current: Manifest | None) -> None:
+    async def _forget_fragments(self, key: str, current: Manifest | None) -> None:
         """Remove the fragments of the previous value. If this fails, they are removed with the key."""
         before, self._manifests[key] = self._manifests.get(key), current
         if before is not None and before != current:

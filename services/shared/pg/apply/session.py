@@ -84,7 +84,7 @@ class ApplySession:
         self._unflushed: deque[tuple[int, Lsn]] = deque()
         self._in_transaction = False
         self._wrote = False
-        self._pieces_made = False  # whether the temporary table for long values exists
+        self._fragments_made = False  # whether the temporary table for long values exists
         self._pgconn.enter_pipeline_mode()
         self.progress = Lsn(0)  # including the commit that is held
         self.applied = Lsn(0)
@@ -149,17 +149,17 @@ class ApplySession:
             if operation.long:
                 counts += await self._run(operations[len(counts) : at], held)
                 held = 0
-                await self._send_pieces(operation.long)
+                await self._send_fragments(operation.long)
         return counts + await self._run(operations[len(counts) :], held)
 
-    async def _send_pieces(self, values: Sequence[long_values.LongValue]) -> None:
-        if not self._pieces_made:
+    async def _send_fragments(self, values: Sequence[long_values.LongValue]) -> None:
+        if not self._fragments_made:
             await self._run([Operation(statement, ()) for statement in _MAKE_PIECES])
-            self._pieces_made = True
+            self._fragments_made = True
         await self._run([Operation(_EMPTY_PIECES, ())])
         for value in values:
-            for number, piece in enumerate(long_values.pieces(value)):
-                given = (b"%d" % value.parameter, b"%d" % number, piece)
+            for number, fragment in enumerate(long_values.fragments(value)):
+                given = (b"%d" % value.parameter, b"%d" % number, fragment)
                 await self._run([Operation(_ADD_BYTEA if value.in_bytes else _ADD_TEXT, given)])
 
     def commit(self, end: Lsn, commit_time_us: int) -> None:
@@ -204,7 +204,7 @@ class ApplySession:
         """Abort the open transaction."""
         self._held.clear()
         if self._in_transaction:
-            self._in_transaction = self._pieces_made = False
+            self._in_transaction = self._fragments_made = False
             await self._run([Operation(_ROLLBACK, ())])
 
     def _take_held(self) -> list[Operation]:

@@ -131,7 +131,7 @@ async def test_long_values_are_read_by_input_functions(
     source_db: str, dest_db: str, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
     monkeypatch.setattr(long_values, "LONG", 70_000)
-    monkeypatch.setattr(long_values, "PIECE", 65_537)
+    monkeypatch.setattr(long_values, "FRAGMENT", 65_537)
     monkeypatch.setattr(joining, "LARGE", 70_000)  # rows of smaller messages have no long values
     ddl, cast_to, _ = create(of)
     text = "repeat('a☃𝄞é\\\"\t', 30000)"

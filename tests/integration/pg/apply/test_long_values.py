@@ -29,7 +29,7 @@ CREATE TABLE bare ({COLUMNS}); ALTER TABLE bare REPLICA IDENTITY FULL;
 CREATE TABLE counted (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text, b bytea);
 ALTER TABLE keyed ALTER t SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL;
 """
-LONG, PIECE = 70_000, 65_537
+LONG, FRAGMENT = 70_000, 65_537
 """Bytes; pieces of an odd number, so that they would end within characters and within bytes."""
 
 _HEX = "decode(repeat(md5('{seed}'), 20000), 'hex')"
@@ -60,7 +60,7 @@ async def streaming(
     source_db: str, dest_db: str, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Pipeline]:
     monkeypatch.setattr(long_values, "LONG", LONG)
-    monkeypatch.setattr(long_values, "PIECE", PIECE)
+    monkeypatch.setattr(long_values, "FRAGMENT", FRAGMENT)
     monkeypatch.setattr(joining, "SPOOLED", joining.LARGE)
     async with pipeline(source_db, dest_db, nats_server, DDL, "keyed", "bare", "counted") as found:
         await found.start_decoder()
@@ -142,6 +142,6 @@ async def test_no_part_of_a_long_value_remains(streaming: Pipeline) -> None:
     await streaming.drain("done")
     query = (
         "SELECT pg_relation_size(oid) + pg_relation_size(reltoastrelid) FROM pg_class"
-        " WHERE relname = 'pgmig_pieces'"
+        " WHERE relname = 'pgmig_fragments'"
     )
     assert rows(streaming.destination, query) == [(0,)]
