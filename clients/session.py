@@ -185,12 +185,12 @@ class Session:
         does not stop it. timeout_s: the longest time for which writes are blocked."""
         options = SwitchoverOptions(round(timeout_s * 1000))
         operation = await self.begin_switchover(migration_id, options)
-        told = 0
+        yielded = 0
         async with aclosing(self.watch_operation(operation.operation_id)) as states:
             async for operation in states:
-                for step in operation.steps[told:]:
+                for step in operation.steps[yielded:]:
                     yield step
-                told = len(operation.steps)
+                yielded = len(operation.steps)
         check_succeeded(operation)
 
     async def get_operation(self, operation_id: str) -> Operation:

@@ -95,8 +95,8 @@ def _progress_rows(view: MigrationView) -> list[Row]:
     rows: list[Row] = []
     if view.tables:
         total = overall(view.tables)
-        told = copied_text(view.tables) if total.fraction >= 1 else copy_text(total)
-        rows.append(("Copied", ", ".join(filter(None, [told, copy_pace(view, History(view))]))))
+        copied = copied_text(view.tables) if total.fraction >= 1 else copy_text(total)
+        rows.append(("Copied", ", ".join(filter(None, [copied, copy_pace(view, History(view))]))))
     if view.indexes.total:
         rows.append(("Indexes", f"{view.indexes.done} of {view.indexes.total}"))
     if view.positions.applied_lsn and not view.phase.ended:

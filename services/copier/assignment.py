@@ -136,9 +136,9 @@ class PartLoop:
                 await lease.retry()
             raise
         else:
-            await self._settle(lease, copied)
+            await self._finish(lease, copied)
 
-    async def _settle(self, lease: Lease, copied: Copied | None) -> None:
+    async def _finish(self, lease: Lease, copied: Copied | None) -> None:
         with _lease_may_be_lost(lease):
             if copied is None:
                 log.info("part %s is being copied by another session", lease.part.part_id)

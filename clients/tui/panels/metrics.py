@@ -62,15 +62,15 @@ def _bar(
 ) -> Content:
     """Name, bar, percentage, text. If the line is short, the text is shortened first."""
     room = width - 9 - 7 - 2
-    told = min(34, max(0, room - 12))
-    done, left = shape(fraction, max(4, room - told))
+    text_width = min(34, max(0, room - 12))
+    done, left = shape(fraction, max(4, room - text_width))
     return Content.assemble(
         (fit(name, 9), "$muted"),
         (done, "$success" if fraction >= 1 else "$primary"),
         (left, "$track"),
         (fit(figures.percent(fraction), 7, right=True), "bold"),
         "  ",
-        (fit(text, told), "$muted"),
+        (fit(text, text_width), "$muted"),
     )
 
 

@@ -61,7 +61,7 @@ async def run(context: Context, schema: Schema, workers: Workers, bus: Client) -
     published = bool(context.migration.pipeline.snapshot_id)
     await workers.staffing.staff(Role.DECODER, *([Role.COPIER] if published else []))
     rounds, why = 0, "the snapshot was lost"
-    while not (await _settled(context, workers.reports) and await unpublished.copied(context, workers)):
+    while not (await _all_copied(context, workers.reports) and await unpublished.copied(context, workers)):
         snapshot = await workers.snapshot.open()
         if snapshot.identity != context.migration.pipeline.snapshot_id:
             await _publish(context, schema, workers, bus, snapshot, why=why)
@@ -97,15 +97,15 @@ async def _built(context: Context) -> bool:
         return POST_DATA in await steps_done(conn, context.migration.pipeline_id)
 
 
-async def _settled(context: Context, reports: Reports) -> bool:
+async def _all_copied(context: Context, reports: Reports) -> bool:
     """Read the ledger; whether every table is copied."""
     uris, migration = await context.credentials.both(), context.migration
     async with connection(uris.destination_uri, "destination") as conn:
         ledger = await read_ledger(conn, migration.pipeline_id)
-    return await _settle(context, reports, ledger)
+    return await _take_ledger(context, reports, ledger)
 
 
-async def _settle(context: Context, reports: Reports, ledger: CopyLedger) -> bool:
+async def _take_ledger(context: Context, reports: Reports, ledger: CopyLedger) -> bool:
     migration = context.migration
     slot = migration.pipeline.slot
     migration.copying.settle(ledger, slot.consistent_lsn if slot else Lsn(0))
@@ -132,14 +132,14 @@ async def _publish(
         workers.reports.part_errors = [
             one for one in workers.reports.part_errors if one[1].kind not in _OF_A_SNAPSHOT
         ]
-        if follow and await _settled(context, workers.reports):
+        if follow and await _all_copied(context, workers.reports):
             return
     found = await tables_to_copy(context, schema, workers, snapshot)
     if found is None:
         workers.snapshot.close()
         return
     tables, ledger = found.tables, await renewed(context, schema.routing, snapshot, found)
-    if not await _settle(context, workers.reports, ledger):
+    if not await _take_ledger(context, workers.reports, ledger):
         missing = set(migration.copying.missing())
         versions = (
             migration.record.source.server_version_num,
@@ -187,7 +187,7 @@ async def _watch(context: Context, workers: Workers, bus: Client, snapshot: Snap
         if (left or 0) >= migration.copying.missing_parts(but=changed):
             continue
         # Parts have left the queue without a report. They were entered in the ledger before that.
-        if await _settled(context, workers.reports) or (left or 0) < migration.copying.missing_parts(
+        if await _all_copied(context, workers.reports) or (left or 0) < migration.copying.missing_parts(
             but=changed
         ):
             if not migration.copying.complete:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from services.shared.model import AssignmentRetrying, Role
 
-TOLD_EVERY_S = 300.0
+REPORTED_EVERY_S = 300.0
 QUIET_S = 60.0
 """An episode ends after so many seconds without a failed attempt."""
 MORE = 10
@@ -19,7 +19,7 @@ MORE = 10
 @dataclass(slots=True)
 class _Episode:
     began: float
-    told: float
+    reported_at: float
     last: float
     attempts: int = 1
     next_at: int = MORE
@@ -43,8 +43,8 @@ class Retries:
             return f"{role} retries: {reason}"
         episode.attempts += 1
         episode.last = now
-        if episode.attempts < episode.next_at and now - episode.told < TOLD_EVERY_S:
+        if episode.attempts < episode.next_at and now - episode.reported_at < REPORTED_EVERY_S:
             return None
-        episode.told = now
+        episode.reported_at = now
         episode.next_at = max(episode.next_at, MORE * episode.attempts)
         return f"{role} has tried {episode.attempts} times within {now - episode.began:.0f} s: {reason}"

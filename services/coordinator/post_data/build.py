@@ -109,13 +109,13 @@ class Building:
 
     async def _feed(self, pool: TaskPool[BuildingSession]) -> None:
         """Report complete tables to the schedule until all are complete."""
-        copying, told = self._migration.copying, 0
+        copying, known = self._migration.copying, 0
         while not copying.complete:
-            for table in copying.turned[told:]:
+            for table in copying.turned[known:]:
                 self._schedule.table_is(table, complete=table in copying.copied)
-            told = len(copying.turned)
+            known = len(copying.turned)
             pool.wake()
-            await self._reports.until(partial(self._news, told))
+            await self._reports.until(partial(self._news, known))
         self._schedule.all_are_complete()
         pool.wake()
 
@@ -125,9 +125,9 @@ class Building:
             self.done = await steps_done(conn, self._migration.pipeline_id)
         self._finished = 0
 
-    def _news(self, told: int) -> bool:
+    def _news(self, known: int) -> bool:
         copying = self._migration.copying
-        return copying.complete or len(copying.turned) > told
+        return copying.complete or len(copying.turned) > known
 
     def count(self, items: Iterable[Item]) -> None:
         """They were done before this began."""

@@ -20,9 +20,9 @@ from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.tables.explain import (
     absent,
-    apart,
     drift_error,
     findings,
+    left_root,
     names_copied,
     replaced_on_destination,
     unlogged,
@@ -114,7 +114,7 @@ async def compare_tables(
         if left or missing or lasting or replaced or lost:
             found = await findings(source, destination, seen, left, missing)
             others = (*map(unlogged, lasting), *map(replaced_on_destination, replaced))
-            error = drift_error(migration.id, (*found, *others, *map(apart, lost.items())), cause)
+            error = drift_error(migration.id, (*found, *others, *map(left_root, lost.items())), cause)
         copy = tuple(table for table in added if table not in missing)
         # A root that is copied again: its table still contains the rows of other partitions.
         if roots := [table for table in copy if table not in seen.added()]:

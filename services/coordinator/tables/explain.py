@@ -151,7 +151,7 @@ def gone_from_source(conn: Connection, table: TableId, oid: int, names: Mapping[
     return Finding(table, f"{table} was renamed to {renamed}", statements, needs_copy=False)
 
 
-def apart(partition: tuple[TableId, TableId]) -> Finding:
+def left_root(partition: tuple[TableId, TableId]) -> Finding:
     """The finding for a table that is no longer a partition of its root, while the destination still has its
     rows in the root's table."""
     leaf, root = partition

@@ -53,9 +53,9 @@ async def take_routes(
         )
     known = await known_tables(destination, migration.pipeline_id)
     routes = {route.leaf: route.root for route in routing.routes}
-    apart = {t: one.root for t, one in known.items() if one.root is not None and t not in routes}
-    tops = await topmost(destination, apart)
-    divided = {table: root for table, root in apart.items() if tops.get(table) == root}
+    in_roots = {t: one.root for t, one in known.items() if one.root is not None and t not in routes}
+    tops = await topmost(destination, in_roots)
+    divided = {table: root for table, root in in_roots.items() if tops.get(table) == root}
     ways = await divisions(destination, set(routes.values()))
     changed = {
         leaf: replace(known[leaf], root=root, division=ways[root])
@@ -73,7 +73,7 @@ async def take_routes(
                 # empty.
                 places = {leaf: one.root or leaf for leaf, one in changed.items()}
                 await note_destinations(destination, migration.pipeline_id, places)
-    routing.parted = tuple(Route(leaf, root) for leaf, root in apart.items() if leaf not in divided)
+    routing.parted = tuple(Route(leaf, root) for leaf, root in in_roots.items() if leaf not in divided)
     return known | changed
 
 

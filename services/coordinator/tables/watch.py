@@ -30,14 +30,14 @@ async def watch_tables(context: Context, schema: Schema, reports: Reports) -> tu
     """Return tables that have to be copied. Raises SCHEMA_DRIFT after everything before the comparison is
     applied."""
     migration = context.migration
-    told: set[TableId] = set()
+    reported: set[TableId] = set()
     while True:
         began = time.monotonic()
         compared = await try_compare_tables(context, schema) if not migration.in_switchover else None
         took = time.monotonic() - began
         if compared is not None:
             migration.servers.unreplicated = compared.unpublished
-            _tell_unpublished(context.migration, compared, told)
+            _report_unpublished(context.migration, compared, reported)
             if compared.error is not None or compared.copy:
                 await _applied(context.migration, reports, compared.at)
                 # Compare again: the operator may have run the DDL in the meantime.
@@ -62,10 +62,10 @@ async def _applied(migration: Migration, reports: Reports, at: Lsn) -> None:
     await reports.until(reached)
 
 
-def _tell_unpublished(migration: Migration, compared: TableComparison, told: set[TableId]) -> None:
-    new = [table for table in compared.unpublished if table not in told]
+def _report_unpublished(migration: Migration, compared: TableComparison, reported: set[TableId]) -> None:
+    new = [table for table in compared.unpublished if table not in reported]
     if new:
-        told.update(new)
+        reported.update(new)
         named = ", ".join(map(str, new[:5])) + (" and more" if len(new) > 5 else "")
         migration.event(
             EventLevel.WARNING,

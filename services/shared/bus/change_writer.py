@@ -146,8 +146,8 @@ class ChangeWriter:
         """
         async with self._lock:
             while self._in_flight and self._in_flight_bytes + len(data) > MAX_IN_FLIGHT_BYTES:
-                await self._settle_first()
-            self._settle_finished()
+                await self._await_first()
+            self._drop_acknowledged()
             await self._send(data, headers)
 
     async def _send(self, data: bytes, headers: dict[str, str]) -> None:
@@ -170,7 +170,7 @@ class ChangeWriter:
                 item.outcome.set_result(_outcome(message, sequence + 1))
                 return
 
-    def _settle_finished(self) -> None:
+    def _drop_acknowledged(self) -> None:
         while self._in_flight and self._in_flight[0].stored:
             self.waiting_for_space = False
             self._in_flight_bytes -= len(self._in_flight.popleft().data)
@@ -182,7 +182,7 @@ class ChangeWriter:
         except TimeoutError as exc:
             raise PgmigError(ErrorKind.BROKER, f"no acknowledgement from {self._stream}") from exc
 
-    async def _settle_first(self) -> None:
+    async def _await_first(self) -> None:
         code = await self._outcome_of_first()
         if code in _ERR_STORE_FULL:
             await self._publish_again()
@@ -193,7 +193,7 @@ class ChangeWriter:
                 ErrorKind.BROKER, f"publishing to {self._stream} failed with JetStream error {code}"
             )
         else:
-            self._settle_finished()
+            self._drop_acknowledged()
 
     async def _publish_again(self) -> None:
         """The stream is full, so all later messages were refused too. Retry the first until there is
@@ -224,7 +224,7 @@ class ChangeWriter:
             raise PgmigError(ErrorKind.FENCED, f"{self._stream} was created again")
         async with self._lock:
             while self._in_flight:
-                await self._settle_first()
+                await self._await_first()
             with translated(f"checking change stream {self._stream}"):
                 _, _, last = await stream_state(self._client, self._stream)
             if last != self._next:

@@ -30,7 +30,7 @@ async def until(stop: asyncio.Event, items: AsyncIterator[T]) -> AsyncIterator[T
             try:
                 await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await _settle(following)
+                await _end(following)
             if following.cancelled() or not (item := following.result()):
                 return
             yield item[0]
@@ -45,7 +45,7 @@ async def _next(items: AsyncIterator[T]) -> tuple[T] | None:
     return None
 
 
-async def _settle(task: asyncio.Task[tuple[T] | None]) -> None:
+async def _end(task: asyncio.Task[tuple[T] | None]) -> None:
     """End a task that still runs, and read its exception, which nobody else may read."""
     if not task.done():
         task.cancel()

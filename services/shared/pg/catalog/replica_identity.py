@@ -60,14 +60,14 @@ class Published:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences for the event log."""
-        told: dict[str, Sequence[TableId]] = {
+        reported: dict[str, Sequence[TableId]] = {
             "REPLICA IDENTITY FULL on the source until cleanup": [one.table for one in self.altered],
             "UPDATE and DELETE are not replicated (no replica identity)": self.inserts_only,
             "copied once, later changes are not replicated (no replica identity)": self.copied_only,
             "partitions that are created from now on are not replicated, and the switchover is refused while "
             "there is one (the partitioned table has no primary key)": self.divided,
         }
-        return tuple(f"{what}: {listing(tables)}" for what, tables in told.items() if tables)
+        return tuple(f"{what}: {listing(tables)}" for what, tables in reported.items() if tables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ async def choose_published(
     lacking = _lacking(lacking_identity(tables), identities, generated, version)
     published = await publication_tables(conn, chosen)
     roots = await roots_among(conn, published)
-    apart: set[TableId] = set()
+    carriers: set[TableId] = set()
     altered: tuple[IdentityBefore, ...] = ()
     if lacking.tables and option is NoKeyTables.REFUSE:
         raise _refused(lacking)
@@ -100,9 +100,9 @@ async def choose_published(
             raise _never_full(lacking.never_full)
         altered = await _as_they_are(conn, lacking.tables, identities)
     elif lacking.tables:
-        apart = _carriers(published, lacking.tables, roots)
-    whole, divided = _divided([table for table in published if table not in apart], roots)
-    rest = tuple(table for table in published if table in apart)
+        carriers = _carriers(published, lacking.tables, roots)
+    whole, divided = _divided([table for table in published if table not in carriers], roots)
+    rest = tuple(table for table in published if table in carriers)
     inserts = option is NoKeyTables.INSERT_ONLY
     return Published(
         whole,
@@ -161,7 +161,7 @@ def _lacking(
 
 def _refused(lacking: _Lacking) -> PgmigError:
     without = [table for table in lacking.tables if table not in lacking.generated]
-    told = {
+    reported = {
         "tables have no replica identity, so UPDATE and DELETE cannot be replicated": without,
         "tables have a generated column in their replica identity that the source does not send, so UPDATE "
         "and DELETE cannot be replicated": lacking.generated,
@@ -171,7 +171,7 @@ def _refused(lacking: _Lacking) -> PgmigError:
     by_hand = "ALTER TABLE ... REPLICA IDENTITY FULL (or USING INDEX a unique index)"
     return PgmigError(
         ErrorKind.NO_REPLICA_IDENTITY,
-        "; ".join(f"{what}: {listing(tables)}" for what, tables in told.items() if tables),
+        "; ".join(f"{what}: {listing(tables)}" for what, tables in reported.items() if tables),
         f"add a primary key without generated columns, or {by_hand if full else _BY_INDEX}; "
         f"or choose what becomes of them with --no-key-tables={ways}",
     )

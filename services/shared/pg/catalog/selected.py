@@ -216,7 +216,7 @@ async def _choose(
     if options.schema_only:
         filled = set()
     roots = conn.info.server_version >= ROOTS_SINCE
-    warnings = (*_told_keys(lost, gone), *await _told_cut(conn, outcome), *_told_alone(family, made))
+    warnings = (*_keys_left_out(lost, gone), *await _told_cut(conn, outcome), *_told_alone(family, made))
     return Chosen(
         everything=False,
         relations=_names(family, made),
@@ -266,13 +266,13 @@ def _wanted(
 def _check_lacking(family: Family, outcome: Outcome) -> None:
     if not outcome.lacking:
         return
-    told = [
+    reported = [
         f"{family.relations[oid].table} without {family.relations[needed].table}"
         for oid, needed in outcome.lacking.items()
     ]
     raise PgmigError(
         ErrorKind.SOURCE_NOT_READY,
-        f"tables cannot be made without what is left out: {', '.join(sorted(told))}",
+        f"tables cannot be made without what is left out: {', '.join(sorted(reported))}",
         "they inherit from it, or have columns of its type: choose both, or leave out both",
     )
 
@@ -298,12 +298,12 @@ def _names(family: Family, oids: Collection[int]) -> frozenset[TableId]:
     return frozenset(family.relations[oid].table for oid in oids)
 
 
-def _told_keys(lost: Sequence[ForeignKey], gone: Sequence[ForeignKey]) -> list[str]:
-    told = {
+def _keys_left_out(lost: Sequence[ForeignKey], gone: Sequence[ForeignKey]) -> list[str]:
+    reported = {
         "foreign keys are not created, since they refer to rows left out": lost,
         "foreign keys are left out with their tables": gone,
     }
-    return [f"{what}: {', '.join(key.label for key in keys)}" for what, keys in told.items() if keys]
+    return [f"{what}: {', '.join(key.label for key in keys)}" for what, keys in reported.items() if keys]
 
 
 async def _told_cut(conn: AsyncConnection, outcome: Outcome) -> list[str]:

@@ -106,9 +106,9 @@ async def check_migration(
             warnings += await preflight_destination.check_extensions(source, destination, chosen)
             warnings += await preflight_locks.check(source, destination, chosen)
         whole = not (options.data_only or options.schema_only)
-        apart = options.large_objects if whole else LargeObjects.SKIP
+        large_objects = options.large_objects if whole else LargeObjects.SKIP
         warnings += await preflight_unpublished.check(
-            source, facts[0], follow=follow, whole=whole, large_objects=apart, chosen=chosen
+            source, facts[0], follow=follow, whole=whole, large_objects=large_objects, chosen=chosen
         )
         if not options.data_only:
             await check_roles(
@@ -117,7 +117,7 @@ async def check_migration(
                 facts[1].role,
                 no_owner=options.no_owner,
                 no_acl=options.no_acl,
-                large_objects=apart is not LargeObjects.SKIP,
+                large_objects=large_objects is not LargeObjects.SKIP,
                 chosen=chosen,
             )
         if not options.schema_only:

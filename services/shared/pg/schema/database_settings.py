@@ -116,15 +116,15 @@ async def write_database_settings(uri: str, wanted: DatabaseSettings, *, privile
             cursor = await conn.execute("SELECT rolname::text FROM pg_catalog.pg_roles")
             roles = {name async for (name,) in cursor}
         database = sql.Identifier(row[0])
-        told = []
+        lines = []
         for setting in wanted.settings:
-            told += await _set(conn, uri, database, setting, roles)
+            lines += await _set(conn, uri, database, setting, roles)
         if privileges and wanted.grants is not None:
-            told += await _grant(conn, database, wanted.grants, roles)
+            lines += await _grant(conn, database, wanted.grants, roles)
         if wanted.comment is not None:
             statement = sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(wanted.comment))
-            told += await _attempt(conn, statement, "the database's comment")
-    return tuple(told)
+            lines += await _attempt(conn, statement, "the database's comment")
+    return tuple(lines)
 
 
 async def _set(
@@ -167,10 +167,10 @@ async def _grant(
     roles: set[str],
 ) -> list[str]:
     statements = [sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database)]
-    told = []
+    lines = []
     for role, privilege, grantable in grants:
         if role and role not in roles:
-            told.append(f"{privilege} on the database is not granted to {role}, which the destination lacks")
+            lines.append(f"{privilege} on the database is not granted to {role}, which the destination lacks")
             continue
         statements.append(
             sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
@@ -180,7 +180,7 @@ async def _grant(
                 sql.SQL(" WITH GRANT OPTION" if grantable else ""),
             )
         )
-    return told + await _attempt(conn, sql.SQL("; ").join(statements), "the database's privileges")
+    return lines + await _attempt(conn, sql.SQL("; ").join(statements), "the database's privileges")
 
 
 _PRIVILEGES = {"CREATE": "CREATE", "CONNECT": "CONNECT", "TEMPORARY": "TEMPORARY"}

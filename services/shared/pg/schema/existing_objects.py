@@ -70,15 +70,15 @@ def check_confirmed(plan: MigrationPlan, token: str) -> None:
         )
     if plan.token == token or not plan.token:
         return
-    told = [f"{what} {listing(names)}" for what, names in _told(plan) if names]
+    reported = [f"{what} {listing(names)}" for what, names in _losses(plan) if names]
     raise PgmigError(
         ErrorKind.CONFIRMATION_NEEDED,
-        f"on the destination this would {'; '.join(told)}",
+        f"on the destination this would {'; '.join(reported)}",
         "look at the list and confirm it: with --yes, or at a terminal",
     )
 
 
-def _told(plan: MigrationPlan) -> tuple[tuple[str, Sequence[str]], ...]:
+def _losses(plan: MigrationPlan) -> tuple[tuple[str, Sequence[str]], ...]:
     return ("drop", plan.drops), ("empty", plan.empties)
 
 

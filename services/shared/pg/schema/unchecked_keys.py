@@ -32,13 +32,13 @@ class LooseKeys:
     def warnings(self) -> tuple[str, ...]:
         """Sentences for the event log."""
         why = "one of their tables is not replicated in full"
-        told = {
+        reported = {
             f"foreign keys are NOT VALID on the destination, since {why}; validate them after the "
             "switchover": self.unchecked,
             f"foreign keys are not on the destination, since {why} and it knows no NOT VALID for keys of "
             "partitioned tables; add them after the switchover": self.dropped,
         }
-        return tuple(f"{what}: {listing(keys, len(keys))}" for what, keys in told.items() if keys)
+        return tuple(f"{what}: {listing(keys, len(keys))}" for what, keys in reported.items() if keys)
 
 
 async def doubtful_keys(conn: AsyncConnection, tables: Sequence[TableId], own: Sequence[TableId]) -> str:
