@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from services.coordinator.migration.copy_progress import CopyProgress
-from services.coordinator.migration.stream_progress import FollowProgress
+from services.coordinator.migration.stream_progress import StreamProgress
 from services.shared.model import IndexProgress, TableId
 from services.shared.model.readiness_facts import (
     DestinationFacts,
@@ -71,7 +71,7 @@ def with_copy(facts: ReadinessFacts, copying: CopyProgress, indexes: IndexProgre
 
 
 def with_stream(
-    facts: ReadinessFacts, following: FollowProgress, servers: ServersSeen, now: float
+    facts: ReadinessFacts, following: StreamProgress, servers: ServersSeen, now: float
 ) -> ReadinessFacts:
     """now: time.monotonic()."""
     size, seconds = following.behind(now)

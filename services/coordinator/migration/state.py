@@ -16,7 +16,7 @@ from services.coordinator.migration.operations import OperationLog, Operations, 
 from services.coordinator.migration.rates import RateMeter
 from services.coordinator.migration.readiness import ServersSeen
 from services.coordinator.migration.record import DroppedTable, PipelineRecord, Record, SlotRecord
-from services.coordinator.migration.stream_progress import FollowProgress
+from services.coordinator.migration.stream_progress import StreamProgress
 from services.shared.model import (
     Endpoint,
     Event,
@@ -82,7 +82,7 @@ class Migration:
         self.id = MigrationId.parse(record.migration_id)
         self.pipeline_id = self.id.forward
         self.copying = CopyProgress(self.pipeline.tables)
-        self.following = FollowProgress(self.pipeline.flushed_lsn)
+        self.following = StreamProgress(self.pipeline.flushed_lsn)
         self.indexes = IndexProgress()
         self.servers = ServersSeen()
         self.needs_credentials = False

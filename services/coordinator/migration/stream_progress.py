@@ -10,7 +10,7 @@ from services.shared.pg.replication.position import SourceState
 FULL_EPISODE_S = 60.0
 
 
-class FollowProgress:
+class StreamProgress:
     """flushed: the destination's progress as last recorded."""
 
     def __init__(self, flushed: Lsn = Lsn(0)) -> None:

@@ -7,7 +7,7 @@ import pytest
 from services.coordinator.migration.lag import FAR_BYTES, NEAR_BYTES, LagClock, follow_state, lag_bytes
 from services.coordinator.migration.rates import RateMeter, Totals
 from services.coordinator.migration.state import Migration
-from services.coordinator.migration.stream_progress import FollowProgress
+from services.coordinator.migration.stream_progress import StreamProgress
 from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
 from services.shared.model import (
     ApplierProgress,
@@ -43,7 +43,7 @@ def test_lag_clock_stays_bounded_and_grows_coarse_with_age() -> None:
 
 def test_there_is_no_lag_before_a_position_is_known() -> None:
     assert lag_bytes(Lsn(100), Lsn(0)) == 0
-    assert FollowProgress().behind(1.0) == (0, 0.0)
+    assert StreamProgress().behind(1.0) == (0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_state_follows_the_lag_without_flapping(
 
 
 def test_totals_continue_when_another_applier_takes_over() -> None:
-    progress = FollowProgress()
+    progress = StreamProgress()
     progress.applier(ApplierProgress("one", Lsn(1), Lsn(1), 0.0, 10, 2, 100))
     progress.applier(ApplierProgress("one", Lsn(2), Lsn(2), 0.0, 15, 3, 150))
     progress.applier_gone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.coordinator.migration.stream_progress import FULL_EPISODE_S, FollowProgress
+from services.coordinator.migration.stream_progress import FULL_EPISODE_S, StreamProgress
 from services.decoder.space import Look, in_vain
 from services.shared.model import DecoderProgress, Lsn
 from services.shared.wire.changes import ChangeBatch
@@ -34,7 +34,7 @@ def test_space_that_was_just_made_is_tried_first() -> None:
 
 
 def test_each_period_of_a_full_stream_is_reported_once() -> None:
-    following = FollowProgress()
+    following = StreamProgress()
 
     def told(now: float, *, full: bool) -> bool:
         return following.stream_filled(now, DecoderProgress("d", Lsn(1), Lsn(1), Lsn(1), full))
