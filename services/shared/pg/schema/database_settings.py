@@ -3,19 +3,22 @@ SET and ALTER ROLE ... IN DATABASE ... SET, its privileges, and its comment.
 
 They are set last, and a failure is only a warning, because no row depends on them. A setting that would
 affect pgmig's own sessions is left to the operator. A setting that prevents all logins (a preload library
-that is not installed) is reset while the session that set it is still open.
+that is not installed) is reset while the session that set it is still open. Texts are read in UTF-8. They may
+have no equivalent there, because they are stored as the session that set them sent them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import PgmigError
 from services.shared.pg.session.connection import connection, translated
+from services.shared.pg.session.encoding import codec_of, stored_encoding
 from services.shared.pg.session.sql_files import load_sql
 
 OURS_TOO = frozenset(
@@ -56,11 +59,13 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSettings:
-    """grants: (role, "" for PUBLIC; privilege; grantable). None if none were ever granted or revoked."""
+    """grants: (role, "" for PUBLIC; privilege; grantable). None if none were ever granted or revoked.
+    unreadable: a sentence for each property without an equivalent in UTF-8."""
 
     settings: tuple[Setting, ...]
     grants: tuple[tuple[str, str, bool], ...] | None
     comment: str | None
+    unreadable: tuple[str, ...] = ()
 
 
 def list_items(value: str) -> list[str]:
@@ -85,26 +90,91 @@ def _items(value: str) -> Iterator[str]:
     yield item
 
 
+_COMMENT: LiteralString = (
+    "SELECT pg_catalog.shobj_description(d.oid, 'pg_database')"
+    " FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()"
+)
+_GRANTS: LiteralString = (
+    "SELECT coalesce(r.rolname, '')::text, a.privilege_type, a.is_grantable"
+    " FROM pg_catalog.pg_database d CROSS JOIN LATERAL pg_catalog.aclexplode(d.datacl) a"
+    " LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee"
+    " WHERE d.datname = pg_catalog.current_database()"
+    " AND a.grantee <> d.datdba AND (a.grantee = 0 OR r.oid IS NOT NULL)"
+    " ORDER BY r.rolname, a.privilege_type"
+)
+_GRANTED = (
+    "SELECT datacl IS NOT NULL FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
+)
+# As bytea, because the name may be what cannot be converted.
+_LABEL: LiteralString = (
+    "SELECT pg_catalog.convert_to(pg_catalog.concat(s.name, ' of role ' || s.role),"
+    " pg_catalog.getdatabaseencoding()) FROM ({setting}) s (role, name, value)"
+)
+
+
 async def read_database_settings(conn: AsyncConnection) -> DatabaseSettings:
     """The settings of the connected database."""
+    unreadable: list[str] = []
     with translated("reading the source database's settings"):
-        cursor = await conn.execute(load_sql("schema/sql/database_settings.sql"))
-        settings = [Setting(*row) async for row in cursor]
-        row = await (
-            await conn.execute(
-                "SELECT d.datacl IS NOT NULL, pg_catalog.shobj_description(d.oid, 'pg_database'),"
-                " (SELECT json_agg(json_build_array("
-                "   coalesce(r.rolname, ''), a.privilege_type, a.is_grantable)"
-                "   ORDER BY r.rolname, a.privilege_type)"
-                "  FROM pg_catalog.aclexplode(d.datacl) a"
-                "  LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee"
-                "  WHERE a.grantee <> d.datdba AND (a.grantee = 0 OR r.oid IS NOT NULL))"
-                " FROM pg_catalog.pg_database d WHERE d.datname = current_database()"
-            )
-        ).fetchone()
-    assert row is not None
-    granted = tuple((who, what, grantable) for who, what, grantable in row[2] or [])
-    return DatabaseSettings(tuple(settings), granted if row[0] else None, row[1])
+        settings = [Setting(*row) for row in await _settings(conn, unreadable)]
+        comment = await _readable(conn, _COMMENT)
+        if comment is None:
+            unreadable.append(_untold("the database's comment"))
+        row = await (await conn.execute(_GRANTED)).fetchone()
+        assert row is not None
+        grants = await _readable(conn, _GRANTS) if row[0] else None
+        if row[0] and grants is None:
+            unreadable.append(_untold("a role with privileges on the database"))
+    return DatabaseSettings(
+        tuple(settings),
+        None if grants is None else tuple((who, what, grantable) for who, what, grantable in grants),
+        comment[0][0] if comment else None,
+        tuple(unreadable),
+    )
+
+
+def _untold(what: str) -> str:
+    return f"{what} has no equivalent in UTF-8 and is not set on the destination: set it yourself"
+
+
+async def _readable(
+    conn: AsyncConnection, query: LiteralString | sql.Composed
+) -> list[tuple[Any, ...]] | None:
+    """The query's rows. None if a text has no equivalent in UTF-8. Databases of other encodings share these
+    catalogs, so text that a database in UTF8 sends may not be UTF-8 either."""
+    try:
+        return await (await conn.execute(query)).fetchall()
+    except (
+        psycopg.errors.UntranslatableCharacter,
+        psycopg.errors.CharacterNotInRepertoire,
+        UnicodeDecodeError,
+    ):
+        return None
+
+
+async def _settings(conn: AsyncConnection, unreadable: list[str]) -> list[tuple[Any, ...]]:
+    query = load_sql("schema/sql/database_settings.sql")
+    if (found := await _readable(conn, query)) is not None:
+        return found
+    count = await (
+        await conn.execute(sql.SQL("SELECT count(*) FROM ({query}) s").format(query=sql.SQL(query)))
+    ).fetchone()
+    assert count is not None
+    found = []
+    for position in range(count[0]):
+        one = sql.SQL("{query} LIMIT 1 OFFSET {position}").format(query=sql.SQL(query), position=position)
+        rows = await _readable(conn, one)
+        if rows is None:
+            unreadable.append(_untold(await _label(conn, one)))
+        found += rows or []
+    return found
+
+
+async def _label(conn: AsyncConnection, setting: sql.Composed) -> str:
+    found = await _readable(conn, sql.SQL(_LABEL).format(setting=setting))
+    if not found:
+        return "a setting"
+    return f"setting {found[0][0].decode(codec_of(stored_encoding(conn)), 'backslashreplace')}"
 
 
 async def write_database_settings(uri: str, wanted: DatabaseSettings, *, privileges: bool) -> tuple[str, ...]:
@@ -113,10 +183,14 @@ async def write_database_settings(uri: str, wanted: DatabaseSettings, *, privile
         with translated("checking the destination's roles"):
             row = await (await conn.execute("SELECT current_database()")).fetchone()
             assert row is not None
-            cursor = await conn.execute("SELECT rolname::text FROM pg_catalog.pg_roles")
+            named = {setting.role for setting in wanted.settings} | {who for who, _, _ in wanted.grants or ()}
+            cursor = await conn.execute(
+                "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname = ANY (%s)",
+                [sorted(name for name in named if name)],
+            )
             roles = {name async for (name,) in cursor}
         database = sql.Identifier(row[0])
-        lines = []
+        lines = [*wanted.unreadable]
         for setting in wanted.settings:
             lines += await _set(conn, uri, database, setting, roles)
         if privileges and wanted.grants is not None:
