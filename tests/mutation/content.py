@@ -105,8 +105,8 @@ MUTATIONS = (
     Mutation(
         "31 definitions without an equivalent in UTF-8 are refused",
         "services/shared/pg/preflight/encoding.py",
-        "(_NAMES,) if encoding == RAW else",
-        "(_NAMES,) if True else",
+        "(_DEFAULTS,) if data_only else (_DEFAULTS, _DEFINITIONS, _OLD_ROWS)",
+        "()",
         f"{STORED}::test_names_and_definitions_without_an_equivalent_are_refused_before_anything_begins[default]",
     ),
     Mutation(

@@ -31,7 +31,7 @@ from services.shared.pg.preflight import functions as preflight_functions
 from services.shared.pg.preflight import locks as preflight_locks
 from services.shared.pg.preflight import source as preflight_source
 from services.shared.pg.preflight import unpublished as preflight_unpublished
-from services.shared.pg.preflight.encoding import check_texts
+from services.shared.pg.preflight.encoding import check_definitions, check_names
 from services.shared.pg.preflight.roles import check_roles
 from services.shared.pg.schema.dump_tools import DumpTools, find_tools
 from services.shared.pg.schema.existing_objects import plan_to_drop, plan_to_fill
@@ -77,12 +77,13 @@ async def check_migration(
     ):
         facts = await read_server(source, "source"), await read_server(destination, "destination")
         _check_pair(*facts)
-        await check_texts(source)
+        await check_names(source)
         ends = reached(source, source_uri), reached(destination, destination_uri)
         tls = requires_tls(ends[0]) and not options.data_only
         tools = await find_tools(facts[0].major, facts[1].major, tls=tls)
         options = await _with_search_path(source_uri, options)
         chosen = await choose(source, options, strict=True)
+        await check_definitions(source, chosen, data_only=options.data_only)
         warnings = [*chosen.warnings]
         warnings += await preflight_source.check(
             source,

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, PgmigError
+from services.shared.pg.selection.rules import Chosen
 from services.shared.pg.session.connection import translated
 from services.shared.pg.session.encoding import RAW, codec_of, stored_encoding
 from services.shared.pg.session.sql_files import load_sql
@@ -49,11 +50,10 @@ class _Texts(NamedTuple):
 
 
 _NAMES = _Texts("the name", "preflight/names.sql", "rename it on the source")
-_DEFINITIONS = _Texts(
-    "the definition or comment",
-    "preflight/definitions.sql",
-    "change it on the source, or drop the object",
-)
+_CHANGE = "change it on the source, or drop the object"
+_COMMENTS = _Texts("the comment, security label or options", "preflight/comments.sql", _CHANGE)
+_DEFAULTS = _Texts("the default or expression", "preflight/defaults.sql", _CHANGE)
+_DEFINITIONS = _Texts("the definition", "preflight/definitions.sql", _CHANGE)
 _OLD_ROWS = _Texts(  # pg_dump reads them too
     "the value that older rows have since the column was added, that",
     "preflight/missing_values.sql",
@@ -61,19 +61,44 @@ _OLD_ROWS = _Texts(  # pg_dump reads them too
 )
 
 
-async def check_texts(source: AsyncConnection) -> None:
-    """Raise SOURCE_NOT_READY for a name, or the definition of an object, that has no equivalent in UTF-8."""
+async def check_names(source: AsyncConnection) -> None:
+    """Raise SOURCE_NOT_READY for a name that has no equivalent in UTF-8: pgmig and pg_dump read all names."""
+    if stored_encoding(source):
+        await _check(source, _NAMES, sql.SQL(load_sql(_NAMES.sql)))
+
+
+async def check_definitions(source: AsyncConnection, chosen: Chosen, *, data_only: bool) -> None:
+    """Raise SOURCE_NOT_READY for a definition or comment that has no equivalent in UTF-8, among those that
+    will be read. data_only: pg_dump is not run, but columns are compared."""
+    if stored_encoding(source) in {"", RAW}:
+        return
+    if not data_only:
+        await _check(source, _COMMENTS, sql.SQL(load_sql(_COMMENTS.sql)))
+    missing = await _missing(source, chosen)
+    for texts in (_DEFAULTS,) if data_only else (_DEFAULTS, _DEFINITIONS, _OLD_ROWS):
+        query = sql.SQL(load_sql("preflight/dumped.sql")).format(
+            texts=sql.SQL(load_sql(texts.sql)), missing=missing
+        )
+        await _check(source, texts, query)
+
+
+async def _missing(source: AsyncConnection, chosen: Chosen) -> sql.Literal:
+    """The OIDs of the relations that are not created. Names must not get into the body of a DO statement."""
+    with translated("looking up relations of the source"):
+        cursor = await source.execute(
+            "SELECT c.oid::bigint FROM unnest(%s::text[], %s::text[]) AS m (s, r)"
+            " JOIN pg_catalog.pg_namespace n ON n.nspname = m.s"
+            " JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = m.r",
+            [[one.schema for one in chosen.missing], [one.name for one in chosen.missing]],
+        )
+        return sql.Literal([oid for (oid,) in await cursor.fetchall()])
+
+
+async def _check(source: AsyncConnection, texts: _Texts, query: sql.Composable) -> None:
     encoding = stored_encoding(source)
-    if encoding:
-        for texts in (_NAMES,) if encoding == RAW else (_NAMES, _DEFINITIONS, _OLD_ROWS):
-            await _check(source, encoding, texts)
-
-
-async def _check(source: AsyncConnection, encoding: str, texts: _Texts) -> None:
-    query = load_sql(texts.sql)
     with translated("reading names and definitions of the source"):
         try:
-            await source.execute(sql.SQL(_CONVERT_ALL).format(texts=sql.SQL(query)))
+            await source.execute(sql.SQL(_CONVERT_ALL).format(texts=query))
         except (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire) as exc:
             where = await _search(source, encoding, query)
             raise PgmigError(
@@ -84,9 +109,9 @@ async def _check(source: AsyncConnection, encoding: str, texts: _Texts) -> None:
             ) from exc
 
 
-async def _search(source: AsyncConnection, encoding: str, texts: LiteralString) -> str:
+async def _search(source: AsyncConnection, encoding: str, texts: sql.Composable) -> str:
     """The first object with such a text."""
-    await source.execute(sql.SQL(_SEARCH).format(texts=sql.SQL(texts)))
+    await source.execute(sql.SQL(_SEARCH).format(texts=texts))
     row = await (await source.execute(_FOUND)).fetchone()
     stored = bytes.fromhex(row[0]) if row is not None and row[0] else b"an object"
     return stored.decode(codec_of(encoding), "backslashreplace")
