@@ -55,8 +55,11 @@ class Switching:
 
     @property
     def running(self) -> bool:
-        """Whether a switchover runs here, or waits to begin or to proceed."""
-        return self._task is not None and not self._task.done()
+        """Whether a switchover runs here, or waits to begin or to proceed. Not once its end is visible: who
+        sees the end may send the next command at once, while the end is still being stored."""
+        operations = self._context.migration.record.operations
+        ended = bool(operations) and operations[-1].state.ended
+        return self._task is not None and not self._task.done() and not ended
 
     @property
     def held(self) -> bool:

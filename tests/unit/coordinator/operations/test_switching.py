@@ -149,6 +149,7 @@ async def test_request_waits_until_the_operation_before_has_stored_its_end(stand
     await stand.reached.wait()
     await stand.switching.cancel(stand.operation)
     await stand.until(OperationState.CANCELLED)
+    assert not stand.switching.running  # so no command is refused for its sake
     beginning = asyncio.create_task(stand.switching.begin("again", SwitchoverOptions()))
     for _ in range(9):
         await asyncio.sleep(0)
@@ -264,19 +265,21 @@ def left(state: OperationState, options: SwitchoverOptions, began_before: float 
 
 
 @pytest.mark.parametrize(
-    "operation",
+    ("state", "options", "began_before"),
     [
-        left(OperationState.PREPARING, SwitchoverOptions()),
-        left(OperationState.PREPARING, HELD, 3600.0),
-        left(OperationState.READY, HELD, 3600.0),
+        (OperationState.PREPARING, SwitchoverOptions(), 0.0),
+        (OperationState.PREPARING, HELD, 3600.0),
+        (OperationState.READY, HELD, 3600.0),
     ],
 )
-async def test_next_coordinator_prepares_again(operation: Operation, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand = Stand(operation=operation)
+async def test_next_coordinator_prepares_again(
+    state: OperationState, options: SwitchoverOptions, began_before: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = Stand(operation=left(state, options, began_before))
     use(stand, monkeypatch)
     stand.switching.resume()
     assert stand.operation.state is OperationState.PREPARING
-    if operation.held:
+    if options.hold:
         await stand.until(OperationState.READY)
     else:
         await stand.reached.wait()
