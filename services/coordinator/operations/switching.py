@@ -11,14 +11,18 @@ running            the next coordinator undoes it (services.coordinator.operatio
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import secrets
 import time
+from functools import partial
 
 from services.coordinator.operations import switchover
 from services.coordinator.operations.readiness import check_ready
 from services.coordinator.operations.steps import StepFeed
+from services.coordinator.operations.switchover import store
 from services.coordinator.pipeline.parts import Context, Schema, Workers
+from services.coordinator.pipeline.reports import unexpected
 from services.shared.model import (
     ErrorKind,
     Failure,
@@ -32,6 +36,9 @@ from services.shared.model import (
     SwitchoverStep,
     failure_of,
 )
+from services.shared.runtime.assignments import cause
+
+log = logging.getLogger(__name__)
 
 _KILLED = Failure(
     ErrorKind.SWITCHOVER_FAILED,
@@ -84,13 +91,23 @@ class Switching:
             Operation(secrets.token_hex(8), migration.record.migration_id, request_id, options=options)
         )
         try:
-            await self._context.journal.save()
-        except PgmigError as exc:
-            self._operations.ended(OperationState.FAILED, failure=failure_of(exc))
+            await self._save()
+        except BaseException as exc:
+            error = cause(exc) or unexpected(migration, exc)
+            self._operations.ended(OperationState.FAILED, failure=failure_of(error))
             raise
+        operation = self._operations.found(operation.operation_id) or operation
+        if operation.cancel_requested:  # while it was being stored
+            await store(self._context, strict=self._stopped)
+            self._operations.ended(OperationState.CANCELLED)
+            return self._operations.found(operation.operation_id) or operation
         if not self._stopped:
             self._start(operation)
         return operation
+
+    async def _save(self) -> None:
+        """After `stop` the background retries of the journal have ended, so the store must answer now."""
+        await self._context.journal.save(strict=self._stopped)
 
     def _start(self, operation: Operation) -> None:
         self._feed = StepFeed(self._context.migration)
@@ -99,15 +116,24 @@ class Switching:
             switchover.run(self._context, self._schema, self._workers, self._feed, left_s),
             name=f"switchover-{self._context.migration.id}",
         )
-        self._task.add_done_callback(self._cancelled_at_once)
+        self._task.add_done_callback(partial(self._left_open, operation.operation_id))
 
-    def _cancelled_at_once(self, task: asyncio.Task[None]) -> None:
-        """A task that is cancelled before its first step does not end its operation itself."""
+    def _left_open(self, operation_id: str, task: asyncio.Task[None]) -> None:
+        """End an operation whose task did not: it was cancelled before its first step, or an error of ours
+        ended it."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("the switchover of migration %s failed", self._context.migration.id, exc_info=error)
         operation = self._operations.current
-        if operation is None or self._context.migration.in_switchover:
+        if operation is None or operation.operation_id != operation_id:
             return
-        if task.cancelled() and operation.cancel_requested:
+        if operation.state is OperationState.RUNNING:
+            self.settle()
+        elif operation.cancel_requested:
             self._operations.ended(OperationState.CANCELLED)
+        elif error is not None:
+            failure = failure_of(unexpected(self._context.migration, error))
+            self._operations.ended(OperationState.FAILED, failure=failure)
 
     def resume(self) -> None:
         """Continue with the operation that the coordinator before has left."""
@@ -118,6 +144,8 @@ class Switching:
             self.settle()
         elif operation.cancel_requested:
             self._operations.ended(OperationState.CANCELLED)
+        elif operation.failure is not None:
+            self._operations.ended(OperationState.FAILED)
         elif operation.held or operation.left_s(time.time()) > 0:
             self._operations.prepares_again()
             self._start(operation)
@@ -150,11 +178,22 @@ class Switching:
                 f"operation {operation.operation_id} cannot be cancelled any more: it {ended}",
                 f"see `pgmig-cli status --id {operation.migration_id}`",
             )
-        if self._task is not None and self.running and operation.failure is None:
-            self._operations.cancelling()
-            self._task.cancel()
-            await self._context.journal.save()
+        if operation.failure is None:
+            await self._interrupt()
         return self._operations.found(operation.operation_id) or operation
+
+    async def _interrupt(self) -> None:
+        """While nothing is blocked, the request is stored before the operation ends: once a client has seen
+        that end, no coordinator continues the operation."""
+        task = self._task
+        self._operations.cancelling()
+        if task is not None and self._context.migration.in_switchover:
+            task.cancel()
+        try:
+            await store(self._context, strict=self._stopped)
+        finally:
+            if task is not None:
+                task.cancel()
 
     async def proceed(self, operation: Operation) -> Operation:
         """Let a held operation proceed. Raises WRONG_PHASE if it is not held or has ended."""
@@ -168,7 +207,7 @@ class Switching:
                 f"see `pgmig-cli operations --id {operation.migration_id}`",
             )
         self._operations.proceeds()
-        await self._context.journal.save()
+        await self._save()
         return self._operations.found(operation.operation_id) or operation
 
     async def wait(self) -> None:

@@ -217,6 +217,27 @@ async def _step(run: steps.Run, name: StepName, *, tell_end: bool = True) -> Asy
         run.feed.tell(name, StepState.DONE)
 
 
+async def store(context: Context, *, strict: bool = False) -> None:
+    """Save the record, in the store at least if the state file cannot be written. Raises what
+    `Journal.save` and `Journal.claim` raise."""
+    try:
+        await context.journal.save(strict=strict)
+    except PgmigError as exc:
+        if exc.kind in {ErrorKind.FENCED, ErrorKind.BROKER}:
+            raise
+        log.error("the state of migration %s is only in the store: %s", context.migration.id, exc)
+        await context.journal.claim()
+
+
+async def _store_cause(context: Context) -> None:
+    """Nothing is blocked. The record says that the operation fails or is cancelled. That is stored before
+    clients see the end: otherwise the next coordinator would continue an operation that they saw end."""
+    try:
+        await store(context)
+    except PgmigError as exc:
+        log.error("before the end of the switchover of migration %s: %s", context.migration.id, exc)
+
+
 async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> None:
     """Allow writes again, and retry until that succeeds. The migration keeps streaming."""
     migration, cancelled = context.migration, _cancelled(context.migration)
@@ -225,7 +246,9 @@ async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> Non
     else:
         migration.event(EventLevel.ERROR, f"switchover rolled back: {error.message}")
     end = OperationState.ROLLED_BACK if migration.in_switchover else OperationState.FAILED
-    if migration.in_switchover:
+    if not migration.in_switchover:
+        await _store_cause(context)
+    else:
         try:
             await undo_at_last(context)
         except PgmigError as exc:

@@ -62,13 +62,24 @@ class Stand:
         self.reached = asyncio.Event()
         self.blocks = False
         self.saved: list[OperationState] = []
+        self.stored: list[Operation] = []
+        self.may_save = asyncio.Event()
+        self.may_save.set()
+        self.refusal: BaseException | None = None
 
     @property
     def operation(self) -> Operation:
         return self.migration.record.operations[-1]
 
     async def save(self, *, strict: bool = False) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        await self.may_save.wait()
         self.saved.append(self.operation.state)
+        self.stored.append(self.operation)
+
+    async def claim(self) -> None:
+        self.stored.append(self.operation)
 
     async def both(self) -> Credentials:
         return Credentials()
@@ -201,6 +212,84 @@ async def test_switchover_that_is_cancelled_before_its_first_step_ends(stand: St
     await stand.switching.cancel(stand.operation)
     await beginning
     assert await stand.ended() is OperationState.CANCELLED
+
+
+async def test_switchover_that_is_cancelled_while_it_is_being_stored_does_not_begin(stand: Stand) -> None:
+    stand.may_save.clear()
+    beginning = asyncio.create_task(stand.switching.begin("r", SwitchoverOptions()))
+    while stand.migration.operations.current is None:
+        await asyncio.sleep(0)
+    cancelling = asyncio.create_task(stand.switching.cancel(stand.operation))
+    await asyncio.sleep(0)
+    assert stand.operation.cancel_requested
+    stand.may_save.set()
+    assert (await beginning).state is OperationState.CANCELLED
+    assert (await cancelling).cancel_requested
+    assert not stand.switching.running
+    assert stand.stored[-1].cancel_requested
+
+
+async def test_switchover_that_is_cancelled_while_the_coordinator_ends_is_not_continued(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stand.switching.begin("r", HELD)
+    await stand.until(OperationState.READY)
+    await stand.switching.stop()
+    assert (await stand.switching.cancel(stand.operation)).cancel_requested
+    following = Stand(operation=stand.stored[-1])
+    use(following, monkeypatch)
+    following.switching.resume()
+    assert following.operation.state is OperationState.CANCELLED
+
+
+@pytest.mark.parametrize("state", [OperationState.CANCELLED, OperationState.FAILED])
+@pytest.mark.parametrize("full", [False, True])
+async def test_end_is_stored_before_clients_see_it(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, state: OperationState, full: bool
+) -> None:
+    """The next coordinator, which has only what was stored, ends the operation in the same way. full: the
+    state file cannot be written, so the store alone has it."""
+    await stand.switching.begin("r", HELD)
+    await stand.until(OperationState.READY)
+    if full:
+        stand.refusal = PgmigError(ErrorKind.INTERNAL, "no space left on device")
+    if state is OperationState.CANCELLED:
+        await stand.switching.cancel(stand.operation)
+    else:
+        stand.migration.failed(Failure(ErrorKind.GAP, "changes are missing"))
+    await stand.until(state)
+    following = Stand(operation=next(one for one in reversed(stand.stored) if not one.state.ended))
+    use(following, monkeypatch)
+    following.switching.resume()
+    assert following.operation.state is state
+    assert following.operation.failure == stand.operation.failure
+
+
+async def test_operation_ends_although_its_outcome_could_not_be_told(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of ours after the decision."""
+
+    async def decides(_run: object) -> None:
+        stand.migration.began_switchover(BEFORE)
+        stand.migration.switched_over(RESULT)
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(switchover, "_attempt", decides)
+    monkeypatch.setattr(switchover, "_finish", broken)
+    await stand.switching.begin("r", SwitchoverOptions())
+    async with asyncio.timeout(10):
+        assert await stand.ended() is OperationState.SUCCEEDED
+    assert stand.operation.result == RESULT
+
+
+async def test_request_whose_storing_breaks_does_not_stay_open(stand: Stand) -> None:
+    stand.refusal = RuntimeError("a mistake of ours")
+    with pytest.raises(RuntimeError):
+        await stand.switching.begin("r", SwitchoverOptions())
+    assert stand.operation.state is OperationState.FAILED
 
 
 async def test_switchover_whose_decision_is_being_stored_cannot_be_cancelled(stand: Stand) -> None:
