@@ -44,9 +44,8 @@ def begun(operations: Operations, operation: Operation) -> Operations:
 
 
 def with_step(operations: Operations, step: SwitchoverStep) -> Operations:
-    """With one more step of the last operation, which may have ended."""
-    last = operations[-1]
-    return (*operations[:-1], replace(last, steps=(*last.steps, step)))
+    """With one more step of the last operation."""
+    return changed(operations, steps=(*operations[-1].steps, step))
 
 
 def changed(operations: Operations, **changes: Any) -> Operations:
@@ -114,15 +113,24 @@ class OperationLog:
         """An operator has asked to cancel it."""
         self._write(changed(self._read(), cancel_requested=True))
 
-    def failing(self, failure: Failure) -> None:
-        """failure: why it fails, or is rolled back."""
-        self._write(changed(self._read(), failure=failure))
+    # What a task reports changes only the operation that it runs, while that has not ended.
 
-    def step(self, step: SwitchoverStep) -> None:
-        self._write(with_step(self._read(), replace(step, at=self._clock())))
+    def _runs(self, operation_id: str) -> Operation | None:
+        operation = self.current
+        return operation if operation is not None and operation.operation_id == operation_id else None
+
+    def failing(self, operation_id: str, failure: Failure) -> None:
+        """failure: why it fails, or is rolled back."""
+        if self._runs(operation_id) is not None:
+            self._write(changed(self._read(), failure=failure))
+
+    def step(self, operation_id: str, step: SwitchoverStep) -> None:
+        if self._runs(operation_id) is not None:
+            self._write(with_step(self._read(), replace(step, at=self._clock())))
 
     def ended(
         self,
+        operation_id: str,
         state: OperationState,
         step: SwitchoverStep | None = None,
         result: SwitchoverResult | None = None,
@@ -130,7 +138,7 @@ class OperationLog:
     ) -> None:
         """step: its last one. Who watches the operation sees both at once. failure: replaces the one with
         which it began to fail."""
-        operation = self.current
+        operation = self._runs(operation_id)
         if operation is None:
             return
         now, operations = self._clock(), self._read()

@@ -19,6 +19,7 @@ from services.coordinator.migration.record import DroppedTable, PipelineRecord, 
 from services.coordinator.migration.stream_progress import StreamProgress
 from services.shared.model import (
     Endpoint,
+    ErrorKind,
     Event,
     EventLevel,
     Failure,
@@ -27,6 +28,7 @@ from services.shared.model import (
     MigrationId,
     MigrationPhase,
     OperationState,
+    PgmigError,
     Phase,
     PipelineState,
     SkippedTransaction,
@@ -236,8 +238,11 @@ class Migration:
 
     def began_switchover(self, freeze: Before) -> None:
         """freeze: how to thaw the source. The source is frozen only after this has been stored. The same
-        write stores that the operation runs, so that no later coordinator begins it again."""
+        write stores that the operation runs, so that no later coordinator begins it again. Raises WRONG_PHASE
+        if there is no operation that has not ended."""
         check_phase_move(self.record.phase, MigrationPhase.SWITCHOVER)
+        if self.operations.current is None:
+            raise PgmigError(ErrorKind.WRONG_PHASE, f"no switchover of migration {self.id} was requested")
         record = replace(
             self.record,
             phase=MigrationPhase.SWITCHOVER,

@@ -2,7 +2,8 @@
 
 If a migration is catching up, or if its applier reconnects after a restart, it will soon stream again. So the
 switchover waits for it. If an operator must resume it, or if it still copies, it will not stream within
-seconds, so the switchover is refused.
+seconds, so the switchover is refused. Once a switchover was requested, it also waits for the copy of a new
+partition.
 """
 
 from __future__ import annotations
@@ -24,16 +25,26 @@ def check_ready(migration: Migration) -> None:
         raise PgmigError(ErrorKind.WRONG_PHASE, reason.text, reason.remedy)
 
 
+def _check_running(migration: Migration) -> None:
+    """Raises WRONG_PHASE if the migration was paused, has failed or has ended: it does not continue by
+    itself."""
+    if not migration.phase.running:
+        check_ready(migration)
+
+
 async def await_ready(migration: Migration, deadline: float) -> None:
     """Return when it streams, an applier is at work, and the lag fits in the time that is left and in the
     operation's limit.
+
+    It also waits while tables are copied and indexes are built: that began after the switchover was
+    requested, for a new partition.
 
     deadline: time.monotonic(). Raises TIMEOUT, and WRONG_PHASE if it is paused or fails in the meantime.
     """
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
             while not _ready(migration, deadline):
-                check_ready(migration)
+                _check_running(migration)
                 await migration.changed()
     except TimeoutError as exc:
         raise _late(migration) from exc
@@ -49,8 +60,7 @@ async def await_proceed(context: Context) -> None:
     migration.event(EventLevel.INFO, "the switchover is ready; it waits for `pgmig-cli switchover --proceed`")
     await context.journal.save()
     while (operation := migration.operations.current) is not None and operation.held:
-        if not migration.phase.running:
-            check_ready(migration)
+        _check_running(migration)
         await migration.changed()
 
 
@@ -78,6 +88,9 @@ def _max_lag(migration: Migration) -> LagLimit:
 
 
 def _late(migration: Migration) -> PgmigError:
+    unready = phase_reason(str(migration.id), migration.phase, migration.failure)
+    if unready is not None:
+        return _not_begun(ErrorKind.TIMEOUT, unready)
     if not migration.following.live:
         return _not_begun(ErrorKind.TIMEOUT, no_applier(str(migration.id)))
     size, seconds = migration.following.behind(time.monotonic())

@@ -52,12 +52,21 @@ _TOO_LATE = Failure(
 )
 
 
+def _check_same(known: Operation, options: SwitchoverOptions) -> None:
+    if known.options != options:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"operation {known.operation_id} was requested with the same request id and other options",
+            "repeat the options of the first request, or choose another request id",
+        )
+
+
 class Switching:
     def __init__(self, context: Context, schema: Schema, workers: Workers) -> None:
         self._context, self._schema, self._workers = context, schema, workers
         self._operations = context.migration.operations
         self._task: asyncio.Task[None] | None = None
-        self._feed = StepFeed(context.migration)
+        self._feed = StepFeed(context.migration, "")
         self._stopped = False
 
     @property
@@ -77,11 +86,12 @@ class Switching:
     async def begin(self, request_id: str, options: SwitchoverOptions) -> Operation:
         """Start a switchover, or return the one that was started with this request id.
 
-        Raises WRONG_PHASE if another one has not ended, or if the migration does not stream and is not
-        about to; FENCED, and the errors of writing the state file.
+        Raises INVALID_ARGUMENT if that one has other options; WRONG_PHASE if another one has not ended, or if
+        the migration does not stream and is not about to; FENCED, and the errors of writing the state file.
         """
         known = self._operations.requested(request_id)
         if known is not None:
+            _check_same(known, options)
             return known
         migration = self._context.migration
         if self._operations.current is None:
@@ -94,12 +104,12 @@ class Switching:
             await self._save()
         except BaseException as exc:
             error = cause(exc) or unexpected(migration, exc)
-            self._operations.ended(OperationState.FAILED, failure=failure_of(error))
+            self._operations.ended(operation.operation_id, OperationState.FAILED, failure=failure_of(error))
             raise
         operation = self._operations.found(operation.operation_id) or operation
         if operation.cancel_requested:  # while it was being stored
             await store(self._context, strict=self._stopped)
-            self._operations.ended(OperationState.CANCELLED)
+            self._operations.ended(operation.operation_id, OperationState.CANCELLED)
             return self._operations.found(operation.operation_id) or operation
         if not self._stopped:
             self._start(operation)
@@ -110,7 +120,7 @@ class Switching:
         await self._context.journal.save(strict=self._stopped)
 
     def _start(self, operation: Operation) -> None:
-        self._feed = StepFeed(self._context.migration)
+        self._feed = StepFeed(self._context.migration, operation.operation_id)
         left_s = math.inf if operation.held else operation.left_s(time.time())
         self._task = asyncio.create_task(
             switchover.run(self._context, self._schema, self._workers, self._feed, left_s),
@@ -130,10 +140,10 @@ class Switching:
         if operation.state is OperationState.RUNNING:
             self.settle()
         elif operation.cancel_requested:
-            self._operations.ended(OperationState.CANCELLED)
+            self._operations.ended(operation.operation_id, OperationState.CANCELLED)
         elif error is not None:
             failure = failure_of(unexpected(self._context.migration, error))
-            self._operations.ended(OperationState.FAILED, failure=failure)
+            self._operations.ended(operation.operation_id, OperationState.FAILED, failure=failure)
 
     def resume(self) -> None:
         """Continue with the operation that the coordinator before has left."""
@@ -143,14 +153,14 @@ class Switching:
         if operation.state is OperationState.RUNNING:
             self.settle()
         elif operation.cancel_requested:
-            self._operations.ended(OperationState.CANCELLED)
+            self._operations.ended(operation.operation_id, OperationState.CANCELLED)
         elif operation.failure is not None:
-            self._operations.ended(OperationState.FAILED)
+            self._operations.ended(operation.operation_id, OperationState.FAILED)
         elif operation.held or operation.left_s(time.time()) > 0:
             self._operations.prepares_again()
             self._start(operation)
         else:
-            self._operations.ended(OperationState.FAILED, failure=_TOO_LATE)
+            self._operations.ended(operation.operation_id, OperationState.FAILED, failure=_TOO_LATE)
 
     def settle(self) -> None:
         """End an operation that ran in another process, once its outcome is known from the phase."""
@@ -160,11 +170,11 @@ class Switching:
         if migration.record.phase is MigrationPhase.SWITCHED_OVER:
             result = migration.record.switchover
             step = SwitchoverStep(StepName.COMMIT, StepState.DONE, result=result)
-            self._operations.ended(OperationState.SUCCEEDED, step, result)
+            self._operations.ended(operation.operation_id, OperationState.SUCCEEDED, step, result)
             return
         end = OperationState.CANCELLED if operation.cancel_requested else OperationState.ROLLED_BACK
         step = SwitchoverStep(StepName.ROLLBACK, StepState.DONE)
-        self._operations.ended(end, step, failure=operation.failure or _KILLED)
+        self._operations.ended(operation.operation_id, end, step, failure=operation.failure or _KILLED)
 
     async def cancel(self, operation: Operation) -> Operation:
         """Cancel it; its end is seen in the record. Raises WRONG_PHASE if it was decided or has ended."""

@@ -121,7 +121,7 @@ async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
 
 async def _fail(context: Context, feed: StepFeed, exc: BaseException) -> None:
     error = cause(exc) or _interrupted(context.migration, exc)
-    context.migration.operations.failing(failure_of(error))  # from now on it cannot be cancelled
+    feed.failing(failure_of(error))  # from now on it cannot be cancelled
     feed.tell(StepName.ROLLBACK, StepState.STARTED, error.message)
     try:
         await _to_its_end(_roll_back(context, feed, error))
@@ -140,15 +140,27 @@ def _interrupted(migration: Migration, exc: BaseException) -> PgmigError:
 async def _attempt(run: steps.Run) -> None:
     await _prepare(run)
     migration = run.context.migration
-    await run.context.journal.confirm()  # `open` sets settings of the source to their present values
-    freeze = await _freeze_mode(migration).open(run.uris.source_uri, migration.pipeline_id.slot)
-    try:
-        check_ready(migration)  # nothing is awaited before the move: it may have been paused, or have failed
-        migration.began_switchover(freeze.before)
-        await run.context.journal.save(strict=True)
-        await _while_frozen(run, freeze)
-    finally:
-        await freeze.close()
+    while True:
+        await run.context.journal.confirm()  # `open` sets settings of the source to their present values
+        freeze = await _freeze_mode(migration).open(run.uris.source_uri, migration.pipeline_id.slot)
+        try:
+            check_ready(
+                migration
+            )  # nothing is awaited before the move: it may have been paused, or have failed
+            _check_not_cancelled(migration)
+            if migration.state is PipelineState.STREAMING:
+                migration.began_switchover(freeze.before)
+                await run.context.journal.save(strict=True)
+                return await _while_frozen(run, freeze)
+        finally:
+            await freeze.close()
+        await await_ready(migration, run.deadline)  # the applier has fallen behind meanwhile
+
+
+def _check_not_cancelled(migration: Migration) -> None:
+    """The request may be recorded before it interrupts this task."""
+    if _cancelled(migration):
+        raise PgmigError(ErrorKind.SWITCHOVER_FAILED, "an operator cancelled the switchover")
 
 
 def _freeze_mode(migration: Migration) -> type[Freeze]:

@@ -29,8 +29,10 @@ from services.shared.model import (
     PgmigError,
     Phase,
     StepName,
+    StepState,
     SwitchoverOptions,
     SwitchoverResult,
+    SwitchoverStep,
 )
 from services.shared.pg.freeze.thaw import Before
 from tests.support.records import make_record
@@ -128,12 +130,19 @@ async def test_request_is_stored_before_it_is_answered(stand: Stand) -> None:
 
 async def test_same_request_id_is_the_same_operation_also_after_its_end(stand: Stand) -> None:
     first = await stand.switching.begin("r", SwitchoverOptions())
-    assert await stand.switching.begin("r", HELD) == stand.operation
+    assert await stand.switching.begin("r", SwitchoverOptions()) == stand.operation
     await stand.switching.cancel(stand.operation)
     await stand.ended()
     again = await stand.switching.begin("r", SwitchoverOptions())
     assert (again.operation_id, again.state) == (first.operation_id, OperationState.CANCELLED)
     assert len(stand.migration.record.operations) == 1
+
+
+async def test_same_request_id_with_other_options_is_refused(stand: Stand) -> None:
+    first = await stand.switching.begin("r", SwitchoverOptions())
+    with pytest.raises(PgmigError, match=first.operation_id) as caught:
+        await stand.switching.begin("r", HELD)
+    assert caught.value.kind is ErrorKind.INVALID_ARGUMENT
 
 
 async def test_another_request_is_refused_with_the_id_of_the_one_that_runs(stand: Stand) -> None:
@@ -421,3 +430,20 @@ async def test_switchover_is_not_ended_before_it_is_undone() -> None:
     stand = Stand(Phase.SWITCHOVER, Operation("o", "m", "r", state=OperationState.RUNNING))
     stand.switching.resume()
     assert stand.operation.state is OperationState.RUNNING
+
+
+async def test_reports_of_a_task_change_only_its_own_operation() -> None:
+    stand = Stand(operation=Operation("o", "m", "r"))
+    operations = stand.migration.operations
+    operations.step("earlier", SwitchoverStep(StepName.DRAIN, StepState.STARTED))
+    operations.failing("earlier", Failure(ErrorKind.TIMEOUT, "out of time"))
+    operations.ended("earlier", OperationState.FAILED)
+    assert stand.operation == Operation("o", "m", "r")
+
+
+async def test_nothing_is_frozen_without_an_operation() -> None:
+    stand = Stand(operation=Operation("o", "m", "r", state=OperationState.CANCELLED))
+    with pytest.raises(PgmigError) as caught:
+        stand.migration.began_switchover(BEFORE)
+    assert caught.value.kind is ErrorKind.WRONG_PHASE
+    assert stand.migration.phase is Phase.STREAMING

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
 
@@ -25,14 +25,17 @@ from services.shared.model import (
     Failure,
     Lsn,
     MigrationOptions,
+    MigrationPhase,
     Operation,
     OperationState,
     PgmigError,
     Phase,
+    PipelineState,
     StepName,
     StepState,
     SwitchoverResult,
 )
+from services.shared.pg.freeze.thaw import Before
 from tests.support.records import make_record
 
 RECORD = make_record(
@@ -56,7 +59,10 @@ class Saving:
         self.asked, self.may_end = asyncio.Event(), asyncio.Event()
         self.saved = False
 
-    async def save(self) -> None:
+    async def confirm(self) -> None:
+        return
+
+    async def save(self, *, strict: bool = False) -> None:
         self.asked.set()
         await self.may_end.wait()
         self.saved = True
@@ -82,7 +88,7 @@ class Stand:
     async def run(self) -> None:
         context = Context(self.migration, cast(Journal, self.journal), cast(KnownCredentials, self))
         workers = Workers(cast(Staffing, self), cast(Snapshot, None), cast(Reports, None))
-        await switchover.run(context, cast(Schema, None), workers, StepFeed(self.migration), 30.0)
+        await switchover.run(context, cast(Schema, None), workers, StepFeed(self.migration, "o"), 30.0)
 
     async def both(self) -> Credentials:
         return Credentials()
@@ -169,3 +175,54 @@ async def test_what_the_migration_failed_with_outlives_a_refused_switchover(
     assert told is not None
     assert (told.kind, told.hint) == (ErrorKind.WRONG_PHASE, "resync")
     assert "columns of app.a were altered" in told.message
+
+
+class Opened:
+    """A freeze that blocks nothing."""
+
+    before = Before("", 0.0, "d")
+    number = 0
+
+    def __init__(self, migration: Migration) -> None:
+        self._migration = migration
+        self.closed = 0
+
+    async def open(self, _uri: str, _slot: str) -> Self:
+        """The applier falls behind while the sessions are opened for the first time."""
+        self.number += 1
+        if self.number == 1:
+            self._migration.entered(PipelineState.CATCHUP)
+        return self
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+async def test_switchover_waits_again_when_the_applier_falls_behind_while_it_opens_its_sessions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand = Stand()
+    migration = stand.migration = Migration(
+        replace(RECORD, phase=MigrationPhase.MIGRATING, operations=(Operation("o", "m", "r"),)), lambda: ()
+    )
+    opened = Opened(migration)
+
+    async def nothing(*_: object) -> None:
+        return
+
+    async def ready(*_: object) -> None:
+        assert opened.closed == 1
+        migration.entered(PipelineState.STREAMING)
+
+    async def decides(*_: object) -> None:
+        assert stand.operation.state is OperationState.RUNNING
+        migration.switched_over(RESULT)
+
+    stand.journal.may_end.set()
+    monkeypatch.setattr(switchover, "_prepare", nothing)
+    monkeypatch.setattr(switchover, "_freeze_mode", lambda _: opened)
+    monkeypatch.setattr(switchover, "await_ready", ready)
+    monkeypatch.setattr(switchover, "_while_frozen", decides)
+    await stand.run()
+    assert stand.operation.state is OperationState.SUCCEEDED
+    assert (opened.number, opened.closed) == (2, 2)

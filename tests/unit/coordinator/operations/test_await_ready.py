@@ -1,0 +1,70 @@
+"""A switchover that was requested waits for whatever the migration does by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from services.coordinator.migration.state import Migration
+from services.coordinator.operations.readiness import await_ready
+from services.shared.model import (
+    Endpoint,
+    ErrorKind,
+    Failure,
+    MigrationOptions,
+    Operation,
+    PgmigError,
+    Phase,
+    PipelineState,
+    SwitchoverOptions,
+)
+from tests.support.records import make_record
+
+
+def copying() -> Migration:
+    """The coordinator was started again while a new partition is copied."""
+    operation = Operation("o", "m", "r", options=SwitchoverOptions(hold=True))
+    record = make_record(
+        migration_id="m",
+        revision=7,
+        phase=Phase.COPY,
+        options=MigrationOptions(follow=True),
+        source=Endpoint("a", 1, "b", "c"),
+        destination=Endpoint("d", 2, "e", "f"),
+        created_at=1.5,
+        phase_since=2.5,
+        operations=(operation,),
+    )
+    return Migration(record, lambda: ())
+
+
+async def test_it_waits_until_a_new_partition_is_copied() -> None:
+    migration = copying()
+    waiting = asyncio.create_task(await_ready(migration, time.monotonic() + 60.0))
+    for state in (PipelineState.INDEXES, PipelineState.CATCHUP, PipelineState.STREAMING):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        migration.following.live = state is PipelineState.STREAMING
+        migration.entered(state)
+    await waiting
+
+
+async def test_it_names_the_copy_when_its_time_is_over() -> None:
+    with pytest.raises(
+        PgmigError, match="is in phase copy, not streaming; writes were not blocked"
+    ) as caught:
+        await await_ready(copying(), time.monotonic() + 0.02)
+    assert caught.value.kind is ErrorKind.TIMEOUT
+
+
+async def test_it_does_not_wait_for_a_migration_that_failed() -> None:
+    migration = copying()
+    waiting = asyncio.create_task(await_ready(migration, time.monotonic() + 60.0))
+    await asyncio.sleep(0)
+    migration.failed(Failure(ErrorKind.GAP, "changes are missing"))
+    with pytest.raises(PgmigError, match="changes are missing") as caught:
+        await waiting
+    assert caught.value.kind is ErrorKind.WRONG_PHASE
