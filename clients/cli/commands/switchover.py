@@ -7,8 +7,10 @@ one that runs.
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -34,6 +36,7 @@ from services.shared.model import (
     PgmigError,
     SwitchoverOptions,
     SwitchoverStep,
+    UnansweredError,
 )
 from services.shared.model.view.jsonview import to_json
 
@@ -41,6 +44,19 @@ if TYPE_CHECKING:
     from clients.session import Session
 
 LOOK_EVERY_S = 1.0
+ASK_FOR_S = 60.0
+"""For so long an unanswered request is repeated: other commands on the migration may have to end first."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """What this command asks the coordinator for. migration_id: once it is known. watched: the operation, as
+    it was seen one time after the other."""
+
+    action: str | None
+    request_id: str
+    migration_id: str = ""
+    watched: list[Operation] = field(default_factory=list)
 
 
 @click.command()
@@ -115,19 +131,21 @@ def switchover(
     if action and (hold or request_id or max_lag):
         raise click.UsageError(f"--{action} is about a switchover that was requested before")
     options = SwitchoverOptions(max(1, round(timeout * 1000)), hold, limit, FreezeMode(freeze))
-    watched: list[Operation] = []
+    asked = Asked(action, request_id or secrets.token_hex(8))
     try:
-        run(_switchover(invocation, options, action, request_id, watched, detach=detach))
+        run(_switchover(invocation, options, asked, detach=detach))
     except Interrupted:
-        _say_how_to_continue(watched)
+        _say_how_to_continue(asked)
         raise
 
 
-def _say_how_to_continue(watched: list[Operation]) -> None:
-    if not watched:
+def _say_how_to_continue(asked: Asked) -> None:
+    if not asked.watched:
         say("no longer waiting for the switchover; see how it went with `pgmig-cli status`")
+        if asked.action is None and asked.migration_id:
+            say(_may_begin(asked))
         return
-    operation = watched[-1]
+    operation = asked.watched[-1]
     command = f"pgmig-cli switchover --id {operation.migration_id}"
     say(f"no longer waiting for the switchover; it continues as operation {operation.operation_id}")
     say(f"watch it: {command} --attach")
@@ -139,30 +157,53 @@ def _say_how_to_continue(watched: list[Operation]) -> None:
 async def _switchover(
     invocation: Invocation,
     options: SwitchoverOptions,
-    action: str | None,
-    request_id: str,
-    watched: list[Operation],
+    asked: Asked,
     *,
     detach: bool,
 ) -> None:
     from clients.session import check_succeeded
 
     async with connected(invocation, "switch over") as (session, migration_id):
-        if action is None:
-            operation = await session.begin_switchover(migration_id.value, options, request_id)
+        asked.migration_id = migration_id.value
+        if asked.action is None:
+            operation = await _requested(session, options, asked)
         else:
-            operation = await _acted(session, migration_id, action)
-        watched.append(operation)
+            operation = await _acted(session, migration_id, asked.action)
+        asked.watched.append(operation)
         if detach:
             _print_operation(invocation, operation)
             return
-        operation = await _watched(invocation, session, watched)
-    if action == "cancel" and operation.state is OperationState.CANCELLED:
+        operation = await _watched(invocation, session, asked.watched)
+    if asked.action == "cancel" and operation.state is OperationState.CANCELLED:
         say("switchover cancelled; the source accepts writes, and the migration continues")
         return
     check_succeeded(operation)
     if not invocation.json and operation.result is not None:
         print_table(f"switched over: {switchover_result(operation.result)}")
+
+
+async def _requested(session: Session, options: SwitchoverOptions, asked: Asked) -> Operation:
+    """Request the switchover. A request that is not answered in time is repeated with its id, so that it
+    begins only one switchover. Raises UNREACHABLE if the coordinator does not answer."""
+    deadline = time.monotonic() + ASK_FOR_S
+    while True:
+        try:
+            return await session.begin_switchover(asked.migration_id, options, asked.request_id)
+        except UnansweredError as exc:
+            if exc.kind is ErrorKind.UNREACHABLE or time.monotonic() >= deadline:
+                hint = f"{exc.hint}; {_may_begin(asked)}"
+                raise PgmigError(ErrorKind.UNREACHABLE, exc.message, hint) from exc
+            say(f"{exc.message}; the request is repeated")
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _may_begin(asked: Asked) -> str:
+    """The coordinator may have received the request, although it has not answered."""
+    command = f"pgmig-cli switchover --id {asked.migration_id}"
+    return (
+        "the switchover may begin nevertheless: to wait for it, repeat the same command with "
+        f"`--request-id {asked.request_id}`; to cancel it: `{command} --cancel`"
+    )
 
 
 async def _acted(session: Session, migration_id: MigrationId, action: str) -> Operation:

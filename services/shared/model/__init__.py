@@ -3,7 +3,7 @@
 from services.shared.model.address import check_address, fits_socket, socket_path, unix_address
 from services.shared.model.back_off import back_off_s
 from services.shared.model.database import DatabaseIdentity
-from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, located
+from services.shared.model.errors import ErrorKind, ExitCode, PgmigError, Policy, UnansweredError, located
 from services.shared.model.lifecycle.migration_phase import (
     MigrationPhase,
     check_end,
@@ -207,6 +207,7 @@ __all__ = [
     "TableIdentity",
     "TableProgress",
     "TableState",
+    "UnansweredError",
     "Unassign",
     "Work",
     "WorkerCommand",

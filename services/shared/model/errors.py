@@ -166,6 +166,10 @@ class PgmigError(Exception):
         return f"{self.message}{located(self.lsn, self.xid)}"
 
 
+class UnansweredError(PgmigError):
+    """The coordinator has not answered a call. It may have done what was asked, or may do it later."""
+
+
 def located(lsn: Lsn | None, xid: int) -> str:
     """` (at LSN 16/B374D848, source transaction 742)`, with the parts that are known."""
     if not lsn:

@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc import aio
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 
-from services.shared.model import ErrorKind, Lsn, PgmigError
+from services.shared.model import ErrorKind, Lsn, PgmigError, UnansweredError
 
 log = logging.getLogger(__name__)
 
@@ -86,13 +86,13 @@ def error_from_rpc(exc: aio.AioRpcError, doing: str, address: str) -> PgmigError
     kind = _KINDS.get(exc.code(), ErrorKind.INTERNAL)
     reason = " ".join((exc.details() or exc.code().name).split())
     if kind is ErrorKind.UNREACHABLE:
-        return PgmigError(
+        return UnansweredError(
             kind,
             f"cannot reach the coordinator at {address}: {reason}",
             "check the address, and that the coordinator runs",
         )
     if kind is ErrorKind.TIMEOUT:
-        return PgmigError(
+        return UnansweredError(
             kind,
             f"{doing}: no answer in time from the coordinator at {address}",
             "it may still be running: check the migration's status",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from services.shared.model import (
     PgmigError,
     SwitchoverOptions,
 )
+from services.shared.rpc import control_client
 from tests.fakes.thread import ServedControl
 from tests.support.commands import at, document, pgmig, put
 
@@ -67,6 +69,67 @@ def test_same_request_id_is_the_same_switchover(served: ServedControl) -> None:
     for _ in range(2):
         at(served, "switchover", "--detach")
     assert len({one.request_id for one in served.control.operations.values()}) == 3
+
+
+def answering_late(served: ServedControl, monkeypatch: pytest.MonkeyPatch, calls: int) -> list[str]:
+    """The first calls are obeyed, and not answered in time. Returns the request ids of all calls."""
+    begin, seen = served.control.switchover, []
+
+    async def late(migration_id: MigrationId, request_id: str, options: SwitchoverOptions) -> Operation:
+        seen.append(request_id)
+        number = len(seen)
+        operation = await begin(migration_id, request_id, options)
+        if number <= calls:
+            await asyncio.sleep(2.0)
+        return operation
+
+    monkeypatch.setattr(served.control, "switchover", late)
+    monkeypatch.setattr(control_client, "DEADLINE_S", 0.5)
+    monkeypatch.setattr(command, "LOOK_EVERY_S", 0.1)
+    return seen
+
+
+def test_request_that_is_not_answered_in_time_is_repeated_with_its_id(
+    served: ServedControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(served)
+    requests = answering_late(served, monkeypatch, 1)
+    result = at(served, "switchover", "--detach")
+    assert (result.exit_code, result.stdout) == (0, "operation m-1 is preparing\n")
+    assert "the request is repeated" in result.stderr
+    assert requests == [served.control.operations["m-1"].request_id] * 2
+
+
+def test_request_that_is_never_answered_is_not_said_to_be_rolled_back(
+    served: ServedControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(served)
+    requests = answering_late(served, monkeypatch, 1000)
+    monkeypatch.setattr(command, "ASK_FOR_S", 0.0)
+    result = at(served, "switchover")
+    assert result.exit_code == 4
+    assert "the switchover may begin nevertheless" in result.stderr
+    assert f"`--request-id {requests[0]}`" in result.stderr
+
+
+def test_ctrl_c_before_the_answer_names_the_request(
+    served: ServedControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(served)
+    requests = answering_late(served, monkeypatch, 1000)
+
+    def interrupt() -> None:
+        while not requests:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    result = at(served, "switchover")
+    interrupting.join()
+    assert result.exit_code == 130
+    assert f"`--request-id {requests[0]}`" in result.stderr
+    assert "pgmig-cli switchover --id m --cancel" in result.stderr
 
 
 def test_held_switchover_waits_until_it_may_proceed(served: ServedControl) -> None:
