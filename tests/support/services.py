@@ -4,6 +4,7 @@ caller starts."""
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from clients.session import Session
-from services.shared.model import MigrationView, Phase
+from services.shared.model import MigrationView, Phase, StepName
 from tests.support.environment import clean_environment
 from tests.support.processes import Processes
 from tests.support.servers.nats import NatsServer
@@ -75,6 +76,14 @@ class Services:
             self._processes.fork(name, name.partition("-")[0], self._environment)
         if COORDINATOR in names:
             self._wait_serving()
+
+    def start_paused_in(self, step: StepName) -> None:
+        """Start a coordinator whose first switchover pauses in this step until it is cancelled."""
+        self._port_file.unlink(missing_ok=True)
+        argv = [sys.executable, "-m", "tests.support.paused_step"]
+        environment = self._environment | {"PAUSED_STEP": step}
+        self._processes.spawn(COORDINATOR, argv, env=environment, cwd=Path(__file__).parents[2])
+        self._wait_serving()
 
     def _wait_serving(self) -> None:
         """Return when the coordinator has written its address."""
