@@ -23,7 +23,8 @@ PYTHON ?= $(shell for how in 'import venv, ensurepip' pass; do \
 	&& echo $$python && exit; done; done)
 
 SOURCES := $(shell find services clients tests -name '*.py')
-TWINS := $(shell find services -name '_*.pyx')
+TWINS := $(shell find services -name '_*.pyx' -o -name '_*.pxd')
+HOT := $(shell find services -name '_*.pxd' | sed 's,/_\([^/]*\)\.pxd$$,/\1.py,')
 BUF := ../$(VENV)/bin/buf
 RELEASED_API := released/control_v1.yaml
 PROTOS := $(shell find protos -mindepth 1)  # folders too: their time tells of files that are gone
@@ -136,7 +137,7 @@ $(GENERATED): $(PROTOS) hatch_build.py | $(READY)
 	@$(PY) hatch_build.py
 
 # Compiled where a C compiler is at hand; it says so where none is.
-$(COMPILED): $(TWINS) hatch_build.py | $(READY)
+$(COMPILED): $(TWINS) $(HOT) hatch_build.py | $(READY)
 	@$(PY) hatch_build.py compiled
 	@touch $@
 

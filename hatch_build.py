@@ -3,8 +3,9 @@
 Wheels carry both. An editable install puts gen/ on the path and the twins beside their sources, so
 that `make protos` and `make compiled` (this file run as a script) are seen at once.
 
-A twin (`services/**/_NAME.pyx`) is optional: without a C compiler, or without Python's headers, the
-module of the same name does its work. PGMIG_REQUIRE_COMPILED makes that an error.
+A hot module `NAME.py` has a compiled twin `_NAME`. Its source is `NAME.py` with the C types of
+`_NAME.pxd`, or a file of its own, `_NAME.pyx`. Twins are optional: without a C compiler, or without Python's
+headers, `NAME.py` runs as Python. PGMIG_REQUIRE_COMPILED makes that an error.
 """
 
 from __future__ import annotations
@@ -64,12 +65,11 @@ def compile_twins(root: Path) -> list[Path]:
     build are gone whatever happens: an old one must not stand in for a changed source."""
     for old in _twins(root):
         (root / old).unlink()
-    sources = sorted(path.relative_to(root) for path in (root / "services").rglob("_*.pyx"))
     here = Path.cwd()
     os.chdir(root)
     try:
         with tempfile.TemporaryDirectory(prefix="pgmig-build-") as scratch:
-            _build(sources, scratch)
+            _build(_twin_sources(Path(scratch)), scratch)
     except Exception as exc:
         if os.environ.get("PGMIG_REQUIRE_COMPILED"):
             raise
@@ -87,17 +87,34 @@ def _twins(root: Path) -> list[Path]:
     return sorted(path.relative_to(root) for path in (root / "services").rglob("_*.so"))
 
 
-def _build(sources: list[Path], scratch: str) -> None:
+def _twin_sources(scratch: Path) -> dict[str, Path]:
+    """The source of each twin, by the twin's full name. Python is copied to `scratch`, under the name of its
+    `.pxd` file, and with Cython's own module `cython` in place of ours."""
+    sources = {}
+    for path in sorted(Path("services").rglob("_*.p[xy][dx]")):
+        source = path
+        if path.suffix == ".pxd":
+            source = scratch / path.with_suffix(".py")
+            source.parent.mkdir(parents=True, exist_ok=True)
+            text = path.with_name(f"{path.stem[1:]}.py").read_text()
+            source.write_text(text.replace("from services.shared.model import cython\n", "import cython\n"))
+        sources[".".join(path.with_suffix("").parts)] = source
+    return sources
+
+
+def _build(sources: dict[str, Path], scratch: str) -> None:
     """In place, through setuptools, whatever folder the C files go to."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
     extensions = [
-        Extension(".".join(path.with_suffix("").parts), [str(path)], extra_compile_args=["-O2"])
-        for path in sources
+        Extension(name, [str(source)], extra_compile_args=["-O2", "-Wno-maybe-uninitialized"])
+        for name, source in sources.items()
     ]
+    # The annotations are for mypy: to Cython, `int` would be Python's and not C's.
+    directives = {"language_level": 3, "annotation_typing": False, "wraparound": False}
     modules = cythonize(  # type: ignore[no-untyped-call]
-        extensions, build_dir=scratch, quiet=True, force=True
+        extensions, build_dir=scratch, compiler_directives=directives, quiet=True, force=True
     )
     command = Distribution({"name": "pgmig", "ext_modules": modules}).get_command_obj("build_ext")
     command.inplace, command.build_temp, command.force = True, scratch, True

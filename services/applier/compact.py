@@ -25,7 +25,7 @@ from services.shared.pgoutput import Delete, Insert
 
 _compiled = twin_of(_pure)
 _Pending: type[Pending] = _compiled.Pending
-_absorb: Callable[[Sequence[Step], int, dict[TargetTable, Pending]], int] = _compiled.absorb
+_merge: Callable[[Sequence[Step], int, dict[TargetTable, Pending]], int] = _compiled.merge
 
 FEW = 3
 """Fewer rows than this are written by single-row statements, which are cheaper to plan and run."""
@@ -66,7 +66,7 @@ def compact(steps: Sequence[Step], single_row: Container[TableId] = ()) -> list[
     operations: list[Operation] = []
     pending: dict[TargetTable, Pending] = {}
     at = 0
-    while (at := _absorb(steps, at, pending)) < len(steps):
+    while (at := _merge(steps, at, pending)) < len(steps):
         step = steps[at]
         if isinstance(step, Truncation):
             for target, table in pending.items():

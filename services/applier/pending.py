@@ -15,9 +15,9 @@ changes. Rows without a key change one at a time, but their inserts may be writt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from services.shared.model import cython
 from services.shared.pgoutput import UNCHANGED, Delete, Insert, Update, Values
 
 INSERT, UPDATE, DELETE, REPLACE = range(4)
@@ -28,14 +28,22 @@ Missing = tuple[int, ...]
 """Indexes of the columns whose values were never sent."""
 
 
-@dataclass(slots=True)
-class Net:
+class Net(NamedTuple):
     """In the order in which they must be written. deletes: keys, with the sent part of the row.
     updates: new versions of rows, by the columns that they omit. inserts: rows."""
 
-    deletes: list[tuple[Key, Values]] = field(default_factory=list)
-    updates: dict[Missing, list[Values]] = field(default_factory=dict)
-    inserts: list[Values] = field(default_factory=list)
+    deletes: list[tuple[Key, Values]]
+    updates: dict[Missing, list[Values]]
+    inserts: list[Values]
+
+
+if not cython.compiled:
+
+    def _field(change: Change, i: int) -> Any:
+        return change[i]
+
+    def _lacks(values: Values) -> bool:
+        return UNCHANGED in values
 
 
 class Pending:
@@ -44,27 +52,34 @@ class Pending:
 
     def __init__(self, where: tuple[int, ...], *, alone: bool = False) -> None:
         self._where = where
+        self._first = where[0] if len(where) == 1 else -1  # its only column
         self._alone = alone
         self._rows: dict[Key, tuple[int, Values]] = {}
         self._keyless: list[Values] = []
 
     def add(self, change: Change) -> bool:
         """Merge the change; False if it must be written separately, after the pending changes."""
-        kind = type(change)
         if self._alone:
             return False
+        kind = type(change)
         if kind is Insert:
-            return self._insert(change.new)  # type: ignore[union-attr]
+            return self._insert(_field(change, 1) if cython.compiled else change.new)  # type: ignore[union-attr]
         if not self._where:
             return False
         if kind is Update:
-            return self._update(change.old, change.new)  # type: ignore[union-attr]
-        return kind is Delete and self._delete(change.old)  # type: ignore[union-attr,arg-type]
+            if cython.compiled:
+                old, new = _field(change, 2), _field(change, 3)
+            else:
+                old, new = change.old, change.new  # type: ignore[union-attr]
+            return self._update(old, new)
+        if kind is Delete:
+            return self._delete(_field(change, 2) if cython.compiled else change.old)  # type: ignore[union-attr,arg-type]
+        return False
 
     def _key(self, values: Values) -> Key:
-        if len(self._where) == 1:
-            return values[self._where[0]]  # type: ignore[return-value]
-        return tuple(values[i] for i in self._where)  # type: ignore[misc]
+        if self._first >= 0:
+            return values[self._first]  # type: ignore[return-value]
+        return tuple([values[i] for i in self._where])  # type: ignore[misc]
 
     def _insert(self, new: Values) -> bool:
         if not self._where:
@@ -98,7 +113,7 @@ class Pending:
     def _delete(self, old: Values) -> bool:
         key = self._key(old)
         before = self._rows.get(key)
-        if before is None or before[0] in (UPDATE, REPLACE):
+        if before is None or before[0] == UPDATE or before[0] == REPLACE:
             self._rows[key] = (DELETE, old)
         elif before[0] == INSERT:
             del self._rows[key]
@@ -118,25 +133,30 @@ class Pending:
 
     def take(self) -> Net:
         """The pending changes; nothing is pending afterwards."""
-        net = Net(inserts=self._keyless)
+        deletes: list[tuple[Key, Values]] = []
+        updates: dict[Missing, list[Values]] = {}
+        inserts = self._keyless
         for key, (kind, values) in self._rows.items():
             if kind == UPDATE:
-                net.updates.setdefault(_missing(values), []).append(values)
+                missing = _missing(values)
+                same = updates.get(missing)
+                if same is None:
+                    same = updates[missing] = []
+                same.append(values)
             elif kind == INSERT:
-                net.inserts.append(values)
+                inserts.append(values)
             else:
-                net.deletes.append((key, values))
+                deletes.append((key, values))
                 if kind == REPLACE:
-                    net.inserts.append(values)
+                    inserts.append(values)
         self._rows, self._keyless = {}, []
-        return net
+        return Net(deletes, updates, inserts)
 
 
-def absorb(steps: Sequence[Any], start: int, pending: Mapping[Any, Pending]) -> int:
+def merge(steps: Sequence[Any], start: int, pending: Mapping[Any, Pending]) -> int:
     """Merge the (target, change) steps from `start` on into the pending changes of their targets.
     Returns the position of the first step that could not be merged: its target is not in
     `pending`, it must be written separately, or it is not a row change."""
-    at = start
     for at in range(start, len(steps)):
         step = steps[at]
         if type(step) is not tuple:
@@ -148,13 +168,13 @@ def absorb(steps: Sequence[Any], start: int, pending: Mapping[Any, Pending]) -> 
 
 
 def _missing(values: Values) -> Missing:
-    if UNCHANGED not in values:
+    if not (_lacks(values) if cython.compiled else UNCHANGED in values):
         return ()
-    return tuple(i for i, value in enumerate(values) if value is UNCHANGED)
+    return tuple([i for i, value in enumerate(values) if value is UNCHANGED])
 
 
 def _merged(before: Values, after: Values) -> Values:
     """`after`, with values that were not sent replaced by those of `before`."""
-    if UNCHANGED not in after:
+    if not (_lacks(after) if cython.compiled else UNCHANGED in after):
         return after
-    return tuple(old if new is UNCHANGED else new for old, new in zip(before, after, strict=True))
+    return tuple([old if new is UNCHANGED else new for old, new in zip(before, after, strict=True)])

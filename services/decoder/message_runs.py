@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Container, Sequence
+from typing import Any
 
-_LENGTH = struct.Struct(">I")
-_LSN = struct.Struct(">Q")
-_BEGIN, _COMMIT = b"BC"
+from services.shared.model import cython
+
+if not cython.compiled:
+    _oid = struct.Struct(">I").unpack_from
+    _lsn = struct.Struct(">Q").unpack_from
+    _header = struct.Struct(">I").pack
+
+_BEGIN, _COMMIT, _INSERT, _UPDATE, _DELETE = b"BCIUD"
 _BEGIN_SIZE, _COMMIT_SIZE = 21, 26
-_ROW_CHANGES = frozenset(b"IUD")
 
 
-def collect(
-    messages: Sequence[object],
+def collect(  # noqa: PLR0917 (Cython compiles no keyword-only parameters here)
+    messages: list[Any],
     start: int,
-    known: Container[bytes],
+    known: set[bytes],
     chunks: list[bytes | memoryview],
     room: int,
-    *,
     floor: int,
     inside: bool,
 ) -> tuple[int, int, bool, int]:
@@ -29,27 +32,35 @@ def collect(
     a transaction. Returns the position of the first message that was not added, the number of added bytes,
     whether that position is inside a transaction, and where the last transaction ended (0: none did).
     """
-    size, at, ended = 0, start, 0
+    size, at, ended, last = 0, start, 0, -1
     while at < len(messages) and size < room:
-        message = messages[at]
-        if type(message) is not bytes or len(message) < 5:
+        item = messages[at]
+        if type(item) is not bytes:
             break
-        kind = message[0]
-        if kind in _ROW_CHANGES:
-            if not inside or message[1:5] not in known:
+        message = item
+        data = message  # a pointer, if compiled
+        length = len(message)
+        if length < 5:
+            break
+        kind = data[0]
+        if kind in (_INSERT, _UPDATE, _DELETE):
+            (oid,) = _oid(data, 1)
+            if not inside or (oid != last and data[1:5] not in known):
                 break
+            last = oid
         elif kind == _BEGIN:
-            if inside or len(message) != _BEGIN_SIZE or _LSN.unpack_from(message, 1)[0] < floor:
+            if inside or length != _BEGIN_SIZE or _lsn(data, 1)[0] < floor:
                 break
             inside = True
         elif kind == _COMMIT:
-            if not inside or len(message) != _COMMIT_SIZE:
+            if not inside or length != _COMMIT_SIZE:
                 break
             inside = False
-            (ended,) = _LSN.unpack_from(message, 10)
+            (ended,) = _lsn(data, 10)
         else:
             break
-        chunks += (_LENGTH.pack(len(message)), message)
-        size += len(message) + 4
+        chunks.append(_header(length))
+        chunks.append(message)
+        size += length + 4
         at += 1
     return at, size, inside, ended

@@ -61,8 +61,8 @@ MUTATIONS = (
     Mutation(
         "3 exactly once, also for runs of transactions",
         "services/shared/pgoutput/rows.py",
-        "    if begin.final_lsn < floor:",
-        "    if False:",
+        "        if final_lsn < floor:",
+        "        if False:",
         f"{BATCHES}::test_a_run_begins_after_what_is_already_applied",
     ),
     Mutation(

@@ -17,6 +17,7 @@ from services.shared.model import ReplicaIdentity
 from services.shared.model.compiled import twin_of
 from services.shared.pg.apply import arrays
 from services.shared.pg.copy import row_merge
+from services.shared.pg.copy.errors import FramingError
 from services.shared.pg.replication import wal_frames
 from services.shared.pgoutput import (
     UNCHANGED,
@@ -189,7 +190,7 @@ def test_copy_data_is_joined_alike(sent: list[tuple[int, bytes, bool]], rest: in
         try:
             found = module.join(memoryview(mine), rest)
             results.append((found, mine[: found[1]]))
-        except row_merge.FramingError:
+        except FramingError:
             results.append(("refused", None))
     assert results[0] == results[1]
 
@@ -224,7 +225,7 @@ def test_net_effects_are_found_alike(changes: list[Any], where: tuple[int, ...],
         table = module.Pending(where, alone=alone)
         trace: list[object] = []
         at = 0
-        while (at := module.absorb(steps, at, {"t": table})) < len(steps):
+        while (at := module.merge(steps, at, {"t": table})) < len(steps):
             trace.append((at, table.take()))
             at += 1
         results.append((trace, table.take(), table.take()))

@@ -17,8 +17,8 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 TOP = "services|clients|tests|protos|deploy|docs|examples"
-SUFFIXES = "py|pyx|proto|sql|md|toml|yml|yaml|conf|svg"
-# Made by the build, or by an operator; a name in capitals (`_NAME.pyx`) stands for any.
+SUFFIXES = "py|pyx|pxd|proto|sql|md|toml|yml|yaml|conf|svg"
+# Made by the build, or by an operator; a name in capitals (`_NAME.pxd`) stands for any.
 NOT_IN_GIT = re.compile(r"^gen/|^\.venv/|[A-Z]{4}")
 FILE = re.compile(rf"^[\w./-]+\.(?:{SUFFIXES})$")
 FOLDER = re.compile(rf"^(?:(?:{TOP})/[\w./-]*|[\w./-]+/)$")

@@ -1,7 +1,8 @@
 """Choosing between a hot module and its compiled twin, which has the same interface and results.
 
-Twins are written in Cython (`_NAME.pyx` next to `NAME.py`). `hatch_build.py` builds them if there is a C
-compiler. Without a compiler, or if PGMIG_PURE_PYTHON is set, the slower Python module is used.
+The twin `_NAME` of `NAME.py` is compiled from the same source with the C types of `_NAME.pxd`, or from a
+source of its own, `_NAME.pyx`. `hatch_build.py` builds it if there is a C compiler. Without a compiler, or if
+PGMIG_PURE_PYTHON is set, the slower Python module is used.
 """
 
 from __future__ import annotations

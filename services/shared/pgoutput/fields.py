@@ -13,7 +13,7 @@ def end(data: bytes | memoryview, at: int) -> None:
         raise corrupt(data, "it ends too early")
 
 
-def known_flags(data: bytes, flags: int, known: int) -> None:
+def known_flags(data: bytes | memoryview, flags: int, known: int) -> None:
     """Raise for bits outside `known`: a later protocol has given them a meaning that we do not know."""
     if flags & ~known:
         raise corrupt(data, f"the flags {flags:#04x} are unknown")

@@ -33,6 +33,10 @@ SNAPSHOT_GONE = {
 """SQLSTATEs of SET TRANSACTION SNAPSHOT for which a retry is useless."""
 
 
+class FramingError(Exception):
+    """The bytes are not messages of the protocol: the reader has lost the message boundaries."""
+
+
 def without_values(sqlstate: str, message: str) -> str:
     """A primary message without parts that may be values of a row."""
     if not _SERVERS_OWN.fullmatch(sqlstate):

@@ -14,7 +14,8 @@ from struct import Struct
 
 from services.shared.model.compiled import twin_of
 from services.shared.pg.copy import row_merge
-from services.shared.pg.copy.row_merge import HEADER, FramingError
+from services.shared.pg.copy.errors import FramingError
+from services.shared.pg.copy.row_merge import HEADER
 
 KEPT = 16 * 1024
 """Bytes of a message's body that are kept. CopyData is not kept at all."""

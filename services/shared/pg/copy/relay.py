@@ -27,9 +27,8 @@ from typing import Self
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.pg.copy.errors import ServerError
+from services.shared.pg.copy.errors import FramingError, ServerError
 from services.shared.pg.copy.frames import Frames, Message
-from services.shared.pg.copy.row_merge import FramingError
 from services.shared.pg.transport.raw_connection import has_channel, open_channel, ready
 
 BUFFER = 256 * 1024

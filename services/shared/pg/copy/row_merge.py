@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from struct import Struct
 
+from services.shared.model import cython
+from services.shared.pg.copy.errors import FramingError
+
+if not cython.compiled:
+    _header = Struct(">BI").unpack_from
+    _write_header = Struct(">BI").pack_into
+
+    def _move(window: memoryview, to: int, start: int, size: int) -> None:
+        window[to : to + size] = window[start : start + size]
+
+
 HEADER = 5
 _COPY_DATA = ord("d")
-_header = Struct(">BI")
-
-
-class FramingError(Exception):
-    """The bytes are not messages of the protocol: the reader has lost the message boundaries."""
 
 
 def join(window: memoryview, rest: int) -> tuple[int, int, int, int]:
@@ -28,9 +34,9 @@ def join(window: memoryview, rest: int) -> tuple[int, int, int, int]:
     if rest > end:
         return end, end, 0, rest - end
     position = start = here = rest
-    joined = 0
+    joined = after = 0
     while position + HEADER <= end:
-        kind, length = _header.unpack_from(window, position)
+        kind, length = _header(window, position)
         if kind != _COPY_DATA:
             break
         if length < HEADER - 1:
@@ -42,14 +48,17 @@ def join(window: memoryview, rest: int) -> tuple[int, int, int, int]:
             here += HEADER
         there, size = position + HEADER, length + 1 - HEADER
         if there != here:
-            window[here : here + size] = window[there:after]
+            if cython.compiled:
+                _move(window, here, there, size)
+            else:
+                window[here : here + size] = window[there:after]
         here += size
         position = after
         joined += 1
     if joined:
-        _header.pack_into(window, start, _COPY_DATA, here - start - 1)
+        _write_header(window, start, _COPY_DATA, here - start - 1)
     if position + HEADER <= end and window[position] == _COPY_DATA:
         size = end - position
-        window[here : here + size] = window[position:end]
+        _move(window, here, position, size)
         return end, here + size, joined + 1, after - end
     return position, here, joined, 0

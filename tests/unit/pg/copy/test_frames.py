@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.shared.pg.copy.errors import ServerError
+from services.shared.pg.copy.errors import FramingError, ServerError
 from services.shared.pg.copy.frames import KEPT, Frames, Message
-from services.shared.pg.copy.row_merge import FramingError
 
 
 def message(kind: bytes, body: bytes) -> bytes:
