@@ -215,7 +215,17 @@ class Commands:
     def dry_run(self, max_lag: LagLimit) -> AsyncGenerator[DryRunStep | DryRunResult, None]:
         """Every step of a switchover that changes nothing. Raises WRONG_PHASE during a switchover."""
         self._check_not_switching("checked by a dry run")
-        return DryRun(self._context, self._schema, self.loop.readiness_watch, max_lag).run()
+        watch = self.loop.readiness_watch
+        return DryRun(self._context, self._schema, watch, max_lag, self._without_switchover).run()
+
+    @asynccontextmanager
+    async def _without_switchover(self) -> AsyncIterator[None]:
+        """No switchover runs, and none begins here. Raises WRONG_PHASE during a switchover, FENCED when
+        another coordinator has taken the migration over, and BROKER."""
+        async with self._commanded():
+            self._check_not_switching("checked by a dry run")
+            await self._context.journal.confirm()
+            yield
 
     async def unfreeze(self, given: Credentials = NOTHING_GIVEN, *, read_only: bool) -> None:
         """Let sessions into the old source again. Raises WRONG_PHASE, CREDENTIALS_NEEDED."""

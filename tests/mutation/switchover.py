@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutation.mutation import Mutation
 
 STALE_STATE = "tests/integration/coordinator/restarts/test_stale_state.py"
+BESIDE = "tests/integration/pg/freeze/test_freeze_beside.py"
 ESCAPES = "tests/integration/pg/freeze/test_freeze_escapes.py"
 TWO = "tests/integration/coordinator/restarts/test_two_coordinators.py"
 REPLACED = "tests/integration/coordinator/restarts/test_replaced_coordinator.py"
@@ -59,6 +60,34 @@ MUTATIONS = (
         "        return await row_version(self._side, database) != self._closed_version",
         "        return False",
         f"{INTERRUPTED}::test_source_that_accepts_connections_again_rolls_the_switchover_back",
+    ),
+    Mutation(
+        "40 the proof of the rights opens no closed source",
+        "services/shared/pg/freeze/source.py",
+        "async with side.transaction(force_rollback=True):",
+        "async with side.transaction():",
+        f"{BESIDE}::test_freeze_that_is_opened_beside_another_one_changes_nothing",
+    ),
+    Mutation(
+        "40 the proof of the rights keeps the freeze's default",
+        "services/shared/pg/freeze/source.py",
+        "async with admin.transaction(force_rollback=True):",
+        "async with admin.transaction():",
+        f"{BESIDE}::test_freeze_that_is_opened_beside_another_one_changes_nothing",
+    ),
+    Mutation(
+        "40 ending sessions again does not hide that the source was opened",
+        "services/shared/pg/freeze/source.py",
+        "        if not self._closed_version:",
+        "        if True:",
+        f"{BESIDE}::test_database_that_was_opened_between_two_checks_counts_as_opened",
+    ),
+    Mutation(
+        "42 no switchover begins while a dry run proves the rights",
+        "services/coordinator/operations/dry_run.py",
+        "        async with self._exclusive():",
+        "        if True:",
+        f"{DURING}::test_dry_run_proves_the_rights_only_while_no_switchover_can_begin",
     ),
     Mutation(
         "40 the first large object may be created before the freeze begins",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from services.coordinator.migration.views import readiness_of
@@ -39,8 +40,18 @@ from services.shared.pg.session.connection import connection
 
 
 class DryRun:
-    def __init__(self, context: Context, schema: Schema, watch: ReadinessWatch, lag: LagLimit) -> None:
+    """exclusive: a context in which no switchover runs and none begins. Raises WRONG_PHASE during one."""
+
+    def __init__(
+        self,
+        context: Context,
+        schema: Schema,
+        watch: ReadinessWatch,
+        lag: LagLimit,
+        exclusive: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> None:
         self._context, self._schema, self._watch = context, schema, watch
+        self._exclusive = exclusive
         self._limits = Limits(lag)
         self._uris = Credentials()
         self._chosen: Chosen = EVERYTHING
@@ -146,6 +157,7 @@ class DryRun:
         )
 
     async def _prove_rights(self) -> str:
-        freeze = await Freeze.open(self._uris.source_uri, self._context.migration.pipeline_id.slot)
-        await freeze.close()
+        async with self._exclusive():
+            freeze = await Freeze.open(self._uris.source_uri, self._context.migration.pipeline_id.slot)
+            await freeze.close()
         return "our role may block writes, end all sessions and close the source"

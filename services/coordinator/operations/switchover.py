@@ -141,7 +141,7 @@ async def _attempt(run: steps.Run) -> None:
     await _prepare(run)
     migration = run.context.migration
     while True:
-        await run.context.journal.confirm()  # `open` sets settings of the source to their present values
+        await run.context.journal.confirm()  # a coordinator that was replaced does not begin
         freeze = await _freeze_mode(migration).open(run.uris.source_uri, migration.pipeline_id.slot)
         try:
             check_ready(

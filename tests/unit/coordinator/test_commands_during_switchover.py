@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -12,20 +13,23 @@ from services.coordinator.commands import Commands
 from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import undo as undo_module
+from services.coordinator.operations.dry_run import DryRun
 from services.coordinator.operations.undo import undo_at_last
 from services.coordinator.phase_loop import PhaseLoop
 from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
-from services.coordinator.pipeline.parts import Context
+from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.pipeline.pipeline import Pipeline
 from services.shared.model import (
     Endpoint,
     ErrorKind,
     EventLevel,
+    LagLimit,
     MigrationOptions,
     PgmigError,
     Phase,
     TableId,
 )
+from services.shared.pg.freeze.source import Freeze
 from tests.support.records import make_record
 
 
@@ -59,13 +63,31 @@ class Stand:
         raise AssertionError(f"the command was not refused, it goes on to the pipeline's {name}")
 
 
+class Confirming:
+    """A journal that notes that it was asked."""
+
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    async def confirm(self) -> None:
+        self._told.append("confirmed")
+
+
+class Opened:
+    """A freeze without sessions."""
+
+    async def close(self) -> None:
+        pass
+
+
 @pytest.fixture
 async def commands() -> AsyncIterator[Commands]:
     """Its switchover waits for the lag, say: the phase is still streaming."""
     loop = PhaseLoop(cast(Pipeline, Stand(Phase.STREAMING)))
-    loop.switching._task = asyncio.create_task(asyncio.Event().wait(), name="switchover")  # type: ignore[arg-type]
+    task = asyncio.create_task(asyncio.Event().wait(), name="switchover")
+    loop.switching._task = task  # type: ignore[assignment]
     yield Commands(loop)
-    loop.switching._task.cancel()
+    task.cancel()
 
 
 COMMANDS: dict[str, Callable[[Commands], Awaitable[object]]] = {
@@ -89,6 +111,29 @@ async def test_command_is_refused_before_the_phase_of_the_switchover_begins(
     assert commands.migration.record == before
     assert commands.loop.switching._task is not None
     assert not commands.loop.switching._task.cancelled()
+
+
+async def test_dry_run_proves_the_rights_only_while_no_switchover_can_begin(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A switchover that has begun since the dry run did is in the way. The check is made under the lock."""
+    told: list[str] = []
+    commands._context = replace(commands._context, journal=cast(Journal, Confirming(told)))
+
+    async def opened(_uri: str, _slot: str) -> Opened:
+        told.append("opened under the lock" if commands._command.locked() else "opened")
+        return Opened()
+
+    monkeypatch.setattr(Freeze, "open", opened)
+    schema, watch = cast(Schema, None), commands.loop.readiness_watch
+    dry_run = DryRun(commands._context, schema, watch, LagLimit(), commands._without_switchover)
+    with pytest.raises(PgmigError) as caught:
+        await dry_run._prove_rights()
+    assert caught.value.kind is ErrorKind.WRONG_PHASE
+    assert not told
+    commands.loop.switching._task = None
+    await dry_run._prove_rights()
+    assert told == ["confirmed", "opened under the lock"]
 
 
 async def test_undo_is_retried_whatever_fails_until_the_source_is_open(

@@ -103,7 +103,8 @@ class Freeze:
 
     @classmethod
     async def open(cls, uri: str, slot: str = "") -> Freeze:
-        """Open three sessions, one of them on another database. This blocks no session and terminates none.
+        """Open three sessions, one of them on another database. This changes nothing, blocks no session and
+        terminates none.
         slot: the walsender that streams from it is spared; "": none.
 
         Raises PERMISSION if our role lacks a right that the freeze needs later.
@@ -255,8 +256,8 @@ class Freeze:
         return await end_begun_before(self._admin, self.before.database, spared, before)
 
     async def opened(self) -> bool:
-        """Whether somebody has altered the database since `shut`. Then it accepts connections, or may have
-        accepted some for a while."""
+        """Whether somebody has altered the database since the first `shut`. Then it accepts connections, or
+        may have accepted some for a while."""
         database = self.before.database
         if await is_open(self._side, database):
             return True
@@ -264,8 +265,11 @@ class Freeze:
 
     async def shut(self, deadline: float) -> int:
         """Refuse new connections and terminate all other sessions. Returns their number. Only our two
-        sessions and the one that streams from our slot are left. deadline: time.monotonic()."""
-        self._closed_version = await close_database(self._side, self.before.database)
+        sessions and the one that streams from our slot are left. A second call only terminates sessions: if
+        it closed the database again, `opened` would not notice that somebody had opened it. deadline:
+        time.monotonic()."""
+        if not self._closed_version:
+            self._closed_version = await close_database(self._side, self.before.database)
         return await end_all(self._side, self.before.database, await self._spared(), deadline)
 
 
@@ -281,10 +285,15 @@ async def source_session(uri: str, freeze: Freeze | None) -> AsyncIterator[Async
 
 
 async def _prove_rights(admin: AsyncConnection, side: AsyncConnection, before: Before) -> None:
-    """Set the settings that the freeze will change to their present values. Raises PERMISSION."""
+    """Set the settings that the freeze will change, and roll that back. Another switchover may have frozen
+    the source meanwhile, so nothing may be changed here, not even to a value that was read before. Raises
+    PERMISSION."""
     try:
-        await set_open(side, before.database, accepts=True)
-        await set_database_default(admin, before.database, before.read_only_default)
+        with translated("proving that our role may freeze the source"):
+            async with side.transaction(force_rollback=True):
+                await set_open(side, before.database, accepts=True)
+            async with admin.transaction(force_rollback=True):
+                await set_database_default(admin, before.database, before.read_only_default)
     except PgmigError as exc:
         if exc.kind is not ErrorKind.PERMISSION:
             raise
