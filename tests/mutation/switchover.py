@@ -160,6 +160,13 @@ MUTATIONS = (
         f"{TWO}::test_thaw_that_was_overtaken_enables_no_subscription",
     ),
     Mutation(
+        "42 a coordinator recognizes its own deletion only until it has written the record again",
+        "services/shared/bus/store.py",
+        "                    self._deleting.discard(key)\n",
+        "",
+        "tests/integration/bus/test_store_deletion.py",
+    ),
+    Mutation(
         "42 a deleted record stays deleted",
         "services/shared/bus/store.py",
         "            if created == self._created:",

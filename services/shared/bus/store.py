@@ -48,6 +48,7 @@ class StateStore:
         self._revisions: dict[str, int] = {}
         self._attempted: dict[str, bytes] = {}
         self._manifests: dict[str, Manifest | None] = {}
+        self._deleting: set[str] = set()  # deletions whose outcome is unknown
         self._created: datetime | None = None  # when the bucket of these revisions was created
 
     async def load(self) -> dict[str, bytes]:
@@ -122,6 +123,7 @@ class StateStore:
                 except js_errors.NoStreamResponseError:
                     bucket = await self._new_bucket()
                 else:
+                    self._deleting.discard(key)
                     return await self._forget_fragments(key, Manifest.of(head))
         raise PgmigError(ErrorKind.BROKER, f"{_DOING}: {key} could not be written")
 
@@ -161,15 +163,18 @@ class StateStore:
         return (await self._jetstream.stream_info(_STREAM)).created
 
     async def _recognise(self, bucket: KeyValue, key: str, ours: set[bytes | None]) -> None:
-        """Update the key's revision if its content is ours, or if the bucket is a new one without the key.
-        Otherwise every later save is refused too. If we used the revision of the other coordinator's
-        record, we would overwrite it."""
+        """Update the key's revision if its content is ours, if we have deleted the key ourselves, or if the
+        bucket is a new one without the key. Otherwise every later save is refused too. If we used the
+        revision of the other coordinator's record, we would overwrite it."""
         try:
             head, revision = await self._read(bucket, key)
             if head in ours:
                 self._revisions[key] = revision
                 return
         except js_errors.KeyNotFoundError:
+            if key in self._deleting:
+                self._revisions.pop(key, None)
+                return
             created = await self._bucket_created()
             if created == self._created:
                 raise _removed(key) from None
@@ -183,22 +188,25 @@ class StateStore:
         )
 
     async def delete(self, key: str, mark: bytes = b"") -> bool:
-        """Delete a key; return whether it existed. The mark says what was removed. The deletion of
+        """Delete a key; return whether it existed. The mark says what was removed. After an error, `save` and
+        `delete` can be repeated, whether the key was deleted or not. The deletion of
         JetStream's key-value store is not used: after it only a writer that knows the revision of the
         deletion could write the key."""
-        self._attempted.pop(key, None)
-        self._revisions.pop(key, None)
-        self._manifests.pop(key, None)
         with translated(_DOING):
             try:
                 bucket = await self._jetstream.key_value(STATE_BUCKET)
                 await bucket.put(f"{_REMOVED}.{key}", mark)
                 await bucket.get(key)
+                self._deleting.add(key)
                 await self._purge(key)
                 await self._purge(f"{key}.>")
+                existed = True
             except (js_errors.NotFoundError, js_errors.KeyNotFoundError, js_errors.NoStreamResponseError):
-                return False
-        return True
+                existed = False
+        self._deleting.discard(key)
+        for known in (self._attempted, self._revisions, self._manifests):
+            known.pop(key, None)
+        return existed
 
 
 def _removed(key: str) -> PgmigError:
