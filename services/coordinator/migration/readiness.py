@@ -79,6 +79,7 @@ def with_stream(
         facts,
         slot_lost=following.slot_lost,
         applier_live=following.live,
+        applier_error=following.applier_error,
         lag_bytes=size,
         lag_seconds=seconds,
         unreplicated=servers.unreplicated,

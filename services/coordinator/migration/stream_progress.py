@@ -11,7 +11,8 @@ FULL_EPISODE_S = 60.0
 
 
 class StreamProgress:
-    """flushed: the destination's progress as last recorded."""
+    """flushed: the destination's progress as last recorded. applier_error: why the last attempt of an applier
+    failed, "" once one is live again."""
 
     def __init__(self, flushed: Lsn = Lsn(0)) -> None:
         self.source = Lsn(0)
@@ -22,6 +23,7 @@ class StreamProgress:
         self.applied = flushed
         self.flushed = flushed
         self.live = False
+        self.applier_error = ""
         self._full_at: float | None = None
         self._clock = LagClock()
         self._assignment = ""
@@ -64,6 +66,11 @@ class StreamProgress:
         self._current = Totals(report.rows_applied, report.bytes_applied, report.transactions_applied)
         self.applied, self.flushed = report.applied_lsn, report.flushed_lsn
         self.live = bool(report.applied_lsn)
+        if self.live:
+            self.applier_error = ""
+
+    def applier_failed(self, error: str) -> None:
+        self.applier_error = error
 
     def applier_gone(self) -> None:
         self.live = False

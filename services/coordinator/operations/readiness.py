@@ -92,7 +92,7 @@ def _late(migration: Migration) -> PgmigError:
     if unready is not None:
         return _not_begun(ErrorKind.TIMEOUT, unready)
     if not migration.following.live:
-        return _not_begun(ErrorKind.TIMEOUT, no_applier(str(migration.id)))
+        return _not_begun(ErrorKind.TIMEOUT, no_applier(str(migration.id), migration.following.applier_error))
     size, seconds = migration.following.behind(time.monotonic())
     return _not_begun(ErrorKind.TIMEOUT, lagging(size, seconds, _max_lag(migration)))
 

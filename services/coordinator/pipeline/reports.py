@@ -124,6 +124,8 @@ class Reports:
             self._migration.event(
                 EventLevel.WARNING if error.policy.retry else EventLevel.ERROR, f"{role}: {error}"
             )
+            if role is Role.APPLIER:
+                self._migration.following.applier_failed(error.message)
         self.notify()
 
     def reported(self, role: Role, report: WorkerReport) -> None:
@@ -148,6 +150,8 @@ class Reports:
             case SentinelApplied():
                 self.sentinels[report.token] = report
             case AssignmentRetrying():
+                if role is Role.APPLIER:
+                    migration.following.applier_failed(report.message)
                 if line := self._retries.line(now, role, report):
                     migration.event(EventLevel.WARNING, line)
             case AssignmentFailed():

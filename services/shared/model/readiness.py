@@ -60,7 +60,7 @@ def _reasons(facts: ReadinessFacts, limits: Limits) -> Iterator[Reason]:
 
 def _of_the_stream(facts: ReadinessFacts, limits: Limits) -> Iterator[Reason]:
     if not facts.applier_live:
-        yield no_applier(facts.migration_id)
+        yield no_applier(facts.migration_id, facts.applier_error)
     elif limits.lag.exceeded(facts.lag_bytes, facts.lag_seconds) or facts.phase is Phase.CATCHUP:
         yield lagging(facts.lag_bytes, facts.lag_seconds, limits.lag)
 
@@ -173,13 +173,14 @@ def _indexes_unfinished(facts: ReadinessFacts) -> Reason:
     )
 
 
-def no_applier(migration_id: str) -> Reason:
-    return Reason(
-        ReasonCode.NO_APPLIER,
-        True,
-        f"no applier is at work for migration {migration_id}",
-        "see that an applier is attached (`pgmig-cli status`)",
-    )
+def no_applier(migration_id: str, error: str = "") -> Reason:
+    """error: why the last attempt of an applier failed."""
+    text = f"no applier is at work for migration {migration_id}"
+    remedy = "see that an applier is attached (`pgmig-cli status`)"
+    if error:
+        text = f"{text}; the last attempt failed: {error}"
+        remedy = "remove the cause of that error (see the events in `pgmig-cli status`)"
+    return Reason(ReasonCode.NO_APPLIER, True, text, remedy)
 
 
 def lagging(lag_bytes: int, lag_seconds: float, limit: LagLimit) -> Reason:

@@ -91,7 +91,8 @@ DEFAULT_LIMITS = Limits()
 @dataclass(frozen=True, slots=True)
 class ReadinessFacts:
     """failure: why the migration stopped. uncopied: tables that are not copied yet, of `tables` tables.
-    unreplicated: tables of the source that were created since and are not replicated."""
+    applier_error: why the last attempt of an applier failed. unreplicated: tables of the source that were
+    created since and are not replicated."""
 
     migration_id: str
     phase: Phase
@@ -104,6 +105,7 @@ class ReadinessFacts:
     indexes: int = 0
     indexes_done: int = 0
     applier_live: bool = False
+    applier_error: str = ""
     lag_bytes: int = 0
     lag_seconds: float = 0.0
     unreplicated: tuple[TableId, ...] = ()
