@@ -111,9 +111,9 @@ MUTATIONS = (
     ),
     Mutation(
         "31 a value of the catalog is proposed as it is stored",
-        "services/shared/pg/catalog/columns.py",
-        "    except UnicodeDecodeError:\n        return value\n",
-        '    except UnicodeDecodeError:\n        return value.decode(errors="backslashreplace")\n',
+        "services/shared/pg/catalog/stored_text.py",
+        '"surrogateescape")',
+        '"backslashreplace")',
         f"{STORED}::test_column_that_is_added_with_such_a_value_is_added_with_the_same_on_the_destination"
         "[SQL_ASCII]",
     ),

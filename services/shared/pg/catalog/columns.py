@@ -9,8 +9,8 @@ from typing import Any, LiteralString
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import TableId
+from services.shared.pg.catalog.stored_text import decoded, encoding_to_read
 from services.shared.pg.session.connection import translated
-from services.shared.pg.session.encoding import RAW, stored_encoding
 from services.shared.pg.session.sql_files import load_sql
 
 GENERATED = {"s": "STORED", "v": "VIRTUAL"}
@@ -23,8 +23,8 @@ class ColumnDefinition:
 
     type_sql: the declared type. collation: "" for the type's default collation. default: expression of the
     default or of a generated column, "" if there is none. generated, identity: attgenerated, attidentity.
-    missing: the value in rows that are older than the column; None: NULL, or there are no such rows; bytes:
-    text as it is stored, which may have no equivalent in UTF-8.
+    missing: the value in rows that are older than the column; None: NULL, or there are no such rows. default,
+    missing: as from `stored_text.decoded`.
     """
 
     number: int
@@ -37,7 +37,7 @@ class ColumnDefinition:
     default: str
     generated: str
     identity: str
-    missing: str | bytes | None
+    missing: str | None
 
 
 MISSING_VALUES_SINCE = 110000
@@ -51,12 +51,11 @@ Definitions = Mapping[TableId, tuple[ColumnDefinition, ...]]
 async def read_columns(conn: AsyncConnection, tables: Collection[TableId]) -> Definitions:
     """Definitions of the columns of those of `tables` that exist."""
     found: dict[TableId, list[ColumnDefinition]] = {}
-    encoding = stored_encoding(conn)
+    encoding = encoding_to_read(conn)
     given = {
         "schemas": [t.schema for t in tables],
         "names": [t.name for t in tables],
-        "definitions": RAW if encoding == RAW else "UTF8",
-        "values": encoding or "UTF8",
+        "encoding": encoding,
     }
     with translated("reading the columns of tables"):
         text = sql.SQL(load_sql("catalog/sql/table_columns.sql")).format(missing=sql.SQL(_missing(conn)))
@@ -69,22 +68,9 @@ async def read_columns(conn: AsyncConnection, tables: Collection[TableId]) -> De
 
 
 def _definition(row: Sequence[Any], encoding: str) -> ColumnDefinition:
-    """Expressions and values arrive as bytes, because in a database without an encoding they may be any
-    bytes."""
-    *texts, missing = row
-    decoded: list[Any] = [
-        text.decode(errors="backslashreplace") if isinstance(text, bytes) else text for text in texts
-    ]
-    decoded.append(None if missing is None else _text(missing, encoding))
-    return ColumnDefinition(*decoded)
-
-
-def _text(value: bytes, encoding: str) -> str | bytes:
-    """The value as text, if that is certain to be right."""
-    try:
-        return value.decode("utf-8" if encoding in {"", RAW} else "ascii")
-    except UnicodeDecodeError:
-        return value
+    """Expressions and values arrive as bytes, because some have no equivalent in UTF-8."""
+    texts: list[Any] = [decoded(one, encoding) if isinstance(one, bytes) else one for one in row]
+    return ColumnDefinition(*texts)
 
 
 def _missing(conn: AsyncConnection) -> LiteralString:

@@ -15,10 +15,12 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import TableId
 from services.shared.pg.catalog.columns import ColumnDefinition, defined, read_columns
+from services.shared.pg.catalog.stored_text import decoded, encoding_to_read, statement_text
 from services.shared.pg.session.connection import translated
 
 _RELATION = """
-SELECT c.oid, CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END,
+SELECT c.oid,
+       pg_catalog.convert_to(CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END, %s),
        c.relpersistence = 'u', c.relreplident::text
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -32,16 +34,18 @@ SELECT n.nspname, c.relname
  WHERE i.inhrelid = %s ORDER BY i.inhseqno
 """
 _CONSTRAINTS = """
-SELECT conname, pg_catalog.pg_get_constraintdef(oid), contype <> 'c'
+SELECT conname, pg_catalog.convert_to(pg_catalog.pg_get_constraintdef(oid), %s), contype <> 'c'
   FROM pg_catalog.pg_constraint
  WHERE conrelid = %s AND contype IN ('p', 'u', 'x', 'c') AND conislocal
  ORDER BY contype <> 'p', conname
 """
 _INDEXES = """
-SELECT c.relname, pg_catalog.pg_get_indexdef(i.indexrelid), i.indisreplident,
-       pg_catalog.format('CREATE %%sINDEX %%I ON ',
-                         CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, c.relname)
-  FROM pg_catalog.pg_index i
+SELECT c.relname, pg_catalog.convert_to(pg_catalog.pg_get_indexdef(i.indexrelid), given.encoding),
+       i.indisreplident,
+       pg_catalog.convert_to(pg_catalog.format('CREATE %%sINDEX %%I ON ',
+                         CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, c.relname), given.encoding)
+  FROM (SELECT %s::name AS encoding) given
+ CROSS JOIN pg_catalog.pg_index i
   JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
  WHERE i.indrelid = %s
    AND (i.indisreplident OR NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k
@@ -83,13 +87,20 @@ async def new_table(
 ) -> NewTable:
     """given: names of relations that other proposed statements use."""
     with translated(f"reading the definition of {table}"):
-        row = await (await source.execute(_RELATION, [table.schema, table.name])).fetchone()
+        encoding = encoding_to_read(source)
+        row = await (await source.execute(_RELATION, [encoding, table.schema, table.name])).fetchone()
         if row is None:
             return NewTable()
         oid, key, unlogged, identity = row
-        parents, constraints, indexes, sequences = [
-            await (await source.execute(query, [oid])).fetchall()
-            for query in (_PARENTS, _CONSTRAINTS, _INDEXES, _SEQUENCES)
+        parents, sequences = [
+            await (await source.execute(query, [oid])).fetchall() for query in (_PARENTS, _SEQUENCES)
+        ]
+        constraints, indexes = [
+            [
+                [decoded(one, encoding) if isinstance(one, bytes) else one for one in row]
+                for row in await (await source.execute(query, [encoding, oid])).fetchall()
+            ]
+            for query in (_CONSTRAINTS, _INDEXES)
         ]
         ours = {row[0] for row in await (await source.execute(_RELATIONS, [table.schema])).fetchall()}
         theirs = {row[0] for row in await (await destination.execute(_RELATIONS, [table.schema])).fetchall()}
@@ -104,7 +115,7 @@ async def new_table(
     if parents:
         made += sql.SQL(" INHERITS ({})").format(sql.SQL(", ").join(sql.Identifier(*one) for one in parents))
     if key:
-        made += sql.SQL(" PARTITION BY {}").format(sql.SQL(key))
+        made += sql.SQL(" PARTITION BY {}").format(sql.SQL(decoded(key, encoding)))
     statements: list[sql.Composable] = [
         sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(table.schema)),
         *(
@@ -123,7 +134,7 @@ async def new_table(
         if index not in keys:
             statements.append(_index(text, head, renamed.get(index)))
     statements += _identity(name, identity, [str(renamed.get(i, i)) for i, _, chosen, _ in indexes if chosen])
-    return NewTable(tuple(statement.as_string(destination) for statement in statements), renamed)
+    return NewTable(tuple(statement_text(statement, destination) for statement in statements), renamed)
 
 
 def _free_names(names: Iterable[str], taken: Collection[str], ours: Collection[str]) -> dict[str, str]:

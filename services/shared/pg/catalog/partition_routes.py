@@ -10,6 +10,7 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import TableId
 from services.shared.pg.catalog.partitions import existing_tables
+from services.shared.pg.catalog.stored_text import decoded, encoding_to_read, statement_text
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
 from services.shared.pg.session.connection import translated
 
@@ -24,9 +25,12 @@ WITH RECURSIVE up AS (
       FROM up
       JOIN pg_catalog.pg_class c ON c.oid = up.oid AND c.relispartition
       JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
-SELECT n.nspname, c.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid),
-       CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END
-  FROM up
+SELECT n.nspname, c.relname,
+       pg_catalog.convert_to(pg_catalog.pg_get_expr(c.relpartbound, c.oid), given.encoding),
+       pg_catalog.convert_to(CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END,
+                             given.encoding)
+  FROM (SELECT %s::name AS encoding) given
+ CROSS JOIN up
   JOIN pg_catalog.pg_class c ON c.oid = up.oid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  ORDER BY up.height DESC
@@ -36,8 +40,12 @@ SELECT n.nspname, c.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid),
 async def creation(source: AsyncConnection, destination: AsyncConnection, table: TableId) -> tuple[str, ...]:
     """Statements for the destination, parents first. Empty for a table that is not a partition."""
     with translated(f"reading how {table} is a partition on the source"):
-        rows = await (await source.execute(_CHAIN, [table.schema, table.name])).fetchall()
-    chain = [(TableId(schema, name), bound, key) for schema, name, bound, key in rows]
+        encoding = encoding_to_read(source)
+        rows = await (await source.execute(_CHAIN, [table.schema, table.name, encoding])).fetchall()
+    chain = [
+        (TableId(schema, name), decoded(bound or b"", encoding), decoded(key or b"", encoding))
+        for schema, name, bound, key in rows
+    ]
     there = await existing_tables(destination, [name for name, _, _ in chain])
     statements = []
     for (parent, _, _), (name, bound, key) in pairwise(chain):
@@ -50,12 +58,13 @@ async def creation(source: AsyncConnection, destination: AsyncConnection, table:
         )
         if key:
             statement += sql.SQL(" PARTITION BY {}").format(sql.SQL(key))
-        statements.append(statement.as_string(destination))
+        statements.append(statement_text(statement, destination))
     return tuple(statements)
 
 
 _PLACES = """
-SELECT n.nspname, c.relname, pn.nspname, p.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid)
+SELECT n.nspname, c.relname, pn.nspname, p.relname,
+       pg_catalog.convert_to(pg_catalog.pg_get_expr(c.relpartbound, c.oid), %s)
   FROM unnest(%s::text[], %s::text[]) AS wanted (s, r)
   JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r AND c.relispartition
@@ -72,9 +81,11 @@ async def places(conn: AsyncConnection, tables: Collection[TableId], chosen: Cho
     """The places of those of `tables` that are partitions on this server. chosen: the objects that are
     migrated. A partition whose root is not migrated is an ordinary table."""
     with translated("reading which tables are partitions"):
-        cursor = await conn.execute(_PLACES, [[t.schema for t in tables], [t.name for t in tables]])
+        encoding = encoding_to_read(conn)
+        names = [t.schema for t in tables], [t.name for t in tables]
+        cursor = await conn.execute(_PLACES, [encoding, *names])
         rows = await cursor.fetchall()
-    found = {TableId(s, t): (TableId(ps, p), bound or "") for s, t, ps, p, bound in rows}
+    found = {TableId(s, t): (TableId(ps, p), decoded(bound or b"", encoding)) for s, t, ps, p, bound in rows}
     return {table: place for table, place in found.items() if chosen.makes(place[0])}
 
 
@@ -168,7 +179,7 @@ class Lineage:
             parent, bound = self.here[table]
             attach = sql.SQL("ALTER TABLE {} ATTACH PARTITION {} {}")
             statements.append(attach.format(sql.Identifier(parent.schema, parent.name), name, sql.SQL(bound)))
-        return tuple(statement.as_string(conn) for statement in statements)
+        return tuple(statement_text(statement, conn) for statement in statements)
 
 
 async def lineage(

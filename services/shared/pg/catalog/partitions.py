@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable
 from psycopg import AsyncConnection
 
 from services.shared.model import Route, TableId
+from services.shared.pg.catalog.stored_text import decoded, encoding_to_read
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
 from services.shared.pg.session.connection import translated
 
@@ -32,8 +33,9 @@ WITH RECURSIVE tree AS (
       FROM tree t
       JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid)
 SELECT rn.nspname, r.relname, n.nspname, c.relname, c.relkind::text,
-       pg_catalog.concat_ws(' ', pn.nspname, p.relname, pg_catalog.pg_get_partkeydef(c.oid),
-                            pg_catalog.pg_get_expr(c.relpartbound, c.oid))
+       pg_catalog.convert_to(
+           pg_catalog.concat_ws(' ', pn.nspname, p.relname, pg_catalog.pg_get_partkeydef(c.oid),
+                                pg_catalog.pg_get_expr(c.relpartbound, c.oid)), %s)
   FROM tree t
   JOIN pg_catalog.pg_class c ON c.oid = t.oid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -106,9 +108,10 @@ def _whole(tree: Tree, chosen: Chosen) -> bool:
 
 async def _trees(conn: AsyncConnection) -> dict[TableId, Tree]:
     found: dict[TableId, set[tuple[TableId, str, str]]] = defaultdict(set)
-    cursor = await conn.execute(_TREES)
+    encoding = encoding_to_read(conn)
+    cursor = await conn.execute(_TREES, [encoding])
     async for root_schema, root, schema, name, kind, how in cursor:
-        found[TableId(root_schema, root)].add((TableId(schema, name), kind, how))
+        found[TableId(root_schema, root)].add((TableId(schema, name), kind, decoded(how, encoding)))
     return {root: frozenset(tree) for root, tree in found.items()}
 
 

@@ -14,6 +14,7 @@ from psycopg import AsyncConnection, sql
 
 from services.shared.model import ColumnIdentity, TableId, TableIdentity
 from services.shared.pg.catalog.columns import GENERATED, IDENTITY, ColumnDefinition
+from services.shared.pg.catalog.stored_text import literal, statement_text
 
 SET_EXPRESSION_SINCE = 170000
 
@@ -110,8 +111,8 @@ def compare(
         ]
     )
     return Comparison(
-        tuple(statement.as_string(conn) for statement in statements),
-        tuple(statement.as_string(conn) for statement in _alter(now.table, own)),
+        tuple(statement_text(statement, conn) for statement in statements),
+        tuple(statement_text(statement, conn) for statement in _alter(now.table, own)),
         old_rows_differ,
     )
 
@@ -214,17 +215,10 @@ def _added(column: ColumnDefinition) -> sql.Composable:
     elif column.identity:
         parts.append(sql.SQL(f"GENERATED {IDENTITY[column.identity]} AS IDENTITY"))
     elif column.missing is not None:
-        parts.append(sql.SQL("DEFAULT {}").format(_value(column, column.missing)))
+        parts.append(sql.SQL("DEFAULT {}").format(literal(column.missing)))
     if column.not_null and (column.identity or column.missing is not None):
         parts.append(sql.SQL("NOT NULL"))
     return sql.SQL(" ").join(parts)
-
-
-def _value(column: ColumnDefinition, value: str | bytes) -> sql.Composable:
-    if isinstance(value, str):
-        return sql.Literal(value)
-    stored = "CAST(pg_catalog.convert_from({}, pg_catalog.getdatabaseencoding()) AS {})"
-    return sql.SQL(stored).format(sql.Literal(value), sql.SQL(column.type_sql))
 
 
 def _default_of_added(column: ColumnDefinition) -> list[sql.Composable]:

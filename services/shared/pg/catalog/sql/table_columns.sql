@@ -8,10 +8,10 @@ SELECT n.nspname,
        pg_catalog.format_type(a.atttypid, a.atttypmod),
        CASE WHEN a.attcollation <> t.typcollation THEN o.collname ELSE '' END,
        a.attnotnull,
-       pg_catalog.convert_to(coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), ''), %(definitions)s),
+       pg_catalog.convert_to(coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), ''), %(encoding)s),
        coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', ''), -- from 12 on
        a.attidentity::text,
-       pg_catalog.convert_to({missing}, %(values)s) -- of rows older than the column
+       pg_catalog.convert_to({missing}, %(encoding)s) -- of rows older than the column
   FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted (s, r)
   JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r AND c.relkind IN ('r', 'p')
