@@ -42,13 +42,14 @@ def _reasons(facts: ReadinessFacts, limits: Limits) -> Iterator[Reason]:
     if not facts.follow:
         yield not_replicating(facts.migration_id)
         return
+    if facts.slot_lost and not facts.phase.ended:  # it cannot be continued, so no other remedy helps
+        yield _slot_lost(facts.migration_id)
+        return
     stopped = phase_reason(facts.migration_id, facts.phase, facts.failure)
     if stopped is not None:
         yield stopped
     if facts.needs_credentials:
         yield credentials_needed(facts.migration_id)
-    if facts.slot_lost:
-        yield _slot_lost(facts.migration_id)
     if facts.uncopied:
         yield _copy_unfinished(facts)
     if stopped is None:
