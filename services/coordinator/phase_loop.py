@@ -158,7 +158,9 @@ class PhaseLoop:
                     log.error("migration %s is left to another coordinator: %s", self.migration.id, error)
                     return
                 if not error.policy.retry:
-                    await self._fail(error)
+                    if not await self._switched_over():
+                        await self._fail(error)
+                    self.watch_old_source()
                     return
                 if error.kind is ErrorKind.SNAPSHOT_LOST:
                     self._workers.snapshot.lost()
@@ -199,10 +201,8 @@ class PhaseLoop:
             if running.done():
                 return running.result()
             error = fatal.result()
-            if not self.switching.held:  # it sees the error too, and rolls back or has decided
-                await self.switching.wait()
-                if self.migration.record.phase is MigrationPhase.SWITCHED_OVER:
-                    return self.migration.state
+            if await self._switched_over():
+                return self.migration.state
             if error.kind is ErrorKind.SCHEMA_DRIFT and state in _APPLYING:
                 return await after_drift(self._context, self._schema, self._workers.reports, error)
             raise error
@@ -210,6 +210,14 @@ class PhaseLoop:
             for task in (running, fatal):
                 task.cancel()
             await asyncio.wait({running, fatal})
+
+    async def _switched_over(self) -> bool:
+        """Whether the migration has switched over. If a switchover blocks writes, wait for its end: it sees
+        the error of the worker too, and rolls back or has decided. One that only prepares is not waited for,
+        because it would hide the error until its time is over."""
+        if self.migration.in_switchover:
+            await self.switching.wait()
+        return self.migration.record.phase is MigrationPhase.SWITCHED_OVER
 
     async def _fail(self, error: PgmigError) -> None:
         migration = self.migration
