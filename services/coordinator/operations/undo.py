@@ -55,10 +55,10 @@ async def undo(context: Context) -> None:
     """From phase switchover, which was not committed, back to streaming. Raises FENCED, with the source
     as it is, when another coordinator has written the record since."""
     if context.migration.record.freeze is not None:
-        uri = await context.credentials.source()
+        thaw = _Thaw(context, await context.credentials.source())
         fenced = await retrying(
             "thawing the source",
-            lambda: _thaw_unless_fenced(context, uri),
+            thaw.attempt,
             on_failure=lambda error: _report_failure(context, error),
         )
         if fenced is not None:
@@ -70,17 +70,28 @@ async def undo(context: Context) -> None:
     await context.journal.save()
 
 
-async def _thaw_unless_fenced(context: Context, uri: str) -> PgmigError | None:
-    """Returns FENCED instead of raising it: `retrying` would try again."""
-    try:
-        await thaw_recorded(context, uri)
-    except StillDisabledError as exc:  # it is retried after any error
-        raise StillDisabledError(ErrorKind.TRANSIENT, exc.message, exc.hint) from exc
-    except PgmigError as exc:
-        if exc.kind is not ErrorKind.FENCED:
-            raise
-        return exc
-    return None
+class _Thaw:
+    """A thaw that is attempted until it succeeds. Once writers can write, only subscriptions are left. Later
+    attempts neither set the default nor open the database: an operator may have changed these since."""
+
+    def __init__(self, context: Context, uri: str) -> None:
+        self._context, self._uri = context, uri
+        self._open = False
+
+    async def attempt(self) -> PgmigError | None:
+        """Returns FENCED instead of raising it: `retrying` would try again."""
+        try:
+            if not self._open:
+                await _open_recorded(self._context, self._uri)
+                self._open = True
+            await _enable_recorded(self._context, self._uri)
+        except StillDisabledError as exc:  # it is retried after any error
+            raise StillDisabledError(ErrorKind.TRANSIENT, exc.message, exc.hint) from exc
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.FENCED:
+                raise
+            return exc
+        return None
 
 
 async def thaw_recorded(context: Context, uri: str) -> bool:
@@ -89,13 +100,24 @@ async def thaw_recorded(context: Context, uri: str) -> bool:
     Raises FENCED, with the source as it is, when another coordinator has written the record since. Raises
     StillDisabledError if writers can write, and only subscriptions are left.
     """
+    changed = await _open_recorded(context, uri)
+    await _enable_recorded(context, uri)
+    return changed
+
+
+async def _open_recorded(context: Context, uri: str) -> bool:
     freeze = context.migration.record.freeze
     assert freeze is not None
-    put_back = await let_writers_in(uri, freeze, claiming(context))
-    for line in put_back:
+    lines = await let_writers_in(uri, freeze, claiming(context))
+    for line in lines:
         context.migration.event(EventLevel.INFO, line)
+    return bool(lines)
+
+
+async def _enable_recorded(context: Context, uri: str) -> None:
+    freeze = context.migration.record.freeze
+    assert freeze is not None
     await enable_again(uri, freeze, claiming(context))
-    return bool(put_back)
 
 
 def claiming(context: Context) -> Announce:
