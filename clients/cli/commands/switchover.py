@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from clients.cli.commands.dry_run import dry_run as run_dry
 from clients.cli.coordinator import connected, local_directory
@@ -124,11 +125,16 @@ def switchover(
         raise click.BadParameter("must be more than 0", param_hint="--timeout")
     limit = max_lag or LagLimit()
     if dry_run:
+        if action or hold or request_id or detach:
+            raise click.UsageError(
+                "--dry-run begins no switchover: it cannot be combined with --proceed, --cancel, --attach, "
+                "--hold, --request-id and --detach"
+            )
         checked = run(run_dry(invocation, replace(limit, seconds=limit.seconds or timeout)))
         if not checked.can_switch:
             click.get_current_context().exit(ExitCode.REFUSED)
         return
-    if action and (hold or request_id or max_lag):
+    if action and (hold or request_id or max_lag or _given("timeout") or _given("freeze")):
         raise click.UsageError(f"--{action} is about a switchover that was requested before")
     options = SwitchoverOptions(max(1, round(timeout * 1000)), hold, limit, FreezeMode(freeze))
     asked = Asked(action, request_id or secrets.token_hex(8))
@@ -137,6 +143,12 @@ def switchover(
     except Interrupted:
         _say_how_to_continue(asked)
         raise
+
+
+def _given(option: str) -> bool:
+    """Whether the option is given, and not by its default."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not None and source is not ParameterSource.DEFAULT
 
 
 def _say_how_to_continue(asked: Asked) -> None:

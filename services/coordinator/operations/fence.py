@@ -34,6 +34,6 @@ def opened_meanwhile(database: str) -> PgmigError:
         ErrorKind.SWITCHOVER_FAILED,
         f"somebody altered database {database} of the source, or let it accept connections during the "
         "switchover",
-        "writes are not blocked any more, and nothing is lost; find out who ran ALTER DATABASE, then switch "
-        "over again",
+        "writes are not blocked any more, and nothing is lost; find out who ran ALTER DATABASE, or GRANT or "
+        "REVOKE ON DATABASE, then switch over again",
     )

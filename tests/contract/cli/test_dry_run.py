@@ -33,6 +33,30 @@ def test_steps_go_to_stderr_and_the_outcome_with_its_estimate_to_stdout(served: 
     assert "switchover" not in calls
 
 
+@pytest.mark.parametrize(
+    "other", ["--proceed", "--cancel", "--attach", "--hold", "--request-id=x", "--detach"]
+)
+def test_options_of_a_switchover_are_refused(served: ServedControl, other: str) -> None:
+    """Otherwise only the dry run would take place, and the operator would expect the other thing."""
+    put(served)
+    result = at(served, "switchover", "--dry-run", other)
+    assert result.exit_code == 2
+    assert "--dry-run begins no switchover" in result.stderr
+    assert not [call for call in served.control.calls if call[0] == "dry_run"]
+
+
+@pytest.mark.parametrize("given", ["--timeout=30s", "--freeze=database", "--max-lag=5s"])
+@pytest.mark.parametrize("action", ["--proceed", "--cancel", "--attach"])
+def test_options_of_a_request_are_refused_for_one_that_was_made_before(
+    served: ServedControl, action: str, given: str
+) -> None:
+    """It keeps its own, so they would have no effect."""
+    put(served)
+    result = at(served, "switchover", action, given)
+    assert result.exit_code == 2
+    assert "requested before" in result.stderr
+
+
 def test_without_a_limit_the_lag_has_to_fit_in_the_timeout(served: ServedControl) -> None:
     put(served)
     served.control.dry = (READY,)

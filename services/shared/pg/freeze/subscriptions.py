@@ -71,10 +71,11 @@ async def _alter(conn: AsyncConnection, name: str, action: LiteralString, afterw
         await conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(f"{_LOCK_S}s")))
         await conn.execute(statement)
     except psycopg.errors.InsufficientPrivilege as exc:
+        quoted = sql.Identifier(name).as_string(conn)
         raise PgmigError(
             ErrorKind.PERMISSION,
             f"subscription {name} writes into the source, and our role may not alter it",
-            f"let its owner run ALTER SUBSCRIPTION {name} {action}, then {afterwards}",
+            f"let its owner run ALTER SUBSCRIPTION {quoted} {action}, then {afterwards}",
         ) from exc
     except psycopg.Error as exc:
         raise translate(exc, f"altering subscription {name} of the source") from exc
