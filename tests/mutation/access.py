@@ -10,6 +10,7 @@ CHANNEL = "tests/integration/pg/transport/test_channel.py"
 WORKER_SECRET = "tests/contract/test_worker_secret.py"
 OWNERS = "tests/integration/pg/preflight/test_owners_functions.py"
 CASTS = "tests/integration/pg/apply/test_hijacked_casts.py"
+CATALOGS = "tests/integration/pg/catalog/test_hijacked_catalogs.py"
 
 MUTATIONS = (
     Mutation(
@@ -179,5 +180,19 @@ MUTATIONS = (
         "_TYPED_BY_CAST if self.cast_from_text else _TYPED_BY_INPUT",
         "_TYPED_BY_CAST",
         f"{CASTS}::test_rows_that_are_written_together_are_read_by_input_functions",
+    ),
+    Mutation(
+        "S16 rows of catalogs are not converted to JSON",
+        "services/shared/pg/session/sql_files.py",
+        '"a.attgenerated::text"',
+        "\"pg_catalog.to_jsonb(a) ->> 'attgenerated'\"",
+        f"{CATALOGS}::test_catalogs_are_read_without_casts_of_owners",
+    ),
+    Mutation(
+        "S16 values of old rows are printed by the output function",
+        "services/shared/pg/session/sql_files.py",
+        '"a.attmissingval::text"',
+        '"pg_catalog.to_jsonb(a.attmissingval)::text"',
+        f"{CATALOGS}::test_values_of_old_rows_are_checked_without_casts_of_owners",
     ),
 )

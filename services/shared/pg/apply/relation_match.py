@@ -10,6 +10,7 @@ from services.shared.pg.apply.target_statements import TargetColumn
 from services.shared.pg.apply.target_table import TargetTable
 from services.shared.pg.session.connection import translated
 from services.shared.pg.session.encoding import stored_encoding
+from services.shared.pg.session.sql_files import for_version
 from services.shared.pgoutput import Relation
 
 _COLUMNS = """
@@ -30,7 +31,7 @@ SELECT a.attname,
                    JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
                   WHERE c.opcmethod = 403 AND c.opcdefault AND n.nspname <> 'pg_catalog'
                     AND c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid)), '='),
-       coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') <> '',
+       {a.attgenerated} <> '',
        t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast k
                           WHERE k.castsource = t.oid AND k.oid >= 16384), -- FirstNormalObjectId
@@ -78,7 +79,8 @@ async def describe_target(
     for a column that the destination generates, unless the source sends generated columns (`generated`)."""
     name = sql.Identifier(relation.schema, relation.name).as_string(conn)
     with translated(f"reading the columns of {relation.table} on the destination"):
-        rows = await (await conn.execute(_COLUMNS, [name])).fetchall()
+        query = for_version(_COLUMNS, conn.info.server_version)
+        rows = await (await conn.execute(query, [name])).fetchall()
         unique = [set(row[0]) for row in await (await conn.execute(_UNIQUE, [name])).fetchall()]
     found = {row[0]: TargetColumn(*row[:10]) for row in rows}
     unfit = await drift(conn, relation, {name: column.type_sql for name, column in found.items()}, lsn)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any
 
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import TableId
 from services.shared.pg.catalog.stored_text import decoded, encoding_to_read
 from services.shared.pg.session.connection import translated
-from services.shared.pg.session.sql_files import load_sql
+from services.shared.pg.session.sql_files import load_sql_for
 
 GENERATED = {"s": "STORED", "v": "VIRTUAL"}
 IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
@@ -40,10 +40,6 @@ class ColumnDefinition:
     missing: str | None
 
 
-MISSING_VALUES_SINCE = 110000
-"""server_version_num from which ADD COLUMN with a default does not rewrite the table."""
-
-
 Definitions = Mapping[TableId, tuple[ColumnDefinition, ...]]
 """Columns by table. A table that does not exist has no entry."""
 
@@ -58,8 +54,8 @@ async def read_columns(conn: AsyncConnection, tables: Collection[TableId]) -> De
         "encoding": encoding,
     }
     with translated("reading the columns of tables"):
-        text = sql.SQL(load_sql("catalog/sql/table_columns.sql")).format(missing=sql.SQL(_missing(conn)))
-        cursor = await conn.execute(text, given)
+        query = load_sql_for("catalog/sql/table_columns.sql", conn.info.server_version)
+        cursor = await conn.execute(query, given)
         async for schema, name, *column in cursor:
             columns = found.setdefault(TableId(schema, name), [])
             if column[0] is not None:
@@ -71,13 +67,6 @@ def _definition(row: Sequence[Any], encoding: str) -> ColumnDefinition:
     """Expressions and values arrive as bytes, because some have no equivalent in UTF-8."""
     texts: list[Any] = [decoded(one, encoding) if isinstance(one, bytes) else one for one in row]
     return ColumnDefinition(*texts)
-
-
-def _missing(conn: AsyncConnection) -> LiteralString:
-    """SQL for the column's missing value, as text under the session's settings."""
-    if conn.info.server_version < MISSING_VALUES_SINCE:
-        return "NULL::text"
-    return "(a.attmissingval::text::text[])[1]"
 
 
 def defined(column: ColumnDefinition) -> sql.Composable:

@@ -57,7 +57,7 @@ from services.shared.pg.selection.rules import (
     publishable,
 )
 from services.shared.pg.session.connection import complete_conninfo, connect_failure, open_session, translated
-from services.shared.pg.session.sql_files import load_sql
+from services.shared.pg.session.sql_files import load_sql, load_sql_for
 from services.shared.pg.session.uri import parameters
 
 _BOOKKEEPING = {"bookkeeping": BOOKKEEPING_SCHEMA}
@@ -197,7 +197,7 @@ async def _choose(
     made = {
         relation.oid for relation in family.relations.values() if is_chosen(family.lineage(relation), matches)
     }
-    cursor = await conn.execute(load_sql("catalog/sql/selected_keys.sql"))
+    cursor = await conn.execute(load_sql_for("catalog/sql/selected_keys.sql", conn.info.server_version))
     keys = [ForeignKey(*row) for row in await cursor.fetchall()]
     nodes, edges = await _graph(conn)
     wanted = _wanted(family, schemas, matches, made, keys)

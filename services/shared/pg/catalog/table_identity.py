@@ -20,7 +20,7 @@ from services.shared.model import BOOKKEEPING_SCHEMA, ColumnIdentity, PipelineId
 from services.shared.pg.bookkeeping.schema import KEEPING_BOOKS, book, books_exist
 from services.shared.pg.catalog.tables import under_snapshot
 from services.shared.pg.session.connection import translated
-from services.shared.pg.session.sql_files import load_sql
+from services.shared.pg.session.sql_files import load_sql_for
 
 KEPT_SIGNATURES = 8
 _FACTS = 7
@@ -44,7 +44,7 @@ async def read_identities(conn: AsyncConnection, pipeline: PipelineId) -> dict[T
     """All tables of the source, partitioned tables included, in the transaction's snapshot."""
     with translated("reading the source's tables"):
         cursor = await conn.execute(
-            load_sql("catalog/sql/table_identity.sql"),
+            load_sql_for("catalog/sql/table_identity.sql", conn.info.server_version),
             {
                 "bookkeeping": BOOKKEEPING_SCHEMA,
                 "publications": [pipeline.publication, pipeline.inserts_publication],

@@ -26,9 +26,8 @@ from services.shared.model import (
 )
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
 from services.shared.pg.session.connection import translated
-from services.shared.pg.session.sql_files import load_sql
+from services.shared.pg.session.sql_files import load_sql, load_sql_for
 
-_TABLES = load_sql("catalog/sql/tables.sql")
 ROOTS_SINCE = 130000
 """server_version_num from which a publication can contain a partitioned root."""
 
@@ -43,7 +42,8 @@ async def list_tables(conn: AsyncConnection, chosen: Chosen = EVERYTHING) -> tup
 
 
 async def _list(conn: AsyncConnection, *, sizes: bool) -> tuple[SourceTable, ...]:
-    cursor = await conn.execute(_TABLES, {"bookkeeping": BOOKKEEPING_SCHEMA, "sizes": sizes})
+    query = load_sql_for("catalog/sql/tables.sql", conn.info.server_version)
+    cursor = await conn.execute(query, {"bookkeeping": BOOKKEEPING_SCHEMA, "sizes": sizes})
     return tuple([_table(row) async for row in cursor])
 
 

@@ -15,7 +15,7 @@ from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.selection.rules import Chosen
 from services.shared.pg.session.connection import translated
 from services.shared.pg.session.encoding import RAW, codec_of, stored_encoding
-from services.shared.pg.session.sql_files import load_sql
+from services.shared.pg.session.sql_files import load_sql, load_sql_for
 
 _CONVERT_ALL: LiteralString = (
     "SELECT pg_catalog.max(pg_catalog.octet_length(pg_catalog.convert_to(t.text, 'UTF8'))) FROM ({texts}) t"
@@ -77,7 +77,7 @@ async def check_definitions(source: AsyncConnection, chosen: Chosen, *, data_onl
     missing = await _missing(source, chosen)
     for texts in (_DEFAULTS,) if data_only else (_DEFAULTS, _DEFINITIONS, _OLD_ROWS):
         query = sql.SQL(load_sql("preflight/dumped.sql")).format(
-            texts=sql.SQL(load_sql(texts.sql)), missing=missing
+            texts=sql.SQL(load_sql_for(texts.sql, source.info.server_version)), missing=missing
         )
         await _check(source, texts, query)
 

@@ -14,7 +14,7 @@ from services.shared.model import BOOKKEEPING_SCHEMA, TableId
 from services.shared.pg.catalog.server import ServerFacts, listing
 from services.shared.pg.selection.rules import Chosen
 from services.shared.pg.session.connection import translated
-from services.shared.pg.session.sql_files import load_sql
+from services.shared.pg.session.sql_files import load_sql_for
 
 NAMED_AT_MOST = 10
 _MAY_GRANT_ITSELF_BEFORE = 160000
@@ -46,7 +46,8 @@ async def check(
         return []
     with translated("checking functions that are called when rows are written"):
         cursor = await where.execute(
-            load_sql("preflight/functions.sql"), {"bookkeeping": BOOKKEEPING_SCHEMA, "no_owner": no_owner}
+            load_sql_for("preflight/functions.sql", where.info.server_version),
+            {"bookkeeping": BOOKKEEPING_SCHEMA, "no_owner": no_owner},
         )
         found = [
             what async for schema, name, what in cursor if name is None or chosen.makes(TableId(schema, name))

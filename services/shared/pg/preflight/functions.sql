@@ -21,7 +21,7 @@ WITH called AS (
       FROM pg_catalog.pg_attrdef d
       JOIN pg_catalog.pg_class c ON c.oid = d.adrelid
       JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
-     WHERE coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') <> ''  -- a column of the catalog since 12
+     WHERE {a.attgenerated} <> ''
     UNION ALL
     SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid, 0, i.indrelid, c.relowner, '',
            pg_catalog.concat(i.indexprs::text, i.indpred::text)
@@ -64,7 +64,7 @@ WITH called AS (
      WHERE c.relkind = 'm' AND %(no_owner)s
     UNION ALL
     SELECT 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass, s.oid, 0, s.stxrelid, s.stxowner, '',
-           pg_catalog.to_jsonb(s) ->> 'stxexprs'  -- since 14
+           {s.stxexprs}
       FROM pg_catalog.pg_statistic_ext s
      WHERE %(no_owner)s
 ), found AS (

@@ -37,7 +37,7 @@ from services.shared.pg.catalog.tables import list_tables
 from services.shared.pg.selection.dependencies import CLASS, fallout
 from services.shared.pg.selection.rules import Chosen
 from services.shared.pg.session.connection import translated
-from services.shared.pg.session.sql_files import load_sql
+from services.shared.pg.session.sql_files import load_sql_for
 from services.shared.pg.unpublished.extension_tables import list_extension_tables
 from services.shared.pg.unpublished.large_objects import count_large_objects
 
@@ -222,7 +222,7 @@ async def plan_to_fill(
 async def _shapes(conn: AsyncConnection, tables: Sequence[TableId]) -> dict[TableId, _Shape]:
     with translated("comparing the tables of both databases"):
         cursor = await conn.execute(
-            load_sql("schema/sql/existing_columns.sql"),
+            load_sql_for("schema/sql/existing_columns.sql", conn.info.server_version),
             {"schemas": [table.schema for table in tables], "names": [table.name for table in tables]},
         )
         return {

@@ -16,7 +16,7 @@ from psycopg import AsyncConnection, sql
 from services.shared.model import TableId
 from services.shared.pg.session.connection import translated
 from services.shared.pg.session.encoding import copy_options
-from services.shared.pg.session.sql_files import load_sql
+from services.shared.pg.session.sql_files import load_sql_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class ExtensionTable:
 async def list_extension_tables(conn: AsyncConnection) -> tuple[ExtensionTable, ...]:
     """Those of the connected database, extension by extension."""
     with translated("looking for configuration tables of extensions"):
-        cursor = await conn.execute(load_sql("unpublished/extension_tables.sql"))
+        query = load_sql_for("unpublished/extension_tables.sql", conn.info.server_version)
+        cursor = await conn.execute(query)
         return tuple(
             [ExtensionTable(TableId(row[0], row[1]), row[2], tuple(row[3]), row[4]) async for row in cursor]
         )

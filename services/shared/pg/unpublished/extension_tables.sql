@@ -6,7 +6,7 @@ SELECT n.nspname,
        ARRAY(SELECT a.attname::text
                FROM pg_catalog.pg_attribute a
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                AND coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') = ''  -- from 12 on
+                AND {a.attgenerated} = ''
               ORDER BY a.attnum),
        pg_catalog.has_table_privilege(c.oid, 'UPDATE')
   FROM pg_catalog.pg_extension e

@@ -4,7 +4,7 @@ SELECT k.oid::bigint,
                  || k.confrelid::pg_catalog.regclass::text || ')',
        k.conrelid::bigint, k.confrelid::bigint, k.parent <> 0
   FROM (SELECT c.oid, c.conname, c.conrelid, c.confrelid,
-               coalesce((pg_catalog.to_jsonb(c) ->> 'conparentid')::oid, 0::oid) AS parent  -- from 11 on
+               {c.conparentid} AS parent
           FROM pg_catalog.pg_constraint c
          WHERE c.contype = 'f') k
   LEFT JOIN pg_catalog.pg_constraint p ON p.oid = k.parent

@@ -9,9 +9,9 @@ SELECT n.nspname,
        CASE WHEN a.attcollation <> t.typcollation THEN o.collname ELSE '' END,
        a.attnotnull,
        pg_catalog.convert_to(coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), ''), %(encoding)s),
-       coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', ''), -- from 12 on
+       {a.attgenerated},
        a.attidentity::text,
-       pg_catalog.convert_to({missing}, %(encoding)s) -- of rows older than the column
+       pg_catalog.convert_to(({a.attmissingval}::text[])[1], %(encoding)s) -- of rows older than the column
   FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted (s, r)
   JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.s
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.r AND c.relkind IN ('r', 'p')

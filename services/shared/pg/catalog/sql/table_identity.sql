@@ -13,7 +13,7 @@ SELECT n.nspname,
                             a.attnotnull,
                             coalesce((SELECT pg_catalog.hashtext(d.adbin::text) FROM pg_catalog.pg_attrdef d
                                        WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum), 0),
-                            coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', ''), -- from 12 on
+                            {a.attgenerated},
                             a.attidentity, a.xmin::text)
                           ORDER BY a.attnum)
                    FROM pg_catalog.pg_attribute a
@@ -29,7 +29,7 @@ SELECT n.nspname,
               JOIN pg_catalog.pg_class r ON r.oid = up.relation AND r.relispartition
               JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.relation)
         SELECT string_agg(up.way || r.oid || ' ' || b.oid || '@' || b.xmin, ', ' ORDER BY b.oid, r.oid) AS way,
-               bool_or(coalesce(pg_catalog.to_jsonb(b) ->> 'pubgencols', 'n') = 's') AS generated
+               bool_or({b.pubgencols} = 's') AS generated
           FROM up
           JOIN pg_catalog.pg_publication_rel r ON r.prrelid = up.relation
           JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid

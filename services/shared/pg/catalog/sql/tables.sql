@@ -22,7 +22,7 @@ SELECT n.nspname,
                     AND a.atttypid IN (20, 21, 23)), ''),  -- int8, int2, int4
        coalesce((SELECT json_agg(json_build_object('name', a.attname,
                                                    'type', a.atttypid::bigint,
-                                                   'generated', coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') <> '', -- from 12 on
+                                                   'generated', {a.attgenerated} <> '',
                                                    'always', a.attidentity = 'a')
                                  ORDER BY a.attnum)
                    FROM pg_catalog.pg_attribute a

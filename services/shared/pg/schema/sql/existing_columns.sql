@@ -3,7 +3,7 @@ SELECT n.nspname, c.relname, c.relkind::text,
        coalesce((SELECT json_agg(json_build_object(
                             'name', a.attname,
                             'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
-                            'generated', coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') <> '')  -- from 12 on
+                            'generated', {a.attgenerated} <> '')
                         ORDER BY a.attnum)
                    FROM pg_catalog.pg_attribute a
                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]')
