@@ -22,7 +22,7 @@ from services.shared.model import CopyPart, MigrationId, Split
 from services.shared.pg.copy import part as copying
 from services.shared.pg.copy.part import PartCopier
 from services.shared.pg.copy.relay import may_relay
-from tests.support.copying import execute, exported_snapshot, keep_books, part, scalar
+from tests.support.copying.databases import execute, exported_snapshot, keep_books, part, scalar
 from tests.support.servers.installs import newest, oldest
 from tests.support.servers.postgres import PostgresServer
 

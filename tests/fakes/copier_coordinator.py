@@ -28,7 +28,7 @@ from services.shared.model import (
 from services.shared.rpc.server import ControlServer
 from services.shared.rpc.workers_api import Send
 from tests.fakes.control import StandInControl
-from tests.support.copying import execute
+from tests.support.copying.databases import execute
 from tests.support.servers.nats import NatsServer
 
 TIMEOUT_S = 60.0

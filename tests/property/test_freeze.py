@@ -16,7 +16,11 @@ import pytest
 
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationOptions, PgmigError, Phase
-from tests.support.freeze_writers import (
+from tests.support.servers.door import reopen
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.services.services import Services, until_phase
+from tests.support.switchover.freeze_writers import (
     KINDS,
     Place,
     Writer,
@@ -24,10 +28,6 @@ from tests.support.freeze_writers import (
     prepare_place,
     remove_place,
 )
-from tests.support.servers.door import reopen
-from tests.support.servers.nats import NatsServer
-from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until_phase
 
 SWITCHOVERS = int(os.environ.get("PGMIG_FREEZE_SWITCHOVERS", "3"))
 FIRST_SEED = int(os.environ.get("PGMIG_FREEZE_SEED", "1"))

@@ -17,7 +17,7 @@ from services.shared.model import (
     Selection,
 )
 from tests.fakes.thread import ServedControl
-from tests.support.commands import URIS, at, put
+from tests.support.clients.commands import URIS, at, put
 
 NO_KEY = ("--no-key-tables", "insert-only", "--strict-boundaries")
 MEMORY = ("--maintenance-work-mem", "1.5GB")

@@ -10,7 +10,7 @@ import pytest
 from clients.cli.app import cli
 from services.shared.model import Lsn, Phase, TableId
 from tests.fakes.thread import ServedControl
-from tests.support.commands import URIS, at, document, put
+from tests.support.clients.commands import URIS, at, document, put
 
 
 def test_only_migration_is_chosen_and_several_need_an_id(served: ServedControl) -> None:

@@ -11,7 +11,7 @@ from clients.cli.option_values import lag
 from services.shared.model import DryRunResult, LagLimit, Readiness, StepState
 from tests.fakes.control_service import DRY_RUN, NOT_READY
 from tests.fakes.thread import ServedControl
-from tests.support.commands import at, put
+from tests.support.clients.commands import at, put
 
 BEHIND, RIGHTS, REFUSED = DRY_RUN
 assert isinstance(REFUSED, DryRunResult)

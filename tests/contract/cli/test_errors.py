@@ -10,7 +10,7 @@ import pytest
 from services.shared.model import ErrorKind, MigrationView, PgmigError, Phase
 from services.shared.model.view.jsonview import view_to_json
 from tests.fakes.thread import ServedControl
-from tests.support.commands import at, pgmig, put
+from tests.support.clients.commands import at, pgmig, put
 from tests.support.servers.process import free_port
 
 

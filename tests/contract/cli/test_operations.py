@@ -28,7 +28,7 @@ from services.shared.model import (
 )
 from services.shared.rpc import control_client
 from tests.fakes.thread import ServedControl
-from tests.support.commands import at, document, pgmig, put
+from tests.support.clients.commands import at, document, pgmig, put
 
 
 def requested(served: ServedControl, **changes: object) -> Operation:

@@ -22,7 +22,7 @@ from services.shared.model import (
 )
 from services.shared.model.view.jsonview import view_from_json, view_to_json
 from tests.fakes.thread import ServedControl
-from tests.support.commands import at, document, pgmig, put
+from tests.support.clients.commands import at, document, pgmig, put
 
 
 def test_status_and_list_as_json_are_one_document_that_reads_back(served: ServedControl) -> None:

@@ -15,7 +15,7 @@ from services.shared.bus.connection import bus
 from services.shared.bus.queue import delete_queue
 from services.shared.model import Lsn, MigrationId, MigrationOptions, Phase
 from tests.fakes.copier_coordinator import Gate, closed_gate, make_gate
-from tests.support.copying import execute, scalar
+from tests.support.copying.databases import execute, scalar
 from tests.support.data.compare import compare_databases
 from tests.support.data.workload import Writer, check_conserved_sum
 from tests.support.migrations.live import HELD, Live, all_but_held_copied, eventually, held_up

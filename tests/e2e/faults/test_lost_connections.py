@@ -13,7 +13,7 @@ import pytest
 
 from services.shared.model import MigrationOptions, MigrationView, Phase, TableState
 from tests.e2e.conftest import ROWS
-from tests.support.copying import execute
+from tests.support.copying.databases import execute
 from tests.support.data.compare import compare_databases
 from tests.support.data.schema import seed
 from tests.support.data.workload import Writer

@@ -11,7 +11,7 @@ from nats.aio.client import Client
 
 from services.shared.bus.connection import connect_bus
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services
+from tests.support.services.services import Services
 
 
 @pytest.fixture

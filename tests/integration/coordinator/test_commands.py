@@ -12,7 +12,7 @@ from tests.support.data.compare import compare_rows
 from tests.support.preflight import traces
 from tests.support.servers.door import reopen
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 FOLLOW = MigrationOptions(follow=True)
 

@@ -11,7 +11,7 @@ from tests.support.data.workload import Writer, check_conserved_sum, check_marke
 from tests.support.preflight import traces
 from tests.support.servers.door import reopen
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services, until_phase
+from tests.support.services.services import Services, until_phase
 
 
 async def test_clone_that_does_not_follow_ends_complete_and_leaves_the_source_alone(

@@ -13,7 +13,7 @@ from tests.support.servers.installs import oldest
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import proxied
-from tests.support.services import Services, until_phase
+from tests.support.services.services import Services, until_phase
 
 
 @pytest.fixture

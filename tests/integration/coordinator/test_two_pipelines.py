@@ -39,11 +39,11 @@ from services.shared.pg.teardown import remove_from_source, remove_origin
 from services.shared.rpc.server import ControlServer
 from services.shared.runtime.changes import Changes
 from tests.fakes.control import StandInControl
-from tests.support.copying import execute, exported_snapshot, keep_books, part, scalar
+from tests.support.copying.databases import execute, exported_snapshot, keep_books, part, scalar
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.process import spawn
-from tests.support.services import WORKERS
+from tests.support.services.services import WORKERS
 
 TIMEOUT_S = 60.0
 MIGRATION = MigrationId("both")

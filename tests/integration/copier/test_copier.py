@@ -16,7 +16,7 @@ from services.shared.model import (
     Unassign,
 )
 from tests.fakes.copier_coordinator import TIMEOUT_S, Stand, closed_gate, copier_stand, make_gate
-from tests.support.copying import (
+from tests.support.copying.databases import (
     copy_schema,
     count,
     execute,

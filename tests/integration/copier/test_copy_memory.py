@@ -9,7 +9,7 @@ import pytest
 from services.shared.bus.queue import publish_parts
 from services.shared.model import CopyPart, MigrationId
 from tests.fakes.copier_coordinator import Stand, copier_stand
-from tests.support.copying import execute, exported_snapshot, keep_books, part, scalar
+from tests.support.copying.databases import execute, exported_snapshot, keep_books, part, scalar
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.tls import tls_uri
 

@@ -10,7 +10,7 @@ from services.shared.model import CopyPart, ErrorKind, MigrationId, PgmigError
 from services.shared.pg.copy import relay
 from services.shared.pg.copy.part import Copied, PartCopier
 from services.shared.pg.session.connection import connection
-from tests.support.copying import (
+from tests.support.copying.databases import (
     copy_schema,
     count,
     execute,

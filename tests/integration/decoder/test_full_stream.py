@@ -25,7 +25,7 @@ from tests.support.pipeline.in_process import PIPELINE, Pipeline, pipeline, rows
 from tests.support.servers.installs import oldest
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("heavy")]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.support.servers.nats import NatsServer
-from tests.support.services import COORDINATOR, Services
+from tests.support.services.services import COORDINATOR, Services
 
 __all__ = ["COORDINATOR", "WORKERS", "Stack"]
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import psycopg
 
 from services.shared.model import MigrationId, TableId
-from tests.support.processes import Processes
+from tests.support.services.processes import Processes
 
 ROOT = Path(__file__).resolve().parents[3]
 PIPELINE = MigrationId("crash").forward

@@ -13,7 +13,7 @@ from services.shared.model import MigrationOptions, Phase
 from tests.support.migrations.cli import Cli
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 MIB = 1 << 20
 

@@ -24,7 +24,8 @@ from clients.embedded.stack import embedded_stack
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationOptions, PgmigError, socket_path
 from services.shared.runtime.logfile import LIMIT
-from tests.support.embedded import (
+from tests.support.servers.process import free_port, unprivileged_account
+from tests.support.services.embedded import (
     SECRET,
     Notes,
     directory,
@@ -34,7 +35,6 @@ from tests.support.embedded import (
     plan,
     running,
 )
-from tests.support.servers.process import free_port, unprivileged_account
 
 _CONNECT_AS = """
 import os, socket, sys

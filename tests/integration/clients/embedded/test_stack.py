@@ -20,7 +20,7 @@ from clients.embedded.stack import StackPlan, embedded_stack
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationOptions, PgmigError, Phase
 from tests.fakes.cli import fake_module
-from tests.support.embedded import (
+from tests.support.services.embedded import (
     PYTHON,
     SECRET,
     Notes,

@@ -13,8 +13,18 @@ from clients.tui.panels.metrics import Card, LagCard, Progress
 from clients.tui.panels.sidebar import PositionPanel, WorkerPanel, WorkerStrip
 from clients.tui.panels.tables import TableList
 from services.shared.model import ErrorKind, Event, EventLevel, Failure, MigrationOptions, Phase, TableState
-from tests.support.dashboard import dashboard, heard, heard_revision, reads
-from tests.support.tui_scenes import MIB, START, TABLES, WORKERS, FakeSession, failed, streaming, table, view
+from tests.support.clients.dashboard import dashboard, heard, heard_revision, reads
+from tests.support.clients.tui_scenes import (
+    MIB,
+    START,
+    TABLES,
+    WORKERS,
+    FakeSession,
+    failed,
+    streaming,
+    table,
+    view,
+)
 
 pytestmark = pytest.mark.usefixtures("no_ticks")
 

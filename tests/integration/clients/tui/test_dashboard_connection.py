@@ -10,8 +10,8 @@ from clients.session import Connection
 from clients.tui.panels.header import Banner
 from clients.tui.program import show_session
 from services.shared.model import ErrorKind, ExitCode, PgmigError, Phase
-from tests.support.dashboard import UNREACHABLE, dashboard, heard, reads, screen_text, until
-from tests.support.tui_scenes import FakeSession, streaming, view
+from tests.support.clients.dashboard import UNREACHABLE, dashboard, heard, reads, screen_text, until
+from tests.support.clients.tui_scenes import FakeSession, streaming, view
 
 pytestmark = pytest.mark.usefixtures("no_ticks")
 

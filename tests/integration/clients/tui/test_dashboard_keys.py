@@ -8,8 +8,8 @@ from clients.presentation.progress import Order
 from clients.tui.panels.tables import TableList
 from clients.tui.screens.help import HelpScreen
 from services.shared.model import ErrorKind, PgmigError, Phase
-from tests.support.dashboard import dashboard, heard, reads, toasts, until
-from tests.support.tui_scenes import FakeSession, failed, streaming, view
+from tests.support.clients.dashboard import dashboard, heard, reads, toasts, until
+from tests.support.clients.tui_scenes import FakeSession, failed, streaming, view
 
 pytestmark = pytest.mark.usefixtures("no_ticks")
 

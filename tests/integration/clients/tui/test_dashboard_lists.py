@@ -10,8 +10,8 @@ import pytest
 from clients.tui.panels.event_log import EventLog
 from clients.tui.panels.tables import TableList
 from services.shared.model import Event, EventLevel, Phase, TableState
-from tests.support.dashboard import dashboard, heard, until
-from tests.support.tui_scenes import EVENTS, START, FakeSession, streaming, table, view
+from tests.support.clients.dashboard import dashboard, heard, until
+from tests.support.clients.tui_scenes import EVENTS, START, FakeSession, streaming, table, view
 
 pytestmark = pytest.mark.usefixtures("no_ticks")
 

@@ -26,8 +26,8 @@ from services.shared.model import (
     SwitchoverOptions,
     SwitchoverStep,
 )
-from tests.support.dashboard import dashboard, heard, reads, screen_text, toasts, until
-from tests.support.tui_scenes import STEPS, FakeSession, streaming, view
+from tests.support.clients.dashboard import dashboard, heard, reads, screen_text, toasts, until
+from tests.support.clients.tui_scenes import STEPS, FakeSession, streaming, view
 
 TIMED_OUT = PgmigError(ErrorKind.TIMEOUT, "the marker was not reached within 30s", "wait for a small lag")
 CUT_OFF = PgmigError(ErrorKind.UNREACHABLE, "connection reset by peer", "check the network")

@@ -11,10 +11,10 @@ from services.shared.model import ErrorKind, Lsn, PgmigError, Phase
 from services.shared.pg.replication.connection import ReplicationConnection
 from services.shared.pg.replication.late_writes import late_writes
 from services.shared.pg.session.connection import connection
-from tests.support.old_source import FOLLOW, closed, insert, place, switched_over
 from tests.support.servers.door import reopen
 from tests.support.servers.proxy import proxied
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
+from tests.support.switchover.old_source import FOLLOW, closed, insert, place, switched_over
 
 
 async def test_old_source_is_closed_until_it_is_unfrozen_and_late_writes_are_an_alarm(

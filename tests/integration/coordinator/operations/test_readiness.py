@@ -26,10 +26,10 @@ from services.shared.model import (
     StepState,
     SwitchoverOptions,
 )
-from tests.support.old_source import place
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import proxied
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
+from tests.support.switchover.old_source import place
 
 FOLLOW = MigrationOptions(follow=True)
 

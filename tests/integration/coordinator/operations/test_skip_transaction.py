@@ -10,7 +10,7 @@ import pytest
 from services.shared.model import ErrorKind, Failure, Lsn, MigrationOptions, MigrationView, PgmigError, Phase
 from tests.support.pipeline.in_process import rows, run
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 FOLLOW = MigrationOptions(follow=True)
 

@@ -18,9 +18,18 @@ from psycopg import conninfo, sql
 
 from clients.session import Session
 from services.shared.model import ErrorKind, MigrationOptions, Phase, StepName
-from tests.support.interrupted import HELD_UP_S, Locker, Writer, check, held_up, outcome, settings, told
 from tests.support.servers.door import close, reopen
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
+from tests.support.switchover.interrupted import (
+    HELD_UP_S,
+    Locker,
+    Writer,
+    check,
+    held_up,
+    outcome,
+    settings,
+    told,
+)
 
 FOLLOW = MigrationOptions(follow=True)
 STEPS = [step for step in StepName if step is not StepName.ROLLBACK]

@@ -23,8 +23,8 @@ from services.shared.model import (
     StepName,
     SwitchoverOptions,
 )
-from tests.support.interrupted import Writer, check, held_up, settings
-from tests.support.services import Services, until_phase
+from tests.support.services.services import Services, until_phase
+from tests.support.switchover.interrupted import Writer, check, held_up, settings
 
 FOLLOW = MigrationOptions(follow=True)
 IN_TIME = SwitchoverOptions(60_000)

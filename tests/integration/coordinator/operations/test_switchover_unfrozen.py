@@ -21,8 +21,8 @@ from services.shared.model import (
     StepState,
     SwitchoverOptions,
 )
-from tests.support.interrupted import held_up, settings
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
+from tests.support.switchover.interrupted import held_up, settings
 
 UNFROZEN = SwitchoverOptions(20_000, freeze=FreezeMode.NONE)
 

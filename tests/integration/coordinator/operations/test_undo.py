@@ -20,9 +20,9 @@ from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.bus.store import StateStore
 from services.shared.model import ErrorKind, MigrationPhase, PgmigError, Phase
 from services.shared.pg.session.uri import endpoint
-from tests.support.old_source import closed, frozen_in_vain, insert, password_file
 from tests.support.records import changed
 from tests.support.servers.door import reopen
+from tests.support.switchover.old_source import closed, frozen_in_vain, insert, password_file
 
 
 async def test_cleanup_of_a_switchover_that_could_not_be_undone_thaws_the_source(

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, EventLevel, PgmigError, Phase
-from tests.support.old_source import FOLLOW, insert, killed_in_the_freeze, password_file, place
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.proxy import proxied
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
+from tests.support.switchover.old_source import FOLLOW, insert, killed_in_the_freeze, password_file, place
 
 
 async def interrupted_before_the_source_moved(services: Services, source: str, dest: str) -> str:

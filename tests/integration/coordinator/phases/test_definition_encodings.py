@@ -21,7 +21,7 @@ from tests.integration.coordinator.tables.test_no_key_tables import flushed
 from tests.support.migrations.advice import Stop
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until_phase
+from tests.support.services.services import Services, until_phase
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -15,7 +15,7 @@ from services.shared.pg.session.encoding import CONVERTED_IN_FULL
 from tests.integration.coordinator.tables.test_no_key_tables import flushed
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until_phase
+from tests.support.services.services import Services, until_phase
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from services.shared.model import ErrorKind, LargeObjects, Lsn, MigrationOptions, PgmigError, Phase, Selection
 from tests.support.pipeline.in_process import rows, run
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 pytestmark = pytest.mark.timeout(180)
 

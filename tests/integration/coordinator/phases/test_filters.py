@@ -18,7 +18,7 @@ from services.shared.model import (
 )
 from tests.support.pipeline.in_process import rows, run
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -16,7 +16,7 @@ from tests.support.data.compare import compare_databases
 from tests.support.data.schema import seed
 from tests.support.data.workload import Writer, check_conserved_sum, check_markers
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 FOLLOW = MigrationOptions(follow=True, maintenance_work_mem_kb=16384)
 HELD = "shop.ledger"

@@ -25,7 +25,7 @@ from services.shared.pg.session.connection import connection
 from tests.integration.coordinator.tables.test_no_key_tables import flushed, warned
 from tests.support.pipeline.in_process import rows, run
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 KEYS = [
     "CREATE TABLE log (id int UNIQUE, note text)",  # no replica identity

@@ -28,7 +28,7 @@ from tests.support.migrations.advice import Stop
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.releases import UnobtainableError, server_of
-from tests.support.services import Services, until_phase
+from tests.support.services.services import Services, until_phase
 
 pytestmark = pytest.mark.timeout(180)
 

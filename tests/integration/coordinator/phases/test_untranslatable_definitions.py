@@ -15,7 +15,7 @@ from tests.integration.coordinator.phases.test_encodings import encoded
 from tests.integration.coordinator.phases.test_stored_encodings import WIN1252
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until_phase
+from tests.support.services.services import Services, until_phase
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -18,7 +18,7 @@ from services.shared.pg.schema.post_data import Item, Plan, building_session
 from services.shared.pg.session.connection import connection
 from services.shared.runtime.assignments import cause
 from tests.support.data.compare import compare_databases
-from tests.support.post_data import (
+from tests.support.schema.post_data import (
     done_steps,
     dumped_schema,
     make_source,

@@ -34,7 +34,7 @@ from services.shared.pg.bookkeeping.schema import ensure_bookkeeping, mark_step,
 from services.shared.pg.session.connection import connection
 from tests.support.records import make_record
 from tests.support.servers.nats import NatsServer
-from tests.support.services import COORDINATOR, Services, until_phase
+from tests.support.services.services import COORDINATOR, Services, until_phase
 
 FOLLOW = MigrationOptions(follow=True)
 PIPELINE = MigrationId("m").forward

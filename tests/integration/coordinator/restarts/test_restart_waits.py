@@ -15,7 +15,7 @@ from clients.session import Session
 from services.shared.model import ErrorKind, Lsn, MigrationOptions, MigrationView, PgmigError, Phase
 from tests.support.data.compare import compare_rows
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 FOLLOW = MigrationOptions(follow=True)
 HOUR = "3600"

@@ -12,7 +12,7 @@ from services.shared.bus.store import StateStore, delete_stream
 from services.shared.model import STATE_BUCKET, ErrorKind, MigrationOptions, PgmigError, Phase
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services
+from tests.support.services.services import Services
 
 FOLLOW = MigrationOptions(follow=True)
 FAR = 1_000_000

@@ -20,7 +20,7 @@ from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.freeze.thaw import thaw
 from services.shared.pg.session.connection import connection
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 PIPELINE = MigrationId("m").forward
 

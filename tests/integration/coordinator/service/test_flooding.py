@@ -17,7 +17,7 @@ from pgmig.control.v1 import options_pb2
 from services.shared.model import PgmigError
 from tests.bench.processes import peak_mb
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services
+from tests.support.services.services import Services
 
 MORE_MB = 400
 """What a flood may cost, however many take part in it. Each of these used to cost 0.9 to 3 GB."""

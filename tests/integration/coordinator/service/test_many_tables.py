@@ -28,7 +28,7 @@ from services.shared.model import (
 from tests.bench.processes import peak_mb
 from tests.support.records import make_record
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services
+from tests.support.services.services import Services
 
 pytestmark = pytest.mark.xdist_group("heavy")
 

@@ -27,7 +27,7 @@ from services.shared.pg.replication.publication import ensure_publication
 from services.shared.pg.session.connection import connection
 from tests.support.pipeline.in_process import rows, run
 from tests.support.preflight import traces
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 IDENTITIES = "SELECT relname, relreplident::text FROM pg_class WHERE relname IN ('log', 'mute') ORDER BY 1"
 AS_MADE = [("log", "d"), ("mute", "n")]

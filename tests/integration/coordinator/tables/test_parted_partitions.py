@@ -19,7 +19,7 @@ from services.shared.model import (
 from tests.integration.pg.catalog.test_partitions import BY_PLACE, COLUMNS, PLAIN, RANGES
 from tests.support.pipeline.in_process import rows, run
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 OPTIONS = MigrationOptions(follow=True, data_only=True)
 TABLE, LOW, THERE = (TableId("public", name) for name in ("t", "low", "there"))

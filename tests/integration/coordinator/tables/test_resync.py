@@ -16,7 +16,7 @@ from services.shared.pg.session.connection import connection
 from tests.support.data.compare import compare_databases
 from tests.support.pipeline.in_process import PIPELINE, rows, run
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 FOLLOW = MigrationOptions(follow=True)
 SCHEMA = """

@@ -14,7 +14,7 @@ from services.shared.pg.session.connection import connection
 from tests.integration.coordinator.tables.test_resync import resync, same, switch_over
 from tests.support.pipeline.in_process import rows, run
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until_phase
+from tests.support.services.services import Services, until_phase
 
 PUBLISHED = "SELECT tablename FROM pg_publication_tables ORDER BY 1"
 KEYED = "CREATE TABLE keyed (id int PRIMARY KEY)"

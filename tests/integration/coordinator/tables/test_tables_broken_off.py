@@ -16,7 +16,7 @@ from services.shared.model import (
 )
 from tests.support.pipeline.in_process import rows, run
 from tests.support.servers.nats import NatsServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 FOLLOW = MigrationOptions(follow=True)
 SCHEMA = ("CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE b (id int PRIMARY KEY)")

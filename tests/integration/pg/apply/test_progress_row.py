@@ -28,7 +28,7 @@ from services.shared.pg.session.connection import connection
 from tests.support.pipeline.in_process import PIPELINE, pipeline, rows, run
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until_phase
+from tests.support.services.services import Services, until_phase
 
 DDL = "CREATE TABLE t (v text)"
 TURNS = 6

@@ -17,7 +17,7 @@ from services.shared.pg.bookkeeping.schema import (
     steps_done,
 )
 from services.shared.pg.session.connection import connection
-from tests.support.copying import execute, scalar
+from tests.support.copying.databases import execute, scalar
 
 M1, M2 = MigrationId("m1").forward, MigrationId("m2").forward
 PART = CopyPart("p1", TableId("public", "t"), ("a",), "1-1-1", Lsn.parse("1A/FF"), False)

@@ -30,7 +30,7 @@ from tests.integration.coordinator.phases.test_encodings import encoded
 from tests.support.pipeline.in_process import rows, run
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 INT4 = 23
 TABLE = TableId("public", "t")

@@ -23,7 +23,7 @@ from tests.integration.coordinator.tables.test_no_key_tables import flushed, war
 from tests.support.pipeline.in_process import pipeline, rows, run
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 GENERATED_KEYS = [
     "CREATE TABLE single (a int NOT NULL, b text, k int GENERATED ALWAYS AS (a * 10) STORED PRIMARY KEY)",

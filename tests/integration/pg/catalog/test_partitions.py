@@ -33,12 +33,12 @@ from services.shared.pg.catalog.tables import list_tables, publication_tables
 from services.shared.pg.copy.part import PartCopier
 from services.shared.pg.replication.truncation import check_truncated, table_files
 from services.shared.pg.session.connection import connection
-from tests.support.copying import copy_schema, exported_snapshot, keep_books
+from tests.support.copying.databases import copy_schema, exported_snapshot, keep_books
 from tests.support.data.schema import seed
 from tests.support.pipeline.in_process import Pipeline, pipeline, rows, run
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
-from tests.support.services import Services, until, until_phase
+from tests.support.services.services import Services, until, until_phase
 
 COLUMNS = "id int, place text, v text"
 PLAIN = [f"CREATE TABLE t ({COLUMNS}, PRIMARY KEY (id))"]

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.copy_bed import Bed
-from tests.support.copying import keep_books
+from tests.support.copying.databases import keep_books
+from tests.support.copying.parts import Bed
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import psycopg
 import pytest
 
 from services.shared.pg.copy.part import Copied, PartCopier
-from tests.support.copy_bed import PIPELINE, Bed
-from tests.support.copying import (
+from tests.support.copying.databases import (
     copy_schema,
     count,
     execute,
@@ -20,6 +19,7 @@ from tests.support.copying import (
     parts_of,
     scalar,
 )
+from tests.support.copying.parts import PIPELINE, Bed
 from tests.support.data.compare import compare_databases
 from tests.support.data.schema import seed
 from tests.support.servers.postgres import PostgresServer

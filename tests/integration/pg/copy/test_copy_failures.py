@@ -8,8 +8,8 @@ import pytest
 
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.copy.part import PartCopier
-from tests.support.copy_bed import PIPELINE, Bed
-from tests.support.copying import count, execute, exported_snapshot, part
+from tests.support.copying.databases import count, execute, exported_snapshot, part
+from tests.support.copying.parts import PIPELINE, Bed
 from tests.support.servers.postgres import PostgresServer
 
 

@@ -30,7 +30,7 @@ from services.shared.pg.copy.part import Copied, PartCopier
 from services.shared.pg.copy.table import empty_for_parts
 from services.shared.pg.session.connection import connection
 from tests.fakes.copier_coordinator import closed_gate, make_gate
-from tests.support.copying import count, execute, exported_snapshot, keep_books, part, scalar
+from tests.support.copying.databases import count, execute, exported_snapshot, keep_books, part, scalar
 
 PIPELINE = MigrationId("m1").forward
 T = TableId("public", "t")

@@ -12,13 +12,13 @@ import pytest
 from services.shared.bus.connection import bus
 from services.shared.model import MigrationId, TableId
 from services.shared.pg.copy.part import PartCopier
-from tests.support.copying import exported_snapshot, keep_books, parts_of
+from tests.support.copying.databases import exported_snapshot, keep_books, parts_of
+from tests.support.data.value_tables import PHASES, ValuesBed, make_odd
 from tests.support.data.values.cases import CASES
 from tests.support.data.values.structures import XML
 from tests.support.pipeline.in_process import Pipeline
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
-from tests.support.value_tables import PHASES, ValuesBed, make_odd
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -10,8 +10,8 @@ import pytest
 from psycopg import conninfo, sql
 
 from services.shared.pg.freeze.source import Freeze
-from tests.support.freezing import Opened, administrator
 from tests.support.servers.postgres import PostgresServer
+from tests.support.switchover.freezing import Opened, administrator
 
 
 @pytest.fixture

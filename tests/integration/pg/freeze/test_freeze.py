@@ -13,8 +13,8 @@ from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.freeze.closed_database import writable_connection
 from services.shared.pg.freeze.source import Freeze, before_freeze, emit_sentinel
 from services.shared.pg.freeze.thaw import thaw
-from tests.support.freezing import frozen, tables
 from tests.support.servers.postgres import PostgresServer
+from tests.support.switchover.freezing import frozen, tables
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from services.shared.model import PgmigError
 from services.shared.pg.freeze import source as freeze_module
 from services.shared.pg.freeze.closed_database import beside
 from services.shared.pg.freeze.source import Freeze
-from tests.support.freezing import Opened, frozen, refused, setting, shut
 from tests.support.servers.door import close, reopen
+from tests.support.switchover.freezing import Opened, frozen, refused, setting, shut
 
 
 class Delayed:

@@ -14,9 +14,9 @@ from psycopg import conninfo, sql
 from services.shared.model import ErrorKind, PgmigError, TableId
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.freeze.thaw import thaw
-from tests.support.freezing import Opened, administrator, frozen, refused, shut, tables
 from tests.support.servers.door import reopen
 from tests.support.servers.postgres import PostgresServer
+from tests.support.switchover.freezing import Opened, administrator, frozen, refused, shut, tables
 
 
 async def test_sessions_of_another_role_are_ended_at_the_freeze(other_role: str, freeze: Freeze) -> None:

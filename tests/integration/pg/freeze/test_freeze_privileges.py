@@ -9,7 +9,7 @@ from psycopg import conninfo, sql
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.freeze.thaw import thaw
-from tests.support.freezing import Opened, administrator, frozen, setting, shut
+from tests.support.switchover.freezing import Opened, administrator, frozen, setting, shut
 
 
 async def test_role_without_another_database_is_refused_before_anything_is_blocked(

@@ -13,7 +13,7 @@ from psycopg import conninfo, sql
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.freeze.thaw import thaw
 from services.shared.pg.session.connection import connection
-from tests.support.freezing import Opened, administrator, frozen, shut, tables
+from tests.support.switchover.freezing import Opened, administrator, frozen, shut, tables
 
 
 async def test_closed_database_is_named_with_the_remedy(source: str, opened: Opened) -> None:

@@ -25,7 +25,7 @@ from tests.support.pipeline.in_process import rows, run
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.roles import plain_role, remove_roles
-from tests.support.services import Services, until_phase
+from tests.support.services.services import Services, until_phase
 
 WITH_RIGHTS = "with the rights of"
 MOMENTS = ("cast", "check", "domain", "generated", "index", "trigger")

@@ -19,7 +19,7 @@ from services.shared.pg.schema.dump import dump_schema
 from services.shared.pg.schema.dump_tools import DumpTools, find_tools
 from services.shared.pg.schema.parsing.lexer import Kind, Token, statements
 from tests.support.data.schema import create_schema
-from tests.support.post_data import SCHEMA, post_data, scripts
+from tests.support.schema.post_data import SCHEMA, post_data, scripts
 from tests.support.servers.installs import PostgresInstall, installs
 from tests.support.servers.postgres import PostgresServer
 

@@ -17,7 +17,7 @@ from services.shared.pg.schema.dump_tools import DumpTools, find_tools
 from services.shared.pg.session.connection import connection
 from tests.support.data.compare import compare_databases
 from tests.support.data.schema import create_schema
-from tests.support.post_data import post_data
+from tests.support.schema.post_data import post_data
 
 PIPELINE = MigrationId("m").forward
 

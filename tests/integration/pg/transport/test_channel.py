@@ -16,7 +16,7 @@ from services.shared.pg.copy.part import PartCopier
 from services.shared.pg.session.connection import connect
 from services.shared.pg.transport import raw_connection as channels
 from services.shared.pg.transport.raw_connection import Channel, TlsChannel, open_channel, ready
-from tests.support.copying import copy_schema, count, execute, exported_snapshot, keep_books, part
+from tests.support.copying.databases import copy_schema, count, execute, exported_snapshot, keep_books, part
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import Proxy
 from tests.support.servers.tls import plain_uri, tls_uri

@@ -35,7 +35,7 @@ from services.shared.model import (
     TableState,
     WorkerView,
 )
-from tests.support.tui_scenes import EVENTS, MIB, START, STEPS, TABLES, streaming, table, view
+from tests.support.clients.tui_scenes import EVENTS, MIB, START, STEPS, TABLES, streaming, table, view
 
 
 def test_overall_progress_counts_bytes_in_units_of_the_estimate() -> None:

@@ -30,7 +30,7 @@ from services.shared.pg.selection.rules import (
     is_filled,
     publishable,
 )
-from tests.support.archives import archive_entry
+from tests.support.schema.archives import archive_entry
 
 PROC = 1255
 ROOT = Relation(1, TableId("app", "root"), "p", "me")

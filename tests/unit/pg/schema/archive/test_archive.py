@@ -10,7 +10,7 @@ from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.schema.archive.entries import Section, parse_archive
 from services.shared.pg.schema.archive.restore_sql import script_of
 from services.shared.pg.schema.parsing.lexer import Kind, statements, tokens
-from tests.support.archives import archive, archive_entry
+from tests.support.schema.archives import archive, archive_entry
 
 HOSTILE = (
     "--\n-- Name: x; Type: INDEX; Schema: s; Owner: -\n--\n\n",

@@ -6,7 +6,7 @@ import pytest
 
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.schema.archive.selection import skipped
-from tests.support.archives import archive_entry
+from tests.support.schema.archives import archive_entry
 
 ENTRIES = (
     archive_entry(1, "TYPE", "mood", "app"),

@@ -15,7 +15,7 @@ from clients.embedded.stack import FOLLOW_WORKERS, StackPlan, embedded_stack
 from clients.session import Session
 from services.shared.model import MigrationId, PgmigError
 from tests.fakes.cli import fake_module
-from tests.support import forking
+from tests.support.services import forking
 
 PYTHON = sys.executable
 SECRET = "postgresql://app:hush@127.0.0.1:1/none"
@@ -61,7 +61,7 @@ class Notes:
 
 
 def fork_server() -> psutil.Process:
-    """The fork server of the stack's services, which is not the one of `tests.support.forking`."""
+    """The fork server of the stack's services, which is not the one of `tests.support.services.forking`."""
     others = {forking.fork_server().pid}
     (found,) = (
         one

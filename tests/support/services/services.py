@@ -14,9 +14,9 @@ from typing import Self
 from clients.session import Session
 from services.shared.model import MigrationView, Phase, StepName
 from tests.support.environment import clean_environment
-from tests.support.processes import Processes
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.process import free_port
+from tests.support.services.processes import Processes
 
 COORDINATOR = "coordinator"
 WORKERS = ("decoder", "copier", "applier")
@@ -80,7 +80,7 @@ class Services:
     def start_paused_in(self, step: StepName) -> None:
         """Start a coordinator whose first switchover pauses in this step until it is cancelled."""
         self._port_file.unlink(missing_ok=True)
-        argv = [sys.executable, "-m", "tests.support.paused_step"]
+        argv = [sys.executable, "-m", "tests.support.switchover.paused_step"]
         environment = self._environment | {"PAUSED_STEP": step}
         self._processes.spawn(COORDINATOR, argv, env=environment, cwd=Path(__file__).parents[2])
         self._wait_serving()

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tests.support.forking import fork_server
 from tests.support.servers.process import spawn, tail
+from tests.support.services.forking import fork_server
 
 STOP_TIMEOUT_S = 60.0
 _SHOWN_LINES = 80

@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from clients.tui.app import Dashboard
 from clients.tui.panels.header import Title
 from services.shared.model import ErrorKind, MigrationView, PgmigError, Phase
-from tests.support.tui_scenes import START, FakeSession
+from tests.support.clients.tui_scenes import START, FakeSession
 
 UNREACHABLE = PgmigError(ErrorKind.UNREACHABLE, "cannot reach coordinator:7432", "check the address")
 

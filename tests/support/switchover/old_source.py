@@ -14,7 +14,7 @@ from services.coordinator.migration.record import Record
 from services.shared.model import Endpoint, MigrationOptions, PgmigError, Phase, StepName, StepState
 from services.shared.pg.freeze.source import Freeze
 from tests.support.records import make_record
-from tests.support.services import Services, until_phase
+from tests.support.services.services import Services, until_phase
 
 FOLLOW = MigrationOptions(follow=True)
 CLOSED = "not currently accepting connections"

@@ -18,7 +18,7 @@ from psycopg import conninfo
 
 from clients.session import Session
 from services.shared.model import MigrationView, PgmigError, Phase, StepName, StepState
-from tests.support.services import until_phase
+from tests.support.services.services import until_phase
 
 LIMIT_S = 20.0
 HELD_UP_S = 8.0

@@ -10,7 +10,7 @@ from services.shared.model import CopyPart, MigrationId, PgmigError
 from services.shared.pg.bookkeeping.copy_ledger import read_ledger
 from services.shared.pg.copy.part import Copied, PartCopier
 from services.shared.pg.session.connection import connection
-from tests.support.copying import SNAPSHOT_LSN, execute, exported_snapshot, part
+from tests.support.copying.databases import SNAPSHOT_LSN, execute, exported_snapshot, part
 
 PIPELINE = MigrationId("m1").forward
 
