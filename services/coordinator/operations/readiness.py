@@ -25,7 +25,7 @@ def check_ready(migration: Migration) -> None:
         raise PgmigError(ErrorKind.WRONG_PHASE, reason.text, reason.remedy)
 
 
-def _check_running(migration: Migration) -> None:
+def check_running(migration: Migration) -> None:
     """Raises WRONG_PHASE if the migration was paused, has failed or has ended: it does not continue by
     itself."""
     if not migration.phase.running:
@@ -44,7 +44,7 @@ async def await_ready(migration: Migration, deadline: float) -> None:
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
             while not _ready(migration, deadline):
-                _check_running(migration)
+                check_running(migration)
                 await migration.changed()
     except TimeoutError as exc:
         raise _late(migration) from exc
@@ -60,7 +60,7 @@ async def await_proceed(context: Context) -> None:
     migration.event(EventLevel.INFO, "the switchover is ready; it waits for `pgmig-cli switchover --proceed`")
     await context.journal.save()
     while (operation := migration.operations.current) is not None and operation.held:
-        _check_running(migration)
+        check_running(migration)
         await migration.changed()
 
 

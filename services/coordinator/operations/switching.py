@@ -100,6 +100,7 @@ class Switching:
         operation = self._operations.began(
             Operation(secrets.token_hex(8), migration.record.migration_id, request_id, options=options)
         )
+        self._feed = StepFeed(migration, operation.operation_id)
         try:
             await self._save()
         except BaseException as exc:
@@ -108,8 +109,10 @@ class Switching:
             raise
         operation = self._operations.found(operation.operation_id) or operation
         if operation.cancel_requested:  # while it was being stored
-            await store(self._context, strict=self._stopped)
-            self._operations.ended(operation.operation_id, OperationState.CANCELLED)
+            try:
+                await store(self._context, strict=self._stopped)
+            finally:
+                self._operations.ended(operation.operation_id, OperationState.CANCELLED)
             return self._operations.found(operation.operation_id) or operation
         if not self._stopped:
             self._start(operation)
@@ -195,14 +198,14 @@ class Switching:
     async def _interrupt(self) -> None:
         """While nothing is blocked, the request is stored before the operation ends: once a client has seen
         that end, no coordinator continues the operation."""
-        task = self._task
+        task, blocking = self._task, self._context.migration.in_switchover
         self._operations.cancelling()
-        if task is not None and self._context.migration.in_switchover:
+        if task is not None and blocking:
             task.cancel()
         try:
             await store(self._context, strict=self._stopped)
         finally:
-            if task is not None:
+            if task is not None and not blocking:
                 task.cancel()
 
     async def proceed(self, operation: Operation) -> Operation:

@@ -29,7 +29,7 @@ from services.coordinator.operations.readiness import (
     await_credentials,
     await_proceed,
     await_ready,
-    check_ready,
+    check_running,
 )
 from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.undo import undo_at_last
@@ -55,6 +55,9 @@ from services.shared.pg.freeze.unfrozen import Unfrozen
 from services.shared.runtime.assignments import cause
 
 log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 0.2
+"""Pause before another attempt to begin, if the migration did not stream just then."""
 
 
 async def run(context: Context, schema: Schema, workers: Workers, feed: StepFeed, timeout_s: float) -> None:
@@ -87,15 +90,19 @@ def _continues_later(migration: Migration, exc: BaseException) -> bool:
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work`, and raise a cancellation only after its end. A client that sees the end of the migration
-    may stop the coordinator at once, while the client of the switchover still waits for its outcome. And a
-    source that is being thawed must not stay frozen."""
+    """Await `work`, and raise a cancellation only after its end, however often it comes. A client that sees
+    the end of the migration may stop the coordinator at once, while the client of the switchover still waits
+    for its outcome. And a source that is being thawed must not stay frozen."""
     task = asyncio.create_task(work, name="outcome")
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        raise cancelled
+    task.result()
 
 
 async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
@@ -144,17 +151,24 @@ async def _attempt(run: steps.Run) -> None:
         await run.context.journal.confirm()  # a coordinator that was replaced does not begin
         freeze = await _freeze_mode(migration).open(run.uris.source_uri, migration.pipeline_id.slot)
         try:
-            check_ready(
-                migration
-            )  # nothing is awaited before the move: it may have been paused, or have failed
+            check_running(migration)  # nothing is awaited between these checks and the move
             _check_not_cancelled(migration)
-            if migration.state is PipelineState.STREAMING:
+            if _may_begin(run):
                 migration.began_switchover(freeze.before)
                 await run.context.journal.save(strict=True)
                 return await _while_frozen(run, freeze)
         finally:
             await freeze.close()
-        await await_ready(migration, run.deadline)  # the applier has fallen behind meanwhile
+        await asyncio.sleep(LOOK_AGAIN_S)
+        await await_ready(migration, run.deadline)
+
+
+def _may_begin(run: steps.Run) -> bool:
+    """The applier may have fallen behind or failed meanwhile. While its failure is being examined, the
+    migration may go back to copying."""
+    migration = run.context.migration
+    streaming = migration.state is PipelineState.STREAMING
+    return streaming and migration.following.live and run.workers.reports.fatal is None
 
 
 def _check_not_cancelled(migration: Migration) -> None:

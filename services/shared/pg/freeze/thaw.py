@@ -35,9 +35,9 @@ class Before:
     """The source before the freeze.
 
     read_only_default: the database's own setting, "" if it had none. at: the source's clock, Unix seconds.
-    database: its name. door: another database, from which this one can be opened. subscriptions: those that
-    were enabled. sessions: of the freeze, and of a thaw that may still be running. Records of earlier
-    releases lack the last four, because these releases did not close the database.
+    database: its name, "" if the switchover blocks nobody. door: another database, from which this one can be
+    opened. subscriptions: those that were enabled. sessions: of the freeze, and of a thaw that may still be
+    running.
     """
 
     read_only_default: str
@@ -65,7 +65,8 @@ async def let_writers_in(uri: str, before: Before, announce: Announce | None = N
     A default that is neither the freeze's nor the one before was set by somebody else in the meantime. It is
     kept.
 
-    announce: awaited before anything is changed. After that the sessions of the freeze are terminated.
+    announce: awaited before anything is changed. After that the sessions of the freeze are terminated. A
+    switchover that blocks nobody has changed nothing else.
 
     The setting is restored before the database is opened, so that no new session is read-only. Sessions that
     began during the freeze would stay read-only until they reconnect, and a connection pool would keep them.
@@ -74,7 +75,9 @@ async def let_writers_in(uri: str, before: Before, announce: Announce | None = N
     conn = await beside(uri, before.door) if before.database else await writable_connection(uri)
     try:
         await _replace_others(conn, before, announce)
-        database = before.database or await _current(conn)
+        if not before.database:
+            return ()
+        database = before.database
         kept = await _kept_default(conn, database, before.read_only_default)
         changed = [] if kept else await _put_default_back(conn, database, before.read_only_default)
         if not await is_open(conn, database):
@@ -147,13 +150,6 @@ async def admit_readers(uri: str, before: Before, announce: Announce | None = No
         await set_open(conn, before.database, accepts=True)
     finally:
         await conn.close()
-
-
-async def _current(conn: AsyncConnection) -> str:
-    with translated("checking the source"):
-        row = await (await conn.execute("SELECT current_database()::text")).fetchone()
-    assert row is not None
-    return str(row[0])
 
 
 async def database_default(conn: AsyncConnection, database: str) -> str:

@@ -17,7 +17,7 @@ from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.freeze.closed_database import writable_connection
 from services.shared.pg.freeze.sessions import own_session, prepared_transactions
 from services.shared.pg.freeze.source import Freeze, ListTables
-from services.shared.pg.freeze.thaw import Before, clock, database_default
+from services.shared.pg.freeze.thaw import Before, clock
 from services.shared.pg.session.connection import translated
 
 LOOK_S = 0.1
@@ -37,11 +37,7 @@ class Unfrozen(Freeze):
         """`before` names no database: a thaw finds nothing to restore."""
         admin = await writable_connection(uri)
         try:
-            with translated("checking the source"):
-                row = await (await admin.execute("SELECT current_database()::text")).fetchone()
-            assert row is not None
-            default = await database_default(admin, str(row[0]))
-            before = Before(default, await clock(admin), sessions=(await own_session(admin),))
+            before = Before("", await clock(admin), sessions=(await own_session(admin),))
         except BaseException:
             await admin.close()
             raise

@@ -112,6 +112,26 @@ async def test_write_behind_the_sentinel_rolls_the_switchover_back_with_the_tabl
     assert rows(dest_db) == 10
 
 
+async def test_roll_back_keeps_the_read_only_default_that_the_operator_has_set(
+    session: Session, source: str, dest_db: str
+) -> None:
+    """An application can be stopped in that way, too."""
+    database = source.rpartition("/")[2].partition("?")[0]
+    with psycopg.connect(dest_db) as conn:
+        conn.execute("LOCK TABLE pgmig.sequences IN ACCESS EXCLUSIVE MODE")
+
+        def write() -> None:
+            execute(source, "INSERT INTO item VALUES (10)")
+            execute(source, f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')
+            conn.rollback()
+
+        operation = await outcome(session, write, StepName.SEQUENCES)
+    assert operation.state is OperationState.ROLLED_BACK
+    await until_phase(session, "m", Phase.STREAMING)
+    with psycopg.connect(source) as conn:
+        assert conn.execute("SHOW default_transaction_read_only").fetchone() == ("on",)
+
+
 async def test_open_transaction_that_has_written_is_named_and_refused(session: Session, source: str) -> None:
     with psycopg.connect(source, application_name="shop") as writing:
         writing.execute("INSERT INTO item VALUES (10)")

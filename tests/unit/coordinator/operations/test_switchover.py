@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self, cast
 
@@ -75,6 +76,7 @@ class Stand:
         self.migration = Migration(RECORD, lambda: ())
         self.journal = Saving()
         self.decided, self.may_let_go = asyncio.Event(), asyncio.Event()
+        self.fatal: PgmigError | None = None  # as of the workers' reports
 
     @property
     def operation(self) -> Operation:
@@ -87,7 +89,7 @@ class Stand:
 
     async def run(self) -> None:
         context = Context(self.migration, cast(Journal, self.journal), cast(KnownCredentials, self))
-        workers = Workers(cast(Staffing, self), cast(Snapshot, None), cast(Reports, None))
+        workers = Workers(cast(Staffing, self), cast(Snapshot, None), cast(Reports, self))
         await switchover.run(context, cast(Schema, None), workers, StepFeed(self.migration, "o"), 30.0)
 
     async def both(self) -> Credentials:
@@ -128,8 +130,9 @@ async def test_its_outcome_is_reported_although_the_coordinator_is_stopped(
     assert stand.operation.result.sentinel_lsn == RESULT.sentinel_lsn
 
 
-async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lets writers in again; the coordinator is stopped while it does."""
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_a_roll_back_is_not_cut_off(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lets writers in again. Meanwhile an operator cancels and the coordinator is stopped."""
     stand = Stand()
     thawing, thawed = asyncio.Event(), asyncio.Event()
 
@@ -138,7 +141,7 @@ async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
 
     async def undo(_context: Any) -> None:
         thawing.set()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
         stand.migration.switchover_undone()
         thawed.set()
 
@@ -147,7 +150,9 @@ async def test_a_roll_back_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
     stand.journal.may_end.set()
     running = asyncio.create_task(stand.run())
     await thawing.wait()
-    running.cancel()
+    for _ in range(times):
+        running.cancel()
+        await asyncio.sleep(0)
     await asyncio.wait({running})
     assert thawed.is_set()
     assert stand.steps == [(StepName.ROLLBACK, StepState.STARTED), (StepName.ROLLBACK, StepState.DONE)]
@@ -183,36 +188,49 @@ class Opened:
     before = Before("", 0.0, "d")
     number = 0
 
-    def __init__(self, migration: Migration) -> None:
-        self._migration = migration
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        self._meanwhile = meanwhile
         self.closed = 0
 
     async def open(self, _uri: str, _slot: str) -> Self:
-        """The applier falls behind while the sessions are opened for the first time."""
+        """meanwhile: what happens while the sessions are opened for the first time."""
         self.number += 1
         if self.number == 1:
-            self._migration.entered(PipelineState.CATCHUP)
+            self._meanwhile()
         return self
 
     async def close(self) -> None:
         self.closed += 1
 
 
-async def test_switchover_waits_again_when_the_applier_falls_behind_while_it_opens_its_sessions(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("what", ["falls behind", "is lost", "fails"])
+async def test_switchover_waits_again_when_something_happens_to_the_applier_while_it_opens_its_sessions(
+    what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand = Stand()
     migration = stand.migration = Migration(
         replace(RECORD, phase=MigrationPhase.MIGRATING, operations=(Operation("o", "m", "r"),)), lambda: ()
     )
-    opened = Opened(migration)
+    migration.following.live = True
+
+    def meanwhile() -> None:
+        if what == "falls behind":
+            migration.entered(PipelineState.CATCHUP)
+        elif what == "is lost":
+            migration.following.live = False
+        else:
+            stand.fatal = PgmigError(ErrorKind.SCHEMA_DRIFT, "app.a was altered")
+
+    opened = Opened(meanwhile)
 
     async def nothing(*_: object) -> None:
         return
 
     async def ready(*_: object) -> None:
         assert opened.closed == 1
-        migration.entered(PipelineState.STREAMING)
+        stand.fatal, migration.following.live = None, True
+        if what == "falls behind":
+            migration.entered(PipelineState.STREAMING)
 
     async def decides(*_: object) -> None:
         assert stand.operation.state is OperationState.RUNNING
