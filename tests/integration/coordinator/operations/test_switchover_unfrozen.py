@@ -16,6 +16,7 @@ from services.shared.model import (
     MigrationOptions,
     Operation,
     OperationState,
+    PgmigError,
     Phase,
     StepName,
     StepState,
@@ -84,6 +85,9 @@ async def test_session_that_only_reads_lives_on_and_the_source_stays_as_it_is(
         assert operation.result is not None
         assert operation.result.write_downtime_ms == 0
         assert reading.execute("SELECT count(*) FROM item").fetchone() == (10,)
+        for read_only in (False, True):
+            with pytest.raises(PgmigError, match="is not frozen"):
+                await session.unfreeze("m", read_only=read_only)
     assert settings(source) == before
     assert rows(dest_db) == 10
     execute(source, "INSERT INTO item VALUES (11)")
