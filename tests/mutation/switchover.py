@@ -11,6 +11,7 @@ TWO = "tests/integration/coordinator/restarts/test_two_coordinators.py"
 REPLACED = "tests/integration/coordinator/restarts/test_replaced_coordinator.py"
 DURING = "tests/unit/coordinator/test_commands_during_switchover.py"
 SWITCHING = "tests/unit/coordinator/operations/test_switching.py"
+SWITCHING_RESTARTS = "tests/unit/coordinator/operations/test_switching_restarts.py"
 UNFROZEN = "tests/integration/coordinator/operations/test_switchover_unfrozen.py"
 INTERRUPTED = "tests/integration/coordinator/operations/test_switchover_interrupted.py"
 UNPUBLISHED = "tests/integration/coordinator/tables/test_unpublished_fence.py"
@@ -298,7 +299,7 @@ MUTATIONS = (
         "services/coordinator/operations/switching.py",
         "        elif operation.held or operation.left_s(time.time()) > 0:\n",
         "        elif operation:\n",
-        f"{SWITCHING}::test_next_coordinator_does_not_begin_after_the_timeout",
+        f"{SWITCHING_RESTARTS}::test_next_coordinator_does_not_begin_after_the_timeout",
     ),
     Mutation(
         "47 a cancelled switchover is undone",

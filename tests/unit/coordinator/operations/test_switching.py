@@ -1,125 +1,23 @@
-"""A switchover as an operation: requested once, held, cancelled, and left to the next coordinator."""
+"""A switchover as an operation: requested once, held and cancelled."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
-from typing import Any, cast
 
 import pytest
 
-from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.operations import KEPT
-from services.coordinator.migration.state import Migration
 from services.coordinator.operations import switchover
-from services.coordinator.operations import undo as undo_module
-from services.coordinator.operations.readiness import await_proceed
-from services.coordinator.operations.switching import Switching
-from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
-from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.shared.model import (
-    Endpoint,
     ErrorKind,
     Failure,
-    Lsn,
-    MigrationOptions,
     Operation,
     OperationState,
     PgmigError,
     Phase,
-    StepName,
-    StepState,
     SwitchoverOptions,
-    SwitchoverResult,
-    SwitchoverStep,
 )
-from services.shared.pg.freeze.thaw import Before
-from tests.support.records import make_record
-
-BEFORE = Before("", 0.0, "d", "postgres", ())
-HELD = SwitchoverOptions(10_000, hold=True)
-RESULT = SwitchoverResult(Lsn(4), 120, 6, 4.5)
-
-
-class Stand:
-    """A migration whose attempt to switch over waits where the test wants it to."""
-
-    def __init__(self, phase: Phase = Phase.STREAMING, operation: Operation | None = None) -> None:
-        changes = {"operations": (operation,)} if operation else {}
-        record = make_record(
-            migration_id="m",
-            revision=7,
-            phase=phase,
-            options=MigrationOptions(follow=True),
-            source=Endpoint("a", 1, "b", "c"),
-            destination=Endpoint("d", 2, "e", "f"),
-            created_at=1.5,
-            phase_since=2.5,
-            **changes,
-        )
-        self.migration = Migration(record, lambda: ())
-        self.context = Context(self.migration, cast(Journal, self), cast(KnownCredentials, self))
-        self.switching = Switching(self.context, cast(Schema, None), cast(Workers, None))
-        self.reached = asyncio.Event()
-        self.blocks = False
-        self.saved: list[OperationState] = []
-        self.stored: list[Operation] = []
-        self.may_save = asyncio.Event()
-        self.may_save.set()
-        self.refusal: BaseException | None = None
-
-    @property
-    def operation(self) -> Operation:
-        return self.migration.record.operations[-1]
-
-    async def save(self, *, strict: bool = False) -> None:
-        if self.refusal is not None:
-            raise self.refusal
-        await self.may_save.wait()
-        self.saved.append(self.operation.state)
-        self.stored.append(self.operation)
-
-    async def claim(self) -> None:
-        self.stored.append(self.operation)
-
-    async def both(self) -> Credentials:
-        return Credentials()
-
-    async def attempt(self, run: Any) -> None:
-        """A held one becomes ready. blocks: writes are blocked then, for ever."""
-        await await_proceed(self.context)
-        if self.blocks:
-            self.migration.began_switchover(BEFORE)
-        self.reached.set()
-        await asyncio.Event().wait()
-
-    async def undo(self, _context: Context) -> None:
-        self.migration.switchover_undone()
-
-    async def until(self, state: OperationState) -> None:
-        async with asyncio.timeout(10):
-            while self.operation.state is not state:
-                await self.migration.changed()
-
-    async def ended(self) -> OperationState:
-        while not self.operation.state.ended:
-            await self.migration.changed()
-        await self.switching.wait()
-        return self.operation.state
-
-
-@pytest.fixture
-async def stand(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stand]:
-    stand = Stand()
-    use(stand, monkeypatch)
-    yield stand
-    await stand.switching.stop()
-
-
-def use(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switchover, "_attempt", stand.attempt)
-    monkeypatch.setattr(undo_module, "undo", stand.undo)
+from tests.fakes.switching import BEFORE, HELD, RESULT, Stand, use
 
 
 async def test_request_is_stored_before_it_is_answered(stand: Stand) -> None:
@@ -343,107 +241,3 @@ async def test_switchover_that_is_not_held_cannot_proceed(stand: Stand) -> None:
     with pytest.raises(PgmigError, match="not held") as caught:
         await stand.switching.proceed(stand.operation)
     assert caught.value.kind is ErrorKind.WRONG_PHASE
-
-
-@pytest.mark.parametrize("blocks", [False, True])
-async def test_coordinator_that_stops_leaves_what_is_not_blocked_and_undoes_the_rest(
-    stand: Stand, blocks: bool
-) -> None:
-    stand.blocks = blocks
-    await stand.switching.begin("r", SwitchoverOptions())
-    await stand.reached.wait()
-    await stand.switching.stop()
-    assert stand.operation.state is (OperationState.ROLLED_BACK if blocks else OperationState.PREPARING)
-    assert stand.migration.phase is Phase.STREAMING
-
-
-def left(state: OperationState, options: SwitchoverOptions, began_before: float = 0.0) -> Operation:
-    """By the coordinator before."""
-    return Operation("o", "m", "r", options=options, state=state, started_at=time.time() - began_before)
-
-
-@pytest.mark.parametrize(
-    ("state", "options", "began_before"),
-    [
-        (OperationState.PREPARING, SwitchoverOptions(), 0.0),
-        (OperationState.PREPARING, HELD, 3600.0),
-        (OperationState.READY, HELD, 3600.0),
-    ],
-)
-async def test_next_coordinator_prepares_again(
-    state: OperationState, options: SwitchoverOptions, began_before: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand = Stand(operation=left(state, options, began_before))
-    use(stand, monkeypatch)
-    stand.switching.resume()
-    assert stand.operation.state is OperationState.PREPARING
-    if options.hold:
-        await stand.until(OperationState.READY)
-    else:
-        await stand.reached.wait()
-    await stand.switching.stop()
-
-
-async def test_next_coordinator_does_not_begin_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand = Stand(operation=left(OperationState.PREPARING, SwitchoverOptions(), 31.0))
-    use(stand, monkeypatch)
-    stand.switching.resume()
-    assert not stand.switching.running
-    assert stand.operation.state is OperationState.FAILED
-    assert stand.operation.failure is not None
-    assert stand.operation.failure.kind is ErrorKind.TIMEOUT
-
-
-async def test_next_coordinator_begins_nothing_that_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    operation = Operation("o", "m", "r", options=HELD, state=OperationState.READY, cancel_requested=True)
-    stand = Stand(operation=operation)
-    use(stand, monkeypatch)
-    stand.switching.resume()
-    assert not stand.switching.running
-    assert stand.operation.state is OperationState.CANCELLED
-
-
-ENDS = {
-    (Phase.SWITCHED_OVER, False): OperationState.SUCCEEDED,
-    (Phase.SWITCHED_OVER, True): OperationState.SUCCEEDED,
-    (Phase.STREAMING, False): OperationState.ROLLED_BACK,
-    (Phase.STREAMING, True): OperationState.CANCELLED,
-}
-
-
-@pytest.mark.parametrize(("phase", "cancelled"), ENDS)
-async def test_outcome_of_a_running_switchover_is_known_from_the_phase(phase: Phase, cancelled: bool) -> None:
-    operation = Operation("o", "m", "r", state=OperationState.RUNNING, cancel_requested=cancelled)
-    stand = Stand(phase, operation)
-    if phase is Phase.SWITCHED_OVER:
-        stand.migration.downtime_measured(RESULT)
-    stand.switching.resume()
-    assert stand.operation.state is ENDS[phase, cancelled]
-    assert (stand.operation.result == RESULT) == (phase is Phase.SWITCHED_OVER)
-    rolled_back = stand.operation.state is OperationState.ROLLED_BACK
-    assert (stand.operation.failure is not None) == rolled_back
-    last = StepName.COMMIT if phase is Phase.SWITCHED_OVER else StepName.ROLLBACK
-    assert stand.operation.steps[-1].name is last
-
-
-async def test_switchover_is_not_ended_before_it_is_undone() -> None:
-    stand = Stand(Phase.SWITCHOVER, Operation("o", "m", "r", state=OperationState.RUNNING))
-    stand.switching.resume()
-    assert stand.operation.state is OperationState.RUNNING
-
-
-async def test_reports_of_a_task_change_only_its_own_operation() -> None:
-    stand = Stand(operation=Operation("o", "m", "r"))
-    operations = stand.migration.operations
-    operations.step("earlier", SwitchoverStep(StepName.DRAIN, StepState.STARTED))
-    operations.failing("earlier", Failure(ErrorKind.TIMEOUT, "out of time"))
-    operations.ended("earlier", OperationState.FAILED)
-    assert stand.operation == Operation("o", "m", "r")
-
-
-async def test_nothing_is_frozen_without_an_operation() -> None:
-    stand = Stand(operation=Operation("o", "m", "r", state=OperationState.CANCELLED))
-    with pytest.raises(PgmigError) as caught:
-        stand.migration.began_switchover(BEFORE)
-    assert caught.value.kind is ErrorKind.WRONG_PHASE
-    assert stand.migration.phase is Phase.STREAMING
