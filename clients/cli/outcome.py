@@ -66,11 +66,17 @@ async def follow_to_end(
             progress.show(view)
             if view.phase in {Phase.FAILED, Phase.ABORTED}:
                 raise stopped(view)
-            if view.phase.ended:
+            if view.phase.ended and not _switching(view):
                 return view
             if view.needs_credentials and view.phase.running and uris is not None:
                 await resumed(session, view, uris)
     raise PgmigError(ErrorKind.NOT_FOUND, f"migration {migration_id} was cleaned up meanwhile")
+
+
+def _switching(view: MigrationView) -> bool:
+    """Whether the switchover is decided and has not ended. The coordinator is still stopping the workers; if
+    they were stopped from here at the same time, it would wait for their answers in vain."""
+    return view.operation is not None and not view.operation.state.ended
 
 
 def print_summary(invocation: Invocation, view: MigrationView) -> None:

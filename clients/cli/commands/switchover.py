@@ -25,6 +25,7 @@ from clients.cli.output import print_json, print_table
 from clients.cli.progress import tell_connection
 from clients.cli.signals import Interrupted, run
 from clients.diagnostics import say, talk
+from clients.embedded.local_state import process_start
 from clients.presentation.sentences import switchover_result
 from services.shared.model import (
     ErrorKind,
@@ -35,6 +36,7 @@ from services.shared.model import (
     Operation,
     OperationState,
     PgmigError,
+    Phase,
     SwitchoverOptions,
     SwitchoverStep,
     UnansweredError,
@@ -237,7 +239,7 @@ async def _acted(session: Session, migration_id: MigrationId, action: str) -> Op
 
 async def _watched(invocation: Invocation, session: Session, watched: list[Operation]) -> Operation:
     """Show the operation until it has ended, also if the coordinator is started again meanwhile. Raises
-    UNREACHABLE if the coordinator belongs to a `clone` or `follow` of this machine that has ended."""
+    UNREACHABLE if the coordinator belongs to a `clone` or `follow` of this machine that has ended before."""
     watching = asyncio.create_task(_watch(invocation, session, watched))
     gone = asyncio.create_task(_until_gone(invocation))
     try:
@@ -248,19 +250,39 @@ async def _watched(invocation: Invocation, session: Session, watched: list[Opera
         for task in (watching, gone):
             task.cancel()
         await asyncio.wait({watching, gone})
-    if watching.cancelled():
-        raise _out_of_sight(watched[-1])
-    watching.result()
-    return watched[-1]
+    if not watching.cancelled():
+        watching.result()
+        return watched[-1]
+    return _recorded_end(invocation, watched[-1])
 
 
 async def _until_gone(invocation: Invocation) -> None:
-    """Return when the stack of this machine that runs the migration has ended."""
+    """Return when the stack of this machine that runs the migration has ended. One that is stopping has not:
+    its coordinator ends the operation first."""
     if invocation.coordinator:
         await asyncio.Event().wait()
     directory = local_directory(invocation)
-    while directory.running_stack() is not None:  # noqa: ASYNC110 - another process
+    stack = directory.running_stack()
+    while stack is not None:
         await asyncio.sleep(LOOK_EVERY_S)
+        if process_start(stack.pid) != stack.started:
+            stack = directory.running_stack()
+
+
+def _recorded_end(invocation: Invocation, operation: Operation) -> Operation:
+    """The coordinator has ended. Returns the end of the operation that it has recorded, and shows the steps
+    that were not watched. A recorded decision is final. Raises UNREACHABLE if nothing is recorded."""
+    offline = local_directory(invocation).offline_view()
+    recorded = offline.view.operation if offline is not None else None
+    if offline is None or recorded is None or recorded.operation_id != operation.operation_id:
+        raise _out_of_sight(operation)
+    if not recorded.state.ended:
+        if offline.view.phase is not Phase.SWITCHED_OVER:
+            raise _out_of_sight(operation)
+        recorded = replace(recorded, state=OperationState.SUCCEEDED, result=offline.view.switchover)
+    for step in recorded.steps[len(operation.steps) :]:
+        _show(invocation, step)
+    return recorded
 
 
 def _out_of_sight(operation: Operation) -> PgmigError:

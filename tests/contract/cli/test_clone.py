@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from threading import Timer
 
 import pytest
 
@@ -13,6 +15,8 @@ from services.shared.model import (
     MigrationPlan,
     MigrationView,
     NoKeyTables,
+    Operation,
+    OperationState,
     Phase,
     Selection,
 )
@@ -148,3 +152,22 @@ def test_follow_resumes_what_waits_and_watch_does_not(served: ServedControl) -> 
     assert at(served, "watch").exit_code == 5
     assert not [call for call in served.control.calls if call[0] == "resume"]
     assert at(served, "follow").exit_code == 0
+
+
+def test_clone_ends_after_the_operation_that_switched_over(served: ServedControl) -> None:
+    """Until then the coordinator stops the workers, which a local `clone` would stop at the same time."""
+    running = Operation("m-1", "default", "r", state=OperationState.RUNNING)
+
+    def decided(view: MigrationView) -> None:
+        served.control.move(view.migration_id, Phase.SWITCHED_OVER, operation=running)
+
+    served.control.started = decided
+    ended = replace(running, state=OperationState.SUCCEEDED)
+    timer = Timer(
+        1.0, lambda: served.do(lambda: served.control.move("default", Phase.SWITCHED_OVER, operation=ended))
+    )
+    timer.start()
+    result = at(served, "clone", *URIS, "--follow", "-o", "json")
+    timer.join()
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["operation"]["state"] == "succeeded"

@@ -6,25 +6,34 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from clients.cli.commands import switchover as command
+from clients.embedded.local_state import OfflineView, RunningStack, process_start
 from clients.session import Session
 from services.shared.model import (
     ErrorKind,
     Failure,
     FreezeMode,
+    Lsn,
     MigrationId,
+    MigrationView,
     Operation,
     OperationState,
     PgmigError,
+    Phase,
+    StepName,
+    StepState,
     SwitchoverOptions,
+    SwitchoverResult,
+    SwitchoverStep,
 )
 from services.shared.rpc import control_client
 from tests.fakes.thread import ServedControl
@@ -233,10 +242,21 @@ def test_ctrl_c_only_stops_waiting_and_says_how_to_go_on(served: ServedControl) 
     assert not served.control.operations["m-1"].state.ended
 
 
-def test_coordinator_of_this_machine_that_ends_is_not_waited_for(
-    served: ServedControl, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It belonged to a `clone` in another terminal; nobody starts it again."""
+@dataclass(frozen=True)
+class Local:
+    """The state directory of a migration whose `clone` has ended in another terminal."""
+
+    recorded: MigrationView | None
+    stack: RunningStack | None = None
+
+    def running_stack(self) -> RunningStack | None:
+        return self.stack
+
+    def offline_view(self) -> OfflineView | None:
+        return None if self.recorded is None else OfflineView(self.recorded, 1.0)
+
+
+def on_this_machine(served: ServedControl, monkeypatch: pytest.MonkeyPatch, local: Local) -> None:
     put(served)
 
     @asynccontextmanager
@@ -244,14 +264,70 @@ def test_coordinator_of_this_machine_that_ends_is_not_waited_for(
         async with Session(served.address) as session:
             yield session, MigrationId("m")
 
-    class Ended:
-        def running_stack(self) -> None:
-            return None
-
     monkeypatch.setattr(command, "connected", connected)
-    monkeypatch.setattr(command, "local_directory", lambda _invocation: Ended())
+    monkeypatch.setattr(command, "local_directory", lambda _invocation: local)
     monkeypatch.setattr(command, "LOOK_EVERY_S", 0.1)
+
+
+OTHER = Operation("m-0", "m", "other", state=OperationState.SUCCEEDED)
+UNDECIDED = Operation("m-1", "m", "r", state=OperationState.RUNNING)
+
+
+@pytest.mark.parametrize("operation", [None, OTHER, UNDECIDED])
+def test_coordinator_of_this_machine_that_ends_is_not_waited_for(
+    served: ServedControl, monkeypatch: pytest.MonkeyPatch, operation: Operation | None
+) -> None:
+    """It belonged to a `clone` in another terminal; nobody starts it again."""
+    recorded = None if operation is None else MigrationView("m", Phase.SWITCHOVER, operation=operation)
+    on_this_machine(served, monkeypatch, Local(recorded))
     result = pgmig("switchover", "--hold", "--id", "m")
     assert result.exit_code == 4
     assert "the coordinator was lost during the switchover, which is operation m-1" in result.stderr
     assert "writes to the source may stay blocked" in result.stderr
+
+
+RESULT = SwitchoverResult(Lsn(0x10), 7000, 5, 1.0)
+STEPS = (
+    SwitchoverStep(StepName.FREEZE, StepState.STARTED),
+    SwitchoverStep(StepName.COMMIT, StepState.DONE, result=RESULT),
+)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Operation("m-1", "m", "r", state=OperationState.SUCCEEDED, steps=STEPS, result=RESULT),
+        Operation("m-1", "m", "r", state=OperationState.RUNNING, steps=STEPS[:1]),
+    ],
+)
+def test_end_that_a_coordinator_of_this_machine_recorded_is_shown(
+    served: ServedControl, monkeypatch: pytest.MonkeyPatch, operation: Operation
+) -> None:
+    """Its `clone` stopped it before it sent the end. A stored decision is final, whatever else was stored."""
+    recorded = MigrationView("m", Phase.SWITCHED_OVER, operation=operation, switchover=RESULT)
+    on_this_machine(served, monkeypatch, Local(recorded))
+    result = pgmig("switchover", "--hold", "--id", "m")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("switched over: writes were blocked for 7.0s, 5 sequences set")
+
+
+def test_coordinator_of_this_machine_that_stops_is_waited_for(
+    served: ServedControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`clone` removes stack.json when it begins to stop its services, the coordinator last."""
+    running = subprocess.Popen(["sleep", "600"])
+    try:
+        stack = RunningStack("m", running.pid, process_start(running.pid) or "", served.address)
+        found = iter([stack])
+        on_this_machine(served, monkeypatch, Local(None))
+        monkeypatch.setattr(Local, "running_stack", lambda _self: next(found, None))
+        proceed = served.control.proceed_operation
+        timer = threading.Timer(1.0, lambda: served.do(lambda: asyncio.ensure_future(proceed("m-1"))))
+        timer.start()
+        result = pgmig("switchover", "--hold", "--id", "m")
+        timer.join()
+    finally:
+        running.kill()
+        running.wait()
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("switched over: ")
