@@ -10,12 +10,14 @@ from pydantic import SecretStr
 
 from services.coordinator.api import ControlApiHandler, WorkersApiHandler
 from services.coordinator.config import CoordinatorSettings
+from services.coordinator.migration.failpoints import NAMES
 from services.coordinator.pipeline.pipeline import SharedResources
 from services.coordinator.registry import Coordinator
 from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.bus.connection import bus
 from services.shared.bus.store import StateStore
 from services.shared.rpc.server import ControlServer
+from services.shared.runtime import failpoints
 from services.shared.runtime.config import worker_token
 from services.shared.runtime.files import replace_file
 from services.shared.runtime.lifecycle import run_service
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     """Serve both APIs until `stop` is set. Stored migrations are loaded and resumed before the first call."""
+    failpoints.arm(settings.failpoints, NAMES)
     token = worker_token(settings)
     if not token:
         log.warning(

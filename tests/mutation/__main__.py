@@ -1,10 +1,10 @@
 """Breaks each data-safety rule once, in a copy of the tree, and checks that its test fails.
 
-    python -m tests.mutation [RULE ...]
+    python -m tests.mutation [RULE | TEXT ...]
 
-Rules are those of docs/safety.md. Compiled modules are left out, so that the Python code is tested.
-Servers of old versions are downloaded if a test needs one. If that fails, the test is skipped, and its line
-says so. Not part of `make test`: it tests the tests.
+Rules are those of docs/safety.md. TEXT is a part of the title of a mutation. Compiled modules are left out,
+so that the Python code is tested. Servers of old versions are downloaded if a test needs one. If that fails,
+the test is skipped, and its line says so. Not part of `make test`: it tests the tests.
 """
 
 from __future__ import annotations
@@ -67,12 +67,17 @@ def copied_tree(folder: str) -> Path:
     return tree
 
 
-def main(rules: list[str]) -> int:
+def _is_meant(mutation: Mutation, asked: str) -> bool:
+    number, _, title = mutation.rule.partition(" ")
+    return asked == number or (" " in asked and asked in title)
+
+
+def main(asked: list[str]) -> int:
     bad = 0
     with tempfile.TemporaryDirectory(prefix="pgmig-mutations-") as folder:
         tree = copied_tree(folder)
         for mutation in MUTATIONS:
-            if rules and mutation.rule.split()[0] not in rules:
+            if asked and not any(_is_meant(mutation, one) for one in asked):
                 continue
             found, why = verdict(mutation, tree)
             bad += found in {"GREEN", "BROKEN"}

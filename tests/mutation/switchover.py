@@ -13,6 +13,10 @@ DURING = "tests/unit/coordinator/test_commands_during_switchover.py"
 SWITCHING = "tests/unit/coordinator/operations/test_switching.py"
 SWITCHING_RESTARTS = "tests/unit/coordinator/operations/test_switching_restarts.py"
 UNFROZEN = "tests/integration/coordinator/operations/test_switchover_unfrozen.py"
+FAILPOINTS = (
+    "tests/integration/coordinator/operations/test_failpoints.py"
+    "::test_coordinator_killed_at_a_failpoint_leaves_one_writable_side"
+)
 INTERRUPTED = "tests/integration/coordinator/operations/test_switchover_interrupted.py"
 UNPUBLISHED = "tests/integration/coordinator/tables/test_unpublished_fence.py"
 AFTER = "tests/integration/coordinator/operations/test_after_switchover.py"
@@ -279,6 +283,20 @@ MUTATIONS = (
         "            on_failure=lambda error: _report_failure(context, error),\n",
         "",
         f"{INTERRUPTED}::test_stopped_locking_session_rolls_back",
+    ),
+    Mutation(
+        "46 the next coordinator reports a decided switchover as succeeded",
+        "services/coordinator/operations/switching.py",
+        "        if migration.record.phase is MigrationPhase.SWITCHED_OVER:\n            result =",
+        "        if migration.removed:\n            result =",
+        f"{FAILPOINTS}[switchover.decided=kill]",
+    ),
+    Mutation(
+        "46 how to undo the freeze is stored before it begins",
+        "services/coordinator/operations/switchover.py",
+        "                await run.context.journal.save(strict=True)\n                await at_point",
+        "                await at_point",
+        f"{FAILPOINTS}[switchover.locked=kill]",
     ),
     Mutation(
         "47 a switchover whose decision is being stored is not cancelled",

@@ -15,6 +15,7 @@ import logging
 import time
 from pathlib import Path
 
+from services.coordinator.migration.failpoints import Point, at_point
 from services.coordinator.migration.pace import pause
 from services.coordinator.migration.record import mark_of, pack
 from services.coordinator.migration.state import Migration
@@ -114,6 +115,7 @@ class Journal:
         async with self._lock:
             decided = self._migration.decided(result)
             await self._store.save(decided.migration_id, pack(decided))
+            await at_point(self._migration.operations.kind, Point.DECIDED)
             self._migration.switched_over(result)
 
     async def forget(self) -> bool:

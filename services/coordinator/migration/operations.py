@@ -14,6 +14,7 @@ from services.shared.model import (
     ErrorKind,
     Failure,
     Operation,
+    OperationKind,
     OperationState,
     PgmigError,
     SwitchoverResult,
@@ -82,6 +83,12 @@ class OperationLog:
     def current(self) -> Operation | None:
         """The operation that has not ended."""
         return current(self._read())
+
+    @property
+    def kind(self) -> OperationKind:
+        """Of the last operation."""
+        operations = self._read()
+        return operations[-1].kind if operations else OperationKind.SWITCHOVER
 
     def found(self, operation_id: str) -> Operation | None:
         return next((one for one in self._read() if one.operation_id == operation_id), None)

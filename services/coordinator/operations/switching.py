@@ -17,6 +17,7 @@ import secrets
 import time
 from functools import partial
 
+from services.coordinator.migration.failpoints import Point, at_point
 from services.coordinator.operations import switchover
 from services.coordinator.operations.readiness import check_ready
 from services.coordinator.operations.steps import StepFeed
@@ -103,6 +104,7 @@ class Switching:
         self._feed = StepFeed(migration, operation.operation_id)
         try:
             await self._save()
+            await at_point(operation.kind, Point.REQUESTED)
         except BaseException as exc:
             error = cause(exc) or unexpected(migration, exc)
             self._operations.ended(operation.operation_id, OperationState.FAILED, failure=failure_of(error))

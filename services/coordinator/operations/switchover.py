@@ -23,6 +23,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from services.coordinator.migration.failpoints import Edge, Point, at_point, at_step
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import switchover_steps as steps
 from services.coordinator.operations.readiness import (
@@ -113,6 +114,7 @@ async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
             EventLevel.WARNING,
             "not all workers are known to have stopped: see that no applier writes to the destination",
         )
+    await at_point(context.migration.operations.kind, Point.FINISHED)
     # Until now: the destination could be written to only after the decision was stored.
     result = replace(decided, write_downtime_ms=feed.elapsed_ms())
     context.migration.downtime_measured(result)
@@ -156,6 +158,7 @@ async def _attempt(run: steps.Run) -> None:
             if _may_begin(run):
                 migration.began_switchover(freeze.before)
                 await run.context.journal.save(strict=True)
+                await at_point(run.context.migration.operations.kind, Point.RECORDED)
                 return await _while_frozen(run, freeze)
         finally:
             await freeze.close()
@@ -227,7 +230,9 @@ async def _step(run: steps.Run, name: StepName, *, tell_end: bool = True) -> Asy
     started = time.monotonic()
     try:
         async with asyncio.timeout(max(0.0, run.deadline - started)):
+            await at_step(run.context.migration.operations.kind, name, Edge.BEGIN)
             yield
+            await at_step(run.context.migration.operations.kind, name, Edge.END)
     except TimeoutError as exc:
         run.feed.tell(name, StepState.FAILED, "out of time")
         raise PgmigError(

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
+from services.coordinator.migration.failpoints import Point, at_point
 from services.coordinator.operations.fence import check_nothing_behind, opened_meanwhile, written_behind
 from services.coordinator.operations.readiness import await_ready
 from services.coordinator.operations.steps import StepFeed
@@ -115,7 +116,10 @@ async def freeze_source(run: Run, freeze: Freeze) -> None:
         named = ", ".join(freeze.before.subscriptions)
         run.context.migration.event(EventLevel.WARNING, f"subscriptions of the source are disabled: {named}")
     run.feed.blocked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
-    ended = await freeze.end_writers(await freeze.forbid_writes())
+    await at_point(run.context.migration.operations.kind, Point.LOCKED)
+    since = await freeze.forbid_writes()
+    await at_point(run.context.migration.operations.kind, Point.READ_ONLY)
+    ended = await freeze.end_writers(since)
     done = f"source frozen; sessions that were ended: {ended}"
     if not freeze.blocks:
         done = "the source is not frozen, as requested; no transaction that writes is open"

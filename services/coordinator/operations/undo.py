@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 
+from services.coordinator.migration.failpoints import Point, at_point
 from services.coordinator.pipeline.parts import Context
 from services.coordinator.pipeline.reports import unexpected
 from services.shared.model import (
@@ -54,6 +55,8 @@ def _report_failure(context: Context, error: PgmigError) -> None:
 async def undo(context: Context) -> None:
     """From phase switchover, which was not committed, back to streaming. Raises FENCED, with the source
     as it is, when another coordinator has written the record since."""
+    kind = context.migration.operations.kind
+    await at_point(kind, Point.UNDOING)
     if context.migration.record.freeze is not None:
         thaw = _Thaw(context, await context.credentials.source())
         fenced = await retrying(
@@ -63,10 +66,12 @@ async def undo(context: Context) -> None:
         )
         if fenced is not None:
             raise fenced
+    await at_point(kind, Point.OPENED)
     context.migration.switchover_undone()
     migration = context.migration
     if migration.state is PipelineState.STREAMING and not migration.following.live:
         migration.entered(PipelineState.CATCHUP)
+    await at_point(kind, Point.UNDONE)
     await context.journal.save()
 
 

@@ -4,6 +4,7 @@ not restarted until the test starts it."""
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -64,6 +65,15 @@ class Processes:
             self._running[name].kill()
         for name in names:
             self._running.pop(name).wait()
+
+    def await_death(self, name: str) -> None:
+        """Return when it has ended by itself. Raises TimeoutError."""
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self._running[name].poll() is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{name} still runs:\n{self.log(name)}")
+            time.sleep(0.01)
+        del self._running[name]
 
     def stop(self, name: str) -> int:
         """SIGTERM; the exit code. Raises subprocess.TimeoutExpired."""

@@ -4,7 +4,6 @@ caller starts."""
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from clients.session import Session
-from services.shared.model import MigrationView, Phase, StepName
+from services.shared.model import MigrationView, Phase
 from tests.support.environment import clean_environment
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.process import free_port
@@ -77,13 +76,17 @@ class Services:
         if COORDINATOR in names:
             self._wait_serving()
 
-    def start_paused_in(self, step: StepName) -> None:
-        """Start a coordinator whose first switchover pauses in this step until it is cancelled."""
+    def restart_with(self, failpoints: str) -> None:
+        """Kill the coordinator, and start one with these failpoints (services.shared.runtime.failpoints)."""
+        self.kill9(COORDINATOR)
         self._port_file.unlink(missing_ok=True)
-        argv = [sys.executable, "-m", "tests.support.switchover.paused_step"]
-        environment = self._environment | {"PAUSED_STEP": step}
-        self._processes.spawn(COORDINATOR, argv, env=environment, cwd=Path(__file__).parents[2])
+        environment = self._environment | {"PGMIG_FAILPOINTS": failpoints}
+        self._processes.fork(COORDINATOR, COORDINATOR, environment)
         self._wait_serving()
+
+    def await_death(self, name: str) -> None:
+        """Return when the process has ended by itself. Raises TimeoutError."""
+        self._processes.await_death(name)
 
     def _wait_serving(self) -> None:
         """Return when the coordinator has written its address."""

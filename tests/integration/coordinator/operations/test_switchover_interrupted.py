@@ -53,27 +53,6 @@ async def session(services: Services, source: str, dest_db: str) -> AsyncIterato
         yield session
 
 
-@pytest.mark.parametrize("step", STEPS)
-async def test_coordinator_killed_in_any_step_loses_nothing_and_opens_the_source_again(
-    services: Services, session: Session, source: str, dest_db: str, step: StepName
-) -> None:
-    before = settings(source)
-    with Writer(source) as writer:
-        with held_up(step, source, dest_db):
-            error = await outcome(session, lambda _: services.kill9("coordinator"), step)
-        assert error is not None
-        assert error.kind is ErrorKind.UNREACHABLE
-        services.start("coordinator")
-        async with services.session() as again:
-            await again.resume("m", source, dest_db)
-            view = await until(again, "m", lambda view: view.phase is not Phase.SWITCHOVER)
-            if view.phase is not Phase.SWITCHED_OVER:
-                assert settings(source) == before
-            await check(again, view, source, dest_db, writer)
-            await again.unfreeze("m")
-    assert settings(source) == before
-
-
 async def test_coordinator_killed_during_a_rollback_opens_the_source_again(
     services: Services, session: Session, source: str, dest_db: str
 ) -> None:

@@ -71,8 +71,7 @@ async def test_switchover_that_is_cancelled_in_any_step_opens_the_source_again(
     services: Services, source: str, dest_db: str, step: StepName
 ) -> None:
     before = settings(source)
-    services.kill9("coordinator")
-    services.start_paused_in(step)
+    services.restart_with(f"switchover.{step}.begin=pause")
     async with services.session() as session:
         await session.start("m", source, dest_db, FOLLOW)
         await until_phase(session, "m", Phase.STREAMING)

@@ -1,0 +1,59 @@
+"""The failpoints of the coordinator (services.shared.runtime.failpoints).
+
+KIND.STEP.begin, KIND.STEP.end   around each step of an operation: `switchover.drain.begin`. KIND is that of
+                                 the operation
+KIND.POINT                       between the steps: see `Point`
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from itertools import product
+
+from services.shared.model import OperationKind, StepName
+from services.shared.runtime import failpoints
+
+
+class Point(StrEnum):
+    """In the order in which an operation reaches them.
+
+    requested  the operation is stored, and has not begun
+    recorded   the record says how to undo the freeze; nothing was changed on the servers
+    locked     the tables are locked
+    read-only  new sessions are read-only by default
+    decided    the store has the decision; this process does not know it yet
+    finished   the workers have stopped, and the end of the operation is not stored yet
+    undoing    the undo begins
+    opened     writers can write again; the record does not say so yet
+    undone     the record says that the operation is undone, but not in the store
+    """
+
+    REQUESTED = "requested"
+    RECORDED = "recorded"
+    LOCKED = "locked"
+    READ_ONLY = "read-only"
+    DECIDED = "decided"
+    FINISHED = "finished"
+    UNDOING = "undoing"
+    OPENED = "opened"
+    UNDONE = "undone"
+
+
+class Edge(StrEnum):
+    BEGIN = "begin"
+    END = "end"
+
+
+STEPS = tuple(step for step in StepName if step is not StepName.ROLLBACK)
+NAMES = frozenset(
+    [f"{kind}.{step}.{edge}" for kind, step, edge in product(OperationKind, STEPS, Edge)]
+    + [f"{kind}.{point}" for kind, point in product(OperationKind, Point)]
+)
+
+
+async def at_point(kind: OperationKind, point: Point) -> None:
+    await failpoints.reached(f"{kind}.{point}")
+
+
+async def at_step(kind: OperationKind, step: StepName, edge: Edge) -> None:
+    await failpoints.reached(f"{kind}.{step}.{edge}")
