@@ -39,7 +39,7 @@ PURE_SERVERS := $(addprefix tests/integration/pipeline/test_,changes.py interrup
 TEST_WORKERS ?= 2
 PARALLEL := $(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
-.PHONY: help setup check test test-matrix demo bench bench-cdc bench-clone protos release-api up down compose-test lock clean
+.PHONY: help setup check test test-matrix demo bench bench-cdc bench-clone bench-switchover protos release-api up down compose-test lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,7 +67,7 @@ test-matrix: setup ## a live database of each PostgreSQL from 10 on, migrated to
 demo: setup ## migrates a live database from one local server to another, and proves it
 	$(PY) -m tests.e2e.demo
 
-bench: setup ## both of these: ratios against peers, in one run
+bench: setup ## the two that follow: ratios against peers, in one run
 	$(PY) -m tests.bench $(BENCH)
 
 bench-cdc: setup ## change capture and its latency (`make bench-cdc BENCH='--scale 0.1 --rounds 1'`)
@@ -75,6 +75,9 @@ bench-cdc: setup ## change capture and its latency (`make bench-cdc BENCH='--sca
 
 bench-clone: setup ## copying a database
 	$(PY) -m tests.bench clone $(BENCH)
+
+bench-switchover: setup ## how long clients wait in a switchover under load, ten times (half an hour)
+	$(PY) -m tests.bench switchover --rounds 10 $(BENCH)
 
 protos: $(READY) ## gen/pgmig from protos/ (the other targets do so when a .proto has changed)
 	$(PY) hatch_build.py

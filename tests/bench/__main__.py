@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import cdc, clone
+from tests.bench import cdc, clone, switchover
 
-BENCHES = ("cdc", "clone")
+BENCHES = ("cdc", "clone", "switchover")
+PEERS = ("cdc", "clone")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("benches", nargs="*", metavar="BENCH", help=f"of {', '.join(BENCHES)}; default: all")
+    parser.add_argument(
+        "benches", nargs="*", metavar="BENCH", help=f"of {', '.join(BENCHES)}; default: {', '.join(PEERS)}"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="size of the workloads, 1 is full")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument(
@@ -21,11 +24,13 @@ def main() -> None:
         "--peers", default="", help="clone: only these besides pgmig, by parts of their names, with commas"
     )
     given = parser.parse_args()
-    for name in given.benches or BENCHES:
+    for name in given.benches or PEERS:
         if name not in BENCHES:
             parser.error(f"no bench {name}: there are {', '.join(BENCHES)}")
         if name == "clone":
             clone.main(given.scale, given.only, given.rounds, given.peers)
+        elif name == "switchover":
+            switchover.main(given.scale, given.rounds)
         else:
             cdc.main(given.scale, given.only, given.rounds)
 

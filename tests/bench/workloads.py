@@ -43,7 +43,7 @@ def _accounts(scale: float) -> int:
     return max(1_000, int(500_000 * scale))
 
 
-def _tpcb(scale: float) -> str:
+def tpcb(scale: float) -> str:
     return f"""
 \\set aid random(1, {_accounts(scale)})
 \\set tid random(1, {BRANCHES * 10})
@@ -88,7 +88,7 @@ def workloads(scale: float) -> list[Workload]:
     wide = int(20_000 * scale)
     indexed = int(200_000 * scale)
     return [
-        Workload("TPC-B transactions", transactions * 4, (), _tpcb(scale), transactions),
+        Workload("TPC-B transactions", transactions * 4, (), tpcb(scale), transactions),
         Workload(
             "bulk insert",
             inserted,
