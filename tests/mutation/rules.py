@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from tests.mutation import access, changes, content, switchover, tables
+from tests.mutation import access, changes, content, reverse, switchover, tables
 
-MUTATIONS = changes.MUTATIONS + tables.MUTATIONS + content.MUTATIONS + switchover.MUTATIONS + access.MUTATIONS
+MUTATIONS = (
+    changes.MUTATIONS
+    + tables.MUTATIONS
+    + content.MUTATIONS
+    + switchover.MUTATIONS
+    + reverse.MUTATIONS
+    + access.MUTATIONS
+)

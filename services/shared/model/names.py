@@ -94,6 +94,16 @@ class PipelineId:
     def __str__(self) -> str:
         return f"{self.migration}/{self.direction}"
 
+    @property
+    def publisher(self) -> str:
+        """The side of the migration whose changes are replicated: "source" or "destination"."""
+        return "source" if self.direction is Direction.FORWARD else "destination"
+
+    @property
+    def subscriber(self) -> str:
+        """The other side."""
+        return "destination" if self.direction is Direction.FORWARD else "source"
+
     def _postgres_name(self, use: str = "") -> str:
         marks = "".join(f"_{mark}_" for mark in (_MARK[self.direction], use) if mark)
         return f"pgmig_{marks}{self.migration}"

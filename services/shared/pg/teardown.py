@@ -34,28 +34,30 @@ async def remove_from_source(
     database: str = "",
     door: str = "",
     after: Lsn | None = None,
+    side: str = "source",
 ) -> list[str]:
     """Drop slot and publications, then restore the replica identity of altered tables, which need it while
     they are published. Returns what was removed. Raises SLOT_ACTIVE.
 
     inserts_only: there is a second publication. database,
     door: of a source that a switchover has closed; it stays closed. after: the position of the switchover's
-    decision. If any transaction committed after it, raises LATE_WRITES and removes nothing.
+    decision. If any transaction committed after it, raises LATE_WRITES and removes nothing. side: of the
+    migration, for messages.
     """
     removed = []
-    async with inside(uri, database, door, time.monotonic() + RELEASE_WAIT_S) as conn:
+    async with inside(uri, database, door, time.monotonic() + RELEASE_WAIT_S, side) as conn:
         names = [pipeline.publication, *([pipeline.inserts_publication] if inserts_only else [])]
-        if await _remove_slot(conn, pipeline.slot, names, after):
-            removed.append(f"replication slot {pipeline.slot} on the source")
+        if await _remove_slot(conn, pipeline.slot, names, after, side):
+            removed.append(f"replication slot {pipeline.slot} on the {side}")
         removed += [
-            f"publication {name} on the source" for name in names if await _remove_publication(conn, name)
+            f"publication {name} on the {side}" for name in names if await _remove_publication(conn, name)
         ]
         removed += await put_back(conn, altered)
     return removed
 
 
 async def _remove_slot(
-    conn: AsyncConnection, name: str, publications: Sequence[str], after: Lsn | None
+    conn: AsyncConnection, name: str, publications: Sequence[str], after: Lsn | None, side: str
 ) -> bool:
     deadline = time.monotonic() + RELEASE_WAIT_S
     while (slot := await _slot(conn, name)) is not None:
@@ -64,7 +66,7 @@ async def _remove_slot(
         if time.monotonic() > deadline:
             raise PgmigError(
                 ErrorKind.SLOT_ACTIVE,
-                f"replication slot {name} is still in use by process {slot.active_pid} of the source",
+                f"replication slot {name} is still in use by process {slot.active_pid} of the {side}",
                 "stop the decoder that streams from it, then clean up again",
             )
         await asyncio.sleep(_POLL_S)  # the server does not report when a slot is released
@@ -115,18 +117,23 @@ async def _remove_publication(conn: AsyncConnection, name: str) -> bool:
 
 async def remove_origin(uri: str, pipeline: PipelineId) -> list[str]:
     """Drop the replication origin. No earlier coordinator writes large objects afterwards."""
-    async with connection(uri, "destination") as conn:
+    async with connection(uri, pipeline.subscriber) as conn:
         await end_earlier(conn, pipeline.migration)
-        deadline = time.monotonic() + RELEASE_WAIT_S
-        while await origin_progress(conn, pipeline) is not None:
-            try:
-                await conn.execute("SELECT pg_catalog.pg_replication_origin_drop(%s)", [pipeline.origin])
-            except psycopg.errors.ObjectInUse as exc:
-                if time.monotonic() > deadline:
-                    raise translate(exc, f"dropping replication origin {pipeline.origin}") from exc
-                await asyncio.sleep(_POLL_S)
-            except psycopg.Error as exc:
+        return await drop_origin(conn, pipeline)
+
+
+async def drop_origin(conn: AsyncConnection, pipeline: PipelineId) -> list[str]:
+    """Drop the pipeline's origin on its subscriber."""
+    deadline = time.monotonic() + RELEASE_WAIT_S
+    while await origin_progress(conn, pipeline) is not None:
+        try:
+            await conn.execute("SELECT pg_catalog.pg_replication_origin_drop(%s)", [pipeline.origin])
+        except psycopg.errors.ObjectInUse as exc:
+            if time.monotonic() > deadline:
                 raise translate(exc, f"dropping replication origin {pipeline.origin}") from exc
-            else:
-                return [f"replication origin {pipeline.origin} on the destination"]
+            await asyncio.sleep(_POLL_S)
+        except psycopg.Error as exc:
+            raise translate(exc, f"dropping replication origin {pipeline.origin}") from exc
+        else:
+            return [f"replication origin {pipeline.origin} on the {pipeline.subscriber}"]
     return []

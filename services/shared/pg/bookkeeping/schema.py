@@ -137,6 +137,17 @@ async def drop_bookkeeping(conn: AsyncConnection, pipeline: PipelineId) -> None:
             pass
 
 
+async def has_rows(conn: AsyncConnection, pipeline: PipelineId) -> bool:
+    """Whether anything is recorded for the pipeline."""
+    with translated("looking for the bookkeeping of the migration"):
+        for table in await _present(conn):
+            query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE pipeline = %s)").format(book(table))
+            row = await (await conn.execute(query, [str(pipeline)])).fetchone()
+            if row is not None and row[0]:
+                return True
+    return False
+
+
 async def _present(conn: AsyncConnection) -> list[str]:
     """The tables that exist: earlier releases created fewer."""
     query = "SELECT name FROM unnest(%s::text[]) name WHERE pg_catalog.to_regclass(%s || name) IS NOT NULL"

@@ -23,14 +23,14 @@ USUAL = ("postgres", "template1")
 _TRIED_AT_MOST = 5
 
 
-async def writable_connection(uri: str, database: str = "") -> AsyncConnection:
-    """A session on the source that may write although its database is read-only by default.
+async def writable_connection(uri: str, database: str = "", side: str = "source") -> AsyncConnection:
+    """A session that may write although its database is read-only by default.
 
-    database: a database to connect to instead of the URI's.
+    database: a database to connect to instead of the URI's. side: "source" or "destination", for messages.
     """
-    conn = await connect(uri, "source", database=database)
+    conn = await connect(uri, side, database=database)
     try:
-        with translated("opening a session on the source"):
+        with translated(f"opening a session on the {side}"):
             await conn.execute("SET default_transaction_read_only = off")
             await conn.execute("SET synchronous_commit = local")  # standbys need not have the sentinel
             # Servers before 18 refuse parallel workers while their database accepts no connections.
@@ -41,11 +41,11 @@ async def writable_connection(uri: str, database: str = "") -> AsyncConnection:
     return conn
 
 
-async def way_in(conn: AsyncConnection, uri: str) -> str:
+async def way_in(conn: AsyncConnection, uri: str, side: str = "source") -> str:
     """The name of another database that our role can connect to. Raises PERMISSION. If a retry may solve
     the last connection's error, as for a connection limit, raises that error."""
     failure: PgmigError | None = None
-    with translated("looking for another database of the source"):
+    with translated(f"looking for another database of the {side}"):
         rows = await (
             await conn.execute(
                 "SELECT datname, current_database() FROM pg_catalog.pg_database"
@@ -57,7 +57,7 @@ async def way_in(conn: AsyncConnection, uri: str) -> str:
         ).fetchall()
     for name, _ in rows:
         try:
-            async with connection(uri, "source", database=name):
+            async with connection(uri, side, database=name):
                 return str(name)
         except PgmigError as exc:
             failure = exc if exc.policy.retry else failure
@@ -65,19 +65,19 @@ async def way_in(conn: AsyncConnection, uri: str) -> str:
         raise failure
     raise PgmigError(
         ErrorKind.PERMISSION,
-        "our role can connect to no other database of the source; the switchover closes the migrated one "
+        f"our role can connect to no other database of the {side}; the switchover closes the migrated one "
         "to all connections, which PostgreSQL allows from another database only",
         "let it connect to database postgres too (GRANT CONNECT, pg_hba.conf, the password file)",
     )
 
 
-async def beside(uri: str, door: str) -> AsyncConnection:
+async def beside(uri: str, door: str, side: str = "source") -> AsyncConnection:
     """A session on another database of the same server. door: the name of the database to try first."""
     failure: PgmigError | None = None
     for name in dict.fromkeys([door, *USUAL]):
         if name:
             try:
-                return await writable_connection(uri, name)
+                return await writable_connection(uri, name, side)
             except PgmigError as exc:
                 failure = failure or exc
     assert failure is not None
@@ -125,14 +125,16 @@ async def row_version(conn: AsyncConnection, database: str) -> str:
 
 
 @asynccontextmanager
-async def inside(uri: str, database: str, door: str, deadline: float) -> AsyncIterator[AsyncConnection]:
+async def inside(
+    uri: str, database: str, door: str, deadline: float, side: str = "source"
+) -> AsyncIterator[AsyncConnection]:
     """A writable session, even if the database accepts no connections.
 
     In that case the database is opened for the moment in which pgmig connects, and then closed again.
     Sessions that connected during that time are terminated before the block begins.
     """
     try:
-        conn = await writable_connection(uri)
+        conn = await writable_connection(uri, side=side)
     except PgmigError as exc:
         if exc.kind is not ErrorKind.DATABASE_CLOSED:
             raise
@@ -142,18 +144,18 @@ async def inside(uri: str, database: str, door: str, deadline: float) -> AsyncIt
         finally:
             await conn.close()
         return
-    side = await beside(uri, door)
+    other = await beside(uri, door, side)
     database = database or endpoint(uri).dbname
     try:
-        await set_open(side, database, accepts=True)
+        await set_open(other, database, accepts=True)
         try:
-            conn = await writable_connection(uri)
+            conn = await writable_connection(uri, side=side)
         finally:
-            await set_open(side, database, accepts=False)
+            await set_open(other, database, accepts=False)
         try:
-            await end_all(side, database, [conn.info.backend_pid], deadline)
+            await end_all(other, database, [conn.info.backend_pid], deadline)
             yield conn
         finally:
             await conn.close()
     finally:
-        await side.close()
+        await other.close()

@@ -15,9 +15,10 @@ from services.shared.pg.catalog.server import ServerFacts, listing
 from services.shared.pg.preflight import read_only as preflight_read_only
 from services.shared.pg.selection.dependencies import EXTENSION
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
-from services.shared.pg.session.connection import translated
+from services.shared.pg.session.connection import not_ready, translated
 from services.shared.pg.session.event_triggers import unsilenced
 
+_GRANT_SET_SINCE = 150000
 _ORIGIN_LIMIT_SINCE = 180000
 OBJECTS_NAMED = 20
 """Number of objects that are named if the destination should be empty."""
@@ -38,7 +39,9 @@ async def check(
             f"role {facts.role} may not create schemas in database {facts.dbname} of the destination",
             f"GRANT CREATE ON DATABASE {facts.dbname} TO {facts.role}",
         )
-    await _check_replica_role(conn, facts)
+    refused = await replica_role_refused(conn, facts, "destination")
+    if refused is not None:
+        raise refused
     warnings: list[str] = []
     if follow:
         warnings += await _check_progress(conn, pipeline, facts)
@@ -53,7 +56,8 @@ async def check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:
     """Raise DESTINATION_NOT_READY unless the database is empty. The list begins with one of each kind."""
     found = await list_objects(conn, "destination")
     if found:
-        raise _not_ready(
+        raise not_ready(
+            "destination",
             f"destination database {facts.dbname} is not empty: {listing(found, OBJECTS_NAMED)}",
             "give an empty database, or use --drop-if-exists or --data-only; `cleanup` of an earlier "
             "migration leaves the tables that it copied",
@@ -71,33 +75,26 @@ async def check_unknown(conn: AsyncConnection, pipeline: PipelineId) -> None:
         )
 
 
-async def _check_replica_role(conn: AsyncConnection, facts: ServerFacts) -> None:
-    """Triggers and foreign keys must not act on replicated rows."""
+async def replica_role_refused(conn: AsyncConnection, facts: ServerFacts, side: str) -> PgmigError | None:
+    """The error for a role that may not keep triggers and foreign keys from acting on replicated rows. side:
+    "source" or "destination"."""
     try:
         async with conn.transaction(force_rollback=True):
             await conn.execute("SET LOCAL session_replication_role = replica")
-    except psycopg.errors.InsufficientPrivilege as exc:
-        raise PgmigError(
+    except psycopg.errors.InsufficientPrivilege:
+        grant = f", or GRANT SET ON PARAMETER session_replication_role TO {facts.role}"
+        return PgmigError(
             ErrorKind.PERMISSION,
-            f"role {facts.role} of the destination may not set session_replication_role",
-            f"use a superuser, or GRANT SET ON PARAMETER session_replication_role TO {facts.role}",
-        ) from exc
+            f"role {facts.role} of the {side} may not set session_replication_role",
+            f"use a superuser{grant if facts.version_num >= _GRANT_SET_SINCE else ''}",
+        )
+    return None
 
 
 async def _check_progress(conn: AsyncConnection, pipeline: PipelineId, facts: ServerFacts) -> list[str]:
     """Returns warnings. With an earlier progress of the origin, changes would be skipped. A progress row
     cannot exist, because the database is empty."""
-    with translated("checking the destination's replication origins"):
-        found = await (
-            await conn.execute(
-                "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s),"
-                " ARRAY(SELECT f FROM unnest(%s::text[]) f WHERE NOT pg_catalog.has_function_privilege("
-                "  ('pg_catalog.' || f)::pg_catalog.regprocedure, 'EXECUTE'))",
-                [pipeline.origin, list(ORIGIN_FUNCTIONS)],
-            )
-        ).fetchone()
-    assert found is not None
-    exists, denied = found
+    exists, denied = await origin_facts(conn, pipeline, "destination")
     if exists:
         raise PgmigError(
             ErrorKind.ALREADY_EXISTS,
@@ -109,8 +106,25 @@ async def _check_progress(conn: AsyncConnection, pipeline: PipelineId, facts: Se
             f"role {facts.role} of the destination may not use replication origins ({listing(denied)}): "
             "progress is kept in the table pgmig.progress"
         ]
-    await _check_free_origin(conn, facts)
+    full = await no_free_origin(conn, facts, "destination")
+    if full is not None:
+        raise full
     return []
+
+
+async def origin_facts(conn: AsyncConnection, pipeline: PipelineId, side: str) -> tuple[bool, list[str]]:
+    """Whether the pipeline's origin exists, and the functions of origins that the role may not call."""
+    with translated(f"checking the {side}'s replication origins"):
+        found = await (
+            await conn.execute(
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = %s),"
+                " ARRAY(SELECT f FROM unnest(%s::text[]) f WHERE NOT pg_catalog.has_function_privilege("
+                "  ('pg_catalog.' || f)::pg_catalog.regprocedure, 'EXECUTE'))",
+                [pipeline.origin, list(ORIGIN_FUNCTIONS)],
+            )
+        ).fetchone()
+    assert found is not None
+    return bool(found[0]), list(found[1])
 
 
 async def _check_long_values(conn: AsyncConnection, facts: ServerFacts) -> list[str]:
@@ -127,14 +141,15 @@ async def _check_long_values(conn: AsyncConnection, facts: ServerFacts) -> list[
     ]
 
 
-async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:
-    """Each origin with progress uses an entry of a table whose size is fixed at server start."""
+async def no_free_origin(conn: AsyncConnection, facts: ServerFacts, side: str) -> PgmigError | None:
+    """The error if no further origin can be used. Each origin with progress uses an entry of a table whose
+    size is fixed at server start."""
     setting = (
         "max_active_replication_origins"
         if facts.version_num >= _ORIGIN_LIMIT_SINCE
         else "max_replication_slots"
     )
-    with translated("checking the destination's replication origins"):
+    with translated(f"checking the {side}'s replication origins"):
         row = await (
             await conn.execute(
                 "SELECT current_setting(%s)::int, (SELECT count(*) FROM pg_catalog.pg_replication_origin)",
@@ -143,11 +158,13 @@ async def _check_free_origin(conn: AsyncConnection, facts: ServerFacts) -> None:
         ).fetchone()
     assert row is not None
     limit, taken = row
-    if taken >= limit:
-        raise _not_ready(
-            f"all {limit} replication origins of the destination are in use",
-            f"drop an origin that nobody uses, or raise {setting} and restart the destination",
-        )
+    if taken < limit:
+        return None
+    return not_ready(
+        side,
+        f"all {limit} replication origins of the {side} are in use",
+        f"drop an origin that nobody uses, or raise {setting} and restart the {side}",
+    )
 
 
 async def check_extensions(
@@ -166,12 +183,9 @@ async def check_extensions(
             )
         ).fetchall()
     if lacking:
-        raise _not_ready(
+        raise not_ready(
+            "destination",
             f"the destination server lacks extensions of the source: {listing([r[0] for r in lacking])}",
             "install their packages on the destination's host, or drop them on the source",
         )
     return []
-
-
-def _not_ready(message: str, hint: str) -> PgmigError:
-    return PgmigError(ErrorKind.DESTINATION_NOT_READY, message, hint)

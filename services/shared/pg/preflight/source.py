@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from psycopg import AsyncConnection
 
 from services.shared.model import (
@@ -18,7 +20,7 @@ from services.shared.pg.catalog.tables import list_tables
 from services.shared.pg.preflight import read_only as preflight_read_only
 from services.shared.pg.replication.truncation import TRUNCATE_SINCE
 from services.shared.pg.selection.rules import EVERYTHING, SEQUENCE, Chosen
-from services.shared.pg.session.connection import translated
+from services.shared.pg.session.connection import not_ready, translated
 from services.shared.pg.session.sql_files import load_sql
 
 OLDEST_MAJOR = 10
@@ -38,15 +40,16 @@ async def check(
     """Returns warnings. Raises an error for a condition that makes a migration of the selected objects
     impossible or lossy. rows: rows are migrated too."""
     if facts.major < OLDEST_MAJOR:
-        raise _not_ready(
-            f"the source runs PostgreSQL {facts.major}", f"PostgreSQL {OLDEST_MAJOR} or newer can be migrated"
+        raise not_ready(
+            "source",
+            f"the source runs PostgreSQL {facts.major}",
+            f"PostgreSQL {OLDEST_MAJOR} or newer can be migrated",
         )
     if follow:
         # The freeze's check handles the database's own setting: an earlier switchover may have set it.
         if facts.read_only and facts.read_only_from != preflight_read_only.DATABASE:
             raise preflight_read_only.refusal(facts, "source")
-        await _check_wal(conn)
-        _check_rights(facts)
+        _raise_first([*await wal_shortages(conn, "source"), *missing_rights(facts, "source")])
         await _check_slot(conn, pipeline, inserts=no_key_tables is NoKeyTables.INSERT_ONLY)
     await _check_readable(conn, chosen, rows=rows)
     if not follow:
@@ -55,54 +58,83 @@ async def check(
     return await _unpublished(conn, facts, chosen)
 
 
-async def _check_wal(conn: AsyncConnection) -> None:
-    with translated("checking the source's WAL settings"):
+def _raise_first(problems: Sequence[PgmigError]) -> None:
+    if problems:
+        raise problems[0]
+
+
+async def wal_shortages(conn: AsyncConnection, side: str, slot: str = "") -> list[PgmigError]:
+    """What prevents another replication slot and walsender. side: "source" or "destination". slot: one that
+    may exist already."""
+    with translated(f"checking the {side}'s WAL settings"):
         row = await (
             await conn.execute(
                 "SELECT current_setting('wal_level'), current_setting('max_replication_slots')::int,"
-                " (SELECT count(*) FROM pg_catalog.pg_replication_slots),"
+                " (SELECT count(*) FROM pg_catalog.pg_replication_slots WHERE slot_name <> %s),"
                 " current_setting('max_wal_senders')::int,"
-                " (SELECT count(*) FROM pg_catalog.pg_stat_get_wal_senders())"
+                " (SELECT count(*) FROM pg_catalog.pg_stat_get_wal_senders())",
+                [slot],
             )
         ).fetchone()
     assert row is not None
     level, max_slots, slots, max_senders, senders = row
+    found = []
     if level != "logical":
-        raise _not_ready(
-            f"wal_level of the source is {level}", "set wal_level = logical on the source and restart it"
+        found.append(
+            not_ready(
+                side,
+                f"wal_level of the {side} is {level}",
+                f"set wal_level = logical on the {side} and restart it",
+            )
         )
     if slots >= max_slots:
-        raise _not_ready(
-            f"all {max_slots} replication slots of the source are in use",
-            "drop a slot that nobody uses, or raise max_replication_slots and restart the source",
+        found.append(
+            not_ready(
+                side,
+                f"all {max_slots} replication slots of the {side} are in use",
+                f"drop a slot that nobody uses, or raise max_replication_slots and restart the {side}",
+            )
         )
     if senders >= max_senders:
-        raise _not_ready(
-            f"all {max_senders} WAL senders of the source are in use",
-            "raise max_wal_senders and restart the source",
+        found.append(
+            not_ready(
+                side,
+                f"all {max_senders} WAL senders of the {side} are in use",
+                f"raise max_wal_senders and restart the {side}",
+            )
         )
+    return found
 
 
-def _check_rights(facts: ServerFacts) -> None:
+def missing_rights(facts: ServerFacts, side: str) -> list[PgmigError]:
+    """What the role lacks to publish changes and to freeze the database."""
+    found = []
     if not facts.replication:
-        raise PgmigError(
-            ErrorKind.PERMISSION,
-            f"role {facts.role} of the source lacks the REPLICATION right",
-            f"ALTER ROLE {facts.role} REPLICATION, or use a role that has it",
+        found.append(
+            PgmigError(
+                ErrorKind.PERMISSION,
+                f"role {facts.role} of the {side} lacks the REPLICATION right",
+                f"ALTER ROLE {facts.role} REPLICATION, or use a role that has it",
+            )
         )
     if not facts.may_create:
-        raise PgmigError(
-            ErrorKind.PERMISSION,
-            f"role {facts.role} may not create a publication in database {facts.dbname} of the source",
-            f"GRANT CREATE ON DATABASE {facts.dbname} TO {facts.role}",
+        found.append(
+            PgmigError(
+                ErrorKind.PERMISSION,
+                f"role {facts.role} may not create a publication in database {facts.dbname} of the {side}",
+                f"GRANT CREATE ON DATABASE {facts.dbname} TO {facts.role}",
+            )
         )
     if not facts.owns_database:
-        raise PgmigError(
-            ErrorKind.PERMISSION,
-            f"role {facts.role} does not own database {facts.dbname} of the source, "
-            "which freezing it for the switchover needs",
-            "use the database's owner, or a member of that role",
+        found.append(
+            PgmigError(
+                ErrorKind.PERMISSION,
+                f"role {facts.role} does not own database {facts.dbname} of the {side}, "
+                "which freezing it for the switchover needs",
+                "use the database's owner, or a member of that role",
+            )
         )
+    return found
 
 
 async def _check_slot(conn: AsyncConnection, pipeline: PipelineId, *, inserts: bool) -> None:
@@ -171,10 +203,17 @@ async def _check_publishable(
     conn: AsyncConnection, facts: ServerFacts, no_key_tables: NoKeyTables, chosen: Chosen
 ) -> None:
     divided = await choose_published(conn, no_key_tables, chosen)
-    if facts.superuser:
-        return
     published = {*divided.whole, *divided.inserts_only, *(one.table for one in divided.altered)}
-    with translated("checking the ownership of the source's tables"):
+    _raise_first(await not_owned(conn, facts, published, "source"))
+
+
+async def not_owned(
+    conn: AsyncConnection, facts: ServerFacts, published: Collection[TableId], side: str
+) -> list[PgmigError]:
+    """The error for tables that the role cannot publish, because it does not own them."""
+    if facts.superuser:
+        return []
+    with translated(f"checking the ownership of the {side}'s tables"):
         rows = await (
             await conn.execute(
                 "SELECT s, n FROM unnest(%s::text[], %s::text[]) t (s, n)"
@@ -184,13 +223,16 @@ async def _check_publishable(
                 [[t.schema for t in published], [t.name for t in published]],
             )
         ).fetchall()
-    if rows:
-        raise PgmigError(
+    if not rows:
+        return []
+    return [
+        PgmigError(
             ErrorKind.PERMISSION,
             f"role {facts.role} does not own tables that are to be published: "
-            f"{listing([TableId(*row) for row in rows])}",
+            f"{listing(sorted(TableId(*row) for row in rows))}",
             "use the tables' owner, a member of that role, or a superuser",
         )
+    ]
 
 
 async def _unpublished(conn: AsyncConnection, facts: ServerFacts, chosen: Chosen) -> list[str]:
@@ -212,7 +254,3 @@ async def _unpublished(conn: AsyncConnection, facts: ServerFacts, chosen: Chosen
     if names:
         warnings.append(f"ALWAYS and REPLICA triggers will fire on the destination too: {listing(names)}")
     return warnings
-
-
-def _not_ready(message: str, hint: str) -> PgmigError:
-    return PgmigError(ErrorKind.SOURCE_NOT_READY, message, hint)

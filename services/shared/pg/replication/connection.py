@@ -76,14 +76,14 @@ class ReplicationConnection:
         self._gss = conn.info.get_parameters().get("gssencmode", "disable") != "disable"
 
     @classmethod
-    async def open(cls, uri: str, database: str = "") -> ReplicationConnection:
-        """database: a database of the same server to connect to instead of the URI's."""
+    async def open(cls, uri: str, database: str = "", side: str = "source") -> ReplicationConnection:
+        """database: a database of the same server to connect to instead of the URI's. side: for messages."""
         other = {"dbname": database} if database else {}
-        info = complete_conninfo(uri, "pgmig decoder", "source", replication="database", **other)
+        info = complete_conninfo(uri, "pgmig decoder", side, replication="database", **other)
         try:
             return cls(await open_session(info))
         except psycopg.OperationalError as exc:
-            raise connect_failure(exc, uri, "source") from exc
+            raise connect_failure(exc, uri, side) from exc
 
     async def close(self) -> None:
         if self._stream is not None:

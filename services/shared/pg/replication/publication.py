@@ -12,6 +12,7 @@ from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.replication.connection import SlotState, slot_state
 from services.shared.pg.replication.truncation import TRUNCATE_SINCE
 from services.shared.pg.session.connection import connection, translated
+from services.shared.pg.session.sql_files import for_version
 
 _ATTEMPTS = 5
 
@@ -23,6 +24,7 @@ async def ensure_publication(
     *,
     inserts_only: bool = False,
     generated: bool = False,
+    side: str = "source",
 ) -> None:
     """Create the publication, or re-create it. It must exist before the slot's consistent point, because
     decoding reads the catalogs as of that time. No tables: an empty publication.
@@ -33,11 +35,11 @@ async def ensure_publication(
 
     A table that was dropped or renamed since it was listed is left out. If another table has its name when
     the snapshot is created, that table is added before its rows are copied:
-    services.coordinator.tables.publish.
+    services.coordinator.tables.publish. side: of the migration, for messages.
     """
     left = tables
     for _ in range(_ATTEMPTS):
-        with translated(f"creating publication {name} on the source"):
+        with translated(f"creating publication {name} on the {side}"):
             try:
                 await _replace(conn, name, left, inserts_only=inserts_only, generated=generated)
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
@@ -46,7 +48,7 @@ async def ensure_publication(
                 return
         left = tuple(table for table in tables if table in there)
     raise PgmigError(
-        ErrorKind.TRANSIENT, f"tables of the source were dropped while publication {name} was being created"
+        ErrorKind.TRANSIENT, f"tables of the {side} were dropped while publication {name} was being created"
     )
 
 
@@ -67,6 +69,27 @@ async def _replace(
         statement = sql.SQL("{} WITH (publish_generated_columns = stored)").format(statement)
     await conn.execute(statement)
 
+
+async def publishes(
+    conn: AsyncConnection, name: str, tables: Sequence[TableId], *, generated: bool = False
+) -> bool:
+    """Whether the publication exists and publishes all changes of exactly these tables."""
+    query = for_version(_PUBLISHED, conn.info.server_version)
+    with translated(f"checking publication {name}"):
+        found = await (await conn.execute(query, [name])).fetchall()
+    listed = {TableId(schema, table) for schema, table, *_ in found if table is not None}
+    complete = all(whole and columns == ("s" if generated else "n") for _, _, whole, columns in found)
+    return bool(found) and complete and listed == set(tables)
+
+
+_PUBLISHED = """
+SELECT n.nspname, c.relname, b.pubinsert AND b.pubupdate AND b.pubdelete, {b.pubgencols}
+  FROM pg_catalog.pg_publication b
+  LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = b.oid
+  LEFT JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+  LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE b.pubname = %s
+"""
 
 _NOT_IN_PUBLICATION = """
 SELECT n.nspname, c.relname

@@ -149,6 +149,12 @@ def translated(doing: str) -> Iterator[None]:
         raise translate(exc, doing) from exc
 
 
+def not_ready(side: str, message: str, hint: str) -> PgmigError:
+    """The error for a server that lacks what it needs. side: "source" or "destination"."""
+    kind = ErrorKind.SOURCE_NOT_READY if side == "source" else ErrorKind.DESTINATION_NOT_READY
+    return PgmigError(kind, message, hint)
+
+
 def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> PgmigError:
     where = endpoint(uri)
     text = " ".join(str(exc).split())
@@ -161,8 +167,8 @@ def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> Pgmig
             "check user and password in the URI, and pg_hba.conf on the server",
         )
     if "conversion between" in lowered and "is not supported" in lowered:
-        return PgmigError(
-            ErrorKind.SOURCE_NOT_READY if side == "source" else ErrorKind.DESTINATION_NOT_READY,
+        return not_ready(
+            side,
             f"{place} is in an encoding that PostgreSQL cannot convert to UTF-8: {text}",
             "pgmig cannot migrate such a database: move it with pg_dump into a database in UTF8 or another "
             "encoding",
