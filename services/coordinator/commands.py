@@ -23,6 +23,7 @@ from services.coordinator.pipeline.credentials import (
     judge,
     judge_to_go_on,
 )
+from services.coordinator.pipeline.parts import Context
 from services.coordinator.tables.resync import prepare_resync
 from services.shared.model import (
     CleanupResult,
@@ -53,14 +54,20 @@ _RESYNCED = frozenset(
 class Commands:
     def __init__(self, loop: PhaseLoop) -> None:
         self.loop = loop
-        pipeline = loop.pipeline
+        pipeline = loop.pipelines.active
         self._context, self._schema, self._workers = pipeline.context, pipeline.schema, pipeline.workers
+        self._credentials = loop.pipelines.credentials
         self._bus = pipeline.bus
         self._command = asyncio.Lock()
 
     @property
     def migration(self) -> Migration:
         return self.loop.migration
+
+    @property
+    def _contexts(self) -> tuple[Context, ...]:
+        """Of all pipelines."""
+        return tuple(pipeline.context for pipeline in self.loop.pipelines.all)
 
     @asynccontextmanager
     async def _commanded(self) -> AsyncIterator[Migration]:
@@ -77,15 +84,16 @@ class Commands:
 
     async def pause(self) -> None:
         """Raises WRONG_PHASE unless it runs and is not switching over."""
+        pipeline = self._context.pipeline
         async with self._commanded() as migration:
-            if migration.state is PipelineState.PAUSED:
+            if pipeline.state is PipelineState.PAUSED:
                 return
             if not migration.phase.running or migration.in_switchover:
                 raise _wrong_phase(migration, "paused")
             self._check_not_switching("paused")
             await self._context.journal.check_ours()
             await self.loop.halt()
-            migration.paused()
+            pipeline.paused()
             await self._context.journal.save()
             await self._workers.staffing.release()
 
@@ -95,6 +103,7 @@ class Commands:
         skip_objects: of the schema, what is not restored either. Raises INVALID_ARGUMENT for a database
         that is not the recorded one.
         """
+        pipeline = self._context.pipeline
         async with self._commanded() as migration:
             judged = await judge_to_go_on(migration.record, given)
             await self._context.journal.check_ours()
@@ -102,10 +111,10 @@ class Commands:
                 self._check_not_switching("given another address")
                 await self._begin_elsewhere(judged)
                 return
-            credentials = self._context.credentials.take_over(judged)
+            credentials = self._credentials.take_over(judged)
             if migration.phase.running or (migration.phase.ended and credentials.complete):
                 return
-            if migration.pipeline.resume_state is None:
+            if pipeline.record.resume_state is None:
                 raise _wrong_phase(migration, "resumed")
             if skip_objects:
                 await self._skip_objects(skip_objects)
@@ -121,14 +130,14 @@ class Commands:
         """The running phase begins again at new addresses of the same databases."""
         await self.loop.halt()
         await self._workers.staffing.release()
-        self._context.credentials.take_over(judged)
+        self._credentials.take_over(judged)
         await self._context.journal.save()
         self.loop.begin()
 
     async def _go_on(self, skipped: SkippedTransaction | None = None) -> None:
         """Out of a pause or a failure; the record is saved before anything runs."""
         await self.loop.halt()
-        self.migration.resumed(skipped)
+        self._context.pipeline.resumed(skipped)
         await self._context.journal.save()
         self.loop.begin()
 
@@ -143,7 +152,7 @@ class Commands:
             given_up = skipping.decided(migration.record, lsn, reason, who, time.time())
             judged = await judge_to_go_on(migration.record, given)
             await self._context.journal.check_ours()
-            self._context.credentials.take_over(judged)
+            self._credentials.take_over(judged)
             await self._go_on(given_up)
             migration.event(EventLevel.WARNING, skipping.audit_line(given_up))
             await self._context.journal.save()
@@ -154,8 +163,9 @@ class Commands:
         Raises WRONG_PHASE unless it is copying or replicating, or was; CREDENTIALS_NEEDED; and what
         `prepare_resync` raises, with everything as it was.
         """
+        pipeline = self._context.pipeline
         async with self._commanded() as migration:
-            state = migration.pipeline.resume_state or migration.state
+            state = pipeline.record.resume_state or pipeline.state
             able = state in _RESYNCED and not migration.in_switchover
             if not able or not migration.record.options.follow:
                 hint = "tables can be copied again while changes are replicated (clone --follow)"
@@ -166,7 +176,7 @@ class Commands:
             await self.loop.halt()
             try:
                 await self._workers.staffing.release()
-                self._context.credentials.take_over(judged)
+                self._credentials.take_over(judged)
                 await self._context.credentials.check_known()
                 await prepare_resync(self._context, self._schema.routing, tables)
             except BaseException:
@@ -233,7 +243,7 @@ class Commands:
             afterwards.check_frozen(migration)
             judged = await judge(migration.record, given, GO_ON)
             judged.check()
-            self._context.credentials.take_over(judged)
+            self._credentials.take_over(judged)
             await afterwards.unfreeze(self._context, read_only=read_only)
 
     async def abort(self, given: Credentials) -> None:
@@ -247,11 +257,11 @@ class Commands:
             judged = await judge(migration.record, given, GIVE_UP)
             judged.check()
             await self._context.journal.confirm()
-            self._context.credentials.take_over(judged)
+            self._credentials.take_over(judged)
             await self.loop.halt()
             await self._workers.staffing.release()
             try:
-                removed = await teardown.remove_replication(self._context, self._bus)
+                removed = await teardown.remove_replication(self._contexts, self._bus)
             except PgmigError:
                 self.loop.begin()  # it is not aborted, so it continues
                 raise
@@ -274,13 +284,13 @@ class Commands:
             if not force:
                 judged.check()
             await teardown.check_ours(self._context, force=force)
-            self._context.credentials.take_over(judged)
+            self._credentials.take_over(judged)
             await self.loop.halt()
             await self.loop.unwatch()
             await self._workers.staffing.release()
             try:
                 return await teardown.remove_all(
-                    self._context,
+                    self._contexts,
                     self._schema.files,
                     self._bus,
                     judged.refused,

@@ -20,7 +20,7 @@ from services.coordinator.operations import skip as skipping
 from services.coordinator.operations.switching import Switching
 from services.coordinator.operations.undo import undo
 from services.coordinator.phases import copy, follow, indexes, schema
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline, Pipelines
 from services.coordinator.pipeline.readiness_watch import ReadinessWatch
 from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.pipeline.source_watch import Lookout
@@ -66,11 +66,12 @@ _APPLYING = frozenset({PipelineState.INDEXES, PipelineState.CATCHUP, PipelineSta
 
 
 class PhaseLoop:
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
+    def __init__(self, pipelines: Pipelines) -> None:
+        self.pipelines = pipelines
+        pipeline = pipelines.active
         self._context, self._schema, self._workers = pipeline.context, pipeline.schema, pipeline.workers
         self._task: asyncio.Task[None] | None = None
-        self.readiness_watch = ReadinessWatch(self._context.migration, self._context.credentials)
+        self.readiness_watch = ReadinessWatch(self._context.pipeline, self._context.credentials)
         self._sampling: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self.switching = Switching(self._context, self._schema, self._workers)
@@ -130,10 +131,11 @@ class PhaseLoop:
             await asyncio.wait({task})
 
     async def _sample(self) -> None:
-        lookout = Lookout(self._context.migration, self._context.credentials)
+        lookout = Lookout(self._context.pipeline, self._context.credentials)
         try:
             while True:
-                self.migration.sample(time.monotonic())
+                for pipeline in self.migration.pipelines:
+                    pipeline.sample(time.monotonic())
                 await lookout.look()
                 await asyncio.sleep(SAMPLE_EVERY_S)
         finally:
@@ -181,12 +183,12 @@ class PhaseLoop:
             await self._context.journal.save()
             return
         await self._context.journal.check_ours()  # another coordinator may run the migration now
-        target = await self._run_state(self.migration.state)
-        if target is not self.migration.state:
+        target = await self._run_state(self._context.pipeline.state)
+        if target is not self._context.pipeline.state:
             if target is PipelineState.ENDED:
                 self.migration.completed()
             else:
-                self.migration.entered(target)
+                self._context.pipeline.entered(target)
         await self._context.journal.save()
         if target is PipelineState.ENDED:
             await self._workers.staffing.release()
@@ -194,7 +196,7 @@ class PhaseLoop:
 
     async def _run_state(self, state: PipelineState) -> PipelineState:
         """The state's own end, or the error of a worker that ends it."""
-        running = asyncio.ensure_future(_RUN[state](self.pipeline))
+        running = asyncio.ensure_future(_RUN[state](self.pipelines.active))
         fatal = asyncio.create_task(self._workers.reports.until_fatal(), name="fatal")
         try:
             await asyncio.wait({running, fatal}, return_when=asyncio.FIRST_COMPLETED)
@@ -202,7 +204,7 @@ class PhaseLoop:
                 return running.result()
             error = fatal.result()
             if await self._switched_over():
-                return self.migration.state
+                return self._context.pipeline.state
             if error.kind is ErrorKind.SCHEMA_DRIFT and state in _APPLYING:
                 return await after_drift(self._context, self._schema, self._workers.reports, error)
             raise error
@@ -220,10 +222,11 @@ class PhaseLoop:
         return self.migration.record.phase is MigrationPhase.SWITCHED_OVER
 
     async def _fail(self, error: PgmigError) -> None:
+        pipeline = self._context.pipeline
         migration = self.migration
         log.error("migration %s failed in phase %s: %s", migration.id, migration.phase, error)
         failure = skipping.explained(failure_of(error), migration.record.migration_id)
-        migration.failed(failure)
+        pipeline.failed(failure)
         with suppress(PgmigError):
             await self._context.journal.save()
         await self._workers.staffing.release()

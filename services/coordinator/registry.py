@@ -24,7 +24,7 @@ from services.coordinator.migration.state import REVISIONS_UNSAVED, Migration
 from services.coordinator.migration.state_file import read_states, remove_state, state_file
 from services.coordinator.phase_loop import PhaseLoop
 from services.coordinator.pipeline.credentials import Credentials
-from services.coordinator.pipeline.pipeline import Pipeline, SharedResources
+from services.coordinator.pipeline.pipeline import Pipelines, SharedResources
 from services.shared.bus.store import StateStore
 from services.shared.model import (
     Direction,
@@ -148,17 +148,17 @@ class Coordinator:
         commands = self._make(record, Credentials(), restored=True)
         commands.migration.event(EventLevel.INFO, f"the coordinator was started again {phase}")
         if record.shown_phase is Phase.STREAMING:  # until the applier says so again
-            commands.migration.entered(PipelineState.CATCHUP)
+            commands.migration.active.entered(PipelineState.CATCHUP)
         commands.loop.start()
 
     def _make(self, record: Record, credentials: Credentials, *, restored: bool) -> Commands:
-        key, pipeline_id = record.migration_id, MigrationId.parse(record.migration_id).forward
-        migration = Migration(record, lambda: self._shared.worker_registry.view(pipeline_id))
+        key = record.migration_id
+        migration = Migration(record, self._shared.worker_registry.view)
         journal = Journal(self._store, self._shared.state_dir, migration)
         migration.on_change = journal.progress
-        pipeline = Pipeline(migration, journal, self._shared, restored=restored)
-        pipeline.context.credentials.accept(credentials, proven=True)
-        commands = self._migrations[key] = Commands(PhaseLoop(pipeline))
+        pipelines = Pipelines(migration, journal, self._shared, restored=restored)
+        pipelines.credentials.accept(credentials, proven=True)
+        commands = self._migrations[key] = Commands(PhaseLoop(pipelines))
         return commands
 
     async def plan(
@@ -209,7 +209,7 @@ class Coordinator:
         for warning in checked.warnings:
             commands.migration.event(EventLevel.WARNING, warning)
         try:
-            await commands.loop.pipeline.context.journal.save(strict=True)
+            await commands.loop.pipelines.journal.save(strict=True)
         except BaseException:
             await self._discard(commands)
             raise
@@ -219,8 +219,8 @@ class Coordinator:
     async def _discard(self, commands: Commands) -> None:
         """Forget a migration that never began."""
         self.forget(commands)
-        await commands.loop.pipeline.context.journal.close()
-        commands.loop.pipeline.schema.files.remove()
+        await commands.loop.pipelines.journal.close()
+        commands.loop.pipelines.active.schema.files.remove()
 
     def commands(self, migration_id: MigrationId) -> Commands:
         """Raises NOT_FOUND, also for a migration that is being removed."""
@@ -250,7 +250,8 @@ class Coordinator:
         key = commands.migration.record.migration_id
         if self._migrations.get(key) is commands:
             del self._migrations[key]
-            self._shared.worker_registry.forget(commands.migration.pipeline_id)
+            for pipeline in commands.migration.record.pipeline_ids:
+                self._shared.worker_registry.forget(pipeline)
 
     async def stop(self) -> None:
         """Leave every migration so that another coordinator can resume it. Workers continue."""

@@ -13,7 +13,8 @@ from services.coordinator.operations import switchover
 from services.coordinator.operations import undo as undo_module
 from services.coordinator.operations.readiness import await_proceed
 from services.coordinator.operations.switching import Switching
-from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
+from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.shared.model import (
     Endpoint,
@@ -49,8 +50,10 @@ class Stand:
             phase_since=2.5,
             **changes,
         )
-        self.migration = Migration(record, lambda: ())
-        self.context = Context(self.migration, cast(Journal, self), cast(KnownCredentials, self))
+        self.migration = Migration(record, lambda _: ())
+        self.context = Context(
+            self.migration, self.migration.active, cast(Journal, self), cast(PipelineEnds, self)
+        )
         self.switching = Switching(self.context, cast(Schema, None), cast(Workers, None))
         self.reached = asyncio.Event()
         self.blocks = False

@@ -202,8 +202,8 @@ MUTATIONS = (
     Mutation(
         "42 nothing is removed without a compare-and-set",
         "services/coordinator/operations/teardown.py",
-        "        await context.journal.confirm()\n        removed +=",
-        "        removed +=",
+        "            await context.journal.confirm()\n            removed +=",
+        "            removed +=",
         f"{REPLACED}::test_a_migration_that_is_taken_over_is_not_removed",
     ),
     Mutation(

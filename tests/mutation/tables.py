@@ -38,7 +38,7 @@ MUTATIONS = (
     Mutation(
         "9 tables that only an earlier snapshot shows",
         "services/coordinator/phases/schema.py",
-        "    if earlier and migration.record.options.follow:",
+        "    if earlier and pipeline.migration.record.options.follow:",
         "    if False:",
         "tests/e2e/tables/test_schema_changes_in_dump.py::test_the_schema_is_dumped_under_a_new_snapshot",
     ),
@@ -88,7 +88,7 @@ MUTATIONS = (
     Mutation(
         "18 relation files of tables that are added later",
         "services/coordinator/tables/to_copy.py",
-        "                _note_files(context.migration, identities, leaves)",
+        "                _note_files(context.pipeline, identities, leaves)",
         "                pass",
         f"{VERSIONS}::test_truncate_of_an_added_table_is_replicated_or_stops_the_switchover[from-10]",
     ),
@@ -152,9 +152,9 @@ MUTATIONS = (
         "21 a forgotten table is recorded before its bookkeeping is deleted",
         "services/coordinator/tables/adopt.py",
         """    await context.journal.save()
-    await forget_copies(destination, migration.pipeline_id, tables, identities=True)
+    await forget_copies(destination, pipeline.id, tables, identities=True)
 """,
-        """    await forget_copies(destination, migration.pipeline_id, tables, identities=True)
+        """    await forget_copies(destination, pipeline.id, tables, identities=True)
     await context.journal.save()
 """,
         f"{BROKEN_OFF}::test_a_dropped_table_is_forgotten_again_by_the_next_coordinator",
@@ -162,7 +162,7 @@ MUTATIONS = (
     Mutation(
         "21 the next coordinator completes the removal of a dropped table",
         "services/coordinator/tables/adopt.py",
-        "    by_own_name |= {one.table for one in migration.pipeline.dropped}",
+        "    by_own_name |= {one.table for one in pipeline.record.dropped}",
         "    by_own_name |= set()",
         f"{BROKEN_OFF}::test_a_dropped_table_is_forgotten_again_by_the_next_coordinator",
     ),
@@ -170,7 +170,7 @@ MUTATIONS = (
         "22 a copy begins with a new applier",
         "services/coordinator/tables/adopt.py",
         "began_copy(tables, dropped, secrets.token_hex(8))",
-        "began_copy(tables, dropped, migration.pipeline.applier_epoch)",
+        "began_copy(tables, dropped, pipeline.record.applier_epoch)",
         f"{BEGIN_COPY}::test_the_record_forgets_what_the_new_copies_replace",
     ),
     Mutation(

@@ -155,9 +155,19 @@ class Record:
         return replace(self, pipelines=tuple(sorted((*others, pipeline), key=lambda one: one.direction)))
 
     @property
+    def active(self) -> Direction:
+        """The direction of the pipeline that works, or that worked last."""
+        return Direction.FORWARD
+
+    def ends(self, direction: Direction) -> tuple[Endpoint, Endpoint]:
+        """The databases from which and to which a pipeline of that direction replicates."""
+        ends = self.source, self.destination
+        return ends if direction is Direction.FORWARD else ends[::-1]
+
+    @property
     def shown_phase(self) -> Phase:
         """For clients and messages."""
-        return shown_phase(self.phase, self.forward.state)
+        return shown_phase(self.phase, self.pipeline(self.active).state)
 
 
 def same_migration(one: Record, other: Record) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from services.coordinator.migration.pace import pause
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.readiness import with_copy, with_stream
-from services.coordinator.migration.record import PipelineRecord
 from services.coordinator.migration.state import Migration
 from services.shared.model import MigrationView, Phase, PipelineView, Rates, Readiness, shown_phase
 from services.shared.model.readiness import assess
@@ -41,9 +41,8 @@ async def _rest(migration: Migration, seconds: float, phase: Phase) -> None:
 
 
 def view_of(migration: Migration) -> MigrationView:
-    record, pipeline = migration.record, migration.pipeline
-    rows, size, transactions = migration.rates.per_second() if migration.phase.running else (0.0, 0.0, 0.0)
-    applied, resume = migration.following.totals(), pipeline.resume_state
+    record, active = migration.record, migration.active
+    pipeline, resume = active.record, active.record.resume_state
     return MigrationView(
         migration_id=record.migration_id,
         phase=migration.phase,
@@ -55,30 +54,44 @@ def view_of(migration: Migration) -> MigrationView:
         options=record.options,
         created_at=record.created_at,
         phase_since=max(record.phase_since, pipeline.state_since),
-        positions=migration.following.positions(time.monotonic()),
-        rates=Rates(rows, size, transactions, applied.rows, applied.transactions),
-        tables=migration.copying.tables(),
+        positions=active.following.positions(time.monotonic()),
+        rates=_rates(active),
+        tables=active.copying.tables(),
         events=record.events,
         workers=migration.workers(),
         switchover=record.switchover,
-        indexes=migration.indexes,
+        indexes=active.indexes,
         needs_credentials=migration.needs_credentials,
         skipped=pipeline.skipped,
-        pipelines=tuple(map(_pipeline_view, record.pipelines)),
+        pipelines=tuple(map(_pipeline_view, migration.pipelines)),
         readiness=None if migration.phase.ended or not record.options.follow else readiness_of(migration),
         operation=record.operations[-1] if record.operations else None,
     )
 
 
-def _pipeline_view(record: PipelineRecord) -> PipelineView:
+def _rates(pipeline: PipelineStatus) -> Rates:
+    works = pipeline is pipeline.migration.active and pipeline.migration.phase.running
+    rows, size, transactions = pipeline.rates.per_second() if works else (0.0, 0.0, 0.0)
+    applied = pipeline.following.totals()
+    return Rates(rows, size, transactions, applied.rows, applied.transactions)
+
+
+def _pipeline_view(pipeline: PipelineStatus) -> PipelineView:
+    record = pipeline.record
     return PipelineView(
-        record.direction, record.state, record.state_since, record.resume_state, record.failure
+        record.direction,
+        record.state,
+        record.state_since,
+        record.resume_state,
+        record.failure,
+        pipeline.following.positions(time.monotonic()),
+        _rates(pipeline),
     )
 
 
 def readiness_of(migration: Migration, limits: Limits = DEFAULT_LIMITS) -> Readiness:
     """Whether it can be switched over, by what is known now."""
-    follow, failure = migration.record.options.follow, migration.failure
+    follow, failure, pipeline = migration.record.options.follow, migration.failure, migration.active
     facts = ReadinessFacts(str(migration.id), migration.phase, follow, failure, migration.needs_credentials)
-    facts = with_copy(facts, migration.copying, migration.indexes)
-    return assess(with_stream(facts, migration.following, migration.servers, time.monotonic()), limits)
+    facts = with_copy(facts, pipeline.copying, pipeline.indexes)
+    return assess(with_stream(facts, pipeline.following, pipeline.servers, time.monotonic()), limits)

@@ -91,7 +91,7 @@ def alarm(found: tuple[tuple[str, int], ...]) -> str:
 
 async def written(context: Context) -> tuple[tuple[str, int], ...]:
     """What was committed on the old source after the switchover, by table; nothing while it is closed."""
-    record, names = context.migration.record, context.migration.pipeline_id
+    record, names = context.migration.record, context.pipeline.id
     if record.switchover is None:
         return ()
     uri = await context.credentials.known_source()
@@ -102,7 +102,10 @@ async def written(context: Context) -> tuple[tuple[str, int], ...]:
                 return ()
         finally:
             await side.close()
-    publications = [names.publication, *([names.inserts_publication] if record.forward.inserts_only else [])]
+    publications = [
+        names.publication,
+        *([names.inserts_publication] if context.pipeline.record.inserts_only else []),
+    ]
     conn = await writable_connection(uri)
     try:
         found = await late_writes(conn, names.slot, publications, record.switchover.sentinel_lsn)

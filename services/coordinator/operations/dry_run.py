@@ -75,7 +75,7 @@ class DryRun:
 
     def _result(self, *, complete: bool) -> DryRunResult:
         readiness = self._readiness()
-        _, lag_s = self._context.migration.following.behind(time.monotonic())
+        _, lag_s = self._context.pipeline.following.behind(time.monotonic())
         estimate = estimated(replace(self._measured, lag_s=lag_s)) if complete else ()
         return DryRunResult(readiness, readiness.can_switch and not self._failed, estimate)
 
@@ -158,6 +158,6 @@ class DryRun:
 
     async def _prove_rights(self) -> str:
         async with self._exclusive():
-            freeze = await Freeze.open(self._uris.source_uri, self._context.migration.pipeline_id.slot)
+            freeze = await Freeze.open(self._uris.source_uri, self._context.pipeline.id.slot)
             await freeze.close()
         return "our role may block writes, end all sessions and close the source"

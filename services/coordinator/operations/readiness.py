@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context
@@ -32,7 +33,7 @@ def check_running(migration: Migration) -> None:
         check_ready(migration)
 
 
-async def await_ready(migration: Migration, deadline: float) -> None:
+async def await_ready(pipeline: PipelineStatus, deadline: float) -> None:
     """Return when it streams, an applier is at work, and the lag fits in the time that is left and in the
     operation's limit.
 
@@ -43,11 +44,11 @@ async def await_ready(migration: Migration, deadline: float) -> None:
     """
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            while not _ready(migration, deadline):
-                check_running(migration)
-                await migration.changed()
+            while not _ready(pipeline, deadline):
+                check_running(pipeline.migration)
+                await pipeline.migration.changed()
     except TimeoutError as exc:
-        raise _late(migration) from exc
+        raise _late(pipeline) from exc
 
 
 async def await_proceed(context: Context) -> None:
@@ -74,12 +75,12 @@ async def await_credentials(context: Context, deadline: float) -> Credentials:
         raise _not_begun(ErrorKind.CREDENTIALS_NEEDED, credentials_needed(str(migration.id))) from exc
 
 
-def _ready(migration: Migration, deadline: float) -> bool:
+def _ready(pipeline: PipelineStatus, deadline: float) -> bool:
     now = time.monotonic()
-    size, seconds = migration.following.behind(now)
-    streaming = migration.state is PipelineState.STREAMING and not migration.in_switchover
-    fits = seconds <= deadline - now and not _max_lag(migration).forbids(size, seconds)
-    return streaming and migration.following.live and fits
+    size, seconds = pipeline.following.behind(now)
+    streaming = pipeline.state is PipelineState.STREAMING and not pipeline.migration.in_switchover
+    fits = seconds <= deadline - now and not _max_lag(pipeline.migration).forbids(size, seconds)
+    return streaming and pipeline.following.live and fits
 
 
 def _max_lag(migration: Migration) -> LagLimit:
@@ -87,13 +88,14 @@ def _max_lag(migration: Migration) -> LagLimit:
     return operation.options.max_lag if operation is not None else LagLimit()
 
 
-def _late(migration: Migration) -> PgmigError:
-    unready = phase_reason(str(migration.id), migration.phase, migration.failure)
+def _late(pipeline: PipelineStatus) -> PgmigError:
+    migration, name = pipeline.migration, str(pipeline.migration.id)
+    unready = phase_reason(name, migration.phase, migration.failure)
     if unready is not None:
         return _not_begun(ErrorKind.TIMEOUT, unready)
-    if not migration.following.live:
-        return _not_begun(ErrorKind.TIMEOUT, no_applier(str(migration.id), migration.following.applier_error))
-    size, seconds = migration.following.behind(time.monotonic())
+    if not pipeline.following.live:
+        return _not_begun(ErrorKind.TIMEOUT, no_applier(name, pipeline.following.applier_error))
+    size, seconds = pipeline.following.behind(time.monotonic())
     return _not_begun(ErrorKind.TIMEOUT, lagging(size, seconds, _max_lag(migration)))
 
 

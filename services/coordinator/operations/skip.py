@@ -37,7 +37,7 @@ def explained(failure: Failure, migration_id: str) -> Failure:
 
 def decided(record: Record, lsn: Lsn, reason: str, who: str, now: float) -> SkippedTransaction:
     """The audit record. Raises WRONG_PHASE or INVALID_ARGUMENT if nothing may be skipped."""
-    pipeline = record.forward
+    pipeline = record.pipeline(record.active)
     failure = pipeline.failure
     if pipeline.state is not PipelineState.FAILED or failure is None or pipeline.resume_state is None:
         raise PgmigError(

@@ -147,11 +147,12 @@ def _interrupted(migration: Migration, exc: BaseException) -> PgmigError:
 
 
 async def _attempt(run: steps.Run) -> None:
+    pipeline = run.context.pipeline
     await _prepare(run)
     migration = run.context.migration
     while True:
         await run.context.journal.confirm()  # a coordinator that was replaced does not begin
-        freeze = await _freeze_mode(migration).open(run.uris.source_uri, migration.pipeline_id.slot)
+        freeze = await _freeze_mode(migration).open(run.uris.source_uri, pipeline.id.slot)
         try:
             check_running(migration)  # nothing is awaited between these checks and the move
             _check_not_cancelled(migration)
@@ -163,15 +164,15 @@ async def _attempt(run: steps.Run) -> None:
         finally:
             await freeze.close()
         await asyncio.sleep(LOOK_AGAIN_S)
-        await await_ready(migration, run.deadline)
+        await await_ready(pipeline, run.deadline)
 
 
 def _may_begin(run: steps.Run) -> bool:
     """The applier may have fallen behind or failed meanwhile. While its failure is being examined, the
     migration may go back to copying."""
-    migration = run.context.migration
-    streaming = migration.state is PipelineState.STREAMING
-    return streaming and migration.following.live and run.workers.reports.fatal is None
+    pipeline = run.context.pipeline
+    streaming = pipeline.state is PipelineState.STREAMING
+    return streaming and pipeline.following.live and run.workers.reports.fatal is None
 
 
 def _check_not_cancelled(migration: Migration) -> None:
@@ -191,13 +192,13 @@ async def _prepare(run: steps.Run) -> None:
     while True:
         operation = run.context.migration.operations.current
         held = operation is not None and operation.held
-        await await_ready(run.context.migration, run.deadline)
+        await await_ready(run.context.pipeline, run.deadline)
         await run.context.journal.confirm()
         await steps.await_copies(run)
         await check_unlogged(run.context)
         await steps.synchronize_ahead(run)
         if operation is None or not held:
-            return await await_ready(run.context.migration, run.deadline)  # the checks took some time
+            return await await_ready(run.context.pipeline, run.deadline)  # the checks took some time
         await await_proceed(run.context)
         run.deadline = time.monotonic() + operation.options.timeout_ms / 1000
 
@@ -271,6 +272,7 @@ async def _store_cause(context: Context) -> None:
 
 async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> None:
     """Allow writes again, and retry until that succeeds. The migration keeps streaming."""
+    pipeline = context.pipeline
     migration, cancelled = context.migration, _cancelled(context.migration)
     if cancelled:
         migration.event(EventLevel.WARNING, "switchover cancelled")
@@ -286,7 +288,7 @@ async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> Non
             log.error("the switchover of migration %s is left to another coordinator: %s", migration.id, exc)
             feed.left(failure_of(exc))
             return
-    if not cancelled and migration.state is not PipelineState.FAILED:
+    if not cancelled and pipeline.state is not PipelineState.FAILED:
         migration.switchover_failed(failure_of(error))  # else its own failure says what to do
     feed.undone(OperationState.CANCELLED if cancelled else end)
     try:

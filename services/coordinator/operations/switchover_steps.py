@@ -71,10 +71,10 @@ class Run:
 async def await_copies(run: Run) -> None:
     """Run `check_tables`, and wait until new partitions are copied. Then check the destination's indexes.
     Writes are not blocked yet."""
-    migration = run.context.migration
+    pipeline = run.context.pipeline
 
     def settled() -> bool:
-        return migration.state in {PipelineState.STREAMING, PipelineState.FAILED, PipelineState.PAUSED}
+        return pipeline.state in {PipelineState.STREAMING, PipelineState.FAILED, PipelineState.PAUSED}
 
     while True:
         try:
@@ -89,7 +89,7 @@ async def await_copies(run: Run) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(left):
                 await run.workers.reports.until(settled)
-        await await_ready(migration, run.deadline)
+        await await_ready(pipeline, run.deadline)
 
 
 async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
@@ -129,7 +129,7 @@ async def freeze_source(run: Run, freeze: Freeze) -> None:
 async def emit(run: Run, freeze: Freeze) -> None:
     run.token = secrets.token_hex(8)
     run.sentinel = await emit_sentinel(
-        freeze.session, MESSAGE_PREFIX, f"{run.context.migration.pipeline_id}:{run.token}"
+        freeze.session, MESSAGE_PREFIX, f"{run.context.pipeline.id}:{run.token}"
     )
 
 
@@ -144,7 +144,7 @@ async def drain(run: Run, freeze: Freeze) -> None:
     reaches the end of a record.
     """
     versions = run.context.migration.record.source.server_version_num
-    following = run.context.migration.following
+    following = run.context.pipeline.following
 
     def drained() -> bool:
         if versions < MESSAGES_SINCE:
@@ -175,7 +175,7 @@ async def set_sequences(run: Run, freeze: Freeze) -> None:
     """The claim comes before the values are read, by a session that ends when another coordinator undoes the
     freeze: values that were read before another coordinator's are never set after them."""
     async with connection(run.uris.destination_uri, "destination") as conn:
-        setter = await SequenceSetter.claim(conn, run.context.migration.pipeline_id)
+        setter = await SequenceSetter.claim(conn, run.context.pipeline.id)
     values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
         await setter.set(conn, values)
@@ -185,13 +185,14 @@ async def set_sequences(run: Run, freeze: Freeze) -> None:
 async def verify(run: Run, freeze: Freeze) -> None:
     """Check that nothing passed the freeze: the locks are still held, the database is still closed, the
     tables are those that were copied, no sequence has moved, and no TRUNCATE was missed."""
+    pipeline = run.context.pipeline
     await _check_tables(run, freeze)
     await check_unlogged(run.context, frozen=True)
     values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
         await verify_sequences(conn, values)
         migration = run.context.migration
-        files, routes = migration.pipeline.files, run.schema.routing.routes
+        files, routes = pipeline.record.files, run.schema.routing.routes
         await check_truncated(freeze.session, conn, files, routes, migration.id)
     await _check_still_closed(freeze)
     await freeze.shut(run.deadline - EXPLAIN_S)

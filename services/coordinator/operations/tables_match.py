@@ -37,7 +37,7 @@ async def check_tables(
     If the destination is partitioned in another way, the root must exist there. A new partition has no route
     to it.
     """
-    migration, record = context.migration, context.migration.pipeline
+    migration, record = context.migration, context.pipeline.record
     roots = {route.leaf: route.root for route in schema.routing.routes}
     async with source_session(uris.source_uri, freeze) as conn:
         await check_unchanged(context, schema, conn)

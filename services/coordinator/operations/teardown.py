@@ -7,7 +7,8 @@ compare-and-set of the record in the store. If another coordinator has written i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations.undo import thaw_recorded
@@ -15,7 +16,7 @@ from services.coordinator.pipeline.files import Files
 from services.coordinator.pipeline.parts import Context
 from services.shared.bus.connection import Client
 from services.shared.bus.store import delete_stream
-from services.shared.model import CleanupResult, ErrorKind, PgmigError
+from services.shared.model import CleanupResult, Direction, ErrorKind, PgmigError
 from services.shared.pg.bookkeeping.schema import drop_bookkeeping, steps_done
 from services.shared.pg.session.connection import connection
 from services.shared.pg.teardown import remove_from_source, remove_origin
@@ -31,18 +32,20 @@ RETURNS = "a coordinator that starts finds it and continues the migration: clean
 LEAVE = "`pgmig-cli cleanup --force --id {id}` removes the rest, except what cannot be reached"
 
 
-async def remove_replication(context: Context, bus: Client) -> list[str]:
-    """Slot and publication, origin, streams. Raises FENCED when another coordinator has taken over."""
-    removals: tuple[Removal, ...] = (
-        lambda: _freeze(context),
-        lambda: _source(context),
-        lambda: _origin(context),
-        lambda: _streams(context, bus),
-    )
+async def remove_replication(contexts: Sequence[Context], bus: Client) -> list[str]:
+    """Slot and publication, origin, streams of each pipeline. contexts: of all pipelines of a migration, the
+    forward one first. Raises FENCED when another coordinator has taken over."""
     removed = []
-    for removal in removals:
-        await context.journal.confirm()
-        removed += await _or_explained(context.migration, removal)
+    for context in contexts:
+        removals: tuple[Removal, ...] = (
+            partial(_freeze, context),
+            partial(_source, context),
+            partial(_origin, context),
+            partial(_streams, context, bus),
+        )
+        for removal in removals:
+            await context.journal.confirm()
+            removed += await _or_explained(context.migration, removal)
     return removed
 
 
@@ -59,29 +62,17 @@ async def _or_explained(migration: Migration, removal: Removal) -> list[str]:
 
 
 async def remove_all(
-    context: Context, files: Files, bus: Client, refused: dict[str, PgmigError], *, force: bool
+    contexts: Sequence[Context], files: Files, bus: Client, refused: dict[str, PgmigError], *, force: bool
 ) -> CleanupResult:
     """Everything, the state last. Raises FENCED when another coordinator has taken over. force: what cannot
     be removed is reported and kept. It is also reported if the store could not be asked.
 
-    refused: by side, why a given connection string is not used.
+    contexts: of all pipelines of the migration, the forward one first. refused: by side of the migration, why
+    a given connection string is not used.
     """
-    names = context.migration.pipeline_id
-    removals: tuple[tuple[str, str, Removal], ...] = (
-        ("the freeze", "source", lambda: _freeze(context)),
-        (
-            f"replication slot {names.slot} and publication {names.publication}",
-            "source",
-            lambda: _source(context, force=force),
-        ),
-        (
-            f"replication origin {names.origin} and bookkeeping",
-            "destination",
-            lambda: _destination(context),
-        ),
-        ("the streams", "NATS", lambda: _streams(context, bus)),
-        (f"the state ({RETURNS})", "NATS", lambda: _forget(context)),
-    )
+    context = contexts[0]
+    removals = [one for each in contexts for one in _of_pipeline(each, bus, force=force)]
+    removals.append((f"the state ({RETURNS})", "NATS", lambda: _forget(context)))
     removed: list[str] = []
     left: list[str] = []
     unproven: PgmigError | None = None
@@ -102,6 +93,26 @@ async def remove_all(
     return CleanupResult((*removed, *files.remove()), tuple(left))
 
 
+def _of_pipeline(context: Context, bus: Client, *, force: bool) -> tuple[tuple[str, str, Removal], ...]:
+    """What is removed, the side of the migration where it is, and the removal."""
+    names, sides = context.pipeline.id, ("source", "destination")
+    source, destination = sides if names.direction is Direction.FORWARD else sides[::-1]
+    return (
+        ("the freeze", source, partial(_freeze, context)),
+        (
+            f"replication slot {names.slot} and publication {names.publication}",
+            source,
+            partial(_source, context, force=force),
+        ),
+        (
+            f"replication origin {names.origin} and bookkeeping",
+            destination,
+            partial(_destination, context),
+        ),
+        ("the streams", "NATS", partial(_streams, context, bus)),
+    )
+
+
 async def check_ours(context: Context, *, force: bool) -> PgmigError | None:
     """Raises FENCED when another coordinator has taken the migration over, and BROKER when the store cannot
     be reached. force: returns BROKER instead of raising it."""
@@ -114,7 +125,8 @@ async def check_ours(context: Context, *, force: bool) -> PgmigError | None:
 async def _freeze(context: Context) -> list[str]:
     """The warning about a switchover that was not decided and could not be undone."""
     record = context.migration.record
-    if record.freeze is None or record.switchover is not None:
+    forward = context.pipeline.id.direction is Direction.FORWARD
+    if not forward or record.freeze is None or record.switchover is not None:
         return []
     thawed = await thaw_recorded(context, await context.credentials.known_source())
     context.migration.thawed()
@@ -123,18 +135,18 @@ async def _freeze(context: Context) -> list[str]:
 
 async def _source(context: Context, *, force: bool = False) -> list[str]:
     uri = await context.credentials.known_source()
-    record = context.migration.record
+    record, pipeline = context.migration.record, context.pipeline.record
     frozen = record.freeze
     removed = await remove_from_source(
         uri,
-        context.migration.pipeline_id,
-        inserts_only=bool(record.forward.inserts_only),
-        altered=record.forward.altered,
+        context.pipeline.id,
+        inserts_only=bool(pipeline.inserts_only),
+        altered=pipeline.altered,
         database=frozen.database if frozen else "",
         door=frozen.door if frozen else "",
         after=record.switchover.sentinel_lsn if record.switchover and not force else None,
     )
-    context.migration.identities_put_back()
+    context.pipeline.identities_put_back()
     return removed
 
 
@@ -143,11 +155,11 @@ async def _destination(context: Context) -> list[str]:
 
 
 async def _origin(context: Context) -> list[str]:
-    return await remove_origin(await context.credentials.known_destination(), context.migration.pipeline_id)
+    return await remove_origin(await context.credentials.known_destination(), context.pipeline.id)
 
 
 async def _bookkeeping(context: Context) -> list[str]:
-    uri, key = await context.credentials.known_destination(), context.migration.pipeline_id
+    uri, key = await context.credentials.known_destination(), context.pipeline.id
     async with connection(uri, "destination") as conn:
         known = await steps_done(conn, key)
         await drop_bookkeeping(conn, key)
@@ -155,7 +167,7 @@ async def _bookkeeping(context: Context) -> list[str]:
 
 
 async def _streams(context: Context, bus: Client) -> list[str]:
-    names = context.migration.pipeline_id
+    names = context.pipeline.id
     streams = (names.change_stream, names.copy_stream)
     return [f"stream {name} in NATS" for name in streams if await delete_stream(bus, name)]
 

@@ -68,9 +68,9 @@ async def undo(context: Context) -> None:
             raise fenced
     await at_point(kind, Point.OPENED)
     context.migration.switchover_undone()
-    migration = context.migration
-    if migration.state is PipelineState.STREAMING and not migration.following.live:
-        migration.entered(PipelineState.CATCHUP)
+    pipeline = context.pipeline
+    if pipeline.state is PipelineState.STREAMING and not pipeline.following.live:
+        pipeline.entered(PipelineState.CATCHUP)
     await at_point(kind, Point.UNDONE)
     await context.journal.save()
 

@@ -19,7 +19,7 @@ from services.coordinator.migration.copy_parts import (
     copied_by_table,
     plan_parts,
 )
-from services.coordinator.migration.state import Migration
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.reports import Reports
 from services.coordinator.pipeline.staffing import Staffing
@@ -53,17 +53,18 @@ _OF_A_SNAPSHOT = frozenset({ErrorKind.SNAPSHOT_LOST, ErrorKind.TABLE_CHANGED})
 
 async def run(context: Context, schema: Schema, workers: Workers, bus: Client) -> PipelineState:
     """Returns the next phase."""
+    pipeline = context.pipeline
     if not await _built(context):
         begin(context, schema, workers.reports)
-    if context.migration.pipeline.applier_epoch:
+    if context.pipeline.record.applier_epoch:
         await _keep_applier_out(context, workers.staffing)
     # After a restart of the coordinator the copiers may still copy: they are not disturbed.
-    published = bool(context.migration.pipeline.snapshot_id)
+    published = bool(context.pipeline.record.snapshot_id)
     await workers.staffing.staff(Role.DECODER, *([Role.COPIER] if published else []))
     rounds, why = 0, "the snapshot was lost"
     while not (await _all_copied(context, workers.reports) and await unpublished.copied(context, workers)):
         snapshot = await workers.snapshot.open()
-        if snapshot.identity != context.migration.pipeline.snapshot_id:
+        if snapshot.identity != context.pipeline.record.snapshot_id:
             await _publish(context, schema, workers, bus, snapshot, why=why)
         changed = await _watch(context, workers, bus, snapshot)
         why = "tables were changed on the source" if changed else "the snapshot was lost"
@@ -76,59 +77,60 @@ async def run(context: Context, schema: Schema, workers: Workers, bus: Client) -
                 "--follow, which copies only the changed tables again",
             )
     await workers.staffing.staff(Role.DECODER)
-    await delete_queue(bus, context.migration.pipeline_id)
+    await delete_queue(bus, context.pipeline.id)
     migration = context.migration
-    migration.event(EventLevel.INFO, f"copied {counted(len(migration.pipeline.tables), 'table')}")
+    migration.event(EventLevel.INFO, f"copied {counted(len(pipeline.record.tables), 'table')}")
     return PipelineState.INDEXES
 
 
 async def _keep_applier_out(context: Context, staffing: Staffing) -> None:
     """Changes were applied before, and an applier that lost its connection to us may still apply them."""
-    uris, migration = await context.credentials.both(), context.migration
+    uris, pipeline = await context.credentials.both(), context.pipeline
     await staffing.release([Role.APPLIER])
     async with connection(uris.destination_uri, "destination") as conn:
-        await fence_applier(conn, migration.pipeline_id, migration.pipeline.applier_epoch)
+        await fence_applier(conn, pipeline.id, pipeline.record.applier_epoch)
 
 
 async def _built(context: Context) -> bool:
     """Whether indexes and constraints are there already: tables are copied again, or more were added."""
     uris = await context.credentials.both()
     async with connection(uris.destination_uri, "destination") as conn:
-        return POST_DATA in await steps_done(conn, context.migration.pipeline_id)
+        return POST_DATA in await steps_done(conn, context.pipeline.id)
 
 
 async def _all_copied(context: Context, reports: Reports) -> bool:
     """Read the ledger; whether every table is copied."""
-    uris, migration = await context.credentials.both(), context.migration
+    uris, pipeline = await context.credentials.both(), context.pipeline
     async with connection(uris.destination_uri, "destination") as conn:
-        ledger = await read_ledger(conn, migration.pipeline_id)
+        ledger = await read_ledger(conn, pipeline.id)
     return await _take_ledger(context, reports, ledger)
 
 
 async def _take_ledger(context: Context, reports: Reports, ledger: CopyLedger) -> bool:
-    migration = context.migration
-    slot = migration.pipeline.slot
-    migration.copying.settle(ledger, slot.consistent_lsn if slot else Lsn(0))
-    if migration.copying.records() != migration.pipeline.tables:
-        migration.copies_noted()
+    pipeline = context.pipeline
+    slot = pipeline.record.slot
+    pipeline.copying.settle(ledger, slot.consistent_lsn if slot else Lsn(0))
+    if pipeline.copying.records() != pipeline.record.tables:
+        pipeline.copies_noted()
         await context.journal.save()
     reports.notify()  # the task that builds indexes waits for complete tables
-    return migration.copying.complete
+    return pipeline.copying.complete
 
 
 async def _publish(
     context: Context, schema: Schema, workers: Workers, bus: Client, snapshot: SnapshotReady, *, why: str
 ) -> None:
     """Queue what the ledger lacks, under this snapshot. why: it is not the first one, for an event."""
+    pipeline = context.pipeline
     migration = context.migration
     follow = migration.record.options.follow
-    if migration.pipeline.snapshot_id:
+    if pipeline.record.snapshot_id:
         which = "incomplete tables" if follow else "all tables"
         migration.event(EventLevel.WARNING, f"{why}: {which} are copied under a new snapshot")
-    if migration.pipeline.snapshot_id or not follow:
+    if pipeline.record.snapshot_id or not follow:
         # Copiers that hold parts of the old one stop first. One that does not hear it works in vain.
         await workers.staffing.staff(Role.DECODER)
-        await purge(bus, migration.pipeline_id)
+        await purge(bus, pipeline.id)
         workers.reports.part_errors = [
             one for one in workers.reports.part_errors if one[1].kind not in _OF_A_SNAPSHOT
         ]
@@ -140,7 +142,7 @@ async def _publish(
         return
     tables, ledger = found.tables, await renewed(context, schema.routing, snapshot, found)
     if not await _take_ledger(context, workers.reports, ledger):
-        missing = set(migration.copying.missing())
+        missing = set(pipeline.copying.missing())
         versions = (
             migration.record.source.server_version_num,
             migration.record.destination.server_version_num,
@@ -148,9 +150,9 @@ async def _publish(
         copied = {part for parts in copied_by_table(ledger).values() for part in parts}
         wanted = [table for table in tables if table.table in missing]
         parts = plan_parts(wanted, ledger.plans, copied, snapshot, versions)
-        await ensure_queue(bus, migration.pipeline_id)
-        await publish_parts(bus, migration.pipeline_id, parts)
-    migration.parts_queued(snapshot.identity)
+        await ensure_queue(bus, pipeline.id)
+        await publish_parts(bus, pipeline.id, parts)
+    pipeline.parts_queued(snapshot.identity)
     await context.journal.save()
     await workers.staffing.staff(Role.DECODER, Role.COPIER)
 
@@ -162,52 +164,53 @@ async def _watch(context: Context, workers: Workers, bus: Client, snapshot: Snap
     A changed table waits until all others are copied under this snapshot: otherwise a table that is
     truncated every hour would keep a large one from ever being complete.
     """
+    pipeline = context.pipeline
     migration = context.migration
     changed: set[TableId] = set()
 
     def turn() -> bool:
         lost = workers.snapshot.current is not snapshot
-        return migration.copying.complete or lost or bool(workers.reports.part_errors)
+        return pipeline.copying.complete or lost or bool(workers.reports.part_errors)
 
-    while not migration.copying.complete and workers.snapshot.current is snapshot:
+    while not pipeline.copying.complete and workers.snapshot.current is snapshot:
         with suppress(TimeoutError):
             async with asyncio.timeout(CHECK_EVERY_S):
                 await workers.reports.until(turn)
-        if _snapshot_is_lost(context.migration, workers.reports, changed):
+        if _snapshot_is_lost(context.pipeline, workers.reports, changed):
             workers.snapshot.close()
             return False
         if changed and (
-            not migration.record.options.follow or changed.issuperset(migration.copying.missing())
+            not migration.record.options.follow or changed.issuperset(pipeline.copying.missing())
         ):
             workers.snapshot.close()
             return True
         if turn():
             continue
-        left = await queued(bus, migration.pipeline_id)
-        if (left or 0) >= migration.copying.missing_parts(but=changed):
+        left = await queued(bus, pipeline.id)
+        if (left or 0) >= pipeline.copying.missing_parts(but=changed):
             continue
         # Parts have left the queue without a report. They were entered in the ledger before that.
-        if await _all_copied(context, workers.reports) or (left or 0) < migration.copying.missing_parts(
+        if await _all_copied(context, workers.reports) or (left or 0) < pipeline.copying.missing_parts(
             but=changed
         ):
-            if not migration.copying.complete:
+            if not pipeline.copying.complete:
                 migration.event(
                     EventLevel.WARNING, "parts are missing from the copy queue and are queued again"
                 )
-                migration.queue_incomplete()
+                pipeline.queue_incomplete()
             return False
     return False
 
 
-def _snapshot_is_lost(migration: Migration, reports: Reports, changed: set[TableId]) -> bool:
+def _snapshot_is_lost(pipeline: PipelineStatus, reports: Reports, changed: set[TableId]) -> bool:
     """Take what copiers reported of parts that failed; add to `changed` tables that are not what the
     snapshot shows. Raises what neither a new snapshot nor a retry cures."""
     errors, reports.part_errors = reports.part_errors, []
     lost = False
     for part, error in errors:
-        table = migration.copying.table_of(part)
+        table = pipeline.copying.table_of(part)
         if error.kind is ErrorKind.TABLE_CHANGED and table is not None:
-            migration.event(EventLevel.WARNING, str(error))
+            pipeline.migration.event(EventLevel.WARNING, str(error))
             changed.add(table)
         elif error.kind is ErrorKind.SNAPSHOT_LOST:
             lost = True

@@ -30,15 +30,16 @@ REPLICATING = frozenset({PipelineState.CATCHUP, PipelineState.STREAMING})
 
 async def run(context: Context, schema: Schema, workers: Workers) -> PipelineState:
     """Returns the phase that ends it, which somebody else moved to."""
+    pipeline = context.pipeline
     migration = context.migration
     await _check_gap(context)
     await look_for_routes(context, schema.routing)
     compared = await try_compare_tables(context, schema)
     if compared is not None and compared.copy and compared.error is None:
-        begin_copy(context.migration, compared.copy, NEW_TABLES)
+        begin_copy(context.pipeline, compared.copy, NEW_TABLES)
         return PipelineState.COPY
     await workers.staffing.staff(Role.DECODER, Role.APPLIER)
-    watch = SourceWatch((await context.credentials.both()).source_uri, migration.pipeline_id.slot)
+    watch = SourceWatch((await context.credentials.both()).source_uri, pipeline.id.slot)
     tables = asyncio.create_task(
         watch_tables(context, schema, workers.reports), name=f"tables-{migration.id}"
     )
@@ -49,22 +50,22 @@ async def run(context: Context, schema: Schema, workers: Workers) -> PipelineSta
         return tables.done() and not migration.in_switchover
 
     try:
-        while migration.state in REPLICATING:
+        while pipeline.state in REPLICATING:
             if outcome():
-                begin_copy(context.migration, tables.result(), NEW_TABLES)
+                begin_copy(context.pipeline, tables.result(), NEW_TABLES)
                 return PipelineState.COPY
             now = time.monotonic()
             if (state := await watch.look()) is not None:
-                note(context.migration, state)
+                note(context.pipeline, state)
             await _judge(context, now)
             migration.touch()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
-                    await workers.reports.until(lambda: migration.state not in REPLICATING or outcome())
+                    await workers.reports.until(lambda: pipeline.state not in REPLICATING or outcome())
     finally:
         await _ended(tables)
         await watch.close()
-    return migration.state
+    return pipeline.state
 
 
 async def _ended(task: asyncio.Task[tuple[TableId, ...]]) -> None:
@@ -75,17 +76,18 @@ async def _ended(task: asyncio.Task[tuple[TableId, ...]]) -> None:
 
 
 async def _judge(context: Context, now: float) -> None:
+    pipeline = context.pipeline
     migration = context.migration
-    following = migration.following
-    if following.flushed > migration.pipeline.flushed_lsn:
-        migration.flushed(following.flushed)
+    following = pipeline.following
+    if following.flushed > pipeline.record.flushed_lsn:
+        pipeline.flushed(following.flushed)
     if migration.in_switchover:
         return
     target = PipelineState.CATCHUP  # also while no applier is at work, however little is pending
     if following.live:
-        target = follow_state(migration.state, *following.behind(now))
-    if target is not migration.state:
-        migration.entered(target)
+        target = follow_state(pipeline.state, *following.behind(now))
+    if target is not pipeline.state:
+        pipeline.entered(target)
         await context.journal.save()
 
 
@@ -93,19 +95,19 @@ async def _check_gap(context: Context) -> None:
     """Check that slot and origin still meet (rule 4): the destination has everything that the slot no longer
     sends. This works after a loss of the key-value store, too: both positions are read from the servers.
     """
-    uris, migration = await context.credentials.both(), context.migration
-    assert migration.pipeline.slot is not None
-    start, names = migration.pipeline.slot.consistent_lsn, migration.pipeline_id
+    uris, pipeline = await context.credentials.both(), context.pipeline
+    assert pipeline.record.slot is not None
+    start, names = pipeline.record.slot.consistent_lsn, pipeline.id
     slot = check_usable(await read_slot(uris.source_uri, names.slot), names.slot, start)
     async with connection(uris.destination_uri, "destination") as conn:
         progress = await applied_progress(conn, names)
-    if migration.pipeline.flushed_lsn > start and progress is None:
+    if pipeline.record.flushed_lsn > start and progress is None:
         raise PgmigError(
             ErrorKind.GAP,
             f"neither replication origin {names.origin} nor a row of pgmig.progress is on the "
-            f"destination any more, which had progress {migration.pipeline.flushed_lsn}",
+            f"destination any more, which had progress {pipeline.record.flushed_lsn}",
             "restore the destination with its origin, or clean up and start the migration again",
-            migration.pipeline.flushed_lsn,
+            pipeline.record.flushed_lsn,
         )
     applied = max(progress or Lsn(0), start)
     if slot.confirmed_flush_lsn > applied:

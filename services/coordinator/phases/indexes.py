@@ -20,8 +20,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import PipelineRecord
-from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.files import Files
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.routing import Routing
@@ -52,15 +52,16 @@ DATABASE = "database"
 
 async def run(context: Context, schema: Schema, workers: Workers) -> PipelineState:
     """Returns the next phase."""
+    pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
     follow = migration.record.options.follow
-    if migration.pipeline.damaged:
+    if pipeline.record.damaged:
         return await damaged.copy_again(context, schema.routing, workers.staffing)
     await workers.staffing.staff(*([Role.DECODER] if follow else []))
     workers.snapshot.close()
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
-        done = await steps_done(conn, migration.pipeline_id)
+        done = await steps_done(conn, pipeline.id)
     if ANALYZE not in done:
         try:
             building = (
@@ -69,13 +70,13 @@ async def run(context: Context, schema: Schema, workers: Workers) -> PipelineSta
                 else await load(context, schema.files, workers.reports)
             )
         except Exception as exc:
-            error = damaged.noted(context.migration, exc)
+            error = damaged.noted(context.pipeline, exc)
             if error is exc:
                 raise
             raise error from exc
         await building.look_again()
         building.count(building.plan.items())
-        await _analyze_the_others(context.migration, building)
+        await _analyze_the_others(context.pipeline, building)
     await schema.index_work.stop()
     await check_unlogged(context)
     await _finish(context, schema.files, done)
@@ -115,12 +116,13 @@ async def _across_tables(context: Context, schema: Schema, workers: Workers, bui
 
 async def _loosen_keys(context: Context) -> None:
     """Before anything refers to the constraints: comments come with the rest of the section."""
+    pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
     if not migration.record.options.follow:
         return
     async with connection(uris.destination_uri, "destination") as conn:
         await silence(conn)
-        loose = await loosen_keys(conn, *_in_part_and_all(migration.pipeline))
+        loose = await loosen_keys(conn, *_in_part_and_all(pipeline.record))
     for warning in loose.warnings:
         migration.event(EventLevel.WARNING, warning)
 
@@ -136,7 +138,7 @@ async def _warn_of_keys(context: Context) -> None:
     if not record.options.follow:
         return
     async with connection(uris.destination_uri, "destination") as conn:
-        warning = await doubtful_keys(conn, *_in_part_and_all(context.migration.pipeline))
+        warning = await doubtful_keys(conn, *_in_part_and_all(context.pipeline.record))
     if warning:
         context.migration.event(EventLevel.WARNING, warning)
 
@@ -165,8 +167,9 @@ async def _of_one_moment(context: Context, routing: Routing, workers: Workers, *
 
     again: foreign keys were tried before, and rows may have been corrected on the source since.
     """
+    pipeline = context.pipeline
     migration = context.migration
-    floor = max((floor for _, floor in migration.copying.floors()), default=Lsn(0))
+    floor = max((floor for _, floor in pipeline.copying.floors()), default=Lsn(0))
     target, why = floor, "position at which the last table was copied"
     if again and migration.record.options.follow:
         async with connection((await context.credentials.both()).source_uri, "source") as conn:
@@ -175,14 +178,14 @@ async def _of_one_moment(context: Context, routing: Routing, workers: Workers, *
         migration.event(EventLevel.INFO, f"changes are applied up to {target}, {why}")
         await look_for_routes(context, routing)
         await workers.staffing.staff(Role.DECODER, Role.APPLIER)
-        await workers.reports.until(lambda: migration.following.applied >= target)
+        await workers.reports.until(lambda: pipeline.following.applied >= target)
         await workers.staffing.staff(Role.DECODER)
 
 
-async def _analyze_the_others(migration: Migration, building: Building) -> None:
+async def _analyze_the_others(pipeline: PipelineStatus, building: Building) -> None:
     """Statistics of what was not copied, or is made of several tables' rows."""
-    version = migration.record.destination.server_version_num
-    copied = {record.table for record in migration.copying.records()}
+    version = pipeline.migration.record.destination.server_version_num
+    copied = {record.table for record in pipeline.copying.records()}
     others = [analysis(table, kind, version) for table, kind in building.kinds.items() if table not in copied]
     await building.work_off([one_by_one(item.step, [item]) for item in others])
 
@@ -190,24 +193,25 @@ async def _analyze_the_others(migration: Migration, building: Building) -> None:
 async def _finish(context: Context, files: Files, done: set[str]) -> None:
     """Statistics are complete. What is left: sequences, and the database's own settings, privileges
     and comment."""
+    pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
     options = migration.record.options
     async with (
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
     ):
-        await use_indexes(destination, migration.pipeline.altered)
-        await mark_step(destination, migration.pipeline_id, ANALYZE)
+        await use_indexes(destination, pipeline.record.altered)
+        await mark_step(destination, pipeline.id, ANALYZE)
         files.archive.unlink(missing_ok=True)
         list_of(files.archive).unlink(missing_ok=True)
         if not (options.follow or options.schema_only):
             # Read after the copy: no sequence is behind a row that was copied.
             chosen = await choose(source, options)
-            setter = await SequenceSetter.claim(destination, migration.pipeline_id)
+            setter = await SequenceSetter.claim(destination, pipeline.id)
             await setter.set(destination, await read_sequences(source, "source", chosen))
         if DATABASE not in done and not options.data_only:
             wanted = await read_database_settings(source)
             privileges = not options.no_acl
             for warning in await write_database_settings(uris.destination_uri, wanted, privileges=privileges):
                 migration.event(EventLevel.WARNING, warning)
-            await mark_step(destination, migration.pipeline_id, DATABASE)
+            await mark_step(destination, pipeline.id, DATABASE)

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import DroppedTable, Record
-from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.dump_tools import schema_tools
 from services.coordinator.pipeline.files import Files
 from services.coordinator.pipeline.parts import Context, Workers
@@ -56,18 +56,18 @@ MOST_SNAPSHOTS = 5
 
 async def run(context: Context, files: Files, workers: Workers) -> PipelineState:
     """Returns the next phase."""
-    migration = context.migration
+    pipeline = context.pipeline
     uris = await context.credentials.both()
-    if migration.pipeline.slot is None:
+    if pipeline.record.slot is None:
         # A decoder that began before a crash may have reported a slot that was not recorded.
         await workers.staffing.release()
         await _choose_published(context)
     await workers.staffing.staff(Role.DECODER)
-    await workers.reports.until(lambda: migration.pipeline.slot is not None)
+    await workers.reports.until(lambda: pipeline.record.slot is not None)
     await context.journal.save()
     async with connection(uris.destination_uri, "destination") as conn:
-        done = await steps_done(conn, migration.pipeline_id)
-    if PRE_DATA in done and migration.pipeline.tables:
+        done = await steps_done(conn, pipeline.id)
+    if PRE_DATA in done and pipeline.record.tables:
         return PipelineState.COPY
     await _under_snapshots(context, files, workers.snapshot, restored=PRE_DATA in done)
     return PipelineState.COPY
@@ -110,35 +110,37 @@ async def _choose_published(context: Context) -> None:
     Tables that will be altered on the source are recorded before, so that cleanup always knows them. They are
     altered before the publication exists, because otherwise UPDATE and DELETE would fail there until then.
     """
+    pipeline = context.pipeline
     migration = context.migration
     uris = await context.credentials.both()
     async with connection(uris.source_uri, "source") as conn:
         taken = await choose(conn, migration.record.options)
         if not migration.record.options.follow:
-            migration.tables_chosen(await publication_tables(conn, taken))
-        elif not (migration.pipeline.published or migration.pipeline.inserts_only):
+            pipeline.tables_chosen(await publication_tables(conn, taken))
+        elif not (pipeline.record.published or pipeline.record.inserts_only):
             chosen = await choose_published(conn, migration.record.options.no_key_tables, taken)
             if migration.record.source.server_version_num < TRUNCATE_SINCE:
-                migration.files_noted(await table_files(conn, chosen.whole))
-            migration.publication_chosen(chosen)
+                pipeline.files_noted(await table_files(conn, chosen.whole))
+            pipeline.publication_chosen(chosen)
             for warning in chosen.warnings:
                 migration.event(EventLevel.WARNING, warning)
         await context.journal.save()
-        await set_full(conn, [one.table for one in migration.pipeline.altered])
+        await set_full(conn, [one.table for one in pipeline.record.altered])
 
 
 async def _list_tables(context: Context, snapshot: SnapshotReady) -> tuple[Chosen, tuple[KnownTable, ...]]:
     """Choose the objects and record the tables. Returns also the identities of tables to replicate."""
+    pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
     async with connection(uris.source_uri, "source") as conn:
         chosen = await choose_under(conn, snapshot.snapshot_name, migration.record.options)
         tables = await list_tables_under(conn, snapshot.snapshot_name, chosen)
-        identities = await read_identities_under(conn, migration.pipeline_id, snapshot.snapshot_name)
-    _keep_floors(migration, {table.table for table in tables}, snapshot)
-    migration.copying.plan(() if migration.record.options.schema_only else tables)
-    migration.copies_noted()
+        identities = await read_identities_under(conn, pipeline.id, snapshot.snapshot_name)
+    _keep_floors(pipeline, {table.table for table in tables}, snapshot)
+    pipeline.copying.plan(() if migration.record.options.schema_only else tables)
+    pipeline.copies_noted()
     await context.journal.save()
-    taken = {record.table for record in migration.pipeline.tables}
+    taken = {record.table for record in pipeline.record.tables}
     known = {
         t: one
         for t, one in identities.items()
@@ -147,21 +149,22 @@ async def _list_tables(context: Context, snapshot: SnapshotReady) -> tuple[Chose
     return chosen, tuple(freshly_known(known))
 
 
-def _keep_floors(migration: Migration, present: Collection[TableId], snapshot: SnapshotReady) -> None:
+def _keep_floors(pipeline: PipelineStatus, present: Collection[TableId], snapshot: SnapshotReady) -> None:
     """Skip the changes of tables that existed under an earlier snapshot and were dropped or renamed since.
 
     The destination never gets these tables. The rows of a renamed table are copied under its new name.
     """
-    pipeline = migration.pipeline
-    earlier = {one.table for one in pipeline.tables} | {one.table for one in pipeline.dropped}
-    if earlier and migration.record.options.follow:
+    record = pipeline.record
+    earlier = {one.table for one in record.tables} | {one.table for one in record.dropped}
+    if earlier and pipeline.migration.record.options.follow:
         gone = sorted(earlier - set(present))
-        migration.floors_kept([DroppedTable(table, snapshot.lsn) for table in gone])
+        pipeline.floors_kept([DroppedTable(table, snapshot.lsn) for table in gone])
 
 
 async def _take_tables(context: Context, chosen: Chosen, known: Sequence[KnownTable]) -> None:
     """The destination has its schema: only note that rows may go into it. Each table is emptied in
     the transaction that fills it."""
+    pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
     async with (
         connection(uris.source_uri, "source") as source,
@@ -170,10 +173,10 @@ async def _take_tables(context: Context, chosen: Chosen, known: Sequence[KnownTa
         await check_agreed(source, conn, chosen, migration.record.options.confirmed)
         await ensure_bookkeeping(conn)
         async with conn.transaction():
-            await note_tables(conn, migration.pipeline_id, known)
-            await mark_step(conn, migration.pipeline_id, PRE_DATA)
+            await note_tables(conn, pipeline.id, known)
+            await mark_step(conn, pipeline.id, PRE_DATA)
     migration.event(
-        EventLevel.INFO, f"{counted(len(migration.pipeline.tables), 'table')} of the destination to fill"
+        EventLevel.INFO, f"{counted(len(pipeline.record.tables), 'table')} of the destination to fill"
     )
 
 
@@ -214,6 +217,7 @@ async def _restore(
 
 async def _run(context: Context, script: bytes | Script, chosen: Chosen, known: Sequence[KnownTable]) -> None:
     """The section, with the note that it is done, in one transaction. bytes: as one query."""
+    pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
     options = migration.record.options
     dropped = 0
@@ -228,9 +232,9 @@ async def _run(context: Context, script: bytes | Script, chosen: Chosen, known: 
                 await run_script(conn, script, PRE_DATA)
             else:
                 await run_entries(conn, script, PRE_DATA)
-            await put_back(conn, migration.pipeline.altered)  # the destination gets what the source had
-            await note_tables(conn, migration.pipeline_id, known)
-            await mark_step(conn, migration.pipeline_id, PRE_DATA)
+            await put_back(conn, pipeline.record.altered)  # the destination gets what the source had
+            await note_tables(conn, pipeline.id, known)
+            await mark_step(conn, pipeline.id, PRE_DATA)
     if options.drop_if_exists:
         migration.event(EventLevel.INFO, f"dropped {counted(dropped, 'object')} of the destination")
 

@@ -46,6 +46,10 @@ class Credentials:
         """These connection strings; those that are missing come from `other`."""
         return Credentials(self.source_uri or other.source_uri, self.destination_uri or other.destination_uri)
 
+    def swapped(self) -> Credentials:
+        """Each in the place of the other."""
+        return Credentials(self.destination_uri, self.source_uri)
+
 
 NOTHING_GIVEN = Credentials()
 OPTIONS = {"source": "--source-uri", "destination": "--dest-uri"}
@@ -272,6 +276,11 @@ class KnownCredentials:
         """Like `both`, if only the source is needed."""
         await self._find(lambda: bool(self._known.source_uri))
         return self._known.source_uri
+
+    async def destination(self) -> str:
+        """Like `both`, if only the destination is needed."""
+        await self._find(lambda: bool(self._known.destination_uri))
+        return self._known.destination_uri
 
     async def known_source(self) -> str:
         """Like `source`, but raises CREDENTIALS_NEEDED instead of waiting."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.coordinator.migration.journal import Journal
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.state import Migration
-from services.coordinator.pipeline.credentials import KnownCredentials
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.files import Files
 from services.coordinator.pipeline.index_work import IndexWork
 from services.coordinator.pipeline.reports import Reports
@@ -20,11 +21,13 @@ from services.coordinator.pipeline.staffing import Staffing
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The migration, the journal that saves it, and the connection strings of its two databases."""
+    """A pipeline, its migration, the journal that saves both, and the connection strings of the pipeline's
+    two ends."""
 
     migration: Migration
+    pipeline: PipelineStatus
     journal: Journal
-    credentials: KnownCredentials
+    credentials: PipelineEnds
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Builds one migration's pipeline from its parts. Each part has its own module."""
+"""Builds the pipelines of one migration from their parts. Each part has its own module."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.files import Files
 from services.coordinator.pipeline.index_work import IndexWork
 from services.coordinator.pipeline.parts import Context, Schema, Workers
@@ -17,6 +18,7 @@ from services.coordinator.pipeline.snapshot import Snapshot
 from services.coordinator.pipeline.staffing import Staffing
 from services.coordinator.workers.registry import WorkerRegistry
 from services.shared.bus.connection import Client
+from services.shared.model import Direction
 from services.shared.runtime.changes import Changes
 
 
@@ -35,28 +37,77 @@ class SharedResources:
 
 
 class Pipeline:
-    """restored: the migration was found in the store, so workers may still run for it."""
+    """Of one direction. credentials: those of the migration, if another pipeline of it has them already.
+    restored: the migration was found in the store, so workers may still run for it."""
 
     def __init__(
-        self, migration: Migration, journal: Journal, shared: SharedResources, *, restored: bool = False
+        self,
+        migration: Migration,
+        journal: Journal,
+        shared: SharedResources,
+        direction: Direction = Direction.FORWARD,
+        credentials: KnownCredentials | None = None,
+        *,
+        restored: bool = False,
     ) -> None:
-        worker_registry, changes = shared.worker_registry, Changes()
-        settings = Credentials(shared.source_uri or "", shared.destination_uri or "")
-        credentials = KnownCredentials(migration, settings, changes, embedded=shared.embedded)
-        snapshot = Snapshot(migration.pipeline_id, worker_registry, changes)
+        worker_registry, changes, status = shared.worker_registry, Changes(), migration.pipeline(direction)
+        ends = PipelineEnds(credentials or known_credentials(migration, shared), direction)
+        snapshot = Snapshot(status.id, worker_registry, changes)
         routing = Routing()
         staffing = Staffing(
-            migration,
+            status,
             worker_registry,
-            credentials,
+            ends,
             snapshot,
             routing,
             embedded=shared.embedded,
             restored=restored,
         )
-        reports = Reports(migration, snapshot, changes)
-        self.context = Context(migration, journal, credentials)
+        reports = Reports(status, snapshot, changes)
+        self.context = Context(migration, status, journal, ends)
         self.schema = Schema(routing, Files(shared.state_dir, str(migration.id)), IndexWork())
         self.workers = Workers(staffing, snapshot, reports)
         self.bus = shared.bus
-        worker_registry.listen(migration.pipeline_id, reports)
+        worker_registry.listen(status.id, reports)
+
+
+def known_credentials(migration: Migration, shared: SharedResources) -> KnownCredentials:
+    settings = Credentials(shared.source_uri or "", shared.destination_uri or "")
+    return KnownCredentials(migration, settings, Changes(), embedded=shared.embedded)
+
+
+class Pipelines:
+    """The pipelines of one migration, which share its credentials. Each is built when it is first needed."""
+
+    def __init__(
+        self, migration: Migration, journal: Journal, shared: SharedResources, *, restored: bool = False
+    ) -> None:
+        self.migration = migration
+        self.journal = journal
+        self.credentials = known_credentials(migration, shared)
+        self._shared = shared
+        self._restored = restored
+        self._built: dict[Direction, Pipeline] = {}
+
+    def of(self, direction: Direction) -> Pipeline:
+        """Raises KeyError if the migration has no pipeline in that direction."""
+        if direction not in self._built:
+            self._built[direction] = Pipeline(
+                self.migration,
+                self.journal,
+                self._shared,
+                direction,
+                self.credentials,
+                restored=self._restored,
+            )
+        return self._built[direction]
+
+    @property
+    def active(self) -> Pipeline:
+        """The pipeline that works, or that worked last."""
+        return self.of(self.migration.record.active)
+
+    @property
+    def all(self) -> tuple[Pipeline, ...]:
+        """The forward pipeline first."""
+        return tuple(self.of(one.direction) for one in self.migration.record.pipelines)

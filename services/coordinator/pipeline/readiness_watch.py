@@ -13,9 +13,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from services.coordinator.migration.pace import pause
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.readiness import Sight
-from services.coordinator.migration.state import Migration
-from services.coordinator.pipeline.credentials import KnownCredentials
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.shared.model import ErrorKind, PgmigError, PipelineState, TableId, back_off_s
 from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.readiness.destination import invalid_indexes_of, read_writers, valid_among
@@ -34,8 +34,8 @@ _REPLICATING = frozenset({PipelineState.CATCHUP, PipelineState.STREAMING})
 
 
 class ReadinessWatch:
-    def __init__(self, migration: Migration, credentials: KnownCredentials) -> None:
-        self._migration = migration
+    def __init__(self, pipeline: PipelineStatus, credentials: PipelineEnds) -> None:
+        self._pipeline = pipeline
         self._credentials = credentials
         self._source, self._destination = WatchedServer("source"), WatchedServer("destination")
         self._asking = asyncio.Lock()
@@ -65,8 +65,8 @@ class ReadinessWatch:
         return ended + min(LONGEST_PAUSE_S, pause(LOOK_EVERY_S, ended - began))
 
     def _wanted(self) -> bool:
-        migration = self._migration
-        replicating = migration.state in _REPLICATING and not migration.in_switchover
+        pipeline, migration = self._pipeline, self._pipeline.migration
+        replicating = pipeline.state in _REPLICATING and not migration.in_switchover
         return migration.record.options.follow and replicating and not migration.removed
 
     async def look(self) -> None:
@@ -75,7 +75,7 @@ class ReadinessWatch:
             known = self._credentials.known
             if not self._wanted() or not known.complete:
                 return
-            servers, found = self._migration.servers, list[TableId]()
+            servers, found = self._pipeline.servers, list[TableId]()
 
             async def destination(conn: Connection) -> None:
                 found[:] = await self._look_at_destination(conn)
@@ -89,12 +89,12 @@ class ReadinessWatch:
                 await _ask(self._source, known.source_uri, servers.source_sight, source),
             ]
             self._failures = 0 if all(answers) else self._failures + 1
-            self._migration.touch()
+            self._pipeline.migration.touch()
 
     async def _look_at_destination(self, conn: Connection) -> tuple[TableId, ...]:
         """Returns the names of invalid indexes."""
-        servers = self._migration.servers
-        tables = {record.table for record in self._migration.copying.records()}
+        servers = self._pipeline.servers
+        tables = {record.table for record in self._pipeline.copying.records()}
         now = time.time()
         servers.missing = tuple(sorted(tables - await existing_tables(conn, tables)))
         servers.saw_writers(await read_writers(conn, tables, now), now)
@@ -105,15 +105,15 @@ class ReadinessWatch:
         if not self._slow_at or now - self._slow_at >= SLOW_EVERY_S:
             self._slow_at = now
             try:
-                self._slow = await read_slow(conn, self._migration.record.options)
+                self._slow = await read_slow(conn, self._pipeline.migration.record.options)
             except PgmigError as exc:
                 if exc.kind is not ErrorKind.TRANSIENT:  # else a lock prevented it: keep the previous result
                     raise
                 log.info("the sequences of the source cannot be read just now: %s", exc)
-        slot = self._migration.pipeline_id.slot
+        slot = self._pipeline.id.slot
         position, facts = await read_source(conn, slot, self._slow)
-        self._migration.servers.source = facts
-        self._migration.following.source_at(time.monotonic(), position)
+        self._pipeline.servers.source = facts
+        self._pipeline.following.source_at(time.monotonic(), position)
 
     async def _close(self) -> None:
         async with self._asking:

@@ -1,6 +1,6 @@
-"""The reports of a migration's workers, for the phases and the switchover.
+"""The reports of a pipeline's workers, for the phases and the switchover.
 
-Progress is stored in the migration's state. This module stores what phases and the switchover wait for: the
+Progress is stored in the pipeline's status. This module stores what phases and the switchover wait for: the
 error that ends the running phase, parts that could not be copied, and sentinels that were applied.
 """
 
@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import SlotRecord
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.retries import Retries
@@ -53,14 +54,15 @@ def unexpected(migration: Migration, exc: BaseException) -> PgmigError:
 
 
 class Reports:
-    """Of one migration; the listener of the worker registry.
+    """Of one pipeline; the listener of the worker registry.
 
     fatal: the error that ends the running phase. part_errors: part id, and why its copy failed.
     drifted_at: where the applier last stopped at an altered table. sentinels: by token.
     """
 
-    def __init__(self, migration: Migration, snapshot: Snapshot, changes: Changes) -> None:
-        self._migration = migration
+    def __init__(self, pipeline: PipelineStatus, snapshot: Snapshot, changes: Changes) -> None:
+        self._pipeline = pipeline
+        self._migration = pipeline.migration
         self._snapshot = snapshot
         self._changes = changes
         self._unstaffed: set[Role] = set()
@@ -107,7 +109,7 @@ class Reports:
         if role is Role.DECODER:
             self._snapshot.lost()
         if role is Role.APPLIER:
-            self._migration.following.applier_gone()
+            self._pipeline.following.applier_gone()
         article = "a" if role is Role.COPIER else "the"
         self._migration.event(EventLevel.WARNING, f"{article} {role} has stopped its work, or was lost")
         self.notify()
@@ -125,33 +127,33 @@ class Reports:
                 EventLevel.WARNING if error.policy.retry else EventLevel.ERROR, f"{role}: {error}"
             )
             if role is Role.APPLIER:
-                self._migration.following.applier_failed(error.message)
+                self._pipeline.following.applier_failed(error.message)
         self.notify()
 
     def reported(self, role: Role, report: WorkerReport) -> None:
         now = time.monotonic()
-        migration = self._migration
+        migration, pipeline = self._migration, self._pipeline
         match report:
             case SlotReady():
                 self._slot_ready(report)
             case SnapshotReady():
                 self._snapshot.ready(report)
             case DecoderProgress():
-                migration.following.decoder(now, report)
+                pipeline.following.decoder(now, report)
                 migration.touch()
-                if migration.following.stream_filled(now, report):
+                if pipeline.following.stream_filled(now, report):
                     migration.event(EventLevel.WARNING, STREAM_FULL)
             case PartProgress() | PartDone():
-                migration.copying.report(report)
+                pipeline.copying.report(report)
                 migration.touch()
             case ApplierProgress():
-                migration.following.applier(report)
+                pipeline.following.applier(report)
                 migration.touch()
             case SentinelApplied():
                 self.sentinels[report.token] = report
             case AssignmentRetrying():
                 if role is Role.APPLIER:
-                    migration.following.applier_failed(report.message)
+                    pipeline.following.applier_failed(report.message)
                 if line := self._retries.line(now, role, report):
                     migration.event(EventLevel.WARNING, line)
             case AssignmentFailed():
@@ -159,9 +161,9 @@ class Reports:
         self.notify()
 
     def _slot_ready(self, report: SlotReady) -> None:
-        if self._migration.pipeline.slot is not None:
+        if self._pipeline.record.slot is not None:
             return
         slot = SlotRecord(report.consistent_lsn, report.system_identifier, report.timeline)
-        self._migration.slot_ready(slot)
+        self._pipeline.slot_ready(slot)
         if self._migration.record.options.follow:
             self._migration.event(EventLevel.INFO, f"replication slot begins at {report.consistent_lsn}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from services.coordinator.migration.state import Migration
-from services.coordinator.pipeline.credentials import KnownCredentials
+from services.coordinator.migration.pipeline_status import PipelineStatus
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.shared.model import (
     SLOT_GONE,
     EventLevel,
@@ -24,26 +24,26 @@ SEARCH_EVERY_S = 15.0
 """Pause between two searches for a missing connection string after a restart."""
 
 
-def note(migration: Migration, state: SourceState) -> None:
+def note(pipeline: PipelineStatus, state: SourceState) -> None:
     """Store it for clients. The loss of the slot is logged once."""
-    lost_before = migration.following.slot_lost
-    if migration.following.source_state(time.monotonic(), state):
-        migration.touch()
-    if migration.following.slot_lost and not lost_before:
-        slot = migration.pipeline_id.slot
+    lost_before = pipeline.following.slot_lost
+    if pipeline.following.source_state(time.monotonic(), state):
+        pipeline.migration.touch()
+    if pipeline.following.slot_lost and not lost_before:
+        slot = pipeline.id.slot
         text = (
             f"replication slot {slot} does not exist any more"
             if state.wal_status == SLOT_GONE
             else f"replication slot {slot} was invalidated: the source removed WAL that it needs"
         )
-        migration.event(EventLevel.ERROR, f"{text}; the migration cannot be continued")
+        pipeline.migration.event(EventLevel.ERROR, f"{text}; the migration cannot be continued")
 
 
 class Lookout:
-    """The watch of one migration. It runs as long as its coordinator."""
+    """The watch of one pipeline. It runs as long as its coordinator."""
 
-    def __init__(self, migration: Migration, credentials: KnownCredentials) -> None:
-        self._migration = migration
+    def __init__(self, pipeline: PipelineStatus, credentials: PipelineEnds) -> None:
+        self._pipeline = pipeline
         self._credentials = credentials
         self._watch: SourceWatch | None = None
         self._search_at = 0.0
@@ -56,16 +56,16 @@ class Lookout:
         if not uri:
             return
         if self._watch is None:
-            self._watch = SourceWatch(uri, self._migration.pipeline_id.slot)
+            self._watch = SourceWatch(uri, self._pipeline.id.slot)
         state = await self._watch.look()
         if state is not None and self._wanted():
-            note(self._migration, state)
+            note(self._pipeline, state)
 
     def _wanted(self) -> bool:
-        migration = self._migration
-        if migration.record.phase.ended or migration.state in _ASK_THEMSELVES:
+        pipeline, migration = self._pipeline, self._pipeline.migration
+        if migration.record.phase.ended or pipeline.state in _ASK_THEMSELVES:
             return False
-        return migration.record.options.follow and migration.pipeline.slot is not None
+        return migration.record.options.follow and pipeline.record.slot is not None
 
     async def _uri(self) -> str:
         if self._credentials.known.source_uri:

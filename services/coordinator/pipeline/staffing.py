@@ -1,13 +1,13 @@
-"""Which workers run for a migration, and which work each of them is assigned."""
+"""Which workers run for a pipeline, and which work each of them is assigned."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection
 
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import Record
-from services.coordinator.migration.state import Migration
-from services.coordinator.pipeline.credentials import KnownCredentials
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.pipeline.snapshot import Snapshot
 from services.coordinator.workers.registry import MakeWork, WorkerRegistry
@@ -22,21 +22,22 @@ def assignment_prefix(record: Record) -> str:
 
 
 class Staffing:
-    """The staffing of one migration. embedded: there is one worker of each role. restored: the migration was
+    """The staffing of one pipeline. embedded: there is one worker of each role. restored: the migration was
     found in the store, so workers may still run for it."""
 
     def __init__(
         self,
-        migration: Migration,
+        pipeline: PipelineStatus,
         worker_registry: WorkerRegistry,
-        credentials: KnownCredentials,
+        credentials: PipelineEnds,
         snapshot: Snapshot,
         routing: Routing,
         *,
         embedded: bool,
         restored: bool,
     ) -> None:
-        self._migration = migration
+        self._pipeline = pipeline
+        self._migration = pipeline.migration
         self._worker_registry = worker_registry
         self._credentials = credentials
         self._snapshot = snapshot
@@ -56,7 +57,7 @@ class Staffing:
         }
         for role in roles:
             self._worker_registry.want(
-                self._migration.pipeline_id,
+                self._pipeline.id,
                 role,
                 makers[role],
                 wait_s=self._patience(role),
@@ -74,13 +75,13 @@ class Staffing:
         """Stop the roles' work. Returns whether all of it is known to have stopped."""
         if Role.DECODER in roles:
             self._snapshot.lost()
-        return await self._worker_registry.release(self._migration.pipeline_id, roles)
+        return await self._worker_registry.release(self._pipeline.id, roles)
 
     def assignment(self, role: Role) -> AssignmentRef | None:
-        return self._worker_registry.current(self._migration.pipeline_id, role)
+        return self._worker_registry.current(self._pipeline.id, role)
 
     def _decoder_work(self) -> DecoderWork:
-        record, slot = self._migration.pipeline, self._migration.pipeline.slot
+        record, slot = self._pipeline.record, self._pipeline.record.slot
         return DecoderWork(
             source_uri=self._credentials.known.source_uri,
             follow=self._migration.record.options.follow,
@@ -104,12 +105,12 @@ class Staffing:
         )
 
     def _applier_work(self) -> ApplierWork:
-        record, options = self._migration.pipeline, self._migration.record.options
+        record, options = self._pipeline.record, self._migration.record.options
         slot = record.slot
         return ApplierWork(
             self._credentials.known.destination_uri,
             slot.consistent_lsn if slot else Lsn(0),
-            (*self._migration.copying.floors(), *((one.table, one.floor) for one in record.dropped)),
+            (*self._pipeline.copying.floors(), *((one.table, one.floor) for one in record.dropped)),
             tuple(skipped.lsn for skipped in record.skipped),
             options.strict_boundaries,
             (

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
-from services.coordinator.migration.state import Migration
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.pipeline.dump_tools import schema_tools
 from services.coordinator.pipeline.files import Files
 from services.coordinator.pipeline.parts import Context, Schema
@@ -57,7 +57,7 @@ class Building:
 
     def __init__(
         self,
-        migration: Migration,
+        pipeline: PipelineStatus,
         reports: Reports,
         uri: str,
         whole: Plan,
@@ -68,7 +68,7 @@ class Building:
         self.plan = whole
         self.kinds = kinds
         self.done = done
-        self._migration = migration
+        self._pipeline = pipeline
         self._reports = reports
         self._uri = uri
         self._total = whole.total
@@ -77,7 +77,7 @@ class Building:
 
     async def table_work(self) -> None:
         """Build what needs one table alone, as the tables become complete, until all are."""
-        copying = self._migration.copying
+        copying = self._pipeline.copying
         with_items = {items.table: items for items in self.plan.tables}
         # Partitions that the destination lacks may still be listed in place of their root.
         copied = {record.table for record in copying.records() if record.table in self.kinds}
@@ -95,9 +95,9 @@ class Building:
 
     async def work_off(self, tasks: Sequence[Task]) -> None:
         """Raises an ExceptionGroup of what failed."""
-        migration = self._migration
-        options = migration.record.options
-        sizes = {record.table: record.bytes_estimated for record in migration.copying.records()}
+        pipeline = self._pipeline
+        options = pipeline.migration.record.options
+        sizes = {record.table: record.bytes_estimated for record in pipeline.copying.records()}
         self._schedule = Schedule(tasks, sizes)
         pool = TaskPool(self._schedule, self.session, self.run, self._tell)
         feeding = asyncio.create_task(self._feed(pool), name="complete-tables")
@@ -109,7 +109,7 @@ class Building:
 
     async def _feed(self, pool: TaskPool[BuildingSession]) -> None:
         """Report complete tables to the schedule until all are complete."""
-        copying, known = self._migration.copying, 0
+        copying, known = self._pipeline.copying, 0
         while not copying.complete:
             for table in copying.turned[known:]:
                 self._schedule.table_is(table, complete=table in copying.copied)
@@ -122,11 +122,11 @@ class Building:
     async def look_again(self) -> None:
         """Read again what the destination has noted as done. Counting begins again."""
         async with connection(self._uri, "destination") as conn:
-            self.done = await steps_done(conn, self._migration.pipeline_id)
+            self.done = await steps_done(conn, self._pipeline.id)
         self._finished = 0
 
     def _news(self, known: int) -> bool:
-        copying = self._migration.copying
+        copying = self._pipeline.copying
         return copying.complete or len(copying.turned) > known
 
     def count(self, items: Iterable[Item]) -> None:
@@ -135,9 +135,9 @@ class Building:
         self._tell()
 
     def session(self) -> AbstractAsyncContextManager[BuildingSession]:
-        record = self._migration.record
+        record = self._pipeline.migration.record
         memory, sessions = record.options.maintenance_work_mem_kb, record.options.index_workers
-        return building_session(self._uri, self._migration.pipeline_id, self.plan.settings, memory, sessions)
+        return building_session(self._uri, self._pipeline.id, self.plan.settings, memory, sessions)
 
     async def run(self, session: BuildingSession, items: Sequence[Item], step: str = "") -> None:
         """Do what is not done, in one transaction. step: of all of them; noted instead of their own."""
@@ -149,23 +149,24 @@ class Building:
 
     def _tell(self) -> None:
         labels = tuple(task.label for task in self._schedule.running)
-        self._migration.indexes = IndexProgress(self._total, self._finished, labels)
-        self._migration.touch()
+        self._pipeline.indexes = IndexProgress(self._total, self._finished, labels)
+        self._pipeline.migration.touch()
 
 
 async def load(context: Context, files: Files, reports: Reports) -> Building:
     """From the schema's archive, which is made again when it is lost, and the destination."""
+    pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
     async with connection(uris.destination_uri, "destination") as conn:
         await ensure_bookkeeping(conn)
         kinds = await relations(conn)
-        done = await steps_done(conn, migration.pipeline_id)
+        done = await steps_done(conn, pipeline.id)
     if migration.record.options.data_only:
         whole = Plan(b"", (), (), (), (), ())  # the destination brought its own
     else:
         version = migration.record.destination.server_version_num
         whole = await asyncio.to_thread(plan, await _script(context, files, kinds), kinds, version)
-    return Building(context.migration, reports, uris.destination_uri, whole, kinds, done=done)
+    return Building(pipeline, reports, uris.destination_uri, whole, kinds, done=done)
 
 
 async def _script(context: Context, files: Files, there: Collection[TableId]) -> Script:

@@ -15,8 +15,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from services.coordinator.migration.copy_parts import copied_by_table, part_id
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import DroppedTable
-from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.tables.explain import (
     absent,
@@ -75,27 +75,28 @@ async def compare_tables(
 ) -> TableComparison:
     """Compare both sides and adopt harmless changes. cause: the error that stopped the applier. source: a
     session to use if the source may refuse new ones."""
+    pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
     async with AsyncExitStack() as stack:
         if source is None:
             source = await stack.enter_async_context(connection(uris.source_uri, "source"))
         destination = await stack.enter_async_context(connection(uris.destination_uri, "destination"))
-        known = await known_tables(destination, migration.pipeline_id)
+        known = await known_tables(destination, pipeline.id)
         if not known:
             return TableComparison(None, (), (), Lsn(0), (), {})
-        seen = await look(source, known, migration.pipeline_id, migration.record.options)
+        seen = await look(source, known, pipeline.id, migration.record.options)
         if schema.routing.routes or seen.added() or any(one.root for one in known.values()):
             seen = replace(
                 seen, known=await take_routes(context, schema.routing, source, destination, seen.chosen)
             )
         lost = await parted(schema.routing, source, seen)
-        harmless, gone, left = await _divide(context.migration, source, destination, seen, lost)
+        harmless, gone, left = await _divide(context.pipeline, source, destination, seen, lost)
         missing_parents = await absent(destination, seen.added_parents())
         parents = [seen.now[table] for table in seen.added_parents() if table not in missing_parents]
         new = freshly_known({one.table: one for one in parents})
         if noted := [*seen.refreshed(), *harmless, *new]:
             await context.journal.check_ours()
-            await _note(destination, migration.pipeline_id, noted)
+            await _note(destination, pipeline.id, noted)
         if gone:
             await forget(context, schema, destination, gone, seen.end)
         for table in harmless:
@@ -108,7 +109,7 @@ async def compare_tables(
         lasting = [table for table in lasting if table not in missing]
         left_names = {*(one.table for one in left), *lost}
         places = {table: one.root for table, one in seen.known.items() if one.root is not None}
-        replaced = await replaced_destinations(destination, migration.pipeline_id, places)
+        replaced = await replaced_destinations(destination, pipeline.id, places)
         replaced = [table for table in replaced if table not in left_names]
         error = None
         if left or missing or lasting or replaced or lost:
@@ -119,7 +120,7 @@ async def compare_tables(
         # A root that is copied again: its table still contains the rows of other partitions.
         if roots := [table for table in copy if table not in seen.added()]:
             await context.journal.check_ours()
-            await forget_copies(destination, migration.pipeline_id, roots, identities=False)
+            await forget_copies(destination, pipeline.id, roots, identities=False)
     adopted = (*(table.identity.table for table in harmless), *gone)
     return TableComparison(error, copy, adopted, seen.at, seen.unpublished(), seen.now)
 
@@ -136,7 +137,7 @@ async def try_compare_tables(context: Context, schema: Schema) -> TableCompariso
 
 
 async def _divide(
-    migration: Migration,
+    pipeline: PipelineStatus,
     source: Connection,
     destination: Connection,
     seen: Look,
@@ -151,10 +152,10 @@ async def _divide(
     here = await read_columns(source, tables)
     there = await read_columns(destination, [seen.target(table) for table in tables])
     here_placed, there_placed = await places(source, tables, seen.chosen), await places(destination, tables)
-    options = migration.record.options
-    by_own_name = {record.table for record in migration.copying.records()}
+    options = pipeline.migration.record.options
+    by_own_name = {record.table for record in pipeline.copying.records()}
     # An earlier call may have been interrupted after it had saved the record.
-    by_own_name |= {one.table for one in migration.pipeline.dropped}
+    by_own_name |= {one.table for one in pipeline.record.dropped}
     lost = [one for one in differences if one.kind is ChangeKind.GONE]
     lost = [one for one in lost if one.table in by_own_name or not one.before.has_rows]
     gone = set(await absent(destination, [one.table for one in lost]))
@@ -212,15 +213,16 @@ async def forget(
     rows still exist and the call is repeated, or nothing remains to be done. The rest of the schema is
     dumped again, because a table may have been renamed.
     """
+    pipeline = context.pipeline
     migration = context.migration
     await schema.index_work.stop()
     schema.files.archive.unlink(missing_ok=True)
-    migration.copying.forget(tables)
-    others = tuple(one for one in migration.pipeline.dropped if one.table not in tables)
+    pipeline.copying.forget(tables)
+    others = tuple(one for one in pipeline.record.dropped if one.table not in tables)
     dropped = tuple(DroppedTable(table, at) for table in tables)
-    migration.tables_dropped((*others, *dropped))
+    pipeline.tables_dropped((*others, *dropped))
     await context.journal.save()
-    await forget_copies(destination, migration.pipeline_id, tables, identities=True)
+    await forget_copies(destination, pipeline.id, tables, identities=True)
     for table in tables:
         migration.event(EventLevel.INFO, f"table {table} was dropped on both sides")
 
@@ -240,14 +242,14 @@ async def forget_copies(
 
 
 def begin_copy(
-    migration: Migration, tables: Sequence[TableId], why: str, without: Sequence[DroppedTable] = ()
+    pipeline: PipelineStatus, tables: Sequence[TableId], why: str, without: Sequence[DroppedTable] = ()
 ) -> None:
     """Change to phase copy for these tables. Nothing is awaited, so no other task can run in between.
     without: partitions whose rows the new copies do not contain."""
-    migration.copying.add(tables)
+    pipeline.copying.add(tables)
     named = {*tables, *(one.table for one in without)}
-    dropped = [one for one in migration.pipeline.dropped if one.table not in named]
+    dropped = [one for one in pipeline.record.dropped if one.table not in named]
     dropped += [one for one in without if one.table not in tables]
-    migration.began_copy(tables, dropped, secrets.token_hex(8))
+    pipeline.began_copy(tables, dropped, secrets.token_hex(8))
     listed = ", ".join(map(str, tables[:5])) + (" and more" if len(tables) > 5 else "")
-    migration.event(EventLevel.INFO, f"{why}: {listed}")
+    pipeline.migration.event(EventLevel.INFO, f"{why}: {listed}")

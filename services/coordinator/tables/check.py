@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from services.coordinator.migration.state import Migration
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.tables.adopt import compare_tables
@@ -37,26 +37,26 @@ async def check_unchanged(context: Context, schema: Schema, source: Connection) 
         return
     uris = await context.credentials.both()
     async with connection(uris.destination_uri, "destination") as destination:
-        await _compare_columns(context.migration, schema.routing, source, destination, compared.now)
+        await _compare_columns(context.pipeline, schema.routing, source, destination, compared.now)
 
 
 async def _compare_columns(
-    migration: Migration,
+    pipeline: PipelineStatus,
     routing: Routing,
     source: Connection,
     destination: Connection,
     now: Mapping[TableId, TableIdentity],
 ) -> None:
     """now: the source's tables, as `compare_tables` has just read them."""
-    chosen = await choose(source, migration.record.options)
-    known = await known_tables(destination, migration.pipeline_id)
+    chosen = await choose(source, pipeline.migration.record.options)
+    known = await known_tables(destination, pipeline.id)
     # Partitions that do not exist on the destination are checked under the name of their root.
     routed = {name for route in routing.routes for name in (route.leaf, route.root)}
     tables = [table for table in known if table in now and table not in routed]
     # Both sides are read at the same time, because writers wait for this during the freeze.
     here, there = await asyncio.gather(read_columns(source, tables), read_columns(destination, tables))
     lines = await lineage(source, destination, tables, chosen)
-    whole = migration.record.options.selection.everything
+    whole = pipeline.migration.record.options.selection.everything
     found = []
     for table in sorted(tables, key=lambda table: lines.root(table) != table):
         if table not in here or table not in there:
@@ -85,4 +85,4 @@ async def _compare_columns(
             problem = f"{table} differs between source and destination"
             found.append(Finding(table, problem, statements, bool(again), first=first, leaves=again))
     if found:
-        raise drift_error(migration.id, found)
+        raise drift_error(pipeline.migration.id, found)

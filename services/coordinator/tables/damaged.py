@@ -8,7 +8,7 @@ on the source are copied under its new snapshot.
 
 from __future__ import annotations
 
-from services.coordinator.migration.state import Migration
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.pipeline.parts import Context
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.pipeline.staffing import Staffing
@@ -18,7 +18,7 @@ from services.shared.pg.schema.post_data import DuplicateRowError
 from services.shared.runtime.assignments import cause
 
 
-def noted(migration: Migration, exc: Exception) -> Exception:
+def noted(pipeline: PipelineStatus, exc: Exception) -> Exception:
     """The error to stop with, after the table is recorded. Other errors are returned as they are."""
     error = cause(exc)
     if not isinstance(error, DuplicateRowError):
@@ -27,17 +27,17 @@ def noted(migration: Migration, exc: Exception) -> Exception:
         f"correct them on the source alone and REINDEX TABLE {error.table} there, then continue: the table "
         "is copied again before its indexes are built"
     )
-    if not migration.record.options.follow:
+    if not pipeline.migration.record.options.follow:
         remedy = (
             f"correct them on the source and on the destination and REINDEX TABLE {error.table} on the "
             "source, then continue"
         )
-    elif any(one.table == error.table for one in migration.copying.records()):
-        migration.damage_found(error.table)
+    elif any(one.table == error.table for one in pipeline.copying.records()):
+        pipeline.damage_found(error.table)
     else:  # its rows are copied under its root's name
         remedy = (
             f"correct them on the source and REINDEX TABLE {error.table} there, then copy the partitioned "
-            f"table again with `pgmig-cli resync-table --id {migration.id}`"
+            f"table again with `pgmig-cli resync-table --id {pipeline.migration.id}`"
         )
     return PgmigError(error.kind, error.message, f"{error.hint}; {remedy}")
 
@@ -45,6 +45,6 @@ def noted(migration: Migration, exc: Exception) -> Exception:
 async def copy_again(context: Context, routing: Routing, staffing: Staffing) -> PipelineState:
     """Go back to phase copy for the recorded tables."""
     await staffing.release()
-    await prepare_resync(context, routing, context.migration.pipeline.damaged)
+    await prepare_resync(context, routing, context.pipeline.record.damaged)
     await context.journal.save()
     return PipelineState.COPY

@@ -23,16 +23,17 @@ async def check_partitions(context: Context, files: Files) -> None:
     valid only when every partition has its own. PostgreSQL does not check again when a partition
     without an index is dropped, so it must be dropped first.
     """
+    pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
     async with (
         connection(uris.source_uri, "source") as source,
         connection(uris.destination_uri, "destination") as destination,
     ):
-        known = await known_tables(destination, migration.pipeline_id)
+        known = await known_tables(destination, pipeline.id)
         there = await places(destination, known.keys())
         if not there:
             return
-        seen = await look(source, known, migration.pipeline_id, migration.record.options)
+        seen = await look(source, known, pipeline.id, migration.record.options)
         here = await places(source, there.keys(), seen.chosen)
         left = [one for one in seen.differences() if one.table in there and one.table not in here]
         if not left:

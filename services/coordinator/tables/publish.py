@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from services.coordinator.migration.state import Migration
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.shared.model import (
     ErrorKind,
     EventLevel,
@@ -19,7 +19,7 @@ from services.shared.pg.session.connection import Connection
 
 
 async def publish(
-    migration: Migration,
+    pipeline: PipelineStatus,
     source: Connection,
     now: Mapping[TableId, TableIdentity],
     names: Sequence[TableId],
@@ -28,19 +28,21 @@ async def publish(
 
     Rows may be copied only under a snapshot that is taken afterwards. Raises NO_REPLICA_IDENTITY.
     """
-    left_out = set(migration.pipeline.copied_only)
+    left_out = set(pipeline.record.copied_only)
     unpublished = [t for t in names if t in now and now[t].logged and not now[t].published]
     tops = await topmost(source, unpublished)
     wanted = {table for table in unpublished if not {table, tops.get(table, table)} & left_out}
     if not wanted:
         return False
-    lacking = await never_identified(source, wanted, sends_generated=migration.pipeline.sends_generated)
+    lacking = await never_identified(source, wanted, sends_generated=pipeline.record.sends_generated)
     if lacking:
         raise PgmigError(
             ErrorKind.NO_REPLICA_IDENTITY,
             f"tables without a replica identity: {', '.join(map(str, lacking))}",
             "give them a primary key or another replica identity on the source, then continue",
         )
-    await add_to_publication(source, migration.pipeline_id.publication, sorted(wanted))
-    migration.event(EventLevel.INFO, f"added to the publication: {', '.join(map(str, sorted(wanted)))}")
+    await add_to_publication(source, pipeline.id.publication, sorted(wanted))
+    pipeline.migration.event(
+        EventLevel.INFO, f"added to the publication: {', '.join(map(str, sorted(wanted)))}"
+    )
     return True

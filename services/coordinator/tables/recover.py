@@ -18,12 +18,12 @@ async def after_drift(context: Context, schema: Schema, reports: Reports, error:
     compared = await compare_tables(context, schema, error)
     if compared.error is not None:
         raise compared.error from error
-    migration = context.migration
+    pipeline = context.pipeline
     reports.cleared()
     if compared.copy:
-        begin_copy(context.migration, compared.copy, NEW_TABLES)
+        begin_copy(context.pipeline, compared.copy, NEW_TABLES)
         return PipelineState.COPY
     if not compared.adopted and reports.drifted_at == error.lsn:
         raise error
     reports.drifted_at = error.lsn
-    return migration.state
+    return pipeline.state

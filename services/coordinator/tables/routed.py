@@ -44,6 +44,7 @@ async def take_routes(
     context: Context, routing: Routing, source: Connection, destination: Connection, chosen: Chosen
 ) -> dict[TableId, KnownTable]:
     """`look_for_routes` with these sessions. Returns the destination's records of the tables afterwards."""
+    pipeline = context.pipeline
     migration, before = context.migration, routing.routes
     routing.routes = await find_routes(source, destination, chosen)
     roots = sorted({route.root for route in routing.routes})
@@ -51,7 +52,7 @@ async def take_routes(
         migration.event(
             EventLevel.INFO, f"partitioned otherwise on the destination: {', '.join(map(str, roots[:5]))}"
         )
-    known = await known_tables(destination, migration.pipeline_id)
+    known = await known_tables(destination, pipeline.id)
     routes = {route.leaf: route.root for route in routing.routes}
     in_roots = {t: one.root for t, one in known.items() if one.root is not None and t not in routes}
     tops = await topmost(destination, in_roots)
@@ -68,22 +69,22 @@ async def take_routes(
     if changed:
         with translated("noting the source's tables"):
             async with destination.transaction():
-                await note_tables(destination, migration.pipeline_id, changed.values())
+                await note_tables(destination, pipeline.id, changed.values())
                 # An operator who partitions a table in another way moves its rows. A re-created table is
                 # empty.
                 places = {leaf: one.root or leaf for leaf, one in changed.items()}
-                await note_destinations(destination, migration.pipeline_id, places)
+                await note_destinations(destination, pipeline.id, places)
     routing.parted = tuple(Route(leaf, root) for leaf, root in in_roots.items() if leaf not in divided)
     return known | changed
 
 
 async def _keep_floors(context: Context, divided: Mapping[TableId, TableId]) -> None:
     """For partitions that were created on the destination: their rows were copied with the root."""
-    migration = context.migration
-    floors, listed = dict(migration.copying.floors()), {record.table for record in migration.pipeline.tables}
+    pipeline = context.pipeline
+    floors, listed = dict(pipeline.copying.floors()), {record.table for record in pipeline.record.tables}
     added = [DroppedTable(t, floors.get(root, Lsn(0))) for t, root in divided.items() if t not in listed]
-    others = tuple(one for one in migration.pipeline.dropped if one.table not in divided)
-    migration.floors_kept((*others, *added))
+    others = tuple(one for one in pipeline.record.dropped if one.table not in divided)
+    pipeline.floors_kept((*others, *added))
     await context.journal.save()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.coordinator.migration.copy_parts import choose_split, gathered, renew_plans, wants_key
-from services.coordinator.migration.state import Migration
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.pipeline.snapshot import Snapshot
@@ -72,6 +72,7 @@ async def tables_to_copy(
 ) -> ToCopy | None:
     """Returns None if tables were added to the publication, because a new snapshot is needed then. Raises
     SCHEMA_DRIFT for tables that no longer match their table on the destination."""
+    pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
     version = migration.record.source.server_version_num
     larger_than = migration.record.options.split_tables_larger_than
@@ -83,58 +84,58 @@ async def tables_to_copy(
         found = {table.table: table for table in listed}
         by_key = [table for table in found.values() if wants_key(table, larger_than, version)]
         bounds = await key_bounds(conn, by_key, snapshot.snapshot_name) if by_key else {}
-        identities = await read_identities_under(conn, migration.pipeline_id, snapshot.snapshot_name)
+        identities = await read_identities_under(conn, pipeline.id, snapshot.snapshot_name)
         if schema.routing.routes:
-            _list_roots(context.migration, schema.routing, found)
+            _list_roots(context.pipeline, schema.routing, found)
         async with connection(uris.destination_uri, "destination") as destination:
-            await _by_partitions(context.migration, conn, destination, found, identities)
+            await _by_partitions(context.pipeline, conn, destination, found, identities)
             # as they are now, not under the snapshot
-            there = await read_columns(conn, _wanted(context.migration))
+            there = await read_columns(conn, _wanted(context.pipeline))
             await _forget_dropped(
                 context, schema, (conn, destination), found.keys() & there.keys(), identities
             )
             if not migration.record.options.follow:
-                await _take_new(context.migration, conn, destination, found)
-            wanted = _wanted(context.migration)
+                await _take_new(context.pipeline, conn, destination, found)
+            wanted = _wanted(context.pipeline)
             leaves = _leaves(schema.routing, wanted, identities)
             if migration.record.options.follow and await _publish(
-                context.migration, workers.snapshot, conn, identities, leaves
+                context.pipeline, workers.snapshot, conn, identities, leaves
             ):
                 return None
             if migration.record.options.follow and version < TRUNCATE_SINCE:
-                _note_files(context.migration, identities, leaves)
+                _note_files(context.pipeline, identities, leaves)
             if not migration.record.options.data_only:
                 await _check_columns(
-                    context.migration, schema, (conn, destination), wanted, identities, chosen=chosen
+                    context.pipeline, schema, (conn, destination), wanted, identities, chosen=chosen
                 )
-    migration.copying.estimate(listed)
+    pipeline.copying.estimate(listed)
     tables = [found[table] for table in wanted]
     splits = {t.table: choose_split(t, larger_than, version, bounds.get(t.table)) for t in tables}
     return ToCopy(tables, splits, identities)
 
 
-def _list_roots(migration: Migration, routing: Routing, found: Collection[TableId]) -> None:
+def _list_roots(pipeline: PipelineStatus, routing: Routing, found: Collection[TableId]) -> None:
     """List roots instead of their partitions."""
-    listed = {record.table for record in migration.copying.records()}
-    migration.copying.forget(route.leaf for route in routing.routes if route.leaf in listed)
-    migration.copying.add({r.root: None for r in routing.routes if r.root in found and r.root not in listed})
-    migration.copies_noted()
+    listed = {record.table for record in pipeline.copying.records()}
+    pipeline.copying.forget(route.leaf for route in routing.routes if route.leaf in listed)
+    pipeline.copying.add({r.root: None for r in routing.routes if r.root in found and r.root not in listed})
+    pipeline.copies_noted()
 
 
 def _note_files(
-    migration: Migration, identities: Mapping[TableId, TableIdentity], leaves: Collection[TableId]
+    pipeline: PipelineStatus, identities: Mapping[TableId, TableIdentity], leaves: Collection[TableId]
 ) -> None:
     """Record the relation files of added tables under the snapshot. A change of the file shows a TRUNCATE,
     which the source does not replicate."""
-    record = migration.pipeline
+    record = pipeline.record
     known = {one.table for one in record.files} | {*record.inserts_only, *record.copied_only}
     added = tuple(TableFile(table, identities[table].file) for table in leaves if table not in known)
     if added:
-        migration.files_noted(added)
+        pipeline.files_noted(added)
 
 
 async def _publish(
-    migration: Migration,
+    pipeline: PipelineStatus,
     snapshot: Snapshot,
     source: Connection,
     identities: Mapping[TableId, TableIdentity],
@@ -143,26 +144,29 @@ async def _publish(
     """`publish`. If it fails, some tables may have been added already. The snapshot does not show them as
     published, so the next attempt needs another snapshot."""
     try:
-        return await publish(migration, source, identities, leaves)
+        return await publish(pipeline, source, identities, leaves)
     except BaseException:
         snapshot.close()
         raise
 
 
 async def _take_new(
-    migration: Migration, source: Connection, destination: Connection, found: Mapping[TableId, SourceTable]
+    pipeline: PipelineStatus,
+    source: Connection,
+    destination: Connection,
+    found: Mapping[TableId, SourceTable],
 ) -> None:
     """Add tables that were created after the schema was dumped. A clone without --follow does not add them
     later. Raises SCHEMA_DRIFT for those that are missing on the destination."""
-    listed = {record.table for record in migration.copying.records()}
+    listed = {record.table for record in pipeline.copying.records()}
     new = [table for table in found if table not in listed]
     missing = await absent(destination, new)
     if missing:
         found_missing = await creations(source, destination, missing, copied=True)
-        raise drift_error(migration.id, found_missing, follow=False)
+        raise drift_error(pipeline.migration.id, found_missing, follow=False)
     if new:
-        migration.copying.add(new)
-        migration.copies_noted()
+        pipeline.copying.add(new)
+        pipeline.copies_noted()
 
 
 def _leaves(
@@ -174,22 +178,22 @@ def _leaves(
     return [t for t, one in identities.items() if one.has_rows and roots.get(t, t) in wanted]
 
 
-def _wanted(migration: Migration) -> tuple[TableId, ...]:
-    copying = migration.copying
-    if migration.record.options.follow:
+def _wanted(pipeline: PipelineStatus) -> tuple[TableId, ...]:
+    copying = pipeline.copying
+    if pipeline.migration.record.options.follow:
         return copying.missing()
     return tuple(record.table for record in copying.records())
 
 
 async def _by_partitions(
-    migration: Migration,
+    pipeline: PipelineStatus,
     source: Connection,
     destination: Connection,
     found: Mapping[TableId, SourceTable],
     identities: Mapping[TableId, TableIdentity],
 ) -> None:
     """Copy partitions under their own names if both sides now have the same partitions of a root."""
-    wanted = [table for table in _wanted(migration) if table not in found]
+    wanted = [table for table in _wanted(pipeline) if table not in found]
     roots = [table for table in wanted if table in identities and not identities[table].has_rows]
     if not roots:
         return
@@ -200,13 +204,13 @@ async def _by_partitions(
             async with destination.transaction():
                 await destination.execute("SET LOCAL lock_timeout = '60s'")
                 await empty_for_parts(destination, sorted(bare))
-                await _forget_parted(destination, migration.pipeline_id, bare, ())
-    listed = {record.table for record in migration.copying.records()}
+                await _forget_parted(destination, pipeline.id, bare, ())
+    listed = {record.table for record in pipeline.copying.records()}
     leaves = [leaf for leaf, top in tops.items() if top in roots and leaf not in listed]
-    await forget_copies(destination, migration.pipeline_id, roots, identities=False)
-    migration.copying.forget(roots)
-    migration.copying.add(leaves)
-    migration.copies_noted()
+    await forget_copies(destination, pipeline.id, roots, identities=False)
+    pipeline.copying.forget(roots)
+    pipeline.copying.add(leaves)
+    pipeline.copies_noted()
 
 
 async def _forget_parted(
@@ -228,15 +232,16 @@ async def _forget_dropped(
 ) -> None:
     """Forget tables that were dropped before they were copied. Raises SCHEMA_DRIFT while they exist on the
     destination."""
+    pipeline = context.pipeline
     source, destination = sides
-    gone = [table for table in _wanted(context.migration) if table not in there]
+    gone = [table for table in _wanted(context.pipeline) if table not in there]
     if not gone:
         return
     lacking = await absent(destination, gone)
     left = [table for table in gone if table not in lacking]
     if left:
         migration = context.migration
-        known = await known_tables(destination, migration.pipeline_id)
+        known = await known_tables(destination, pipeline.id)
         names = {one.oid: table for table, one in identities.items() if table in there or table not in gone}
         found = [gone_from_source(destination, table, _oid(known, table), names) for table in left]
         raise drift_error(migration.id, found)
@@ -248,7 +253,7 @@ def _oid(known: Mapping[TableId, KnownTable], table: TableId) -> int:
 
 
 async def _check_columns(
-    migration: Migration,
+    pipeline: PipelineStatus,
     schema: Schema,
     sides: tuple[Connection, Connection],
     wanted: Sequence[TableId],
@@ -258,13 +263,13 @@ async def _check_columns(
 ) -> None:
     """Compare columns: a column of another type than the source's could change the values."""
     wanted = [table for table in wanted if table in identities]
-    known = await known_tables(sides[1], migration.pipeline_id)
+    known = await known_tables(sides[1], pipeline.id)
     roots = {*(await topmost(sides[1], wanted)).values()} - {*wanted}
     roots = {root for root in roots if root in known and root in identities}
     tables = [*sorted(roots), *wanted]
     here, there = await read_columns(sides[0], tables), await read_columns(sides[1], tables)
     lines = await lineage(*sides, tables, chosen)
-    follow = migration.record.options.follow
+    follow = pipeline.migration.record.options.follow
     found = []
     for table in tables:
         now, before = identities[table], known[table].identity if table in known else None
@@ -297,15 +302,16 @@ async def _check_columns(
         if lines.differ():  # the rest of the schema is dumped again: it attaches indexes in another way then
             await schema.index_work.stop()
             schema.files.archive.unlink(missing_ok=True)
-        raise drift_error(migration.id, found, follow=follow)
+        raise drift_error(pipeline.migration.id, found, follow=follow)
 
 
 async def renewed(context: Context, routing: Routing, snapshot: SnapshotReady, found: ToCopy) -> CopyLedger:
     """The ledger with the plans for this snapshot. One transaction stores a table's new plan, deletes its
     parts and records its identity on the source. It also empties a table that is divided into parts, because
     a single part must not empty it."""
+    pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
-    key, follow = migration.pipeline_id, migration.record.options.follow
+    key, follow = pipeline.id, migration.record.options.follow
     async with connection(uris.destination_uri, "destination") as conn:
         with translated("making the tables of the destination ready for their copy"):
             async with conn.transaction():

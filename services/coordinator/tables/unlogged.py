@@ -19,8 +19,9 @@ async def check_unlogged(context: Context, *, frozen: bool = False) -> None:
 
     frozen: the rows were counted before the freeze, so one row of each table is enough.
     """
+    pipeline = context.pipeline
     migration = context.migration
-    copied = {record.table: record.rows for record in migration.copying.records() if record.rows}
+    copied = {record.table: record.rows for record in pipeline.copying.records() if record.rows}
     if not copied:
         return
     expected = dict.fromkeys(copied, 1) if frozen else copied

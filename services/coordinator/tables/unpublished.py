@@ -8,6 +8,7 @@ the coordinator's own sessions, in blocks of bounded size.
 
 from __future__ import annotations
 
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context, Workers
@@ -42,18 +43,18 @@ async def copied(context: Context, workers: Workers) -> bool:
     if _left_alone(context.migration):
         return True
     async with _destination(context, uris) as destination:
-        if UNPUBLISHED in await steps_done(destination, context.migration.pipeline_id):
+        if UNPUBLISHED in await steps_done(destination, context.pipeline.id):
             return True
         snapshot = await workers.snapshot.open()
-        before = context.migration.pipeline.snapshot_id
+        before = context.pipeline.record.snapshot_id
         if not record.options.follow and before not in {"", snapshot.identity}:
             return False  # a new snapshot gives every table a new plan
         async with (
             connection(uris.source_uri, "source") as source,
             under_snapshot(source, snapshot.snapshot_name, snapshot.xids),
         ):
-            _tell(context.migration, await bring(source, destination, _wanted(context.migration)))
-        await mark_step(destination, context.migration.pipeline_id, UNPUBLISHED)
+            _tell(context.migration, await bring(source, destination, _wanted(context.pipeline)))
+        await mark_step(destination, context.pipeline.id, UNPUBLISHED)
     return True
 
 
@@ -62,7 +63,7 @@ async def any_to_compare(context: Context) -> bool:
 
     Afterwards no earlier coordinator can write them on the destination any more, even if there are none.
     """
-    uris, wanted = await context.credentials.both(), _wanted(context.migration)
+    uris, wanted = await context.credentials.both(), _wanted(context.pipeline)
     if _left_alone(context.migration):
         return False
     async with (
@@ -76,13 +77,13 @@ async def any_on_source(context: Context, freeze: Freeze) -> bool:
     """Whether some exist now: the first one may have been created after `any_to_compare`."""
     if _left_alone(context.migration):
         return False
-    wanted = _wanted(context.migration)
+    wanted = _wanted(context.pipeline)
     return await exist(freeze.session, large_objects=wanted.large_objects)
 
 
 async def synchronize(context: Context, freeze: Freeze | None = None) -> None:
     """Send the changes. freeze: of the source; None while it is not frozen yet."""
-    uris, wanted = await context.credentials.both(), _wanted(context.migration)
+    uris, wanted = await context.credentials.both(), _wanted(context.pipeline)
     async with _destination(context, uris) as destination:
         if freeze is not None:
             brought = await bring(freeze.session, destination, wanted)
@@ -101,7 +102,7 @@ async def compared(context: Context, uris: Credentials) -> Compared:
         connection(uris.source_uri, "source") as source,
         one_snapshot(source),
     ):
-        return await compare(source, destination, _wanted(context.migration))
+        return await compare(source, destination, _wanted(context.pipeline))
 
 
 def _destination(context: Context, uris: Credentials) -> Destination:
@@ -114,10 +115,10 @@ def _left_alone(migration: Migration) -> bool:
     return options.schema_only or options.data_only
 
 
-def _wanted(migration: Migration) -> Wanted:
-    options = migration.record.options
+def _wanted(pipeline: PipelineStatus) -> Wanted:
+    options = pipeline.migration.record.options
     left = {LargeObjects.SKIP}
-    if migration.state is not PipelineState.COPY:
+    if pipeline.state is not PipelineState.COPY:
         left.add(LargeObjects.COPY_ONCE)
     return Wanted(options.large_objects not in left, not options.no_owner, not options.no_acl)
 

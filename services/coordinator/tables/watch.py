@@ -10,6 +10,7 @@ import asyncio
 import time
 
 from services.coordinator.migration.pace import pause
+from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.pipeline.reports import Reports
@@ -29,6 +30,7 @@ PAGE_HEADER = 64
 async def watch_tables(context: Context, schema: Schema, reports: Reports) -> tuple[TableId, ...]:
     """Return tables that have to be copied. Raises SCHEMA_DRIFT after everything before the comparison is
     applied."""
+    pipeline = context.pipeline
     migration = context.migration
     reported: set[TableId] = set()
     while True:
@@ -36,10 +38,10 @@ async def watch_tables(context: Context, schema: Schema, reports: Reports) -> tu
         compared = await try_compare_tables(context, schema) if not migration.in_switchover else None
         took = time.monotonic() - began
         if compared is not None:
-            migration.servers.unreplicated = compared.unpublished
+            pipeline.servers.unreplicated = compared.unpublished
             _report_unpublished(context.migration, compared, reported)
             if compared.error is not None or compared.copy:
-                await _applied(context.migration, reports, compared.at)
+                await _applied(context.pipeline, reports, compared.at)
                 # Compare again: the operator may have run the DDL in the meantime.
                 again = await try_compare_tables(context, schema) if not migration.in_switchover else None
                 if again is not None and again.error is not None:
@@ -49,14 +51,14 @@ async def watch_tables(context: Context, schema: Schema, reports: Reports) -> tu
         await asyncio.sleep(min(LONGEST_PAUSE_S, pause(LOOK_EVERY_S, took)))
 
 
-async def _applied(migration: Migration, reports: Reports, at: Lsn) -> None:
-    following = migration.following
+async def _applied(pipeline: PipelineStatus, reports: Reports, at: Lsn) -> None:
+    following = pipeline.following
 
     def reached() -> bool:
         return following.applied.value + PAGE_HEADER >= at.value
 
     if not reached():
-        migration.event(
+        pipeline.migration.event(
             EventLevel.WARNING, f"tables were altered on the source: changes are applied up to {at} first"
         )
     await reports.until(reached)

@@ -16,9 +16,10 @@ from services.coordinator.operations import undo as undo_module
 from services.coordinator.operations.dry_run import DryRun
 from services.coordinator.operations.undo import undo_at_last
 from services.coordinator.phase_loop import PhaseLoop
-from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
+from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.parts import Context, Schema
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipelines
 from services.shared.model import (
     Endpoint,
     ErrorKind,
@@ -44,12 +45,13 @@ def migration(phase: Phase) -> Migration:
         created_at=1.5,
         phase_since=2.5,
     )
-    return Migration(record, lambda: ())
+    return Migration(record, lambda _: ())
 
 
 def context(phase: Phase) -> Context:
     """A refused command, and an undoing that fails, need the migration alone."""
-    return Context(migration(phase), cast(Journal, None), cast(KnownCredentials, None))
+    of = migration(phase)
+    return Context(of, of.active, cast(Journal, None), cast(PipelineEnds, None))
 
 
 class Stand:
@@ -57,7 +59,8 @@ class Stand:
 
     def __init__(self, phase: Phase) -> None:
         self.context = context(phase)
-        self.schema = self.workers = self.bus = None
+        self.schema = self.workers = self.bus = self.credentials = None
+        self.active = self
 
     def __getattr__(self, name: str) -> object:
         raise AssertionError(f"the command was not refused, it goes on to the pipeline's {name}")
@@ -83,7 +86,7 @@ class Opened:
 @pytest.fixture
 async def commands() -> AsyncIterator[Commands]:
     """Its switchover waits for the lag, say: the phase is still streaming."""
-    loop = PhaseLoop(cast(Pipeline, Stand(Phase.STREAMING)))
+    loop = PhaseLoop(cast(Pipelines, Stand(Phase.STREAMING)))
     task = asyncio.create_task(asyncio.Event().wait(), name="switchover")
     loop.switching._task = task  # type: ignore[assignment]
     yield Commands(loop)

@@ -97,7 +97,7 @@ def _accepted(source: Endpoint, destination: Endpoint, offered: Credentials, *, 
         created_at=1.0,
         phase_since=1.0,
     )
-    credentials = KnownCredentials(Migration(record, lambda: ()), Credentials(), Changes())
+    credentials = KnownCredentials(Migration(record, lambda _: ()), Credentials(), Changes())
     credentials.accept(offered, proven=proven)
     return credentials.known
 

@@ -12,9 +12,9 @@ from services.coordinator import phase_loop
 from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.state import Migration
 from services.coordinator.phase_loop import PhaseLoop
-from services.coordinator.pipeline.credentials import KnownCredentials
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.parts import Context
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipeline, Pipelines
 from services.shared.model import (
     Endpoint,
     ErrorKind,
@@ -42,7 +42,8 @@ class Failed:
 
 class Stand:
     def __init__(self, migration: Migration) -> None:
-        self.context = Context(migration, cast(Journal, None), cast(KnownCredentials, None))
+        self.active = self
+        self.context = Context(migration, migration.active, cast(Journal, None), cast(PipelineEnds, None))
         self.schema = self.bus = None
         self.workers = Failed()
 
@@ -68,7 +69,7 @@ def loop_of(phase: Phase, switchover: Awaitable[None]) -> PhaseLoop:
         created_at=1.5,
         phase_since=2.5,
     )
-    loop = PhaseLoop(cast(Pipeline, Stand(Migration(record, lambda: ()))))
+    loop = PhaseLoop(cast(Pipelines, Stand(Migration(record, lambda _: ()))))
     loop.switching._task = asyncio.ensure_future(switchover)
     return loop
 
@@ -92,7 +93,7 @@ async def test_error_waits_for_the_end_of_a_switchover_that_blocks_writes() -> N
         loop.migration.switched_over(SwitchoverResult(Lsn(1), 1, 0, 1.0))
 
     loop = loop_of(Phase.SWITCHOVER, decide())
-    assert await loop._run_state(PipelineState.STREAMING) is loop.migration.state
+    assert await loop._run_state(PipelineState.STREAMING) is loop.migration.active.state
     assert loop.migration.phase is Phase.SWITCHED_OVER
 
 
@@ -111,4 +112,4 @@ async def test_switchover_that_begins_meanwhile_is_waited_for_too(monkeypatch: p
     monkeypatch.setattr(loop, "watch_old_source", lambda: None)
     await loop._through_phases()
     assert loop.migration.phase is Phase.SWITCHED_OVER
-    assert loop.migration.pipeline.failure is None
+    assert loop.migration.active.record.failure is None

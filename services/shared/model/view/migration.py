@@ -232,13 +232,16 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class PipelineView:
-    """One direction of a migration. resume_state: that resume returns to, while it is paused or failed."""
+    """One direction of a migration. resume_state: that resume returns to, while it is paused or failed.
+    positions: of its own source and destination."""
 
     direction: Direction
     state: PipelineState
     state_since: float = 0.0
     resume_state: PipelineState | None = None
     failure: Failure | None = None
+    positions: Positions = Positions()
+    rates: Rates = Rates()
 
 
 @dataclass(frozen=True, slots=True)

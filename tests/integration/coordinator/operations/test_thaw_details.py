@@ -119,10 +119,10 @@ async def pipeline_of(before: Before, source: str, dest: str, client: Client, fo
         phase_since=1.0,
         freeze=before,
     )
-    migration = Migration(record, lambda: ())
+    migration = Migration(record, lambda _: ())
     journal = Journal(StateStore(client), folder, migration)
     pipeline = Pipeline(migration, journal, SharedResources(client, WorkerRegistry(), folder))
-    pipeline.context.credentials.accept(Credentials(source, dest), proven=True)
+    pipeline.context.credentials.of_migration.accept(Credentials(source, dest), proven=True)
     return pipeline
 
 
@@ -162,7 +162,7 @@ async def test_cleanup_by_force_removes_the_rest_if_a_subscription_stays_disable
     with psycopg.connect(source, autocommit=True) as conn:
         conn.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [PIPELINE.slot])
     pipeline = await pipeline_of(await frozen(source, "stuck"), source, dest_db, client, tmp_path)
-    done = await teardown.remove_all(pipeline.context, pipeline.schema.files, pipeline.bus, {}, force=True)
+    done = await teardown.remove_all([pipeline.context], pipeline.schema.files, pipeline.bus, {}, force=True)
     assert any("replication slot" in line for line in done.removed)
     assert ["stuck" in line for line in done.left] == [True]
     insert(source, 1)

@@ -29,11 +29,11 @@ async def test_cleanup_of_a_switchover_that_could_not_be_undone_thaws_the_source
     source: str, dest_db: str, client: Client, tmp_path: Path
 ) -> None:
     record = await frozen_in_vain(source)
-    migration = Migration(record, lambda: ())
+    migration = Migration(record, lambda _: ())
     journal = Journal(StateStore(client), tmp_path, migration)
     pipeline = Pipeline(migration, journal, SharedResources(client, WorkerRegistry(), tmp_path))
-    pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
-    assert "the freeze of the source" in await teardown.remove_replication(pipeline.context, pipeline.bus)
+    pipeline.context.credentials.of_migration.accept(Credentials(source, dest_db), proven=True)
+    assert "the freeze of the source" in await teardown.remove_replication([pipeline.context], pipeline.bus)
     insert(source, 1)
 
 
@@ -60,11 +60,11 @@ async def test_undo_wins_its_compare_and_set_before_it_thaws(
     store, other = StateStore(client), StateStore(client)
     await store.save("m", pack(record))
     await other.load()
-    migration = Migration(record, lambda: ())
+    migration = Migration(record, lambda _: ())
     pipeline = Pipeline(
         migration, Journal(store, tmp_path, migration), SharedResources(client, WorkerRegistry(), tmp_path)
     )
-    pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
+    pipeline.context.credentials.of_migration.accept(Credentials(source, dest_db), proven=True)
     await other.save("m", pack(record)[:-1] + b"decided")
     with pytest.raises(PgmigError) as caught:
         await undo(pipeline.context)
@@ -87,15 +87,15 @@ async def test_replaced_coordinator_opens_no_source(
     store, other = StateStore(client), StateStore(client)
     await store.save("m", pack(record))
     await other.load()
-    migration = Migration(record, lambda: ())
+    migration = Migration(record, lambda _: ())
     pipeline = Pipeline(
         migration, Journal(store, tmp_path, migration), SharedResources(client, WorkerRegistry(), tmp_path)
     )
-    pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
+    pipeline.context.credentials.of_migration.accept(Credentials(source, dest_db), proven=True)
     await other.save("m", pack(replace(record, term=1)))
     with pytest.raises(PgmigError) as caught:
         if command == "cleanup":
-            await teardown.remove_replication(pipeline.context, pipeline.bus)
+            await teardown.remove_replication([pipeline.context], pipeline.bus)
         else:
             await unfreeze(pipeline.context, read_only=command.endswith("only"))
     assert caught.value.kind is ErrorKind.FENCED
@@ -110,10 +110,10 @@ async def test_undo_opens_the_source_although_the_state_file_cannot_be_written(
     """As on a full disk: the store has the record, which is what counts between coordinators."""
     record = await frozen_in_vain(source)
     (tmp_path / "file").touch()
-    migration = Migration(record, lambda: ())
+    migration = Migration(record, lambda _: ())
     journal = Journal(StateStore(client), tmp_path / "file", migration)
     pipeline = Pipeline(migration, journal, SharedResources(client, WorkerRegistry(), tmp_path))
-    pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
+    pipeline.context.credentials.of_migration.accept(Credentials(source, dest_db), proven=True)
     with pytest.raises(PgmigError, match="cannot be written"):
         await undo(pipeline.context)
     insert(source, 1)

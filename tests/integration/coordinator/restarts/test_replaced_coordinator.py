@@ -143,10 +143,10 @@ async def stand(source: str, dest_db: str, client: Client, tmp_path: Path) -> As
     async with connection(dest_db, "destination") as there:
         await ensure_bookkeeping(there)
         await mark_step(there, PIPELINE, "pre-data")
-    migration = Migration(record(), lambda: ())
+    migration = Migration(record(), lambda _: ())
     shared = SharedResources(client, WorkerRegistry(), tmp_path)
     pipeline = Pipeline(migration, Journal(store, tmp_path, migration), shared)
-    pipeline.context.credentials.accept(Credentials(source, dest_db), proven=True)
+    pipeline.context.credentials.of_migration.accept(Credentials(source, dest_db), proven=True)
     with psycopg.connect(source, autocommit=True) as conn:
         conn.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [PIPELINE.slot])
         yield Stand(pipeline, other, source, dest_db)
@@ -157,11 +157,11 @@ async def stand(source: str, dest_db: str, client: Client, tmp_path: Path) -> As
 
 
 async def _remove_all(pipeline: Pipeline, *, force: bool) -> object:
-    return await teardown.remove_all(pipeline.context, pipeline.schema.files, pipeline.bus, {}, force=force)
+    return await teardown.remove_all([pipeline.context], pipeline.schema.files, pipeline.bus, {}, force=force)
 
 
 REMOVALS: dict[str, Callable[[Pipeline], Awaitable[object]]] = {
-    "abort": lambda pipeline: teardown.remove_replication(pipeline.context, pipeline.bus),
+    "abort": lambda pipeline: teardown.remove_replication([pipeline.context], pipeline.bus),
     "cleanup": lambda pipeline: _remove_all(pipeline, force=False),
     "cleanup --force": lambda pipeline: _remove_all(pipeline, force=True),
 }

@@ -73,7 +73,7 @@ async def test_a_coordinator_with_ten_thousand_tables_stays_small(tmp_path: Path
     assert len(pack(record)) > DEFAULT_MAX_PAYLOAD
     with NatsServer(max_payload=DEFAULT_MAX_PAYLOAD) as nats:
         services = Services(nats, tmp_path, workers=())
-        write_state(services.state_dir, record, view_of(Migration(record, lambda: ())))
+        write_state(services.state_dir, record, view_of(Migration(record, lambda _: ())))
         with services:
             assert services.stop("coordinator") == 0  # it leaves all that it knows in the store
             (folder(services.state_dir, "m") / NAME).unlink()

@@ -79,10 +79,10 @@ class Coordinators:
 
     def _pipeline(self, store: StateStore, record: Record, name: str) -> Pipeline:
         folder = self._folder / name
-        migration = Migration(record, lambda: ())
+        migration = Migration(record, lambda _: ())
         shared = SharedResources(self._client, WorkerRegistry(), folder)
         pipeline = Pipeline(migration, Journal(store, folder, migration), shared)
-        pipeline.context.credentials.accept(self._credentials, proven=True)
+        pipeline.context.credentials.of_migration.accept(self._credentials, proven=True)
         return pipeline
 
 
@@ -117,7 +117,7 @@ async def test_replaced_coordinator_that_was_writing_is_ended(
     await stopped.reached.wait()
     other = await coordinators.other()
     if by == "cleanup":
-        await teardown.remove_replication(other.context, other.bus)
+        await teardown.remove_replication([other.context], other.bus)
     else:
         assert await any_to_compare(other.context)
         await synchronize(other.context)

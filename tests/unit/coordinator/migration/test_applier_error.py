@@ -41,12 +41,12 @@ def migration() -> Migration:
         created_at=1.0,
         phase_since=1.0,
     )
-    return Migration(record, lambda: ())
+    return Migration(record, lambda _: ())
 
 
 def reports(of: Migration) -> Reports:
     changes = Changes()
-    return Reports(of, Snapshot(of.pipeline_id, WorkerRegistry(), changes), changes)
+    return Reports(of.active, Snapshot(of.active.id, WorkerRegistry(), changes), changes)
 
 
 def reason(of: Migration) -> str:
@@ -62,7 +62,7 @@ async def test_reason_and_timeout_name_the_error_of_the_last_attempt(repeats_its
         reports(waiting).failed(Role.APPLIER, PgmigError(ErrorKind.TRANSIENT, CAUSE))
     assert CAUSE in reason(waiting)
     with pytest.raises(PgmigError) as caught:
-        await await_ready(waiting, time.monotonic() + 0.01)
+        await await_ready(waiting.active, time.monotonic() + 0.01)
     assert caught.value.kind is ErrorKind.TIMEOUT
     assert CAUSE in caught.value.message
 

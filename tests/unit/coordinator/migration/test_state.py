@@ -79,7 +79,7 @@ RECORD = make_record(
 def test_record_is_the_same_after_the_store_and_after_the_file(tmp_path: Path) -> None:
     assert unpack(pack(RECORD)) == RECORD
     assert record_from_json(json.loads(json.dumps(record_to_json(RECORD)))) == RECORD
-    view = view_of(Migration(RECORD, lambda: ()))
+    view = view_of(Migration(RECORD, lambda _: ()))
     write_state(tmp_path, RECORD, view)
     path = tmp_path / "m" / "state.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -118,7 +118,7 @@ def test_of_two_records_of_an_id_the_later_one_counts(later: dict[str, Any]) -> 
 
 
 def test_revision_grows_with_every_change_and_events_are_capped() -> None:
-    migration = Migration(RECORD, lambda: (), clock=lambda: 100.0)
+    migration = Migration(RECORD, lambda _: (), clock=lambda: 100.0)
     for number in range(300):
         migration.event(EventLevel.INFO, f"line {number}")
         migration.event(EventLevel.INFO, f"line {number}")  # a repetition is left out
@@ -130,18 +130,18 @@ def test_revision_grows_with_every_change_and_events_are_capped() -> None:
 
 
 def test_impossible_move_is_refused() -> None:
-    migration = Migration(changed(RECORD, phase=Phase.ABORTED), lambda: ())
+    migration = Migration(changed(RECORD, phase=Phase.ABORTED), lambda _: ())
     with pytest.raises(PgmigError):
-        migration.entered(PipelineState.COPY)
+        migration.active.entered(PipelineState.COPY)
     assert migration.phase is Phase.ABORTED
 
 
 def test_what_describes_the_freeze_is_not_lost_by_a_move_to_the_same_phase() -> None:
     """It is all that says how the source is opened again."""
-    streaming = Migration(changed(RECORD, phase=Phase.STREAMING), lambda: ())
+    streaming = Migration(changed(RECORD, phase=Phase.STREAMING), lambda _: ())
     with pytest.raises(PgmigError):
         streaming.switchover_undone()
-    switching = Migration(changed(RECORD, phase=Phase.SWITCHOVER), lambda: ())
+    switching = Migration(changed(RECORD, phase=Phase.SWITCHOVER), lambda _: ())
     with pytest.raises(PgmigError):
         switching.began_switchover(Before("off", 9.0, "shop"))
     for migration in (streaming, switching):
@@ -150,14 +150,14 @@ def test_what_describes_the_freeze_is_not_lost_by_a_move_to_the_same_phase() -> 
 
 def test_failure_in_a_switchover_is_resumed_where_the_stream_catches_up() -> None:
     """Whether it streams, only the applier says."""
-    migration = Migration(changed(RECORD, phase=Phase.SWITCHOVER, resume_state=None), lambda: ())
+    migration = Migration(changed(RECORD, phase=Phase.SWITCHOVER, resume_state=None), lambda _: ())
     failure = Failure(ErrorKind.GAP, "text", "hint", Lsn(5))
-    migration.failed(failure)
+    migration.active.failed(failure)
     with pytest.raises(PgmigError):
-        migration.failed(failure)
+        migration.active.failed(failure)
     migration.switchover_undone()
-    migration.resumed()
-    assert migration.state is PipelineState.CATCHUP
+    migration.active.resumed()
+    assert migration.active.state is PipelineState.CATCHUP
 
 
 async def test_a_watch_combines_changes_and_reports_the_end_at_once(
@@ -165,7 +165,7 @@ async def test_a_watch_combines_changes_and_reports_the_end_at_once(
 ) -> None:
     for bound in ("WATCH_EVERY_S", "LONGEST_PAUSE_S"):
         monkeypatch.setattr(f"services.coordinator.migration.views.{bound}", 3600.0)
-    migration = Migration(changed(RECORD, phase=Phase.COPY), lambda: ())
+    migration = Migration(changed(RECORD, phase=Phase.COPY), lambda _: ())
     views = watch(migration)
     first = await anext(views)
     following = asyncio.ensure_future(anext(views))
@@ -173,7 +173,7 @@ async def test_a_watch_combines_changes_and_reports_the_end_at_once(
         migration.touch()
         await asyncio.sleep(0)
     assert not following.done()
-    migration.entered(PipelineState.INDEXES)
+    migration.active.entered(PipelineState.INDEXES)
     await asyncio.sleep(0)
     assert not following.done()
     migration.completed()

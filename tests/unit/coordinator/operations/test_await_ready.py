@@ -37,18 +37,18 @@ def copying() -> Migration:
         phase_since=2.5,
         operations=(operation,),
     )
-    return Migration(record, lambda: ())
+    return Migration(record, lambda _: ())
 
 
 async def test_it_waits_until_a_new_partition_is_copied() -> None:
     migration = copying()
-    waiting = asyncio.create_task(await_ready(migration, time.monotonic() + 60.0))
+    waiting = asyncio.create_task(await_ready(migration.active, time.monotonic() + 60.0))
     for state in (PipelineState.INDEXES, PipelineState.CATCHUP, PipelineState.STREAMING):
         for _ in range(5):
             await asyncio.sleep(0)
         assert not waiting.done()
-        migration.following.live = state is PipelineState.STREAMING
-        migration.entered(state)
+        migration.active.following.live = state is PipelineState.STREAMING
+        migration.active.entered(state)
     await waiting
 
 
@@ -56,15 +56,15 @@ async def test_it_names_the_copy_when_its_time_is_over() -> None:
     with pytest.raises(
         PgmigError, match="is in phase copy, not streaming; writes were not blocked"
     ) as caught:
-        await await_ready(copying(), time.monotonic() + 0.02)
+        await await_ready(copying().active, time.monotonic() + 0.02)
     assert caught.value.kind is ErrorKind.TIMEOUT
 
 
 async def test_it_does_not_wait_for_a_migration_that_failed() -> None:
     migration = copying()
-    waiting = asyncio.create_task(await_ready(migration, time.monotonic() + 60.0))
+    waiting = asyncio.create_task(await_ready(migration.active, time.monotonic() + 60.0))
     await asyncio.sleep(0)
-    migration.failed(Failure(ErrorKind.GAP, "changes are missing"))
+    migration.active.failed(Failure(ErrorKind.GAP, "changes are missing"))
     with pytest.raises(PgmigError, match="changes are missing") as caught:
         await waiting
     assert caught.value.kind is ErrorKind.WRONG_PHASE

@@ -163,7 +163,7 @@ async def test_end_is_stored_before_clients_see_it(
     if state is OperationState.CANCELLED:
         await stand.switching.cancel(stand.operation)
     else:
-        stand.migration.failed(Failure(ErrorKind.GAP, "changes are missing"))
+        stand.migration.active.failed(Failure(ErrorKind.GAP, "changes are missing"))
     await stand.until(state)
     following = Stand(operation=next(one for one in reversed(stand.stored) if not one.state.ended))
     use(following, monkeypatch)
@@ -230,7 +230,7 @@ async def test_held_switchover_waits_until_it_may_proceed(stand: Stand) -> None:
 async def test_held_switchover_fails_with_its_migration(stand: Stand) -> None:
     await stand.switching.begin("r", HELD)
     await stand.until(OperationState.READY)
-    stand.migration.failed(Failure(ErrorKind.GAP, "changes are missing"))
+    stand.migration.active.failed(Failure(ErrorKind.GAP, "changes are missing"))
     assert await stand.ended() is OperationState.FAILED
     assert stand.operation.failure is not None
     assert "changes are missing" in stand.operation.failure.message

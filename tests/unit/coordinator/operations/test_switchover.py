@@ -15,7 +15,8 @@ from services.coordinator.operations import switchover
 from services.coordinator.operations import undo as undo_module
 from services.coordinator.operations.readiness import check_ready
 from services.coordinator.operations.steps import StepFeed
-from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
+from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.reports import Reports
 from services.coordinator.pipeline.snapshot import Snapshot
@@ -73,7 +74,7 @@ class Stand:
     """The collaborators that the end of a switchover needs."""
 
     def __init__(self) -> None:
-        self.migration = Migration(RECORD, lambda: ())
+        self.migration = Migration(RECORD, lambda _: ())
         self.journal = Saving()
         self.decided, self.may_let_go = asyncio.Event(), asyncio.Event()
         self.fatal: PgmigError | None = None  # as of the workers' reports
@@ -88,7 +89,9 @@ class Stand:
         return [(step.name, step.state) for step in self.operation.steps]
 
     async def run(self) -> None:
-        context = Context(self.migration, cast(Journal, self.journal), cast(KnownCredentials, self))
+        context = Context(
+            self.migration, self.migration.active, cast(Journal, self.journal), cast(PipelineEnds, self)
+        )
         workers = Workers(cast(Staffing, self), cast(Snapshot, None), cast(Reports, self))
         await switchover.run(context, cast(Schema, None), workers, StepFeed(self.migration, "o"), 30.0)
 
@@ -170,7 +173,7 @@ async def test_what_the_migration_failed_with_outlives_a_refused_switchover(
     stand.journal.may_end.set()
 
     async def fails_meanwhile(_run: Any) -> None:
-        stand.migration.failed(failure)
+        stand.migration.active.failed(failure)
         check_ready(stand.migration)
 
     monkeypatch.setattr(switchover, "_attempt", fails_meanwhile)
@@ -209,15 +212,15 @@ async def test_switchover_waits_again_when_something_happens_to_the_applier_whil
 ) -> None:
     stand = Stand()
     migration = stand.migration = Migration(
-        replace(RECORD, phase=MigrationPhase.MIGRATING, operations=(Operation("o", "m", "r"),)), lambda: ()
+        replace(RECORD, phase=MigrationPhase.MIGRATING, operations=(Operation("o", "m", "r"),)), lambda _: ()
     )
-    migration.following.live = True
+    migration.active.following.live = True
 
     def meanwhile() -> None:
         if what == "falls behind":
-            migration.entered(PipelineState.CATCHUP)
+            migration.active.entered(PipelineState.CATCHUP)
         elif what == "is lost":
-            migration.following.live = False
+            migration.active.following.live = False
         else:
             stand.fatal = PgmigError(ErrorKind.SCHEMA_DRIFT, "app.a was altered")
 
@@ -228,9 +231,9 @@ async def test_switchover_waits_again_when_something_happens_to_the_applier_whil
 
     async def ready(*_: object) -> None:
         assert opened.closed == 1
-        stand.fatal, migration.following.live = None, True
+        stand.fatal, migration.active.following.live = None, True
         if what == "falls behind":
-            migration.entered(PipelineState.STREAMING)
+            migration.active.entered(PipelineState.STREAMING)
 
     async def decides(*_: object) -> None:
         assert stand.operation.state is OperationState.RUNNING

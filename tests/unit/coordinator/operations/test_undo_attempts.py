@@ -11,7 +11,7 @@ from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import undo as undo_module
 from services.coordinator.operations.undo import undo
-from services.coordinator.pipeline.credentials import KnownCredentials
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.parts import Context
 from services.shared.model import Endpoint, ErrorKind, MigrationOptions, Phase
 from services.shared.pg.freeze.thaw import Before, StillDisabledError
@@ -42,7 +42,7 @@ def frozen() -> Migration:
         phase_since=2.5,
         freeze=Before("", 1.0, "d", "postgres", ("sub",)),
     )
-    return Migration(replace(record), lambda: ())
+    return Migration(replace(record), lambda _: ())
 
 
 async def test_writers_are_let_in_once_however_often_subscriptions_are_tried(
@@ -64,7 +64,7 @@ async def test_writers_are_let_in_once_however_often_subscriptions_are_tried(
     monkeypatch.setattr(undo_module, "let_writers_in", let_in)
     monkeypatch.setattr(undo_module, "enable_again", enable)
     stand = Stand()
-    await undo(Context(migration, cast(Journal, stand), cast(KnownCredentials, stand)))
+    await undo(Context(migration, migration.active, cast(Journal, stand), cast(PipelineEnds, stand)))
     assert calls == ["open", "enable", "enable", "enable"]
     assert migration.phase is not Phase.SWITCHOVER
     assert len([event for event in migration.record.events if KEPT in event.text]) == 1

@@ -11,16 +11,17 @@ from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import after_switchover
 from services.coordinator.phase_loop import PhaseLoop
-from services.coordinator.pipeline.credentials import KnownCredentials
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.parts import Context
-from services.coordinator.pipeline.pipeline import Pipeline
+from services.coordinator.pipeline.pipeline import Pipelines
 from services.shared.model import Endpoint, Lsn, MigrationOptions, Phase, SwitchoverResult
 from tests.support.records import make_record
 
 
 class Stand:
     def __init__(self, migration: Migration) -> None:
-        self.context = Context(migration, cast(Journal, None), cast(KnownCredentials, None))
+        self.active = self
+        self.context = Context(migration, migration.active, cast(Journal, None), cast(PipelineEnds, None))
         self.schema = self.workers = self.bus = None
 
 
@@ -38,8 +39,8 @@ async def test_old_source_is_watched_if_the_loop_waited_for_the_decision(
         created_at=1.5,
         phase_since=2.5,
     )
-    migration = Migration(record, lambda: ())
-    loop = PhaseLoop(cast(Pipeline, Stand(migration)))
+    migration = Migration(record, lambda _: ())
+    loop = PhaseLoop(cast(Pipelines, Stand(migration)))
     watched: list[Context] = []
 
     async def watch(context: Context) -> None:

@@ -31,7 +31,7 @@ def in_phase(phase: Phase) -> Migration:
         applier_epoch="before",
         snapshot_id="before",
     )
-    return Migration(record, lambda: ())
+    return Migration(record, lambda _: ())
 
 
 @pytest.mark.parametrize("phase", [Phase.CATCHUP, Phase.STREAMING, Phase.COPY])
@@ -39,7 +39,7 @@ async def test_the_phase_is_copy_before_any_other_task_runs(phase: Phase) -> Non
     migration = in_phase(phase)
     others: list[Phase] = []
     asyncio.get_running_loop().call_soon(lambda: others.append(migration.phase))
-    begin_copy(migration, [AGAIN, ADDED], "tables are copied again", [DroppedTable(LEAF, Lsn(5))])
+    begin_copy(migration.active, [AGAIN, ADDED], "tables are copied again", [DroppedTable(LEAF, Lsn(5))])
     assert others == [], "something else has run in between"
     assert migration.phase is Phase.COPY
     await asyncio.sleep(0)
@@ -48,7 +48,7 @@ async def test_the_phase_is_copy_before_any_other_task_runs(phase: Phase) -> Non
 
 async def test_the_record_forgets_what_the_new_copies_replace() -> None:
     migration = in_phase(Phase.STREAMING)
-    begin_copy(migration, [AGAIN, ADDED], "tables are copied again", [DroppedTable(LEAF, Lsn(5))])
+    begin_copy(migration.active, [AGAIN, ADDED], "tables are copied again", [DroppedTable(LEAF, Lsn(5))])
     record = migration.record
     assert {one.table for one in record.forward.tables} == {KEPT, AGAIN, ADDED}
     assert record.forward.damaged == (KEPT,)
