@@ -38,6 +38,7 @@ from services.shared.model import (
     back_off_s,
     error_of,
 )
+from services.shared.model.view.certificate import StoredCertificate
 from services.shared.rpc.control_client import ControlClient
 from services.shared.rpc.streams import closing
 
@@ -145,6 +146,10 @@ class Session:
     ) -> MigrationView:
         """Copy tables again under a new snapshot, or add tables that were created since the start."""
         return await self._client.resync_tables(migration_id, tables, source_uri, destination_uri)
+
+    async def certificate(self, migration_id: str, operation_id: str = "") -> StoredCertificate:
+        """Of a switchover that has succeeded. operation_id: "" for the last one."""
+        return await self._client.certificate(migration_id, operation_id)
 
     async def unfreeze(
         self,

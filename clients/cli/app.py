@@ -34,6 +34,7 @@ _COMMANDS = {
     "skip-transaction": "skip_transaction:skip_transaction",
     "switchover": "switchover:switchover",
     "operations": "operations:operations",
+    "certificate": "certificate:certificate",
     "unfreeze": "teardown:unfreeze",
     "abort": "teardown:abort",
     "cleanup": "teardown:cleanup",

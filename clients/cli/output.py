@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 
 from rich.console import Console, RenderableType
@@ -33,6 +34,12 @@ def print_table(renderable: RenderableType) -> None:
     with console.capture() as captured:
         console.print(renderable)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    sys.stdout.flush()
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print plain text to stdout, as it is."""
+    sys.stdout.writelines(f"{line}\n" for line in lines)
     sys.stdout.flush()
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.shared.model import ErrorKind, MigrationId, MigrationView, PgmigError
+from services.shared.model.view.certificate import StoredCertificate
 from services.shared.model.view.jsonview import from_json, to_json, view_from_json
 from services.shared.runtime.files import private_directory, replace_file
 
@@ -156,19 +157,38 @@ class MigrationDir:
         except (OSError, ValueError):
             return None
 
-    def offline_view(self) -> OfflineView | None:
-        """None if there is no state file. Raises PgmigError(CORRUPT) if it is unreadable."""
+    def certificates(self) -> tuple[StoredCertificate, ...]:
+        """Those that the coordinator has recorded, the last one at the end. Raises PgmigError(CORRUPT) if the
+        state file is unreadable."""
+        state = self._state()
+        record = state.get("record") if state is not None else None
+        known = record.get("certificates", []) if isinstance(record, dict) else []
         try:
-            text = self.state_file.read_text(encoding="utf-8")
-            written_at = self.state_file.stat().st_mtime
+            return tuple(from_json(StoredCertificate, one, "certificate") for one in known)
+        except (ValueError, TypeError) as exc:
+            raise self._unreadable(str(exc)) from exc
+
+    def _state(self) -> dict[str, object] | None:
+        """The content of the state file, None if there is none. Raises PgmigError(CORRUPT)."""
+        try:
+            state = json.loads(self.state_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as exc:
+        except (OSError, ValueError) as exc:
             raise self._unreadable(str(exc)) from exc
+        if not isinstance(state, dict):
+            raise self._unreadable("it is not an object")
+        return state
+
+    def offline_view(self) -> OfflineView | None:
+        """None if there is no state file. Raises PgmigError(CORRUPT) if it is unreadable."""
+        state = self._state()
+        if state is None:
+            return None
         try:
-            record = json.loads(text)
-            view = view_from_json(record.get("view") if isinstance(record, dict) else None)
-        except ValueError as exc:
+            written_at = self.state_file.stat().st_mtime
+            view = view_from_json(state.get("view"))
+        except (OSError, ValueError) as exc:
             raise self._unreadable(str(exc)) from exc
         return OfflineView(view, written_at)
 

@@ -263,9 +263,14 @@ def operation_text(operation: Operation) -> str:
     return operation.state.value
 
 
+DIGITS = 16
+"""Of a certificate's digest, where it is only mentioned."""
+
+
 def switchover_result(result: SwitchoverResult) -> str:
     return (
         f"writes were blocked for {precise(result.write_downtime_ms / 1000)}, "
         f"{counted(result.sequences, 'sequence')} set, "
         f"everything before {lsn(result.sentinel_lsn)} is on the destination"
+        + (f", certificate {result.certificate_sha256[:DIGITS]}…" if result.certificate_sha256 else "")
     )

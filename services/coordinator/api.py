@@ -32,6 +32,7 @@ from services.shared.model import (
     TableId,
     WorkerReport,
 )
+from services.shared.model.view.certificate import StoredCertificate
 
 T = TypeVar("T")
 
@@ -154,6 +155,9 @@ class ControlApiHandler:
         async with aclosing(self._coordinator.commands(migration_id).dry_run(max_lag)) as steps:
             async for step in steps:
                 yield step
+
+    async def certificate(self, migration_id: MigrationId, operation_id: str) -> StoredCertificate:
+        return await self._coordinator.commands(migration_id).certificate(operation_id)
 
     async def unfreeze(
         self,

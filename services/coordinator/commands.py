@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from services.coordinator.migration import certificates
 from services.coordinator.migration.state import Migration
 from services.coordinator.migration.views import readiness_of
 from services.coordinator.operations import after_switchover as afterwards
@@ -43,6 +44,7 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.model.readiness_facts import Limits
+from services.shared.model.view.certificate import StoredCertificate
 from services.shared.pg.schema.dump import check_skippable
 
 _RESYNCED = frozenset(
@@ -236,6 +238,13 @@ class Commands:
             self._check_not_switching("checked by a dry run")
             await self._context.journal.confirm()
             yield
+
+    async def certificate(self, operation_id: str) -> StoredCertificate:
+        """Of this switchover, or of the last one. Raises NOT_FOUND; WRONG_PHASE before its end; FENCED and
+        BROKER if it was not issued yet and cannot be now."""
+        if self.migration.operations.current is None:
+            await self._context.journal.issue()
+        return certificates.found(self.migration.record, operation_id)
 
     async def unfreeze(self, given: Credentials = NOTHING_GIVEN, *, read_only: bool) -> None:
         """Let sessions into the old source again. Raises WRONG_PHASE, CREDENTIALS_NEEDED."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from services.coordinator.commands import Commands, unknown_operation
+from services.coordinator.migration.certificates import issued
 from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.record import (
     PipelineRecord,
@@ -132,7 +133,8 @@ class Coordinator:
         """Store the record with this coordinator's term and return it. This is done before anything else, so
         that no state file has a term that the store does not know. None: another coordinator took the
         migration over at the same time."""
-        later = replace(record, term=record.term + 1, revision=record.revision + REVISIONS_UNSAVED)
+        later = issued(record)  # a coordinator that ended after the decision may not have done that
+        later = replace(later, term=record.term + 1, revision=record.revision + REVISIONS_UNSAVED)
         try:
             await self._store.save(record.migration_id, pack(later))
         except PgmigError as exc:
@@ -146,7 +148,9 @@ class Coordinator:
         phase = f"in phase {record.shown_phase}"
         log.info("migration %s was %s", record.migration_id, phase)
         commands = self._make(record, Credentials(), restored=True)
+        commands.migration.loaded_at = time.time()
         commands.migration.event(EventLevel.INFO, f"the coordinator was started again {phase}")
+        commands.migration.announce_certificate()
         if record.shown_phase is Phase.STREAMING:  # until the applier says so again
             commands.migration.active.entered(PipelineState.CATCHUP)
         commands.loop.start()

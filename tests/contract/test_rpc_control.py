@@ -32,6 +32,7 @@ from tests.fakes.control_service import (
     NoWorkers,
     serving,
 )
+from tests.support.certificates import stored
 
 URIS = ("postgresql://a", "postgresql://b")
 LAG = LagLimit(1 << 40, 2.5)
@@ -63,6 +64,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.list_operations(m1) == (SUCCEEDED, OPERATION)
         assert await client.cancel_operation("8f3a") == OPERATION
         assert await client.proceed_operation("8f3a") == OPERATION
+        assert await client.certificate(m1, "8f3a") == stored()
         assert await client.readiness(m1, LagLimit(bytes=1 << 40)) == NOT_READY
         assert tuple([one async for one in client.dry_run(m1, LagLimit(seconds=2.5))]) == DRY_RUN
         assert await client.unfreeze(m1, True) == VIEW
@@ -90,6 +92,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("list_operations", m1),
         ("cancel_operation", "8f3a"),
         ("proceed_operation", "8f3a"),
+        ("certificate", m1, "8f3a"),
         ("readiness", m1, LagLimit(bytes=1 << 40)),
         ("dry_run", m1, LagLimit(seconds=2.5)),
         ("unfreeze", m1, True, None, None),

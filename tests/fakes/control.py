@@ -39,6 +39,7 @@ from services.shared.model import (
     TableId,
     WorkerReport,
 )
+from services.shared.model.view.certificate import StoredCertificate, no_certificate
 from services.shared.model.view.jsonview import view_to_json
 
 RESULT = SwitchoverResult(Lsn(0x16B374D8), 412, 3, 1_700_000_000.0)
@@ -74,6 +75,7 @@ class StandInControl:
         self.errors: dict[str, PgmigError] = {}
         self.planned = MigrationPlan()
         self.left: tuple[str, ...] = ()
+        self.certificates: tuple[StoredCertificate, ...] = ()
         self.dry: tuple[DryRunStep | DryRunResult, ...] = ()
         self.started: Callable[[MigrationView], object] = lambda _view: None
         self._state_dir = state_dir
@@ -305,6 +307,14 @@ class StandInControl:
         self._known(migration_id)
         for one in self.dry:
             yield one
+
+    async def certificate(self, migration_id: MigrationId, operation_id: str) -> StoredCertificate:
+        self._called("certificate", migration_id.value, operation_id)
+        self._known(migration_id)
+        for one in self.certificates:
+            if operation_id in {"", one.operation_id}:
+                return one
+        raise no_certificate(migration_id.value)
 
     async def unfreeze(
         self,

@@ -37,9 +37,11 @@ from services.shared.model import (
     TableId,
     WorkerReport,
 )
+from services.shared.model.view.certificate import StoredCertificate
 from services.shared.rpc.control_client import ControlClient
 from services.shared.rpc.server import ControlServer
 from services.shared.rpc.workers_api import Send
+from tests.support.certificates import stored
 
 VIEW = MigrationView("m1", Phase.STREAMING, revision=7)
 STEPS = (
@@ -206,6 +208,10 @@ class FakeControl:
     ) -> MigrationPlan:
         self.note("plan", migration_id, source_uri, destination_uri, options)
         return PLAN
+
+    async def certificate(self, migration_id: MigrationId, operation_id: str) -> StoredCertificate:
+        self.note("certificate", migration_id, operation_id)
+        return stored()
 
     async def unfreeze(
         self,

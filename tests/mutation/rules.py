@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutation import access, changes, content, reverse, switchover, tables
+from tests.mutation import access, certificate, changes, content, reverse, switchover, tables
 
 MUTATIONS = (
     changes.MUTATIONS
@@ -10,5 +10,6 @@ MUTATIONS = (
     + content.MUTATIONS
     + switchover.MUTATIONS
     + reverse.MUTATIONS
+    + certificate.MUTATIONS
     + access.MUTATIONS
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from clients.cli.certificates.places import keep
 from clients.cli.coordinator import coordinated
 from clients.cli.options import Invocation, Uris, common_options, uri_options
 from clients.cli.output import print_json, print_table
@@ -82,7 +83,10 @@ async def _unfreeze(invocation: Invocation, uris: Uris, *, read_only: bool) -> M
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def cleanup(invocation: Invocation, uris: Uris, force: bool, yes: bool) -> None:
-    """Remove everything that a migration left on both servers and on this machine, then forget it."""
+    """Remove everything that a migration left on both servers and on this machine, then forget it.
+
+    The certificates of its switchovers are kept in kept-certificates/ of the state directory.
+    """
     if force and not yes:
         _confirm("Clean up the migration even if it has not ended? It cannot be continued afterwards.")
     done = run(_cleanup(invocation, uris, force=force))
@@ -101,6 +105,7 @@ def cleanup(invocation: Invocation, uris: Uris, force: bool, yes: bool) -> None:
 
 async def _cleanup(invocation: Invocation, uris: Uris, *, force: bool) -> CleanupResult:
     async with coordinated(invocation, uris, "clean up") as (session, migration_id):
+        await keep(invocation, session, migration_id.value, force=force)
         done = await session.cleanup(
             migration_id.value, uris.source or None, uris.destination or None, force=force
         )

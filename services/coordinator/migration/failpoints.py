@@ -23,6 +23,7 @@ class Point(StrEnum):
     read-only  new sessions are read-only by default
     decided    the store has the decision; this process does not know it yet
     finished   the workers have stopped, and the end of the operation is not stored yet
+    issued     the store has the certificate; this process does not know it yet
     undoing    the undo begins
     opened     writers can write again; the record does not say so yet
     undone     the record says that the operation is undone, but not in the store
@@ -34,6 +35,7 @@ class Point(StrEnum):
     READ_ONLY = "read-only"
     DECIDED = "decided"
     FINISHED = "finished"
+    ISSUED = "issued"
     UNDOING = "undoing"
     OPENED = "opened"
     UNDONE = "undone"

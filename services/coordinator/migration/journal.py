@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from services.coordinator.migration.certificates import issued
 from services.coordinator.migration.failpoints import Point, at_point
 from services.coordinator.migration.pace import pause
 from services.coordinator.migration.record import mark_of, pack
@@ -27,6 +29,7 @@ from services.shared.model import (
     PgmigError,
     SwitchoverResult,
 )
+from services.shared.model.view.certificate import StoredCertificate
 from services.shared.runtime.retry import retrying
 
 log = logging.getLogger(__name__)
@@ -108,15 +111,29 @@ class Journal:
             return exc
         return None
 
-    async def decide(self, result: SwitchoverResult) -> None:
+    async def decide(self, result: SwitchoverResult, certificate: StoredCertificate | None = None) -> None:
         """Save the record as switched over in the store, then change it in memory. Raises WRONG_PHASE, and
         the errors of a strict `save`. After an error the record in memory is unchanged, but the store may
-        have the decision until the next `save`."""
+        have the decision until the next `save`. certificate: the draft, stored by the same write."""
         async with self._lock:
-            decided = self._migration.decided(result)
+            decided = self._migration.decided(result, certificate)
             await self._store.save(decided.migration_id, pack(decided))
             await at_point(self._migration.operations.kind, Point.DECIDED)
-            self._migration.switched_over(result)
+            self._migration.switched_over(result, certificate)
+
+    async def issue(self) -> None:
+        """Issue the certificate of a decided switchover, if that was not done: in the store, then in memory.
+        So nobody sees a certificate that another coordinator might issue with other content. Raises FENCED
+        and BROKER."""
+        async with self._lock:
+            record = self._migration.record
+            later = issued(record)
+            if later is record:
+                return
+            later = replace(later, revision=record.revision + 1)
+            await self._store.save(later.migration_id, pack(later))
+            await at_point(self._migration.operations.kind, Point.ISSUED)
+            self._migration.certificate_issued()
 
     async def forget(self) -> bool:
         """Delete the migration from the store, which is not written to after that. Returns whether it was

@@ -33,6 +33,7 @@ from services.shared.model import (
     TableId,
     shown_phase,
 )
+from services.shared.model.view.certificate import StoredCertificate
 from services.shared.model.view.jsonview import from_json, to_json
 from services.shared.pg.freeze.thaw import Before
 
@@ -114,7 +115,8 @@ class Record:
     coordinators have taken the migration over, counted in the store. revision grows with every change.
     Which of two records of one id counts: `supersedes`. failure: why the last switchover was rolled back.
     freeze: written before the source is frozen: how to thaw it. operations: the last ones, the oldest first.
-    One of them runs while the phase is switchover, and until its end is stored after that.
+    One of them runs while the phase is switchover, and until its end is stored after that. certificates: of
+    the last switchovers that were decided (services.coordinator.migration.certificates).
     """
 
     migration_id: str
@@ -135,6 +137,7 @@ class Record:
     source_identity: DatabaseIdentity | None = None
     destination_identity: DatabaseIdentity | None = None
     operations: tuple[Operation, ...] = ()
+    certificates: tuple[StoredCertificate, ...] = ()
 
     def pipeline(self, direction: Direction) -> PipelineRecord:
         """Raises KeyError if the migration has no pipeline in that direction."""

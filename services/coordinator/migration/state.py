@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from services.coordinator.migration.certificates import added, announcement, issued, measured
 from services.coordinator.migration.operations import OperationLog, Operations, moved
 from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import PipelineRecord, Record
@@ -36,6 +37,7 @@ from services.shared.model import (
     check_state,
     check_state_move,
 )
+from services.shared.model.view.certificate import StoredCertificate
 from services.shared.pg.freeze.sessions import OwnSession
 from services.shared.pg.freeze.thaw import Before
 from services.shared.runtime.changes import Changes
@@ -45,7 +47,7 @@ REVISIONS_UNSAVED = 1000
 """Added to a revision that was read from disk. Progress that was not saved has raised it by less."""
 
 
-def _switched_over(record: Record, result: SwitchoverResult) -> Record:
+def _switched_over(record: Record, result: SwitchoverResult, certificate: StoredCertificate | None) -> Record:
     pipeline = replace(
         record.forward,
         state=PipelineState.ENDED,
@@ -59,12 +61,14 @@ def _switched_over(record: Record, result: SwitchoverResult) -> Record:
         phase_since=result.finished_at,
         switchover=result,
         freeze=record.freeze if closed else None,  # else there is nothing to thaw
+        certificates=added(record.certificates, certificate) if certificate else record.certificates,
     )
     return record.with_pipeline(pipeline)
 
 
 class Migration:
-    """on_change: called after every change."""
+    """on_change: called after every change. loaded_at: when this coordinator has taken it over from another
+    one, which had counted what was applied until then; 0.0: it has started it."""
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class Migration:
         self._pipelines: dict[Direction, PipelineStatus] = {}
         self.needs_credentials = False
         self.removed = False
+        self.loaded_at = 0.0
         self.on_change: Callable[[], None] = lambda: None
         self._workers = workers
         self._clock = clock
@@ -203,16 +208,17 @@ class Migration:
             pipeline = replace(pipeline, resume_state=PipelineState.CATCHUP)
         self.move(record, pipeline, "writers may write to the source again")
 
-    def decided(self, result: SwitchoverResult) -> Record:
-        """Return the record of a decided switchover, for the store. Changes nothing."""
+    def decided(self, result: SwitchoverResult, certificate: StoredCertificate | None = None) -> Record:
+        """Return the record of a decided switchover, for the store. Changes nothing. certificate: its
+        draft."""
         check_phase_move(self.record.phase, MigrationPhase.SWITCHED_OVER)
         check_end(MigrationPhase.SWITCHED_OVER, self.active.state)
-        record = _switched_over(self.record, result)
+        record = _switched_over(self.record, result, certificate)
         return replace(record, revision=record.revision + 1)
 
-    def switched_over(self, result: SwitchoverResult) -> None:
+    def switched_over(self, result: SwitchoverResult, certificate: StoredCertificate | None = None) -> None:
         """The store has the decision. It is valid, whatever has happened in this process since then."""
-        self.put(_switched_over(self.record, result))
+        self.put(_switched_over(self.record, result, certificate))
 
     # The switchover.
 
@@ -220,8 +226,19 @@ class Migration:
         """The switchover was rolled back or could not begin. The migration continues."""
         self.put(replace(self.record, failure=failure))
 
-    def downtime_measured(self, result: SwitchoverResult) -> None:
-        self.put(replace(self.record, switchover=result))
+    def downtime_measured(self, result: SwitchoverResult, *, workers_stopped: bool) -> None:
+        record = measured(self.record, result, workers_stopped=workers_stopped)
+        self.put(replace(record, switchover=result))
+
+    def certificate_issued(self) -> None:
+        """The store has it."""
+        self.put(issued(self.record))
+        self.announce_certificate()
+
+    def announce_certificate(self) -> None:
+        """Add a line to the event log, unless it has it."""
+        if (line := announcement(self.record)) is not None:
+            self.event(*line)
 
     def thaw_claimed(self, sessions: tuple[OwnSession, ...]) -> None:
         """sessions: the sessions with which this coordinator is about to thaw the source."""

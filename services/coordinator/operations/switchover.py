@@ -26,6 +26,7 @@ from typing import Any
 from services.coordinator.migration.failpoints import Edge, Point, at_point, at_step
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import switchover_steps as steps
+from services.coordinator.operations.certificate import issue
 from services.coordinator.operations.readiness import (
     await_credentials,
     await_proceed,
@@ -43,6 +44,7 @@ from services.shared.model import (
     ErrorKind,
     EventLevel,
     FreezeMode,
+    LargeObjects,
     MigrationPhase,
     OperationState,
     PgmigError,
@@ -51,6 +53,7 @@ from services.shared.model import (
     StepState,
     failure_of,
 )
+from services.shared.model.view.certificate import CheckName
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.freeze.unfrozen import Unfrozen
 from services.shared.runtime.assignments import cause
@@ -109,7 +112,8 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
     decided = context.migration.record.switchover
     assert decided is not None
-    if not await staffing.release():
+    stopped = await staffing.release()
+    if not stopped:
         context.migration.event(
             EventLevel.WARNING,
             "not all workers are known to have stopped: see that no applier writes to the destination",
@@ -117,10 +121,10 @@ async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
     await at_point(context.migration.operations.kind, Point.FINISHED)
     # Until now: the destination could be written to only after the decision was stored.
     result = replace(decided, write_downtime_ms=feed.elapsed_ms())
-    context.migration.downtime_measured(result)
     context.migration.event(
         EventLevel.INFO, f"switched over; writes were blocked for {result.write_downtime_ms} ms"
     )
+    result = await issue(context, result, stopped=stopped)
     feed.succeeded(result)
     try:
         await context.journal.save()
@@ -217,6 +221,9 @@ async def _while_frozen(run: steps.Run, freeze: Freeze) -> None:
     if run.unpublished or await unpublished.any_on_source(run.context, freeze):
         async with _step(run, StepName.UNPUBLISHED):
             await unpublished.synchronize(run.context, freeze)
+        copied = run.context.migration.record.options.large_objects is LargeObjects.COPY
+        what = "large objects and extensions' tables" if copied else "extensions' tables only"
+        run.evidence.passed(CheckName.UNPUBLISHED, what)
     async with _step(run, StepName.VERIFY):
         await steps.verify(run, freeze)
         await steps.check_fence(run, freeze)

@@ -9,9 +9,11 @@ import asyncio
 import secrets
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.coordinator.migration.failpoints import Point, at_point
+from services.coordinator.operations.certificate import draft
+from services.coordinator.operations.evidence import Evidence
 from services.coordinator.operations.fence import check_nothing_behind, opened_meanwhile, written_behind
 from services.coordinator.operations.readiness import await_ready
 from services.coordinator.operations.steps import StepFeed
@@ -30,9 +32,13 @@ from services.shared.model import (
     SentinelApplied,
     SwitchoverResult,
     TableId,
+    counted,
 )
+from services.shared.model.view.certificate import CheckName
+from services.shared.pg.bookkeeping.progress import applied_progress
 from services.shared.pg.catalog.selected import choose
 from services.shared.pg.catalog.sequences import SequenceSetter, read_sequences, verify_sequences
+from services.shared.pg.catalog.server_now import constraints_not_valid, server_now
 from services.shared.pg.catalog.tables import list_tables
 from services.shared.pg.freeze.source import Freeze, emit_sentinel
 from services.shared.pg.replication.stream_options import MESSAGES_SINCE
@@ -51,7 +57,7 @@ COPIES_LOOK_S = 0.5
 class Run:
     """One attempt. deadline: time.monotonic(). chosen: the objects that are migrated, as last read.
     sentinel, token: of the last one that was written. applied: the applier's report of it, if the source
-    sends messages. rows: number of rows applied until then."""
+    sends messages. rows: number of rows applied until then. evidence: what was checked."""
 
     context: Context
     schema: Schema
@@ -66,6 +72,7 @@ class Run:
     sequences: int = 0
     chosen: Chosen = EVERYTHING
     unpublished: bool = False
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 async def await_copies(run: Run) -> None:
@@ -84,7 +91,8 @@ async def await_copies(run: Run) -> None:
             if exc.kind is not ErrorKind.TRANSIENT or left <= 0:
                 raise
         else:
-            return await check_indexes(run.uris)
+            await check_indexes(run.uris)
+            return run.evidence.passed(CheckName.INDEXES_VALID, "before writes were blocked")
         await asyncio.sleep(COPIES_LOOK_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(left):
@@ -93,7 +101,10 @@ async def await_copies(run: Run) -> None:
 
 
 async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:
-    run.chosen = (await check_tables(run.context, run.schema, run.uris, freeze)).chosen
+    match = await check_tables(run.context, run.schema, run.uris, freeze)
+    run.chosen, run.evidence.unlogged = match.chosen, match.unlogged
+    if freeze is not None:
+        run.evidence.passed(CheckName.TABLES_EQUAL, counted(match.tables, "table"))
 
 
 async def synchronize_ahead(run: Run) -> None:
@@ -116,6 +127,8 @@ async def freeze_source(run: Run, freeze: Freeze) -> None:
         named = ", ".join(freeze.before.subscriptions)
         run.context.migration.event(EventLevel.WARNING, f"subscriptions of the source are disabled: {named}")
     run.feed.blocked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
+    run.evidence.blocks = freeze.blocks
+    run.evidence.blocked_at = time.time() - run.feed.elapsed_ms() / 1000 if freeze.blocks else 0.0
     await at_point(run.context.migration.operations.kind, Point.LOCKED)
     since = await freeze.forbid_writes()
     await at_point(run.context.migration.operations.kind, Point.READ_ONLY)
@@ -166,6 +179,7 @@ async def close_source(run: Run, freeze: Freeze) -> None:
     await freeze.check_prepared()
     await freeze.holds()
     if freeze.blocks:
+        run.evidence.closed_at = time.time()
         run.context.migration.event(
             EventLevel.INFO, f"the source accepts no connections; sessions that were ended: {ended}"
         )
@@ -188,34 +202,52 @@ async def verify(run: Run, freeze: Freeze) -> None:
     pipeline = run.context.pipeline
     await _check_tables(run, freeze)
     await check_unlogged(run.context, frozen=True)
+    run.evidence.passed(CheckName.UNLOGGED_TABLES)
     values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
-        await verify_sequences(conn, values)
+        run.evidence.sequences_equal(values, await verify_sequences(conn, values))
+        run.evidence.not_valid = await constraints_not_valid(conn)
         migration = run.context.migration
         files, routes = pipeline.record.files, run.schema.routing.routes
         await check_truncated(freeze.session, conn, files, routes, migration.id)
-    await _check_still_closed(freeze)
+        if files:
+            run.evidence.passed(CheckName.TRUNCATE, counted(len(files), "table"))
+    await _check_still_closed(run, freeze)
     await freeze.shut(run.deadline - EXPLAIN_S)
+    run.evidence.passed(CheckName.NO_SESSION_LEFT)
+    run.evidence.passed(CheckName.NO_OPEN_TRANSACTION)
     await freeze.check_prepared()
+    run.evidence.passed(CheckName.NO_PREPARED_TRANSACTION)
     await freeze.holds()
 
 
 async def check_fence(run: Run, freeze: Freeze) -> None:
     """Write a second sentinel. Nothing may have been committed between the two. This check reads the WAL, so
-    it does not depend on the locks and settings of the freeze."""
-    first, rows = run.token, run.rows
-    await emit(run, freeze)
-    await drain(run, freeze)
-    if run.applied is not None:
-        check_nothing_behind(run.applied, first)
-    elif run.rows != rows:  # no messages are sent (see drain), so totals are compared
-        raise written_behind(f"{run.rows - rows} rows")
-    await _check_still_closed(freeze)
+    it does not depend on the locks and settings of the freeze. The applier's word is not enough: the
+    destination's own progress must have reached the second sentinel."""
+    first, rows, run.evidence.sentinel = run.token, run.rows, run.sentinel
+    pipeline = run.context.pipeline
+    async with connection(run.uris.destination_uri, "destination") as conn:
+        await emit(run, freeze)
+        await drain(run, freeze)
+        if run.applied is not None:
+            check_nothing_behind(run.applied, first)
+        elif run.rows != rows:  # no messages are sent (see drain), so totals are compared
+            raise written_behind(f"{run.rows - rows} rows")
+        how = "as the WAL shows" if run.applied is not None else "by the number of applied rows"
+        run.evidence.passed(CheckName.NOTHING_BEHIND_SENTINEL, how)
+        run.evidence.progressed(await applied_progress(conn, pipeline.id), run.sentinel)
+        run.evidence.destination = await server_now(conn, pipeline.destination, "destination")
+    run.evidence.source = await server_now(freeze.session, pipeline.source, "source")
+    await _check_still_closed(run, freeze)
+    await freeze.holds()
+    run.evidence.passed(CheckName.LOCKS_HELD)
 
 
-async def _check_still_closed(freeze: Freeze) -> None:
+async def _check_still_closed(run: Run, freeze: Freeze) -> None:
     if await freeze.opened():
         raise opened_meanwhile(freeze.before.database)
+    run.evidence.passed(CheckName.DATABASE_CLOSED)
 
 
 async def commit(run: Run) -> None:
@@ -224,6 +256,7 @@ async def commit(run: Run) -> None:
     operation = run.context.migration.operations.current
     if operation is not None and operation.cancel_requested:
         raise PgmigError(ErrorKind.SWITCHOVER_FAILED, "an operator cancelled the switchover")
-    run.feed.deciding = True
     result = SwitchoverResult(run.sentinel, run.feed.elapsed_ms(), run.sequences, time.time())
-    await run.context.journal.decide(result)
+    certificate = draft(run.context.pipeline, run.evidence, result)
+    run.feed.deciding = True
+    await run.context.journal.decide(result, certificate)

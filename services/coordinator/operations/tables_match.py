@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.tables.check import check_unchanged
-from services.shared.model import ErrorKind, PgmigError
+from services.shared.model import ErrorKind, PgmigError, TableId
 from services.shared.model.readiness import invalid_indexes, tables_missing
 from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.catalog.replica_identity import uncovered
@@ -22,10 +22,11 @@ from services.shared.pg.session.connection import connection, translated
 @dataclass(frozen=True, slots=True)
 class Matching:
     """chosen: the objects that are migrated now. tables: how many of the source's tables exist on the
-    destination."""
+    destination. unlogged: those whose changes are not replicated, because they are not in the WAL."""
 
     chosen: Chosen
     tables: int
+    unlogged: tuple[TableId, ...] = ()
 
 
 async def check_tables(
@@ -45,7 +46,8 @@ async def check_tables(
         known = {*record.published, *record.inserts_only, *record.copied_only}
         known |= {one.table for one in record.tables}
         unknown = await uncovered(conn, await publication_tables(conn, chosen), known)
-        present = {table.table for table in await list_tables(conn, chosen)}
+        listed = await list_tables(conn, chosen)
+        present = {table.table for table in listed}
     targets = {roots.get(table, table) for table in present}
     async with connection(uris.destination_uri, "destination") as conn:
         with translated("looking for the tables of the destination"):
@@ -54,7 +56,7 @@ async def check_tables(
     if lacking:
         reason = tables_missing(str(migration.id), lacking)
         raise PgmigError(ErrorKind.SCHEMA_DRIFT, reason.text, reason.remedy)
-    return Matching(chosen, len(present))
+    return Matching(chosen, len(present), tuple(table.table for table in listed if not table.logged))
 
 
 async def check_indexes(uris: Credentials) -> None:

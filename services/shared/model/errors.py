@@ -55,6 +55,7 @@ class ErrorKind(StrEnum):
     LATE_WRITES = "LATE_WRITES"
     DEADLOCK = "DEADLOCK"
     UNTRANSLATABLE = "UNTRANSLATABLE"
+    CERTIFICATE_INVALID = "CERTIFICATE_INVALID"
 
     @classmethod
     def named(cls, name: str) -> ErrorKind:
@@ -131,6 +132,7 @@ POLICIES: dict[ErrorKind, Policy] = {
     ErrorKind.DATABASE_CLOSED: Policy(True, "FAILED_PRECONDITION", ExitCode.REFUSED),
     ErrorKind.DEADLOCK: Policy(True, "ABORTED", ExitCode.FAILED),
     ErrorKind.UNTRANSLATABLE: Policy(False, "FAILED_PRECONDITION", ExitCode.FAILED),
+    ErrorKind.CERTIFICATE_INVALID: Policy(False, "FAILED_PRECONDITION", ExitCode.REFUSED),
 }
 
 

@@ -35,7 +35,9 @@ from services.shared.model import (
     SwitchoverOptions,
     TableId,
 )
+from services.shared.model.view.certificate import StoredCertificate
 from services.shared.rpc.conversion.view import (
+    certificate_to_pb,
     cleaned_to_pb,
     dry_result_to_pb,
     dry_step_to_pb,
@@ -142,6 +144,9 @@ class ControlHandler(Protocol):
         self, migration_id: MigrationId, max_lag: LagLimit
     ) -> AsyncIterator[DryRunStep | DryRunResult]:
         """The steps of a switchover that change nothing, as they happen, then the result."""
+
+    async def certificate(self, migration_id: MigrationId, operation_id: str) -> StoredCertificate:
+        """operation_id: "" for the last switchover."""
 
     async def unfreeze(
         self,
@@ -366,6 +371,14 @@ class ControlApi(ControlServiceServicer):
                         yield pb.DryRunSwitchoverResponse(step=dry_step_to_pb(one))
                     else:
                         yield pb.DryRunSwitchoverResponse(result=dry_result_to_pb(one))
+
+    async def GetCertificate(
+        self, request: pb.GetCertificateRequest, context: Context
+    ) -> pb.GetCertificateResponse:
+        async with answering(context, "GetCertificate"):
+            migration = MigrationId.parse(request.migration_id)
+            found = await self._handler.certificate(migration, request.operation_id)
+            return pb.GetCertificateResponse(certificate=certificate_to_pb(found))
 
     async def Unfreeze(self, request: pb.UnfreezeRequest, context: Context) -> pb.UnfreezeResponse:
         async with answering(context, "Unfreeze"):

@@ -32,8 +32,10 @@ from services.shared.model import (
     SwitchoverOptions,
     TableId,
 )
+from services.shared.model.view.certificate import StoredCertificate
 from services.shared.rpc.channel import open_channel
 from services.shared.rpc.conversion.view import (
+    certificate_from_pb,
     cleaned_from_pb,
     dry_result_from_pb,
     dry_step_from_pb,
@@ -268,6 +270,13 @@ class ControlClient:
             raise self._error(exc, f"checking whether {migration_id} can be switched over") from exc
         finally:
             call.cancel()
+
+    async def certificate(self, migration_id: MigrationId | str, operation_id: str = "") -> StoredCertificate:
+        """operation_id: "" for the last switchover."""
+        request = pb.GetCertificateRequest(migration_id=str(migration_id), operation_id=operation_id)
+        call = self._stub.GetCertificate(request, timeout=DEADLINE_S)
+        answer = await self._answer(call, f"asking for the certificate of {migration_id}")
+        return certificate_from_pb(answer.certificate)
 
     async def unfreeze(
         self,

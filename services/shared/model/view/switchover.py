@@ -37,10 +37,13 @@ class SwitchoverOptions:
 
 @dataclass(frozen=True, slots=True)
 class SwitchoverResult:
+    """certificate_sha256: the digest of its certificate; "" until that is issued."""
+
     sentinel_lsn: Lsn
     write_downtime_ms: int
     sequences: int
     finished_at: float
+    certificate_sha256: str = ""
 
 
 class StepName(StrEnum):

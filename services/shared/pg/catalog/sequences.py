@@ -119,8 +119,8 @@ class SequenceSetter:
         await verify_sequences(conn, values)
 
 
-async def verify_sequences(conn: AsyncConnection, values: Sequence[SequenceValue]) -> None:
-    """Raises SCHEMA_DRIFT if the destination's sequences do not have `values`."""
+async def verify_sequences(conn: AsyncConnection, values: Sequence[SequenceValue]) -> int:
+    """Raises SCHEMA_DRIFT if the destination's sequences do not have `values`. Returns how many have them."""
     found = {value.sequence: value for value in await read_sequences(conn, "destination")}
     wrong = [str(value.sequence) for value in values if found.get(value.sequence) != value]
     if wrong:
@@ -129,3 +129,4 @@ async def verify_sequences(conn: AsyncConnection, values: Sequence[SequenceValue
             f"sequences of the destination differ from the source: {', '.join(wrong[:5])}",
             "make sure that nothing writes to the destination before the switchover",
         )
+    return sum(found.get(value.sequence) == value for value in values)

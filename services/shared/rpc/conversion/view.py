@@ -21,6 +21,7 @@ from services.shared.model import (
     Readiness,
     SwitchoverOptions,
 )
+from services.shared.model.view.certificate import StoredCertificate
 from services.shared.rpc.conversion.mapping import Correspondence
 
 _VIEW = Correspondence(MigrationView, migration_pb2.Migration, ErrorKind.INTERNAL)
@@ -31,6 +32,7 @@ _PLAN = Correspondence(MigrationPlan, options_pb2.MigrationPlan, ErrorKind.INTER
 _CLEANED = Correspondence(CleanupResult, control_pb2.CleanupMigrationResponse, ErrorKind.INTERNAL)
 _READINESS = Correspondence(Readiness, migration_pb2.Readiness, ErrorKind.INTERNAL)
 _LAG = Correspondence(LagLimit, migration_pb2.LagLimit, ErrorKind.INVALID_ARGUMENT)
+_CERTIFICATE = Correspondence(StoredCertificate, migration_pb2.Certificate, ErrorKind.INTERNAL)
 _DRY_STEP = Correspondence(DryRunStep, migration_pb2.DryRunStep, ErrorKind.INTERNAL)
 _DRY_RESULT = Correspondence(DryRunResult, migration_pb2.DryRunResult, ErrorKind.INTERNAL)
 
@@ -42,5 +44,6 @@ plan_to_pb, plan_from_pb = _PLAN.to_pb, _PLAN.from_pb
 cleaned_to_pb, cleaned_from_pb = _CLEANED.to_pb, _CLEANED.from_pb
 readiness_to_pb, readiness_from_pb = _READINESS.to_pb, _READINESS.from_pb
 lag_limit_to_pb, lag_limit_from_pb = _LAG.to_pb, _LAG.from_pb
+certificate_to_pb, certificate_from_pb = _CERTIFICATE.to_pb, _CERTIFICATE.from_pb
 dry_step_to_pb, dry_step_from_pb = _DRY_STEP.to_pb, _DRY_STEP.from_pb
 dry_result_to_pb, dry_result_from_pb = _DRY_RESULT.to_pb, _DRY_RESULT.from_pb

@@ -30,7 +30,7 @@ FOLLOW = MigrationOptions(follow=True)
 IN_TIME = SwitchoverOptions(20_000)
 AFTER_THE_DECISION = f"switchover.{StepName.COMMIT}.{Edge.END}"
 FINISHED = [
-    *(f"switchover.{point}" for point in (Point.REQUESTED, Point.DECIDED, Point.FINISHED)),
+    *(f"switchover.{point}" for point in (Point.REQUESTED, Point.DECIDED, Point.FINISHED, Point.ISSUED)),
     AFTER_THE_DECISION,
 ]
 """After the first one nothing was begun, so the next coordinator begins. After the others it was decided."""

@@ -92,7 +92,7 @@ async def test_outcome_of_a_running_switchover_is_known_from_the_phase(phase: Ph
     operation = Operation("o", "m", "r", state=OperationState.RUNNING, cancel_requested=cancelled)
     stand = Stand(phase, operation)
     if phase is Phase.SWITCHED_OVER:
-        stand.migration.downtime_measured(RESULT)
+        stand.migration.downtime_measured(RESULT, workers_stopped=True)
     stand.switching.resume()
     assert stand.operation.state is ENDS[phase, cancelled]
     assert (stand.operation.result == RESULT) == (phase is Phase.SWITCHED_OVER)

@@ -64,6 +64,9 @@ class Saving:
     async def confirm(self) -> None:
         return
 
+    async def issue(self) -> None:
+        return
+
     async def save(self, *, strict: bool = False) -> None:
         self.asked.set()
         await self.may_end.wait()

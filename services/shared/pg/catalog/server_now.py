@@ -1,0 +1,46 @@
+"""What a server says of itself at one moment, for the certificate of a switchover."""
+
+from __future__ import annotations
+
+from psycopg import AsyncConnection
+
+from services.shared.model import Endpoint, Lsn
+from services.shared.model.view.certificate import CertifiedConstraint, CertifiedServer, instant
+from services.shared.pg.session.connection import translated
+from services.shared.pg.session.sql_files import load_sql
+
+_NOT_VALID = """
+SELECT n.nspname, c.relname, o.conname
+  FROM pg_catalog.pg_constraint o
+  JOIN pg_catalog.pg_class c ON c.oid = o.conrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE NOT o.convalidated AND n.nspname !~ '^pg_'
+ ORDER BY 1, 2, 3
+"""
+
+
+async def server_now(conn: AsyncConnection, where: Endpoint, side: str) -> CertifiedServer:
+    """where: the address under which the migration knows it. The server must not be a standby."""
+    with translated(f"reading what the {side} says of itself"):
+        row = await (await conn.execute(load_sql("catalog/sql/server_now.sql"))).fetchone()
+    assert row is not None
+    database, oid, system, version, number, wal_file, encoding, insert, flush, clock = row
+    return CertifiedServer(
+        host=where.host,
+        port=where.port,
+        database=database,
+        database_oid=oid,
+        system_identifier=system,
+        server_version=version,
+        server_version_num=number,
+        timeline=int(wal_file[:8], 16),  # its name begins with the timeline
+        encoding=encoding,
+        insert_lsn=Lsn.parse(insert),
+        flush_lsn=Lsn.parse(flush),
+        clock=instant(clock),
+    )
+
+
+async def constraints_not_valid(conn: AsyncConnection) -> tuple[CertifiedConstraint, ...]:
+    with translated("reading the destination's constraints"):
+        return tuple([CertifiedConstraint(*row) async for row in await conn.execute(_NOT_VALID)])
