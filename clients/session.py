@@ -45,6 +45,7 @@ from services.shared.rpc.streams import closing
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 5.0
 NO_LIMIT = LagLimit()
+PLAIN = SwitchoverOptions()
 
 Seen = TypeVar("Seen")
 
@@ -239,10 +240,11 @@ class Session:
         return await self._client.readiness(migration_id, max_lag)
 
     def dry_run(
-        self, migration_id: str, max_lag: LagLimit = NO_LIMIT
+        self, migration_id: str, max_lag: LagLimit = NO_LIMIT, options: SwitchoverOptions = PLAIN
     ) -> AsyncGenerator[DryRunStep | DryRunResult, None]:
-        """Every step of a switchover that changes nothing, then the result."""
-        return self._client.dry_run(migration_id, max_lag)
+        """Every step of a switchover that changes nothing, then the result. options: whose hooks and poolers
+        are checked."""
+        return self._client.dry_run(migration_id, max_lag, options)
 
     async def watch(self, migration_id: str) -> AsyncGenerator[MigrationView, None]:
         """Yields the view at once and after every change, until the migration has been cleaned up."""

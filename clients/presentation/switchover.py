@@ -33,6 +33,11 @@ PURPOSES = {
     StepName.COMMIT: "end replication: the destination is the primary database now",
     StepName.ROLLBACK: "let the source accept writes again",
     StepName.UNPUBLISHED: "compare large objects and extensions' tables",
+    StepName.HOOK_BEFORE_FREEZE: "run the hook before writes are blocked",
+    StepName.PAUSE_POOLERS: "pause the connection poolers",
+    StepName.HOOK_AFTER_DECISION: "run the hook that leads applications to the destination",
+    StepName.RESUME_POOLERS: "resume the connection poolers",
+    StepName.HOOK_AFTER_ROLLBACK: "run the hook after the roll-back",
 }
 """What each step does."""
 

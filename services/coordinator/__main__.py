@@ -44,6 +44,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
             _plain(settings.source_uri),
             _plain(settings.dest_uri),
             settings.embedded,
+            settings.hooks,
         )
         store = StateStore(client, replicas=settings.state_replicas)
         coordinator = Coordinator(store, shared)

@@ -150,9 +150,9 @@ class ControlApiHandler:
         return await self._coordinator.commands(migration_id).readiness(max_lag)
 
     async def dry_run(
-        self, migration_id: MigrationId, max_lag: LagLimit
+        self, migration_id: MigrationId, max_lag: LagLimit, options: SwitchoverOptions
     ) -> AsyncIterator[DryRunStep | DryRunResult]:
-        async with aclosing(self._coordinator.commands(migration_id).dry_run(max_lag)) as steps:
+        async with aclosing(self._coordinator.commands(migration_id).dry_run(max_lag, options)) as steps:
             async for step in steps:
                 yield step
 

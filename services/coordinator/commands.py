@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from services.coordinator.migration import certificates
 from services.coordinator.migration.state import Migration
 from services.coordinator.migration.views import readiness_of
 from services.coordinator.operations import after_switchover as afterwards
+from services.coordinator.operations import handover, teardown
 from services.coordinator.operations import skip as skipping
-from services.coordinator.operations import teardown
 from services.coordinator.operations.dry_run import DryRun
 from services.coordinator.phase_loop import PhaseLoop
 from services.coordinator.pipeline.credentials import (
@@ -224,11 +225,15 @@ class Commands:
         await self.loop.readiness_watch.look()
         return readiness_of(self.migration, Limits(max_lag))
 
-    def dry_run(self, max_lag: LagLimit) -> AsyncGenerator[DryRunStep | DryRunResult, None]:
-        """Every step of a switchover that changes nothing. Raises WRONG_PHASE during a switchover."""
+    def dry_run(
+        self, max_lag: LagLimit, options: SwitchoverOptions
+    ) -> AsyncGenerator[DryRunStep | DryRunResult, None]:
+        """Every step of a switchover that changes nothing. options: whose hooks and poolers are checked.
+        Raises WRONG_PHASE during a switchover, and INVALID_ARGUMENT."""
         self._check_not_switching("checked by a dry run")
+        options = handover.accepted(self._context, replace(options, max_lag=max_lag))
         watch = self.loop.readiness_watch
-        return DryRun(self._context, self._schema, watch, max_lag, self._without_switchover).run()
+        return DryRun(self._context, self._schema, watch, options, self._without_switchover).run()
 
     @asynccontextmanager
     async def _without_switchover(self) -> AsyncIterator[None]:

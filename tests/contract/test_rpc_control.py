@@ -35,6 +35,7 @@ from tests.fakes.control_service import (
 from tests.support.certificates import stored
 
 URIS = ("postgresql://a", "postgresql://b")
+HOOKED = SwitchoverOptions(pause_poolers=("host=h",), hook_after_decision="true", hook_timeout_ms=7)
 LAG = LagLimit(1 << 40, 2.5)
 GIVEN = {"source_uri": URIS[0], "destination_uri": URIS[1]}
 TABLES = (TableId("shop", "orders"), TableId("Odd.", 'na"me'))
@@ -66,7 +67,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.proceed_operation("8f3a") == OPERATION
         assert await client.certificate(m1, "8f3a") == stored()
         assert await client.readiness(m1, LagLimit(bytes=1 << 40)) == NOT_READY
-        assert tuple([one async for one in client.dry_run(m1, LagLimit(seconds=2.5))]) == DRY_RUN
+        assert tuple([one async for one in client.dry_run(m1, LagLimit(seconds=2.5), HOOKED)]) == DRY_RUN
         assert await client.unfreeze(m1, True) == VIEW
         assert await client.unfreeze(m1, False, *URIS) == VIEW
         assert await client.abort(m1) == VIEW
@@ -94,7 +95,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("proceed_operation", "8f3a"),
         ("certificate", m1, "8f3a"),
         ("readiness", m1, LagLimit(bytes=1 << 40)),
-        ("dry_run", m1, LagLimit(seconds=2.5)),
+        ("dry_run", m1, LagLimit(seconds=2.5), HOOKED),
         ("unfreeze", m1, True, None, None),
         ("unfreeze", m1, False, *URIS),
         ("abort", m1, None, None),

@@ -41,9 +41,10 @@ from services.shared.model import (
 )
 from services.shared.model.view.certificate import StoredCertificate, no_certificate
 from services.shared.model.view.jsonview import view_to_json
+from tests.support.switchover.steps import AROUND
 
 RESULT = SwitchoverResult(Lsn(0x16B374D8), 412, 3, 1_700_000_000.0)
-STEPS = tuple(name for name in StepName if name not in {StepName.UNPUBLISHED, StepName.ROLLBACK})
+STEPS = tuple(name for name in StepName if name not in {StepName.UNPUBLISHED, StepName.ROLLBACK, *AROUND})
 
 
 class NoWorkers:
@@ -301,9 +302,9 @@ class StandInControl:
         return self._known(migration_id).readiness or Readiness(True)
 
     async def dry_run(
-        self, migration_id: MigrationId, max_lag: LagLimit
+        self, migration_id: MigrationId, max_lag: LagLimit, options: SwitchoverOptions
     ) -> AsyncIterator[DryRunStep | DryRunResult]:
-        self._called("dry_run", migration_id.value, max_lag)
+        self._called("dry_run", migration_id.value, max_lag, options)
         self._known(migration_id)
         for one in self.dry:
             yield one

@@ -197,9 +197,9 @@ class FakeControl:
         return NOT_READY
 
     async def dry_run(
-        self, migration_id: MigrationId, max_lag: LagLimit
+        self, migration_id: MigrationId, max_lag: LagLimit, options: SwitchoverOptions
     ) -> AsyncIterator[DryRunStep | DryRunResult]:
-        self.note("dry_run", migration_id, max_lag)
+        self.note("dry_run", migration_id, max_lag, options)
         for one in DRY_RUN:
             yield one
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from tests.mutation import access, certificate, changes, content, reverse, switchover, tables
+from tests.mutation import access, applications, certificate, changes, content, reverse, switchover, tables
 
 MUTATIONS = (
     changes.MUTATIONS
     + tables.MUTATIONS
     + content.MUTATIONS
     + switchover.MUTATIONS
+    + applications.MUTATIONS
     + reverse.MUTATIONS
     + certificate.MUTATIONS
     + access.MUTATIONS

@@ -10,15 +10,16 @@ from clients.cli.options import Invocation
 from clients.cli.output import print_json, print_table
 from clients.diagnostics import talk
 from clients.presentation.readiness import dry_run_outcome
-from services.shared.model import DryRunResult, DryRunStep, ErrorKind, LagLimit, PgmigError
+from services.shared.model import DryRunResult, DryRunStep, ErrorKind, LagLimit, PgmigError, SwitchoverOptions
 from services.shared.model.view.jsonview import to_json
 
 
-async def dry_run(invocation: Invocation, max_lag: LagLimit) -> DryRunResult:
-    """Show each step with its result, then the overall result."""
+async def dry_run(invocation: Invocation, max_lag: LagLimit, options: SwitchoverOptions) -> DryRunResult:
+    """Show each step with its result, then the overall result. options: whose hooks and poolers are
+    checked."""
     async with (
         connected(invocation, "check") as (session, migration_id),
-        aclosing(session.dry_run(migration_id.value, max_lag)) as steps,
+        aclosing(session.dry_run(migration_id.value, max_lag, options)) as steps,
     ):
         async for one in steps:
             if invocation.json:

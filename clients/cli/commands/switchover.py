@@ -19,12 +19,13 @@ from click.core import ParameterSource
 from clients.cli.commands.dry_run import dry_run as run_dry
 from clients.cli.coordinator import connected, local_directory
 from clients.cli.fragments import step_text
+from clients.cli.hook_options import hook_options
 from clients.cli.option_values import duration, lag
 from clients.cli.options import Invocation, common_options
 from clients.cli.output import print_json, print_table
 from clients.cli.progress import tell_connection
 from clients.cli.signals import Interrupted, run
-from clients.diagnostics import say, talk
+from clients.diagnostics import say, talk, warn
 from clients.embedded.local_state import process_start
 from clients.presentation.sentences import switchover_result
 from services.shared.model import (
@@ -45,6 +46,17 @@ from services.shared.model.view.jsonview import to_json
 
 if TYPE_CHECKING:
     from clients.session import Session
+
+_OF_A_REQUEST = (
+    "timeout",
+    "freeze",
+    "pause_poolers",
+    "hook_before_freeze",
+    "hook_after_decision",
+    "hook_after_rollback",
+    "hook_timeout",
+)
+"""Options that have no effect on a switchover that was requested before."""
 
 LOOK_EVERY_S = 1.0
 ASK_FOR_S = 60.0
@@ -106,6 +118,7 @@ class Asked:
     help="Largest lag of the destination with which writes are blocked, as a duration or a size: 5s, 64MB. A "
     "larger lag is waited for within --timeout. Default: what can be applied within --timeout.",
 )
+@hook_options
 def switchover(
     invocation: Invocation,
     *,
@@ -117,6 +130,7 @@ def switchover(
     request_id: str,
     dry_run: bool,
     max_lag: LagLimit | None,
+    around: SwitchoverOptions,
 ) -> None:
     """Block writes on the source, prove that the destination has everything, and end the migration.
 
@@ -132,13 +146,19 @@ def switchover(
                 "--dry-run begins no switchover: it cannot be combined with --proceed, --cancel, --attach, "
                 "--hold, --request-id and --detach"
             )
-        checked = run(run_dry(invocation, replace(limit, seconds=limit.seconds or timeout)))
+        checked = run(run_dry(invocation, replace(limit, seconds=limit.seconds or timeout), around))
         if not checked.can_switch:
             click.get_current_context().exit(ExitCode.REFUSED)
         return
-    if action and (hold or request_id or max_lag or _given("timeout") or _given("freeze")):
+    if action and (hold or request_id or max_lag or any(map(_given, _OF_A_REQUEST))):
         raise click.UsageError(f"--{action} is about a switchover that was requested before")
-    options = SwitchoverOptions(max(1, round(timeout * 1000)), hold, limit, FreezeMode(freeze))
+    options = replace(
+        around,
+        timeout_ms=max(1, round(timeout * 1000)),
+        hold=hold,
+        max_lag=limit,
+        freeze=FreezeMode(freeze),
+    )
     asked = Asked(action, request_id or secrets.token_hex(8))
     try:
         run(_switchover(invocation, options, asked, detach=detach))
@@ -148,9 +168,8 @@ def switchover(
 
 
 def _given(option: str) -> bool:
-    """Whether the option is given, and not by its default."""
-    source = click.get_current_context().get_parameter_source(option)
-    return source is not None and source is not ParameterSource.DEFAULT
+    """Whether the option is on the command line."""
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 def _say_how_to_continue(asked: Asked) -> None:
@@ -192,6 +211,8 @@ async def _switchover(
         say("switchover cancelled; the source accepts writes, and the migration continues")
         return
     check_succeeded(operation)
+    for warning in operation.result.warnings if operation.result is not None else ():
+        warn(f"the switchover is decided, but {warning}")
     if not invocation.json and operation.result is not None:
         print_table(f"switched over: {switchover_result(operation.result)}")
 

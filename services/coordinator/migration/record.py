@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from services.shared.model import (
     DatabaseIdentity,
@@ -107,6 +107,21 @@ class PipelineRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class HandoverRecord:
+    """What a switchover has done to applications, apart from the freeze. Written before it is done.
+
+    operation_id: of that switchover; "": nothing was done yet. hook_started: the hook before the freeze.
+    paused: poolers that are paused, or may be, as connection strings without passwords. concluded: the hook
+    after the decision or the roll-back has ended.
+    """
+
+    operation_id: str = ""
+    hook_started: bool = False
+    paused: tuple[str, ...] = ()
+    concluded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A migration and its pipelines, one for each direction; the forward one is always there. They are stored
     together, so that one write can end one pipeline and begin the other.
@@ -138,6 +153,7 @@ class Record:
     destination_identity: DatabaseIdentity | None = None
     operations: tuple[Operation, ...] = ()
     certificates: tuple[StoredCertificate, ...] = ()
+    handover: HandoverRecord = field(default_factory=HandoverRecord)
 
     def pipeline(self, direction: Direction) -> PipelineRecord:
         """Raises KeyError if the migration has no pipeline in that direction."""

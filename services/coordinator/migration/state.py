@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from services.coordinator.migration.certificates import added, announcement, issued, measured
+from services.coordinator.migration.handover import HandoverLog
 from services.coordinator.migration.operations import OperationLog, Operations, moved
 from services.coordinator.migration.pipeline_status import PipelineStatus
-from services.coordinator.migration.record import PipelineRecord, Record
+from services.coordinator.migration.record import HandoverRecord, PipelineRecord, Record
 from services.shared.model import (
     Direction,
     Endpoint,
@@ -87,6 +88,7 @@ class Migration:
         self._workers = workers
         self._clock = clock
         self.operations = OperationLog(lambda: self.record.operations, self._put_operations, clock)
+        self.handover = HandoverLog(lambda: self.record.handover, self._put_handover)
         self._changes = Changes()
 
     @property
@@ -226,6 +228,11 @@ class Migration:
         """The switchover was rolled back or could not begin. The migration continues."""
         self.put(replace(self.record, failure=failure))
 
+    def warned(self, warnings: tuple[str, ...]) -> None:
+        """warnings: what failed after the decision. Not part of the certificate."""
+        if warnings and self.record.switchover is not None:
+            self.put(replace(self.record, switchover=replace(self.record.switchover, warnings=warnings)))
+
     def downtime_measured(self, result: SwitchoverResult, *, workers_stopped: bool) -> None:
         record = measured(self.record, result, workers_stopped=workers_stopped)
         self.put(replace(record, switchover=result))
@@ -251,6 +258,9 @@ class Migration:
 
     def _put_operations(self, operations: Operations) -> None:
         self.put(replace(self.record, operations=operations))
+
+    def _put_handover(self, handover: HandoverRecord) -> None:
+        self.put(replace(self.record, handover=handover))
 
     # Changes by an operator.
 

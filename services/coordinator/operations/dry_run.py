@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from services.coordinator.migration.views import readiness_of
+from services.coordinator.operations import handover
 from services.coordinator.operations.estimate import Measured, estimated
 from services.coordinator.operations.tables_match import check_tables
 from services.coordinator.pipeline.credentials import Credentials
@@ -24,10 +25,10 @@ from services.shared.model import (
     DryRunStep,
     DryRunStepName,
     ErrorKind,
-    LagLimit,
     PgmigError,
     Readiness,
     StepState,
+    SwitchoverOptions,
     counted,
 )
 from services.shared.model.readiness import phase_reason
@@ -40,19 +41,20 @@ from services.shared.pg.session.connection import connection
 
 
 class DryRun:
-    """exclusive: a context in which no switchover runs and none begins. Raises WRONG_PHASE during one."""
+    """options: whose limit of the lag, hooks and poolers are checked. exclusive: a context in which no
+    switchover runs and none begins. Raises WRONG_PHASE during one."""
 
     def __init__(
         self,
         context: Context,
         schema: Schema,
         watch: ReadinessWatch,
-        lag: LagLimit,
+        options: SwitchoverOptions,
         exclusive: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         self._context, self._schema, self._watch = context, schema, watch
-        self._exclusive = exclusive
-        self._limits = Limits(lag)
+        self._exclusive, self._options = exclusive, options
+        self._limits = Limits(options.max_lag)
         self._uris = Credentials()
         self._chosen: Chosen = EVERYTHING
         self._measured = Measured()
@@ -71,6 +73,8 @@ class DryRun:
             yield await self._step(DryRunStepName.SEQUENCES, self._read_sequences)
             yield await self._step(DryRunStepName.UNPUBLISHED, self._compare_unpublished)
             yield await self._step(DryRunStepName.RIGHTS, self._prove_rights)
+        if handover.any_of(self._context, self._options):
+            yield await self._step(DryRunStepName.HOOKS_POOLERS, self._check_hooks_and_poolers)
         yield self._result(complete=complete)
 
     def _result(self, *, complete: bool) -> DryRunResult:
@@ -155,6 +159,9 @@ class DryRun:
             f"{counted(found.large_objects, 'large object')}, of which {found.differing} differ and will be "
             f"sent before writes are blocked; {counted(found.tables, 'configuration table')} of extensions"
         )
+
+    async def _check_hooks_and_poolers(self) -> str:
+        return await handover.check(self._context, self._options)
 
     async def _prove_rights(self) -> str:
         async with self._exclusive():

@@ -15,10 +15,11 @@ import logging
 import math
 import secrets
 import time
+from collections.abc import Callable
 from functools import partial
 
 from services.coordinator.migration.failpoints import Point, at_point
-from services.coordinator.operations import switchover
+from services.coordinator.operations import handover, switchover
 from services.coordinator.operations.readiness import check_ready
 from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.switchover import store
@@ -45,6 +46,11 @@ _KILLED = Failure(
     ErrorKind.SWITCHOVER_FAILED,
     "the coordinator ended before the switchover was decided",
     "writes are not blocked any more; switch over again",
+)
+_KILLED_IN_HOOK = Failure(
+    ErrorKind.SWITCHOVER_FAILED,
+    "the coordinator ended after it had started the hook before the freeze; writes were not blocked",
+    "see what the hook has done, then switch over again",
 )
 _TOO_LATE = Failure(
     ErrorKind.TIMEOUT,
@@ -87,9 +93,11 @@ class Switching:
     async def begin(self, request_id: str, options: SwitchoverOptions) -> Operation:
         """Start a switchover, or return the one that was started with this request id.
 
-        Raises INVALID_ARGUMENT if that one has other options; WRONG_PHASE if another one has not ended, or if
+        Raises INVALID_ARGUMENT if that one has other options, or for hooks and poolers that this coordinator
+        does not accept; WRONG_PHASE if another one has not ended, or if
         the migration does not stream and is not about to; FENCED, and the errors of writing the state file.
         """
+        options = handover.accepted(self._context, options)
         known = self._operations.requested(request_id)
         if known is not None:
             _check_same(known, options)
@@ -154,21 +162,55 @@ class Switching:
         """Continue with the operation that the coordinator before has left."""
         operation = self._operations.current
         if operation is None:
+            if handover.due(self._context):
+                self._conclude(lambda: None)
             return
+        ended = partial(self._operations.ended, operation.operation_id)
         if operation.state is OperationState.RUNNING:
             self.settle()
         elif operation.cancel_requested:
-            self._operations.ended(operation.operation_id, OperationState.CANCELLED)
+            self._conclude(partial(ended, OperationState.CANCELLED))
         elif operation.failure is not None:
-            self._operations.ended(operation.operation_id, OperationState.FAILED)
+            self._conclude(partial(ended, OperationState.FAILED))
+        elif self._context.migration.handover.hook_started(operation.operation_id):
+            self._operations.failing(operation.operation_id, _KILLED_IN_HOOK)  # it cannot be cancelled now
+            self._conclude(partial(ended, OperationState.FAILED))
         elif operation.held or operation.left_s(time.time()) > 0:
             self._operations.prepares_again()
             self._start(operation)
         else:
-            self._operations.ended(operation.operation_id, OperationState.FAILED, failure=_TOO_LATE)
+            ended(OperationState.FAILED, failure=_TOO_LATE)
 
     def settle(self) -> None:
-        """End an operation that ran in another process, once its outcome is known from the phase."""
+        """End an operation that ran in another process, once its outcome is known from the phase. Hooks and
+        poolers come first."""
+        migration, operation = self._context.migration, self._operations.current
+        if operation is None or operation.state is not OperationState.RUNNING or migration.in_switchover:
+            return
+        if migration.record.phase is not MigrationPhase.SWITCHED_OVER and operation.failure is None:
+            self._operations.failing(operation.operation_id, _KILLED)  # it cannot be cancelled any more
+        self._conclude(self._settled)
+
+    def _conclude(self, end: Callable[[], None]) -> None:
+        """Call `end` when what is due of hooks and poolers is done."""
+        if not handover.due(self._context):
+            end()
+            return
+        operation = self._operations.current
+        self._feed = StepFeed(self._context.migration, operation.operation_id if operation else "")
+        self._task = asyncio.create_task(self._concluded(end), name=f"conclude-{self._context.migration.id}")
+
+    async def _concluded(self, end: Callable[[], None]) -> None:
+        migration = self._context.migration
+        warnings = await handover.conclude(self._context, self._feed)
+        migration.warned(warnings)
+        end()
+        try:
+            await self._context.journal.save()
+        except PgmigError as exc:
+            log.error("after hooks and poolers: %s", exc)
+
+    def _settled(self) -> None:
         migration, operation = self._context.migration, self._operations.current
         if operation is None or operation.state is not OperationState.RUNNING or migration.in_switchover:
             return

@@ -1,12 +1,12 @@
 """The switchover: freeze the source, prove that the destination has everything, decide.
 
-Steps: freeze, sentinel, drain, close, sequences, unpublished (where there is anything of that kind),
-verify, commit. Until the commit is stored, a failure or the end of the allowed time rolls
-the switchover back: writes are not blocked any more, the phase is streaming again, and the failure is stored
-in the record. Storing the record in phase switched-over *is* the commit; the locks are released only after
-that. From step close on, the source's database accepts no connections, also after the switchover. So nobody
-can write to it, not even a superuser. From that step on pgmig reads the source in the session of the freeze,
-because no other session can be opened.
+Steps: pause-poolers (where the operator names some), freeze, sentinel, drain, close, sequences, unpublished
+(where there is anything of that kind), verify, commit. Until the commit is stored, a failure or the end of
+the allowed time rolls the switchover back: writes are not blocked any more, the phase is streaming again, and
+the failure is stored in the record. Storing the record in phase switched-over *is* the commit; the locks are
+released only after that. From step close on, the source's database accepts no connections, also after the
+switchover. So nobody can write to it, not even a superuser. From that step on pgmig reads the source in the
+session of the freeze, because no other session can be opened.
 
 How to thaw the source is stored before it is frozen. So a coordinator that starts after a crash finds phase
 switchover and undoes it (services.coordinator.operations.undo). What happens before and after that, and to
@@ -25,6 +25,7 @@ from typing import Any
 
 from services.coordinator.migration.failpoints import Edge, Point, at_point, at_step
 from services.coordinator.migration.state import Migration
+from services.coordinator.operations import handover
 from services.coordinator.operations import switchover_steps as steps
 from services.coordinator.operations.certificate import issue
 from services.coordinator.operations.readiness import (
@@ -119,8 +120,9 @@ async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
             "not all workers are known to have stopped: see that no applier writes to the destination",
         )
     await at_point(context.migration.operations.kind, Point.FINISHED)
+    warnings = await handover.conclude(context, feed)
     # Until now: the destination could be written to only after the decision was stored.
-    result = replace(decided, write_downtime_ms=feed.elapsed_ms())
+    result = replace(decided, write_downtime_ms=feed.elapsed_ms(), warnings=warnings)
     context.migration.event(
         EventLevel.INFO, f"switched over; writes were blocked for {result.write_downtime_ms} ms"
     )
@@ -153,6 +155,7 @@ def _interrupted(migration: Migration, exc: BaseException) -> PgmigError:
 async def _attempt(run: steps.Run) -> None:
     pipeline = run.context.pipeline
     await _prepare(run)
+    run.deadline += await handover.before_freeze(run.context, run.feed)
     migration = run.context.migration
     while True:
         await run.context.journal.confirm()  # a coordinator that was replaced does not begin
@@ -201,6 +204,8 @@ async def _prepare(run: steps.Run) -> None:
         await steps.await_copies(run)
         await check_unlogged(run.context)
         await steps.synchronize_ahead(run)
+        if operation is not None:
+            await handover.check(run.context, operation.options)
         if operation is None or not held:
             return await await_ready(run.context.pipeline, run.deadline)  # the checks took some time
         await await_proceed(run.context)
@@ -208,6 +213,9 @@ async def _prepare(run: steps.Run) -> None:
 
 
 async def _while_frozen(run: steps.Run, freeze: Freeze) -> None:
+    if handover.pauses(run.context):
+        async with _step(run, StepName.PAUSE_POOLERS):
+            await handover.pause(run.context, run.feed, run.deadline)
     async with _step(run, StepName.FREEZE):
         await steps.freeze_source(run, freeze)
     async with _step(run, StepName.SENTINEL):
@@ -297,6 +305,7 @@ async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> Non
             return
     if not cancelled and pipeline.state is not PipelineState.FAILED:
         migration.switchover_failed(failure_of(error))  # else its own failure says what to do
+    await handover.conclude(context, feed)
     feed.undone(OperationState.CANCELLED if cancelled else end)
     try:
         await context.journal.save()

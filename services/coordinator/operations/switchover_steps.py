@@ -126,7 +126,8 @@ async def freeze_source(run: Run, freeze: Freeze) -> None:
     if freeze.before.subscriptions:
         named = ", ".join(freeze.before.subscriptions)
         run.context.migration.event(EventLevel.WARNING, f"subscriptions of the source are disabled: {named}")
-    run.feed.blocked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
+    locked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
+    run.feed.blocked_at = run.feed.blocked_at or locked_at  # clients of paused poolers wait longer
     run.evidence.blocks = freeze.blocks
     run.evidence.blocked_at = time.time() - run.feed.elapsed_ms() / 1000 if freeze.blocks else 0.0
     await at_point(run.context.migration.operations.kind, Point.LOCKED)

@@ -5,13 +5,14 @@ A function takes the groups that it needs. If it needs only one member of a grou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.files import Files
+from services.coordinator.pipeline.hook_settings import HookSettings, KnownPoolers
 from services.coordinator.pipeline.index_work import IndexWork
 from services.coordinator.pipeline.reports import Reports
 from services.coordinator.pipeline.routing import Routing
@@ -22,12 +23,14 @@ from services.coordinator.pipeline.staffing import Staffing
 @dataclass(frozen=True, slots=True)
 class Context:
     """A pipeline, its migration, the journal that saves both, and the connection strings of the pipeline's
-    two ends."""
+    two ends and of poolers. hooks: of the coordinator's settings."""
 
     migration: Migration
     pipeline: PipelineStatus
     journal: Journal
     credentials: PipelineEnds
+    hooks: HookSettings = field(default_factory=HookSettings)
+    poolers: KnownPoolers = field(default_factory=lambda: KnownPoolers(HookSettings()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.coordinator.migration.journal import Journal
@@ -10,6 +10,7 @@ from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.credentials import Credentials, KnownCredentials
 from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.files import Files
+from services.coordinator.pipeline.hook_settings import HookSettings, KnownPoolers
 from services.coordinator.pipeline.index_work import IndexWork
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.reports import Reports
@@ -26,7 +27,7 @@ from services.shared.runtime.changes import Changes
 class SharedResources:
     """What all migrations of one coordinator share. source_uri, destination_uri: its own
     settings, a fallback for credentials. embedded: they were given for the one migration that it has,
-    so the password file does not replace them."""
+    so the password file does not replace them. hooks: of its settings."""
 
     bus: Client
     worker_registry: WorkerRegistry
@@ -34,6 +35,7 @@ class SharedResources:
     source_uri: str | None = None
     destination_uri: str | None = None
     embedded: bool = False
+    hooks: HookSettings = field(default_factory=HookSettings)
 
 
 class Pipeline:
@@ -64,7 +66,7 @@ class Pipeline:
             restored=restored,
         )
         reports = Reports(status, snapshot, changes)
-        self.context = Context(migration, status, journal, ends)
+        self.context = Context(migration, status, journal, ends, shared.hooks, KnownPoolers(shared.hooks))
         self.schema = Schema(routing, Files(shared.state_dir, str(migration.id)), IndexWork())
         self.workers = Workers(staffing, snapshot, reports)
         self.bus = shared.bus

@@ -82,6 +82,7 @@ from services.shared.model.view.options import check_options
 from services.shared.model.view.readiness import LagLimit, Readiness, Reason, ReasonCode
 from services.shared.model.view.switchover import (
     FreezeMode,
+    HookName,
     StepName,
     StepState,
     SwitchoverOptions,
@@ -154,6 +155,7 @@ __all__ = [
     "ExitCode",
     "Failure",
     "FreezeMode",
+    "HookName",
     "IdentityBefore",
     "IndexProgress",
     "KeyRange",

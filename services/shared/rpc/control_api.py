@@ -141,7 +141,7 @@ class ControlHandler(Protocol):
         """Ask both servers now."""
 
     def dry_run(
-        self, migration_id: MigrationId, max_lag: LagLimit
+        self, migration_id: MigrationId, max_lag: LagLimit, options: SwitchoverOptions
     ) -> AsyncIterator[DryRunStep | DryRunResult]:
         """The steps of a switchover that change nothing, as they happen, then the result."""
 
@@ -365,7 +365,8 @@ class ControlApi(ControlServiceServicer):
     ) -> AsyncIterator[pb.DryRunSwitchoverResponse]:
         async with answering(context, "DryRunSwitchover"):
             migration, max_lag = MigrationId.parse(request.migration_id), lag_limit_from_pb(request.max_lag)
-            async with closing(self._handler.dry_run(migration, max_lag)) as steps:
+            options = switchover_from_pb(request.options)
+            async with closing(self._handler.dry_run(migration, max_lag, options)) as steps:
                 async for one in steps:
                     if isinstance(one, DryRunStep):
                         yield pb.DryRunSwitchoverResponse(step=dry_step_to_pb(one))

@@ -257,10 +257,14 @@ class ControlClient:
         return readiness_from_pb(answer.readiness)
 
     async def dry_run(
-        self, migration_id: MigrationId | str, max_lag: LagLimit
+        self, migration_id: MigrationId | str, max_lag: LagLimit, options: SwitchoverOptions
     ) -> AsyncGenerator[DryRunStep | DryRunResult, None]:
         """The steps as they happen, then the result. Leaving early ends the dry run."""
-        request = pb.DryRunSwitchoverRequest(migration_id=str(migration_id), max_lag=lag_limit_to_pb(max_lag))
+        request = pb.DryRunSwitchoverRequest(
+            migration_id=str(migration_id),
+            max_lag=lag_limit_to_pb(max_lag),
+            options=switchover_to_pb(options),
+        )
         call = self._stub.DryRunSwitchover(request)
         try:
             async for message in call:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from clients.cli.option_values import lag
-from services.shared.model import DryRunResult, LagLimit, Readiness, StepState
+from services.shared.model import DryRunResult, LagLimit, Readiness, StepState, SwitchoverOptions
 from tests.fakes.control_service import DRY_RUN, NOT_READY
 from tests.fakes.thread import ServedControl
 from tests.support.clients.commands import at, put
@@ -29,7 +29,7 @@ def test_steps_go_to_stderr_and_the_outcome_with_its_estimate_to_stdout(served: 
     ]
     assert "✔ rights      they suffice" in result.stderr
     calls = [call[0] for call in served.control.calls]
-    assert ("dry_run", "m", LagLimit(seconds=5.0)) in served.control.calls
+    assert ("dry_run", "m", LagLimit(seconds=5.0), SwitchoverOptions()) in served.control.calls
     assert "switchover" not in calls
 
 
@@ -61,7 +61,7 @@ def test_without_a_limit_the_lag_has_to_fit_in_the_timeout(served: ServedControl
     put(served)
     served.control.dry = (READY,)
     assert at(served, "switchover", "--dry-run", "--timeout", "45s", "--max-lag", "64MB").exit_code == 0
-    assert ("dry_run", "m", LagLimit(64 << 20, 45.0)) in served.control.calls
+    assert ("dry_run", "m", LagLimit(64 << 20, 45.0), SwitchoverOptions()) in served.control.calls
 
 
 def test_a_switchover_carries_the_limit(served: ServedControl) -> None:

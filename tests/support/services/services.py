@@ -76,6 +76,10 @@ class Services:
         if COORDINATOR in names:
             self._wait_serving()
 
+    def change(self, **settings: str) -> None:
+        """Change environment variables of the services that are started from now on."""
+        self._environment |= settings
+
     def restart_with(self, failpoints: str) -> None:
         """Kill the coordinator, and start one with these failpoints (services.shared.runtime.failpoints)."""
         self.kill9(COORDINATOR)

@@ -24,10 +24,10 @@ from services.shared.model import (
     Endpoint,
     ErrorKind,
     EventLevel,
-    LagLimit,
     MigrationOptions,
     PgmigError,
     Phase,
+    SwitchoverOptions,
     TableId,
 )
 from services.shared.pg.freeze.source import Freeze
@@ -129,7 +129,7 @@ async def test_dry_run_proves_the_rights_only_while_no_switchover_can_begin(
 
     monkeypatch.setattr(Freeze, "open", opened)
     schema, watch = cast(Schema, None), commands.loop.readiness_watch
-    dry_run = DryRun(commands._context, schema, watch, LagLimit(), commands._without_switchover)
+    dry_run = DryRun(commands._context, schema, watch, SwitchoverOptions(), commands._without_switchover)
     with pytest.raises(PgmigError) as caught:
         await dry_run._prove_rights()
     assert caught.value.kind is ErrorKind.WRONG_PHASE

@@ -19,6 +19,7 @@ class DryRunStepName(StrEnum):
     SEQUENCES = "sequences"
     UNPUBLISHED = "unpublished"
     RIGHTS = "rights"
+    HOOKS_POOLERS = "hooks-poolers"
 
 
 @dataclass(frozen=True, slots=True)

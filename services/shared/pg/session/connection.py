@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, conninfo, generators, pq
@@ -202,10 +203,15 @@ def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> Pgmig
 
 
 async def open_session(info: str, *, autocommit: bool = True) -> AsyncConnection:
-    """Connect with psycopg, and protect the attempt from cancellation: a cancelled attempt would leave an
-    open session on the server until garbage collection. Timeouts that are set for the role or the database do
-    not end the session. Raises psycopg.OperationalError."""
-    opening = asyncio.create_task(_open(info, autocommit=autocommit), name="connect")
+    """Connect with psycopg, and protect the attempt from cancellation. Timeouts that are set for the role or
+    the database do not end the session. Raises psycopg.OperationalError."""
+    return await connecting(_open(info, autocommit=autocommit))
+
+
+async def connecting(attempt: Coroutine[Any, Any, AsyncConnection]) -> AsyncConnection:
+    """Await an attempt to connect, and protect it from cancellation: a cancelled attempt would leave an open
+    session on the server until garbage collection."""
+    opening = asyncio.create_task(attempt, name="connect")
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:

@@ -25,11 +25,12 @@ from services.shared.model import (
 )
 from tests.support.services.services import Services, until_phase
 from tests.support.switchover.interrupted import Writer, check, held_up, settings
+from tests.support.switchover.steps import AROUND
 
 FOLLOW = MigrationOptions(follow=True)
 IN_TIME = SwitchoverOptions(60_000)
 HELD = SwitchoverOptions(20_000, hold=True)
-BEFORE_THE_DECISION = [step for step in StepName if step not in {StepName.COMMIT, StepName.ROLLBACK}]
+BEFORE_THE_DECISION = [step for step in StepName if step not in {StepName.COMMIT, StepName.ROLLBACK, *AROUND}]
 
 
 @pytest.fixture

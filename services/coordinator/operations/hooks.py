@@ -1,0 +1,134 @@
+"""The commands that an operator wants to be run around a switchover.
+
+before-freeze   before anything is blocked. Its failure ends the switchover
+after-decision  the destination has replaced the source. Runs at least once, also after crashes
+after-rollback  the source accepts writes again, if the hook before the freeze was started, or the switchover
+                had begun to block writes. Runs at least once, too
+
+A command gets facts in PGMIG_* variables, and as JSON on its standard input. Its output goes to the event
+log.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from services.coordinator.operations.hook_process import Ran, divided, run_command
+from services.coordinator.pipeline.parts import Context
+from services.shared.model import (
+    Endpoint,
+    ErrorKind,
+    EventLevel,
+    HookName,
+    Operation,
+    PgmigError,
+    SwitchoverOptions,
+)
+from services.shared.model.redaction import has_password, redact
+from services.shared.model.view.jsonview import to_json
+
+INPUT_VERSION = 1
+"""Of the JSON on a command's standard input. Raised when a field changes its meaning or is removed."""
+LONGEST_COMMAND = 4096
+LONGEST_TIMEOUT_MS = 3_600_000
+
+
+def commands(context: Context, options: SwitchoverOptions) -> dict[HookName, str]:
+    """Those of the switchover, and those of the coordinator's settings where it brings none."""
+    found = context.hooks.commands | {name: text for name, text in options.hooks.items() if text}
+    return {name: text for name, text in found.items() if text}
+
+
+def check_accepted(context: Context, options: SwitchoverOptions) -> None:
+    """Raises INVALID_ARGUMENT for options that this coordinator does not accept."""
+    given = [text for text in options.hooks.values() if text]
+    if given and not context.hooks.from_clients:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            "this coordinator does not run commands that clients give (hooks of a switchover)",
+            "set PGMIG_HOOK_BEFORE_FREEZE, PGMIG_HOOK_AFTER_DECISION or PGMIG_HOOK_AFTER_ROLLBACK in its "
+            "environment, or PGMIG_ALLOW_HOOKS=1 if everybody who reaches it may run commands on its host",
+        )
+    if any(len(text) > LONGEST_COMMAND for text in given):
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"the command of a hook is longer than {LONGEST_COMMAND} characters",
+            "put it into a script",
+        )
+    if any(has_password(text) for text in given):
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            "the command of a hook seems to contain a password, and pgmig would record and show it",
+            "put it into a file that the command reads, like ~/.pgpass",
+        )
+    if options.hook_timeout_ms > LONGEST_TIMEOUT_MS:
+        raise PgmigError(ErrorKind.INVALID_ARGUMENT, "the time limit of hooks is longer than an hour")
+    check_commands(context, options)
+
+
+def check_commands(context: Context, options: SwitchoverOptions) -> None:
+    """Check that each program can be executed. Raises INVALID_ARGUMENT."""
+    for text in commands(context, options).values():
+        divided(text)
+
+
+async def run_hook(context: Context, operation: Operation, name: HookName) -> str:
+    """Run the command of a hook that has one. Returns why it failed; "": it succeeded."""
+    migration = context.migration
+    text = commands(context, operation.options)[name]
+    migration.event(EventLevel.INFO, f"hook {name} is run: {redact(text)}")
+    began = time.monotonic()
+    try:
+        ran = await run_command(
+            divided(text),
+            variables(context, operation, name),
+            standard_input(context, operation, name),
+            operation.options.hook_timeout_ms / 1000,
+        )
+    except PgmigError as exc:  # the program was removed meanwhile
+        ran = Ran(exc.message)
+    for line in ran.lines:
+        migration.event(EventLevel.WARNING if ran.failure else EventLevel.INFO, f"hook {name}: {line}")
+    if ran.failure:
+        return ": ".join([ran.failure, *ran.lines[-1:]])
+    migration.event(EventLevel.INFO, f"hook {name} succeeded after {time.monotonic() - began:.1f} s")
+    return ""
+
+
+def variables(context: Context, operation: Operation, name: HookName) -> dict[str, str]:
+    """The facts in a command's environment. No passwords."""
+    record = context.migration.record
+    facts = {
+        "PGMIG_HOOK": name.value,
+        "PGMIG_ID": record.migration_id,
+        "PGMIG_OPERATION_ID": operation.operation_id,
+        "PGMIG_FREEZE": operation.options.freeze.value,
+        "PGMIG_FAILURE": operation.failure.message if operation.failure else "",
+        "PGMIG_SENTINEL_LSN": str(record.switchover.sentinel_lsn) if record.switchover else "",
+    }
+    return facts | _endpoint("PGMIG_SOURCE", record.source) | _endpoint("PGMIG_DEST", record.destination)
+
+
+def _endpoint(prefix: str, where: Endpoint) -> dict[str, str]:
+    return {
+        f"{prefix}_HOST": where.host,
+        f"{prefix}_PORT": str(where.port),
+        f"{prefix}_DBNAME": where.dbname,
+        f"{prefix}_USER": where.user,
+    }
+
+
+def standard_input(context: Context, operation: Operation, name: HookName) -> bytes:
+    """docs/operating.md describes it. `operation` has the form of `pgmig-cli operations --output json`."""
+    record = context.migration.record
+    facts = {
+        "version": INPUT_VERSION,
+        "hook": name.value,
+        "migration_id": record.migration_id,
+        "operation": to_json(operation),
+        "result": to_json(record.switchover),
+        "source": to_json(record.source),
+        "destination": to_json(record.destination),
+    }
+    return json.dumps(facts).encode() + b"\n"
