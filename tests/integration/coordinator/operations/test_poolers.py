@@ -255,37 +255,40 @@ async def test_pooler_that_cannot_be_paused_or_resumed_does_not_keep_the_source_
     session: Session, pooler: PgBouncer, source: str, what: str
 ) -> None:
     options = SwitchoverOptions(3_000, pause_poolers=(pooler.console,))
+    foreign = what == "is paused by somebody else"
+    if foreign:
+        with psycopg.connect(pooler.console, autocommit=True) as conn:
+            conn.execute("PAUSE")
     with psycopg.connect(source) as writer:
         writer.execute("INSERT INTO item VALUES (-1, 0)")  # the freeze does not get its lock
-        if what == "is paused by somebody else":
-            with psycopg.connect(pooler.console, autocommit=True) as conn:
-                conn.execute("PAUSE")
         operation = await session.begin_switchover("m", options)
-        if what != "is paused by somebody else":
-            async with aclosing(session.follow_operation(operation.operation_id)) as states:
-                async for seen in states:
-                    if StepName.PAUSE_POOLERS in steps(seen):
-                        pooler.kill9()
-                        break
-            if what == "was restarted":
-                pooler.start()
-        else:
-            operation = await ended(session, operation)
-            assert operation.failure is not None
-            assert "paused already" in operation.failure.message
-    if what == "is paused by somebody else":
-        with psycopg.connect(pooler.console, autocommit=True) as conn:
-            conn.execute("RESUME")  # an error if pgmig had resumed it
-    else:
-        view = await until(session, "m", lambda view: "writers may write" in str(view.events))
-        assert view.phase is not Phase.SWITCHOVER
-    with psycopg.connect(source) as conn:
-        conn.execute("INSERT INTO item VALUES (-2, 0)")
+        if not foreign:
+            await paused_by(session, operation)
+            pooler.kill9()
+        if what == "was restarted":
+            pooler.start()
+        await until(session, "m", lambda view: "writers may write" in str(view.events))
+        with psycopg.connect(source) as conn:
+            conn.execute("INSERT INTO item VALUES (-2, 0)")
     if what == "is gone":
         pooler.start()
     operation = await ended(session, operation)
     assert operation.state is OperationState.ROLLED_BACK
+    assert operation.failure is not None
+    assert ("paused already" in operation.failure.message) == foreign
     assert "its clients still wait" not in str((await session.get("m")).events)
+    if foreign:
+        with psycopg.connect(pooler.console, autocommit=True) as conn:
+            conn.execute("RESUME")  # an error if pgmig had resumed it
+
+
+async def paused_by(session: Session, operation: Operation) -> None:
+    """Return when the operation has paused its poolers."""
+    async with aclosing(session.follow_operation(operation.operation_id)) as states:
+        async for seen in states:
+            if StepName.PAUSE_POOLERS in steps(seen):
+                return
+    raise AssertionError("it has ended before")
 
 
 AFTER_THE_DECISION = ["hook-after-decision.begin", "hook-after-decision.end", "resume-poolers.begin"]
