@@ -17,7 +17,6 @@ import time
 from services.coordinator.operations.hook_process import Ran, divided, run_command
 from services.coordinator.pipeline.parts import Context
 from services.shared.model import (
-    Endpoint,
     ErrorKind,
     EventLevel,
     HookName,
@@ -99,23 +98,22 @@ async def run_hook(context: Context, operation: Operation, name: HookName) -> st
 def variables(context: Context, operation: Operation, name: HookName) -> dict[str, str]:
     """The facts in a command's environment. No passwords."""
     record = context.migration.record
-    facts = {
+    source, destination = record.source, record.destination
+    return {
         "PGMIG_HOOK": name.value,
         "PGMIG_ID": record.migration_id,
         "PGMIG_OPERATION_ID": operation.operation_id,
         "PGMIG_FREEZE": operation.options.freeze.value,
         "PGMIG_FAILURE": operation.failure.message if operation.failure else "",
         "PGMIG_SENTINEL_LSN": str(record.switchover.sentinel_lsn) if record.switchover else "",
-    }
-    return facts | _endpoint("PGMIG_SOURCE", record.source) | _endpoint("PGMIG_DEST", record.destination)
-
-
-def _endpoint(prefix: str, where: Endpoint) -> dict[str, str]:
-    return {
-        f"{prefix}_HOST": where.host,
-        f"{prefix}_PORT": str(where.port),
-        f"{prefix}_DBNAME": where.dbname,
-        f"{prefix}_USER": where.user,
+        "PGMIG_SOURCE_HOST": source.host,
+        "PGMIG_SOURCE_PORT": str(source.port),
+        "PGMIG_SOURCE_DBNAME": source.dbname,
+        "PGMIG_SOURCE_USER": source.user,
+        "PGMIG_DEST_HOST": destination.host,
+        "PGMIG_DEST_PORT": str(destination.port),
+        "PGMIG_DEST_DBNAME": destination.dbname,
+        "PGMIG_DEST_USER": destination.user,
     }
 
 
