@@ -122,7 +122,8 @@ class Decoding:
         # The server would silently start at the slot's confirmed position instead. Starting there here makes
         # the gap visible: the batch chain breaks, and the applier refuses it unless its progress covers it.
         stored = decode_batch(tail.data).end_lsn if tail.data is not None else Lsn(0)
-        start = max(stored, slot.confirmed_flush_lsn)
+        # A pipeline without a copy starts later than its slot: both sides have what was committed before.
+        start = max(stored, slot.confirmed_flush_lsn, self._work.start_lsn)
         replication = await ReplicationConnection.open(self._work.source_uri)
         try:
             identity = await replication.identify_system()
@@ -133,6 +134,7 @@ class Decoding:
                 start,
                 self._pipeline.publication,
                 *([self._pipeline.inserts_publication] if self._work.inserts_only else []),
+                local_only=self._work.local_only,
             )
             log.info("streaming from slot %s at %s", self._pipeline.slot, start)
             stream = DecoderStream(
@@ -140,6 +142,7 @@ class Decoding:
                 replication,
                 self._writer,
                 position=start,
+                local_only=self._work.local_only,
                 flushed=lambda: self._flushed,
                 report=self._report,
             )

@@ -6,6 +6,10 @@ Messages are published unparsed; only a type byte, an LSN or a relation's OID is
 - Relation messages are remembered and repeated in every batch that uses the relation, so that a
   reader can begin at any batch. Type messages contain nothing that is needed and are dropped.
 - Logical messages are published if they are transactional and ours (sentinels); others are dropped.
+- With `local_only`, a transaction that has a replication origin is dropped: pgoutput names the origin
+  directly after Begin. `position` advances over it, and the next batch or heartbeat continues the chain from
+  the last batch. No batch is published for it, so that two pipelines in opposite directions do not answer
+  each other's empty transactions for ever.
 - A batch is full at `target` bytes. The caller may end it earlier, if there are no more messages
   at the moment. A message in fragments may continue in the next batch.
 - A TRUNCATE may need more Relation messages than fit in a batch. They are then spread over several batches
@@ -34,14 +38,20 @@ _collect: Callable[..., tuple[int, int, bool, int]] = twin_of(message_runs).coll
 
 
 class Batcher:
-    """Converts the messages of one replication session to change batches. target: bytes."""
+    """Converts the messages of one replication session to change batches. target: bytes. local_only: drop
+    transactions that have a replication origin."""
 
-    def __init__(self, position: Lsn, *, target: int = TARGET_BYTES) -> None:
-        self.position = position  # end of the last transaction (or heartbeat) that was batched
+    def __init__(self, position: Lsn, *, target: int = TARGET_BYTES, local_only: bool = False) -> None:
+        self.position = position  # end of the last transaction (or heartbeat) that was batched or dropped
         self.in_transaction = False
         self._target = target
+        self._local_only = local_only
         self._resume = position.value
         self._skipping = False
+        self._foreign = False  # the current transaction has an origin, so its messages are dropped
+        self._hidden = False  # and its Begin is in no batch
+        self._last: bytes | memoryview = b""  # the last message of the batch before
+        self._batched = position  # end of the last transaction (or heartbeat) that was batched
         self._relations: dict[bytes, bytes] = {}
         self._known: set[bytes] = set()  # relations described in the current batch
         self._chunks: list[bytes | memoryview] = []
@@ -60,13 +70,18 @@ class Batcher:
         return bool(self._chunks or self._ready)
 
     @property
+    def _open(self) -> bool:
+        """Whether the batches end inside a transaction."""
+        return self.in_transaction and not self._hidden
+
+    @property
     def full(self) -> bool:
         return self._size >= self._target or bool(self._ready)
 
     def collect(self, messages: Sequence[object], start: int) -> int:
         """Add messages from `start` on that need no further check, until the batch is full. Returns the
         position of the first message that `feed` must handle. The hot path: nearly all messages."""
-        if self._skipping or self._missing:
+        if self._skipping or self._foreign or self._missing:
             return start
         room, chunks = self._target - self._size, self._chunks
         at, size, self.in_transaction, ended = _collect(
@@ -74,7 +89,7 @@ class Batcher:
         )
         self._size += size
         if ended:
-            self.position = Lsn(ended)
+            self.position = self._batched = Lsn(ended)
         return at
 
     def feed(self, message: bytes) -> None:
@@ -88,11 +103,14 @@ class Batcher:
             self._known.discard(oid)
         elif kind == _BEGIN:
             self.in_transaction = True
+            self._foreign = self._hidden = False  # nothing of one transaction decides about the next
             self._skipping = _U64.unpack_from(message, 1)[0] < self._resume
             if not self._skipping:
                 self._add(message)
         elif kind == _COMMIT:
             self._commit(message)
+        elif kind == _ORIGIN and self._local_only:
+            self._drop_foreign()
         elif kind != _TYPE and self._travels(kind, message):
             self._describe_all(kind, message)
             self._add(message)
@@ -118,7 +136,7 @@ class Batcher:
             self._size += len(data)
 
     def _travels(self, kind: int, message: bytes) -> bool:
-        return not self._skipping and (kind != _MESSAGE or self._is_ours(message))
+        return not (self._skipping or self._foreign) and (kind != _MESSAGE or self._is_ours(message))
 
     def _is_ours(self, message: bytes) -> bool:
         """Transactional (flag 1) and with our prefix, which is after the flags and the LSN."""
@@ -129,8 +147,23 @@ class Batcher:
         if self._skipping:
             self._skipping = False
             return
-        self._add(message)
         self.position = Lsn(_U64.unpack_from(message, 10)[0])
+        if not self._hidden:
+            self._add(message)
+            self._batched = self.position
+
+    def _drop_foreign(self) -> None:
+        """Drop the transaction that has just begun. If a batch with its Begin has ended already, it becomes
+        an empty transaction."""
+        if self._skipping:
+            return
+        begin = self._chunks[-1] if self._chunks else self._last
+        if begin[:1] != b"B" or not self.in_transaction:
+            raise PgmigError(ErrorKind.CORRUPT, "the source named an origin within a transaction")
+        self._foreign, self._hidden = True, bool(self._chunks)
+        if self._hidden:
+            del self._chunks[-2:]
+            self._size -= len(begin) + FRAME_HEADER
 
     def _describe_all(self, kind: int, message: bytes) -> None:
         """Add the relations that a message needs."""
@@ -168,27 +201,28 @@ class Batcher:
         cut = self._missing > 0 and not self._dropping
         batch = ChangeBatch(
             previous_lsn=self._previous,
-            end_lsn=self.position,
+            end_lsn=self._batched,
             payload=b"".join(self._chunks),
             continues_transaction=self._continues,
-            open_transaction=self.in_transaction,
+            open_transaction=self._open,
             continued_bytes=min(self._continued, self._size),
             open_frame=cut,
             number=self._number,
         )
+        self._last = self._chunks[-1]
         self._chunks, self._size = [], 0
         self._known.clear()
         self._number += 1
-        self._previous = self.position
-        self._continues = self.in_transaction
+        self._previous = self._batched
+        self._continues = self._open
         self._continued = self._missing if cut else 0
         return batch
 
     def heartbeat(self, wal_end: Lsn) -> ChangeBatch | None:
         """A batch with progress but no data; None unless idle and `wal_end` is new (rule 6)."""
-        if self.in_transaction or self.pending or wal_end <= self.position:
+        if self.in_transaction or self.pending or wal_end < self.position or wal_end <= self._previous:
             return None
-        batch = ChangeBatch(previous_lsn=self.position, end_lsn=wal_end, heartbeat=True, number=self._number)
+        batch = ChangeBatch(previous_lsn=self._previous, end_lsn=wal_end, heartbeat=True, number=self._number)
         self._number += 1
-        self.position = self._previous = wal_end
+        self.position = self._batched = self._previous = wal_end
         return batch

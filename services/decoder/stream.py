@@ -65,13 +65,14 @@ class DecoderStream:
         writer: ChangeWriter,
         *,
         position: Lsn,
+        local_only: bool,
         flushed: Callable[[], Lsn],
         report: Callable[[DecoderProgress], None],
     ) -> None:
         self._assignment_id = assignment_id
         self._replication = replication
         self._writer = writer
-        self._batcher = Batcher(position)
+        self._batcher = Batcher(position, local_only=local_only)
         self._flushed = flushed
         self._report = report
         self._source = position

@@ -98,8 +98,8 @@ MUTATIONS = (
     Mutation(
         "6 keepalives do not prove that changes were applied",
         "services/decoder/batcher.py",
-        "if self.in_transaction or self.pending or wal_end <= self.position:",
-        "if wal_end <= self.position:",
+        "if self.in_transaction or self.pending or wal_end < self.position",
+        "if wal_end < self.position",
         f"{BATCHES}::test_a_heartbeat_waits_for_what_is_under_way",
     ),
     Mutation(

@@ -1,4 +1,4 @@
-"""Mutations of the rules about pipelines that start without a copy (60 and 61)."""
+"""Mutations of the rules about pipelines that start without a copy (60 to 63)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from tests.mutation.mutation import Mutation
 
 CHECK = "tests/integration/pg/reverse/test_check.py"
 PREPARE = "tests/integration/pg/reverse/test_prepare.py"
+LOCAL_ONLY = "tests/unit/wire/test_local_only.py"
+ORIGINS = "tests/integration/pipeline/test_local_only.py"
+THERE_AND_BACK = "tests/integration/pipeline/test_reverse.py"
 
 MUTATIONS = (
     Mutation(
@@ -42,5 +45,68 @@ MUTATIONS = (
         "elif column.generated and not other.generated:",
         "elif False:",
         f"{CHECK}::test_tables_that_differ",
+    ),
+    Mutation(
+        "62 each transaction is judged by itself",
+        "services/decoder/batcher.py",
+        "self._foreign = self._hidden = False  # nothing of one transaction decides about the next",
+        "pass",
+        f"{ORIGINS}::test_transactions_with_an_origin_are_dropped_and_no_others",
+    ),
+    Mutation(
+        "62 the fast path drops them too",
+        "services/decoder/batcher.py",
+        "if self._skipping or self._foreign or self._missing:",
+        "if self._skipping or self._missing:",
+        f"{LOCAL_ONLY}::test_local_transactions_come_out_whole_and_no_others",
+    ),
+    Mutation(
+        "62 a batch that ends during a dropped transaction",
+        "services/decoder/batcher.py",
+        "return self.in_transaction and not self._hidden",
+        "return self.in_transaction",
+        f"{LOCAL_ONLY}::test_local_transactions_come_out_whole_and_no_others",
+    ),
+    Mutation(
+        "62 the chain has no gap at dropped transactions",
+        "services/decoder/batcher.py",
+        "ChangeBatch(previous_lsn=self._previous, end_lsn=wal_end,",
+        "ChangeBatch(previous_lsn=self.position, end_lsn=wal_end,",
+        f"{LOCAL_ONLY}::test_a_heartbeat_moves_the_progress_over_dropped_transactions",
+    ),
+    Mutation(
+        "62 the slot moves over dropped transactions",
+        "services/decoder/batcher.py",
+        "wal_end < self.position or wal_end <= self._previous",
+        "wal_end <= self.position",
+        f"{LOCAL_ONLY}::test_a_heartbeat_moves_the_progress_over_dropped_transactions",
+    ),
+    Mutation(
+        "62 the server's own filter",
+        "services/shared/pg/replication/stream_options.py",
+        'options["origin"] = "none"',
+        'options["origin"] = "any"',
+        f"{ORIGINS}::test_transactions_with_an_origin_are_dropped_and_no_others",
+    ),
+    Mutation(
+        "63 no trigger or foreign key acts",
+        "services/shared/pg/apply/session.py",
+        '"SET session_replication_role = replica"',
+        '"SET session_replication_role = origin"',
+        f"{THERE_AND_BACK}::test_there_and_back_and_there_again[17-18]",
+    ),
+    Mutation(
+        "63 a database that is read-only by default",
+        "services/shared/pg/apply/session.py",
+        'await conn.execute("SET default_transaction_read_only = off")',
+        "pass",
+        f"{THERE_AND_BACK}::test_there_and_back_and_there_again[17-18]",
+    ),
+    Mutation(
+        "63 an altered table stops the pipeline",
+        "services/shared/pg/reverse/prepare.py",
+        "await note_tables(subscriber, self.pipeline, freshly_known(identities, roots))",
+        "pass",
+        f"{THERE_AND_BACK}::test_a_table_that_was_altered_on_the_new_primary_stops_the_pipeline",
     ),
 )

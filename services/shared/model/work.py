@@ -30,8 +30,9 @@ class DecoderWork:
     inserts_only: the tables of a second publication, for INSERT and TRUNCATE.
     sends_generated: the first publication includes stored generated columns.
     system_identifier, timeline: as recorded when the slot was created; "" and 0 before that.
-    start_lsn: the slot's consistent point, 0/0 before. flushed_lsn: the destination's last
-    known progress, 0/0 if none.
+    start_lsn: the slot's consistent point, 0/0 before; for a pipeline without a copy, the position at which
+    it starts. flushed_lsn: the destination's last known progress, 0/0 if none. local_only: transactions that
+    have a replication origin are not sent.
     """
 
     source_uri: str = field(repr=False)
@@ -44,6 +45,7 @@ class DecoderWork:
     flushed_lsn: Lsn = Lsn(0)
     inserts_only: tuple[TableId, ...] = ()
     sends_generated: bool = False
+    local_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class CopierWork:
 
 @dataclass(frozen=True, slots=True)
 class ApplierWork:
-    """start_lsn: progress before anything was applied (the slot's consistent point).
+    """start_lsn: progress before anything was applied (as in DecoderWork).
 
     floors: tables copied under a later snapshot. The copy already contains changes of transactions whose
     commit record is before the floor. skip: commit LSNs of transactions that an operator skipped; they

@@ -20,6 +20,7 @@ from services.shared.model import (
     Lsn,
     MigrationId,
     PgmigError,
+    PipelineId,
     Route,
     SentinelApplied,
     SlotReady,
@@ -48,6 +49,10 @@ class Pipeline:
     slot: SlotReady | None = None
     routes: tuple[Route, ...] = ()
     max_stream_bytes: int = 1 << 30
+    id: PipelineId = PIPELINE
+    local_only: bool = False
+    sends_generated: bool = False
+    epoch: str = ""
 
     def _report(self, report: WorkerReport) -> None:
         self.reports.append(report)
@@ -82,8 +87,10 @@ class Pipeline:
             system_identifier=ready.system_identifier if ready else "",
             timeline=ready.timeline if ready else 0,
             start_lsn=ready.consistent_lsn if ready else Lsn(0),
+            sends_generated=self.sends_generated,
+            local_only=self.local_only,
         )
-        decoding = Decoding(Assignment("d", PIPELINE, work), self.client, self._report, self.max_stream_bytes)
+        decoding = Decoding(Assignment("d", self.id, work), self.client, self._report, self.max_stream_bytes)
         self.tasks["decoder"] = asyncio.create_task(decoding.run())
         await self.until(lambda: self.slot is not None)
 
@@ -95,8 +102,17 @@ class Pipeline:
         strict: bool = False,
     ) -> None:
         assert self.slot is not None
-        work = ApplierWork(self.destination, self.slot.consistent_lsn, floors, skip, strict, self.routes)
-        applying = Applying(Assignment("a", PIPELINE, work), self.client, self._report)
+        work = ApplierWork(
+            self.destination,
+            self.slot.consistent_lsn,
+            floors,
+            skip,
+            strict,
+            self.routes,
+            sends_generated=self.sends_generated,
+            epoch=self.epoch,
+        )
+        applying = Applying(Assignment("a", self.id, work), self.client, self._report)
         self.tasks["applier"] = asyncio.create_task(applying.run())
 
     async def stop(self, name: str) -> None:
@@ -118,7 +134,7 @@ class Pipeline:
     async def drain(self, token: str) -> None:
         """Wait until everything committed so far is on the destination's disk."""
         async with await AsyncConnection.connect(self.source, autocommit=True) as conn:
-            await conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{PIPELINE}:{token}"])
+            await conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{self.id}:{token}"])
         await self.until(
             lambda: any(isinstance(r, SentinelApplied) and r.token == token for r in self.reports)
         )

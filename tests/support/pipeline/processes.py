@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import psycopg
 
-from services.shared.model import MigrationId, TableId
+from services.shared.model import MigrationId, PipelineId, TableId
 from tests.support.services.processes import Processes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,11 +22,22 @@ PIPELINE = MigrationId("crash").forward
 class PipelineProcesses:
     """One pipeline; usable as a context manager, which kills what still runs.
 
-    folder: for jobs and logs. Raises RuntimeError with the end of its log if a process ended by itself.
+    folder: for jobs and logs. pipeline, slot, epoch: of one whose slot exists, and the position at which it
+    starts, the system identifier and the timeline. Raises RuntimeError with the end of its log if a process
+    ended by itself.
     """
 
     def __init__(
-        self, source: str, destination: str, nats: str, tables: Sequence[TableId], folder: Path
+        self,
+        source: str,
+        destination: str,
+        nats: str,
+        tables: Sequence[TableId],
+        folder: Path,
+        *,
+        pipeline: PipelineId = PIPELINE,
+        slot: tuple[str, str, int] | None = None,
+        epoch: str = "",
     ) -> None:
         self._source = source
         self._destination = destination
@@ -34,7 +45,9 @@ class PipelineProcesses:
         self._tables = [(table.schema, table.name) for table in tables]
         self._folder = folder
         self._processes = Processes(folder)
-        self._slot: tuple[str, str, int] | None = None
+        self._pipeline = pipeline
+        self._epoch = epoch
+        self._slot = slot
 
     def __enter__(self) -> Self:
         return self
@@ -49,10 +62,11 @@ class PipelineProcesses:
         if role == "decoder":
             work = self._decoder_work()
         else:
-            work = {"destination_uri": self._destination, "start_lsn": self._ready_slot()[0]}
+            start = self._ready_slot()[0]
+            work = {"destination_uri": self._destination, "start_lsn": start, "epoch": self._epoch}
         job = self._folder / f"{role}.json"
         job.write_text(
-            json.dumps({"nats": self._nats, "pipeline": str(PIPELINE), "role": role, "work": work})
+            json.dumps({"nats": self._nats, "pipeline": str(self._pipeline), "role": role, "work": work})
         )
         self._processes.spawn(role, [sys.executable, "-m", "tests.support.pipeline.worker", job], cwd=ROOT)
 
@@ -78,7 +92,7 @@ class PipelineProcesses:
     def drain(self, token: str, timeout_s: float) -> None:
         """Return when everything committed so far is on the destination's disk."""
         with psycopg.connect(self._source, autocommit=True) as conn:
-            conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{PIPELINE}:{token}"])
+            conn.execute("SELECT pg_logical_emit_message(true, 'pgmig', %s)", [f"{self._pipeline}:{token}"])
         self._await("applier", "sentinel", token, timeout_s)
 
     def _ready_slot(self) -> tuple[str, str, int]:

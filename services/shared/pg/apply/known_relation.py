@@ -10,7 +10,7 @@ import shlex
 
 from psycopg import AsyncConnection
 
-from services.shared.model import ErrorKind, Lsn, PgmigError, PipelineId, relation_signature
+from services.shared.model import Direction, ErrorKind, Lsn, PgmigError, PipelineId, relation_signature
 from services.shared.pg.catalog.table_identity import any_known, known_table
 from services.shared.pgoutput import Relation
 
@@ -24,24 +24,29 @@ async def check_known(conn: AsyncConnection, pipeline: PipelineId, relation: Rel
     if not await any_known(conn, pipeline):
         return
     known = await known_table(conn, pipeline, relation.table)
+    side = pipeline.publisher
     if known is None:
         problem = (
-            f"table {relation.table} of the source is published, but was not copied:"
+            f"table {relation.table} of the {side} is published, but was not copied:"
             " it was created, renamed or attached after the migration began"
         )
     elif known.identity.oid != relation.oid:
-        problem = f"table {relation.table} of the source is another table than the one that was copied"
+        problem = f"table {relation.table} of the {side} is another table than the one that was copied"
     elif signature(relation) not in known.signatures:
-        problem = f"columns of table {relation.table} were altered on the source"
+        problem = f"columns of table {relation.table} were altered on the {side}"
     else:
         return
+    raise PgmigError(ErrorKind.SCHEMA_DRIFT, problem, _remedy(pipeline, relation), lsn)
+
+
+def _remedy(pipeline: PipelineId, relation: Relation) -> str:
+    if pipeline.direction is Direction.REVERSE:
+        return (
+            "no rows are copied back to the source, so the pipeline back cannot continue after this change: "
+            "remove it"
+        )
     argument = shlex.quote(relation.table.argument)
-    raise PgmigError(
-        ErrorKind.SCHEMA_DRIFT,
-        problem,
-        f"copy its rows again with: pgmig-cli resync-table --id {pipeline.migration} {argument}",
-        lsn,
-    )
+    return f"copy its rows again with: pgmig-cli resync-table --id {pipeline.migration} {argument}"
 
 
 def signature(relation: Relation) -> str:

@@ -61,7 +61,7 @@ SELECT a.attname,
 _UNIQUE = """
 SELECT ARRAY(SELECT a.attname::text
                FROM pg_catalog.pg_attribute a
-              WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+              WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:{i.indnkeyatts} - 1]))
   FROM pg_catalog.pg_index i
  WHERE i.indrelid = pg_catalog.to_regclass(%s)
    AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
@@ -81,7 +81,8 @@ async def describe_target(
     with translated(f"reading the columns of {relation.table} on the destination"):
         query = for_version(_COLUMNS, conn.info.server_version)
         rows = await (await conn.execute(query, [name])).fetchall()
-        unique = [set(row[0]) for row in await (await conn.execute(_UNIQUE, [name])).fetchall()]
+        keys = for_version(_UNIQUE, conn.info.server_version)
+        unique = [set(row[0]) for row in await (await conn.execute(keys, [name])).fetchall()]
     found = {row[0]: TargetColumn(*row[:10]) for row in rows}
     unfit = await drift(conn, relation, {name: column.type_sql for name, column in found.items()}, lsn)
     if unfit is not None:

@@ -37,13 +37,14 @@ from services.shared.pg.session.encoding import RAW, codec_of, send_as_stored, s
 MAX_PREPARED = 5000
 FLUSH_LOOK_S = 0.01
 
-# Find every row by its key, whatever the statistics of a recently loaded table are.
+# Find every row by its key, whatever the statistics of a recently loaded table are. With the
+# server_version_num from which the setting exists.
 _PLAN_FOR_KEYS = (
-    "SET enable_seqscan = off",
-    "SET enable_hashjoin = off",
-    "SET enable_mergejoin = off",
-    "SET plan_cache_mode = force_generic_plan",
-    "SET jit = off",
+    ("SET enable_seqscan = off", 0),
+    ("SET enable_hashjoin = off", 0),
+    ("SET enable_mergejoin = off", 0),
+    ("SET jit = off", 110000),
+    ("SET plan_cache_mode = force_generic_plan", 120000),
 )
 
 _BEGIN = Statement(b"BEGIN")
@@ -98,6 +99,7 @@ class ApplySession:
         try:
             with translated("preparing the apply session on the destination"):
                 await conn.execute("SET session_replication_role = replica")
+                await conn.execute("SET default_transaction_read_only = off")  # the database may be guarded
                 await conn.execute("SET synchronous_commit = local")
                 if not await take_applier_lock(conn, pipeline, epoch):
                     raise in_use(f"the progress of migration {pipeline.migration}")
@@ -107,8 +109,9 @@ class ApplySession:
                 else:
                     progress = await take_row(conn, pipeline, start)
                 await conn.execute("SET synchronous_commit = off")
-                for setting in _PLAN_FOR_KEYS:
-                    await conn.execute(setting)
+                for setting, since in _PLAN_FOR_KEYS:
+                    if conn.info.server_version >= since:
+                        await conn.execute(setting)
             await send_as_stored(conn)
             session = cls(conn, pipeline, uses_origin=by_origin)
         except BaseException:

@@ -23,7 +23,7 @@ _ORIGIN_LIMIT_SINCE = 180000
 OBJECTS_NAMED = 20
 """Number of objects that are named if the destination should be empty."""
 OLDEST_MAJOR = 12
-"""The oldest destination: apply sessions set plan_cache_mode, which exists from this version on."""
+"""The oldest destination. Only a pipeline back to a migration's source applies changes to older servers."""
 
 
 async def check(

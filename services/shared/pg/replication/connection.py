@@ -128,12 +128,14 @@ class ReplicationConnection:
         row = _row(await self._command(command, f"creating replication slot {name}"))
         return Lsn.parse(row[1]), row[2]
 
-    async def start(self, slot: str, start: Lsn, *publications: str) -> None:
+    async def start(self, slot: str, start: Lsn, *publications: str, local_only: bool = False) -> None:
         """START_REPLICATION. The server begins at `start` or, without notice, at the slot's
-        confirmed_flush_lsn if that is later. So check the slot first."""
+        confirmed_flush_lsn if that is later. So check the slot first. local_only: see `stream_options`."""
         options = [
             sql.SQL("{} {}").format(sql.SQL(name), sql.Literal(value))
-            for name, value in stream_options(self.server_version, publications).items()
+            for name, value in stream_options(
+                self.server_version, publications, local_only=local_only
+            ).items()
         ]
         command = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} ({})").format(
             sql.Identifier(slot), sql.SQL(str(start)), sql.SQL(", ").join(options)

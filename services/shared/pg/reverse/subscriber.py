@@ -10,7 +10,6 @@ from services.shared.pg.bookkeeping.progress import applied_progress
 from services.shared.pg.catalog.sequences import list_sequences
 from services.shared.pg.catalog.server import ServerFacts, listing
 from services.shared.pg.preflight.destination import (
-    OLDEST_MAJOR,
     no_free_origin,
     origin_facts,
     replica_role_refused,
@@ -26,11 +25,6 @@ async def check(
 ) -> None:
     """Server and role."""
     side = pipeline.subscriber
-    if facts.major < OLDEST_MAJOR:
-        findings.block(
-            f"the {side} runs PostgreSQL {facts.major}",
-            f"changes can be applied to PostgreSQL {OLDEST_MAJOR} or newer",
-        )
     findings.refuse([await replica_role_refused(conn, facts, side)])
     await _bookkeeping(findings, conn, facts, side)
     await _progress(findings, conn, pipeline, facts, local_only=local_only)

@@ -10,6 +10,7 @@ from typing import LiteralString
 # would also convert attmissingval, by casts that the owner of a type may have defined (S16). The cast of
 # attmissingval to text calls the type's output function.
 _SINCE: dict[LiteralString, tuple[int, LiteralString, LiteralString]] = {
+    "{i.indnkeyatts}": (110000, "i.indnkeyatts", "i.indnatts"),
     "{c.conparentid}": (110000, "c.conparentid", "0::oid"),
     "{a.attmissingval}": (110000, "a.attmissingval::text", "NULL::text"),
     "{a.attgenerated}": (120000, "a.attgenerated::text", "''::text"),
