@@ -80,6 +80,7 @@ def _status_rows(view: MigrationView, now: float, width: int, offline_since: flo
     ]
     if view.failure is not None:
         rows.append(("Failure", failure_text(view.failure)))
+    rows += [("Not removed", Text(printable(thing), "yellow")) for thing in view.left]
     rows += _progress_rows(view)
     if view.readiness is not None and offline_since is None:
         rows.append(("Can switch", toned(explained(view.readiness))))

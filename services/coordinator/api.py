@@ -191,8 +191,9 @@ class ControlApiHandler:
     async def _cleanup(self, migration_id: MigrationId, given: Credentials, force: bool) -> CleanupResult:
         commands = self._coordinator.commands(migration_id)
         result = await commands.cleanup(given, force=force)
-        await commands.loop.stop()
-        self._coordinator.forget(commands)
+        if commands.migration.removed:
+            await commands.loop.stop()
+            self._coordinator.forget(commands)
         return result
 
 

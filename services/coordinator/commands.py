@@ -261,7 +261,8 @@ class Commands:
             await afterwards.unfreeze(self._context, read_only=read_only)
 
     async def abort(self, given: Credentials) -> None:
-        """Give up: slot, publication and origin go, copied data stays."""
+        """Give up: slot, publication and origin go, copied data stays. What is on a server that cannot be
+        reached is recorded as left."""
         async with self._commanded() as migration:
             if migration.phase is Phase.ABORTED:
                 return
@@ -275,20 +276,29 @@ class Commands:
             await self.loop.halt()
             await self._workers.staffing.release()
             try:
-                removed = await teardown.remove_replication(self._contexts, self._bus)
+                result = await teardown.remove_replication(self._contexts, self._bus)
             except PgmigError:
                 self.loop.begin()  # it is not aborted, so it continues
                 raise
             migration.aborted()
             self.loop.switching.settle()
-            for line in removed:
-                migration.event(EventLevel.INFO, f"removed {line}")
+            self._report(result)
             await self._context.journal.save()
 
-    async def cleanup(self, given: Credentials, *, force: bool) -> CleanupResult:
-        """Remove everything the migration left; the caller forgets it. Raises WRONG_PHASE.
+    def _report(self, result: CleanupResult) -> None:
+        for line in result.removed:
+            self.migration.event(EventLevel.INFO, f"removed {line}")
+        for line in result.left:
+            self.migration.event(EventLevel.WARNING, f"not removed: {line}")
+        self.migration.left_behind(result.left)
 
-        force: also while it runs, and also when a server cannot be reached, or is not given.
+    async def cleanup(self, given: Credentials, *, force: bool) -> CleanupResult:
+        """Remove everything the migration left; the caller forgets it if it is marked as removed then. Raises
+        WRONG_PHASE.
+
+        If a server cannot be reached, what is there is recorded as left, and the migration, which cannot be
+        continued any more, is kept for another cleanup. force: also while it runs, and it is removed whatever
+        is left, also if a server is not given.
         """
         async with self._commanded() as migration:
             if migration.phase.running and not force:
@@ -302,17 +312,21 @@ class Commands:
             await self.loop.halt()
             await self.loop.unwatch()
             await self._workers.staffing.release()
+            if not (migration.phase.ended or force):
+                migration.aborted()  # without its slot it cannot be continued
+                self.loop.switching.settle()
+                await self._context.journal.save()
             try:
-                return await teardown.remove_all(
-                    self._contexts,
-                    self._schema.files,
-                    self._bus,
-                    judged.refused,
-                    force=force,
+                result = await teardown.remove_all(
+                    self._contexts, self._schema.files, self._bus, judged.refused, force=force
                 )
+                if not migration.removed:
+                    self._report(result)
+                    await self._context.journal.save()
             finally:
                 if not migration.removed:
                     self.loop.watch_old_source()
+            return result
 
 
 def unknown_operation(operation_id: str) -> PgmigError:

@@ -13,6 +13,7 @@ DURING = "tests/unit/coordinator/test_commands_during_switchover.py"
 SWITCHING = "tests/unit/coordinator/operations/test_switching.py"
 SWITCHING_RESTARTS = "tests/unit/coordinator/operations/test_switching_restarts.py"
 UNFROZEN = "tests/integration/coordinator/operations/test_switchover_unfrozen.py"
+UNREACHABLE = "tests/integration/coordinator/operations/test_unreachable_side.py"
 FAILPOINTS = (
     "tests/integration/coordinator/operations/test_failpoints.py"
     "::test_coordinator_killed_at_a_failpoint_leaves_one_writable_side"
@@ -325,6 +326,28 @@ MUTATIONS = (
         "    stopped = isinstance(exc, asyncio.CancelledError) and not _cancelled(migration)\n",
         "    stopped = isinstance(exc, asyncio.CancelledError)\n",
         f"{SWITCHING}::test_cancelled_switchover_is_undone_and_is_no_failure",
+    ),
+    Mutation(
+        "58 cleanup keeps a migration of which something is left",
+        "services/coordinator/operations/teardown.py",
+        "    if left and not force:\n",
+        "    if False:\n",
+        f"{UNREACHABLE}::test_cleanup_of_a_paused_migration_ends_it_even_if_something_is_left[source]",
+    ),
+    Mutation(
+        "58 a migration that cleanup has begun to remove cannot be resumed",
+        "services/coordinator/commands.py",
+        "            if not (migration.phase.ended or force):\n",
+        "            if False:\n",
+        f"{UNREACHABLE}::test_cleanup_of_a_paused_migration_ends_it_even_if_something_is_left[source]",
+    ),
+    Mutation(
+        "58 abort does not leave the source frozen",
+        "services/coordinator/operations/teardown.py",
+        " or piece.things == FREEZE:",
+        ":",
+        "tests/integration/coordinator/operations/test_undo.py"
+        "::test_abort_does_not_leave_a_source_frozen_that_cannot_be_reached",
     ),
     Mutation(
         "48 a switchover that blocks nobody refuses open transactions that write",

@@ -6,6 +6,8 @@ workers, so that no data is moved.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from clients.cli.certificates.places import keep
@@ -15,7 +17,7 @@ from clients.cli.output import print_json, print_table
 from clients.cli.signals import run
 from clients.diagnostics import can_ask, say, warn
 from clients.embedded.local_state import MigrationDir
-from services.shared.model import CleanupResult, ExitCode, MigrationView
+from services.shared.model import CleanupResult, ExitCode, MigrationId, MigrationView
 from services.shared.model.view.jsonview import to_json, view_to_json
 
 
@@ -24,7 +26,10 @@ from services.shared.model.view.jsonview import to_json, view_to_json
 @common_options
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def abort(invocation: Invocation, uris: Uris, yes: bool) -> None:
-    """Cancel a migration: drop its replication slot and publication. The copied data is kept."""
+    """Cancel a migration: drop its replication slot and publication. The copied data is kept.
+
+    What is on a server that cannot be reached is listed, with exit code 9. `cleanup` removes it later.
+    """
     if not yes:
         _confirm("Abort the migration? It cannot be continued afterwards.")
     view = run(_abort(invocation, uris))
@@ -32,6 +37,21 @@ def abort(invocation: Invocation, uris: Uris, yes: bool) -> None:
         print_json(view_to_json(view))
     else:
         print_table(f"migration {view.migration_id} is in phase {view.phase}")
+    _end_if_left(view.left, view.migration_id, forced=False)
+
+
+def _end_if_left(left: Sequence[str], migration_id: str, *, forced: bool) -> None:
+    """End with exit code 9 if something could not be removed."""
+    for thing in left:
+        warn(f"not removed: {thing}")
+    if not left:
+        return
+    if not forced:
+        say(
+            f"remove it with `pgmig-cli cleanup --id {migration_id}` when the server can be reached; if that "
+            "will never be, forget the migration with --force"
+        )
+    click.get_current_context().exit(ExitCode.LEFT_BEHIND)
 
 
 async def _abort(invocation: Invocation, uris: Uris) -> MigrationView:
@@ -78,18 +98,20 @@ async def _unfreeze(invocation: Invocation, uris: Uris, *, read_only: bool) -> M
 @click.option(
     "--force",
     is_flag=True,
-    help="Also while the migration has not ended, and when a server cannot be reached: what cannot be "
-    "removed is listed, with exit code 9.",
+    help="Also while the migration has not ended. Forget the migration even if something cannot be removed.",
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def cleanup(invocation: Invocation, uris: Uris, force: bool, yes: bool) -> None:
     """Remove everything that a migration left on both servers and on this machine, then forget it.
 
     The certificates of its switchovers are kept in kept-certificates/ of the state directory.
+
+    What cannot be removed is listed, with exit code 9. If a server cannot be reached, the migration is kept,
+    so that the next `cleanup` removes the rest. It cannot be continued any more.
     """
     if force and not yes:
         _confirm("Clean up the migration even if it has not ended? It cannot be continued afterwards.")
-    done = run(_cleanup(invocation, uris, force=force))
+    migration_id, done = run(_cleanup(invocation, uris, force=force))
     if invocation.json:
         print_json(to_json(done))
     else:
@@ -97,23 +119,20 @@ def cleanup(invocation: Invocation, uris: Uris, force: bool, yes: bool) -> None:
             print_table(f"removed {thing}")
         if not (done.removed or done.left):
             say("nothing was left to remove")
-    for thing in done.left:
-        warn(f"not removed: {thing}")
-    if done.left:
-        click.get_current_context().exit(ExitCode.LEFT_BEHIND)
+    _end_if_left(done.left, migration_id.value, forced=force)
 
 
-async def _cleanup(invocation: Invocation, uris: Uris, *, force: bool) -> CleanupResult:
+async def _cleanup(invocation: Invocation, uris: Uris, *, force: bool) -> tuple[MigrationId, CleanupResult]:
     async with coordinated(invocation, uris, "clean up") as (session, migration_id):
         await keep(invocation, session, migration_id.value, force=force)
         done = await session.cleanup(
             migration_id.value, uris.source or None, uris.destination or None, force=force
         )
-    if not invocation.coordinator:
+    if not invocation.coordinator and (force or not done.left):
         directory = MigrationDir(invocation.state_dir, migration_id)
         if directory.running_stack() is None:
             directory.forget()
-    return done
+    return migration_id, done
 
 
 def _confirm(question: str) -> None:

@@ -131,7 +131,8 @@ class Record:
     Which of two records of one id counts: `supersedes`. failure: why the last switchover was rolled back.
     freeze: written before the source is frozen: how to thaw it. operations: the last ones, the oldest first.
     One of them runs while the phase is switchover, and until its end is stored after that. certificates: of
-    the last switchovers that were decided (services.coordinator.migration.certificates).
+    the last switchovers that were decided (services.coordinator.migration.certificates). left: a line for
+    each thing that an abort or a cleanup could not remove.
     """
 
     migration_id: str
@@ -154,6 +155,7 @@ class Record:
     operations: tuple[Operation, ...] = ()
     certificates: tuple[StoredCertificate, ...] = ()
     handover: HandoverRecord = field(default_factory=HandoverRecord)
+    left: tuple[str, ...] = ()
 
     def pipeline(self, direction: Direction) -> PipelineRecord:
         """Raises KeyError if the migration has no pipeline in that direction."""

@@ -185,6 +185,10 @@ class Migration:
             self.record = replace(self.record, phase=MigrationPhase.MIGRATING)
         self._ended(MigrationPhase.ABORTED)
 
+    def left_behind(self, left: tuple[str, ...]) -> None:
+        """left: what an abort or a cleanup could not remove."""
+        self.put(replace(self.record, left=left))
+
     def began_switchover(self, freeze: Before) -> None:
         """freeze: how to thaw the source. The source is frozen only after this has been stored. The same
         write stores that the operation runs, so that no later coordinator begins it again. Raises WRONG_PHASE

@@ -66,6 +66,7 @@ def view_of(migration: Migration) -> MigrationView:
         pipelines=tuple(map(_pipeline_view, migration.pipelines)),
         readiness=None if migration.phase.ended or not record.options.follow else readiness_of(migration),
         operation=record.operations[-1] if record.operations else None,
+        left=record.left,
     )
 
 

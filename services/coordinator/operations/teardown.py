@@ -8,6 +8,7 @@ compare-and-set of the record in the store. If another coordinator has written i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from services.coordinator.migration.state import Migration
@@ -29,24 +30,37 @@ UNPROVEN = (
     "and the streams of the migration are not in use"
 )
 RETURNS = "a coordinator that starts finds it and continues the migration: clean up again then"
+FREEZE = "the freeze"
 LEAVE = "`pgmig-cli cleanup --force --id {id}` removes the rest, except what cannot be reached"
 
 
-async def remove_replication(contexts: Sequence[Context], bus: Client) -> list[str]:
-    """Slot and publication, origin, streams of each pipeline. contexts: of all pipelines of a migration, the
-    forward one first. Raises FENCED when another coordinator has taken over."""
-    removed = []
-    for context in contexts:
-        removals: tuple[Removal, ...] = (
-            partial(_freeze, context),
-            partial(_source, context),
-            partial(_origin, context),
-            partial(_streams, context, bus),
-        )
-        for removal in removals:
-            await context.journal.confirm()
-            removed += await _or_explained(context.migration, removal)
-    return removed
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What is removed, on which side of the migration ("source", "destination", "NATS"), and how."""
+
+    things: str
+    side: str
+    remove: Removal
+
+
+async def remove_replication(contexts: Sequence[Context], bus: Client) -> CleanupResult:
+    """Slot and publication, origin, streams of each pipeline. What is on a server that cannot be reached is
+    left, but not a freeze: raises UNREACHABLE then. Raises FENCED when another coordinator has taken over.
+
+    contexts: of all pipelines of a migration, the forward one first.
+    """
+    pieces = [piece for context in contexts for piece in _of_pipeline(context, bus, _origin)]
+    removed: list[str] = []
+    left: list[str] = []
+    for piece in pieces:
+        await contexts[0].journal.confirm()
+        try:
+            removed += await _or_explained(contexts[0].migration, piece.remove)
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.UNREACHABLE or piece.things == FREEZE:
+                raise
+            left.append(_line(piece, exc))
+    return CleanupResult(tuple(removed), tuple(left))
 
 
 async def _or_explained(migration: Migration, removal: Removal) -> list[str]:
@@ -61,31 +75,42 @@ async def _or_explained(migration: Migration, removal: Removal) -> list[str]:
         raise PgmigError(exc.kind, exc.message, hint, exc.lsn) from exc
 
 
+def _line(piece: _Piece, why: PgmigError) -> str:
+    place = "in NATS" if piece.side == "NATS" else f"on the {piece.side}"
+    return f"{piece.things} {place}: {why.message}"
+
+
 async def remove_all(
     contexts: Sequence[Context], files: Files, bus: Client, refused: dict[str, PgmigError], *, force: bool
 ) -> CleanupResult:
-    """Everything, the state last. Raises FENCED when another coordinator has taken over. force: what cannot
-    be removed is reported and kept. It is also reported if the store could not be asked.
+    """Everything, the state last. Raises FENCED when another coordinator has taken over.
 
-    contexts: of all pipelines of the migration, the forward one first. refused: by side of the migration, why
-    a given connection string is not used.
+    What is on a server that cannot be reached is left. Then the state is kept, so that this can be called
+    again, unless `force` is given. force: any error only leaves what it is about. It is also reported if the
+    store could not be asked. contexts: of all pipelines of the migration, the forward one first. refused: by
+    side of the migration, why a given connection string is not used.
     """
     context = contexts[0]
-    removals = [one for each in contexts for one in _of_pipeline(each, bus, force=force)]
-    removals.append((f"the state ({RETURNS})", "NATS", lambda: _forget(context)))
     removed: list[str] = []
     left: list[str] = []
     unproven: PgmigError | None = None
-    for things, side, removal in removals:
+
+    async def remove(piece: _Piece) -> None:
+        nonlocal unproven
         try:
             unproven = await check_ours(context, force=force) if unproven is None else unproven
-            removed += await _or_explained(context.migration, removal)
+            removed.extend(await _or_explained(context.migration, piece.remove))
         except PgmigError as exc:
-            if not force or exc.kind is ErrorKind.FENCED:
+            if exc.kind is ErrorKind.FENCED or not (force or exc.kind is ErrorKind.UNREACHABLE):
                 raise
-            why = refused.get(side) if exc.kind is ErrorKind.CREDENTIALS_NEEDED else None
-            place = "in NATS" if side == "NATS" else f"on the {side}"
-            left.append(f"{things} {place}: {(why or exc).message}")
+            why = refused.get(piece.side) if exc.kind is ErrorKind.CREDENTIALS_NEEDED else None
+            left.append(_line(piece, why or exc))
+
+    for piece in [piece for each in contexts for piece in _of_pipeline(each, bus, _destination, force=force)]:
+        await remove(piece)
+    if left and not force:
+        return CleanupResult(tuple(removed), tuple(left))
+    await remove(_Piece(f"the state ({RETURNS})", "NATS", partial(_forget, context)))
     if unproven is not None:
         left.append(f"{UNPROVEN}: {unproven.message}")
     context.migration.remove()
@@ -93,23 +118,28 @@ async def remove_all(
     return CleanupResult((*removed, *files.remove()), tuple(left))
 
 
-def _of_pipeline(context: Context, bus: Client, *, force: bool) -> tuple[tuple[str, str, Removal], ...]:
-    """What is removed, the side of the migration where it is, and the removal."""
+def _of_pipeline(
+    context: Context,
+    bus: Client,
+    at_destination: Callable[[Context], Awaitable[list[str]]],
+    *,
+    force: bool = False,
+) -> tuple[_Piece, ...]:
+    """at_destination: removes what is on its destination."""
     names, sides = context.pipeline.id, ("source", "destination")
     source, destination = sides if names.direction is Direction.FORWARD else sides[::-1]
+    bookkeeping = " and bookkeeping" if at_destination is _destination else ""
     return (
-        ("the freeze", source, partial(_freeze, context)),
-        (
+        _Piece(FREEZE, source, partial(_freeze, context)),
+        _Piece(
             f"replication slot {names.slot} and publication {names.publication}",
             source,
             partial(_source, context, force=force),
         ),
-        (
-            f"replication origin {names.origin} and bookkeeping",
-            destination,
-            partial(_destination, context),
+        _Piece(
+            f"replication origin {names.origin}{bookkeeping}", destination, partial(at_destination, context)
         ),
-        ("the streams", "NATS", partial(_streams, context, bus)),
+        _Piece("the streams", "NATS", partial(_streams, context, bus)),
     )
 
 

@@ -68,6 +68,15 @@ class Proxy:
         self._cut += self._writers
         self._writers.clear()
 
+    def refuse(self) -> None:
+        """Refuse connections, like a server that is down, and cut those that there are."""
+        self._server.close()
+        self.cut()
+
+    async def accept_again(self) -> None:
+        host, port = self.address.split(":")
+        self._server = await asyncio.start_server(self._accept, host, int(port))
+
     async def close(self) -> None:
         self._closed = True
         self._server.close()

@@ -248,7 +248,8 @@ class PipelineView:
 class MigrationView:
     """phase: of the migration and its forward pipeline in one word. readiness: None if no switchover is
     ahead, because the migration has ended or does not replicate changes. operation: the one that runs, or
-    the last one."""
+    the last one. left: a line for each thing that an abort or a cleanup could not remove, because its server
+    could not be reached."""
 
     migration_id: str
     phase: Phase
@@ -272,3 +273,4 @@ class MigrationView:
     pipelines: tuple[PipelineView, ...] = ()
     readiness: Readiness | None = None
     operation: Operation | None = None
+    left: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ from services.shared.model import ErrorKind, MigrationPhase, PgmigError, Phase
 from services.shared.pg.session.uri import endpoint
 from tests.support.records import changed
 from tests.support.servers.door import reopen
+from tests.support.servers.process import free_port
 from tests.support.switchover.old_source import closed, frozen_in_vain, insert, password_file
 
 
@@ -33,8 +34,24 @@ async def test_cleanup_of_a_switchover_that_could_not_be_undone_thaws_the_source
     journal = Journal(StateStore(client), tmp_path, migration)
     pipeline = Pipeline(migration, journal, SharedResources(client, WorkerRegistry(), tmp_path))
     pipeline.context.credentials.of_migration.accept(Credentials(source, dest_db), proven=True)
-    assert "the freeze of the source" in await teardown.remove_replication([pipeline.context], pipeline.bus)
+    result = await teardown.remove_replication([pipeline.context], pipeline.bus)
+    assert "the freeze of the source" in result.removed
     insert(source, 1)
+
+
+async def test_abort_does_not_leave_a_source_frozen_that_cannot_be_reached(
+    source: str, dest_db: str, client: Client, tmp_path: Path
+) -> None:
+    record = await frozen_in_vain(source)
+    migration = Migration(record, lambda _: ())
+    journal = Journal(StateStore(client), tmp_path, migration)
+    pipeline = Pipeline(migration, journal, SharedResources(client, WorkerRegistry(), tmp_path))
+    away = f"postgresql://postgres@127.0.0.1:{free_port()}/{record.source.dbname}"
+    pipeline.context.credentials.of_migration.accept(Credentials(away, dest_db), proven=True)
+    with pytest.raises(PgmigError) as caught:
+        await teardown.remove_replication([pipeline.context], pipeline.bus)
+    assert caught.value.kind is ErrorKind.UNREACHABLE
+    assert migration.record.freeze is not None
 
 
 async def test_password_file_gives_access_to_a_closed_source(
