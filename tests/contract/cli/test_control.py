@@ -8,7 +8,7 @@ import click
 import pytest
 
 from clients.cli.app import cli
-from services.shared.model import Lsn, Phase, TableId
+from services.shared.model import Lsn, MigrationView, Phase, TableId
 from tests.fakes.thread import ServedControl
 from tests.support.clients.commands import URIS, at, document, put
 
@@ -147,3 +147,16 @@ def test_cleanup_that_leaves_something_behind_says_so_with_its_exit_code(served:
     put(served)
     result = at(served, "cleanup", "--force", "-o", "json")
     assert (result.exit_code, json.loads(result.stdout)["left"]) == (9, list(served.control.left))
+
+
+@pytest.mark.parametrize("command", [("abort",), ("cleanup",), ("cleanup", "--force")])
+def test_what_could_not_be_removed_is_listed_with_an_exit_code_of_its_own(
+    served: ServedControl, command: tuple[str, ...]
+) -> None:
+    left = ("slot pgmig_m on the source: it is down",)
+    served.do(lambda: served.control.put(MigrationView("m", Phase.PAUSED, left=left)))
+    served.control.left = left
+    result = at(served, *command, "--yes")
+    assert result.exit_code == 9
+    assert f"not removed: {left[0]}" in result.stderr
+    assert ("`pgmig-cli cleanup --id m`" in result.stderr) == ("--force" not in command)
