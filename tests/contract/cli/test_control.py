@@ -154,7 +154,7 @@ def test_what_could_not_be_removed_is_listed_with_an_exit_code_of_its_own(
     served: ServedControl, command: tuple[str, ...]
 ) -> None:
     left = ("slot pgmig_m on the source: it is down",)
-    served.do(lambda: served.control.put(MigrationView("m", Phase.PAUSED, left=left)))
+    served.do(lambda: served.control.put(MigrationView("m", Phase.ABORTED, left=left)))
     served.control.left = left
     result = at(served, *command, "--yes")
     assert result.exit_code == 9
