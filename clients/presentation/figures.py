@@ -88,11 +88,14 @@ def version(server_version_num: int) -> str:
 
 
 def endpoint(where: Endpoint) -> str:
-    """`host:port/database`, with IPv6 addresses in brackets; a dash if the host is unknown."""
+    """`host:port/database`, with IPv6 addresses in brackets and all of several servers; a dash if the host is
+    unknown."""
     if not where.host:
         return NONE
-    host = f"[{where.host}]" if ":" in where.host else where.host
-    return printable(f"{host}:{where.port}/{where.dbname}")
+    servers = ",".join(
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in where.servers
+    )
+    return printable(f"{servers}/{where.dbname}")
 
 
 def clock(at: float) -> str:

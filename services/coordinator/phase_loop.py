@@ -21,6 +21,7 @@ from services.coordinator.operations.switching import Switching
 from services.coordinator.operations.undo import undo
 from services.coordinator.phases import copy, follow, indexes, schema
 from services.coordinator.pipeline.pipeline import Pipeline, Pipelines
+from services.coordinator.pipeline.primary_watch import PrimaryWatch
 from services.coordinator.pipeline.readiness_watch import ReadinessWatch
 from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.pipeline.source_watch import Lookout
@@ -75,6 +76,7 @@ class PhaseLoop:
         self._sampling: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self.switching = Switching(self._context, self._schema, self._workers)
+        self._primaries = PrimaryWatch(self._context, self._workers)
 
     @property
     def migration(self) -> Migration:
@@ -86,6 +88,7 @@ class PhaseLoop:
         self._sampling = [
             asyncio.create_task(self._sample(), name=f"sample-{self.migration.id}"),
             asyncio.create_task(self.readiness_watch.run(), name=f"readiness-{self.migration.id}"),
+            asyncio.create_task(self._primaries.run(), name=f"primaries-{self.migration.id}"),
         ]
         self.switching.resume()
         self.begin()
@@ -159,7 +162,10 @@ class PhaseLoop:
                 if error.kind is ErrorKind.FENCED:
                     log.error("migration %s is left to another coordinator: %s", self.migration.id, error)
                     return
-                if not error.policy.retry:
+                if error.kind is ErrorKind.PROMOTED:
+                    await self._workers.staffing.release()
+                    self._workers.reports.cleared()
+                elif not error.policy.retry:
                     if not await self._switched_over():
                         await self._fail(error)
                     self.watch_old_source()
@@ -183,6 +189,7 @@ class PhaseLoop:
             await self._context.journal.save()
             return
         await self._context.journal.check_ours()  # another coordinator may run the migration now
+        await self._primaries.begin()
         target = await self._run_state(self._context.pipeline.state)
         if target is not self._context.pipeline.state:
             if target is PipelineState.ENDED:

@@ -80,6 +80,9 @@ class Stand:
     async def both(self) -> Credentials:
         return Credentials()
 
+    async def find_primaries(self) -> bool:
+        return False
+
     async def attempt(self, run: Any) -> None:
         """A held one becomes ready. blocks: writes are blocked then, for ever."""
         await await_proceed(self.context)

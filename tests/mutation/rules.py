@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from tests.mutation import access, applications, certificate, changes, content, reverse, switchover, tables
+from tests.mutation import (
+    access,
+    applications,
+    certificate,
+    changes,
+    content,
+    failover,
+    reverse,
+    switchover,
+    tables,
+)
 
 MUTATIONS = (
     changes.MUTATIONS
@@ -12,5 +22,6 @@ MUTATIONS = (
     + applications.MUTATIONS
     + reverse.MUTATIONS
     + certificate.MUTATIONS
+    + failover.MUTATIONS
     + access.MUTATIONS
 )

@@ -70,9 +70,17 @@ async def await_credentials(context: Context, deadline: float) -> Credentials:
     migration = context.migration
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            return await context.credentials.both()
+            uris = await context.credentials.both()
+            moved = await context.credentials.find_primaries()
     except TimeoutError as exc:
         raise _not_begun(ErrorKind.CREDENTIALS_NEEDED, credentials_needed(str(migration.id))) from exc
+    if moved:
+        raise PgmigError(
+            ErrorKind.TRANSIENT,
+            "another server is the primary now; writes were not blocked",
+            "wait until the migration replicates from it, then switch over again",
+        )
+    return uris
 
 
 def _ready(pipeline: PipelineStatus, deadline: float) -> bool:

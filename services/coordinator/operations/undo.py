@@ -58,7 +58,7 @@ async def undo(context: Context) -> None:
     kind = context.migration.operations.kind
     await at_point(kind, Point.UNDOING)
     if context.migration.record.freeze is not None:
-        thaw = _Thaw(context, await context.credentials.source())
+        thaw = _Thaw(context)
         fenced = await retrying(
             "thawing the source",
             thaw.attempt,
@@ -79,17 +79,18 @@ class _Thaw:
     """A thaw that is attempted until it succeeds. Once writers can write, only subscriptions are left. Later
     attempts neither set the default nor open the database: an operator may have changed these since."""
 
-    def __init__(self, context: Context, uri: str) -> None:
-        self._context, self._uri = context, uri
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._open = False
 
     async def attempt(self) -> PgmigError | None:
         """Returns FENCED instead of raising it: `retrying` would try again."""
         try:
+            uri = await self._context.credentials.source()  # a standby may have been promoted since
             if not self._open:
-                await _open_recorded(self._context, self._uri)
+                await _open_recorded(self._context, uri)
                 self._open = True
-            await _enable_recorded(self._context, self._uri)
+            await _enable_recorded(self._context, uri)
         except StillDisabledError as exc:  # it is retried after any error
             raise StillDisabledError(ErrorKind.TRANSIENT, exc.message, exc.hint) from exc
         except PgmigError as exc:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from services.coordinator.migration.record import Record
 from services.coordinator.migration.state import Migration
+from services.coordinator.pipeline.primaries import Primaries
 from services.shared.model import DatabaseIdentity, Endpoint, ErrorKind, EventLevel, PgmigError
 from services.shared.pg.catalog.server import identity_of, read_server
 from services.shared.pg.freeze.closed_database import beside
@@ -24,7 +25,7 @@ from services.shared.pg.freeze.thaw import Before
 from services.shared.pg.preflight.checks import reachable
 from services.shared.pg.replication.connection import ReplicationConnection
 from services.shared.pg.session.connection import connection, reached
-from services.shared.pg.session.uri import as_recorded, endpoint, passwordless_uri
+from services.shared.pg.session.uri import as_recorded, endpoint, passwordless_uri, same_servers
 from services.shared.runtime.changes import Changes
 
 PASSWORD_FILE_EVERY_S = 5.0
@@ -41,6 +42,11 @@ class Credentials:
     @property
     def complete(self) -> bool:
         return bool(self.source_uri and self.destination_uri)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The servers and databases of those that are known."""
+        return tuple(place(endpoint(uri)) for uri in (self.source_uri, self.destination_uri) if uri)
 
     def filled_from(self, other: Credentials) -> Credentials:
         """These connection strings; those that are missing come from `other`."""
@@ -121,7 +127,7 @@ class Judged:
 
 
 def place(where: Endpoint) -> str:
-    return f"{where.host}:{where.port}/{where.dbname}"
+    return where.address
 
 
 async def judge(record: Record, given: Credentials, remedy: str) -> Judged:
@@ -149,7 +155,7 @@ async def _judged(judged: Judged, side: str, uri: str, record: Record, hint: str
     if not uri:
         return uri
     uri = as_recorded(uri, known)
-    if endpoint(uri).place == known.place:
+    if same_servers(uri, known):
         return uri
     try:
         judged.moved[side] = await _found(side, uri, record, hint)
@@ -226,6 +232,7 @@ class KnownCredentials:
         self._changes = changes
         self._embedded = embedded
         self._known = NOTHING_GIVEN
+        self._primaries = Primaries()
 
     def accept(self, offered: Credentials, *, proven: bool = False) -> None:
         """Accept connection strings of the recorded databases, and no others. No other method accepts any.
@@ -253,7 +260,7 @@ class KnownCredentials:
         record = self._migration.record
 
         def allowed(uri: str, where: Endpoint) -> str:
-            if uri and endpoint(uri).place == where.place:
+            if uri and same_servers(uri, where):
                 return as_recorded(uri, where)
             return uri if proven else ""
 
@@ -264,33 +271,63 @@ class KnownCredentials:
 
     @property
     def known(self) -> Credentials:
-        """The connection strings that are known now. Nothing is looked up."""
-        return self._known
+        """The connection strings that are known now, each with the primary's host only if it has been found.
+        Nothing is looked up."""
+        return Credentials(*(self._primaries.narrowed(side, uri) for side, uri in self._sides()))
+
+    def _sides(self) -> tuple[tuple[str, str], ...]:
+        return ("source", self._known.source_uri), ("destination", self._known.destination_uri)
 
     async def both(self) -> Credentials:
-        """Both connection strings. Waits for `resume` while they are unknown."""
+        """Both connection strings. Waits for `resume` while they are unknown. Raises UNREACHABLE if a side
+        has several servers, and none is the primary."""
         await self._find(lambda: self._known.complete)
-        return self._known
+        await self.find_primaries(again=False)
+        return self.known
+
+    async def find_primaries(self, *sides: str, again: bool = True) -> bool:
+        """Find the primary of each of these sides (of none: both) that has several servers. again: also where
+        it was found before. Returns whether one is another server than before. Raises UNREACHABLE."""
+        moved = False
+        for side, uri in self._sides():
+            if side not in (sides or OPTIONS) or not uri or (not again and self._primaries.known(side, uri)):
+                continue
+            record = self._migration.record
+            identity: DatabaseIdentity | None = getattr(record, f"{side}_identity")
+            system = identity.system_identifier if identity is not None else ""
+            door = record.freeze.door if record.freeze is not None else ""
+            if await self._primaries.find(side, uri, system, door):
+                moved = True
+                primary = endpoint(self._primaries.narrowed(side, uri))
+                self._migration.event(
+                    EventLevel.WARNING, f"the {side}'s primary is {place(primary)} from now on"
+                )
+        return moved
 
     async def source(self) -> str:
-        """Like `both`, if only the source is needed."""
+        """Like `both`, if only the source is needed. The primary is found again."""
         await self._find(lambda: bool(self._known.source_uri))
-        return self._known.source_uri
+        await self.find_primaries("source")
+        return self.known.source_uri
 
     async def destination(self) -> str:
-        """Like `both`, if only the destination is needed."""
+        """Like `source`, for the destination."""
         await self._find(lambda: bool(self._known.destination_uri))
-        return self._known.destination_uri
+        await self.find_primaries("destination")
+        return self.known.destination_uri
 
-    async def known_source(self) -> str:
-        """Like `source`, but raises CREDENTIALS_NEEDED instead of waiting."""
+    async def known_source(self, *, again: bool = True) -> str:
+        """The source's connection string. Raises CREDENTIALS_NEEDED instead of waiting. again: see
+        `find_primaries`."""
         refused = await self._look()
-        return self._known.source_uri or self._unknown("source", refused)
+        await self.find_primaries("source", again=again)
+        return self.known.source_uri or self._unknown("source", refused)
 
-    async def known_destination(self) -> str:
-        """The destination's connection string. Raises CREDENTIALS_NEEDED."""
+    async def known_destination(self, *, again: bool = True) -> str:
+        """Like `known_source`, for the destination."""
         refused = await self._look()
-        return self._known.destination_uri or self._unknown("destination", refused)
+        await self.find_primaries("destination", again=again)
+        return self.known.destination_uri or self._unknown("destination", refused)
 
     async def check_known(self) -> None:
         """Raises CREDENTIALS_NEEDED unless both connection strings are known."""

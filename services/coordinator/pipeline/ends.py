@@ -31,14 +31,20 @@ class PipelineEnds:
         """Both connection strings. Waits for `resume` while they are unknown."""
         return self._placed(await self.of_migration.both())
 
+    async def find_primaries(self) -> bool:
+        """Find the primary of both ends again. Returns whether one is another server than before. Raises
+        UNREACHABLE."""
+        return await self.of_migration.find_primaries()
+
     async def source(self) -> str:
         """Like `both`, if only the source is needed."""
         return await (self.of_migration.source() if self._forward else self.of_migration.destination())
 
-    async def known_source(self) -> str:
-        """Like `source`, but raises CREDENTIALS_NEEDED instead of waiting."""
+    async def known_source(self, *, again: bool = True) -> str:
+        """Like `source`, but raises CREDENTIALS_NEEDED instead of waiting. again: find the primary again,
+        if there are several servers."""
         known = self.of_migration
-        return await (known.known_source() if self._forward else known.known_destination())
+        return await (known.known_source if self._forward else known.known_destination)(again=again)
 
     async def known_destination(self) -> str:
         """The destination's connection string. Raises CREDENTIALS_NEEDED."""

@@ -86,6 +86,11 @@ class Reports:
         assert self.fatal is not None
         return self.fatal
 
+    def end_phase(self, error: PgmigError) -> None:
+        """End the running phase with this error, unless another one ends it already."""
+        self.fatal = self.fatal or error
+        self.notify()
+
     def cleared(self) -> None:
         """Forget the errors of the last run of a phase."""
         self.fatal = None

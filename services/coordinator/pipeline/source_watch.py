@@ -69,11 +69,11 @@ class Lookout:
 
     async def _uri(self) -> str:
         if self._credentials.known.source_uri:
-            return await self._credentials.known_source()
+            return await self._credentials.known_source(again=False)
         if time.monotonic() >= self._search_at:
             self._search_at = time.monotonic() + SEARCH_EVERY_S
             with suppress(PgmigError):
-                return await self._credentials.known_source()
+                return await self._credentials.known_source(again=False)
         return ""
 
     async def close(self) -> None:

@@ -56,6 +56,7 @@ class ErrorKind(StrEnum):
     DEADLOCK = "DEADLOCK"
     UNTRANSLATABLE = "UNTRANSLATABLE"
     CERTIFICATE_INVALID = "CERTIFICATE_INVALID"
+    PROMOTED = "PROMOTED"
 
     @classmethod
     def named(cls, name: str) -> ErrorKind:
@@ -133,6 +134,7 @@ POLICIES: dict[ErrorKind, Policy] = {
     ErrorKind.DEADLOCK: Policy(True, "ABORTED", ExitCode.FAILED),
     ErrorKind.UNTRANSLATABLE: Policy(False, "FAILED_PRECONDITION", ExitCode.FAILED),
     ErrorKind.CERTIFICATE_INVALID: Policy(False, "FAILED_PRECONDITION", ExitCode.REFUSED),
+    ErrorKind.PROMOTED: Policy(False, "ABORTED", ExitCode.FAILED),
 }
 
 

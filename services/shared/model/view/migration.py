@@ -127,6 +127,22 @@ class Endpoint:
         """Host, port, database and user, for which a password is valid."""
         return self.host, self.port, self.dbname, self.user
 
+    @property
+    def servers(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each server that the database may be on: a primary and its standbys. Without
+        standbys, the one host and port."""
+        given = {one.name: one.value for one in self.parameters}
+        hosts = given.get("host", self.host).split(",")
+        ports = given.get("port", str(self.port)).split(",")
+        if len(ports) == 1:
+            ports *= len(hosts)
+        return tuple((host, int(port)) for host, port in zip(hosts, ports, strict=True))
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT/DATABASE, with all hosts."""
+        return ",".join(f"{host}:{port}" for host, port in self.servers) + f"/{self.dbname}"
+
 
 @dataclass(frozen=True, slots=True)
 class SkippedTransaction:

@@ -37,6 +37,7 @@ from services.shared.pg.schema.dump_tools import DumpTools, find_tools
 from services.shared.pg.schema.existing_objects import plan_to_drop, plan_to_fill
 from services.shared.pg.selection.rules import Chosen
 from services.shared.pg.session.connection import connection, reached
+from services.shared.pg.session.primary import find_primary
 from services.shared.pg.session.uri import requires_tls
 
 _DEFAULTS = MigrationOptions()
@@ -71,6 +72,9 @@ async def check_migration(
     options: the selection, and how to handle existing contents of the destination.
     """
     check_options(options)
+    given = source_uri, destination_uri
+    source_uri = await find_primary(source_uri, "source")
+    destination_uri = await find_primary(destination_uri, "destination")
     async with (
         connection(source_uri, "source") as source,
         connection(destination_uri, "destination") as destination,
@@ -78,7 +82,7 @@ async def check_migration(
         facts = await read_server(source, "source"), await read_server(destination, "destination")
         _check_pair(*facts)
         await check_names(source)
-        ends = reached(source, source_uri), reached(destination, destination_uri)
+        ends = reached(source, given[0]), reached(destination, given[1])
         tls = requires_tls(ends[0]) and not options.data_only
         tools = await find_tools(facts[0].major, facts[1].major, tls=tls)
         options = await _with_search_path(source_uri, options)

@@ -269,6 +269,7 @@ async def _service(uri: str) -> AsyncIterator[dict[str, str]]:
     completed = conninfo.conninfo_to_dict(complete_conninfo(uri, "pgmig dump", "source"))
     given = {name: str(value) for name, value in completed.items()}
     password = given.pop("password", None)
+    del given["target_session_attrs"]  # a pg_dump before 14 does not know the value `primary`
     ours = {"PGSERVICE", "PGSERVICEFILE", "LC_ALL", "LANGUAGE"}  # the last two would translate messages
     env = {k: v for k, v in os.environ.items() if k not in ours} | {"LC_MESSAGES": "C"}
     if password is not None:

@@ -62,6 +62,9 @@ _TRANSIENT = re.compile(r"08...|40...|53...|57P0[1235]|55P03|57014|25P0[234]")
 _AUTHENTICATION = re.compile(r"28...")
 _PERMISSION = "42501"
 _NO_SUCH = re.compile(r'(database|role|user) ".*" does not exist')
+_FULL = re.compile("too many connections|connection slots|too many clients", re.IGNORECASE)
+_STANDBY = "server is in hot standby mode"
+"""Of libpq, if target_session_attrs=primary refuses the server."""
 _DISK_FULL = "53100"
 _DEADLOCK = frozenset({"40P01", "40001"})
 
@@ -74,7 +77,7 @@ def options(settings: dict[str, str]) -> str:
 
 def complete_conninfo(uri: str, application: str, side: str = "", **overrides: str) -> str:
     """Return `uri` (a URI or key=value string) with our session settings, timeouts and keepalives. GSSAPI
-    encryption is disabled unless `uri` asks for it.
+    encryption is disabled unless `uri` asks for it. Standbys are refused, whatever `uri` asks for.
 
     The user's own `options` come first, so that ours override them. side: for error messages. Raises
     INVALID_ARGUMENT.
@@ -90,6 +93,7 @@ def complete_conninfo(uri: str, application: str, side: str = "", **overrides: s
         "tcp_user_timeout": "60000",
     }
     ours = {"options": settings, "application_name": application, "client_encoding": "UTF8"}
+    ours["target_session_attrs"] = "primary"  # read-write would refuse a source that is frozen
     merged = {**defaults, **given, **ours, **overrides}
     return conninfo.make_conninfo("", **{k: str(v) for k, v in merged.items()})
 
@@ -159,7 +163,7 @@ def not_ready(side: str, message: str, hint: str) -> PgmigError:
 def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> PgmigError:
     where = endpoint(uri)
     text = " ".join(str(exc).split())
-    place = f"{side} {where.host}:{where.port}/{where.dbname}"
+    place = f"{side} {where.address}"
     lowered = text.lower()
     if "authentication failed" in lowered or "no password" in lowered or "pg_hba.conf" in lowered:
         return PgmigError(
@@ -181,18 +185,28 @@ def connect_failure(exc: psycopg.OperationalError, uri: str, side: str) -> Pgmig
             "if a switchover has closed it, pgmig-cli unfreeze opens it; so does this, from another database "
             f'of that server: ALTER DATABASE "{where.dbname}" ALLOW_CONNECTIONS true',
         )
-    if "too many connections" in lowered or "connection slots" in lowered or "too many clients" in lowered:
+    if _NO_SUCH.search(lowered):
+        return PgmigError(
+            ErrorKind.AUTHENTICATION,
+            f"{place} refuses the login: {text}",
+            "check the database and role names in the URI",
+        )
+    return _unreachable(where, place, text)
+
+
+def _unreachable(where: Endpoint, place: str, text: str) -> PgmigError:
+    if _FULL.search(text):
         return PgmigError(
             ErrorKind.UNREACHABLE,
             f"cannot connect to {place}: {text}",
             "end other sessions, or raise the limit that the message names (CONNECTION LIMIT of role or "
             "database, max_connections)",
         )
-    if _NO_SUCH.search(lowered):
+    if _STANDBY in text and len(where.servers) == 1:
         return PgmigError(
-            ErrorKind.AUTHENTICATION,
-            f"{place} refuses the login: {text}",
-            "check the database and role names in the URI",
+            ErrorKind.UNREACHABLE,
+            f"{place} is a standby",
+            "connect to the primary server, or name all servers: host=a,b port=5432,5432",
         )
     return PgmigError(
         ErrorKind.UNREACHABLE,

@@ -61,6 +61,10 @@ _KEPT = _FILES | frozenset(
 )
 """Accepted, and stored in a migration's record."""
 _ALLOWED = _PLACE | _SECRETS | _OURS | _KEPT
+_PRIMARY_IS_REFUSED = frozenset({"read-only", "standby"})
+"""Values of target_session_attrs that never lead to a primary."""
+_OF_SEVERAL = frozenset({"load_balance_hosts", "target_session_attrs"})
+"""Parameters that say which of several hosts is used."""
 _WEAK_MODES = frozenset({"allow", "prefer"})
 _STRICT_MODES = frozenset({"require", "verify-ca", "verify-full"})
 _NOT_A_FILE = frozenset({"", "system"})
@@ -125,7 +129,15 @@ def _check_place(given: Mapping[str, str], whose: str) -> None:
     port = given.get("port") or "5432"
     if not _PORT.fullmatch(port) or any(not 0 < int(one) < 1 << 16 for one in port.split(",")):
         _refuse(f"{whose} has a port that is no number from 1 to 65535", FORM)
-    for host in given.get("host", "").split(","):
+    if given.get("target_session_attrs") in _PRIMARY_IS_REFUSED:
+        _refuse(
+            f"{whose} asks for a standby, which cannot be migrated from or to",
+            "use target_session_attrs=read-write, or leave it out: pgmig always works with the primary",
+        )
+    hosts = given.get("host", "").split(",")
+    if port.count(",") not in {0, len(hosts) - 1}:
+        _refuse(f"{whose} has another number of ports than of hosts", FORM)
+    for host in hosts:
         if not host.startswith(("/", "@")) and re.search(r"[\s/@:?#]", host) and not _is_ipv6(host):
             _refuse(f"{whose} has a host that is neither a name nor an address", FORM)
     if given.get("dbname", "").startswith(_SCHEMES) or "=" in given.get("dbname", ""):
@@ -191,6 +203,26 @@ def endpoint(uri: str, server_version_num: int = 0) -> Endpoint:
     )
 
 
+def each_server(uri: str) -> tuple[str, ...]:
+    """`uri` once for each of its hosts, with that host only. If it has one host: `uri` itself."""
+    servers = endpoint(uri).servers
+    if len(servers) == 1:
+        return (uri,)
+    given = {name: value for name, value in parameters(uri).items() if name not in _OF_SEVERAL}
+    return tuple(
+        conninfo.make_conninfo("", **(given | {"host": host, "port": str(port)})) for host, port in servers
+    )
+
+
+def same_servers(uri: str, where: Endpoint) -> bool:
+    """Whether `uri` names the servers, database and user of `where`, or one of several servers."""
+    found = endpoint(uri)
+    if found.place[2:] != where.place[2:]:
+        return False
+    named = found.servers
+    return named == where.servers or (len(named) == 1 and named[0] in where.servers)
+
+
 def passwordless_uri(where: Endpoint) -> str:
     """A connection string without a password: libpq's password file may have it."""
     place = {"host": where.host, "port": str(where.port), "dbname": where.dbname, "user": where.user}
@@ -207,7 +239,7 @@ def as_recorded(uri: str, where: Endpoint) -> str:
         del own["sslmode"]
     kept = {one.name: one.value for one in where.parameters if one.name in _KEPT | _PLACE}
     several = {name: kept.pop(name) for name in _PLACE & kept.keys()}
-    completed = kept | own | (several if endpoint(uri).place == where.place else {})
+    completed = kept | own | (several if same_servers(uri, where) else {})
     return uri if completed == given else conninfo.make_conninfo("", **completed)
 
 

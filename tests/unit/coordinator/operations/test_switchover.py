@@ -101,6 +101,9 @@ class Stand:
     async def both(self) -> Credentials:
         return Credentials()
 
+    async def find_primaries(self) -> bool:
+        return False
+
     async def release(self) -> bool:
         """The workers have stopped."""
         return True

@@ -15,11 +15,13 @@ from services.shared.model.redaction import has_password, redact
 from services.shared.pg.session.connection import complete_conninfo
 from services.shared.pg.session.uri import (
     as_recorded,
+    each_server,
     endpoint,
     parameters,
     passwordless_uri,
     requires_tls,
     requiring_tls,
+    same_servers,
 )
 
 SECRET = "Xq7secretZ"
@@ -176,3 +178,46 @@ def test_a_database_that_was_reached_with_tls_is_not_reached_without() -> None:
 def test_sessions_are_encrypted_with_kerberos_only_when_asked(given: str, mode: str) -> None:
     completed = conninfo.conninfo_to_dict(complete_conninfo(f"postgresql://u@h/d{given}", "test"))
     assert completed["gssencmode"] == mode
+
+
+def test_several_servers_are_recorded_together_and_used_one_at_a_time() -> None:
+    uri = "postgresql://u:pw@a:1,b:2/db?target_session_attrs=read-write&sslmode=require"
+    where = endpoint(uri)
+    assert where.servers == (("a", 1), ("b", 2))
+    assert where.address == "a:1,b:2/db"
+    assert endpoint(passwordless_uri(where)).servers == where.servers
+    for one, expected in zip(each_server(uri), where.servers, strict=True):
+        assert endpoint(one).servers == (expected,)
+        assert parameters(one)["password"] == "pw"
+        assert parameters(one)["sslmode"] == "require"
+    assert endpoint("host=a,b port=5 dbname=db").servers == (("a", 5), ("b", 5))
+    assert each_server("postgresql://u@a/db") == ("postgresql://u@a/db",)
+
+
+def test_an_address_of_one_of_the_servers_keeps_the_recorded_list() -> None:
+    where = endpoint("postgresql://u@a:1,b:2/db")
+    for one in ("postgresql://u:pw@b:2/db", "postgresql://u:pw@a:1,b:2/db"):
+        assert same_servers(one, where)
+        assert endpoint(as_recorded(one, where)).servers == where.servers
+    for other in ("postgresql://u:pw@c:1/db", "postgresql://u:pw@a:1,c:2/db", "postgresql://v@b:2/db"):
+        assert not same_servers(other, where)
+        assert endpoint(as_recorded(other, where)).servers == endpoint(other).servers
+
+
+@pytest.mark.parametrize("wanted", ["read-only", "standby"])
+def test_a_standby_cannot_be_asked_for(wanted: str) -> None:
+    with pytest.raises(PgmigError) as caught:
+        parameters(f"host=a,b target_session_attrs={wanted}", "source")
+    assert "the source's connection string asks for a standby" in caught.value.message
+
+
+@pytest.mark.parametrize("wanted", ["any", "read-write", "primary", "prefer-standby"])
+def test_every_session_is_with_a_primary(wanted: str) -> None:
+    """Not with a read-write server: a source that is frozen is read-only."""
+    completed = conninfo.conninfo_to_dict(complete_conninfo(f"host=a target_session_attrs={wanted}", "test"))
+    assert completed["target_session_attrs"] == "primary"
+
+
+def test_there_are_as_many_ports_as_hosts() -> None:
+    with pytest.raises(PgmigError):
+        parameters("host=a,b,c port=1,2")

@@ -1,0 +1,51 @@
+"""Connection strings that name a primary and its standby: the migration continues after a promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from services.shared.model import MigrationOptions, Phase
+from tests.support.servers.installs import newest
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.standby import StandbyServer, count, servers_uri
+from tests.support.services.services import Services, until, until_phase
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[PostgresServer, StandbyServer]]:
+    with PostgresServer(newest(), fsync=False) as primary:
+        primary.create_database("shop")
+        with StandbyServer(primary) as standby:
+            yield primary, standby
+
+
+async def test_the_migration_continues_at_the_destination_that_was_promoted(
+    source_db: str, pair: tuple[PostgresServer, StandbyServer], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    primary, standby = pair
+    with psycopg.connect(source_db) as conn:
+        conn.execute("CREATE TABLE item (id int PRIMARY KEY)")
+        conn.execute("INSERT INTO item SELECT generate_series(1, 100)")
+    uri = servers_uri("shop", standby, primary)
+    with Services(nats_server, tmp_path) as services:
+        async with services.session() as session:
+            await session.start("m", source_db, uri, MigrationOptions(follow=True))
+            view = await until_phase(session, "m", Phase.STREAMING)
+            assert view.destination.servers == (("127.0.0.1", standby.port), ("127.0.0.1", primary.port))
+            standby.caught_up()
+            primary.kill9()
+            with psycopg.connect(source_db) as conn:
+                conn.execute("INSERT INTO item SELECT generate_series(101, 200)")
+            standby.promote()
+            named = f"the destination's primary is 127.0.0.1:{standby.port}/shop from now on"
+            await until(session, "m", lambda view: any(named in event.text for event in view.events))
+            await until_phase(session, "m", Phase.STREAMING)
+            assert [step async for step in session.switchover("m", 60.0)]
+            assert count(standby.uri("shop"), "item") == 200
