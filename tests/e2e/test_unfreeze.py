@@ -26,6 +26,8 @@ def test_old_source_is_closed_read_opened_and_its_late_writes_stop_the_cleanup(
         switchover = cli.run("switchover")
         assert switchover.returncode == ExitCode.OK, switchover.stderr
         assert clone.wait() == ExitCode.OK
+    issued = cli.run("certificate", "-o", "json")
+    assert issued.returncode == ExitCode.OK, issued.stderr
     with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
         psycopg.connect(source_db)
     again = cli.run("clone", "--follow", "--id", "second")
@@ -47,3 +49,5 @@ def test_old_source_is_closed_read_opened_and_its_late_writes_stop_the_cleanup(
     assert done.returncode == ExitCode.OK, done.stderr
     assert json.loads(done.stdout)["removed"]
     assert left_on_source(source_db) == []
+    kept = cli.run("certificate", "-o", "json")
+    assert (kept.returncode, kept.stdout) == (ExitCode.OK, issued.stdout)

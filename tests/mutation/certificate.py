@@ -7,6 +7,7 @@ from tests.mutation.mutation import Mutation
 CERTIFICATE = "tests/integration/coordinator/operations/test_certificate.py"
 SAYS = f"{CERTIFICATE}::test_certificate_says_what_the_servers_say"
 KILLED = f"{CERTIFICATE}::test_coordinator_killed_after_the_decision_leaves_it_to_the_next_one"
+REPLACED = f"{CERTIFICATE}::test_coordinator_that_was_replaced_after_the_decision_issues_no_other_certificate"
 EVIDENCE = "tests/unit/coordinator/operations/test_evidence.py"
 FILES = "tests/unit/clients/cli/test_certificates.py"
 STEPS = "services/coordinator/operations/switchover_steps.py"
@@ -71,9 +72,23 @@ MUTATIONS = (
     Mutation(
         "70 a certificate is issued in the store first",
         "services/coordinator/migration/journal.py",
-        "            later = replace(later, revision=record.revision + 1)",
-        "            later = replace(record, revision=record.revision + 1)",
-        KILLED,
+        "            await self._store.save(later.migration_id, pack(later))",
+        "            pass",
+        REPLACED,
+    ),
+    Mutation(
+        "70 the private key is not readable by others",
+        "clients/cli/certificates/signing.py",
+        "            if private and stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:",
+        "            if False:",
+        "tests/contract/cli/test_certificate.py::test_key_that_cannot_be_used_is_refused",
+    ),
+    Mutation(
+        "70 cleanup keeps the certificate",
+        "clients/cli/commands/teardown.py",
+        "        await keep(invocation, session, migration_id.value, force=force)",
+        "        pass",
+        "tests/contract/cli/test_certificate.py::test_cleanup_keeps_the_certificate",
     ),
     Mutation(
         "70 an altered certificate is not valid",

@@ -21,7 +21,12 @@ KEPT = 10
 
 
 def drafted(operation_id: str, certificate: Certificate) -> StoredCertificate:
-    return StoredCertificate(operation_id, canonical(encodable(to_json(certificate))))
+    document = to_json(certificate)
+    try:
+        text = canonical(document)
+    except ValueError:  # writers are blocked, so this is not done unless it is needed
+        text = canonical(encodable(document))
+    return StoredCertificate(operation_id, text)
 
 
 def added(

@@ -128,7 +128,7 @@ class Journal:
         async with self._lock:
             record = self._migration.record
             later = issued(record)
-            if later is record:
+            if later is record or self._forgotten:
                 return
             later = replace(later, revision=record.revision + 1)
             await self._store.save(later.migration_id, pack(later))

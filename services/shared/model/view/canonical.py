@@ -17,7 +17,7 @@ LARGEST = 2**53 - 1
 
 def canonical(document: object) -> str:
     """Raises ValueError for a value that the canonical form does not have."""
-    _check(document, "document")
+    _check(document)
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -49,7 +49,7 @@ def read_strictly(text: str) -> object:
         raise ValueError(f"it is not one JSON document: {exc}") from exc
     except RecursionError as exc:
         raise ValueError("it is nested too deeply") from exc
-    _check(value, "document")
+    _check(value)
     return value
 
 
@@ -66,22 +66,22 @@ def _refuse_number(text: str) -> NoReturn:
     raise ValueError(f"{text[:40]} is not a whole number")
 
 
-def _check(value: object, where: str) -> None:
+def _check(value: object) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str) or not key.isascii():
-                raise ValueError(f"{where}: a key that is not ASCII text")
-            _check(item, f"{where}.{key}")
+                raise ValueError(f"the key {key!r} is not ASCII text")
+            _check(item)
     elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _check(item, f"{where}[{index}]")
+        for item in value:
+            _check(item)
     elif isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as exc:
-            raise ValueError(f"{where}: text that UTF-8 does not have") from exc
+            raise ValueError("it has text that UTF-8 does not have") from exc
     elif isinstance(value, int) and not isinstance(value, bool):
         if abs(value) > LARGEST:
-            raise ValueError(f"{where}: a number beyond 2^53")
+            raise ValueError("it has a number beyond 2^53")
     elif value is not None and not isinstance(value, bool):
-        raise ValueError(f"{where}: {type(value).__name__} has no canonical form")
+        raise ValueError(f"{type(value).__name__} has no canonical form")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import psycopg
 import pytest
 
 from clients.cli.certificates.document import file_of, to_document
 from clients.session import Session
+from services.coordinator.operations.evidence import Evidence
 from services.shared.model import (
+    ErrorKind,
     FreezeMode,
+    Lsn,
     MigrationOptions,
     NoKeyTables,
     OperationState,
@@ -28,7 +33,10 @@ from services.shared.model.view.certificate import (
     CheckOutcome,
     StoredCertificate,
 )
-from tests.support.pipeline.in_process import rows
+from services.shared.pg.bookkeeping.progress import applied_progress
+from services.shared.pg.session.connection import connection
+from tests.support.pipeline.in_process import DDL, PIPELINE, equal, pipeline, rows, run
+from tests.support.servers.nats import NatsServer
 from tests.support.services.services import Services, until_phase
 
 SCHEMA = json.loads((Path(__file__).parents[4] / "docs/certificate.schema.json").read_text())
@@ -165,3 +173,55 @@ async def test_coordinator_killed_after_the_decision_leaves_it_to_the_next_one(
         assert await session.certificate("m") == stored
         with pytest.raises(PgmigError, match="no such certificate"):
             await session.certificate("m", "another")
+
+
+async def until_stopped(pid: int) -> None:
+    async with asyncio.timeout(60):
+        while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+            await asyncio.sleep(0.02)  # nobody tells that another process was stopped
+
+
+async def test_coordinator_that_was_replaced_after_the_decision_issues_no_other_certificate(
+    services: Services, nats_server: NatsServer, tmp_path: Path, source: str, dest_db: str
+) -> None:
+    async with services.session() as session:
+        await streaming(session, source, dest_db)
+    services.restart_with("switchover.finished=stop")
+    uris = {"PGMIG_SOURCE_URI": source, "PGMIG_DEST_URI": dest_db}
+    async with services.session() as session:
+        await session.resume("m", source, dest_db)
+        await until_phase(session, "m", Phase.STREAMING)
+        operation = await session.begin_switchover("m", IN_TIME)
+        await until_stopped(services.pid("coordinator"))
+        with Services(nats_server, tmp_path / "second", workers=(), **uris) as second:
+            async with second.session() as other:
+                stored = await other.certificate("m")
+                assert not content(stored).freeze.downtime_measured
+                services.thaw("coordinator")
+                async for _ in session.follow_operation(operation.operation_id, reached=True):
+                    pass
+                with pytest.raises(PgmigError) as caught:
+                    await session.certificate("m")
+                assert caught.value.kind is ErrorKind.FENCED
+                assert await other.certificate("m") == stored
+
+
+async def test_progress_of_the_destination_is_read_there_whatever_the_applier_says(
+    source_db: str, dest_db: str, nats_server: NatsServer
+) -> None:
+    async with pipeline(source_db, dest_db, nats_server, DDL, "t") as found:
+        await found.start_decoder()
+        found.start_applier()
+        await found.drain("earlier")
+        await found.stop("applier")
+        run(source_db, "INSERT INTO t VALUES (1)")
+        sentinel = Lsn.parse(one(source_db, "SELECT pg_current_wal_insert_lsn()::text"))
+        evidence = Evidence()
+        async with connection(dest_db, "destination") as conn:
+            with pytest.raises(PgmigError, match="the applier has confirmed"):
+                evidence.progressed(await applied_progress(conn, PIPELINE), sentinel)
+            found.start_applier()
+            await found.drain("later")
+            evidence.progressed(await applied_progress(conn, PIPELINE), sentinel)
+        equal(found)
+    assert evidence.progress >= sentinel

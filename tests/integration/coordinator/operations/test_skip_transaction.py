@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from clients.cli.certificates.document import file_of
 from services.shared.model import ErrorKind, Failure, Lsn, MigrationOptions, MigrationView, PgmigError, Phase
 from tests.support.pipeline.in_process import rows, run
 from tests.support.servers.nats import NatsServer
@@ -85,6 +86,13 @@ async def test_only_the_transaction_that_failed_is_skipped_and_the_audit_record_
             )
             assert audit.at > 0
             assert any("a row of the old app" in event.text for event in view.events)
+
+            await session.resume("m", source_db, dest_db)
+            await until_phase(session, "m", Phase.STREAMING)
+            assert [step async for step in session.switchover("m", 60.0)]
+            (skipped,) = file_of(await session.certificate("m")).certificate.skipped_transactions
+            assert (skipped.lsn, skipped.xid) == (failure.lsn, str(failure.xid))
+            assert (skipped.who, skipped.reason) == ("op@host", "a row of the old app")
 
 
 def caught_up(source: str, view: MigrationView) -> bool:
