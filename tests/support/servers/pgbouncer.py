@@ -6,6 +6,7 @@ the checkout without installing them. That needs no root, only apt's lists (`apt
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -45,15 +46,29 @@ def program() -> tuple[Path, dict[str, str]]:
             return Path(known), {}
     if not FOLDER.is_dir():
         _fetch()
-    path = FOLDER / "usr/sbin/pgbouncer"
-    libraries = [str(folder) for folder in (FOLDER / "usr/lib").glob("*-linux-*")]
-    environment = {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}
-    answer = run([path, "-V"], account=unprivileged_account(), env=environment)
-    if answer.returncode != 0:
-        raise UnobtainableError(
-            f"Debian's PgBouncer does not run here ({answer.stderr.strip()}): install pgbouncer"
-        )
-    return path, environment
+    why = ""
+    for folder in (FOLDER.resolve(), None):  # the unprivileged user may have no access to the checkout
+        path, environment = _of(folder or _copied())
+        answer = run([path, "-V"], account=unprivileged_account(), env=environment)
+        if answer.returncode == 0:
+            return path, environment
+        why = answer.stderr.strip()
+    raise UnobtainableError(f"Debian's PgBouncer does not run here ({why}): install pgbouncer")
+
+
+def _of(folder: Path) -> tuple[Path, dict[str, str]]:
+    """The program of the unpacked packages, with its environment."""
+    libraries = [str(one) for one in (folder / "usr/lib").glob("*-linux-*")]
+    return folder / "usr/sbin/pgbouncer", {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}
+
+
+def _copied() -> Path:
+    """The unpacked packages in a folder that the unprivileged user can reach, until this process ends."""
+    folder = scratch_dir("pgmig-pgbouncer-", unprivileged_account())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copied = folder / "unpacked"
+    shutil.copytree(FOLDER, copied, symlinks=True)
+    return copied
 
 
 def _fetch() -> None:
