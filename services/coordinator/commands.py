@@ -284,6 +284,7 @@ class Commands:
             self.loop.switching.settle()
             self._report(result)
             await self._context.journal.save()
+            self.loop.watch_old_source()  # and open the destination, if that was not possible
 
     def _report(self, result: CleanupResult) -> None:
         for line in result.removed:

@@ -20,6 +20,7 @@ from services.coordinator.operations import skip as skipping
 from services.coordinator.operations.switching import Switching
 from services.coordinator.operations.undo import undo
 from services.coordinator.phases import copy, follow, indexes, schema
+from services.coordinator.pipeline.guarding import LIFTED_WITHIN_S, lift_at_last, needed
 from services.coordinator.pipeline.pipeline import Pipeline, Pipelines
 from services.coordinator.pipeline.primary_watch import PrimaryWatch
 from services.coordinator.pipeline.readiness_watch import ReadinessWatch
@@ -75,6 +76,7 @@ class PhaseLoop:
         self.readiness_watch = ReadinessWatch(self._context.pipeline, self._context.credentials)
         self._sampling: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
+        self._lifting: asyncio.Task[None] | None = None
         self.switching = Switching(self._context, self._schema, self._workers)
         self._primaries = PrimaryWatch(self._context, self._workers)
 
@@ -105,10 +107,30 @@ class PhaseLoop:
             self._watching = asyncio.create_task(
                 afterwards.watch(self._context), name=f"watch-{self.migration.id}"
             )
+        self._open_destination()
+
+    def _open_destination(self) -> None:
+        """Once it has ended, if something is left of the guard of the destination."""
+        if (
+            needed(self._context.pipeline)
+            and self.migration.record.phase.ended
+            and (self._lifting is None or self._lifting.done())
+        ):
+            self._lifting = asyncio.create_task(self._lift(), name=f"open-destination-{self.migration.id}")
+
+    async def _lift(self) -> None:
+        with suppress(TimeoutError):  # its end lifts the guard, too, but hooks after it may take long
+            async with asyncio.timeout(3 * LIFTED_WITHIN_S):
+                await self.switching.wait()
+        await lift_at_last(self._context)
+        self.switching.settle()
+        with suppress(PgmigError):
+            await self._context.journal.save()
 
     async def unwatch(self) -> None:
-        task, self._watching = self._watching, None
-        if task is not None:
+        tasks = [task for task in (self._watching, self._lifting) if task is not None]
+        self._watching = self._lifting = None
+        for task in tasks:
             task.cancel()
             await asyncio.wait({task})
 

@@ -104,6 +104,12 @@ _DEFAULTS = MigrationOptions()
     help="Large objects: copy them, and with --follow compare them again while the switchover blocks "
     "writes; copy them once; or do not copy them.",
 )
+@click.option(
+    "--no-guard-destination",
+    is_flag=True,
+    help="Let others write to the destination while it is migrated. Without this, its sessions are read-only "
+    "by default until the switchover or the end of the clone.",
+)
 @selection_options
 @skip_object_option
 def clone(
@@ -122,6 +128,7 @@ def clone(
     no_owner: bool,
     no_acl: bool,
     large_objects: str,
+    no_guard_destination: bool,
     skip_objects: tuple[str, ...],
     taking: MigrationOptions,
     yes: bool,
@@ -148,6 +155,7 @@ def clone(
         no_acl=no_acl,
         large_objects=LargeObjects(large_objects),
         skip_objects=skip_objects,
+        no_guard_destination=no_guard_destination,
     )
     check_options(options)
     migration_id = new_id(invocation)

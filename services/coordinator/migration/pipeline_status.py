@@ -30,6 +30,7 @@ from services.shared.model import (
     failure_event,
 )
 from services.shared.pg.catalog.replica_identity import Published
+from services.shared.pg.guard.read_only import Guard
 
 if TYPE_CHECKING:
     from services.coordinator.migration.state import Migration
@@ -185,6 +186,21 @@ class PipelineStatus:
     def identities_put_back(self) -> None:
         """Replica identities on the source are restored. pgmig does not change them again."""
         self.put(replace(self.record, altered=()))
+
+    # The guard of the destination.
+
+    def guard_claimed(self, guard: Guard) -> None:
+        """guard: how to let others write to the destination again. They are kept out only after this has been
+        stored."""
+        self.put(replace(self.record, guard=guard))
+
+    def guard_lifted(self) -> None:
+        """Others can write to the destination."""
+        self.put(replace(self.record, guard=None))
+
+    def writes_watched(self, *, watched: bool) -> None:
+        """watched: the destination has, or may have, triggers that record writes of others."""
+        self.put(replace(self.record, watched=watched))
 
     def sample(self, now: float) -> None:
         """Take one sample for the rates. now: a monotonic clock."""

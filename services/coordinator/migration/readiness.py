@@ -44,6 +44,8 @@ class ServersSeen:
         self.source = SourceFacts()
         self.missing: tuple[TableId, ...] = ()
         self.invalid: tuple[TableId, ...] = ()
+        self.unguarded = ""
+        self.written: tuple[ForeignWriter, ...] = ()
         self.unreplicated: tuple[TableId, ...] = ()
         self._writers: dict[tuple[str, TableId], ForeignWriter] = {}
 
@@ -56,7 +58,9 @@ class ServersSeen:
 
     @property
     def destination(self) -> DestinationFacts:
-        return DestinationFacts(self.missing, self.invalid, tuple(self._writers.values()))
+        return DestinationFacts(
+            self.missing, self.invalid, tuple(self._writers.values()), self.unguarded, self.written
+        )
 
 
 def with_copy(facts: ReadinessFacts, copying: CopyProgress, indexes: IndexProgress) -> ReadinessFacts:

@@ -36,6 +36,7 @@ from services.shared.model import (
 from services.shared.model.view.certificate import StoredCertificate
 from services.shared.model.view.jsonview import from_json, to_json
 from services.shared.pg.freeze.thaw import Before
+from services.shared.pg.guard.read_only import Guard
 
 FORMAT = 3
 
@@ -82,7 +83,9 @@ class PipelineRecord:
     made, where the source does not replicate TRUNCATE. dropped: tables that are in no other
     list. damaged: tables that are copied again before indexes are built. applier_epoch: of the
     applier that may write. snapshot_id: under which the parts in the copy queue were published.
-    flushed_lsn: the destination's progress as last heard.
+    flushed_lsn: the destination's progress as last heard. guard: written before others are
+    kept from writing to the destination: how to let them in again.
+    watched: the destination has, or may have, triggers that record writes of others.
     """
 
     direction: Direction
@@ -104,6 +107,8 @@ class PipelineRecord:
     snapshot_id: str = ""
     flushed_lsn: Lsn = Lsn(0)
     skipped: tuple[SkippedTransaction, ...] = ()
+    guard: Guard | None = None
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 
 from services.coordinator.migration.pace import pause
 from services.coordinator.migration.pipeline_status import PipelineStatus
@@ -94,5 +95,6 @@ def readiness_of(migration: Migration, limits: Limits = DEFAULT_LIMITS) -> Readi
     """Whether it can be switched over, by what is known now."""
     follow, failure, pipeline = migration.record.options.follow, migration.failure, migration.active
     facts = ReadinessFacts(str(migration.id), migration.phase, follow, failure, migration.needs_credentials)
+    facts = replace(facts, others_may_write=migration.record.options.no_guard_destination)
     facts = with_copy(facts, pipeline.copying, pipeline.indexes)
     return assess(with_stream(facts, pipeline.following, pipeline.servers, time.monotonic()), limits)

@@ -183,9 +183,11 @@ class Switching:
 
     def settle(self) -> None:
         """End an operation that ran in another process, once its outcome is known from the phase. Hooks and
-        poolers come first."""
+        poolers come first. One that was decided ends when others can write to the destination."""
         migration, operation = self._context.migration, self._operations.current
         if operation is None or operation.state is not OperationState.RUNNING or migration.in_switchover:
+            return
+        if migration.record.phase.ended and self._context.pipeline.record.guard is not None:
             return
         if migration.record.phase is not MigrationPhase.SWITCHED_OVER and operation.failure is None:
             self._operations.failing(operation.operation_id, _KILLED)  # it cannot be cancelled any more

@@ -36,6 +36,7 @@ from services.coordinator.operations.readiness import (
 )
 from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.undo import undo_at_last
+from services.coordinator.pipeline.guarding import DROPPED_FIRST_S, lift_soon, unwatch_soon
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.pipeline.staffing import Staffing
@@ -113,6 +114,7 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
     decided = context.migration.record.switchover
     assert decided is not None
+    await lift_soon(context)
     stopped = await staffing.release()
     if not stopped:
         context.migration.event(
@@ -121,15 +123,19 @@ async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
         )
     await at_point(context.migration.operations.kind, Point.FINISHED)
     warnings = await handover.conclude(context, feed)
-    # Until now: the destination could be written to only after the decision was stored.
+    # Until now: the destination could be written to only after its guard was lifted.
     result = replace(decided, write_downtime_ms=feed.elapsed_ms(), warnings=warnings)
     context.migration.event(
         EventLevel.INFO, f"switched over; writes were blocked for {result.write_downtime_ms} ms"
     )
     result = await issue(context, result, stopped=stopped)
+    await unwatch_soon(context, DROPPED_FIRST_S, last=False)
     feed.succeeded(result)
     try:
         await context.journal.save()
+        if context.pipeline.record.watched:
+            await unwatch_soon(context)
+            await context.journal.save()
     except PgmigError as exc:  # the store has the decision
         log.error("after the switchover: %s", exc)
 

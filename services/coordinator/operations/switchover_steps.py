@@ -21,6 +21,7 @@ from services.coordinator.operations.tables_match import check_indexes, check_ta
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.tables import unpublished
+from services.coordinator.tables.foreign_writes import check_foreign_writes
 from services.coordinator.tables.unlogged import check_unlogged
 from services.shared.model import (
     MESSAGE_PREFIX,
@@ -76,7 +77,8 @@ class Run:
 
 
 async def await_copies(run: Run) -> None:
-    """Run `check_tables`, and wait until new partitions are copied. Then check the destination's indexes.
+    """Run `check_tables`, and wait until new partitions are copied. Then check the destination's indexes,
+    and that nobody else has written there.
     Writes are not blocked yet."""
     pipeline = run.context.pipeline
 
@@ -92,7 +94,8 @@ async def await_copies(run: Run) -> None:
                 raise
         else:
             await check_indexes(run.uris)
-            return run.evidence.passed(CheckName.INDEXES_VALID, "before writes were blocked")
+            run.evidence.passed(CheckName.INDEXES_VALID, "before writes were blocked")
+            return await check_foreign_writes(run.context)
         await asyncio.sleep(COPIES_LOOK_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(left):
@@ -213,6 +216,7 @@ async def verify(run: Run, freeze: Freeze) -> None:
         await check_truncated(freeze.session, conn, files, routes, migration.id)
         if files:
             run.evidence.passed(CheckName.TRUNCATE, counted(len(files), "table"))
+    await check_foreign_writes(run.context, open_ones=True)
     await _check_still_closed(run, freeze)
     await freeze.shut(run.deadline - EXPLAIN_S)
     run.evidence.passed(CheckName.NO_SESSION_LEFT)

@@ -14,11 +14,13 @@ from functools import partial
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations.undo import thaw_recorded
 from services.coordinator.pipeline.files import Files
+from services.coordinator.pipeline.guarding import lift, needed, still_watched, unwatch, unwatch_soon
 from services.coordinator.pipeline.parts import Context
 from services.shared.bus.connection import Client
 from services.shared.bus.store import delete_stream
 from services.shared.model import CleanupResult, Direction, ErrorKind, PgmigError
 from services.shared.pg.bookkeeping.schema import drop_bookkeeping, steps_done
+from services.shared.pg.freeze.thaw import SETTING
 from services.shared.pg.session.connection import connection
 from services.shared.pg.teardown import remove_from_source, remove_origin
 
@@ -129,6 +131,7 @@ def _of_pipeline(
     names, sides = context.pipeline.id, ("source", "destination")
     source, destination = sides if names.direction is Direction.FORWARD else sides[::-1]
     bookkeeping = " and bookkeeping" if at_destination is _destination else ""
+    open_destination = _guard if at_destination is _destination else _opened
     return (
         _Piece(FREEZE, source, partial(_freeze, context)),
         _Piece(
@@ -136,6 +139,7 @@ def _of_pipeline(
             source,
             partial(_source, context, force=force),
         ),
+        _Piece(_guarded(context), destination, partial(open_destination, context)),
         _Piece(
             f"replication origin {names.origin}{bookkeeping}", destination, partial(at_destination, context)
         ),
@@ -178,6 +182,33 @@ async def _source(context: Context, *, force: bool = False) -> list[str]:
     )
     context.pipeline.identities_put_back()
     return removed
+
+
+def _guarded(context: Context) -> str:
+    known = context.pipeline.record.guard
+    undo = f" (ALTER DATABASE {known.database} RESET {SETTING})" if known is not None else ""
+    return f"the read-only default{undo}"
+
+
+async def _opened(context: Context) -> list[str]:
+    """The migration has ended: triggers on tables that others have locked are dropped later."""
+    lifted = await lift(context)
+    await unwatch_soon(context)
+    return ["the read-only default of the destination"] if lifted else []
+
+
+async def _guard(context: Context) -> list[str]:
+    """Raises TRANSIENT if others have locked tables with a trigger."""
+    if not needed(context.pipeline):
+        return []
+    lifted = await lift(context)
+    if left := await unwatch(context):
+        raise PgmigError(
+            ErrorKind.TRANSIENT,
+            still_watched(left),
+            "end the transactions that lock them, then clean up again",
+        )
+    return ["the read-only default of the destination"] if lifted else []
 
 
 async def _destination(context: Context) -> list[str]:

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import PipelineRecord
 from services.coordinator.pipeline.files import Files
+from services.coordinator.pipeline.guarding import lift
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.post_data.build import POST_DATA, Building, begin, load
@@ -80,7 +81,11 @@ async def run(context: Context, schema: Schema, workers: Workers) -> PipelineSta
     await schema.index_work.stop()
     await check_unlogged(context)
     await _finish(context, schema.files, done)
-    return PipelineState.CATCHUP if follow else PipelineState.ENDED
+    if follow:
+        return PipelineState.CATCHUP
+    await context.journal.check_ours()
+    await lift(context)
+    return PipelineState.ENDED
 
 
 async def _build(context: Context, schema: Schema, workers: Workers) -> Building:
@@ -156,8 +161,8 @@ def _with_remedy(group: ExceptionGroup[Exception], *, follow: bool) -> Exception
         "correct such rows on the source alone (add what they refer to, or delete them), then continue: "
         "changes are applied before the key is checked again"
         if follow
-        else "correct such rows on the source and on the destination (add what they refer to, or delete "
-        "them), then continue"
+        else "correct such rows on the source and, in a read-write transaction, on the destination (add what "
+        "they refer to, or delete them), then continue"
     )
     return PgmigError(error.kind, error.message, remedy)
 

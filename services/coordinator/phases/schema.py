@@ -17,6 +17,7 @@ from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import DroppedTable, Record
 from services.coordinator.pipeline.dump_tools import schema_tools
 from services.coordinator.pipeline.files import Files
+from services.coordinator.pipeline.guarding import guard
 from services.coordinator.pipeline.parts import Context, Workers
 from services.coordinator.pipeline.snapshot import Snapshot
 from services.shared.model import (
@@ -58,6 +59,7 @@ async def run(context: Context, files: Files, workers: Workers) -> PipelineState
     """Returns the next phase."""
     pipeline = context.pipeline
     uris = await context.credentials.both()
+    await guard(context)
     if pipeline.record.slot is None:
         # A decoder that began before a crash may have reported a slot that was not recorded.
         await workers.staffing.release()

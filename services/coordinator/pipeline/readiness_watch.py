@@ -18,6 +18,8 @@ from services.coordinator.migration.readiness import Sight
 from services.coordinator.pipeline.ends import PipelineEnds
 from services.shared.model import ErrorKind, PgmigError, PipelineState, TableId, back_off_s
 from services.shared.pg.catalog.partitions import existing_tables
+from services.shared.pg.guard.foreign_writes import read_foreign_writes
+from services.shared.pg.guard.read_only import not_guarded
 from services.shared.pg.readiness.destination import invalid_indexes_of, read_writers, valid_among
 from services.shared.pg.readiness.source import Slow, read_slow, read_source
 from services.shared.pg.readiness.watched_server import WatchedServer
@@ -97,8 +99,18 @@ class ReadinessWatch:
         tables = {record.table for record in self._pipeline.copying.records()}
         now = time.time()
         servers.missing = tuple(sorted(tables - await existing_tables(conn, tables)))
+        servers.written = await read_foreign_writes(conn, self._pipeline.id, tables, now)
+        servers.unguarded = await self._not_guarded(conn)
         servers.saw_writers(await read_writers(conn, tables, now), now)
         return await invalid_indexes_of(conn)
+
+    async def _not_guarded(self, conn: Connection) -> str:
+        """Why others may be able to write to the destination, for messages."""
+        guard = self._pipeline.record.guard
+        if guard is not None:
+            return await not_guarded(conn, guard)
+        wanted = not self._pipeline.migration.record.options.no_guard_destination
+        return "it is not read-only by default" if wanted else ""
 
     async def _look_at_source(self, conn: Connection) -> None:
         now = time.monotonic()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from services.coordinator.tables.look import Difference, Look
 from services.shared.model import ChangeKind, ErrorKind, MigrationId, PgmigError, Route, TableId
+from services.shared.pg.apply.schema_drift import run_there
 from services.shared.pg.catalog.columns import read_columns
 from services.shared.pg.catalog.new_table import new_table
 from services.shared.pg.catalog.partition_routes import Lineage, creation, lineage
@@ -207,7 +208,7 @@ def _hint(migration: MigrationId, found: Sequence[Finding], *, follow: bool) -> 
     again = list(dict.fromkeys(table.argument for table in copied if follow))
     steps = []
     if statements:
-        steps.append(f"run on the destination: {'; '.join(statements)}")
+        steps.append(run_there("; ".join(statements)))
     if again:
         names = " ".join(map(shlex.quote, again))
         steps.append(f"copy the rows again with: pgmig-cli resync-table --id {migration} {names}")

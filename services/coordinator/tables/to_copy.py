@@ -19,6 +19,7 @@ from services.coordinator.tables.explain import (
     gone_from_source,
     unlogged,
 )
+from services.coordinator.tables.foreign_writes import watch
 from services.coordinator.tables.publish import publish
 from services.coordinator.tables.routed import look_for_routes
 from services.shared.model import (
@@ -52,6 +53,7 @@ from services.shared.pg.catalog.table_identity import (
 )
 from services.shared.pg.catalog.tables import key_bounds, list_tables_under
 from services.shared.pg.copy.table import empty_for_parts
+from services.shared.pg.guard.foreign_writes import forget_foreign_writes
 from services.shared.pg.replication.position import wal_insert_position
 from services.shared.pg.replication.truncation import TRUNCATE_SINCE
 from services.shared.pg.selection.rules import Chosen
@@ -312,6 +314,8 @@ async def renewed(context: Context, routing: Routing, snapshot: SnapshotReady, f
     pipeline = context.pipeline
     uris, migration = await context.credentials.both(), context.migration
     key, follow = pipeline.id, migration.record.options.follow
+    if follow:
+        await watch(context, [table.table for table in found.tables])
     async with connection(uris.destination_uri, "destination") as conn:
         with translated("making the tables of the destination ready for their copy"):
             async with conn.transaction():
@@ -320,6 +324,7 @@ async def renewed(context: Context, routing: Routing, snapshot: SnapshotReady, f
                 await conn.execute("SET LOCAL lock_timeout = '60s'")
                 await empty_for_parts(conn, [plan.table for plan in new if plan.split.parts > 1])
                 await replace_plans(conn, key, new, void)
+                await forget_foreign_writes(conn, key, [plan.table for plan in new])
                 leaves = _leaves(routing, [plan.table for plan in new], found.identities)
                 await _forget_parted(conn, key, {plan.table for plan in new} - set(leaves), leaves)
                 roots = {route.leaf: route.root for route in routing.routes}

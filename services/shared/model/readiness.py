@@ -82,6 +82,12 @@ def _of_the_servers(facts: ReadinessFacts, limits: Limits) -> Iterator[Reason]:
     yield from _of_the_source(facts.source, limits)
     if facts.destination.writers:
         yield _destination_written(facts.destination.writers)
+    if facts.destination.written:
+        yield destination_changed(
+            facts.migration_id, facts.destination.written, blocking=not facts.others_may_write
+        )
+    if facts.destination.unguarded:
+        yield _destination_unguarded(facts.destination.unguarded)
 
 
 def _of_the_source(source: SourceFacts, limits: Limits) -> Iterator[Reason]:
@@ -313,4 +319,29 @@ def _destination_written(writers: Sequence[ForeignWriter]) -> Reason:
         "sessions that are not pgmig's held locks for writing on tables of the destination: "
         f"{_listed(seen)} (pgmig looks every few seconds, so it may miss others)",
         "keep applications from writing to the destination before the switchover, and compare these tables",
+    )
+
+
+def destination_changed(migration_id: str, writes: Sequence[ForeignWriter], *, blocking: bool) -> Reason:
+    """writes: of others to tables of the destination."""
+    seen = [
+        f"{one.session} on {one.table} at {datetime.fromtimestamp(one.at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        for one in writes
+    ]
+    tables = sorted({one.table for one in writes})
+    return Reason(
+        ReasonCode.DESTINATION_WRITTEN,
+        blocking,
+        f"others have written to tables of the destination: {_listed(seen)}",
+        "keep them from it, then copy these tables again (partitioned ones by their partitions): pgmig-cli "
+        f"resync-table --id {migration_id} {' '.join(shlex.quote(table.argument) for table in tables)}",
+    )
+
+
+def _destination_unguarded(why: str) -> Reason:
+    return Reason(
+        ReasonCode.DESTINATION_UNGUARDED,
+        False,
+        f"others may be able to write to the destination: {why}",
+        "keep applications from writing to the destination before the switchover",
     )

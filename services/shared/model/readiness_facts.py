@@ -58,11 +58,14 @@ class SourceFacts:
 @dataclass(frozen=True, slots=True)
 class DestinationFacts:
     """missing: tables of the migration that do not exist. invalid: invalid indexes, which are valid on the
-    source. writers: seen within the last minutes."""
+    source. writers: seen within the last minutes. unguarded: why others may be able to write although they
+    are kept out, for messages. written: writes of others that were recorded."""
 
     missing: tuple[TableId, ...] = ()
     invalid: tuple[TableId, ...] = ()
     writers: tuple[ForeignWriter, ...] = ()
+    unguarded: str = ""
+    written: tuple[ForeignWriter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ DEFAULT_LIMITS = Limits()
 class ReadinessFacts:
     """failure: why the migration stopped. uncopied: tables that are not copied yet, of `tables` tables.
     applier_error: why the last attempt of an applier failed. unreplicated: tables of the source that were
-    created since and are not replicated."""
+    created since and are not replicated. others_may_write: to the destination, as the operator wants."""
 
     migration_id: str
     phase: Phase
@@ -109,6 +112,7 @@ class ReadinessFacts:
     lag_bytes: int = 0
     lag_seconds: float = 0.0
     unreplicated: tuple[TableId, ...] = ()
+    others_may_write: bool = False
     source: SourceFacts = SourceFacts()
     source_seen: Seen = Seen()
     destination: DestinationFacts = DestinationFacts()

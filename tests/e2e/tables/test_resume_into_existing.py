@@ -21,6 +21,7 @@ from tests.support.migrations.stack import COORDINATOR, Stack
 from tests.support.migrations.verdict import checks, left_on_destination, left_on_source, problems
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -133,7 +134,7 @@ async def test_a_row_that_was_refused_is_copied_when_the_cause_is_gone(
     async with bed.stack.session() as session:
         live = Live(session, MIGRATION, bed.source, bed.dest)
         await begin(live, options)
-        with psycopg.connect(bed.dest, autocommit=True) as conn:
+        with psycopg.connect(bed.dest, autocommit=True, options=ASKS_TO_WRITE) as conn:
             conn.execute("ALTER TABLE shop.orders ADD CONSTRAINT refused CHECK (id <> 1) NOT VALID")
             with held_up(bed.dest):
                 bed.stack.start("copier-1")

@@ -34,8 +34,8 @@ async def test_a_table_that_the_destination_lacks_is_drift(
         assert "(id integer, v text, big text, extra numeric(9,2)[], Odd" in error.message
         ddl = error.hint.removeprefix("run on the destination: ").removesuffix("; then continue")
         assert ddl == (
-            'ALTER TABLE "public"."t" ADD COLUMN "extra" numeric(9,2)[],'
-            ' ADD COLUMN "Odd ""name" <its type on the source>'
+            'BEGIN READ WRITE; ALTER TABLE "public"."t" ADD COLUMN "extra" numeric(9,2)[],'
+            ' ADD COLUMN "Odd ""name" <its type on the source>; COMMIT'
         )
         assert rows(dest_db, "SELECT id FROM t") == [(1,)]
         p.start_applier()

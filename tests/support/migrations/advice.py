@@ -237,13 +237,14 @@ class Operator:
     def _alter(self, stop: Stop) -> None:
         """Run the DDL. Rows whose values it cannot convert are deleted first, if the hint says so."""
         try:
-            self._run(self.live.dest, [stop.ddl], strictly=True)
+            self._run(self.live.dest, [stop.ddl], strictly=True, as_told=True)
         except AdviceRefusedError as exc:
             if not isinstance(exc.__cause__, psycopg.DataError) or "delete the table's rows" not in stop.hint:
                 raise
             tables = [name for command in stop.commands for name in command if name.startswith("app.")]
             emptied = "; ".join(f"DELETE FROM {table}" for table in tables)
-            self._run(self.live.dest, [f"{emptied}; {stop.ddl}"], strictly=True)
+            self._run(self.live.dest, [emptied], strictly=True)
+            self._run(self.live.dest, [stop.ddl], strictly=True, as_told=True)
 
     def _make_by_hand(self, statements: Iterable[str]) -> None:
         """Run on the destination what the application ran, except statements that compute values: they would
@@ -255,8 +256,10 @@ class Operator:
         left = _tables(self.live.dest) - before - _tables(self.live.source)
         self._run(self.live.dest, [f"DROP TABLE {table}" for table in sorted(left)], strictly=False)
 
-    def _run(self, uri: str, statements: Iterable[str], *, strictly: bool) -> None:
-        with psycopg.connect(uri, autocommit=True, options="-c lock_timeout=20s") as conn:
+    def _run(self, uri: str, statements: Iterable[str], *, strictly: bool, as_told: bool = False) -> None:
+        """as_told: in a session that is read-only if that is the database's default."""
+        writes = "" if as_told else " -c default_transaction_read_only=off"
+        with psycopg.connect(uri, autocommit=True, options=f"-c lock_timeout=20s{writes}") as conn:
             for statement in statements:
                 try:
                     conn.execute(statement.encode())

@@ -54,8 +54,9 @@ def services(folder: Path) -> Iterator[Stack]:
 
 
 def run(uri: str, *statements: str, together: bool = False) -> None:
-    """Run each in a transaction of its own, or all in one."""
-    with psycopg.connect(uri, autocommit=not together, options="-c lock_timeout=20s") as conn:
+    """Run each in a transaction of its own, or all in one, also if the database is read-only by default."""
+    options = "-c lock_timeout=20s -c default_transaction_read_only=off"
+    with psycopg.connect(uri, autocommit=not together, options=options) as conn:
         for statement in statements:
             conn.execute(statement.encode())
 

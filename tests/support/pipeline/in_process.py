@@ -157,8 +157,9 @@ async def pipeline(
 
 
 def run(uri: str, *statements: str) -> None:
-    """Each statement is a transaction of its own."""
-    with psycopg.connect(uri, autocommit=True) as conn:
+    """Each statement is a transaction of its own, which writes even if the database is read-only by
+    default."""
+    with psycopg.connect(uri, autocommit=True, options="-c default_transaction_read_only=off") as conn:
         for statement in statements:
             conn.execute(statement)
 

@@ -62,7 +62,8 @@ class MigrationOptions:
     data_only: rows are copied into tables that exist on the destination. drop_if_exists: objects that the
     clone creates are first dropped on the destination. confirmed: the `MigrationPlan.token` of the data
     on the destination that the operator agreed to lose; "" for none. skip_objects: objects of the schema that
-    are not restored, nor what depends on them; named as in the error: "view app.recent"."""
+    are not restored, nor what depends on them; named as in the error: "view app.recent".
+    no_guard_destination: others can write to the destination while it is migrated."""
 
     follow: bool = False
     copy_workers: int = 2
@@ -81,6 +82,7 @@ class MigrationOptions:
     drop_if_exists: bool = False
     confirmed: str = ""
     skip_objects: tuple[str, ...] = ()
+    no_guard_destination: bool = False
 
 
 @dataclass(frozen=True, slots=True)

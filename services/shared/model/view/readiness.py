@@ -34,6 +34,7 @@ class ReasonCode(StrEnum):
     SESSIONS_HIDDEN = "sessions-hidden"
     SEQUENCES_NEAR_END = "sequences-near-end"
     DESTINATION_WRITTEN = "destination-written"
+    DESTINATION_UNGUARDED = "destination-unguarded"
     OTHER = "other"
 
 

@@ -46,9 +46,15 @@ async def drift(
         ErrorKind.SCHEMA_DRIFT,
         f"table {relation.table} differs: on the source it has columns ({_listed(here)}), "
         f"on the destination ({_listed(there)}); missing there: {', '.join(missing)}",
-        f"run on the destination: {ddl}; then continue",
+        f"{run_there(ddl)}; then continue",
         lsn,
     )
+
+
+def run_there(statements: str) -> str:
+    """The advice to run statements, separated by semicolons, on the destination, where sessions may be
+    read-only by default."""
+    return f"run on the destination: BEGIN READ WRITE; {statements}; COMMIT"
 
 
 async def _source_types(conn: AsyncConnection, relation: Relation) -> Sequence[str]:

@@ -9,6 +9,8 @@ applier       the epoch of the applier that may write: services.shared.pg.apply.
 sequences     the coordinator that may set the sequences: services.shared.pg.catalog.sequences
 progress      if replication origins are not permitted: everything that ends at or before `lsn` is here
 step          the coordinator's schema steps
+foreign_write writes of others to the migration's tables: services.shared.pg.guard.foreign_writes
+guard         who keeps others from writing to the database: services.shared.pg.guard.read_only
 
 Rows are keyed by the pipeline, as `str(PipelineId)`. `cleanup` deletes a migration's rows. With the last
 migration's rows it drops the schema.
@@ -60,6 +62,17 @@ _TABLES = {
     "progress": """
         pipeline pg_catalog.text PRIMARY KEY,
         lsn pg_catalog.pg_lsn NOT NULL""",
+    "guard": """
+        pipeline pg_catalog.text PRIMARY KEY,
+        instance pg_catalog.text NOT NULL,
+        read_only_default pg_catalog.text NOT NULL,
+        lifted pg_catalog.float8""",
+    "foreign_write": """
+        pipeline pg_catalog.text NOT NULL,
+        relation pg_catalog.oid NOT NULL,
+        role_name pg_catalog.text NOT NULL,
+        application pg_catalog.text NOT NULL,
+        at pg_catalog.timestamptz NOT NULL""",
     "step": """
         pipeline pg_catalog.text NOT NULL,
         step pg_catalog.text NOT NULL,
@@ -76,9 +89,10 @@ def book(table: str) -> sql.Identifier:
 
 
 @asynccontextmanager
-async def _alone(conn: AsyncConnection) -> AsyncIterator[None]:
+async def alone(conn: AsyncConnection, doing: str = KEEPING_BOOKS) -> AsyncIterator[None]:
+    """A transaction that excludes others that change the bookkeeping as a whole. doing: for messages."""
     await silence(conn)
-    with translated(KEEPING_BOOKS):
+    with translated(doing):
         async with conn.transaction():
             await conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_LOCK_KEY])
             yield
@@ -96,7 +110,7 @@ async def ensure_bookkeeping(conn: AsyncConnection) -> None:
     with translated(KEEPING_BOOKS):
         if await _complete(conn):
             return
-    async with _alone(conn):
+    async with alone(conn):
         row = await (
             await conn.execute("SELECT pg_catalog.to_regnamespace(%s) IS NULL", [BOOKKEEPING_SCHEMA])
         ).fetchone()
@@ -118,7 +132,7 @@ async def _complete(conn: AsyncConnection) -> bool:
 async def drop_bookkeeping(conn: AsyncConnection, pipeline: PipelineId) -> None:
     """Delete the pipeline's rows. If no rows of any pipeline are left, drop the tables, and the schema
     unless it contains other objects. Does nothing if the schema does not exist."""
-    async with _alone(conn):
+    async with alone(conn):
         if not await books_exist(conn):
             return
         tables = await _present(conn)

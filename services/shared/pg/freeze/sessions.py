@@ -106,20 +106,23 @@ async def alive(conn: AsyncConnection, sessions: Collection[OwnSession]) -> tupl
     return tuple(OwnSession(int(pid), int(began)) for pid, began in rows)
 
 
-async def end_own(conn: AsyncConnection, sessions: Collection[OwnSession]) -> None:
+async def end_own(
+    conn: AsyncConnection,
+    sessions: Collection[OwnSession],
+    whose: str = "an earlier freeze of the source",
+) -> None:
     """Terminate exactly these sessions, and return when they are gone. Then their statements either have
     finished or never will. Raises TRANSIENT if one does not end, PERMISSION if our role may not terminate it.
     """
     deadline = time.monotonic() + OWN_S
     while left := await alive(conn, sessions):
-        with translated("ending the sessions of an earlier freeze"):
+        with translated(f"ending the sessions of {whose}"):
             await conn.execute("SELECT pg_catalog.pg_terminate_backend(s.pid)" + _ALIVE, _given(left))
         if time.monotonic() > deadline:
             raise PgmigError(
                 ErrorKind.TRANSIENT,
-                "sessions of an earlier freeze of the source do not end: process "
-                + ", ".join(str(one.pid) for one in left),
-                "see what these processes of the source wait for",
+                f"sessions of {whose} do not end: process " + ", ".join(str(one.pid) for one in left),
+                "see what these processes wait for",
             )
         await asyncio.sleep(_POLL_S)  # a server process does not report its end
 

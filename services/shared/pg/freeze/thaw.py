@@ -152,9 +152,9 @@ async def admit_readers(uri: str, before: Before, announce: Announce | None = No
         await conn.close()
 
 
-async def database_default(conn: AsyncConnection, database: str) -> str:
+async def database_default(conn: AsyncConnection, database: str, side: str = "source") -> str:
     """The database's setting for all roles, as set by ALTER DATABASE."""
-    with translated("reading the source database's settings"):
+    with translated(f"reading the {side} database's settings"):
         row = await (
             await conn.execute(
                 "SELECT split_part(c, '=', 2) FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) c"
@@ -166,9 +166,11 @@ async def database_default(conn: AsyncConnection, database: str) -> str:
     return str(row[0]) if row else ""
 
 
-async def set_database_default(conn: AsyncConnection, database: str, value: str) -> None:
+async def set_database_default(
+    conn: AsyncConnection, database: str, value: str, side: str = "source"
+) -> None:
     """Set the database's default, or reset it for ""."""
-    with translated(f"setting the source database's {SETTING}"):
+    with translated(f"setting the {side} database's {SETTING}"):
         name, setting = sql.Identifier(database), sql.Identifier(SETTING)
         statement = sql.SQL("ALTER DATABASE {} RESET {}").format(name, setting)
         if value:
@@ -176,9 +178,9 @@ async def set_database_default(conn: AsyncConnection, database: str, value: str)
         await conn.execute(statement)
 
 
-async def clock(conn: AsyncConnection) -> float:
-    """The source's clock, in Unix seconds."""
-    with translated("reading the source's clock"):
+async def clock(conn: AsyncConnection, side: str = "source") -> float:
+    """The server's clock, in Unix seconds."""
+    with translated(f"reading the {side}'s clock"):
         row = await (await conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8")).fetchone()
     assert row is not None
     return float(row[0])

@@ -77,7 +77,7 @@ async def check_migration(
     destination_uri = await find_primary(destination_uri, "destination")
     async with (
         connection(source_uri, "source") as source,
-        connection(destination_uri, "destination") as destination,
+        connection(destination_uri, "destination", as_given=True) as destination,
     ):
         facts = await read_server(source, "source"), await read_server(destination, "destination")
         _check_pair(*facts)

@@ -12,6 +12,7 @@ from services.shared.pg.bookkeeping.progress import ORIGIN_FUNCTIONS
 from services.shared.pg.bookkeeping.schema import steps_done
 from services.shared.pg.catalog.objects import list_objects
 from services.shared.pg.catalog.server import ServerFacts, listing
+from services.shared.pg.guard.read_only import guarded_by
 from services.shared.pg.preflight import read_only as preflight_read_only
 from services.shared.pg.selection.dependencies import EXTENSION
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
@@ -31,7 +32,8 @@ async def check(
 ) -> list[str]:
     """Returns warnings. Raises an error for a condition that makes a migration to this destination
     impossible."""
-    if facts.read_only:
+    guarded = facts.read_only_from == preflight_read_only.DATABASE and await guarded_by(conn)
+    if facts.read_only and not guarded:
         raise preflight_read_only.refusal(facts, "destination")
     if not facts.may_create:
         raise PgmigError(

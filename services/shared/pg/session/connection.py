@@ -51,6 +51,11 @@ _EXACT = {
     "row_security": "off",
 }
 
+# A destination may be read-only by default for everybody but pgmig (services.shared.pg.guard). This setting
+# of the session overrides those of the database and of the role. pgmig.own: the triggers that record writes
+# of others leave the session alone.
+_WRITING = {"default_transaction_read_only": "off", "pgmig.own": "on"}
+
 # These are not in `options`, because a server refuses a connection with an unknown setting. The key is the
 # server_version_num that introduced the setting.
 _TIMEOUTS_SINCE = {140000: b"SET idle_session_timeout = 0", 170000: b"SET transaction_timeout = 0"}
@@ -247,6 +252,10 @@ async def _open(info: str, *, autocommit: bool) -> AsyncConnection:
     return conn
 
 
+def _options_of(info: str) -> str:
+    return str(conninfo.conninfo_to_dict(info).get("options") or "")
+
+
 def _simple_query(conn: AsyncConnection, text: bytes) -> PQGen[None]:
     """Run statements outside of psycopg's transactions, with the simple query protocol, which walsenders
     support."""
@@ -261,10 +270,15 @@ def _close_unwanted(opening: asyncio.Task[AsyncConnection]) -> None:
         opening.result().pgconn.finish()
 
 
-async def connect(uri: str, side: str, *, autocommit: bool = True, database: str = "") -> AsyncConnection:
+async def connect(
+    uri: str, side: str, *, autocommit: bool = True, database: str = "", as_given: bool = False
+) -> AsyncConnection:
     """Open a connection with our session settings. side: "source" or "destination". database: a database of
-    the same server to connect to instead of the URI's."""
+    the same server to connect to instead of the URI's. Sessions on the destination can write, whatever the
+    default is there. as_given: leave them the default."""
     info = complete_conninfo(uri, f"pgmig {side}", side, **({"dbname": database} if database else {}))
+    if side == "destination" and not as_given:
+        info = conninfo.make_conninfo(info, options=f"{_options_of(info)} {options(_WRITING)}")
     try:
         return await open_session(info, autocommit=autocommit)
     except psycopg.OperationalError as exc:
@@ -280,11 +294,11 @@ def reached(conn: AsyncConnection, uri: str) -> Endpoint:
 
 @asynccontextmanager
 async def connection(
-    uri: str, side: str, *, autocommit: bool = True, database: str = ""
+    uri: str, side: str, *, autocommit: bool = True, database: str = "", as_given: bool = False
 ) -> AsyncIterator[AsyncConnection]:
     """`connect` for a block. The connection is closed at the end of the block, and uncommitted work is rolled
     back."""
-    conn = await connect(uri, side, autocommit=autocommit, database=database)
+    conn = await connect(uri, side, autocommit=autocommit, database=database, as_given=as_given)
     try:
         yield conn
     finally:

@@ -29,6 +29,7 @@ from services.shared.model import (
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import proxied
 from tests.support.services.services import Services, until, until_phase
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 from tests.support.switchover.old_source import place
 
 FOLLOW = MigrationOptions(follow=True)
@@ -70,12 +71,14 @@ async def until_codes(session: Session, *codes: ReasonCode) -> dict[ReasonCode, 
 async def test_every_condition_on_the_servers_is_a_reason_for_as_long_as_it_lasts(
     services: Services, bed: Bed
 ) -> None:
-    writers = psycopg.connect(bed.source), psycopg.connect(bed.source), psycopg.connect(bed.dest)
-    locker, reader, stranger = writers
+    writers = [psycopg.connect(bed.source), psycopg.connect(bed.source)]
+    locker, reader = writers
     try:
         async with services.session() as session:
             await session.start("m", bed.source, bed.dest, FOLLOW)
             await until_phase(session, "m", Phase.STREAMING)
+            stranger = psycopg.connect(bed.dest, options=ASKS_TO_WRITE)
+            writers.append(stranger)
             near = await until_codes(session, ReasonCode.SEQUENCES_NEAR_END)
             assert "public.few (95% used)" in near[ReasonCode.SEQUENCES_NEAR_END].text
 
@@ -85,7 +88,7 @@ async def test_every_condition_on_the_servers_is_a_reason_for_as_long_as_it_last
             with psycopg.connect(bed.source, autocommit=True) as conn:
                 conn.execute("CREATE TABLE late (id int PRIMARY KEY)")
                 conn.execute("BEGIN; INSERT INTO item VALUES (1); PREPARE TRANSACTION 'undecided'")
-            with psycopg.connect(bed.dest, autocommit=True) as conn:
+            with psycopg.connect(bed.dest, autocommit=True, options=ASKS_TO_WRITE) as conn:
                 conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'by_note'::regclass")
             told = await until_codes(
                 session,
@@ -104,7 +107,7 @@ async def test_every_condition_on_the_servers_is_a_reason_for_as_long_as_it_last
             with psycopg.connect(bed.source, autocommit=True) as conn:
                 conn.execute("ROLLBACK PREPARED 'undecided'")
                 conn.execute("DROP TABLE late")
-            with psycopg.connect(bed.dest, autocommit=True) as conn:
+            with psycopg.connect(bed.dest, autocommit=True, options=ASKS_TO_WRITE) as conn:
                 conn.execute("UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'by_note'::regclass")
             await until_codes(session, ReasonCode.SEQUENCES_NEAR_END, ReasonCode.DESTINATION_WRITTEN)
             await session.pause("m")
@@ -217,7 +220,7 @@ async def test_switchover_refuses_indexes_that_are_valid_on_the_source_only(
     async with services.session() as session:
         await session.start("m", bed.source, bed.dest, FOLLOW)
         await until_phase(session, "m", Phase.STREAMING)
-        with psycopg.connect(bed.dest, autocommit=True) as conn:
+        with psycopg.connect(bed.dest, autocommit=True, options=ASKS_TO_WRITE) as conn:
             conn.execute("CREATE INDEX own ON item (note)")
             conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'own'::regclass")
             conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'by_note'::regclass")

@@ -22,6 +22,7 @@ from tests.support.migrations.advice import Stop
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.services.services import Services, until_phase
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -172,7 +173,9 @@ async def test_new_tables_have_the_same_definitions_on_the_destination(
             found = await creations(here, there, tables, copied=False)
             assert (await places(here, tables))[tables[1]][1]
         for statement in (statement for one in found for statement in one.statements):
-            with psycopg.connect(dest, autocommit=True, client_encoding="UTF8") as conn:
+            with psycopg.connect(
+                dest, autocommit=True, client_encoding="UTF8", options=ASKS_TO_WRITE
+            ) as conn:
                 conn.execute(statement.encode())
         case.run(dest, 'DROP SEQUENCE "ind@"', 'ALTER INDEX "ind@_1" RENAME TO "ind@"')
         assert rows(dest, DEFINITIONS) == rows(source, DEFINITIONS)

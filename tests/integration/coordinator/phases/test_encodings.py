@@ -16,6 +16,7 @@ from tests.integration.coordinator.tables.test_no_key_tables import flushed
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.services.services import Services, until_phase
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def rows(uri: str, query: str) -> list[tuple[object, ...]]:
 
 def run(uri: str, encoding: str, *statements: str) -> None:
     """Statements whose text is Latin-1 bytes, stored as they are."""
-    with psycopg.connect(uri, autocommit=True, client_encoding=encoding) as conn:
+    with psycopg.connect(uri, autocommit=True, client_encoding=encoding, options=ASKS_TO_WRITE) as conn:
         for statement in statements:
             conn.execute(statement.encode("latin-1"))
 

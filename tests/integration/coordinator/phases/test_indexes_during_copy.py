@@ -17,6 +17,7 @@ from tests.support.data.schema import seed
 from tests.support.data.workload import Writer, check_conserved_sum, check_markers
 from tests.support.servers.nats import NatsServer
 from tests.support.services.services import Services, until, until_phase
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 FOLLOW = MigrationOptions(follow=True, maintenance_work_mem_kb=16384)
 HELD = "shop.ledger"
@@ -132,7 +133,7 @@ async def test_row_without_its_referenced_row_stops_the_migration_until_it_is_co
             assert "then continue" in view.failure.hint
             for side in (source,) if follow else (source, dest_db):
                 assert ("on the source alone" in view.failure.hint) is follow
-                with psycopg.connect(side) as conn:
+                with psycopg.connect(side, options=ASKS_TO_WRITE) as conn:
                     conn.execute("DELETE FROM shop.orders WHERE number = 'orphan'")
             await session.resume("m", source, dest_db)
             if follow:

@@ -29,6 +29,7 @@ from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.releases import UnobtainableError, server_of
 from tests.support.services.services import Services, until_phase
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -49,7 +50,7 @@ class Case(NamedTuple):
         return statement.replace("@", self.letter).replace("~", stray).encode()
 
     def run(self, uri: str, *statements: str) -> None:
-        with psycopg.connect(uri, autocommit=True, client_encoding="UTF8") as conn:
+        with psycopg.connect(uri, autocommit=True, client_encoding="UTF8", options=ASKS_TO_WRITE) as conn:
             for statement in statements:
                 conn.execute(self.sql(statement))
 

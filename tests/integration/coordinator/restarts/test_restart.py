@@ -23,6 +23,7 @@ from tests.support.data.schema import seed
 from tests.support.data.workload import Writer, check_conserved_sum, check_markers
 from tests.support.servers.nats import NatsServer
 from tests.support.services.services import Services, until, until_phase
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 FOLLOW = MigrationOptions(follow=True)
 
@@ -89,7 +90,7 @@ async def test_killed_while_indexes_are_built(
         async with services.session() as session:
             await session.start("m", source, dest_db, FOLLOW)
             await until_phase(session, "m", Phase.COPY)
-            with psycopg.connect(dest_db) as blocker:
+            with psycopg.connect(dest_db, options=ASKS_TO_WRITE) as blocker:
                 # Another relation of that name waits for us.
                 blocker.execute("CREATE TABLE shop.accounts_owner_idx ()")
                 services.start("copier")

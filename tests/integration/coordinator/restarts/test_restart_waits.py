@@ -16,6 +16,7 @@ from services.shared.model import ErrorKind, Lsn, MigrationOptions, MigrationVie
 from tests.support.data.compare import compare_rows
 from tests.support.servers.nats import NatsServer
 from tests.support.services.services import Services, until, until_phase
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 FOLLOW = MigrationOptions(follow=True)
 HOUR = "3600"
@@ -112,7 +113,7 @@ async def test_a_burst_of_deadlocks_is_outlived_at_once_and_counted(
         async with services.session() as session:
             await session.start("m", source, dest_db, FOLLOW)
             await until_phase(session, "m", Phase.STREAMING)
-            with psycopg.connect(dest_db, autocommit=True) as conn:
+            with psycopg.connect(dest_db, autocommit=True, options=ASKS_TO_WRITE) as conn:
                 conn.execute("CREATE SEQUENCE attempts")
                 conn.execute(
                     "CREATE FUNCTION collide() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"

@@ -22,6 +22,7 @@ from tests.support.servers.nats import NatsServer
 from tests.support.services.services import Services, until, until_phase
 
 OPTIONS = MigrationOptions(follow=True, data_only=True)
+ON_DESTINATION = "run on the destination: BEGIN READ WRITE;"
 TABLE, LOW, THERE = (TableId("public", name) for name in ("t", "low", "there"))
 ROWS = "INSERT INTO t SELECT i, (ARRAY['here', 'there'])[i % 2 + 1], 'v' || i FROM generate_series(1, 200) i"
 SHAPES = {"published by the root": (RANGES, LOW), "published by its own name": (BY_PLACE, THERE)}
@@ -146,8 +147,8 @@ async def test_a_column_that_both_sides_added_is_adopted(
         view = await stopped(session)
         assert view.failure is not None
         assert (
-            'run on the destination: ALTER TABLE "public"."t" ADD COLUMN "w" integer; then continue'
-            in view.failure.hint  # and, where the applier was first, skip-transaction
+            'run on the destination: BEGIN READ WRITE; ALTER TABLE "public"."t" ADD COLUMN "w" integer; '
+            "COMMIT; then continue" in view.failure.hint  # and, where the applier was first, skip-transaction
         )
         run(dest_db, "ALTER TABLE t ADD COLUMN w int")
         await session.resume("m")
@@ -185,7 +186,7 @@ async def test_a_root_that_both_sides_dropped_is_forgotten_with_its_partitions(
         run(source_db, "CREATE TABLE other (id int PRIMARY KEY)", "DROP TABLE t", "DROP TABLE other")
         view = await stopped(session)
         assert view.failure is not None
-        assert view.failure.hint == 'run on the destination: DROP TABLE "public"."t"; then continue'
+        assert view.failure.hint == f'{ON_DESTINATION} DROP TABLE "public"."t"; COMMIT; then continue'
         run(dest_db, "DROP TABLE t")
         await session.resume("m")
         await until_phase(session, "m", Phase.STREAMING)
@@ -219,7 +220,7 @@ async def test_what_a_root_has_got_with_its_copy_is_not_applied_to_partitions_ag
             run(source_db, "DROP TABLE low")
             view = await stopped(session)
             assert view.failure is not None
-            assert view.failure.hint == 'run on the destination: DROP TABLE "public"."low"; then continue'
+            assert view.failure.hint == f'{ON_DESTINATION} DROP TABLE "public"."low"; COMMIT; then continue'
             run(dest_db, "DROP TABLE low")
             await session.resume("m")
             await until_phase(session, "m", Phase.STREAMING)

@@ -17,6 +17,7 @@ from tests.support.data.compare import compare_databases
 from tests.support.pipeline.in_process import PIPELINE, rows, run
 from tests.support.servers.nats import NatsServer
 from tests.support.services.services import Services, until, until_phase
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 FOLLOW = MigrationOptions(follow=True)
 SCHEMA = """
@@ -57,7 +58,7 @@ async def test_a_table_is_copied_again_and_nothing_else_is_touched(
         async with services.session() as session:
             await session.start("m", source_db, dest_db, FOLLOW)
             await until_phase(session, "m", Phase.STREAMING)
-            with psycopg.connect(dest_db, autocommit=True) as conn:
+            with psycopg.connect(dest_db, autocommit=True, options=ASKS_TO_WRITE) as conn:
                 conn.execute("SET session_replication_role = replica")
                 conn.execute("DELETE FROM customer WHERE id % 3 = 0")
                 conn.execute("UPDATE customer SET name = 'wrong' WHERE id % 3 = 1")

@@ -1,0 +1,53 @@
+"""Writes of others to the destination's tables: they are recorded from the copy on, and prevent a
+switchover."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from services.coordinator.pipeline.parts import Context
+from services.shared.model import ErrorKind, EventLevel, PgmigError, TableId
+from services.shared.model.readiness import destination_changed
+from services.shared.pg.catalog.server import listing
+from services.shared.pg.guard.foreign_writes import read_foreign_writes, watch_writes
+from services.shared.pg.readiness.destination import read_writers
+from services.shared.pg.session.connection import connection
+
+
+async def watch(context: Context, tables: Sequence[TableId]) -> None:
+    """Record writes of others to these tables of the destination, which are about to be emptied and
+    copied."""
+    migration = context.migration
+    uris = await context.credentials.both()
+    if not context.pipeline.record.watched:
+        context.pipeline.writes_watched(watched=True)
+        await context.journal.save()
+    async with connection(uris.destination_uri, "destination") as conn:
+        refused = await watch_writes(conn, context.pipeline.id, tables)
+    if refused:
+        migration.event(
+            EventLevel.WARNING,
+            "our role may not create triggers on tables of the destination, so writes of others to them are "
+            f"not found: {listing(refused)}",
+        )
+
+
+async def check_foreign_writes(context: Context, *, open_ones: bool = False) -> None:
+    """Raise DESTINATION_NOT_READY if others have written to the destination's tables, unless the operator
+    lets others write there. Then it is a warning. open_ones: also if a transaction that writes is open."""
+    migration = context.migration
+    uris = await context.credentials.both()
+    tables = {record.table for record in context.pipeline.copying.records()}
+    async with connection(uris.destination_uri, "destination") as conn:
+        now = time.time()
+        found = await read_foreign_writes(conn, context.pipeline.id, tables, now)
+        if open_ones:
+            found += await read_writers(conn, tables, now)
+    if not found:
+        return
+    allowed = migration.record.options.no_guard_destination
+    reason = destination_changed(str(migration.id), found, blocking=not allowed)
+    if not allowed:
+        raise PgmigError(ErrorKind.DESTINATION_NOT_READY, reason.text, reason.remedy)
+    migration.event(EventLevel.WARNING, reason.text)

@@ -1,0 +1,1 @@
+"""Keeping others from writing to a destination, and finding what they have written nevertheless."""
