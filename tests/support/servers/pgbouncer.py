@@ -135,6 +135,11 @@ class PgBouncer:
         shutil.rmtree(self._root, ignore_errors=True)
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def config(self) -> Path:
         return self._root / "pgbouncer.ini"
 
