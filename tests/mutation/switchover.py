@@ -437,7 +437,7 @@ MUTATIONS = (
         f"{FOREIGN}::test_write_is_found_and_named_until_the_table_is_copied_again",
     ),
     Mutation(
-        "50 a switchover is refused",
+        "50 a switchover is refused before anything is blocked",
         "services/coordinator/operations/switchover_steps.py",
         "            return await check_foreign_writes(run.context)",
         "            return None",

@@ -16,6 +16,7 @@ from services.shared.model import (
     ErrorKind,
     MigrationId,
     MigrationOptions,
+    OperationState,
     PgmigError,
     Phase,
     PipelineId,
@@ -23,6 +24,7 @@ from services.shared.model import (
     ReasonCode,
     TableId,
 )
+from services.shared.pg.session.connection import connection
 from tests.support.pipeline.in_process import rows, run
 from tests.support.services.services import Services, until_phase
 from tests.support.switchover.guarded import ASKS_TO_WRITE, told
@@ -57,12 +59,15 @@ async def switched_over(session: Session) -> None:
     await until_phase(session, "m", Phase.SWITCHED_OVER)
 
 
-async def refusal(session: Session) -> str:
-    """Why a switchover is refused."""
+async def refusal(session: Session, end: OperationState = OperationState.FAILED) -> str:
+    """Why a switchover is refused. end: failed, before anything was blocked."""
     with pytest.raises(PgmigError) as caught:
         await switched_over(session)
     assert caught.value.kind is ErrorKind.DESTINATION_NOT_READY
     await until_phase(session, "m", Phase.STREAMING)
+    operation = (await session.get("m")).operation
+    assert operation is not None
+    assert operation.state is end
     return caught.value.message
 
 
@@ -141,7 +146,7 @@ async def test_open_transaction_that_writes_prevents_the_decision(
     await streaming(session, source, dest_db)
     with psycopg.connect(dest_db, options=ASKS_TO_WRITE, application_name="slow") as conn:
         conn.execute("DELETE FROM item")
-        assert "slow" in await refusal(session)
+        assert "slow" in await refusal(session, OperationState.ROLLED_BACK)
     await until_phase(session, "m", Phase.STREAMING)
 
 
@@ -176,10 +181,13 @@ async def test_triggers_are_gone_after_abort_and_cleanup(session: Session, sourc
 async def test_emptying_a_table_that_is_divided_is_not_recorded(
     session: Session, source: str, dest_db: str
 ) -> None:
-    """The coordinator itself empties it, in a session whose role is not `replica`."""
+    """The coordinator itself empties it, in a session whose role need not be `replica`."""
     run(source, "INSERT INTO item SELECT generate_series(10, 20000)")
     await streaming(session, source, dest_db, replace(FOLLOWING, split_tables_larger_than=100_000))
     await resync(session, ITEM)
+    assert await written(session) is None
+    async with connection(dest_db, "destination") as conn:
+        await conn.execute("UPDATE public.item SET id = id")
     assert await written(session) is None
     await switched_over(session)
 
