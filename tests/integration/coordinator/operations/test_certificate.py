@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,10 @@ async def test_coordinator_killed_after_the_decision_leaves_it_to_the_next_one(
         assert (found.freeze.write_downtime_ms is None) is (point != "issued")
         assert not found.volume.since_start
         assert made(found) >= {CheckName.SEQUENCES_EQUAL, CheckName.LOCKS_HELD}
+        await session.resume("m", source, dest_db)  # the operation ends when the destination is open
         (operation,) = await session.list_operations("m")
+        async with aclosing(session.follow_operation(operation.operation_id, reached=True)) as states:
+            operation = [state async for state in states][-1]
         assert operation.result is not None
         assert operation.result.certificate_sha256 == stored.sha256
     services.restart("coordinator")

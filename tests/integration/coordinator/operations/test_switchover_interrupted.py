@@ -191,7 +191,7 @@ async def test_first_large_object_created_during_the_freeze_arrives(
 ) -> None:
     """Nobody had one when the switchover began; its creator held a table until the freeze could begin."""
     for uri in (source, dest_db):
-        with psycopg.connect(uri) as conn:
+        with psycopg.connect(uri, options="-c default_transaction_read_only=off") as conn:
             conn.execute("SELECT lo_unlink(700001)")
     creator = psycopg.connect(source)
     creator.execute("LOCK TABLE item IN ROW EXCLUSIVE MODE")
