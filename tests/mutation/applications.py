@@ -6,6 +6,7 @@ from tests.mutation.mutation import Mutation
 
 POOLERS = "tests/integration/coordinator/operations/test_poolers.py"
 HOOKS = "tests/integration/coordinator/operations/test_hooks.py"
+HANDOVER = "tests/unit/coordinator/operations/test_handover.py"
 KILLED = f"{POOLERS}::test_pooler_is_resumed_after_the_coordinator_was_killed"
 KILLED_AMID = f"{HOOKS}::test_coordinator_killed_amid_hooks_runs_the_one_that_is_due"
 
@@ -20,7 +21,7 @@ MUTATIONS = (
     Mutation(
         "55 the record names a pooler before it is paused",
         "services/coordinator/operations/poolers.py",
-        "    context.migration.handover.pausing(operation.operation_id, poolers)\n",
+        "    context.migration.handover.pausing(operation.operation_id, poolers, hook_expected=expected)\n",
         "    pass\n",
         f"{KILLED}[pause-poolers.end]",
     ),
@@ -34,9 +35,37 @@ MUTATIONS = (
     Mutation(
         "55 clients are not resumed while the pooler leads to the old source",
         "services/coordinator/operations/handover.py",
-        "    if not failure:\n        return await _resume(context, feed)\n",
-        "    if True:\n        return await _resume(context, feed)\n",
+        "    if not _led(context):",
+        "    if False:",
         f"{POOLERS}::test_pooler_stays_paused_if_the_hook_after_the_decision_fails",
+    ),
+    Mutation(
+        "55 the record says whether the hook after the decision has succeeded",
+        "services/coordinator/operations/handover.py",
+        "    if handover.hook_succeeded(operation.operation_id):\n",
+        "    if handover.concluded(operation.operation_id):\n",
+        f"{HANDOVER}::test_no_coordinator_resumes_a_pooler_after_a_hook_that_failed",
+    ),
+    Mutation(
+        "55 an unexpected error of ours is a failure of the hook",
+        "services/coordinator/operations/hooks.py",
+        "    except Exception as exc:  # the program",
+        "    except PgmigError as exc:  # the program",
+        f"{HANDOVER}::test_no_coordinator_resumes_a_pooler_after_a_hook_that_failed",
+    ),
+    Mutation(
+        "55 a hook of settings that were removed is still waited for",
+        "services/coordinator/operations/handover.py",
+        "    return closed and not expected and not handover.hook_expected(operation.operation_id)\n",
+        "    return closed and not expected\n",
+        f"{HANDOVER}::test_pooler_stays_paused_if_the_next_coordinator_has_no_hook_in_its_settings",
+    ),
+    Mutation(
+        "55 a pooler that no hook leads away from an open source is not paused",
+        "services/coordinator/operations/handover.py",
+        "    _check_led(context, options)\n    known =",
+        "    known =",
+        f"{HANDOVER}::test_pooler_that_no_hook_leads_is_refused_if_the_source_stays_open",
     ),
     Mutation(
         "55 a pooler is resumed after the hook that leads it to the destination",

@@ -116,14 +116,17 @@ class HandoverRecord:
     """What a switchover has done to applications, apart from the freeze. Written before it is done.
 
     operation_id: of that switchover; "": nothing was done yet. hook_started: the hook before the freeze.
-    paused: poolers that are paused, or may be, as connection strings without passwords. concluded: the hook
-    after the decision or the roll-back has ended.
+    paused: poolers that are paused, or may be, as connection strings without passwords. hook_expected: they
+    were paused for a switchover with a hook after the decision. concluded: the hook after the decision or the
+    roll-back has ended. hook_succeeded: that one succeeded.
     """
 
     operation_id: str = ""
     hook_started: bool = False
     paused: tuple[str, ...] = ()
+    hook_expected: bool = False
     concluded: bool = False
+    hook_succeeded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

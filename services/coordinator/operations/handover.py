@@ -25,6 +25,7 @@ from services.coordinator.pipeline.reports import unexpected
 from services.shared.model import (
     ErrorKind,
     EventLevel,
+    FreezeMode,
     HookName,
     MigrationPhase,
     Operation,
@@ -50,8 +51,20 @@ def accepted(context: Context, options: SwitchoverOptions) -> SwitchoverOptions:
     hooks.check_accepted(context, options)
     if len(options.pause_poolers) > MOST_POOLERS:
         raise PgmigError(ErrorKind.INVALID_ARGUMENT, f"more than {MOST_POOLERS} poolers cannot be paused")
+    _check_led(context, options)
     known = dict.fromkeys(context.poolers.accept(uri) for uri in options.pause_poolers)
     return replace(options, pause_poolers=tuple(known))
+
+
+def _check_led(context: Context, options: SwitchoverOptions) -> None:
+    expected = hooks.expected_after_decision(context, options)
+    if options.pause_poolers and options.freeze is FreezeMode.NONE and not expected:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            "no hook after the decision leads the paused poolers to the destination, and the source is not "
+            "closed: after RESUME their clients would write to the old source",
+            "give the command that does it as --hook-after-decision",
+        )
 
 
 def any_of(context: Context, options: SwitchoverOptions) -> bool:
@@ -61,6 +74,7 @@ def any_of(context: Context, options: SwitchoverOptions) -> bool:
 async def check(context: Context, options: SwitchoverOptions) -> str:
     """Check that hooks can be executed and poolers be paused. Changes nothing. Returns what was found. Raises
     INVALID_ARGUMENT, and what `console.check` raises."""
+    _check_led(context, options)
     hooks.check_commands(context, options)
     await poolers.check(context, options.pause_poolers)
     found = [f"hook {name} can be executed" for name in hooks.commands(context, options)]
@@ -147,21 +161,34 @@ async def conclude(context: Context, feed: StepFeed) -> tuple[str, ...]:
 
 async def _after_decision(context: Context, feed: StepFeed) -> tuple[str, ...]:
     failure = await _hook_after(context, feed, HookName.AFTER_DECISION, StepName.HOOK_AFTER_DECISION)
-    if not failure:
-        return await _resume(context, feed)
-    left = poolers.leave_paused(context, f"hook {HookName.AFTER_DECISION} failed")
+    told = [f"hook {HookName.AFTER_DECISION} failed: {failure}"] if failure else []
+    if not _led(context):  # stored at once: the next coordinator must not resume them after a failed hook
+        why = "failed" if failure else "is not known to have succeeded"
+        told += poolers.leave_paused(context, f"hook {HookName.AFTER_DECISION} {why}")
     await _save(context)
-    return (f"hook {HookName.AFTER_DECISION} failed: {failure}", *left)
+    return (*told, *await _resume(context, feed))
+
+
+def _led(context: Context) -> bool:
+    """Whether clients of paused poolers may be resumed after the decision: they do not reach a source that
+    accepts writes, or one that a hook was expected to replace."""
+    handover, operation = context.migration.handover, context.migration.record.operations[-1]
+    if handover.hook_succeeded(operation.operation_id):
+        return True
+    expected = hooks.expected_after_decision(context, operation.options)
+    closed = operation.options.freeze is FreezeMode.DATABASE
+    return closed and not expected and not handover.hook_expected(operation.operation_id)
 
 
 async def _after_rollback(context: Context, feed: StepFeed) -> tuple[str, ...]:
     told = await _resume(context, feed)
     failure = await _hook_after(context, feed, HookName.AFTER_ROLLBACK, StepName.HOOK_AFTER_ROLLBACK)
+    await _save(context)
     return (*told, f"hook {HookName.AFTER_ROLLBACK} failed: {failure}") if failure else told
 
 
 async def _hook_after(context: Context, feed: StepFeed, name: HookName, step: StepName) -> str:
-    """Run the hook if it is due. Returns why it failed."""
+    """Run the hook if it is due. Returns why it failed. The record is not saved."""
     operation = context.migration.operations.current
     if operation is None or not _hook_due(context, operation):
         return ""
@@ -172,8 +199,7 @@ async def _hook_after(context: Context, feed: StepFeed, name: HookName, step: St
     if failure:
         context.migration.event(EventLevel.ERROR, f"hook {name} failed: {failure}")
     feed.tell(step, StepState.FAILED if failure else StepState.DONE, failure)
-    context.migration.handover.concluding(operation.operation_id)
-    await _save(context)
+    context.migration.handover.concluding(operation.operation_id, succeeded=not failure)
     return failure
 
 

@@ -16,6 +16,7 @@ import time
 
 from services.coordinator.operations.hook_process import Ran, divided, run_command
 from services.coordinator.pipeline.parts import Context
+from services.coordinator.pipeline.reports import unexpected
 from services.shared.model import (
     ErrorKind,
     EventLevel,
@@ -26,6 +27,7 @@ from services.shared.model import (
 )
 from services.shared.model.redaction import has_password, redact
 from services.shared.model.view.jsonview import to_json
+from services.shared.runtime.assignments import cause
 
 INPUT_VERSION = 1
 """Of the JSON on a command's standard input. Raised when a field changes its meaning or is removed."""
@@ -37,6 +39,12 @@ def commands(context: Context, options: SwitchoverOptions) -> dict[HookName, str
     """Those of the switchover, and those of the coordinator's settings where it brings none."""
     found = context.hooks.commands | {name: text for name, text in options.hooks.items() if text}
     return {name: text for name, text in found.items() if text}
+
+
+def expected_after_decision(context: Context, options: SwitchoverOptions) -> bool:
+    """Whether somebody wants a hook to lead applications to the destination."""
+    name = HookName.AFTER_DECISION
+    return bool(options.hooks[name] or context.hooks.commands.get(name))
 
 
 def check_accepted(context: Context, options: SwitchoverOptions) -> None:
@@ -85,8 +93,8 @@ async def run_hook(context: Context, operation: Operation, name: HookName) -> st
             standard_input(context, operation, name),
             operation.options.hook_timeout_ms / 1000,
         )
-    except PgmigError as exc:  # the program was removed meanwhile
-        ran = Ran(exc.message)
+    except Exception as exc:  # the program was removed meanwhile, or an error of ours
+        ran = Ran((cause(exc) or unexpected(migration, exc)).message)
     for line in ran.lines:
         migration.event(EventLevel.WARNING if ran.failure else EventLevel.INFO, f"hook {name}: {line}")
     if ran.failure:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from services.coordinator.operations import hooks
 from services.coordinator.pipeline.parts import Context
 from services.shared.model import ErrorKind, EventLevel, Operation, PgmigError, back_off_s
 from services.shared.pg.pooler import console
@@ -46,7 +47,8 @@ async def pause(context: Context, operation: Operation, deadline: float) -> None
     an error some may be paused: those that the record names."""
     poolers = operation.options.pause_poolers
     seconds = max(0.0, deadline - time.monotonic())
-    context.migration.handover.pausing(operation.operation_id, poolers)
+    expected = hooks.expected_after_decision(context, operation.options)
+    context.migration.handover.pausing(operation.operation_id, poolers, hook_expected=expected)
     await context.journal.save(strict=True)
     try:
         async with asyncio.TaskGroup() as pausing:
