@@ -15,6 +15,7 @@ from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
 from services.shared.pg.catalog.tables import list_tables
 from services.shared.pg.copy.part import binary_safe
 from services.shared.pg.session.connection import connection
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 SNAPSHOT_LSN = Lsn.parse("0/AB00")
 
@@ -71,7 +72,7 @@ def part(table: str, *columns: str, snapshot: tuple[str, str], binary: bool = Fa
 
 
 def execute(uri: str, *statements: str) -> None:
-    with psycopg.connect(uri, autocommit=True) as conn:
+    with psycopg.connect(uri, autocommit=True, options=ASKS_TO_WRITE) as conn:
         for statement in statements:
             conn.execute(statement.encode())
 

@@ -50,7 +50,8 @@ DEFINITIONS: dict[str, LiteralString] = {
                concat_ws(' ', replace(pg_get_triggerdef(t.oid), 'EXECUTE PROCEDURE', 'EXECUTE FUNCTION'),
                          'enabled', t.tgenabled)
         FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE NOT t.tgisinternal AND {user}""",
+             JOIN pg_proc p ON p.oid = t.tgfoid
+        WHERE NOT t.tgisinternal AND {user} AND p.pronamespace IS DISTINCT FROM to_regnamespace('pgmig')""",
     "view": """
         SELECT c.oid::regclass::text, pg_get_viewdef(c.oid)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

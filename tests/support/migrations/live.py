@@ -115,7 +115,7 @@ def _shown(view: MigrationView | None) -> str:
 def held_up(dest: str) -> Iterator[None]:
     """A session that wants to fill table HELD on the destination waits for the end of the block."""
     with psycopg.connect(dest) as blocker:
-        blocker.execute("LOCK TABLE shop.orders IN SHARE MODE")
+        blocker.execute("LOCK TABLE shop.orders IN ACCESS SHARE MODE")
         yield
 
 

@@ -19,6 +19,7 @@ from psycopg import sql
 
 from tests.support.servers.installs import scratch_dir
 from tests.support.servers.process import unprivileged_account
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 _BALLAST = "ballast"
 _LOCK = 53100
@@ -94,7 +95,7 @@ class SaidToBeFull:
     """Inserts into one table of the database `uri` fail with a full disk after `attach` was called."""
 
     def __init__(self, uri: str, table: str) -> None:
-        self._conn = psycopg.connect(uri, autocommit=True)
+        self._conn = psycopg.connect(uri, autocommit=True, options=ASKS_TO_WRITE)
         self._table = sql.Identifier(*table.split("."))
 
     def __enter__(self) -> Self:

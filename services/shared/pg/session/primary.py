@@ -39,7 +39,7 @@ async def find_primary(uri: str, side: str, system_identifier: str = "", databas
     of the recorded database; servers of other systems are not considered. database: one of the same server
     to connect to if the URI's accepts no connections. Raises UNREACHABLE if no server is a primary.
     """
-    choices = each_server(uri)
+    choices = each_server(uri, side)
     if len(choices) == 1:
         return uri
     answers = await asyncio.gather(*(_look(one, side, database) for one in choices))

@@ -203,12 +203,15 @@ def endpoint(uri: str, server_version_num: int = 0) -> Endpoint:
     )
 
 
-def each_server(uri: str) -> tuple[str, ...]:
-    """`uri` once for each of its hosts, with that host only. If it has one host: `uri` itself."""
+def each_server(uri: str, side: str) -> tuple[str, ...]:
+    """`uri` once for each of its hosts, with that host only. If it has one host: `uri` itself.
+
+    side: "source" or "destination", for the error message. Raises INVALID_ARGUMENT.
+    """
+    given = {name: value for name, value in parameters(uri, side).items() if name not in _OF_SEVERAL}
     servers = endpoint(uri).servers
     if len(servers) == 1:
         return (uri,)
-    given = {name: value for name, value in parameters(uri).items() if name not in _OF_SEVERAL}
     return tuple(
         conninfo.make_conninfo("", **(given | {"host": host, "port": str(port)})) for host, port in servers
     )

@@ -186,12 +186,12 @@ def test_several_servers_are_recorded_together_and_used_one_at_a_time() -> None:
     assert where.servers == (("a", 1), ("b", 2))
     assert where.address == "a:1,b:2/db"
     assert endpoint(passwordless_uri(where)).servers == where.servers
-    for one, expected in zip(each_server(uri), where.servers, strict=True):
+    for one, expected in zip(each_server(uri, "source"), where.servers, strict=True):
         assert endpoint(one).servers == (expected,)
         assert parameters(one)["password"] == "pw"
         assert parameters(one)["sslmode"] == "require"
     assert endpoint("host=a,b port=5 dbname=db").servers == (("a", 5), ("b", 5))
-    assert each_server("postgresql://u@a/db") == ("postgresql://u@a/db",)
+    assert each_server("postgresql://u@a/db", "source") == ("postgresql://u@a/db",)
 
 
 def test_an_address_of_one_of_the_servers_keeps_the_recorded_list() -> None:
