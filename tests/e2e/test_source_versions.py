@@ -24,6 +24,7 @@ from tests.support.migrations.verdict import left_on_destination, left_on_source
 from tests.support.servers.nats import NatsServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.releases import MAJORS, UnobtainableError, server_of
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 pytestmark = pytest.mark.xdist_group("source_versions")
 
@@ -141,8 +142,9 @@ async def test_truncate_is_replicated_or_stops_the_switchover(
                     assert "shop.scratch" in caught.value.message
                     assert "shop.documents" not in caught.value.message
                     await live.until_phase(Phase.STREAMING)
-                    with psycopg.connect(dest_db) as conn:
-                        conn.execute("DELETE FROM shop.scratch")
+                    assert "pgmig-cli resync-table --id truncated shop.scratch" in caught.value.hint
+                    await session.resync_tables("truncated", (TableId("shop", "scratch"),))
+                    await live.until_phase(Phase.STREAMING)
                 await live.switch_over()
                 await live.until_phase(Phase.SWITCHED_OVER)
         assert compare_databases(shop, dest_db) == []
@@ -162,7 +164,7 @@ async def test_truncate_of_an_added_table_is_replicated_or_stops_the_switchover(
             await live.until_phase(Phase.STREAMING)
             source.execute(added, database)
             source.execute("INSERT INTO added VALUES (1), (2)", database)
-            with psycopg.connect(dest_db) as conn:
+            with psycopg.connect(dest_db, options=ASKS_TO_WRITE) as conn:
                 conn.execute(added)
             await session.resync_tables("added", (TableId("public", "added"),))
             await live.until_phase(Phase.STREAMING)
@@ -209,7 +211,7 @@ async def test_partition_created_during_the_migration_is_replicated_or_stops_the
                 live = Live(session, "parts", parts, dest_db)
                 await live.start()
                 await live.until_phase(Phase.STREAMING)
-                with psycopg.connect(dest_db) as conn:
+                with psycopg.connect(dest_db, options=ASKS_TO_WRITE) as conn:
                     conn.execute(SECOND_PART)
                     conn.execute(SECOND_KEY)
                 source.execute(SECOND_PART, database)

@@ -23,6 +23,7 @@ from services.shared.model import (
 from tests.support.data.compare import compare_databases
 from tests.support.data.workload import Writer, WriterReport, check_conserved_sum, check_markers
 from tests.support.migrations.verdict import checks, problems
+from tests.support.switchover.guarded import ASKS_TO_WRITE
 
 FOLLOW = MigrationOptions(follow=True)
 WAIT_S = 90.0
@@ -114,8 +115,9 @@ def _shown(view: MigrationView | None) -> str:
 @contextmanager
 def held_up(dest: str) -> Iterator[None]:
     """A session that wants to fill table HELD on the destination waits for the end of the block."""
-    with psycopg.connect(dest) as blocker:
-        blocker.execute("LOCK TABLE shop.orders IN ACCESS SHARE MODE")
+    with psycopg.connect(dest, options=ASKS_TO_WRITE) as blocker:
+        # Rows and a lock that TRUNCATE and DELETE wait for, but not CREATE TRIGGER.
+        blocker.execute("SELECT FROM shop.orders FOR UPDATE")
         yield
 
 

@@ -183,6 +183,7 @@ async def forget_foreign_writes(
 
 async def ignore_writes(conn: AsyncConnection, pipeline: PipelineId) -> None:
     """Record nothing more, whatever triggers there are. Needs no lock on a table."""
+    await silence(conn)
     with translated(_DOING):
         if await _function_exists(conn, pipeline):
             await _define(conn, pipeline, "BEGIN RETURN NULL; END")
@@ -191,7 +192,6 @@ async def ignore_writes(conn: AsyncConnection, pipeline: PipelineId) -> None:
 async def unwatch_writes(conn: AsyncConnection, pipeline: PipelineId, deadline: float) -> tuple[TableId, ...]:
     """Drop the triggers and their function until `deadline` (time.monotonic()). Returns tables that keep
     their trigger, which does nothing any more, most likely because others have locked them."""
-    await silence(conn)
     await ignore_writes(conn, pipeline)
     with translated("dropping pgmig's triggers on the destination"):
         while left := await _watched(conn, pipeline):
