@@ -1,4 +1,4 @@
-"""Mutations of the rules about pipelines that start without a copy (60 to 63)."""
+"""Mutations of the rules about pipelines that start without a copy (60 to 66)."""
 
 from __future__ import annotations
 
@@ -108,5 +108,26 @@ MUTATIONS = (
         "await note_tables(subscriber, self.pipeline, freshly_known(identities, roots))",
         "pass",
         f"{THERE_AND_BACK}::test_a_table_that_was_altered_on_the_new_primary_stops_the_pipeline",
+    ),
+    Mutation(
+        "65 sessions of a coordinator that was replaced are terminated",
+        "services/shared/pg/reverse/ends.py",
+        'await end_own(publisher, theirs[0], f"an earlier coordinator on the {pipeline.publisher}")',
+        "pass",
+        f"{PREPARE}::test_a_coordinator_that_was_replaced_changes_nothing_any_more",
+    ),
+    Mutation(
+        "65 sessions are recorded before they change anything",
+        "services/shared/pg/reverse/ends.py",
+        "                await announce(EndSessions((*theirs[0], own[0]), (*theirs[1], own[1])))",
+        "                pass",
+        f"{PREPARE}::test_nothing_is_changed_by_who_may_not_record_its_sessions",
+    ),
+    Mutation(
+        "65 the fence of a pipeline outlives it",
+        "services/shared/pg/reverse/remove.py",
+        'FENCES = ("applier", "guard")',
+        'FENCES = ("guard",)',
+        f"{PREPARE}::test_an_applier_of_a_pipeline_that_was_retired_cannot_return",
     ),
 )

@@ -31,7 +31,7 @@ MUTATIONS = (
     Mutation(
         "40 a freeze refuses all new sessions",
         "services/shared/pg/freeze/closed_database.py",
-        "            await set_open(conn, database, accepts=False)",
+        "            await set_open(conn, database, accepts=False, side=side)",
         "            pass",
         f"{ESCAPES}::test_no_session_can_begin_after_the_freeze_not_even_a_superusers",
     ),
@@ -66,7 +66,7 @@ MUTATIONS = (
     Mutation(
         "40 the switchover is rolled back if the source was opened and closed again",
         "services/shared/pg/freeze/source.py",
-        "        return await row_version(self._side, database) != self._closed_version",
+        "        return await row_version(self._side, database, self._where) != self._closed_version",
         "        return False",
         f"{INTERRUPTED}::test_source_that_accepts_connections_again_rolls_the_switchover_back",
     ),
@@ -136,7 +136,7 @@ MUTATIONS = (
     Mutation(
         "42 a thaw terminates the sessions of the freeze first",
         "services/shared/pg/freeze/thaw.py",
-        "    await end_own(conn, others)\n",
+        '    await end_own(conn, others, f"an earlier freeze of the {before.side}")\n',
         "",
         "tests/integration/coordinator/restarts/test_two_coordinators.py",
     ),
@@ -248,14 +248,14 @@ MUTATIONS = (
     Mutation(
         "43 the freeze is refused if a session cannot be terminated",
         "services/shared/pg/freeze/source.py",
-        "            await check_endable(side, before.database, await freeze._spared())\n",
+        "            await check_endable(door, before.database, await freeze._spared(), side)\n",
         "",
         f"{FREEZE_PRIVILEGES}::test_sessions_of_superusers_refuse_the_freeze_of_a_role_that_may_not_end_them",
     ),
     Mutation(
         "43 the right to close the database is proven first",
         "services/shared/pg/freeze/source.py",
-        "            await _prove_rights(admin, side, before)\n",
+        "            await _prove_rights(admin, door, before)\n",
         "",
         f"{FREEZE_PRIVILEGES}::test_role_that_does_not_own_the_database_is_refused_before_anything_is_blocked",
     ),

@@ -183,8 +183,8 @@ MUTATIONS = (
     Mutation(
         "22 an earlier applier is refused",
         "services/shared/pg/apply/fence.py",
-        '        if (found[0] if found else "") != epoch:',
-        "        if False:",
+        "    if known != epoch:",
+        "    if False:",
         "tests/integration/coordinator/tables/test_resync.py::test_an_earlier_applier_is_ended_and_cannot_return",
     ),
     Mutation(

@@ -246,11 +246,11 @@ def _prepared(named: str) -> Reason:
     )
 
 
-def sessions_not_endable(named: str) -> Reason:
+def sessions_not_endable(named: str, side: str = "source") -> Reason:
     return Reason(
         ReasonCode.SESSIONS_NOT_ENDABLE,
         True,
-        f"our role may not end sessions on the source: {named}",
+        f"our role may not end sessions on the {side}: {named}",
         "grant it pg_signal_backend, and end the sessions of superusers yourself, then switch over again",
     )
 

@@ -44,16 +44,30 @@ async def remove_from_source(
     decision. If any transaction committed after it, raises LATE_WRITES and removes nothing. side: of the
     migration, for messages.
     """
-    removed = []
     async with inside(uri, database, door, time.monotonic() + RELEASE_WAIT_S, side) as conn:
-        names = [pipeline.publication, *([pipeline.inserts_publication] if inserts_only else [])]
-        if await _remove_slot(conn, pipeline.slot, names, after, side):
-            removed.append(f"replication slot {pipeline.slot} on the {side}")
-        removed += [
-            f"publication {name} on the {side}" for name in names if await _remove_publication(conn, name)
-        ]
-        removed += await put_back(conn, altered)
-    return removed
+        return await remove_from(
+            conn, pipeline, inserts_only=inserts_only, altered=altered, after=after, side=side
+        )
+
+
+async def remove_from(
+    conn: AsyncConnection,
+    pipeline: PipelineId,
+    *,
+    inserts_only: bool = False,
+    altered: Sequence[IdentityBefore] = (),
+    after: Lsn | None = None,
+    side: str = "source",
+) -> list[str]:
+    """`remove_from_source`, with a session that may write."""
+    removed = []
+    names = [pipeline.publication, *([pipeline.inserts_publication] if inserts_only else [])]
+    if await _remove_slot(conn, pipeline.slot, names, after, side):
+        removed.append(f"replication slot {pipeline.slot} on the {side}")
+    removed += [
+        f"publication {name} on the {side}" for name in names if await _remove_publication(conn, name)
+    ]
+    return [*removed, *await put_back(conn, altered)]
 
 
 async def _remove_slot(

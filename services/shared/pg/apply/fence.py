@@ -14,7 +14,7 @@ import hashlib
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, PgmigError, PipelineId
-from services.shared.pg.bookkeeping.schema import KEEPING_BOOKS, book, books_exist
+from services.shared.pg.bookkeeping.schema import KEEPING_BOOKS, alone, book, books_exist
 from services.shared.pg.session.connection import translated
 
 ENDED_WITHIN_S = 10.0
@@ -34,20 +34,28 @@ def _key(pipeline: PipelineId) -> int:
 
 
 async def take_applier_lock(conn: AsyncConnection, pipeline: PipelineId, epoch: str) -> bool:
-    """Whether this session is the applier now. Raises FENCED if another epoch is in force."""
+    """Whether this session is the applier now. Raises FENCED if another epoch is in force.
+
+    The epoch is read under the lock under which a pipeline's bookkeeping is removed. So an applier is
+    admitted before the removal, which then finds and terminates it, or not at all.
+    """
     row = await (
         await conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [_key(pipeline)])
     ).fetchone()
     if row is None or not row[0]:
         return False
-    if await books_exist(conn):
-        query = sql.SQL("SELECT epoch FROM {} WHERE pipeline = %s").format(book("applier"))
-        found = await (await conn.execute(query, [str(pipeline)])).fetchone()
-        if (found[0] if found else "") != epoch:
-            raise PgmigError(
-                ErrorKind.FENCED,
-                f"tables of migration {pipeline.migration} were copied again since this applier was assigned",
-            )
+    async with alone(conn):
+        known = ""
+        if await books_exist(conn):
+            query = sql.SQL("SELECT epoch FROM {} WHERE pipeline = %s").format(book("applier"))
+            found = await (await conn.execute(query, [str(pipeline)])).fetchone()
+            known = str(found[0]) if found else ""
+    if known != epoch:
+        raise PgmigError(
+            ErrorKind.FENCED,
+            f"the work of this applier of pipeline {pipeline} was given up, or tables were copied again, "
+            "since it was assigned",
+        )
     return True
 
 

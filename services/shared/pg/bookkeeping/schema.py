@@ -18,7 +18,7 @@ migration's rows it drops the schema.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -129,14 +129,17 @@ async def _complete(conn: AsyncConnection) -> bool:
     return row is not None and bool(row[0])
 
 
-async def drop_bookkeeping(conn: AsyncConnection, pipeline: PipelineId) -> None:
-    """Delete the pipeline's rows. If no rows of any pipeline are left, drop the tables, and the schema
-    unless it contains other objects. Does nothing if the schema does not exist."""
+async def drop_bookkeeping(conn: AsyncConnection, pipeline: PipelineId, *, but: Collection[str] = ()) -> None:
+    """Delete the pipeline's rows, except those in the tables `but`.
+
+    If no rows of any pipeline are left, drop the tables, and the schema unless it contains other objects.
+    Does nothing if the schema does not exist.
+    """
     async with alone(conn):
         if not await books_exist(conn):
             return
         tables = await _present(conn)
-        for table in tables:
+        for table in (table for table in tables if table not in but):
             await conn.execute(
                 sql.SQL("DELETE FROM {} WHERE pipeline = %s").format(book(table)), [str(pipeline)]
             )

@@ -84,9 +84,9 @@ async def beside(uri: str, door: str, side: str = "source") -> AsyncConnection:
     raise failure
 
 
-async def is_open(conn: AsyncConnection, database: str) -> bool:
-    """Whether `database` accepts connections. conn: to any database of the server."""
-    with translated("checking whether the source accepts connections"):
+async def is_open(conn: AsyncConnection, database: str, side: str = "source") -> bool:
+    """Whether `database` accepts connections. conn: to any database of the server. side: for messages."""
+    with translated(f"checking whether the {side} accepts connections"):
         row = await (
             await conn.execute(
                 "SELECT datallowconn FROM pg_catalog.pg_database WHERE datname = %s", [database]
@@ -95,9 +95,9 @@ async def is_open(conn: AsyncConnection, database: str) -> bool:
     return row is not None and bool(row[0])
 
 
-async def set_open(conn: AsyncConnection, database: str, *, accepts: bool) -> None:
+async def set_open(conn: AsyncConnection, database: str, *, accepts: bool, side: str = "source") -> None:
     """Allow or refuse connections. conn: to another database, unless connections are allowed."""
-    with translated(f"setting whether database {database} of the source accepts connections"):
+    with translated(f"setting whether database {database} of the {side} accepts connections"):
         await conn.execute(
             sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}").format(
                 sql.Identifier(database), sql.SQL("true" if accepts else "false")
@@ -105,19 +105,19 @@ async def set_open(conn: AsyncConnection, database: str, *, accepts: bool) -> No
         )
 
 
-async def close_database(conn: AsyncConnection, database: str) -> str:
+async def close_database(conn: AsyncConnection, database: str, side: str = "source") -> str:
     """Refuse connections. Returns the version of the database's row in the catalog. conn: to another
     database."""
-    with translated(f"closing database {database} of the source"):
+    with translated(f"closing database {database} of the {side}"):
         async with conn.transaction():
-            await set_open(conn, database, accepts=False)
-            return await row_version(conn, database)
+            await set_open(conn, database, accepts=False, side=side)
+            return await row_version(conn, database, side)
 
 
-async def row_version(conn: AsyncConnection, database: str) -> str:
+async def row_version(conn: AsyncConnection, database: str, side: str = "source") -> str:
     """Changes with each ALTER DATABASE that sets a property. If somebody opens a closed database and closes
     it again, the version shows that."""
-    with translated("checking whether the source accepts connections"):
+    with translated(f"checking whether the {side} accepts connections"):
         row = await (
             await conn.execute("SELECT xmin::text FROM pg_catalog.pg_database WHERE datname = %s", [database])
         ).fetchone()
@@ -147,11 +147,11 @@ async def inside(
     other = await beside(uri, door, side)
     database = database or endpoint(uri).dbname
     try:
-        await set_open(other, database, accepts=True)
+        await set_open(other, database, accepts=True, side=side)
         try:
             conn = await writable_connection(uri, side=side)
         finally:
-            await set_open(other, database, accepts=False)
+            await set_open(other, database, accepts=False, side=side)
         try:
             await end_all(other, database, [conn.info.backend_pid], deadline)
             yield conn

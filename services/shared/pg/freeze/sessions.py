@@ -132,33 +132,39 @@ def _given(sessions: Collection[OwnSession]) -> dict[str, list[int]]:
 
 
 async def end_begun_before(
-    conn: AsyncConnection, database: str, spared: Collection[int], moment: float
+    conn: AsyncConnection, database: str, spared: Collection[int], moment: float, side: str = "source"
 ) -> int:
     """Terminate the other sessions that began at or before `moment` (the server's clock), once. Returns their
-    number.
+    number. side: for messages.
 
     Raises PERMISSION if our role may not terminate one of them.
     """
-    return await _end_once(conn, _OTHERS + _UNTIL, database, spared, moment)
+    return await _end_once(conn, _OTHERS + _UNTIL, _moment(database, spared, moment), side)
 
 
 async def end_begun_after(
-    conn: AsyncConnection, database: str, spared: Collection[int], moment: float
+    conn: AsyncConnection, database: str, spared: Collection[int], moment: float, side: str = "source"
 ) -> int:
     """Same as `end_begun_before`, for sessions that began at or after `moment`."""
-    return await _end_once(conn, _OTHERS + _SINCE, database, spared, moment)
+    return await _end_once(conn, _OTHERS + _SINCE, _moment(database, spared, moment), side)
+
+
+def _moment(database: str, spared: Collection[int], moment: float) -> dict[str, object]:
+    return {"database": database, "spared": list(spared), "moment": moment}
 
 
 async def _end_once(
-    conn: AsyncConnection, query: LiteralString, database: str, spared: Collection[int], moment: float
+    conn: AsyncConnection, query: LiteralString, given: Mapping[str, object], side: str
 ) -> int:
-    found = await _others(conn, query, {"database": database, "spared": list(spared), "moment": moment})
+    found = await _others(conn, query, given)
     if refused := await _end(conn, found):
-        raise _may_not_end(refused)
+        raise _may_not_end(refused, side)
     return len(found)
 
 
-async def end_all(conn: AsyncConnection, database: str, spared: Collection[int], deadline: float) -> int:
+async def end_all(
+    conn: AsyncConnection, database: str, spared: Collection[int], deadline: float, side: str = "source"
+) -> int:
     """Terminate the other sessions until none is left and none is starting. Returns the number of terminated
     sessions.
 
@@ -178,24 +184,26 @@ async def end_all(conn: AsyncConnection, database: str, spared: Collection[int],
         now = time.monotonic()
         stubborn_since = (stubborn_since or now) if refused else 0.0
         if refused and now - stubborn_since > STUBBORN_S:
-            raise _may_not_end(refused)
+            raise _may_not_end(refused, side)
         if now > deadline:
             raise PgmigError(
                 ErrorKind.TIMEOUT,
-                f"sessions on the source do not end: {_named(found) or 'one session is still being started'}",
+                f"sessions on the {side} do not end: {_named(found) or 'one session is still being started'}",
                 "see what these processes wait for, or allow more time, then switch over again",
             )
         await asyncio.sleep(_POLL_S)  # a server process does not report its end
 
 
-async def check_endable(conn: AsyncConnection, database: str, spared: Collection[int]) -> None:
+async def check_endable(
+    conn: AsyncConnection, database: str, spared: Collection[int], side: str = "source"
+) -> None:
     """Raise PERMISSION for other sessions that our role may not terminate, unless they end within STUBBORN_S.
     Terminates none."""
     given = {"database": database, "spared": list(spared)}
     deadline = time.monotonic() + STUBBORN_S
     while found := await _others(conn, _OTHERS + _NOT_OURS, given):
         if time.monotonic() > deadline:
-            raise _may_not_end(found)
+            raise _may_not_end(found, side)
         await asyncio.sleep(_LOOK_S)  # a server process does not report its end
 
 
@@ -249,14 +257,14 @@ def _named(others: Sequence[Other]) -> str:
     return ", ".join(map(str, others[:NAMED_AT_MOST])) + more
 
 
-def _may_not_end(others: Sequence[Other]) -> PgmigError:
-    reason = sessions_not_endable(_named(others))
+def _may_not_end(others: Sequence[Other], side: str) -> PgmigError:
+    reason = sessions_not_endable(_named(others), side)
     return PgmigError(ErrorKind.PERMISSION, reason.text, reason.remedy)
 
 
-async def prepared_transactions(conn: AsyncConnection) -> str:
+async def prepared_transactions(conn: AsyncConnection, side: str = "source") -> str:
     """The prepared transactions of the database, for messages. "" if there are none."""
-    with translated("looking for prepared transactions on the source"):
+    with translated(f"looking for prepared transactions on the {side}"):
         rows = await (
             await conn.execute(
                 "SELECT gid, owner::text, extract(epoch FROM clock_timestamp() - prepared)::int"

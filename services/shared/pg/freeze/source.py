@@ -102,27 +102,27 @@ class Freeze:
         self.before = before
 
     @classmethod
-    async def open(cls, uri: str, slot: str = "") -> Freeze:
+    async def open(cls, uri: str, slot: str = "", side: str = "source") -> Freeze:
         """Open three sessions, one of them on another database. This changes nothing, blocks no session and
         terminates none.
-        slot: the walsender that streams from it is spared; "": none.
+        slot: the walsender that streams from it is spared; "": none. side: of the migration, for messages.
 
         Raises PERMISSION if our role lacks a right that the freeze needs later.
         """
         opened: list[AsyncConnection] = []
         try:
-            admin = await writable_connection(uri)
+            admin = await writable_connection(uri, side=side)
             opened.append(admin)
-            before = await before_freeze(admin, uri)
-            side = await beside(uri, before.door)
-            opened.append(side)
-            await _prove_rights(admin, side, before)
-            locker = await writable_connection(uri)
+            before = await before_freeze(admin, uri, side)
+            door = await beside(uri, before.door, side)
+            opened.append(door)
+            await _prove_rights(admin, door, before)
+            locker = await writable_connection(uri, side=side)
             opened.append(locker)
             sessions = tuple([await own_session(conn) for conn in opened])
-            freeze = cls(locker, admin, side, replace(before, sessions=sessions), slot)
+            freeze = cls(locker, admin, door, replace(before, sessions=sessions), slot)
             freeze._detects_early = await _shorten_deadlock_timeout(locker)
-            await check_endable(side, before.database, await freeze._spared())
+            await check_endable(door, before.database, await freeze._spared(), side)
         except BaseException:
             for conn in opened:
                 await conn.close()
@@ -134,6 +134,14 @@ class Freeze:
         """A session that may read and write while the source is frozen. From step 5 on, no other sessions on
         the source are possible."""
         return self._admin
+
+    @property
+    def _where(self) -> str:
+        """For messages."""
+        return self.before.side
+
+    async def _prepared(self) -> str:
+        return await prepared_transactions(self._admin, self._where)
 
     async def _spared(self) -> list[int]:
         """Process ids of our two sessions and of the walsender that streams from our slot. No other session
@@ -168,7 +176,7 @@ class Freeze:
                 if not attempt.done():
                     blockers = await self._blockers() or blockers
                 if await attempt:
-                    present, prepared = await tables(), await prepared_transactions(self._admin)
+                    present, prepared = await tables(), await self._prepared()
                     if not prepared and set(present) <= set(listed):
                         return began
                     await self._let_go()
@@ -177,18 +185,19 @@ class Freeze:
                 await asyncio.wait({attempt})
             await asyncio.sleep(PAUSE_S)
             listed = await tables()
-        prepared = await prepared_transactions(self._admin)
+        prepared = await self._prepared()
         named = ", ".join(filter(None, [blockers, prepared]))
         raise PgmigError(
             ErrorKind.TIMEOUT,
-            "tables of the source could not be locked in time" + (named and f"; they are held by {named}"),
+            f"tables of the {self._where} could not be locked in time"
+            + (named and f"; they are held by {named}"),
             "end the transactions that hold them (COMMIT PREPARED or ROLLBACK PREPARED those that are "
             "prepared), or allow more time, then switch over again",
         )
 
     async def _try_lock(self, tables: Sequence[TableId], seconds: float) -> bool:
         """Returns True if all locks are held now. Otherwise none is held."""
-        with translated("locking the source's tables"):
+        with translated(f"locking the {self._where}'s tables"):
             await self._locker.execute("BEGIN")
             try:
                 await self._locker.execute(
@@ -207,7 +216,7 @@ class Freeze:
         return True
 
     async def _let_go(self) -> None:
-        with translated("releasing the locks on the source's tables"):
+        with translated(f"releasing the locks on the {self._where}'s tables"):
             await self._locker.execute("ROLLBACK")
 
     async def _blockers(self) -> str:
@@ -228,23 +237,23 @@ class Freeze:
 
     async def holds(self) -> None:
         """Raise an error if the session that holds the locks has ended."""
-        with translated("keeping the locks on the source's tables"):
+        with translated(f"keeping the locks on the {self._where}'s tables"):
             await self._locker.execute("SELECT 1")
 
     async def check_prepared(self) -> None:
         """Raise SWITCHOVER_FAILED if a transaction has been prepared since the tables were locked: it can be
         committed without its session."""
-        if prepared := await prepared_transactions(self._admin):
+        if prepared := await self._prepared():
             raise PgmigError(
                 ErrorKind.SWITCHOVER_FAILED,
-                f"a transaction was prepared on the source during the freeze: {prepared}",
+                f"a transaction was prepared on the {self._where} during the freeze: {prepared}",
                 "COMMIT PREPARED or ROLLBACK PREPARED it, then switch over again",
             )
 
     async def forbid_writes(self) -> float:
         """Make new sessions read-only by default. Returns the source's clock afterwards, Unix seconds."""
-        await set_database_default(self._admin, self.before.database, FROZEN)
-        return await clock(self._admin)
+        await set_database_default(self._admin, self.before.database, FROZEN, self._where)
+        return await clock(self._admin, self._where)
 
     async def end_writers(self, before: float) -> int:
         """Terminate every other session that began before `before`. Returns their number.
@@ -253,15 +262,15 @@ class Freeze:
         be terminated.
         """
         spared = await self._spared()
-        return await end_begun_before(self._admin, self.before.database, spared, before)
+        return await end_begun_before(self._admin, self.before.database, spared, before, self._where)
 
     async def opened(self) -> bool:
         """Whether somebody has altered the database since the first `shut`. Then it accepts connections, or
         may have accepted some for a while."""
         database = self.before.database
-        if await is_open(self._side, database):
+        if await is_open(self._side, database, self._where):
             return True
-        return await row_version(self._side, database) != self._closed_version
+        return await row_version(self._side, database, self._where) != self._closed_version
 
     async def shut(self, deadline: float) -> int:
         """Refuse new connections and terminate all other sessions. Returns their number. Only our two
@@ -269,8 +278,8 @@ class Freeze:
         it closed the database again, `opened` would not notice that somebody had opened it. deadline:
         time.monotonic()."""
         if not self._closed_version:
-            self._closed_version = await close_database(self._side, self.before.database)
-        return await end_all(self._side, self.before.database, await self._spared(), deadline)
+            self._closed_version = await close_database(self._side, self.before.database, self._where)
+        return await end_all(self._side, self.before.database, await self._spared(), deadline, self._where)
 
 
 @asynccontextmanager
@@ -289,11 +298,11 @@ async def _prove_rights(admin: AsyncConnection, side: AsyncConnection, before: B
     the source meanwhile, so nothing may be changed here, not even to a value that was read before. Raises
     PERMISSION."""
     try:
-        with translated("proving that our role may freeze the source"):
+        with translated(f"proving that our role may freeze the {before.side}"):
             async with side.transaction(force_rollback=True):
-                await set_open(side, before.database, accepts=True)
+                await set_open(side, before.database, accepts=True, side=before.side)
             async with admin.transaction(force_rollback=True):
-                await set_database_default(admin, before.database, before.read_only_default)
+                await set_database_default(admin, before.database, before.read_only_default, before.side)
     except PgmigError as exc:
         if exc.kind is not ErrorKind.PERMISSION:
             raise
@@ -312,19 +321,20 @@ async def _shorten_deadlock_timeout(conn: AsyncConnection) -> bool:
     return True
 
 
-async def before_freeze(conn: AsyncConnection, uri: str) -> Before:
+async def before_freeze(conn: AsyncConnection, uri: str, side: str = "source") -> Before:
     """The state that `thaw` restores. Raises PERMISSION if our role can connect to no other database (see
     `way_in`)."""
-    with translated("checking the source"):
+    with translated(f"checking the {side}"):
         row = await (await conn.execute("SELECT current_database()::text")).fetchone()
     assert row is not None
     database = str(row[0])
     return Before(
-        await database_default(conn, database),
-        await clock(conn),
+        await database_default(conn, database, side),
+        await clock(conn, side),
         database,
-        await way_in(conn, uri),
-        await enabled_subscriptions(conn),
+        await way_in(conn, uri, side),
+        await enabled_subscriptions(conn, side),
+        side=side,
     )
 
 

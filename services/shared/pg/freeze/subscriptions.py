@@ -14,9 +14,9 @@ from services.shared.pg.session.connection import translate, translated
 _LOCK_S = 5
 
 
-async def enabled_subscriptions(conn: AsyncConnection) -> tuple[str, ...]:
-    """Names of the enabled subscriptions of the connected database."""
-    with translated("looking for subscriptions of the source"):
+async def enabled_subscriptions(conn: AsyncConnection, side: str = "source") -> tuple[str, ...]:
+    """Names of the enabled subscriptions of the connected database. side: for messages."""
+    with translated(f"looking for subscriptions of the {side}"):
         rows = await (
             await conn.execute(
                 "SELECT subname::text FROM pg_catalog.pg_subscription WHERE subenabled AND subdbid ="

@@ -37,7 +37,7 @@ class Before:
     read_only_default: the database's own setting, "" if it had none. at: the source's clock, Unix seconds.
     database: its name, "" if the switchover blocks nobody. door: another database, from which this one can be
     opened. subscriptions: those that were enabled. sessions: of the freeze, and of a thaw that may still be
-    running.
+    running. side: of the migration ("source" or "destination"), for messages.
     """
 
     read_only_default: str
@@ -46,6 +46,7 @@ class Before:
     door: str = ""
     subscriptions: tuple[str, ...] = ()
     sessions: tuple[OwnSession, ...] = ()
+    side: str = "source"
 
 
 class StillDisabledError(PgmigError):
@@ -72,20 +73,24 @@ async def let_writers_in(uri: str, before: Before, announce: Announce | None = N
     began during the freeze would stay read-only until they reconnect, and a connection pool would keep them.
     So they are terminated.
     """
-    conn = await beside(uri, before.door) if before.database else await writable_connection(uri)
+    side = before.side
+    if before.database:
+        conn = await beside(uri, before.door, side)
+    else:
+        conn = await writable_connection(uri, side=side)
     try:
         await _replace_others(conn, before, announce)
         if not before.database:
             return ()
         database = before.database
-        kept = await _kept_default(conn, database, before.read_only_default)
-        changed = [] if kept else await _put_default_back(conn, database, before.read_only_default)
-        if not await is_open(conn, database):
-            changed.append(f"database {database} of the source accepts connections again")
-            await set_open(conn, database, accepts=True)
+        kept = await _kept_default(conn, before)
+        changed = [] if kept else await _put_default_back(conn, before)
+        if not await is_open(conn, database, side):
+            changed.append(f"database {database} of the {side} accepts connections again")
+            await set_open(conn, database, accepts=True, side=side)
         if changed:
             with suppress(PgmigError):
-                await end_begun_after(conn, database, [conn.info.backend_pid], before.at)
+                await end_begun_after(conn, database, [conn.info.backend_pid], before.at, side)
     finally:
         await conn.close()
     return (*kept, *changed)
@@ -98,7 +103,7 @@ async def enable_again(uri: str, before: Before, announce: Announce | None = Non
     """
     if not before.subscriptions:
         return
-    conn = await writable_connection(uri)
+    conn = await writable_connection(uri, side=before.side)
     try:
         if announce is not None:
             await announce((await own_session(conn),))
@@ -107,8 +112,8 @@ async def enable_again(uri: str, before: Before, announce: Announce | None = Non
         except PgmigError as exc:
             raise StillDisabledError(
                 exc.kind,
-                "writers can write to the source again, but not all subscriptions that the switchover "
-                f"disabled are enabled again: {exc.message}",
+                f"writers can write to the {before.side} again, but not all subscriptions that the "
+                f"switchover disabled are enabled again: {exc.message}",
                 exc.hint,
             ) from exc
     finally:
@@ -120,34 +125,36 @@ async def _replace_others(conn: AsyncConnection, before: Before, announce: Annou
     others = await alive(conn, before.sessions)
     if announce is not None:
         await announce((*others, await own_session(conn)))
-    await end_own(conn, others)
+    await end_own(conn, others, f"an earlier freeze of the {before.side}")
 
 
-async def _kept_default(conn: AsyncConnection, database: str, value: str) -> list[str]:
+async def _kept_default(conn: AsyncConnection, before: Before) -> list[str]:
     """A sentence about a default that somebody set during the freeze."""
-    found = await database_default(conn, database)
+    database, value = before.database, before.read_only_default
+    found = await database_default(conn, database, before.side)
     if found in {value, FROZEN}:
         return []
     shown = f"is {found}" if found else "is not set"
     return [
-        f"{SETTING} of database {database} of the source {shown}: it was changed during the freeze, "
+        f"{SETTING} of database {database} of the {before.side} {shown}: it was changed during the freeze, "
         f"so pgmig does not reset it (before the freeze: {value or 'not set'})"
     ]
 
 
-async def _put_default_back(conn: AsyncConnection, database: str, value: str) -> list[str]:
-    if await database_default(conn, database) == value:
+async def _put_default_back(conn: AsyncConnection, before: Before) -> list[str]:
+    database, value, side = before.database, before.read_only_default, before.side
+    if await database_default(conn, database, side) == value:
         return []
-    await set_database_default(conn, database, value)
-    return [f"{SETTING} of database {database} of the source is {value or 'not set'} again"]
+    await set_database_default(conn, database, value, side)
+    return [f"{SETTING} of database {database} of the {side} is {value or 'not set'} again"]
 
 
 async def admit_readers(uri: str, before: Before, announce: Announce | None = None) -> None:
     """Allow connections again, with sessions that are read-only by default. announce: see `thaw`."""
-    conn = await beside(uri, before.door)
+    conn = await beside(uri, before.door, before.side)
     try:
         await _replace_others(conn, before, announce)
-        await set_open(conn, before.database, accepts=True)
+        await set_open(conn, before.database, accepts=True, side=before.side)
     finally:
         await conn.close()
 

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.freeze.closed_database import writable_connection
-from services.shared.pg.freeze.sessions import own_session, prepared_transactions
+from services.shared.pg.freeze.sessions import own_session
 from services.shared.pg.freeze.source import Freeze, ListTables
 from services.shared.pg.freeze.thaw import Before, clock
 from services.shared.pg.session.connection import translated
@@ -33,11 +33,11 @@ class Unfrozen(Freeze):
         super().__init__(admin, admin, admin, before, "")
 
     @classmethod
-    async def open(cls, uri: str, slot: str = "") -> Unfrozen:
+    async def open(cls, uri: str, slot: str = "", side: str = "source") -> Unfrozen:
         """`before` names no database: a thaw finds nothing to restore."""
-        admin = await writable_connection(uri)
+        admin = await writable_connection(uri, side=side)
         try:
-            before = Before("", await clock(admin), sessions=(await own_session(admin),))
+            before = Before("", await clock(admin, side), sessions=(await own_session(admin),), side=side)
         except BaseException:
             await admin.close()
             raise
@@ -95,7 +95,7 @@ class Unfrozen(Freeze):
                 )
             ).fetchall()
         named = [f"process {pid} ({application or 'unnamed'})" for pid, application in rows[:NAMED_AT_MOST]]
-        prepared = await prepared_transactions(self._admin)
+        prepared = await self._prepared()
         return ", ".join([*named, *filter(None, [prepared])])
 
 

@@ -8,8 +8,6 @@ before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -30,7 +28,6 @@ from services.shared.pg.catalog.table_identity import (
     note_tables,
     read_identities,
 )
-from services.shared.pg.freeze.closed_database import writable_connection
 from services.shared.pg.replication.connection import (
     ReplicationConnection,
     SlotState,
@@ -38,6 +35,7 @@ from services.shared.pg.replication.connection import (
     slot_state,
 )
 from services.shared.pg.replication.publication import check_usable, drop_slot, ensure_publication, publishes
+from services.shared.pg.reverse.ends import Announce, Ends, EndSessions, opened_ends
 from services.shared.pg.session.connection import translated
 from services.shared.pg.teardown import RELEASE_WAIT_S
 
@@ -69,18 +67,22 @@ async def prepare_reverse(
     epoch: str,
     options: MigrationOptions = _DEFAULTS,
     within_s: float = PREPARE_WITHIN_S,
+    earlier: EndSessions | None = None,
+    announce: Announce | None = None,
 ) -> ReverseReady:
     """published: from `check_reverse`, or as recorded then. epoch: of the applier that may write, recorded
-    before; an earlier applier of this pipeline is terminated. options: of the migration.
+    before; an earlier applier of this pipeline is terminated. options: of the migration. earlier,
+    announce: see `opened_ends`; nothing is changed before.
 
     Raises TRANSIENT if it is not done within `within_s` seconds, ALREADY_EXISTS if the subscriber has
     progress of an earlier pipeline, SLOT_ACTIVE if somebody streams from the slot.
     """
     try:
         async with asyncio.timeout(within_s):
-            return await _Preparing(pipeline, published, epoch, options, within_s).run(
-                publisher_uri, subscriber_uri
-            )
+            identity = await _identify(publisher_uri, pipeline)
+            async with opened_ends(publisher_uri, subscriber_uri, pipeline, earlier, announce) as ends:
+                preparing = _Preparing(pipeline, published, epoch, options, within_s)
+                return await preparing.run(ends, identity)
     except TimeoutError as exc:
         raise PgmigError(
             ErrorKind.TRANSIENT,
@@ -99,16 +101,13 @@ class _Preparing:
     options: MigrationOptions
     within_s: float
 
-    async def run(self, publisher_uri: str, subscriber_uri: str) -> ReverseReady:
-        pipeline = self.pipeline
-        async with _writable(subscriber_uri, pipeline.subscriber) as subscriber:
-            await self._subscriber(subscriber)
-            identity = await _identify(publisher_uri, pipeline)
-            async with _writable(publisher_uri, pipeline.publisher) as publisher:
-                await set_full(publisher, [one.table for one in self.published.altered])
-                await self._publish(publisher)
-                consistent = await self._slot(publisher)
-                routes = await self._note(publisher, subscriber)
+    async def run(self, ends: Ends, identity: SystemIdentity) -> ReverseReady:
+        publisher, subscriber = ends.publisher, ends.subscriber
+        await self._subscriber(subscriber)
+        await set_full(publisher, [one.table for one in self.published.altered])
+        await self._publish(publisher)
+        consistent = await self._slot(publisher)
+        routes = await self._note(publisher, subscriber)
         return ReverseReady(
             consistent,
             identity.system_identifier,
@@ -173,15 +172,6 @@ async def _identify(uri: str, pipeline: PipelineId) -> SystemIdentity:
         return await replication.identify_system()
     finally:
         await replication.close()
-
-
-@asynccontextmanager
-async def _writable(uri: str, side: str) -> AsyncIterator[AsyncConnection]:
-    conn = await writable_connection(uri, side=side)
-    try:
-        yield conn
-    finally:
-        await conn.close()
 
 
 async def _free(conn: AsyncConnection, pipeline: PipelineId) -> SlotState | None:

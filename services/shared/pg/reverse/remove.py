@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from services.shared.model import IdentityBefore, PgmigError, PipelineId
-from services.shared.pg.bookkeeping.schema import drop_bookkeeping, has_rows
+from services.shared.pg.apply.fence import fence_applier
+from services.shared.pg.bookkeeping.schema import books_exist, drop_bookkeeping, has_rows
 from services.shared.pg.freeze.closed_database import inside
-from services.shared.pg.teardown import RELEASE_WAIT_S, drop_origin, remove_from_source
+from services.shared.pg.reverse.ends import Ends
+from services.shared.pg.teardown import RELEASE_WAIT_S, drop_origin, remove_from, remove_from_source
+
+FENCES = ("applier", "guard")
+"""Bookkeeping that outlives a pipeline that may be prepared again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +37,9 @@ async def remove_reverse(
     bookkeeping from the subscriber. If one side fails, the other is cleaned nevertheless. altered: as
     recorded.
 
-    Stop decoder and applier first. The publisher goes first: without its slot, no decoder can send changes to
-    a subscriber that has lost its progress.
+    Stop decoder and applier first. An applier that has not stopped is terminated, and cannot begin again. The
+    publisher goes first: without its slot, no decoder can send changes to a subscriber that has lost its
+    progress.
     """
 
     async def publisher() -> list[str]:
@@ -41,6 +48,8 @@ async def remove_reverse(
     async def subscriber() -> list[str]:
         deadline = asyncio.get_running_loop().time() + RELEASE_WAIT_S
         async with inside(subscriber_uri, "", "", deadline, pipeline.subscriber) as conn:
+            if await books_exist(conn):
+                await fence_applier(conn, pipeline, secrets.token_hex(8))
             removed = await drop_origin(conn, pipeline)
             if await has_rows(conn, pipeline):
                 removed.append(f"bookkeeping of pipeline {pipeline} on the {pipeline.subscriber}")
@@ -59,3 +68,25 @@ async def remove_reverse(
         except PgmigError as exc:
             left.append((side, exc))
     return Removed(tuple(removed), tuple(left))
+
+
+async def retire(
+    ends: Ends,
+    pipeline: PipelineId,
+    *,
+    epoch: str,
+    inserts_only: bool = False,
+    altered: Sequence[IdentityBefore] = (),
+) -> None:
+    """Remove what an idle pipeline has left, so that it can be prepared again. Its appliers are kept out
+    first, by an `epoch` that none of them has, and stay kept out: that is not removed.
+
+    Raises TRANSIENT or SLOT_ACTIVE if a worker of the pipeline does not stop.
+    """
+    if await books_exist(ends.subscriber):
+        await fence_applier(ends.subscriber, pipeline, epoch)
+    await remove_from(
+        ends.publisher, pipeline, inserts_only=inserts_only, altered=altered, side=pipeline.publisher
+    )
+    await drop_origin(ends.subscriber, pipeline)
+    await drop_bookkeeping(ends.subscriber, pipeline, but=FENCES)

@@ -9,13 +9,15 @@ import psycopg
 import pytest
 
 from services.shared.model import ErrorKind, Lsn, MigrationOptions, NoKeyTables, PgmigError, TableId
+from services.shared.pg.apply.session import ApplySession
 from services.shared.pg.catalog.replica_identity import Published
 from services.shared.pg.catalog.table_identity import known_tables
 from services.shared.pg.freeze.closed_database import writable_connection
 from services.shared.pg.reverse.check import check_reverse
+from services.shared.pg.reverse.ends import EndSessions, opened_ends
 from services.shared.pg.reverse.position import current_position
 from services.shared.pg.reverse.prepare import ReverseReady, prepare_reverse
-from services.shared.pg.reverse.remove import remove_reverse
+from services.shared.pg.reverse.remove import remove_reverse, retire
 from services.shared.pg.session.connection import connection
 from tests.integration.pg.reverse.conftest import REVERSE, execute
 from tests.support.pipeline.in_process import rows
@@ -109,6 +111,7 @@ async def test_a_killed_attempt_is_continued_by_the_next_one(new: str, old: str)
 PREPARING = """
 import asyncio, sys
 from services.shared.model import MigrationId
+from services.shared.pg.apply.session import ApplySession
 from services.shared.pg.catalog.replica_identity import Published
 from services.shared.pg.reverse.prepare import prepare_reverse
 work = prepare_reverse(*sys.argv[1:3], MigrationId("back").reverse, Published(()), epoch="e", within_s=3.0)
@@ -208,3 +211,67 @@ async def test_tables_of_the_publisher_are_recorded_with_the_table_of_the_subscr
         known = await known_tables(conn, REVERSE)
     assert known[TableId("public", "part_high")].root == TableId("public", "part")
     assert {route.leaf.name for route in ready.routes} == {"part_low", "part_high"}
+
+
+async def test_a_coordinator_that_was_replaced_changes_nothing_any_more(new: str, old: str) -> None:
+    """It has opened its sessions, and stops responding before it changes anything."""
+    published = await chosen(new, old)
+    recorded: list[EndSessions] = []
+
+    async def announce(sessions: EndSessions) -> None:
+        recorded.append(sessions)
+
+    async with opened_ends(new, old, REVERSE, announce=announce) as replaced:
+        await prepare_reverse(
+            new, old, REVERSE, published, epoch="e", earlier=recorded[-1], announce=announce
+        )
+        made = traces(new), traces(old)
+        for conn in (replaced.publisher, replaced.subscriber):
+            with pytest.raises(psycopg.OperationalError):
+                await conn.execute("SELECT 1")
+        with pytest.raises(psycopg.OperationalError):
+            await retire(replaced, REVERSE, epoch="other")
+    assert (traces(new), traces(old)) == made
+    assert len(recorded[-1].publisher) == len(recorded[-1].subscriber) == 2
+
+
+async def test_nothing_is_changed_by_who_may_not_record_its_sessions(new: str, old: str) -> None:
+    before = traces(new), traces(old)
+    published = await chosen(new, old)
+
+    async def refused(_sessions: EndSessions) -> None:
+        raise PgmigError(ErrorKind.FENCED, "another coordinator has taken over")
+
+    with pytest.raises(PgmigError) as caught:
+        await prepare_reverse(new, old, REVERSE, published, epoch="e", announce=refused)
+    assert caught.value.kind is ErrorKind.FENCED
+    assert (traces(new), traces(old)) == before
+
+
+async def test_an_applier_of_a_pipeline_that_was_retired_cannot_return(new: str, old: str) -> None:
+    """Neither with its own epoch nor with the empty one of a first run, until the pipeline is prepared again,
+    and after everything was removed."""
+    published = await chosen(new, old)
+    await prepare(new, old, published)
+    session = await ApplySession.open(old, REVERSE, Lsn(1), "e")
+    try:
+        async with opened_ends(new, old, REVERSE) as ends:
+            await retire(ends, REVERSE, epoch="idle")
+        assert rows(old, "SELECT roname FROM pg_replication_origin") == []
+        assert rows(new, SLOT) == []
+        with pytest.raises(PgmigError):
+            await session.execute([], durable=True)
+    finally:
+        await session.close()
+    for epoch in ("e", ""):
+        with pytest.raises(PgmigError) as caught:
+            await ApplySession.open(old, REVERSE, Lsn(1), epoch)
+        assert caught.value.kind is ErrorKind.FENCED
+    assert rows(old, "SELECT roname FROM pg_replication_origin") == []
+    await prepare(new, old, published)
+    session = await ApplySession.open(old, REVERSE, Lsn(1), "e")
+    await session.close()
+    assert (await remove_reverse(new, old, REVERSE)).left == ()
+    with pytest.raises(PgmigError) as caught:
+        await ApplySession.open(old, REVERSE, Lsn(1), "e")
+    assert caught.value.kind is ErrorKind.FENCED
