@@ -22,10 +22,10 @@ class Delayed:
     def __init__(self) -> None:
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
 
-    async def beside(self, uri: str, door: str) -> psycopg.AsyncConnection:
+    async def beside(self, uri: str, door: str, side: str) -> psycopg.AsyncConnection:
         self.begun.set()
         await self.go_on.wait()
-        return await beside(uri, door)
+        return await beside(uri, door, side)
 
 
 @pytest.mark.parametrize("closed", [True, False])
