@@ -58,9 +58,10 @@ class Discard:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Nothing was committed between the last transaction and `lsn`."""
+    """Nothing was committed between the last transaction and `lsn`. seen: as in ChangeBatch."""
 
     lsn: Lsn
+    seen: int = 0
 
 
 Item = Whole | Begin | Changes | Truncate | Message | Relation | Commit | Discard | Heartbeat
@@ -150,7 +151,7 @@ class Assembler:
     def _heartbeat(self, batch: ChangeBatch) -> Iterator[Item]:
         if batch.end_lsn > self.progress:
             self._progress = batch.end_lsn.value
-            yield Heartbeat(batch.end_lsn)
+            yield Heartbeat(batch.end_lsn, batch.seen)
 
     def _check_number(self, batch: ChangeBatch) -> None:
         """A writer's batches arrive in order. A new writer counts from 0, outside a transaction."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from services.decoder.marks import Marks
 from services.decoder.slot import Snapshots, check_identity, check_not_rewound, prepare, recorded
 from services.decoder.stream import DecoderStream
 from services.shared.bus.change_writer import ChangeWriter
@@ -134,7 +135,7 @@ class Decoding:
                 start,
                 self._pipeline.publication,
                 *([self._pipeline.inserts_publication] if self._work.inserts_only else []),
-                local_only=self._work.local_only,
+                local_only=self._work.local_only and not self._work.sends_seen,
             )
             log.info("streaming from slot %s at %s", self._pipeline.slot, start)
             stream = DecoderStream(
@@ -143,6 +144,7 @@ class Decoding:
                 self._writer,
                 position=start,
                 local_only=self._work.local_only,
+                marks=Marks(self._pipeline.opposite.origin if self._work.sends_seen else ""),
                 flushed=lambda: self._flushed,
                 report=self._report,
             )

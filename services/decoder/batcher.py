@@ -9,7 +9,8 @@ Messages are published unparsed; only a type byte, an LSN or a relation's OID is
 - With `local_only`, a transaction that has a replication origin is dropped: pgoutput names the origin
   directly after Begin. `position` advances over it, and the next batch or heartbeat continues the chain from
   the last batch. No batch is published for it, so that two pipelines in opposite directions do not answer
-  each other's empty transactions for ever.
+  each other's empty transactions for ever. If it was written by the opposite pipeline's applier, a mark may
+  follow in a later transaction: see `marks`.
 - A batch is full at `target` bytes. The caller may end it earlier, if there are no more messages
   at the moment. A message in fragments may continue in the next batch.
 - A TRUNCATE may need more Relation messages than fit in a batch. They are then spread over several batches
@@ -23,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from services.decoder import message_runs
+from services.decoder.marks import Marks, is_mark
 from services.shared.model import MESSAGE_PREFIX, ErrorKind, Lsn, PgmigError
 from services.shared.model.compiled import twin_of
 from services.shared.pgoutput.fragments import Fragment
@@ -39,13 +41,21 @@ _collect: Callable[..., tuple[int, int, bool, int]] = twin_of(message_runs).coll
 
 class Batcher:
     """Converts the messages of one replication session to change batches. target: bytes. local_only: drop
-    transactions that have a replication origin."""
+    transactions that have a replication origin. marks: which of them leave marks."""
 
-    def __init__(self, position: Lsn, *, target: int = TARGET_BYTES, local_only: bool = False) -> None:
+    def __init__(
+        self,
+        position: Lsn,
+        *,
+        target: int = TARGET_BYTES,
+        local_only: bool = False,
+        marks: Marks | None = None,
+    ) -> None:
         self.position = position  # end of the last transaction (or heartbeat) that was batched or dropped
         self.in_transaction = False
         self._target = target
         self._local_only = local_only
+        self._marks = marks or Marks("")
         self._resume = position.value
         self._skipping = False
         self._foreign = False  # the current transaction has an origin, so its messages are dropped
@@ -81,7 +91,7 @@ class Batcher:
     def collect(self, messages: Sequence[object], start: int) -> int:
         """Add messages from `start` on that need no further check, until the batch is full. Returns the
         position of the first message that `feed` must handle. The hot path: nearly all messages."""
-        if self._skipping or self._foreign or self._missing:
+        if self._skipping or self._foreign or self._missing or self._marks.due:
             return start
         room, chunks = self._target - self._size, self._chunks
         at, size, self.in_transaction, ended = _collect(
@@ -110,8 +120,9 @@ class Batcher:
         elif kind == _COMMIT:
             self._commit(message)
         elif kind == _ORIGIN and self._local_only:
-            self._drop_foreign()
+            self._drop_foreign(message)
         elif kind != _TYPE and self._travels(kind, message):
+            self._mark()
             self._describe_all(kind, message)
             self._add(message)
 
@@ -127,6 +138,7 @@ class Batcher:
                     raise PgmigError(
                         ErrorKind.CORRUPT, f"the source sent a message {chr(head[0])!r} that is too long"
                     )
+                self._mark()
                 self._describe_all(head[0], head)
                 self._chunks.append(_U32.pack(fragment.length))
                 self._size += FRAME_HEADER
@@ -140,7 +152,17 @@ class Batcher:
 
     def _is_ours(self, message: bytes) -> bool:
         """Transactional (flag 1) and with our prefix, which is after the flags and the LSN."""
-        return self.in_transaction and message[1] & 1 == 1 and message.startswith(_OUR_MESSAGE, 10)
+        return (
+            self.in_transaction
+            and message[1] & 1 == 1
+            and message.startswith(_OUR_MESSAGE, 10)
+            and not is_mark(message)
+        )
+
+    def _mark(self) -> None:
+        """Add the mark that is due to the current transaction, which is local."""
+        if self._marks.due:
+            self._add(self._marks.message())
 
     def _commit(self, message: bytes) -> None:
         self.in_transaction = False
@@ -148,11 +170,15 @@ class Batcher:
             self._skipping = False
             return
         self.position = Lsn(_U64.unpack_from(message, 10)[0])
+        if self._foreign:
+            self._marks.commit()
+        else:
+            self._mark()
         if not self._hidden:
             self._add(message)
             self._batched = self.position
 
-    def _drop_foreign(self) -> None:
+    def _drop_foreign(self, origin: bytes) -> None:
         """Drop the transaction that has just begun. If a batch with its Begin has ended already, it becomes
         an empty transaction."""
         if self._skipping:
@@ -160,6 +186,7 @@ class Batcher:
         begin = self._chunks[-1] if self._chunks else self._last
         if begin[:1] != b"B" or not self.in_transaction:
             raise PgmigError(ErrorKind.CORRUPT, "the source named an origin within a transaction")
+        self._marks.begin(begin, origin)
         self._foreign, self._hidden = True, bool(self._chunks)
         if self._hidden:
             del self._chunks[-2:]
@@ -222,7 +249,13 @@ class Batcher:
         """A batch with progress but no data; None unless idle and `wal_end` is new (rule 6)."""
         if self.in_transaction or self.pending or wal_end < self.position or wal_end <= self._previous:
             return None
-        batch = ChangeBatch(previous_lsn=self._previous, end_lsn=wal_end, heartbeat=True, number=self._number)
+        batch = ChangeBatch(
+            previous_lsn=self._previous,
+            end_lsn=wal_end,
+            heartbeat=True,
+            number=self._number,
+            seen=self._marks.heartbeat(),
+        )
         self._number += 1
         self.position = self._batched = self._previous = wal_end
         return batch

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 
 from services.decoder.batcher import Batcher
+from services.decoder.marks import Marks
 from services.decoder.space import Look, does_not_fit, in_vain
 from services.shared.bus.change_writer import ChangeWriter
 from services.shared.model import DecoderProgress, Lsn
@@ -66,13 +67,14 @@ class DecoderStream:
         *,
         position: Lsn,
         local_only: bool,
+        marks: Marks,
         flushed: Callable[[], Lsn],
         report: Callable[[DecoderProgress], None],
     ) -> None:
         self._assignment_id = assignment_id
         self._replication = replication
         self._writer = writer
-        self._batcher = Batcher(position, local_only=local_only)
+        self._batcher = Batcher(position, local_only=local_only, marks=marks)
         self._flushed = flushed
         self._report = report
         self._source = position

@@ -95,6 +95,11 @@ class PipelineId:
         return f"{self.migration}/{self.direction}"
 
     @property
+    def opposite(self) -> PipelineId:
+        """The pipeline of the same migration in the other direction."""
+        return self.migration.reverse if self.direction is Direction.FORWARD else self.migration.forward
+
+    @property
     def publisher(self) -> str:
         """The side of the migration whose changes are replicated: "source" or "destination"."""
         return "source" if self.direction is Direction.FORWARD else "destination"

@@ -32,7 +32,8 @@ class DecoderWork:
     system_identifier, timeline: as recorded when the slot was created; "" and 0 before that.
     start_lsn: the slot's consistent point, 0/0 before; for a pipeline without a copy, the position at which
     it starts. flushed_lsn: the destination's last known progress, 0/0 if none. local_only: transactions that
-    have a replication origin are not sent.
+    have a replication origin are not sent. sends_seen: the stream says what the source has applied of the
+    opposite pipeline (services.decoder.marks).
     """
 
     source_uri: str = field(repr=False)
@@ -46,6 +47,7 @@ class DecoderWork:
     inserts_only: tuple[TableId, ...] = ()
     sends_generated: bool = False
     local_only: bool = False
+    sends_seen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

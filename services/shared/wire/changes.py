@@ -33,7 +33,8 @@ _split: Callable[[bytes, int], tuple[list[bytes], int]] = twin_of(frames).split
 @dataclass(frozen=True, slots=True)
 class ChangeBatch:
     """See `ChangeBatch` in protos/pgmig/bus/v1/bus.proto. heartbeat: no payload, only progress.
-    number: of this batch in its writer's session, from 0. continued_bytes: at the start of `payload`; they
+    number: of this batch in its writer's session, from 0. seen: see services.decoder.marks; only of a heartbeat.
+    continued_bytes: at the start of `payload`; they
     belong to a message that began in an earlier batch."""
 
     previous_lsn: Lsn
@@ -45,6 +46,7 @@ class ChangeBatch:
     open_frame: bool = False
     heartbeat: bool = False
     number: int = 0
+    seen: int = 0
 
 
 def frame(message: bytes) -> tuple[bytes, bytes]:
@@ -65,6 +67,7 @@ def encode_batch(batch: ChangeBatch) -> bytes:
         crc32=crc32(batch.payload),
         payload=batch.payload,
         number=batch.number & 0xFFFFFFFF,
+        seen_us=batch.seen,
     ).SerializeToString()
 
 
@@ -103,6 +106,7 @@ def decode_batch(data: bytes) -> ChangeBatch:
         open_frame=wire.open_frame,
         heartbeat=wire.heartbeat_lsn != 0,
         number=wire.number,
+        seen=wire.seen_us,
     )
 
 
