@@ -14,6 +14,8 @@ from functools import partial
 
 from services.applier.assembler import Assembler
 from services.applier.chunks import ChunkQueue
+from services.applier.conflicts.guard import Conflicts, Settings, check_policy
+from services.applier.conflicts.resolving import ConflictError
 from services.applier.planner import Planner, Sentinel
 from services.applier.writer import GroupFailedError, Totals, Writer
 from services.shared.bus.change_reader import ChangeReader
@@ -29,11 +31,19 @@ from services.shared.model import (
     SentinelApplied,
     WorkerReport,
 )
+from services.shared.model.conflicts.policy import OnConflict
+from services.shared.pg.apply.key_states import KeyStates, receiving_facts
 from services.shared.pg.apply.known_relation import check_known
 from services.shared.pg.apply.relation_match import describe_target
 from services.shared.pg.apply.relation_names import RelationNames
 from services.shared.pg.apply.session import ApplySession
-from services.shared.pg.session.connection import connection
+from services.shared.pg.apply.target_table import TargetTable
+from services.shared.pg.bidirectional.deletions import check_recorded
+from services.shared.pg.bookkeeping.conflicts import forget_deletions, read_seen, record_stopped
+from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
+from services.shared.pg.session.connection import Connection, connection
+from services.shared.pg.session.encoding import stored_encoding
+from services.shared.pgoutput import Relation
 from services.shared.runtime.assignments import cause, retried
 from services.shared.runtime.retry import retrying
 from services.shared.runtime.telemetry import extract
@@ -45,6 +55,8 @@ FLUSH_REPORT_S = 0.1
 REPEAT_EVERY = 10
 """An unchanged flush report is sent once in this many intervals."""
 TRIM_S = 1.0
+FORGET_S = 60.0
+"""Between removals of records of deletions that are not needed any more."""
 
 
 class Applying:
@@ -77,6 +89,10 @@ class Applying:
             except GroupFailedError as exc:
                 log.warning("a group of transactions failed (%s): applying them one by one", exc)
                 self._strict_until = exc.until
+            except ConflictError as exc:
+                async with connection(self._work.destination_uri, self._pipeline.subscriber) as conn:
+                    await record_stopped(conn, self._pipeline, exc.conflict)
+                raise
 
     def _report_retry(self, error: PgmigError) -> None:
         """After a deadlock, the current transactions are applied one at a time. This needs fewer locks at
@@ -99,22 +115,30 @@ class Applying:
     async def _work_session(self, session: ApplySession, reader: ChangeReader) -> None:
         queue = ChunkQueue()
         self._covered = 0
-        self._writer = writer = Writer(
-            session, self._totals, self._sentinel, self._strict_until, boundaries=self._work.strict
-        )
         async with (
             connection(self._work.destination_uri, "destination") as catalog,
             asyncio.TaskGroup() as group,
         ):
+            settings = await self._conflict_settings(catalog)
+            conflicts = await self._conflicts(catalog, session, settings) if settings is not None else None
+            self._writer = writer = Writer(
+                session,
+                self._totals,
+                self._sentinel,
+                self._strict_until,
+                boundaries=self._work.strict,
+                conflicts=conflicts,
+            )
             names = RelationNames(catalog)
             planner = Planner(
                 self._pipeline,
-                partial(describe_target, catalog, generated=self._work.sends_generated),
+                partial(self._describe, catalog),
                 dict(self._work.floors),
                 frozenset(lsn.value for lsn in self._work.skip),
                 self._work.routes,
                 check=partial(check_known, catalog, self._pipeline),
                 named=names.converted,
+                seen=settings.seen_us if settings is not None else 0,
             )
             group.create_task(
                 self._read(reader, Assembler(session.progress, names.codec), session, planner, queue),
@@ -123,6 +147,37 @@ class Applying:
             group.create_task(writer.run(queue), name="write")
             group.create_task(self._report_flush(session), name="report")
             group.create_task(self._trim(writer, reader), name="trim")
+            if settings is not None:
+                group.create_task(self._forget_deletions(), name="forget-deletions")
+
+    async def _describe(self, catalog: Connection, relation: Relation, lsn: Lsn) -> TargetTable:
+        target = await describe_target(catalog, relation, lsn, generated=self._work.sends_generated)
+        if self._work.on_conflict is OnConflict.LAST_UPDATE_WINS and target.keyed:
+            key = [target.columns[i].name for i in target.where]
+            await check_recorded(catalog, self._pipeline, target.table, key)
+        return target
+
+    async def _conflict_settings(self, catalog: Connection) -> Settings | None:
+        policy = self._work.on_conflict
+        if policy is None:
+            return None
+        await ensure_bookkeeping(catalog)
+        seen = max(self._work.seen_us, await read_seen(catalog, self._pipeline))
+        return Settings(self._pipeline, policy, seen, stored_encoding(catalog))
+
+    async def _conflicts(self, catalog: Connection, session: ApplySession, settings: Settings) -> Conflicts:
+        facts = await receiving_facts(catalog, self._pipeline)
+        check_policy(settings.policy, self._pipeline, tells_times=facts.tells_times)
+        return Conflicts(settings, KeyStates(session, self._pipeline, facts))
+
+    async def _forget_deletions(self) -> None:
+        while True:
+            await asyncio.sleep(FORGET_S)
+            try:
+                async with connection(self._work.destination_uri, self._pipeline.subscriber) as conn:
+                    await forget_deletions(conn, self._pipeline)
+            except PgmigError as exc:
+                log.warning("%s; trying again later", exc)
 
     async def _read(
         self,
@@ -172,6 +227,7 @@ class Applying:
                         self._totals.rows,
                         self._totals.transactions,
                         self._totals.bytes,
+                        self._totals.conflicts,
                     )
                 )
                 last, repeats = session.flushed, 0

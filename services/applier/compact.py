@@ -32,11 +32,12 @@ FEW = 3
 
 
 class Truncation(NamedTuple):
-    """partitioned: those of `tables` that are partitioned on the destination."""
+    """partitioned: those of `tables` that are partitioned on the destination. targets: of the tables."""
 
     tables: tuple[TableId, ...]
     restart_identity: bool
     partitioned: frozenset[TableId] = frozenset()
+    targets: tuple[TargetTable, ...] = ()
 
 
 Step = tuple[TargetTable, Change] | Truncation

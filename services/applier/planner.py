@@ -31,6 +31,9 @@ COUNTED_AT_MOST = 10_000
 """Rows after a sentinel. A switchover is rolled back because of the first one, so an exact number beyond
 this limit has no use."""
 
+MARK = "seen "
+"""Begins the content of a mark: see services.decoder.marks."""
+
 Describe = Callable[[Relation, Lsn], Awaitable[TargetTable]]
 Check = Callable[[Relation, Lsn], Awaitable[None]]
 Named = Callable[[Relation, Lsn], Awaitable[Relation]]
@@ -60,7 +63,8 @@ class Chunk:
     """transactions: each with the position where its steps end; empty for a part of one that continues.
     heartbeats: how many of them are progress without a transaction. commit_lsn, xid: of the last one.
     discard: those parts are void. error: why planning cannot continue; raised when everything before has been
-    applied. sequence: of the last stream message that was read.
+    applied. sequence: of the last stream message that was read. seen: what its transactions have seen of the
+    destination (services.decoder.marks). commit_time: of a part.
     """
 
     commit_lsn: int
@@ -74,6 +78,8 @@ class Chunk:
     xid: int = 0
     sentinels: list[Sentinel] = field(default_factory=list)
     heartbeats: int = 0
+    seen: int = 0
+    commit_time: int = 0
 
 
 class Planner:
@@ -83,7 +89,8 @@ class Planner:
     transactions that an operator skipped. They are planned as empty transactions, so
     that progress passes each of them as usual. routes: partitions of the source that are replaced by
     their root from here on. check: raises SCHEMA_DRIFT for a relation, by its name on the
-    source, that differs from what was copied. named: converts the names of a relation to text.
+    source, that differs from what was copied. named: converts the names of a relation to text. seen: what the
+    first transaction has seen, unless the stream says more.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class Planner:
         *,
         check: Check = unchecked,
         named: Named = _as_read,
+        seen: int = 0,
     ) -> None:
         self._pipeline = pipeline
         self._sentinel_prefix = f"{pipeline}:"
@@ -108,7 +116,8 @@ class Planner:
         self._roots = {route.leaf: route.root for route in routes}
         self._leaves: dict[int, TableId] = {}  # by OID: relations that use their root's name
         self._given_up = False  # whether the current transaction is skipped
-        self._xid = 0  # of the current transaction
+        self._xid = self._commit_time = 0  # of the current transaction
+        self._seen = seen
         self._relations: dict[int, Relation] = {}
         self._targets: dict[int, TargetTable] = {}
         self._chunks: list[Chunk] = []  # completed by the current batch
@@ -152,6 +161,7 @@ class Planner:
                     await self._take_changes(item)
             elif isinstance(item, Begin):
                 self._begin(item.final_lsn, item.xid)
+                self._commit_time = item.commit_time
             elif isinstance(item, Commit):
                 self._commit(item)
             elif isinstance(item, Truncate):
@@ -179,7 +189,9 @@ class Planner:
             self._count(steps)
         self._end_whole()
         last = whole.transactions[-1]
-        self._whole = Chunk(last.commit_lsn, steps, whole.transactions, bytes=self._bytes, xid=last.xid)
+        self._whole = Chunk(
+            last.commit_lsn, steps, whole.transactions, bytes=self._bytes, xid=last.xid, seen=self._seen
+        )
         self._bytes = 0
 
     async def _take_changes(self, changes: Changes) -> None:
@@ -214,7 +226,7 @@ class Planner:
         chunk = self._whole
         chunk.steps += self._steps
         chunk.bytes += self._bytes
-        chunk.commit_lsn, chunk.xid = self._commit_lsn, self._xid
+        chunk.commit_lsn, chunk.xid, chunk.seen = self._commit_lsn, self._xid, self._seen
         chunk.transactions.append(
             Transaction(self._commit_lsn, commit.end_lsn, commit.commit_time, len(chunk.steps), self._xid)
         )
@@ -231,7 +243,16 @@ class Planner:
 
     def _part(self) -> None:
         """Put the steps of the current transaction so far into a separate chunk."""
-        self._chunks.append(Chunk(self._commit_lsn, self._steps, bytes=self._bytes, xid=self._xid))
+        self._chunks.append(
+            Chunk(
+                self._commit_lsn,
+                self._steps,
+                bytes=self._bytes,
+                xid=self._xid,
+                seen=self._seen,
+                commit_time=self._commit_time,
+            )
+        )
         self._steps, self._bytes, self._parted = [], 0, True
 
     def _share_size(self, size: int) -> None:
@@ -254,7 +275,9 @@ class Planner:
                 self._begin(0, 0)
                 self._end_whole()
                 self._chunks.append(Chunk(0, discard=True))
-            case Heartbeat(lsn):
+            case Heartbeat(lsn, seen):
+                self._see(seen)
+                self._whole.seen = self._seen
                 self._whole.commit_lsn = lsn.value
                 self._whole.transactions.append(Transaction(lsn.value, lsn.value, 0, len(self._whole.steps)))
                 self._whole.heartbeats += 1
@@ -315,7 +338,7 @@ class Planner:
         if targets:
             partitioned = frozenset(target.table for target in targets if target.partitioned)
             tables = tuple(dict.fromkeys(target.table for target in targets))
-            self._steps.append(Truncation(tables, change.restart_identity, partitioned))
+            self._steps.append(Truncation(tables, change.restart_identity, partitioned, tuple(targets)))
             if self._counts:
                 self._count(self._steps[-1:])
 
@@ -343,6 +366,14 @@ class Planner:
             self._sentinels.append(Sentinel(self._commit_lsn, token, self._last_sentinel, changes))
             self._last_sentinel, self._counts = token, True
             self._behind.clear()
+        elif message.prefix == MESSAGE_PREFIX and content.startswith(MARK):
+            self._see(int(content.removeprefix(MARK)))
+
+    def _see(self, seen: int) -> None:
+        """From here on, transactions have seen more."""
+        if seen > self._seen:
+            self._end_whole()
+            self._seen = seen
 
     def _count(self, steps: Iterable[Step]) -> None:
         """Count changes after a sentinel. There must be none during a switchover."""

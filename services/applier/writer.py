@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -24,7 +24,8 @@ from opentelemetry.context import Context
 
 from services.applier.attribution import located, spans
 from services.applier.chunks import ChunkQueue
-from services.applier.compact import compact, row_by_row
+from services.applier.compact import Step, compact, row_by_row
+from services.applier.conflicts.guard import Conflicts
 from services.applier.planner import Chunk, Sentinel
 from services.applier.single_row_tables import SingleRowTables
 from services.shared.model import Lsn, PgmigError, TableId
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 GROUP_STEPS = 5000
 GROUP_BYTES = 8 << 20
 FLUSH_POLL_S = 0.05
+CONFLICT_ATTEMPTS = 5
+"""How often a transaction is applied that meets rows which others insert or delete at the same moment."""
 
 
 @dataclass(slots=True)
@@ -47,6 +50,7 @@ class Totals:
     rows: int = 0
     transactions: int = 0
     bytes: int = 0
+    conflicts: int = 0
     last_commit_at: float = 0.0
 
 
@@ -60,7 +64,8 @@ class GroupFailedError(Exception):
 
 
 class Writer:
-    """Applies the chunks of one session. on_sentinel(sentinel, end LSN) is called when it is flushed."""
+    """Applies the chunks of one session. on_sentinel(sentinel, end LSN) is called when it is flushed.
+    conflicts: None if nobody else writes to the destination."""
 
     def __init__(
         self,
@@ -70,12 +75,15 @@ class Writer:
         strict_until: int = 0,
         *,
         boundaries: bool = False,
+        conflicts: Conflicts | None = None,
     ) -> None:
         self._session = session
         self._totals = totals
         self._on_sentinel = on_sentinel
         self._strict_until = strict_until
         self._boundaries = boundaries
+        self._conflicts = conflicts
+        self._alone: frozenset[TableId] = frozenset()  # tables whose changes were compacted one by one
         self._group: list[Chunk] = []
         self._group_steps = self._group_bytes = 0
         self._single_row = SingleRowTables()
@@ -138,7 +146,7 @@ class Writer:
         if chunk.discard:
             if self._large:
                 await self._finish_running()
-                await self._session.rollback()
+                await self._roll_back()
                 self._large = False
             return
         self._latest = max(self._latest, chunk.commit_lsn)
@@ -195,9 +203,8 @@ class Writer:
 
     def _compacted(self, group: list[Chunk]) -> list[Operation]:
         with located(group):
-            return compact(
-                list(chain.from_iterable(chunk.steps for chunk in group)), self._single_row.of_next_group()
-            )
+            self._alone = self._single_row.of_next_group()
+            return compact(list(chain.from_iterable(chunk.steps for chunk in group)), self._alone)
 
     async def _send(self, group: list[Chunk], operations: list[Operation]) -> None:
         """Execute the group on the destination after the previous one is committed. Meanwhile the next chunks
@@ -213,9 +220,22 @@ class Writer:
         if sum(chunk.bytes for chunk in group) >= GROUP_BYTES:
             await self._finish_running()
 
-    async def _execute(self, group: list[Chunk], operations: list[Operation]) -> None:
+    async def _execute(
+        self, group: list[Chunk], operations: list[Operation], *, one_by_one: bool = False
+    ) -> None:
         with located(group), spans(group):
+            if self._conflicts is not None:
+                write = row_by_row if one_by_one else self._compact_again
+                operations = await self._conflicts.operations(group, operations, write)
             await self._session.execute(operations, durable=bool(_sentinels(group)))
+
+    def _compact_again(self, steps: Sequence[Step]) -> list[Operation]:
+        return compact(steps, self._alone)
+
+    async def _roll_back(self) -> None:
+        await self._session.rollback()
+        if self._conflicts is not None:
+            self._conflicts.rolled_back()
 
     async def _finish_running(self) -> None:
         """Wait until the running group has been executed, and commit it."""
@@ -247,7 +267,7 @@ class Writer:
         """Write a refused group again: the refused table row by row, or else one transaction at a time."""
         refused: set[TableId | None] = {None}
         while True:
-            await self._session.rollback()
+            await self._roll_back()
             log.info("a set of changes was refused: %s", exc)
             if exc.table in refused:
                 break
@@ -270,9 +290,20 @@ class Writer:
         transaction that fails here is the cause, and everything before it is kept."""
         for one in _single_transactions(chunk):
             with located([one]):
-                await self._execute([one], row_by_row(one.steps))
+                await self._apply_alone(one)
                 await self._commit([one])
                 await self._await_commit()
+
+    async def _apply_alone(self, one: Chunk) -> None:
+        for left in reversed(range(CONFLICT_ATTEMPTS)):
+            try:
+                await self._execute([one], row_by_row(one.steps), one_by_one=True)
+            except RefusedError as exc:
+                if self._conflicts is None or not exc.may_pass or not left:
+                    raise
+                await self._roll_back()
+            else:
+                return
 
     async def _await_commit(self) -> None:
         """Wait for the commit. If it fails, this transaction is the cause."""
@@ -291,7 +322,12 @@ class Writer:
             return
         last = group[-1].transactions[-1]
         end = Lsn(last.end_lsn)
-        self._session.commit(end, last.commit_time)
+        if self._conflicts is None:
+            self._session.commit(end, last.commit_time)
+        else:  # the other side takes this for the time of the last transaction that it knows of
+            times = (one.commit_time for chunk in group for one in chunk.transactions)
+            self._session.commit(end, max(times))
+            self._totals.conflicts += self._conflicts.committed()
         self._sequences.append((end, group[-1].sequence))
         for chunk in group:
             self._totals.transactions += len(chunk.transactions) - chunk.heartbeats
@@ -328,6 +364,7 @@ def _single_transactions(chunk: Chunk) -> Iterator[Chunk]:
             xid=transaction.xid,
             sentinels=[one for one in chunk.sentinels if one.commit_lsn == transaction.commit_lsn],
             heartbeats=int(not transaction.commit_time),
+            seen=chunk.seen,
         )
 
 

@@ -175,9 +175,9 @@ MUTATIONS = (
     Mutation(
         "12 stop, never skip",
         "services/applier/writer.py",
-        "                await self._execute([one], row_by_row(one.steps))\n",
+        "                await self._apply_alone(one)\n",
         "                try:\n"
-        "                    await self._execute([one], row_by_row(one.steps))\n"
+        "                    await self._apply_alone(one)\n"
         "                except PgmigError:\n"
         "                    await self._session.rollback()\n"
         "                    continue\n",

@@ -56,8 +56,8 @@ MUTATIONS = (
     Mutation(
         "62 the fast path drops them too",
         "services/decoder/batcher.py",
-        "if self._skipping or self._foreign or self._missing:",
-        "if self._skipping or self._missing:",
+        "if self._skipping or self._foreign or self._missing or self._marks.due:",
+        "if self._skipping or self._missing or self._marks.due:",
         f"{LOCAL_ONLY}::test_local_transactions_come_out_whole_and_no_others",
     ),
     Mutation(
@@ -70,8 +70,8 @@ MUTATIONS = (
     Mutation(
         "62 the chain has no gap at dropped transactions",
         "services/decoder/batcher.py",
-        "ChangeBatch(previous_lsn=self._previous, end_lsn=wal_end,",
-        "ChangeBatch(previous_lsn=self.position, end_lsn=wal_end,",
+        "            previous_lsn=self._previous,\n            end_lsn=wal_end,",
+        "            previous_lsn=self.position,\n            end_lsn=wal_end,",
         f"{LOCAL_ONLY}::test_a_heartbeat_moves_the_progress_over_dropped_transactions",
     ),
     Mutation(

@@ -7,6 +7,7 @@ from tests.mutation import (
     applications,
     certificate,
     changes,
+    conflicts,
     content,
     failover,
     reverse,
@@ -21,6 +22,7 @@ MUTATIONS = (
     + switchover.MUTATIONS
     + applications.MUTATIONS
     + reverse.MUTATIONS
+    + conflicts.MUTATIONS
     + certificate.MUTATIONS
     + failover.MUTATIONS
     + access.MUTATIONS

@@ -57,6 +57,7 @@ class ErrorKind(StrEnum):
     UNTRANSLATABLE = "UNTRANSLATABLE"
     CERTIFICATE_INVALID = "CERTIFICATE_INVALID"
     PROMOTED = "PROMOTED"
+    CONFLICT = "CONFLICT"
 
     @classmethod
     def named(cls, name: str) -> ErrorKind:
@@ -135,6 +136,7 @@ POLICIES: dict[ErrorKind, Policy] = {
     ErrorKind.UNTRANSLATABLE: Policy(False, "FAILED_PRECONDITION", ExitCode.FAILED),
     ErrorKind.CERTIFICATE_INVALID: Policy(False, "FAILED_PRECONDITION", ExitCode.REFUSED),
     ErrorKind.PROMOTED: Policy(False, "ABORTED", ExitCode.FAILED),
+    ErrorKind.CONFLICT: Policy(False, "FAILED_PRECONDITION", ExitCode.FAILED),
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from services.shared.model.conflicts.policy import OnConflict
 from services.shared.model.errors import ErrorKind
 from services.shared.model.lsn import Lsn
 from services.shared.model.names import PipelineId
@@ -70,7 +71,9 @@ class ApplierWork:
     are applied as empty transactions. strict: each source transaction is one transaction on the
     destination, even if the lag is large. routes: partitions that the destination does not have.
     sends_generated: the source sends stored generated columns. epoch: see
-    services.shared.pg.apply.fence.
+    services.shared.pg.apply.fence. on_conflict: both sides are written to, and this decides conflicts; None:
+    the destination has no other writers, and nothing is compared. seen_us: only with on_conflict: the source
+    has everything that the destination had committed until then (microseconds since the Unix epoch).
     """
 
     destination_uri: str = field(repr=False)
@@ -81,6 +84,8 @@ class ApplierWork:
     routes: tuple[Route, ...] = ()
     sends_generated: bool = False
     epoch: str = ""
+    on_conflict: OnConflict | None = None
+    seen_us: int = 0
 
 
 Work = DecoderWork | CopierWork | ApplierWork
@@ -216,7 +221,7 @@ class PartDone:
 @dataclass(frozen=True, slots=True)
 class ApplierProgress:
     """Totals are since the assignment began. last_commit_at: source commit time (Unix seconds)
-    of the last applied transaction; 0.0 if there is none yet."""
+    of the last applied transaction; 0.0 if there is none yet. conflicts: that were resolved."""
 
     assignment_id: str
     applied_lsn: Lsn
@@ -225,6 +230,7 @@ class ApplierProgress:
     rows_applied: int
     transactions_applied: int
     bytes_applied: int
+    conflicts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

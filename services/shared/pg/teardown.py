@@ -10,6 +10,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, IdentityBefore, Lsn, PgmigError, PipelineId
+from services.shared.pg.bidirectional.deletions import ignore_deletions
 from services.shared.pg.bookkeeping.progress import origin_progress
 from services.shared.pg.catalog.replica_identity import put_back
 from services.shared.pg.freeze.closed_database import inside
@@ -130,9 +131,11 @@ async def _remove_publication(conn: AsyncConnection, name: str) -> bool:
 
 
 async def remove_origin(uri: str, pipeline: PipelineId) -> list[str]:
-    """Drop the replication origin. No earlier coordinator writes large objects afterwards."""
+    """Drop the replication origin, and the triggers that record deletions. No earlier coordinator writes large
+    objects afterwards."""
     async with connection(uri, pipeline.subscriber) as conn:
         await end_earlier(conn, pipeline.migration)
+        await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)
         return await drop_origin(conn, pipeline)
 
 

@@ -32,10 +32,9 @@ _split: Callable[[bytes, int], tuple[list[bytes], int]] = twin_of(frames).split
 
 @dataclass(frozen=True, slots=True)
 class ChangeBatch:
-    """See `ChangeBatch` in protos/pgmig/bus/v1/bus.proto. heartbeat: no payload, only progress.
-    number: of this batch in its writer's session, from 0. seen: see services.decoder.marks; only of a heartbeat.
-    continued_bytes: at the start of `payload`; they
-    belong to a message that began in an earlier batch."""
+    """See `ChangeBatch` in protos/pgmig/bus/v1/bus.proto. heartbeat: no payload, only progress. number: of
+    this batch in its writer's session, from 0. seen: see services.decoder.marks; only of a heartbeat.
+    continued_bytes: at the start of `payload`; they belong to a message that began in an earlier batch."""
 
     previous_lsn: Lsn
     end_lsn: Lsn

@@ -11,6 +11,7 @@ import pytest
 from services.shared.bus.connection import Client
 from services.shared.bus.store import delete_stream
 from services.shared.model import Lsn, MigrationOptions, PipelineId, SlotReady
+from services.shared.model.conflicts.policy import OnConflict
 from services.shared.pg.freeze.closed_database import writable_connection
 from services.shared.pg.reverse.check import check_reverse
 from services.shared.pg.reverse.position import current_position
@@ -25,7 +26,7 @@ REQUIRED_VARIABLE = "PGMIG_TEST_SOURCES_REQUIRED"
 
 
 @contextmanager
-def server_of_major(major: int) -> Iterator[PostgresServer]:
+def server_of_major(major: int, settings: dict[str, str] | None = None) -> Iterator[PostgresServer]:
     """Skips the test if the version cannot be had here, unless PGMIG_TEST_SOURCES_REQUIRED forbids that."""
     try:
         install = server_of(major)
@@ -33,7 +34,7 @@ def server_of_major(major: int) -> Iterator[PostgresServer]:
         if os.environ.get(REQUIRED_VARIABLE):
             raise
         pytest.skip(str(exc))
-    with PostgresServer(install, fsync=False) as server:
+    with PostgresServer(install, settings=settings, fsync=False) as server:
         yield server
 
 
@@ -72,6 +73,8 @@ async def running(
     ready: ReverseReady,
     *,
     local_only: bool = False,
+    on_conflict: OnConflict | None = None,
+    seen_us: int = 0,
 ) -> AsyncIterator[Pipeline]:
     """Decoder and applier from the publisher's present position on."""
     await delete_stream(client, pipeline.change_stream)
@@ -87,6 +90,8 @@ async def running(
         local_only=local_only,
         sends_generated=ready.sends_generated,
         epoch=EPOCH,
+        on_conflict=on_conflict,
+        seen_us=seen_us,
     )
     try:
         await found.start_decoder()

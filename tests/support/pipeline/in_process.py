@@ -27,6 +27,7 @@ from services.shared.model import (
     TableId,
     WorkerReport,
 )
+from services.shared.model.conflicts.policy import OnConflict
 from tests.support.servers.door import session
 from tests.support.servers.nats import NatsServer
 
@@ -53,6 +54,8 @@ class Pipeline:
     local_only: bool = False
     sends_generated: bool = False
     epoch: str = ""
+    on_conflict: OnConflict | None = None
+    seen_us: int = 0
 
     def _report(self, report: WorkerReport) -> None:
         self.reports.append(report)
@@ -89,6 +92,7 @@ class Pipeline:
             start_lsn=ready.consistent_lsn if ready else Lsn(0),
             sends_generated=self.sends_generated,
             local_only=self.local_only,
+            sends_seen=self.on_conflict is not None,
         )
         decoding = Decoding(Assignment("d", self.id, work), self.client, self._report, self.max_stream_bytes)
         self.tasks["decoder"] = asyncio.create_task(decoding.run())
@@ -111,6 +115,8 @@ class Pipeline:
             self.routes,
             sends_generated=self.sends_generated,
             epoch=self.epoch,
+            on_conflict=self.on_conflict,
+            seen_us=self.seen_us,
         )
         applying = Applying(Assignment("a", self.id, work), self.client, self._report)
         self.tasks["applier"] = asyncio.create_task(applying.run())

@@ -1,4 +1,5 @@
-"""The stream says what the publisher has applied of the opposite pipeline, in order with its own transactions."""
+"""The stream says what the publisher has applied of the opposite pipeline, in order with its own
+transactions."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Conflicts of two sides that replicate to each other: what they are called, and how they are resolved.
 
-A conflict exists where a change arrives at a row that this side has changed, or deleted, without the other side
-knowing of it. The names of conflicts are those of PostgreSQL's subscriptions, as far as it has them ("Conflicts"
-in the manual's chapter on logical replication).
+A conflict exists where a change arrives at a row that this side has changed, or deleted, without the other
+side knowing of it. The names of conflicts are those of PostgreSQL's subscriptions, as far as it has them
+("Conflicts" in the manual's chapter on logical replication).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class OnConflict(StrEnum):
 
 class ConflictKind(StrEnum):
     """insert_exists: the inserted key exists here. insert_deleted: it was inserted and deleted here.
-    update_origin_differs, delete_origin_differs: the row was changed here. update_deleted: it was deleted here.
-    update_missing: it is not here, and when it was deleted is unknown. delete_missing: it is not here.
+    update_origin_differs, delete_origin_differs: the row was changed here. update_deleted: it was deleted
+    here. update_missing: it is not here, and when it was deleted is unknown. delete_missing: it is not here.
     unique_exists: another row here has a value of the change that must be unique. truncate_origin_differs: a
     table that is truncated has rows that were changed here.
     """
@@ -61,9 +61,9 @@ class Conflict:
     """One conflict as it is recorded and shown.
 
     key: names and values of the key's columns, and no other values. lsn: of the commit record of the
-    transaction that arrived. remote_at, local_at: when the two changes were committed, each by its own server's
-    clock (seconds since the Unix epoch); local_at 0.0: not known. resolved_at: by the clock of the server on
-    which the conflict was resolved; 0.0 before it is recorded.
+    transaction that arrived. remote_at, local_at: when the two changes were committed, each by its own
+    server's clock (seconds since the Unix epoch); local_at 0.0: not known. resolved_at: by the clock of the
+    server on which the conflict was resolved; 0.0 before it is recorded.
     """
 
     table: TableId

@@ -6,8 +6,8 @@ transaction also says which changes of the receiving side it has seen: those tha
 `Remote.seen`. What it has seen is older than it, whatever the clocks say, and no conflict.
 
 Each key is a register whose last writer wins, and a deletion is a write like any other. So its time must be
-known: `services.shared.pg.conflicts` records deletions. Where the time of a deletion is not known, an update of
-the missing row cannot be decided, and `last-update-wins` stops.
+known: `services.shared.pg.conflicts` records deletions. Where the time of a deletion is not known, an update
+of the missing row cannot be decided, and `last-update-wins` stops.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Remote(NamedTuple):
 
 
 class Local(NamedTuple):
-    """A key on the receiving side. exists: it has a row. changed_at: when this side itself has last written the
-    row, or deleted it (microseconds since the Unix epoch). None: it was last written by the other side, or so
-    long ago that the time is not known."""
+    """A key on the receiving side. exists: it has a row. changed_at: when this side itself has last written
+    the row, or deleted it (microseconds since the Unix epoch). None: it was last written by the other side,
+    or so long ago that the time is not known."""
 
     exists: bool
     changed_at: int | None = None

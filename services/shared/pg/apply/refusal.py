@@ -20,6 +20,8 @@ class RefusedError(PgmigError):
     """The destination refuses a change, or lacks its row. table: the table of the change."""
 
     table: TableId | None = None
+    may_pass: bool = False
+    """A duplicate key, or a missing row: where others write too, the next attempt may find it."""
 
     @classmethod
     def of(cls, error: PgmigError, table: TableId | None) -> RefusedError:
@@ -47,4 +49,6 @@ def missing_row(operation: Operation, count: int) -> RefusedError:
         f"{operation.table} on the destination lacks the {which} that a change of the source is about",
         "find out who changed the destination; put the row back, then continue",
     )
-    return RefusedError.of(missing, operation.table)
+    refused = RefusedError.of(missing, operation.table)
+    refused.may_pass = True
+    return refused

@@ -36,6 +36,7 @@ from services.shared.pg.session.encoding import RAW, codec_of, send_as_stored, s
 
 MAX_PREPARED = 5000
 FLUSH_LOOK_S = 0.01
+_DUPLICATE_KEY = "23505"
 
 # Find every row by its key, whatever the statistics of a recently loaded table are. With the
 # server_version_num from which the setting exists.
@@ -130,12 +131,7 @@ class ApplySession:
         an UPDATE or DELETE did not find its rows (rule 11). Then call `rollback` to abort the open
         transaction, unless a new session can solve the error.
         """
-        held = len(self._held)
-        head = self._take_held()
-        if not self._in_transaction:
-            head.append(Operation(_BEGIN, ()))
-            self._in_transaction = True
-            self._wrote = False
+        head, held = self._begun()
         if durable:
             head += [Operation(_DURABLE, ()), Operation(_WRITE_WAL, ())]
         self._wrote = self._wrote or durable or bool(operations)
@@ -143,6 +139,28 @@ class ApplySession:
         for operation, count in zip(operations, counts[len(head) :], strict=True):
             if operation.rows is not None and count != operation.rows:
                 raise missing_row(operation, count)
+
+    async def query(self, operations: Sequence[Operation]) -> list[list[tuple[bytes | None, ...]]]:
+        """The rows that each operation returns, in the open transaction. If none is open, begin one. Raises
+        as `execute`."""
+        head, held = self._begun()
+        results: list[pq.abc.PGresult] = []
+        await self._run([*head, *operations], held, results)
+        return [
+            [tuple(result.get_value(row, i) for i in range(result.nfields)) for row in range(result.ntuples)]
+            for result in results[len(head) :]
+        ]
+
+    def _begun(self) -> tuple[list[Operation], int]:
+        """What must be sent before the next operations of the transaction: a commit that is held, of so many
+        operations, and BEGIN."""
+        held = len(self._held)
+        head = self._take_held()
+        if not self._in_transaction:
+            head.append(Operation(_BEGIN, ()))
+            self._in_transaction = True
+            self._wrote = False
+        return head, held
 
     async def _run_with_long_values(self, operations: list[Operation], held: int) -> list[int]:
         """Same as `_run`, but long values are sent before their operation, after the earlier operations have
@@ -214,9 +232,14 @@ class ApplySession:
         held, self._held = self._held, []
         return held
 
-    async def _run(self, operations: Sequence[Operation], held: int = 0) -> list[int]:
+    async def _run(
+        self,
+        operations: Sequence[Operation],
+        held: int = 0,
+        keep: list[pq.abc.PGresult] | None = None,
+    ) -> list[int]:
         """Run one pipeline segment. Returns the rows affected by each operation. The first `held` operations
-        are a commit."""
+        are a commit. keep: takes the result of each operation."""
         commands: deque[PipelineCommand] = deque()
         owners: list[Operation | Statement | None] = []  # a Statement: its preparation
         if len(self._prepared) >= MAX_PREPARED:
@@ -243,6 +266,8 @@ class ApplySession:
             if not isinstance(owner, Operation):
                 continue
             counts.append(result.command_tuples or 0)
+            if keep is not None:
+                keep.append(result)
             if owner.statement is _WAL:
                 self._note_wal(result)
         return counts
@@ -290,9 +315,9 @@ class ApplySession:
 
     def _failure(self, owner: Operation | Statement | None, result: pq.abc.PGresult) -> PgmigError:
         error = psycopg.errors.error_from_result(result, encoding=codec_of(self._encoding))
-        found = translate(error, "applying changes to the destination")
-        if found.kind is not ErrorKind.INTERNAL:
-            return found
+        translated_error = translate(error, "applying changes to the destination")
+        if translated_error.kind is not ErrorKind.INTERNAL:
+            return translated_error
         where = where_refused(error.diag, owner if isinstance(owner, Operation) else None)
         refused = PgmigError(
             ErrorKind.APPLY_FAILED,
@@ -300,7 +325,9 @@ class ApplySession:
             f"(SQLSTATE {error.sqlstate})",
             "remove the cause on the destination, then continue",
         )
-        return RefusedError.of(refused, owner.table if isinstance(owner, Operation) else None)
+        found = RefusedError.of(refused, owner.table if isinstance(owner, Operation) else None)
+        found.may_pass = error.sqlstate == _DUPLICATE_KEY
+        return found
 
     def _note_wal(self, result: pq.abc.PGresult) -> None:
         """Everything committed before the insert position is safe once the flush position has reached it."""

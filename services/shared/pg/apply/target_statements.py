@@ -96,6 +96,31 @@ class TargetStatements:
     def table(self) -> TableId:
         return self.relation.table
 
+    @property
+    def rows_of(self) -> sql.Composable:
+        """As `_rows_of`, for other statements about these rows. The next four are too: as `s.v0`, `s.v1` and
+        so on, the key's values are the rows of `unnest({key_arrays})`."""
+        return self._rows_of()
+
+    @property
+    def quoted_name(self) -> str:
+        return self._name().as_string(None)
+
+    def key_arrays(self) -> sql.Composable:
+        return self._arrays_of(self.where)
+
+    def key_join(self) -> sql.Composable:
+        """Joins `s` with the row `t`."""
+        return self._join()
+
+    def key_text(self) -> sql.Composable:
+        """The key as in `pgmig.deleted_row`. `format` calls the type's output function and no cast."""
+        texts = [
+            sql.SQL("pg_catalog.format('%s', {})").format(self._element(i, n))
+            for n, i in enumerate(self.where)
+        ]
+        return sql.SQL("ARRAY[{}]::pg_catalog.text[]").format(comma_separated(texts))
+
     def _given(self, long: Sequence[LongValue]) -> Given:
         """The expressions for a statement's parameters, some of which represent long values."""
         found = {value.parameter: value for value in long}
@@ -223,13 +248,15 @@ class TargetStatements:
         )
 
     def _unnest(self, columns: Sequence[int]) -> sql.Composable:
-        arrays = comma_separated(
+        names = comma_separated(sql.SQL(f"v{n}") for n in range(len(columns)))
+        # Not qualified: several arrays in one call need special syntax, and search_path is empty.
+        return sql.SQL("unnest({}) AS s({})").format(self._arrays_of(columns), names)
+
+    def _arrays_of(self, columns: Sequence[int]) -> sql.Composable:
+        return comma_separated(
             sql.SQL("{}::{}[]").format(parameter(n), sql.SQL(self.columns[i].element_sql or "text"))
             for n, i in enumerate(columns)
         )
-        names = comma_separated(sql.SQL(f"v{n}") for n in range(len(columns)))
-        # Not qualified: several arrays in one call need special syntax, and search_path is empty.
-        return sql.SQL("unnest({}) AS s({})").format(arrays, names)
 
     def _element(self, i: int, n: int) -> sql.Composable:
         value, column = sql.SQL(f"s.v{n}"), self.columns[i]

@@ -174,6 +174,12 @@ class TargetTable(TargetStatements):
             )
         return self.inserted  # generated columns are computed from the others
 
+    def key_pairs(self, values: Values) -> tuple[tuple[str, str], ...]:
+        """Names and values of the key's columns. Empty if the table has no key."""
+        codec = codec_of(self.encoding)
+        found = ((self.columns[i].name, values[i]) for i in self.where)
+        return tuple((name, bytes(value or b"").decode(codec, "replace")) for name, value in found)  # type: ignore[arg-type]
+
     def _build(self, shape: tuple[object, ...], text: sql.Composable) -> Statement:
         statement = self._shapes[shape] = Statement(text.as_bytes(None))
         return statement

@@ -10,6 +10,9 @@ sequences     the coordinator that may set the sequences: services.shared.pg.cat
 progress      if replication origins are not permitted: everything that ends at or before `lsn` is here
 step          the coordinator's schema steps
 foreign_write writes of others to the migration's tables: services.shared.pg.guard.foreign_writes
+conflict      how each conflict was resolved: services.shared.pg.bookkeeping.conflicts
+seen          what the publisher has seen of this side: the same module
+deleted_row   rows that this side itself has deleted: services.shared.pg.bidirectional.deletions
 guard         who keeps others from writing to the database: services.shared.pg.guard.read_only
 
 Rows are keyed by the pipeline, as `str(PipelineId)`. `cleanup` deletes a migration's rows. With the last
@@ -73,6 +76,27 @@ _TABLES = {
         role_name pg_catalog.text NOT NULL,
         application pg_catalog.text NOT NULL,
         at pg_catalog.timestamptz NOT NULL""",
+    "conflict": """
+        id pg_catalog.int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        pipeline pg_catalog.text NOT NULL,
+        lsn pg_catalog.pg_lsn NOT NULL,
+        schema_name pg_catalog.text NOT NULL,
+        table_name pg_catalog.text NOT NULL,
+        kind pg_catalog.text NOT NULL,
+        decision pg_catalog.text NOT NULL,
+        key_columns pg_catalog.text[] NOT NULL,
+        key_values pg_catalog.text[] NOT NULL,
+        remote_at pg_catalog.timestamptz,
+        local_at pg_catalog.timestamptz,
+        resolved_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()""",
+    "seen": """
+        pipeline pg_catalog.text PRIMARY KEY,
+        seen_us pg_catalog.int8 NOT NULL""",
+    "deleted_row": """
+        pipeline pg_catalog.text NOT NULL,
+        relation pg_catalog.oid NOT NULL,
+        key pg_catalog.text[] NOT NULL,
+        PRIMARY KEY (relation, key, pipeline)""",
     "step": """
         pipeline pg_catalog.text NOT NULL,
         step pg_catalog.text NOT NULL,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from services.shared.model import IdentityBefore, PgmigError, PipelineId
 from services.shared.pg.apply.fence import fence_applier
+from services.shared.pg.bidirectional.deletions import ignore_deletions
 from services.shared.pg.bookkeeping.schema import books_exist, drop_bookkeeping, has_rows
 from services.shared.pg.freeze.closed_database import inside
 from services.shared.pg.reverse.ends import Ends
@@ -50,6 +52,7 @@ async def remove_reverse(
         async with inside(subscriber_uri, "", "", deadline, pipeline.subscriber) as conn:
             if await books_exist(conn):
                 await fence_applier(conn, pipeline, secrets.token_hex(8))
+            await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)
             removed = await drop_origin(conn, pipeline)
             if await has_rows(conn, pipeline):
                 removed.append(f"bookkeeping of pipeline {pipeline} on the {pipeline.subscriber}")

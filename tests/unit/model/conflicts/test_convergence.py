@@ -121,7 +121,7 @@ def test_last_update_wins_ends_with_equal_rows_on_both_sides(skew: int) -> None:
 
 
 def test_without_the_times_of_deletions_it_stops_rather_than_decides_wrongly() -> None:
-    """What then arrives at a missing row cannot be decided. An insert could not be recognized as older than the
-    deletion, so an applier must not begin without the record of deletions."""
+    """What then arrives at a missing row cannot be decided. An insert could not be recognized as older than
+    the deletion, so an applier must not begin without the record of deletions."""
     stopped = sum(not play(Random(seed), 0, knows_deletions=False)[2] for seed in range(100))
     assert stopped > 0

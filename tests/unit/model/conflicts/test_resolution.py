@@ -47,7 +47,11 @@ def test_a_change_conflicts_with_what_its_transaction_has_not_seen(
 )
 def test_other_policies_decide_every_conflict_alike(policy: OnConflict, decision: Decision) -> None:
     for kind in ConflictKind:
-        for local in (Local(exists=True), Local(exists=True, changed_at=99), Local(exists=True, changed_at=101)):
+        for local in (
+            Local(exists=True),
+            Local(exists=True, changed_at=99),
+            Local(exists=True, changed_at=101),
+        ):
             assert decide(policy, kind, local, REMOTE, Direction.FORWARD) is decision
 
 
@@ -90,9 +94,7 @@ def test_what_the_transaction_has_seen_is_older_whatever_the_clocks_say() -> Non
 
 def test_last_update_wins_stops_where_the_time_is_not_known() -> None:
     for kind in (ConflictKind.UPDATE_MISSING, ConflictKind.TRUNCATE_ORIGIN_DIFFERS):
-        decision = decide(
-            OnConflict.LAST_UPDATE_WINS, kind, Local(exists=False), REMOTE, Direction.FORWARD
-        )
+        decision = decide(OnConflict.LAST_UPDATE_WINS, kind, Local(exists=False), REMOTE, Direction.FORWARD)
         assert decision is Decision.STOPPED
 
 

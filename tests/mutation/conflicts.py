@@ -1,0 +1,98 @@
+"""Mutations of the rules about sides that are both written to (75 to 79)."""
+
+from __future__ import annotations
+
+from tests.mutation.mutation import Mutation
+
+CONVERGENCE = "tests/unit/model/conflicts/test_convergence.py"
+MARKS = "tests/unit/decoder/test_marks.py"
+DELETIONS = "tests/integration/pg/bidirectional/test_deletions.py"
+CONFLICTS = "tests/integration/pipeline/test_conflicts.py"
+LOAD = "tests/property/test_conflicting_load.py"
+
+MUTATIONS = (
+    Mutation(
+        "75 what a transaction has seen is older, whatever the clocks say",
+        "services/shared/model/conflicts/resolution.py",
+        "if local.changed_at is None or local.changed_at <= remote.seen:",
+        "if local.changed_at is None:",
+        "tests/unit/model/conflicts/test_resolution.py",
+    ),
+    Mutation(
+        "75 only what was not seen is a conflict",
+        "services/shared/model/conflicts/resolution.py",
+        "unseen = local.changed_at is not None and local.changed_at > remote.seen",
+        "unseen = local.changed_at is not None",
+        CONVERGENCE,
+    ),
+    Mutation(
+        "75 both sides decide a tie for the same one",
+        "services/shared/model/conflicts/resolution.py",
+        "return Decision.APPLIED if receiving is Direction.FORWARD else Decision.KEPT",
+        "return Decision.KEPT",
+        CONVERGENCE,
+    ),
+    Mutation(
+        "75 an insert may be older than a deletion",
+        "services/shared/model/conflicts/resolution.py",
+        "return ConflictKind.INSERT_DELETED if unseen else None",
+        "return None",
+        CONVERGENCE,
+    ),
+    Mutation(
+        "76 a mark comes before the changes of its transaction",
+        "services/decoder/batcher.py",
+        "if self._skipping or self._foreign or self._missing or self._marks.due:",
+        "if self._skipping or self._foreign or self._missing:",
+        f"{MARKS}::test_a_local_transaction_has_seen_what_was_committed_here_before_it",
+    ),
+    Mutation(
+        "76 no source can send a mark",
+        "services/decoder/batcher.py",
+        "            and not is_mark(message)\n",
+        "",
+        f"{MARKS}::test_no_source_can_send_a_mark",
+    ),
+    Mutation(
+        "76 a heartbeat carries what was applied",
+        "services/decoder/batcher.py",
+        "            seen=self._marks.heartbeat(),\n",
+        "",
+        f"{MARKS}::test_a_heartbeat_carries_what_no_local_transaction_could",
+    ),
+    Mutation(
+        "77 rows are looked up before they are written",
+        "services/applier/writer.py",
+        "                operations = await self._conflicts.operations(group, operations, write)",
+        "                write([])",
+        f"{CONFLICTS}::test_the_last_update_wins_on_both_sides",
+    ),
+    Mutation(
+        "77 a row of the other side is no conflict",
+        "services/shared/pg/apply/key_states.py",
+        "c.roident <> {}::pg_catalog.oid)",
+        "c.roident <> {}::pg_catalog.oid + 1)",
+        f"{CONFLICTS}::test_changes_in_turn_are_no_conflict",
+    ),
+    Mutation(
+        "78 deletions are recorded where they are looked up",
+        "services/shared/pg/bidirectional/deletions.py",
+        "pg_catalog.pg_partition_ancestors(TG_RELID) AS of (oid)",
+        "(VALUES (0::pg_catalog.oid)) AS of (oid)",
+        DELETIONS,
+    ),
+    Mutation(
+        "78 a key reads the same whatever the application has set",
+        "services/shared/pg/bidirectional/deletions.py",
+        " SET datestyle = 'ISO, MDY'",
+        "",
+        f"{DELETIONS}::test_deletions_and_changes_of_keys_are_recorded",
+    ),
+    Mutation(
+        "78 an application's statements go on when the records are removed",
+        "services/shared/pg/reverse/remove.py",
+        "            await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)\n",
+        "",
+        f"{CONFLICTS}::test_nothing_fails_after_the_pipeline_is_removed",
+    ),
+)
