@@ -131,8 +131,8 @@ async def _remove_publication(conn: AsyncConnection, name: str) -> bool:
 
 
 async def remove_origin(uri: str, pipeline: PipelineId) -> list[str]:
-    """Drop the replication origin, and the triggers that record deletions. No earlier coordinator writes large
-    objects afterwards."""
+    """Drop the replication origin, and the triggers that record deletions. No earlier coordinator writes
+    large objects afterwards."""
     async with connection(uri, pipeline.subscriber) as conn:
         await end_earlier(conn, pipeline.migration)
         await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)
