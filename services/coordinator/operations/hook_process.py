@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import shutil
 import signal
+import tempfile
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +18,10 @@ from pathlib import Path
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.model.redaction import redact
 
+log = logging.getLogger(__name__)
+
 TERMINATE_S = 2.0
-"""From SIGTERM to SIGKILL."""
+"""From SIGTERM to SIGKILL, and from there until the command is left to itself."""
 DRAIN_S = 0.5
 """How long output is read after the end of the command: its children may keep the pipe open."""
 LINES, LINE_LENGTH = 20, 300
@@ -73,21 +77,22 @@ def environment(facts: Mapping[str, str], inherited: Mapping[str, str] = os.envi
 
 
 async def run_command(words: list[str], facts: Mapping[str, str], stdin: bytes, timeout_s: float) -> Ran:
-    """Run it in a process group of its own, which is killed after `timeout_s`, or if this is cancelled."""
+    """Run it in a process group of its own, which is killed after `timeout_s`, or if this is cancelled.
+    Returns within some seconds after that, even if processes that the command has left keep its output open,
+    or if it cannot be killed."""
+    read_end, write_end = os.pipe()
     try:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment(facts),
-            start_new_session=True,
-        )
+        process = await _started(words, facts, stdin, write_end)
     except OSError as exc:
+        os.close(read_end)
         return Ran(f"{words[0]} cannot be executed: {exc.strerror}")
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
     output = _Output()
-    reading = asyncio.create_task(output.read(process), name="hook-output")
-    feeding = asyncio.create_task(_feed(process, stdin), name="hook-input")
+    reading = asyncio.create_task(output.read(read_end), name="hook-output")
     failure = ""
     try:
         async with asyncio.timeout(timeout_s):
@@ -97,41 +102,58 @@ async def run_command(words: list[str], facts: Mapping[str, str], stdin: bytes, 
     except TimeoutError:
         failure = f"it did not end within {timeout_s:g} s, and was killed"
     finally:
-        await _end(process)
-        feeding.cancel()
+        if not await _end(process):
+            log.error("process %d of a hook cannot be killed", process.pid)
+            failure = f"it did not end within {timeout_s:g} s, and process {process.pid} cannot be killed"
         await asyncio.wait({reading}, timeout=DRAIN_S)
         reading.cancel()
-        await asyncio.wait({reading, feeding})
+        await asyncio.wait({reading})
     return Ran(failure, output.lines())
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _started(
+    words: list[str], facts: Mapping[str, str], stdin: bytes, stdout: int
+) -> asyncio.subprocess.Process:
+    """asyncio has no pipe to it: Process.wait() would wait until everybody has closed the pipes, and not only
+    until the process has ended."""
+    with tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        return await asyncio.create_subprocess_exec(
+            *words,
+            stdin=given,
+            stdout=stdout,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment(facts),
+            start_new_session=True,
+        )
+
+
+async def _end(process: asyncio.subprocess.Process) -> bool:
     """Kill the process group of a command that has not ended. A command that has ended may have left
-    processes on purpose."""
+    processes on purpose. Returns whether it has ended."""
     if process.returncode is not None:
-        return
+        return True
     _signal(process, signal.SIGTERM)
     try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TERMINATE_S):
-                await process.wait()
+        await _ended(process)
     finally:
         _signal(process, signal.SIGKILL)
-    await process.wait()
+    return await _ended(process)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> bool:
+    """Whether it ends within TERMINATE_S."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(TERMINATE_S):
+            await process.wait()
+    return process.returncode is not None
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    """The command may have ended, or may run as another user."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
-
-
-async def _feed(process: asyncio.subprocess.Process, data: bytes) -> None:
-    """The command may end without having read it."""
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(data)
-        await process.stdin.drain()
-        process.stdin.close()
 
 
 class _Output:
@@ -141,12 +163,19 @@ class _Output:
         self._lines: deque[bytes] = deque(maxlen=LINES)
         self._rest = b""
 
-    async def read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        while chunk := await process.stdout.read(CHUNK):
-            *lines, rest = (self._rest + chunk).split(b"\n")
-            self._lines.extend(line for line in lines if line.strip())
-            self._rest = rest[-CHUNK:]
+    async def read(self, descriptor: int) -> None:
+        """Until its end. Closes it."""
+        reader = asyncio.StreamReader()
+        pipe = os.fdopen(descriptor, "rb", buffering=0)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
+        try:
+            while chunk := await reader.read(CHUNK):
+                *lines, rest = (self._rest + chunk).split(b"\n")
+                self._lines.extend(line for line in lines if line.strip())
+                self._rest = rest[-CHUNK:]
+        finally:
+            transport.close()
 
     def lines(self) -> tuple[str, ...]:
         """Redacted before they are shortened: a shortened password would not be recognized."""
