@@ -231,9 +231,11 @@ class Commands:
         """Every step of a switchover that changes nothing. options: whose hooks and poolers are checked.
         Raises WRONG_PHASE during a switchover, and INVALID_ARGUMENT."""
         self._check_not_switching("checked by a dry run")
-        options = handover.accepted(self._context, replace(options, max_lag=max_lag))
+        context = replace(self._context, poolers=self._context.poolers.with_given(options.pause_poolers))
+        options = handover.recorded(replace(options, max_lag=max_lag))
+        handover.check_accepted(context, options)
         watch = self.loop.readiness_watch
-        return DryRun(self._context, self._schema, watch, options, self._without_switchover).run()
+        return DryRun(context, self._schema, watch, options, self._without_switchover).run()
 
     @asynccontextmanager
     async def _without_switchover(self) -> AsyncIterator[None]:

@@ -36,6 +36,7 @@ from services.shared.model import (
     SwitchoverOptions,
     counted,
 )
+from services.shared.pg.pooler.console import without_password
 from services.shared.runtime.assignments import cause
 
 log = logging.getLogger(__name__)
@@ -45,15 +46,18 @@ PAUSE_SHARE = 0.5
 MOST_POOLERS = 32
 
 
-def accepted(context: Context, options: SwitchoverOptions) -> SwitchoverOptions:
-    """The options without the passwords of poolers, which are kept in memory. Raises INVALID_ARGUMENT for
-    hooks and poolers that this coordinator does not accept."""
+def recorded(options: SwitchoverOptions) -> SwitchoverOptions:
+    """The options without the passwords of poolers. Raises INVALID_ARGUMENT."""
+    known = dict.fromkeys(without_password(uri) for uri in options.pause_poolers)
+    return replace(options, pause_poolers=tuple(known))
+
+
+def check_accepted(context: Context, options: SwitchoverOptions) -> None:
+    """Raises INVALID_ARGUMENT for hooks and poolers that this coordinator does not accept."""
     hooks.check_accepted(context, options)
     if len(options.pause_poolers) > MOST_POOLERS:
         raise PgmigError(ErrorKind.INVALID_ARGUMENT, f"more than {MOST_POOLERS} poolers cannot be paused")
     _check_led(context, options)
-    known = dict.fromkeys(context.poolers.accept(uri) for uri in options.pause_poolers)
-    return replace(options, pause_poolers=tuple(known))
 
 
 def _check_led(context: Context, options: SwitchoverOptions) -> None:

@@ -49,14 +49,8 @@ def expected_after_decision(context: Context, options: SwitchoverOptions) -> boo
 
 def check_accepted(context: Context, options: SwitchoverOptions) -> None:
     """Raises INVALID_ARGUMENT for options that this coordinator does not accept."""
+    _check_permitted(context, options)
     given = [text for text in options.hooks.values() if text]
-    if given and not context.hooks.from_clients:
-        raise PgmigError(
-            ErrorKind.INVALID_ARGUMENT,
-            "this coordinator does not run commands that clients give (hooks of a switchover)",
-            "set PGMIG_HOOK_BEFORE_FREEZE, PGMIG_HOOK_AFTER_DECISION or PGMIG_HOOK_AFTER_ROLLBACK in its "
-            "environment, or PGMIG_ALLOW_HOOKS=1 if everybody who reaches it may run commands on its host",
-        )
     if any(len(text) > LONGEST_COMMAND for text in given):
         raise PgmigError(
             ErrorKind.INVALID_ARGUMENT,
@@ -74,8 +68,21 @@ def check_accepted(context: Context, options: SwitchoverOptions) -> None:
     check_commands(context, options)
 
 
+def _check_permitted(context: Context, options: SwitchoverOptions) -> None:
+    """Raises INVALID_ARGUMENT for commands of clients, if this coordinator does not run any. The record of an
+    operation may have some: another coordinator has accepted them, or somebody has written the record."""
+    if any(options.hooks.values()) and not context.hooks.from_clients:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            "this coordinator does not run commands that clients give (hooks of a switchover)",
+            "set PGMIG_HOOK_BEFORE_FREEZE, PGMIG_HOOK_AFTER_DECISION or PGMIG_HOOK_AFTER_ROLLBACK in its "
+            "environment, or PGMIG_ALLOW_HOOKS=1 if everybody who reaches it may run commands on its host",
+        )
+
+
 def check_commands(context: Context, options: SwitchoverOptions) -> None:
-    """Check that each program can be executed. Raises INVALID_ARGUMENT."""
+    """Check that each program can be executed, and may be. Raises INVALID_ARGUMENT."""
+    _check_permitted(context, options)
     for text in commands(context, options).values():
         divided(text)
 
@@ -84,9 +91,10 @@ async def run_hook(context: Context, operation: Operation, name: HookName) -> st
     """Run the command of a hook that has one. Returns why it failed; "": it succeeded."""
     migration = context.migration
     text = commands(context, operation.options)[name]
-    migration.event(EventLevel.INFO, f"hook {name} is run: {redact(text)}")
     began = time.monotonic()
     try:
+        _check_permitted(context, operation.options)
+        migration.event(EventLevel.INFO, f"hook {name} is run: {redact(text)}")
         ran = await run_command(
             divided(text),
             variables(context, operation, name),

@@ -27,11 +27,13 @@ _OPERATORS = frozenset({ErrorKind.AUTHENTICATION, ErrorKind.PERMISSION, ErrorKin
 async def check(context: Context, poolers: tuple[str, ...]) -> None:
     """Check that each can be paused. Raises what `console.check` raises."""
     for pooler in poolers:
+        uri = context.poolers.last_given(pooler)
         try:
             async with asyncio.timeout(ATTEMPT_S):
-                await console.check(context.poolers.uri(pooler))
+                await console.check(uri)
         except TimeoutError as exc:
             raise _silent(pooler, "answer") from exc
+        context.poolers.proven(pooler, uri)
 
 
 def _silent(pooler: str, doing: str) -> PgmigError:

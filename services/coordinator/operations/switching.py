@@ -97,11 +97,13 @@ class Switching:
         does not accept; WRONG_PHASE if another one has not ended, or if
         the migration does not stream and is not about to; FENCED, and the errors of writing the state file.
         """
-        options = handover.accepted(self._context, options)
+        given, options = options.pause_poolers, handover.recorded(options)
         known = self._operations.requested(request_id)
         if known is not None:
             _check_same(known, options)
+            self._context.poolers.give(given)
             return known
+        handover.check_accepted(self._context, options)
         migration = self._context.migration
         if self._operations.current is None:
             await self.wait()  # the one before has ended, and may still be storing that
@@ -124,6 +126,7 @@ class Switching:
             finally:
                 self._operations.ended(operation.operation_id, OperationState.CANCELLED)
             return self._operations.found(operation.operation_id) or operation
+        self._context.poolers.give(given)  # not before: a request that is refused changes nothing
         if not self._stopped:
             self._start(operation)
         return operation

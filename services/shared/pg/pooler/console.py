@@ -38,9 +38,21 @@ _NO_SETTING = "SET pgmig_has_no_such_setting = '0'"
 
 
 def without_password(uri: str) -> str:
-    """The connection string for the record. Raises INVALID_ARGUMENT."""
+    """The connection string for the record. Raises INVALID_ARGUMENT, also for one with several hosts: PAUSE
+    and RESUME could reach different ones."""
     parameters(uri, "pooler")
+    if len(endpoint(uri).servers) > 1:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            "the pooler's connection string names several hosts",
+            "give each pooler with an option of its own",
+        )
     return passwordless_uri(endpoint(uri))
+
+
+def has_password(uri: str) -> bool:
+    """Whether it has any secret. Raises INVALID_ARGUMENT."""
+    return not {"password", "sslpassword"}.isdisjoint(parameters(uri, "pooler"))
 
 
 def place(uri: str) -> str:
@@ -52,7 +64,7 @@ def place(uri: str) -> str:
 def same_console(one: str, other: str) -> bool:
     """Whether both lead to the same console with the same user."""
     first, second = endpoint(one), endpoint(other)
-    return (first.host, first.port, first.user) == (second.host, second.port, second.user)
+    return (first.servers, first.user) == (second.servers, second.user)
 
 
 def with_secrets_of(recorded: str, uri: str) -> str:

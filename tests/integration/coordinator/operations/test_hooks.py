@@ -243,3 +243,32 @@ async def test_coordinator_that_others_reach_runs_only_the_hooks_of_its_settings
             assert (await ended(session, SwitchoverOptions())).state is OperationState.SUCCEEDED
     assert not given.exists()
     assert log.read_text() == "after-decision\n"
+
+
+async def test_coordinator_that_does_not_run_clients_hooks_refuses_those_of_the_record(
+    services: Services, session: Session, stand: tuple[str, str], tmp_path: Path
+) -> None:
+    """The coordinator before has accepted them, or somebody has written the record."""
+    log = tmp_path / "ran"
+    options = SwitchoverOptions(
+        hold=True,
+        hook_before_freeze=noting(log),
+        hook_after_decision=noting(log),
+        hook_after_rollback=noting(log),
+    )
+    operation = await session.begin_switchover("m", options, "the request")
+    async with aclosing(session.follow_operation(operation.operation_id)) as states:
+        async for seen in states:
+            if seen.state is OperationState.READY:
+                break
+    services.change(PGMIG_ALLOW_HOOKS="0")
+    services.restart("coordinator")
+    async with services.session() as again:
+        await again.resume("m", *stand)
+        operation = await ended(again, options)
+    assert operation.state is OperationState.FAILED
+    assert operation.failure is not None
+    assert "does not run commands that clients give" in operation.failure.message
+    assert [step.name for step in operation.steps if step.name is StepName.FREEZE] == []
+    assert not log.exists()
+    writable(stand[0])

@@ -35,8 +35,7 @@ class Decided(Stand):
     def __init__(self, options: SwitchoverOptions, settings: HookSettings | None = None) -> None:
         operation = Operation("o", "m", "r", options=options, state=OperationState.RUNNING)
         super().__init__(Phase.SWITCHED_OVER, operation)
-        if settings is not None:
-            self.settings(settings)
+        self.settings(settings or HookSettings(from_clients=True))
         expected = hooks.expected_after_decision(self.context, options)
         self.migration.handover.pausing("o", (POOLER,), hook_expected=expected)
         self.records: list[Record] = []
@@ -149,5 +148,5 @@ def test_pooler_that_no_hook_leads_is_refused_if_the_source_stays_open() -> None
     options = SwitchoverOptions(freeze=FreezeMode.NONE, pause_poolers=(POOLER,))
     stand = Stand()
     with pytest.raises(PgmigError, match="no hook after the decision leads the paused poolers") as caught:
-        handover.accepted(stand.context, options)
+        handover.check_accepted(stand.context, handover.recorded(options))
     assert caught.value.kind is ErrorKind.INVALID_ARGUMENT
