@@ -11,28 +11,37 @@ log.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from contextlib import suppress
+from dataclasses import replace
 
+from services.coordinator.migration.record import Record
 from services.coordinator.operations.hook_process import Ran, divided, run_command
 from services.coordinator.pipeline.parts import Context
 from services.coordinator.pipeline.reports import unexpected
 from services.shared.model import (
+    Endpoint,
     ErrorKind,
     EventLevel,
     HookName,
+    MigrationPhase,
     Operation,
     PgmigError,
     SwitchoverOptions,
 )
 from services.shared.model.redaction import has_password, redact
 from services.shared.model.view.jsonview import to_json
+from services.shared.pg.session.uri import endpoint
 from services.shared.runtime.assignments import cause
 
 INPUT_VERSION = 1
 """Of the JSON on a command's standard input. Raised when a field changes its meaning or is removed."""
 LONGEST_COMMAND = 4096
 LONGEST_TIMEOUT_MS = 3_600_000
+FIND_S = 5.0
+"""For finding the primaries that a command is told, if they are not known yet."""
 
 
 def commands(context: Context, options: SwitchoverOptions) -> dict[HookName, str]:
@@ -94,11 +103,12 @@ async def run_hook(context: Context, operation: Operation, name: HookName) -> st
     began = time.monotonic()
     try:
         _check_permitted(context, operation.options)
+        ends = await _ends(context)
         migration.event(EventLevel.INFO, f"hook {name} is run: {redact(text)}")
         ran = await run_command(
             divided(text),
-            variables(context, operation, name),
-            standard_input(context, operation, name),
+            variables(context, operation, name, ends),
+            standard_input(context, operation, name, ends),
             operation.options.hook_timeout_ms / 1000,
         )
     except Exception as exc:  # the program was removed meanwhile, or an error of ours
@@ -111,10 +121,38 @@ async def run_hook(context: Context, operation: Operation, name: HookName) -> st
     return ""
 
 
-def variables(context: Context, operation: Operation, name: HookName) -> dict[str, str]:
+async def _ends(context: Context) -> tuple[Endpoint, Endpoint]:
+    """Source and destination. Where a connection string names several servers, the host is that of the
+    primary: as last found, or the one that was switched over, or at last the first that is named."""
+    ends = context.pipeline.source, context.pipeline.destination
+    if all(len(where.servers) == 1 for where in ends):
+        return ends
+    with suppress(PgmigError, TimeoutError):
+        async with asyncio.timeout(FIND_S):
+            await context.credentials.find_primaries(again=False)
+    known = context.credentials.known
+    return (
+        _at(ends[0], known.source_uri, context.migration.record, "source"),
+        _at(ends[1], known.destination_uri, context.migration.record, "destination"),
+    )
+
+
+def _at(where: Endpoint, uri: str, record: Record, side: str) -> Endpoint:
+    found = endpoint(uri).servers if uri else ()
+    if len(found) == 1:
+        return replace(where, host=found[0][0], port=found[0][1])
+    if len(where.servers) > 1 and record.phase is MigrationPhase.SWITCHED_OVER and record.certificates:
+        certified = json.loads(record.certificates[-1].document)[side]
+        return replace(where, host=certified["host"], port=certified["port"])
+    return where
+
+
+def variables(
+    context: Context, operation: Operation, name: HookName, ends: tuple[Endpoint, Endpoint]
+) -> dict[str, str]:
     """The facts in a command's environment. No passwords."""
     record = context.migration.record
-    source, destination = record.source, record.destination
+    source, destination = ends
     return {
         "PGMIG_HOOK": name.value,
         "PGMIG_ID": record.migration_id,
@@ -133,7 +171,9 @@ def variables(context: Context, operation: Operation, name: HookName) -> dict[st
     }
 
 
-def standard_input(context: Context, operation: Operation, name: HookName) -> bytes:
+def standard_input(
+    context: Context, operation: Operation, name: HookName, ends: tuple[Endpoint, Endpoint]
+) -> bytes:
     """docs/operating.md describes it. `operation` has the form of `pgmig-cli operations --output json`."""
     record = context.migration.record
     facts = {
@@ -142,7 +182,7 @@ def standard_input(context: Context, operation: Operation, name: HookName) -> by
         "migration_id": record.migration_id,
         "operation": to_json(operation),
         "result": to_json(record.switchover),
-        "source": to_json(record.source),
-        "destination": to_json(record.destination),
+        "source": to_json(ends[0]),
+        "destination": to_json(ends[1]),
     }
     return json.dumps(facts).encode() + b"\n"

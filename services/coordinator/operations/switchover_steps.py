@@ -242,8 +242,8 @@ async def check_fence(run: Run, freeze: Freeze) -> None:
         how = "as the WAL shows" if run.applied is not None else "by the number of applied rows"
         run.evidence.passed(CheckName.NOTHING_BEHIND_SENTINEL, how)
         run.evidence.progressed(await applied_progress(conn, pipeline.id), run.sentinel)
-        run.evidence.destination = await server_now(conn, pipeline.destination, "destination")
-    run.evidence.source = await server_now(freeze.session, pipeline.source, "source")
+        run.evidence.destination = await server_now(conn, "destination")
+    run.evidence.source = await server_now(freeze.session, "source")
     await _check_still_closed(run, freeze)
     await freeze.holds()
     run.evidence.passed(CheckName.LOCKS_HELD)

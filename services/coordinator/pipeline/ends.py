@@ -31,10 +31,10 @@ class PipelineEnds:
         """Both connection strings. Waits for `resume` while they are unknown."""
         return self._placed(await self.of_migration.both())
 
-    async def find_primaries(self) -> bool:
-        """Find the primary of both ends again. Returns whether one is another server than before. Raises
-        UNREACHABLE."""
-        return await self.of_migration.find_primaries()
+    async def find_primaries(self, *, again: bool = True) -> bool:
+        """Find the primary of both ends. again: also where it was found before. Returns whether one is
+        another server than before. Raises UNREACHABLE."""
+        return await self.of_migration.find_primaries(again=again)
 
     async def source(self) -> str:
         """Like `both`, if only the source is needed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,12 +35,16 @@ async def test_the_migration_continues_at_the_destination_that_was_promoted(
     with psycopg.connect(source_db) as conn:
         conn.execute("CREATE TABLE item (id int PRIMARY KEY)")
         conn.execute("INSERT INTO item SELECT generate_series(1, 100)")
-    uri = servers_uri("shop", standby, primary)
-    with Services(nats_server, tmp_path) as services:
+    uri = servers_uri("shop", primary, standby)
+    told = tmp_path / "told"
+    hook = shlex.join(
+        ["sh", "-c", 'echo "$PGMIG_DEST_HOST $PGMIG_DEST_PORT" > "$1"; cat >> "$1"', "sh", str(told)]
+    )
+    with Services(nats_server, tmp_path, PGMIG_HOOK_AFTER_DECISION=hook) as services:
         async with services.session() as session:
             await session.start("m", source_db, uri, MigrationOptions(follow=True))
             view = await until_phase(session, "m", Phase.STREAMING)
-            assert view.destination.servers == (("127.0.0.1", standby.port), ("127.0.0.1", primary.port))
+            assert view.destination.servers == (("127.0.0.1", primary.port), ("127.0.0.1", standby.port))
             standby.caught_up()
             primary.kill9()
             with psycopg.connect(source_db) as conn:
@@ -49,3 +55,7 @@ async def test_the_migration_continues_at_the_destination_that_was_promoted(
             await until_phase(session, "m", Phase.STREAMING)
             assert [step async for step in session.switchover("m", 60.0)]
             assert count(standby.uri("shop"), "item") == 200
+            certificate = json.loads((await session.certificate("m")).document)
+    host, facts = told.read_text().splitlines()
+    assert host == f"127.0.0.1 {standby.port}"
+    assert json.loads(facts)["destination"]["port"] == certificate["destination"]["port"] == standby.port

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg import AsyncConnection
 
-from services.shared.model import Endpoint, Lsn
+from services.shared.model import Lsn
 from services.shared.model.view.certificate import CertifiedConstraint, CertifiedServer, instant
 from services.shared.pg.session.connection import translated
 from services.shared.pg.session.sql_files import load_sql
@@ -19,15 +19,16 @@ SELECT n.nspname, c.relname, o.conname
 """
 
 
-async def server_now(conn: AsyncConnection, where: Endpoint, side: str) -> CertifiedServer:
-    """where: the address under which the migration knows it. The server must not be a standby."""
+async def server_now(conn: AsyncConnection, side: str) -> CertifiedServer:
+    """The host is the one that `conn` is connected to, of those that its connection string named. The server
+    must not be a standby."""
     with translated(f"reading what the {side} says of itself"):
         row = await (await conn.execute(load_sql("catalog/sql/server_now.sql"))).fetchone()
     assert row is not None
     database, oid, system, version, number, wal_file, encoding, insert, flush, clock = row
     return CertifiedServer(
-        host=where.host,
-        port=where.port,
+        host=conn.info.host,
+        port=conn.info.port,
         database=database,
         database_oid=oid,
         system_identifier=system,

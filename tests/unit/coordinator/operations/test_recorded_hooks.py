@@ -1,21 +1,34 @@
-"""Hooks and poolers of a record: whose commands are run, and which password a pooler's console gets."""
+"""Hooks and poolers of a record: whose commands are run, what they are told, and which password a pooler's
+console gets."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from typing import cast
+
 import pytest
 
+from services.coordinator.migration.journal import Journal
+from services.coordinator.migration.state import Migration
 from services.coordinator.operations import handover, hooks, poolers
 from services.coordinator.operations.hook_process import Ran
+from services.coordinator.pipeline.credentials import Credentials
+from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.hook_settings import HookSettings, KnownPoolers
 from services.coordinator.pipeline.parts import Context
 from services.shared.model import (
+    Endpoint,
     ErrorKind,
     HookName,
     Operation,
     OperationState,
+    Parameter,
     PgmigError,
+    Phase,
     SwitchoverOptions,
 )
+from services.shared.model.view.certificate import StoredCertificate
 from services.shared.pg.pooler import console
 from tests.fakes.switching import Stand
 
@@ -135,3 +148,66 @@ def test_pooler_with_several_hosts_is_refused() -> None:
         handover.recorded(SwitchoverOptions(pause_poolers=("postgresql://a:hush@one:1,other:2/shop",)))
     assert caught.value.kind is ErrorKind.INVALID_ARGUMENT
     assert "hush" not in str(caught.value)
+
+
+TWO = (Parameter("host", "first,second"), Parameter("port", "1,2"))
+ENDS = Endpoint("first", 1, "shop", "a", parameters=TWO), Endpoint("alone", 3, "shop", "a")
+
+
+class Placed(Stand):
+    """A migration whose source has two servers. known: its connection strings."""
+
+    def __init__(
+        self, known: Credentials, phase: Phase, certificates: tuple[StoredCertificate, ...] = ()
+    ) -> None:
+        super().__init__(phase, Operation("o", "m", "r"))
+        record = replace(
+            self.migration.record, source=ENDS[0], destination=ENDS[1], certificates=certificates
+        )
+        self.migration = Migration(record, lambda _: ())
+        self.context = Context(
+            self.migration,
+            self.migration.active,
+            cast(Journal, self),
+            cast(PipelineEnds, self),
+            HookSettings(dict.fromkeys(HookName, "true")),
+        )
+        self.known = known
+
+    async def find_primaries(self, *, again: bool = True) -> bool:
+        assert not again
+        raise PgmigError(ErrorKind.UNREACHABLE, "no primary")
+
+    async def told(self, monkeypatch: pytest.MonkeyPatch) -> tuple[str, int, str]:
+        """Host and port of the source and host of the destination, as a hook gets them."""
+        seen: list[tuple[str, int, str]] = []
+
+        async def run(_: list[str], facts: dict[str, str], stdin: bytes, _limit: float) -> Ran:
+            source, destination = (json.loads(stdin)[side] for side in ("source", "destination"))
+            assert facts["PGMIG_SOURCE_HOST"] == source["host"]
+            assert facts["PGMIG_SOURCE_PORT"] == str(source["port"])
+            seen.append((source["host"], source["port"], destination["host"]))
+            return Ran("")
+
+        monkeypatch.setattr(hooks, "run_command", run)
+        assert await hooks.run_hook(self.context, self.operation, HookName.AFTER_DECISION) == ""
+        (found,) = seen
+        return found
+
+
+async def test_hook_is_told_the_server_that_is_the_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Credentials("host=second port=2 dbname=shop user=a", "host=alone port=3 dbname=shop user=a")
+    assert await Placed(found, Phase.STREAMING).told(monkeypatch) == ("second", 2, "alone")
+
+
+async def test_hook_of_a_restarted_coordinator_is_told_the_server_that_was_switched_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    document = json.dumps({"source": {"host": "second", "port": 2}, "destination": {"host": "x", "port": 9}})
+    certificates = (StoredCertificate("o", document),)
+    given = "host=first,second port=1,2 dbname=shop user=a"
+    for known in (Credentials(), Credentials(given, "")):
+        decided = Placed(known, Phase.SWITCHED_OVER, certificates)
+        assert await decided.told(monkeypatch) == ("second", 2, "alone")
+        undone = Placed(known, Phase.STREAMING, certificates)  # nothing better is known
+        assert await undone.told(monkeypatch) == ("first", 1, "alone")
