@@ -82,7 +82,7 @@ def with_stream(
     return replace(
         facts,
         slot_lost=following.slot_lost,
-        applier_live=following.live,
+        applier_live=following.working,
         applier_error=following.applier_error,
         lag_bytes=size,
         lag_seconds=seconds,

@@ -11,8 +11,8 @@ FULL_EPISODE_S = 60.0
 
 
 class StreamProgress:
-    """flushed: the destination's progress as last recorded. applier_error: why the last attempt of an applier
-    failed, "" once one is live again."""
+    """flushed: the destination's progress as recorded. live: an applier is assigned, and has reported a
+    position. applier_error: why its last attempt failed, "" once it has reported a position again."""
 
     def __init__(self, flushed: Lsn = Lsn(0)) -> None:
         self.source = Lsn(0)
@@ -74,6 +74,11 @@ class StreamProgress:
 
     def applier_gone(self) -> None:
         self.live = False
+
+    @property
+    def working(self) -> bool:
+        """Whether an applier applies changes. One that is live may be failing again and again."""
+        return self.live and not self.applier_error
 
     @property
     def slot_lost(self) -> bool:

@@ -88,7 +88,7 @@ def _ready(pipeline: PipelineStatus, deadline: float) -> bool:
     size, seconds = pipeline.following.behind(now)
     streaming = pipeline.state is PipelineState.STREAMING and not pipeline.migration.in_switchover
     fits = seconds <= deadline - now and not _max_lag(pipeline.migration).forbids(size, seconds)
-    return streaming and pipeline.following.live and fits
+    return streaming and pipeline.following.working and fits
 
 
 def _max_lag(migration: Migration) -> LagLimit:
@@ -101,7 +101,7 @@ def _late(pipeline: PipelineStatus) -> PgmigError:
     unready = phase_reason(name, migration.phase, migration.failure)
     if unready is not None:
         return _not_begun(ErrorKind.TIMEOUT, unready)
-    if not pipeline.following.live:
+    if not pipeline.following.working:
         return _not_begun(ErrorKind.TIMEOUT, no_applier(name, pipeline.following.applier_error))
     size, seconds = pipeline.following.behind(time.monotonic())
     return _not_begun(ErrorKind.TIMEOUT, lagging(size, seconds, _max_lag(migration)))

@@ -185,7 +185,7 @@ def _may_begin(run: steps.Run) -> bool:
     migration may go back to copying."""
     pipeline = run.context.pipeline
     streaming = pipeline.state is PipelineState.STREAMING
-    return streaming and pipeline.following.live and run.workers.reports.fatal is None
+    return streaming and pipeline.following.working and run.workers.reports.fatal is None
 
 
 def _check_not_cancelled(migration: Migration) -> None:

@@ -72,10 +72,16 @@ class Staffing:
         return max(0.0, self._restored_at + self._worker_registry.grace_s - time.monotonic())
 
     async def release(self, roles: Collection[Role] = ALL_ROLES) -> bool:
-        """Stop the roles' work. Returns whether all of it is known to have stopped."""
+        """Stop the roles' work. Returns whether all of it is known to have stopped. Without an applier no
+        switchover begins, whatever the state of the pipeline is."""
         if Role.DECODER in roles:
             self._snapshot.lost()
-        return await self._worker_registry.release(self._pipeline.id, roles)
+        if Role.APPLIER in roles:
+            self._pipeline.following.applier_gone()
+        stopped = await self._worker_registry.release(self._pipeline.id, roles)
+        if Role.APPLIER in roles:  # it may have reported until it stopped
+            self._pipeline.following.applier_gone()
+        return stopped
 
     def assignment(self, role: Role) -> AssignmentRef | None:
         return self._worker_registry.current(self._pipeline.id, role)
