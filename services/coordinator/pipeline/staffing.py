@@ -76,12 +76,11 @@ class Staffing:
         switchover begins, whatever the state of the pipeline is."""
         if Role.DECODER in roles:
             self._snapshot.lost()
-        if Role.APPLIER in roles:
-            self._pipeline.following.applier_gone()
-        stopped = await self._worker_registry.release(self._pipeline.id, roles)
-        if Role.APPLIER in roles:  # it may have reported until it stopped
-            self._pipeline.following.applier_gone()
-        return stopped
+        try:
+            return await self._worker_registry.release(self._pipeline.id, roles)
+        finally:
+            if Role.APPLIER in roles:  # it may have reported until it stopped
+                self._pipeline.following.applier_gone()
 
     def assignment(self, role: Role) -> AssignmentRef | None:
         return self._worker_registry.current(self._pipeline.id, role)
