@@ -6,6 +6,8 @@ from tests.mutation.mutation import Mutation
 
 PRIMARY = "tests/integration/pg/session/test_primary.py"
 SEVERAL_SERVERS = "tests/integration/coordinator/test_several_servers.py"
+STAFFING = "tests/unit/coordinator/workers/test_staffing.py"
+SWITCHOVER = "tests/unit/coordinator/operations/test_switchover.py"
 URI = "tests/unit/pg/session/test_uri.py"
 
 MUTATIONS = (
@@ -43,5 +45,33 @@ MUTATIONS = (
         "            if self._in_use.complete and now.addresses != self._in_use.addresses:\n",
         "            if False:\n",
         f"{SEVERAL_SERVERS}::test_the_migration_continues_at_the_destination_that_was_promoted",
+    ),
+    Mutation(
+        "80 workers with a former primary stop, however the phase ended",
+        "services/coordinator/pipeline/staffing.py",
+        'if not all(one.assignment_id.startswith(f"{prefix}-") for one in running):',
+        "if False:",
+        STAFFING,
+    ),
+    Mutation(
+        "80 all workers of a phase use the servers that it began with",
+        "services/coordinator/pipeline/staffing.py",
+        "return known if self.works_with(known) else self._uris",
+        "return known",
+        f"{STAFFING}::test_all_workers_of_a_phase_use_the_servers_that_it_began_with",
+    ),
+    Mutation(
+        "80 a switchover does not begin while the workers are with a former primary",
+        "services/coordinator/operations/switchover.py",
+        " and workers.staffing.works_with(run.uris)",
+        "",
+        SWITCHOVER,
+    ),
+    Mutation(
+        "80 a switchover does not freeze a former primary",
+        "services/coordinator/operations/switchover.py",
+        "        await check_primaries(run.context, run.uris)\n",
+        "",
+        f"{SWITCHOVER}::test_switchover_does_not_begin_at_a_former_primary",
     ),
 )

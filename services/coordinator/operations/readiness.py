@@ -75,12 +75,24 @@ async def await_credentials(context: Context, deadline: float) -> Credentials:
     except TimeoutError as exc:
         raise _not_begun(ErrorKind.CREDENTIALS_NEEDED, credentials_needed(str(migration.id))) from exc
     if moved:
-        raise PgmigError(
-            ErrorKind.TRANSIENT,
-            "another server is the primary now; writes were not blocked",
-            "wait until the migration replicates from it, then switch over again",
-        )
+        raise _promoted()
     return uris
+
+
+async def check_primaries(context: Context, uris: Credentials) -> None:
+    """Find the primaries again. Raises TRANSIENT if they are other servers than those of `uris`, and
+    UNREACHABLE."""
+    await context.credentials.find_primaries()
+    if context.credentials.known.addresses != uris.addresses:
+        raise _promoted()
+
+
+def _promoted() -> PgmigError:
+    return PgmigError(
+        ErrorKind.TRANSIENT,
+        "another server is the primary now; writes were not blocked",
+        "wait until the migration works with it, then switch over again",
+    )
 
 
 def _ready(pipeline: PipelineStatus, deadline: float) -> bool:

@@ -32,6 +32,7 @@ from services.coordinator.operations.readiness import (
     await_credentials,
     await_proceed,
     await_ready,
+    check_primaries,
     check_running,
 )
 from services.coordinator.operations.steps import StepFeed
@@ -165,6 +166,7 @@ async def _attempt(run: steps.Run) -> None:
     migration = run.context.migration
     while True:
         await run.context.journal.confirm()  # a coordinator that was replaced does not begin
+        await check_primaries(run.context, run.uris)
         freeze = await _freeze_mode(migration).open(run.uris.source_uri, pipeline.id.slot)
         try:
             check_running(migration)  # nothing is awaited between these checks and the move
@@ -182,10 +184,10 @@ async def _attempt(run: steps.Run) -> None:
 
 def _may_begin(run: steps.Run) -> bool:
     """The applier may have fallen behind or failed meanwhile. While its failure is being examined, the
-    migration may go back to copying."""
-    pipeline = run.context.pipeline
-    streaming = pipeline.state is PipelineState.STREAMING
-    return streaming and pipeline.following.working and run.workers.reports.fatal is None
+    migration may go back to copying. And the workers may still be with a former primary."""
+    pipeline, workers = run.context.pipeline, run.workers
+    streaming = pipeline.state is PipelineState.STREAMING and pipeline.following.working
+    return streaming and workers.reports.fatal is None and workers.staffing.works_with(run.uris)
 
 
 def _check_not_cancelled(migration: Migration) -> None:
@@ -216,6 +218,7 @@ async def _prepare(run: steps.Run) -> None:
             return await await_ready(run.context.pipeline, run.deadline)  # the checks took some time
         await await_proceed(run.context)
         run.deadline = time.monotonic() + operation.options.timeout_ms / 1000
+        run.uris = await await_credentials(run.context, run.deadline)  # it may have waited for days
 
 
 async def _while_frozen(run: steps.Run, freeze: Freeze) -> None:

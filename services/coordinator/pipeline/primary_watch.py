@@ -28,10 +28,13 @@ class PrimaryWatch:
         self._in_use = NOTHING_GIVEN
 
     async def begin(self) -> None:
-        """A phase begins: it uses the primaries of now. Raises UNREACHABLE."""
+        """A phase begins: it uses the primaries of now, and workers with former ones stop, however the last
+        phase ended. Raises UNREACHABLE."""
         self._in_use = NOTHING_GIVEN
         await self._context.credentials.find_primaries()
         self._in_use = self._context.credentials.known
+        if self._in_use.complete:
+            await self._workers.staffing.release_elsewhere(self._in_use)
 
     async def run(self) -> None:
         """Until it is cancelled. Never raises otherwise."""

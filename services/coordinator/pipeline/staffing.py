@@ -1,12 +1,19 @@
-"""Which workers run for a pipeline, and which work each of them is assigned."""
+"""Which workers run for a pipeline, and which work each of them is assigned.
+
+All workers of a pipeline work with the same two servers. An assignment's id contains a digest of their
+addresses, so that work for a former primary is recognized, also by a coordinator that was started after it
+was assigned.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Collection
 
 from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import Record
+from services.coordinator.pipeline.credentials import NOTHING_GIVEN, Credentials
 from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.pipeline.snapshot import Snapshot
@@ -19,6 +26,12 @@ ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
 def assignment_prefix(record: Record) -> str:
     """Prefix of the assignments' ids. It identifies this migration, and no other one with the same id."""
     return f"{record.migration_id}-{record.instance}" if record.instance else record.migration_id
+
+
+def prefix_at(record: Record, uris: Credentials) -> str:
+    """Prefix of the ids of assignments that work with these servers."""
+    digest = hashlib.sha256("\0".join(uris.addresses).encode()).hexdigest()
+    return f"{assignment_prefix(record)}-{digest[:8]}"
 
 
 class Staffing:
@@ -44,12 +57,15 @@ class Staffing:
         self._routing = routing
         self._embedded = embedded
         self._restored_at = time.monotonic() if restored else None
+        self._uris = NOTHING_GIVEN
 
     async def staff(self, *roles: Role) -> None:
-        """Assign work to workers of these roles, and stop those of other roles."""
-        await self._credentials.both()
-        record = self._migration.record
+        """Assign work to workers of these roles, and stop those of other roles, and of other servers."""
+        uris = await self._credentials.both()
         await self.release([role for role in ALL_ROLES if role not in roles])
+        await self.release_elsewhere(uris)
+        self._uris = uris
+        record = self._migration.record
         makers: dict[Role, MakeWork] = {
             Role.DECODER: self._decoder_work,
             Role.COPIER: self._copier_work,
@@ -61,8 +77,26 @@ class Staffing:
                 role,
                 makers[role],
                 wait_s=self._patience(role),
-                prefix=assignment_prefix(record),
+                prefix=prefix_at(record, uris),
             )
+
+    async def release_elsewhere(self, uris: Credentials) -> None:
+        """Stop all work if any of it is with other servers than these."""
+        prefix = prefix_at(self._migration.record, uris)
+        running = self._worker_registry.running(self._pipeline.id)
+        if not all(one.assignment_id.startswith(f"{prefix}-") for one in running):
+            await self.release()
+
+    def works_with(self, uris: Credentials) -> bool:
+        """Whether work is assigned for these servers."""
+        return self._uris.complete and self._uris.addresses == uris.addresses
+
+    @property
+    def _in_use(self) -> Credentials:
+        """The connection strings of the servers that all workers use, with their newest passwords. Another
+        primary that was found since is used from the next call of `staff` on."""
+        known = self._credentials.known
+        return known if self.works_with(known) else self._uris
 
     def _patience(self, role: Role) -> float:
         """After a coordinator's restart its workers get time to connect again before others start. In an
@@ -88,7 +122,7 @@ class Staffing:
     def _decoder_work(self) -> DecoderWork:
         record, slot = self._pipeline.record, self._pipeline.record.slot
         return DecoderWork(
-            source_uri=self._credentials.known.source_uri,
+            source_uri=self._in_use.source_uri,
             follow=self._migration.record.options.follow,
             may_create=slot is None,
             tables=record.published,
@@ -103,8 +137,8 @@ class Staffing:
     def _copier_work(self) -> CopierWork:
         options = self._migration.record.options
         return CopierWork(
-            self._credentials.known.source_uri,
-            self._credentials.known.destination_uri,
+            self._in_use.source_uri,
+            self._in_use.destination_uri,
             options.copy_workers,
             options.max_rate,
         )
@@ -113,7 +147,7 @@ class Staffing:
         record, options = self._pipeline.record, self._migration.record.options
         slot = record.slot
         return ApplierWork(
-            self._credentials.known.destination_uri,
+            self._in_use.destination_uri,
             slot.consistent_lsn if slot else Lsn(0),
             (*self._pipeline.copying.floors(), *((one.table, one.floor) for one in record.dropped)),
             tuple(skipped.lsn for skipped in record.skipped),

@@ -159,6 +159,10 @@ class WorkerRegistry:
                 return job.assignment
         return None
 
+    def running(self, pipeline: PipelineId) -> tuple[AssignmentRef, ...]:
+        """The pipeline's assignments, except those that were ordered to stop."""
+        return tuple(job.assignment for job in self._of(pipeline) if not job.stopping)
+
     def tell(self, command: WorkerCommand, assignment_id: str) -> None:
         """Send a command about an assignment to its worker; lost if the stream is broken."""
         job = self._jobs.get(assignment_id)

@@ -81,6 +81,8 @@ class Stand:
         self.journal = Saving()
         self.decided, self.may_let_go = asyncio.Event(), asyncio.Event()
         self.fatal: PgmigError | None = None  # as of the workers' reports
+        self.known = Credentials("host=a", "host=b")
+        self.staffed = self.known
 
     @property
     def operation(self) -> Operation:
@@ -99,10 +101,13 @@ class Stand:
         await switchover.run(context, cast(Schema, None), workers, StepFeed(self.migration, "o"), 30.0)
 
     async def both(self) -> Credentials:
-        return Credentials()
+        return self.known
 
     async def find_primaries(self) -> bool:
         return False
+
+    def works_with(self, uris: Credentials) -> bool:
+        return self.staffed == uris
 
     async def release(self) -> bool:
         """The workers have stopped."""
@@ -212,7 +217,7 @@ class Opened:
         self.closed += 1
 
 
-@pytest.mark.parametrize("what", ["falls behind", "is lost", "fails"])
+@pytest.mark.parametrize("what", ["falls behind", "is lost", "fails", "is with a former primary"])
 async def test_switchover_waits_again_when_something_happens_to_the_applier_while_it_opens_its_sessions(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +232,8 @@ async def test_switchover_waits_again_when_something_happens_to_the_applier_whil
             migration.active.entered(PipelineState.CATCHUP)
         elif what == "is lost":
             migration.active.following.live = False
+        elif what == "is with a former primary":
+            stand.staffed = Credentials("host=a", "host=former")
         else:
             stand.fatal = PgmigError(ErrorKind.SCHEMA_DRIFT, "app.a was altered")
 
@@ -237,7 +244,7 @@ async def test_switchover_waits_again_when_something_happens_to_the_applier_whil
 
     async def ready(*_: object) -> None:
         assert opened.closed == 1
-        stand.fatal, migration.active.following.live = None, True
+        stand.fatal, migration.active.following.live, stand.staffed = None, True, stand.known
         if what == "falls behind":
             migration.active.entered(PipelineState.STREAMING)
 
@@ -253,3 +260,29 @@ async def test_switchover_waits_again_when_something_happens_to_the_applier_whil
     await stand.run()
     assert stand.operation.state is OperationState.SUCCEEDED
     assert (opened.number, opened.closed) == (2, 2)
+
+
+async def test_switchover_does_not_begin_at_a_former_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A standby is promoted after the lookup of the connection strings, and the former primary still runs."""
+    stand = Stand()
+    migration = stand.migration = Migration(
+        replace(RECORD, phase=MigrationPhase.MIGRATING, operations=(Operation("o", "m", "r"),)), lambda _: ()
+    )
+    migration.active.following.live = True
+
+    async def promoted(*_: object) -> None:
+        stand.known = stand.staffed = Credentials("host=promoted", "host=b")
+
+    async def frozen(*_: object) -> None:
+        migration.switched_over(RESULT)
+
+    opened = Opened(lambda: None)
+    stand.journal.may_end.set()
+    monkeypatch.setattr(switchover, "_prepare", promoted)
+    monkeypatch.setattr(switchover, "_freeze_mode", lambda _: opened)
+    monkeypatch.setattr(switchover, "_while_frozen", frozen)
+    await stand.run()
+    assert stand.operation.state is OperationState.FAILED
+    assert stand.operation.failure is not None
+    assert "another server is the primary now; writes were not blocked" in stand.operation.failure.message
+    assert opened.number == 0
