@@ -9,7 +9,7 @@ from clients.cli.fragments import fields
 from clients.cli.options import Invocation, Uris
 from clients.cli.output import print_table
 from clients.cli.progress import Progress
-from clients.diagnostics import say
+from clients.diagnostics import say, warn
 from clients.presentation.figures import duration
 from clients.presentation.phases import elapsed
 from clients.presentation.sentences import applied_text, copied_text, lost_for_good, switchover_result
@@ -66,16 +66,17 @@ async def follow_to_end(
             progress.show(view)
             if view.phase in {Phase.FAILED, Phase.ABORTED}:
                 raise stopped(view)
-            if view.phase.ended and not _switching(view):
+            if view.phase.ended and not switching(view):
                 return view
             if view.needs_credentials and view.phase.running and uris is not None:
                 await resumed(session, view, uris)
     raise PgmigError(ErrorKind.NOT_FOUND, f"migration {migration_id} was cleaned up meanwhile")
 
 
-def _switching(view: MigrationView) -> bool:
-    """Whether the switchover is decided and has not ended. The coordinator is still stopping the workers; if
-    they were stopped from here at the same time, it would wait for their answers in vain."""
+def switching(view: MigrationView) -> bool:
+    """Whether the switchover is decided and has not ended. The coordinator is still opening the destination
+    and stopping the workers; if they were stopped from here at the same time, it would wait for their answers
+    in vain."""
     return view.operation is not None and not view.operation.state.ended
 
 
@@ -103,3 +104,11 @@ def say_how_to_continue(migration_id: MigrationId, *, has_slot: bool) -> None:
     say(f"stopped; migration {migration_id} is kept{kept}")
     say(f"continue: pgmig-cli follow --id {migration_id}")
     say(f"give up:  pgmig-cli abort --id {migration_id}")
+
+
+def say_what_is_undone(view: MigrationView) -> None:
+    """Called after an interruption between the decision and the end of a switchover."""
+    for warning in view.switchover.warnings if view.switchover is not None else ():
+        warn(f"the switchover is decided, but {warning}")
+    say("the switchover is decided, but what follows it is not finished: the destination may be read-only")
+    say(f"finish it: pgmig-cli follow --id {view.migration_id}")

@@ -15,6 +15,7 @@ from services.coordinator.operations import after_switchover as afterwards
 from services.coordinator.operations import handover, teardown
 from services.coordinator.operations import skip as skipping
 from services.coordinator.operations.dry_run import DryRun
+from services.coordinator.operations.switchover import store
 from services.coordinator.phase_loop import PhaseLoop
 from services.coordinator.pipeline.credentials import (
     GIVE_UP,
@@ -263,8 +264,8 @@ class Commands:
             await afterwards.unfreeze(self._context, read_only=read_only)
 
     async def abort(self, given: Credentials) -> None:
-        """Give up: slot, publication and origin go, copied data stays. What is on a server that cannot be
-        reached is recorded as left."""
+        """Give up: slot, publication and origin go, copied data stays. It is recorded first, because without
+        one of these the migration cannot be continued. What cannot be removed is recorded as left."""
         async with self._commanded() as migration:
             if migration.phase is Phase.ABORTED:
                 return
@@ -278,15 +279,23 @@ class Commands:
             await self.loop.halt()
             await self._workers.staffing.release()
             try:
-                result = await teardown.remove_replication(self._contexts, self._bus)
+                thawed = await teardown.thaw_first(self._contexts, self._bus)
             except PgmigError:
                 self.loop.begin()  # it is not aborted, so it continues
                 raise
-            migration.aborted()
-            self.loop.switching.settle()
-            self._report(result)
-            await self._context.journal.save()
-            self.loop.watch_old_source()  # and open the destination, if that was not possible
+            await self._end()
+            try:
+                result = await teardown.remove_replication(self._contexts, self._bus)
+                self._report(replace(result, removed=(*thawed, *result.removed)))
+                await self._context.journal.save()
+            finally:
+                self.loop.watch_old_source()  # and open the destination, if that was not possible
+
+    async def _end(self) -> None:
+        """Record that it is aborted, before anything is removed. Raises FENCED."""
+        self.migration.aborted()
+        self.loop.switching.settle()
+        await store(self._context)
 
     def _report(self, result: CleanupResult) -> None:
         for line in result.removed:
@@ -306,19 +315,19 @@ class Commands:
         async with self._commanded() as migration:
             if migration.phase.running and not force:
                 raise _wrong_phase(migration, "cleaned up", "pause or abort it first, or use --force")
-            self._check_not_switching("cleaned up")
+            if not self.loop.switching.opening:
+                self._check_not_switching("cleaned up")
             judged = await judge(migration.record, given, GIVE_UP)
             if not force:
                 judged.check()
             await teardown.check_ours(self._context, force=force)
             self._credentials.take_over(judged)
+            await self.loop.switching.leave()
             await self.loop.halt()
             await self.loop.unwatch()
             await self._workers.staffing.release()
-            if not (migration.phase.ended or force):
-                migration.aborted()  # without its slot it cannot be continued
-                self.loop.switching.settle()
-                await self._context.journal.save()
+            if not (migration.phase.ended or (force and migration.in_switchover)):
+                await self._end()
             try:
                 result = await teardown.remove_all(
                     self._contexts, self._schema.files, self._bus, judged.refused, force=force

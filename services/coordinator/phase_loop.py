@@ -20,7 +20,7 @@ from services.coordinator.operations import skip as skipping
 from services.coordinator.operations.switching import Switching
 from services.coordinator.operations.undo import undo
 from services.coordinator.phases import copy, follow, indexes, schema
-from services.coordinator.pipeline.guarding import LIFTED_WITHIN_S, lift_at_last, needed
+from services.coordinator.pipeline.guarding import lift_at_last, needed, unwatch_at_last
 from services.coordinator.pipeline.pipeline import Pipeline, Pipelines
 from services.coordinator.pipeline.primary_watch import PrimaryWatch
 from services.coordinator.pipeline.readiness_watch import ReadinessWatch
@@ -119,12 +119,13 @@ class PhaseLoop:
             self._lifting = asyncio.create_task(self._lift(), name=f"open-destination-{self.migration.id}")
 
     async def _lift(self) -> None:
-        with suppress(TimeoutError):  # its end lifts the guard, too, but hooks after it may take long
-            async with asyncio.timeout(3 * LIFTED_WITHIN_S):
-                await self.switching.wait()
-        await lift_at_last(self._context)
-        self.switching.settle()
+        """The operation ends, hooks and poolers included, before the triggers are dropped."""
+        await self.switching.wait()  # its end lifts the guard
         with suppress(PgmigError):
+            await lift_at_last(self._context)
+            self.switching.settle()
+            await self._context.journal.save()
+            await unwatch_at_last(self._context)
             await self._context.journal.save()
 
     async def unwatch(self) -> None:

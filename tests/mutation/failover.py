@@ -21,8 +21,8 @@ MUTATIONS = (
     Mutation(
         "80 of two primaries the one that was promoted last counts",
         "services/shared/pg/session/primary.py",
-        "max(known, key=lambda one: one.timeline)",
-        "known[0]",
+        "max(ours, key=lambda one: one.timeline)",
+        "ours[0]",
         f"{PRIMARY}::test_the_server_on_the_latest_timeline_counts_although_the_former_primary_still_runs",
     ),
     Mutation(

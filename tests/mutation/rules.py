@@ -10,6 +10,7 @@ from tests.mutation import (
     conflicts,
     content,
     failover,
+    guard,
     reverse,
     switchover,
     tables,
@@ -20,6 +21,7 @@ MUTATIONS = (
     + tables.MUTATIONS
     + content.MUTATIONS
     + switchover.MUTATIONS
+    + guard.MUTATIONS
     + applications.MUTATIONS
     + reverse.MUTATIONS
     + conflicts.MUTATIONS

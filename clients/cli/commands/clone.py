@@ -13,7 +13,15 @@ from clients.cli.confirmation import agreed
 from clients.cli.coordinator import connected, local_directory, new_id, own_stack, workers_for
 from clients.cli.option_values import memory, size
 from clients.cli.options import Invocation, Uris, common_options, skip_object_option, uri_options
-from clients.cli.outcome import follow_to_end, print_summary, resumed, say_how_to_continue, stopped
+from clients.cli.outcome import (
+    follow_to_end,
+    print_summary,
+    resumed,
+    say_how_to_continue,
+    say_what_is_undone,
+    stopped,
+    switching,
+)
 from clients.cli.output import print_json
 from clients.cli.progress import Progress, progress_of
 from clients.cli.selection_options import selection_options
@@ -245,7 +253,7 @@ def _ended_already(invocation: Invocation, directory: MigrationDir) -> bool:
         )
     if offline.view.phase is Phase.ABORTED:
         raise stopped(offline.view)
-    if not offline.view.phase.ended:
+    if not offline.view.phase.ended or switching(offline.view):
         return False
     if invocation.json:
         print_json(view_to_json(offline.view), line=True)
@@ -308,3 +316,5 @@ def _say_what_is_left(invocation: Invocation, migration_id: MigrationId) -> None
         say("stopped before the migration began")
     elif not offline.view.phase.ended:
         say_how_to_continue(migration_id, has_slot=offline.view.options.follow)
+    elif switching(offline.view):
+        say_what_is_undone(offline.view)

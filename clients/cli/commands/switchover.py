@@ -66,12 +66,14 @@ ASK_FOR_S = 60.0
 @dataclass(slots=True)
 class Asked:
     """What this command asks the coordinator for. migration_id: once it is known. watched: the operation, as
-    it was seen one time after the other."""
+    it was seen one time after the other. unfinished: it is decided, but the coordinator was lost before
+    others could write to the destination."""
 
     action: str | None
     request_id: str
     migration_id: str = ""
     watched: list[Operation] = field(default_factory=list)
+    unfinished: bool = False
 
 
 @click.command()
@@ -165,6 +167,8 @@ def switchover(
     except Interrupted:
         _say_how_to_continue(asked)
         raise
+    if asked.unfinished:
+        click.get_current_context().exit(ExitCode.LEFT_BEHIND)
 
 
 def _given(option: str) -> bool:
@@ -211,8 +215,12 @@ async def _switchover(
         say("switchover cancelled; the source accepts writes, and the migration continues")
         return
     check_succeeded(operation)
-    for warning in operation.result.warnings if operation.result is not None else ():
+    warnings = operation.result.warnings if operation.result is not None else ()
+    for warning in warnings:
         warn(f"the switchover is decided, but {warning}")
+    if not operation.finished_at and warnings:
+        say(f"finish it: pgmig-cli follow --id {operation.migration_id}")
+        asked.unfinished = True
     if not invocation.json and operation.result is not None:
         print_table(f"switched over: {switchover_result(operation.result)}")
 

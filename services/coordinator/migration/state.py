@@ -233,8 +233,8 @@ class Migration:
         self.put(replace(self.record, failure=failure))
 
     def warned(self, warnings: tuple[str, ...]) -> None:
-        """warnings: what failed after the decision. Not part of the certificate."""
-        if warnings and self.record.switchover is not None:
+        """warnings: what failed after the decision, in place of those before. Not part of the certificate."""
+        if self.record.switchover is not None and warnings != self.record.switchover.warnings:
             self.put(replace(self.record, switchover=replace(self.record.switchover, warnings=warnings)))
 
     def downtime_measured(self, result: SwitchoverResult, *, workers_stopped: bool) -> None:

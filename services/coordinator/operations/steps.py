@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from services.coordinator.migration.state import Migration
@@ -18,13 +19,15 @@ from services.shared.model import (
 class StepFeed:
     """operation_id: of the operation that runs; "" if none does. blocked_at: time.monotonic() when writes to
     the source were blocked; 0.0: they are not blocked. deciding: the decision is being stored, so the
-    switchover cannot be cancelled any more."""
+    switchover cannot be cancelled any more. leave: set when the coordinator ends, or the migration is cleaned
+    up: what has to be done after the decision is left to the next coordinator."""
 
     def __init__(self, migration: Migration, operation_id: str) -> None:
         self._migration = migration
         self._operation_id = operation_id
         self.blocked_at = 0.0
         self.deciding = False
+        self.leave = asyncio.Event()
 
     def elapsed_ms(self) -> int:
         return int((time.monotonic() - self.blocked_at) * 1000) if self.blocked_at else 0

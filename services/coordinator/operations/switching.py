@@ -281,6 +281,18 @@ class Switching:
         """The coordinator ends. A switchover that blocks writes is undone. Another one is left to the next
         coordinator."""
         self._stopped = True
+        self._feed.leave.set()
         if self._task is not None:
             self._task.cancel()
             await self.wait()
+
+    @property
+    def opening(self) -> bool:
+        """Whether it is decided, and waits until others can write to the destination."""
+        decided = self._context.migration.record.phase is MigrationPhase.SWITCHED_OVER
+        return decided and self._context.pipeline.record.guard is not None
+
+    async def leave(self) -> None:
+        """Stop waiting for that. `settle` ends the operation when the guard is lifted."""
+        self._feed.leave.set()
+        await self.wait()

@@ -21,6 +21,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from services.coordinator.migration.failpoints import Edge, Point, at_point, at_step
@@ -37,7 +38,7 @@ from services.coordinator.operations.readiness import (
 )
 from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.undo import undo_at_last
-from services.coordinator.pipeline.guarding import DROPPED_FIRST_S, lift_soon, unwatch_soon
+from services.coordinator.pipeline.guarding import DROPPED_FIRST_S, lift_at_last, unwatch_soon
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.pipeline.staffing import Staffing
@@ -63,6 +64,8 @@ from services.shared.runtime.assignments import cause
 
 log = logging.getLogger(__name__)
 
+LEFT_WITHIN_S = 5.0
+"""A coordinator that ends waits so long for the destination to be opened."""
 LOOK_AGAIN_S = 0.2
 """Pause before another attempt to begin, if the migration did not stream just then."""
 
@@ -113,15 +116,13 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
+    """The operation ends only when others can write to the destination."""
     decided = context.migration.record.switchover
     assert decided is not None
-    await lift_soon(context)
-    stopped = await staffing.release()
-    if not stopped:
-        context.migration.event(
-            EventLevel.WARNING,
-            "not all workers are known to have stopped: see that no applier writes to the destination",
-        )
+    opened = await _opened(context, feed)
+    stopped = await _release(context, staffing)
+    if not opened:
+        return  # the next coordinator does that and the rest
     await at_point(context.migration.operations.kind, Point.FINISHED)
     warnings = await handover.conclude(context, feed)
     # Until now: the destination could be written to only after its guard was lifted.
@@ -139,6 +140,36 @@ async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
             await context.journal.save()
     except PgmigError as exc:  # the store has the decision
         log.error("after the switchover: %s", exc)
+
+
+async def _opened(context: Context, feed: StepFeed) -> bool:
+    """Lift the guard of the destination, however long that takes. Returns False if the coordinator leaves
+    before."""
+    tell = partial(feed.tell, StepName.COMMIT, StepState.STARTED)
+    opening = asyncio.create_task(lift_at_last(context, tell), name="open-destination")
+    leaving = asyncio.create_task(feed.leave.wait(), name="leave")
+    await asyncio.wait({opening, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    if not opening.done():
+        await asyncio.wait({opening}, timeout=LEFT_WITHIN_S)
+    for task in (opening, leaving):
+        task.cancel()
+    await asyncio.wait({opening, leaving})
+    if opening.cancelled():
+        return False
+    if (error := opening.exception()) is not None:  # FENCED: that coordinator does it, and what follows
+        log.error("the switchover of migration %s: %s", context.migration.id, error)
+    return True
+
+
+async def _release(context: Context, staffing: Staffing) -> bool:
+    """Whether all workers have stopped."""
+    stopped = await staffing.release()
+    if not stopped:
+        context.migration.event(
+            EventLevel.WARNING,
+            "not all workers are known to have stopped: see that no applier writes to the destination",
+        )
+    return stopped
 
 
 async def _fail(context: Context, feed: StepFeed, exc: BaseException) -> None:

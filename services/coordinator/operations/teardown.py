@@ -45,9 +45,21 @@ class _Piece:
     remove: Removal
 
 
+async def thaw_first(contexts: Sequence[Context], bus: Client) -> list[str]:
+    """Undo the freeze that a switchover has left, so that a migration can be ended. Nothing else is removed.
+    Raises what prevents it, FENCED included. contexts: as for `remove_replication`."""
+    removed: list[str] = []
+    for piece in [piece for context in contexts for piece in _of_pipeline(context, bus, _origin)]:
+        if piece.things == FREEZE:
+            await contexts[0].journal.confirm()
+            removed += await _or_explained(contexts[0].migration, piece.remove)
+    return removed
+
+
 async def remove_replication(contexts: Sequence[Context], bus: Client) -> CleanupResult:
-    """Slot and publication, origin, streams of each pipeline. What is on a server that cannot be reached is
-    left, but not a freeze: raises UNREACHABLE then. Raises FENCED when another coordinator has taken over.
+    """Slot and publication, origin, streams of each pipeline, after `thaw_first`. The migration is recorded
+    as aborted: what cannot be removed is left to `cleanup`. Raises FENCED when another coordinator has taken
+    over.
 
     contexts: of all pipelines of a migration, the forward one first.
     """
@@ -55,11 +67,11 @@ async def remove_replication(contexts: Sequence[Context], bus: Client) -> Cleanu
     removed: list[str] = []
     left: list[str] = []
     for piece in pieces:
-        await contexts[0].journal.confirm()
         try:
-            removed += await _or_explained(contexts[0].migration, piece.remove)
+            await contexts[0].journal.confirm()
+            removed += await piece.remove()
         except PgmigError as exc:
-            if exc.kind is not ErrorKind.UNREACHABLE or piece.things == FREEZE:
+            if exc.kind is ErrorKind.FENCED:
                 raise
             left.append(_line(piece, exc))
     return CleanupResult(tuple(removed), tuple(left))
@@ -205,7 +217,7 @@ async def _guard(context: Context) -> list[str]:
     if left := await unwatch(context):
         raise PgmigError(
             ErrorKind.TRANSIENT,
-            still_watched(left),
+            still_watched(context.pipeline, left),
             "end the transactions that lock them, then clean up again",
         )
     return ["the read-only default of the destination"] if lifted else []

@@ -81,15 +81,14 @@ class _Thaw:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._open = False
+        self._open: set[str] = set()
 
     async def attempt(self) -> PgmigError | None:
         """Returns FENCED instead of raising it: `retrying` would try again."""
         try:
+            await self._open_known()
             uri = await self._context.credentials.source()  # a standby may have been promoted since
-            if not self._open:
-                await _open_recorded(self._context, uri)
-                self._open = True
+            await self._open_at(uri)
             await _enable_recorded(self._context, uri)
         except StillDisabledError as exc:  # it is retried after any error
             raise StillDisabledError(ErrorKind.TRANSIENT, exc.message, exc.hint) from exc
@@ -98,6 +97,20 @@ class _Thaw:
                 raise
             return exc
         return None
+
+    async def _open_known(self) -> None:
+        """Open the primary that is known, so that writers need not wait for other servers of the list. It may
+        not answer any more."""
+        try:
+            await self._open_at(await self._context.credentials.source(again=False))
+        except PgmigError as exc:
+            if exc.kind is not ErrorKind.UNREACHABLE:
+                raise
+
+    async def _open_at(self, uri: str) -> None:
+        if uri not in self._open:
+            await _open_recorded(self._context, uri)
+            self._open.add(uri)
 
 
 async def thaw_recorded(context: Context, uri: str) -> bool:

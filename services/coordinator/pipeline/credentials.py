@@ -304,16 +304,16 @@ class KnownCredentials:
                 )
         return moved
 
-    async def source(self) -> str:
-        """Like `both`, if only the source is needed. The primary is found again."""
+    async def source(self, *, again: bool = True) -> str:
+        """Like `both`, if only the source is needed. again: see `find_primaries`."""
         await self._find(lambda: bool(self._known.source_uri))
-        await self.find_primaries("source")
+        await self.find_primaries("source", again=again)
         return self.known.source_uri
 
-    async def destination(self) -> str:
+    async def destination(self, *, again: bool = True) -> str:
         """Like `source`, for the destination."""
         await self._find(lambda: bool(self._known.destination_uri))
-        await self.find_primaries("destination")
+        await self.find_primaries("destination", again=again)
         return self.known.destination_uri
 
     async def known_source(self, *, again: bool = True) -> str:

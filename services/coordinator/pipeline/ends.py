@@ -36,9 +36,10 @@ class PipelineEnds:
         another server than before. Raises UNREACHABLE."""
         return await self.of_migration.find_primaries(again=again)
 
-    async def source(self) -> str:
-        """Like `both`, if only the source is needed."""
-        return await (self.of_migration.source() if self._forward else self.of_migration.destination())
+    async def source(self, *, again: bool = True) -> str:
+        """Like `both`, if only the source is needed. again: see `known_source`."""
+        known = self.of_migration
+        return await (known.source if self._forward else known.destination)(again=again)
 
     async def known_source(self, *, again: bool = True) -> str:
         """Like `source`, but raises CREDENTIALS_NEEDED instead of waiting. again: find the primary again,
@@ -46,10 +47,10 @@ class PipelineEnds:
         known = self.of_migration
         return await (known.known_source if self._forward else known.known_destination)(again=again)
 
-    async def known_destination(self) -> str:
-        """The destination's connection string. Raises CREDENTIALS_NEEDED."""
+    async def known_destination(self, *, again: bool = True) -> str:
+        """Like `known_source`, for the destination."""
         known = self.of_migration
-        return await (known.known_destination() if self._forward else known.known_source())
+        return await (known.known_destination if self._forward else known.known_source)(again=again)
 
     async def check_known(self) -> None:
         """Raises CREDENTIALS_NEEDED unless both connection strings are known."""

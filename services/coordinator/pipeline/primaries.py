@@ -27,6 +27,6 @@ class Primaries:
     async def find(self, side: str, uri: str, system_identifier: str = "", database: str = "") -> bool:
         """Find the primary, as `find_primary`. Returns whether it is another server than before."""
         before = self.narrowed(side, uri) if self.known(side, uri) else ""
-        primary = await find_primary(uri, side, system_identifier, database)
+        primary = await find_primary(uri, side, system_identifier, database, before)
         self._found[side] = uri, primary
         return before not in {"", primary}

@@ -27,7 +27,7 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import BOOKKEEPING_SCHEMA, PipelineId
+from services.shared.model import BOOKKEEPING_SCHEMA, ErrorKind, PgmigError, PipelineId
 from services.shared.pg.session.connection import translated
 from services.shared.pg.session.event_triggers import silence
 
@@ -102,8 +102,13 @@ _TABLES = {
         step pg_catalog.text NOT NULL,
         PRIMARY KEY (pipeline, step)""",
 }
+_INDEXES = {"foreign_write": "relation"}
+"""Triggers look for rows by this column, in statements of others."""
 # "pgmig" in ASCII. Serializes creation and removal, because IF (NOT) EXISTS does not prevent races.
 _LOCK_KEY = 0x70676D6967
+NAMED_AT_MOST = 5
+LOCK_S = 10
+"""How long to wait for another session that changes the bookkeeping, or uses one of its tables."""
 KEEPING_BOOKS = f"creating the bookkeeping tables in schema {BOOKKEEPING_SCHEMA} of the destination"
 
 
@@ -114,10 +119,12 @@ def book(table: str) -> sql.Identifier:
 
 @asynccontextmanager
 async def alone(conn: AsyncConnection, doing: str = KEEPING_BOOKS) -> AsyncIterator[None]:
-    """A transaction that excludes others that change the bookkeeping as a whole. doing: for messages."""
+    """A transaction that excludes others that change the bookkeeping as a whole. doing: for messages. Raises
+    TRANSIENT if one of them does not end."""
     await silence(conn)
     with translated(doing):
         async with conn.transaction():
+            await conn.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [f"{LOCK_S}s"])
             await conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_LOCK_KEY])
             yield
 
@@ -144,6 +151,13 @@ async def ensure_bookkeeping(conn: AsyncConnection) -> None:
             await conn.execute(
                 sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(book(table), sql.SQL(columns))
             )
+        for table, column in _INDEXES.items():
+            name = sql.Identifier(f"{table}_{column}")
+            await conn.execute(
+                sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} ({})").format(
+                    name, book(table), sql.Identifier(column)
+                )
+            )
 
 
 async def _complete(conn: AsyncConnection) -> bool:
@@ -158,16 +172,20 @@ async def drop_bookkeeping(conn: AsyncConnection, pipeline: PipelineId, *, but: 
 
     If no rows of any pipeline are left, drop the tables, and the schema unless it contains other objects.
     Does nothing if the schema does not exist.
+
+    Raises TRANSIENT, with all rows kept, while the pipeline guards the database or tables have its triggers:
+    the rows say how to open the database, and triggers call a function that uses the tables.
     """
     async with alone(conn):
         if not await books_exist(conn):
             return
         tables = await _present(conn)
+        await _check_unused(conn, pipeline, tables)
         for table in (table for table in tables if table not in but):
             await conn.execute(
                 sql.SQL("DELETE FROM {} WHERE pipeline = %s").format(book(table)), [str(pipeline)]
             )
-        if await _in_use(conn, tables):
+        if await _in_use(conn, tables) or await _calling(conn):
             return
         for table in tables:
             await conn.execute(sql.SQL("DROP TABLE {}").format(book(table)))
@@ -176,6 +194,38 @@ async def drop_bookkeeping(conn: AsyncConnection, pipeline: PipelineId, *, but: 
                 await conn.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(BOOKKEEPING_SCHEMA)))
         except psycopg.errors.DependentObjectsStillExist:
             pass
+
+
+async def _check_unused(conn: AsyncConnection, pipeline: PipelineId, tables: Sequence[str]) -> None:
+    if "guard" in tables:
+        query = sql.SQL("SELECT FROM {} WHERE pipeline = %s AND lifted IS NULL").format(book("guard"))
+        if await (await conn.execute(query, [str(pipeline)])).fetchone() is not None:
+            raise PgmigError(
+                ErrorKind.TRANSIENT,
+                "the database is still read-only by default, and the bookkeeping says what it was before",
+                "clean up again; this needs the database's owner or a superuser",
+            )
+    if calling := await _calling(conn, pipeline):
+        more = f" and {len(calling) - NAMED_AT_MOST} more" if len(calling) > NAMED_AT_MOST else ""
+        raise PgmigError(
+            ErrorKind.TRANSIENT,
+            "tables have a trigger of pgmig that needs the bookkeeping: "
+            f"{', '.join(calling[:NAMED_AT_MOST])}{more}",
+            f"end what locks these tables, or let their owners run DROP TRIGGER {pipeline.origin} ON each of "
+            "them, then clean up again",
+        )
+
+
+async def _calling(conn: AsyncConnection, pipeline: PipelineId | None = None) -> list[str]:
+    """Tables with a trigger that calls a function of the schema, of this pipeline or of any."""
+    cursor = await conn.execute(
+        "SELECT DISTINCT t.tgrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_trigger t"
+        " JOIN pg_catalog.pg_proc f ON f.oid = t.tgfoid"
+        " WHERE f.pronamespace = pg_catalog.to_regnamespace(%s) AND coalesce(f.proname = %s, true)"
+        " ORDER BY 1",
+        [BOOKKEEPING_SCHEMA, pipeline.origin if pipeline is not None else None],
+    )
+    return [row[0] for row in await cursor.fetchall()]
 
 
 async def has_rows(conn: AsyncConnection, pipeline: PipelineId) -> bool:

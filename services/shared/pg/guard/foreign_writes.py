@@ -11,14 +11,17 @@ not fire, so it costs them nothing. The coordinator's sessions have the setting 
 
 The function never makes a statement of an application fail or wait. It has the rights of its owner and a
 fixed search path. It inserts one row for each table, role and application, except that transactions that run
-at the same time may insert one each: a unique key would let them wait for each other.
+at the same time may insert one each: a unique key would let them wait for each other. Serializable
+transactions insert a row each, and `read_foreign_writes` deletes those that say the same. Of one table about
+`KEPT` rows are kept: more would not tell more about it.
 
 Not found are sessions of others that set the role `replica` themselves or disable triggers. Subscriptions are
 found while their workers run, because their changes fire no trigger for statements.
 
 The records of a table are deleted when its rows are about to be copied again. At the end of the migration the
 function is first replaced by one that does nothing, which needs no lock on a table. Then the triggers are
-dropped, a few at a time, with a short lock_timeout.
+dropped, a few tables at a time. Their locks are never waited for: whatever queues behind a reader blocks
+all who come later.
 """
 
 from __future__ import annotations
@@ -26,12 +29,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import LiteralString
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import PipelineId, TableId
+from services.shared.model import PipelineId, TableId, back_off_s
 from services.shared.model.readiness_facts import ForeignWriter
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
 from services.shared.pg.session.connection import translated
@@ -41,25 +45,27 @@ from services.shared.pg.session.sql_files import load_sql
 CREATED_AT_ONCE, DROPPED_AT_ONCE = 200, 50
 """Triggers created or dropped in one transaction, each with a lock on its table. When they are dropped,
 applications may be waiting for these tables."""
-LOCK_MS = 100
-_PAUSE_S = 0.05
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+"""Between two attempts to lock tables that others use."""
+KEPT = 100
+"""Rows of `pgmig.foreign_write` for one table and pipeline."""
 _LEFT_ALONE = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedObject,
     psycopg.errors.InvalidSchemaName,
 )
 _DOING = "looking for writes of others to the destination"
 
+# Somebody may have renamed a trigger.
 _WITH: LiteralString = """
-    SELECT n.nspname, c.relname
+    SELECT n.nspname, c.relname, t.tgname
       FROM pg_catalog.pg_trigger t
-      JOIN pg_catalog.pg_proc f ON f.oid = t.tgfoid
-      JOIN pg_catalog.pg_namespace s ON s.oid = f.pronamespace
       JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE s.nspname = %(bookkeeping)s AND f.proname = %(function)s AND t.tgname = %(function)s
-     ORDER BY 1, 2"""
+     WHERE t.tgfoid = pg_catalog.to_regproc(%s)
+     ORDER BY 1, 2, 3"""
 _RECORDED: LiteralString = """
     SELECT n.nspname, c.relname, w.role_name, w.application,
            extract(epoch FROM min(w.at))::float8
@@ -77,6 +83,24 @@ _SUBSCRIPTIONS: LiteralString = """
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE s.pid IS NOT NULL
      ORDER BY 1, 2, 3"""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Tables that keep a trigger, which does nothing any more. locked: others use them. refused: our role may
+    not change them."""
+
+    locked: tuple[TableId, ...] = ()
+    refused: tuple[TableId, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.locked or self.refused)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trigger:
+    table: TableId
+    name: str
 
 
 def _function(pipeline: PipelineId) -> sql.Identifier:
@@ -158,6 +182,7 @@ async def read_foreign_writes(
             await conn.execute("SELECT pg_catalog.to_regclass('pgmig.foreign_write') IS NOT NULL")
         ).fetchone()
         if row is not None and row[0]:
+            await conn.execute(load_sql("guard/prune_writes.sql"), {"pipeline": str(pipeline), "kept": KEPT})
             cursor = await conn.execute(_RECORDED, [str(pipeline)])
             found += [
                 ForeignWriter(f"{application or 'unnamed'} (role {role})", TableId(schema, name), first)
@@ -189,48 +214,83 @@ async def ignore_writes(conn: AsyncConnection, pipeline: PipelineId) -> None:
             await _define(conn, pipeline, "BEGIN RETURN NULL; END")
 
 
-async def unwatch_writes(conn: AsyncConnection, pipeline: PipelineId, deadline: float) -> tuple[TableId, ...]:
-    """Drop the triggers and their function until `deadline` (time.monotonic()). Returns tables that keep
-    their trigger, which does nothing any more, most likely because others have locked them."""
+async def unwatch_writes(conn: AsyncConnection, pipeline: PipelineId, deadline: float) -> Left:
+    """Drop the triggers and their function until `deadline` (time.monotonic()). No lock of a table is waited
+    for. Triggers of tables that are locked, or that belong to roles beyond ours, are left."""
     await ignore_writes(conn, pipeline)
+    attempts = 0
     with translated("dropping pgmig's triggers on the destination"):
-        while left := await _watched(conn, pipeline):
-            locked: list[TableId] = []
-            for first in range(0, len(left), DROPPED_AT_ONCE):
-                locked += await _drop(conn, pipeline, left[first : first + DROPPED_AT_ONCE])
-                if time.monotonic() > deadline:
-                    locked += left[first + DROPPED_AT_ONCE :]
-                    break
-            if locked and time.monotonic() > deadline:
-                return tuple(locked)
-            if locked:
-                await asyncio.sleep(_PAUSE_S)  # a lock that is released is not reported
+        while triggers := await _watched(conn, pipeline):
+            locked, refused = await _drop_all(conn, triggers, deadline)
+            now = time.monotonic()
+            if (locked or refused) and (now > deadline or not locked):
+                return Left(tuple(locked), tuple(refused))
+            if locked:  # a lock that is released is not reported
+                pause = back_off_s(FIRST_PAUSE_S, LONGEST_PAUSE_S, attempts)
+                await asyncio.sleep(min(pause, max(0.0, deadline - now)))
+            attempts += 1
         await conn.execute(sql.SQL("DROP FUNCTION IF EXISTS {}()").format(_function(pipeline)))
-    return ()
+    return Left()
 
 
-async def _watched(conn: AsyncConnection, pipeline: PipelineId) -> list[TableId]:
-    given = {"bookkeeping": "pgmig", "function": pipeline.origin}
-    return [TableId(*row) for row in await (await conn.execute(_WITH, given)).fetchall()]
+async def _watched(conn: AsyncConnection, pipeline: PipelineId) -> list[_Trigger]:
+    name = _function(pipeline).as_string(conn)
+    rows = await (await conn.execute(_WITH, [name])).fetchall()
+    return [_Trigger(TableId(schema, table), trigger) for schema, table, trigger in rows]
 
 
-async def _drop(conn: AsyncConnection, pipeline: PipelineId, tables: Sequence[TableId]) -> list[TableId]:
-    """In one transaction. If that fails, table by table. Returns those that were locked or are gone."""
-    statements = sql.SQL("; ").join(
-        sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
-            sql.Identifier(pipeline.origin), sql.Identifier(table.schema, table.name)
-        )
-        for table in tables
+async def _drop_all(
+    conn: AsyncConnection, triggers: Sequence[_Trigger], deadline: float
+) -> tuple[list[TableId], list[TableId]]:
+    """Returns tables that are locked, and tables that our role may not change. After the deadline the rest is
+    not tried."""
+    locked: list[TableId] = []
+    refused: list[TableId] = []
+    for first in range(0, len(triggers), DROPPED_AT_ONCE):
+        await _drop(conn, triggers[first : first + DROPPED_AT_ONCE], locked, refused)
+        if time.monotonic() > deadline:
+            locked += [one.table for one in triggers[first + DROPPED_AT_ONCE :]]
+            break
+    return locked, refused
+
+
+async def _drop(
+    conn: AsyncConnection, triggers: Sequence[_Trigger], locked: list[TableId], refused: list[TableId]
+) -> None:
+    """In one transaction. If that fails, one by one. Adds tables to `locked` (or gone) and `refused`."""
+    try:
+        async with conn.transaction():
+            await _lock(conn, triggers)
+            await conn.execute(
+                sql.SQL("; ").join(
+                    sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
+                        sql.Identifier(one.name), sql.Identifier(one.table.schema, one.table.name)
+                    )
+                    for one in triggers
+                )
+            )
+    except (*_LEFT_ALONE, psycopg.errors.InsufficientPrivilege) as exc:
+        if len(triggers) == 1:
+            denied = isinstance(exc, psycopg.errors.InsufficientPrivilege)
+            (refused if denied else locked).append(triggers[0].table)
+            return
+        for one in triggers:
+            await _drop(conn, [one], locked, refused)
+
+
+async def _lock(conn: AsyncConnection, triggers: Sequence[_Trigger]) -> None:
+    """Without waiting. An owner that has revoked its own privileges may drop a trigger, but may not use LOCK
+    TABLE: then the statement that drops it waits for 1 ms at most."""
+    await conn.execute("SET LOCAL lock_timeout = '1ms'")
+    tables = sql.SQL(", ").join(
+        sql.SQL("ONLY {}").format(sql.Identifier(one.table.schema, one.table.name)) for one in triggers
     )
     try:
         async with conn.transaction():
-            await conn.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [f"{LOCK_MS}ms"])
-            await conn.execute(statements)
-    except _LEFT_ALONE:
-        if len(tables) == 1:
-            return list(tables)
-        return [one for table in tables for one in await _drop(conn, pipeline, [table])]
-    return []
+            await conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(tables))
+    except psycopg.errors.InsufficientPrivilege:
+        if len(triggers) > 1:
+            raise
 
 
 def _named(tables: Collection[TableId]) -> dict[str, list[str]]:

@@ -11,7 +11,9 @@ A row is kept until sessions that began under the guard have ended: they would s
 reconnect, and a connection pool would keep them. `lifted` in the row says which sessions these are.
 
 A coordinator that stops responding before it sets the default must not set it after another one has lifted
-it: nobody would lift it again. So its session is recorded before, and `lift_guard` ends that session first.
+it: nobody would lift it again. One that stops responding while it lifts it must not end sessions that began
+after another one has lifted it. So each session that sets or lifts it is recorded before, and `lift_guard`
+ends the recorded ones first. Before it ends sessions of others, it locks the row again.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import LiteralString
 
+import psycopg
 from psycopg import AsyncConnection, sql
 
-from services.shared.model import ErrorKind, PgmigError, PipelineId
+from services.shared.model import PipelineId
 from services.shared.pg.bookkeeping.schema import alone, book, books_exist
 from services.shared.pg.freeze.sessions import OwnSession, alive, end_own, own_session
 from services.shared.pg.freeze.thaw import FROZEN, SETTING, clock, database_default, set_database_default
@@ -51,7 +54,7 @@ _UNDER: LiteralString = (
 @dataclass(frozen=True, slots=True)
 class Guard:
     """database: its name. read_only_default: its own setting before the guard, "" if it had none. at: the
-    server's clock just before, Unix seconds. sessions: of pgmig, that may still set the guard."""
+    server's clock just before, Unix seconds. sessions: of pgmig, that may still set or lift the guard."""
 
     database: str
     read_only_default: str
@@ -97,6 +100,22 @@ async def _default_before(conn: AsyncConnection, database: str, rows: Sequence[_
     return await database_default(conn, database, _SIDE)
 
 
+async def lifting(conn: AsyncConnection, guard: Guard) -> Guard:
+    """With the session of `conn`, which is about to lift it, and without those that have ended."""
+    others = await alive(conn, guard.sessions)
+    return replace(guard, sessions=tuple(dict.fromkeys((*others, await own_session(conn)))))
+
+
+def opening_statement(guard: Guard) -> str:
+    """SQL that lifts the guard by hand."""
+    name, setting = sql.Identifier(guard.database), sql.SQL("default_transaction_read_only")
+    statement = sql.SQL("ALTER DATABASE {} RESET {}").format(name, setting)
+    if guard.read_only_default:
+        value = sql.Literal(guard.read_only_default)
+        statement = sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, setting, value)
+    return statement.as_string(None)
+
+
 async def end_setters(conn: AsyncConnection, guard: Guard) -> tuple[OwnSession, ...]:
     """End sessions of pgmig that may still set the guard, except that of `conn`."""
     own = await own_session(conn)
@@ -129,6 +148,7 @@ async def set_guard(conn: AsyncConnection, pipeline: PipelineId, instance: str, 
 
 async def lift_guard(conn: AsyncConnection, pipeline: PipelineId, instance: str, guard: Guard) -> Lifted:
     """Restore the default, then end the sessions of others that began under the guard. Can be repeated.
+    guard: with the sessions of pgmig that may still set or lift it, which are ended first.
 
     A default that is neither the guard's nor the one before was set by somebody else in the meantime. It is
     kept, as it is while another pipeline guards the database.
@@ -152,24 +172,31 @@ async def lift_guard(conn: AsyncConnection, pipeline: PipelineId, instance: str,
                     sql.SQL("UPDATE {} SET lifted = %s WHERE pipeline = %s").format(book("guard")),
                     [until, str(pipeline)],
                 )
-    if until:
-        if lines:  # restored just now: sessions that began before the commit may be read-only
-            until = await clock(conn, _SIDE)
-        ended, refused = await _end_under(conn, guard.at, until)
-        if ended:
-            lines.append(f"sessions on the destination that were read-only were ended: {ended}")
-        if refused:
-            warnings.append(
-                "sessions on the destination stay read-only until they reconnect, because our role may not "
-                f"end them: {_named(refused)}"
-            )
-    if own is not None:
-        with translated(_DOING):
-            await conn.execute(
-                sql.SQL("DELETE FROM {} WHERE pipeline = %s AND instance = %s").format(book("guard")),
-                [str(pipeline), instance],
-            )
+    if until and lines:  # restored just now: sessions that began before the commit may be read-only
+        until = await clock(conn, _SIDE)
+    async with alone(conn, _DOING):
+        if own is None or await _still_lifting(conn, pipeline, instance):
+            ended, refused = await _end_under(conn, guard.at, until) if until else (0, [])
+            lines += [f"sessions on the destination that were read-only were ended: {ended}"] if ended else []
+            if refused:
+                warnings.append(
+                    "sessions on the destination stay read-only until they reconnect, because our role may "
+                    f"not end them: {_named(refused)}"
+                )
+            if own is not None:
+                await conn.execute(
+                    sql.SQL("DELETE FROM {} WHERE pipeline = %s").format(book("guard")), [str(pipeline)]
+                )
     return Lifted(tuple(lines), tuple(warnings))
+
+
+async def _still_lifting(conn: AsyncConnection, pipeline: PipelineId, instance: str) -> bool:
+    """Whether nobody else has finished lifting the guard meanwhile: sessions that began after that can
+    write. Locks the row."""
+    query = sql.SQL(
+        "SELECT FROM {} WHERE pipeline = %s AND instance = %s AND lifted IS NOT NULL FOR UPDATE"
+    ).format(book("guard"))
+    return await (await conn.execute(query, [str(pipeline), instance])).fetchone() is not None
 
 
 @asynccontextmanager
@@ -213,12 +240,10 @@ async def _end_under(conn: AsyncConnection, since: float, until: float) -> tuple
     ended, refused = 0, []
     for pid, named in await _others(conn, _UNDER, {"since": since, "until": until}):
         try:
-            with translated(_DOING):
+            async with conn.transaction():
                 await conn.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [pid])
             ended += 1
-        except PgmigError as exc:
-            if exc.kind is not ErrorKind.PERMISSION:
-                raise
+        except psycopg.errors.InsufficientPrivilege:
             refused.append(named)
     return ended, refused
 

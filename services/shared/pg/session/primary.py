@@ -9,8 +9,9 @@ until it is found again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.session.connection import connect, translated
@@ -22,6 +23,9 @@ SELECT system_identifier::text,
   FROM pg_catalog.pg_control_system()
 """
 
+OTHERS_S = 2.0
+"""How long servers are waited for that may have been promoted, while the known primary still is one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Primary:
@@ -32,29 +36,56 @@ class Primary:
     timeline: int
 
 
-async def find_primary(uri: str, side: str, system_identifier: str = "", database: str = "") -> str:
+async def find_primary(
+    uri: str, side: str, system_identifier: str = "", database: str = "", known: str = ""
+) -> str:
     """`uri` with the host of the primary only. If it names one host: `uri`, without asking the server.
 
     Of several primaries of one system, the one on the latest timeline was promoted last. system_identifier:
     of the recorded database; servers of other systems are not considered. database: one of the same server
-    to connect to if the URI's accepts no connections. Raises UNREACHABLE if no server is a primary.
+    to connect to if the URI's accepts no connections. known: the result of the last search. If that server is
+    still a primary, the others get only OTHERS_S more: a host that is down would take as long as the time-out
+    of a connection. Raises UNREACHABLE if no server is a primary.
     """
     choices = each_server(uri, side)
     if len(choices) == 1:
         return uri
-    answers = await asyncio.gather(*(_look(one, side, database) for one in choices))
+    answers = await _answers([_look(one, side, database) for one in choices], known)
     found = [answer for answer in answers if isinstance(answer, Primary)]
-    known = [one for one in found if system_identifier in {"", one.system_identifier}]
-    if not known:
+    ours = [one for one in found if system_identifier in {"", one.system_identifier}]
+    if not ours:
         raise _no_primary(uri, side, answers)
-    if len({one.system_identifier for one in known}) > 1:
+    if len({one.system_identifier for one in ours}) > 1:
         raise PgmigError(
             ErrorKind.INVALID_ARGUMENT,
             f"several servers of the {side} {endpoint(uri).address} are primaries, and they are no copies of "
             "each other",
             "name a primary and its own standbys only",
         )
-    return max(known, key=lambda one: one.timeline).uri
+    return max(ours, key=lambda one: one.timeline).uri
+
+
+async def _answers(
+    looks: Sequence[Coroutine[Any, Any, Primary | PgmigError]], known: str
+) -> list[Primary | PgmigError]:
+    """Of all servers, or of those that have answered in time while the known primary still is one."""
+    tasks = [asyncio.create_task(look, name="look for primary") for look in looks]
+    try:
+        pending = set(tasks)
+        while pending and not _still_primary(tasks, known):
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if pending:
+            await asyncio.wait(pending, timeout=OTHERS_S)
+        return [task.result() for task in tasks if task.done()]
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _still_primary(looks: Sequence[asyncio.Task[Primary | PgmigError]], known: str) -> bool:
+    """Whether the server of `known` has answered, and is a primary."""
+    answers = [look.result() for look in looks if look.done()]
+    return any(isinstance(answer, Primary) and answer.uri == known for answer in answers)
 
 
 async def _look(uri: str, side: str, database: str) -> Primary | PgmigError:

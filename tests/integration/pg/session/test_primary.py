@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.pg.session.connection import connection
 from services.shared.pg.session.primary import find_primary, read_primary
-from services.shared.pg.session.uri import endpoint
+from services.shared.pg.session.uri import each_server, endpoint
 from tests.support.servers import door
 from tests.support.servers.installs import newest
 from tests.support.servers.postgres import PostgresServer
@@ -101,3 +102,32 @@ async def test_a_server_of_another_system_is_not_taken_for_the_recorded_one(
             assert "primary of another system" in caught.value.message
         finally:
             source_server.execute("DROP ROLE twin")
+
+
+async def test_a_host_that_is_down_does_not_delay_the_search_while_the_known_primary_answers(
+    primary: PostgresServer,
+) -> None:
+    """Its connection is still being attempted at the end of the search."""
+    begun, over = asyncio.Event(), asyncio.Event()
+    ended: list[bytes] = []
+
+    async def read(reader: asyncio.StreamReader) -> None:
+        ended.append(await reader.read(-1))
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.set()
+        reading = asyncio.create_task(read(reader))
+        await over.wait()
+        reading.cancel()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        alone = primary.uri("shop")
+        listed = alone.replace(f"127.0.0.1:{primary.port}", f"127.0.0.1:{port},127.0.0.1:{primary.port}")
+        [_, known] = each_server(listed, "source")
+        assert await find_primary(listed, "source", known=known) == known
+        assert begun.is_set()
+        assert ended == []
+        over.set()
