@@ -44,6 +44,11 @@ def _lines(one: Certificate, sha256: str) -> Iterator[str]:
     yield from _section("Checks", _checks(one))
     yield from _section("Not replicated in full", _not_followed(one))
     yield from _section(
+        "Writes of others to the destination",
+        _cut(f"  {w.schema}.{w.table}: {w.session} at {w.at}" for w in one.destination_writes),
+        none="none was found",
+    )
+    yield from _section(
         "Comparisons of rows",
         (
             f"  {c.at}: {counted(c.tables, 'table')}, {c.rows} rows, {c.differences} differ"

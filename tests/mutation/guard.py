@@ -65,7 +65,7 @@ MUTATIONS = (
         "services/shared/pg/guard/read_only.py",
         "    if others:",
         "    if False:",
-        f"{GUARD}::test_another_migration_into_a_guarded_database_is_not_refused",
+        f"{GUARD}::test_database_stays_read_only_while_another_migration_guards_it",
     ),
     Mutation(
         "49 the guard is stored by a compare-and-set before it is set",
@@ -91,15 +91,15 @@ MUTATIONS = (
     Mutation(
         "50 a switchover is refused before anything is blocked",
         "services/coordinator/operations/switchover_steps.py",
-        "            return await check_foreign_writes(run.context)",
-        "            return None",
+        "            await check_foreign_writes(run.context)\n",
+        "",
         f"{FOREIGN}::test_write_is_found_and_named_until_the_table_is_copied_again",
     ),
     Mutation(
         "50 open transactions that write are found before the decision",
         "services/coordinator/operations/switchover_steps.py",
-        "    await check_foreign_writes(run.context, open_ones=True)",
-        "    await check_foreign_writes(run.context)",
+        "await check_foreign_writes(run.context, open_ones=True)",
+        "await check_foreign_writes(run.context)",
         f"{FOREIGN}::test_open_transaction_that_writes_prevents_the_decision",
     ),
     Mutation(
@@ -193,5 +193,26 @@ MUTATIONS = (
         "            await self._end()\n            try:\n                result = await teardown",
         "            try:\n                result = await teardown",
         f"{LIFTED}::test_what_an_abort_cannot_remove_is_left_to_cleanup[abort]",
+    ),
+    Mutation(
+        "49 a second migration that would guard the same database is refused",
+        "services/shared/pg/preflight/destination.py",
+        "    if guards and (others",
+        "    if False and (others",
+        f"{GUARD}::test_another_migration_guards_the_same_database",
+    ),
+    Mutation(
+        "49 nothing is switched over into a database that stays read-only",
+        "services/coordinator/tables/foreign_writes.py",
+        "        if others := await other_guards(conn, context.pipeline.id):",
+        "        if others := ():",
+        f"{GUARD}::test_another_migration_guards_the_same_database",
+    ),
+    Mutation(
+        "50 the certificate states writes of others",
+        "services/coordinator/operations/switchover_steps.py",
+        "    run.evidence.destination_written(await check_foreign_writes(run.context, open_ones=True))",
+        "    run.evidence.destination_written(())",
+        f"{FOREIGN}::test_writes_are_only_a_warning_if_others_may_write",
     ),
 )

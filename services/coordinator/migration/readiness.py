@@ -46,6 +46,7 @@ class ServersSeen:
         self.invalid: tuple[TableId, ...] = ()
         self.unguarded = ""
         self.written: tuple[ForeignWriter, ...] = ()
+        self.guarding: tuple[str, ...] = ()
         self.unreplicated: tuple[TableId, ...] = ()
         self._writers: dict[tuple[str, TableId], ForeignWriter] = {}
 
@@ -59,7 +60,12 @@ class ServersSeen:
     @property
     def destination(self) -> DestinationFacts:
         return DestinationFacts(
-            self.missing, self.invalid, tuple(self._writers.values()), self.unguarded, self.written
+            self.missing,
+            self.invalid,
+            tuple(self._writers.values()),
+            self.unguarded,
+            self.written,
+            self.guarding,
         )
 
 

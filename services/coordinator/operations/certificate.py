@@ -39,6 +39,7 @@ from services.shared.model.view.certificate import (
     CertifiedSkip,
     CertifiedVolume,
     CertifiedWarning,
+    CertifiedWrite,
     NotFollowed,
     StoredCertificate,
     instant,
@@ -87,6 +88,10 @@ def draft(pipeline: PipelineStatus, evidence: Evidence, result: SwitchoverResult
             CertifiedSkip(one.lsn, str(one.xid), instant(one.at), one.who, one.reason) for one in own.skipped
         ),
         constraints_not_valid=evidence.not_valid,
+        destination_writes=tuple(
+            CertifiedWrite(one.table.schema, one.table.name, one.session, instant(one.at))
+            for one in evidence.written
+        ),
         warnings=_warnings(record),
         warnings_complete=len(record.events) < EVENTS_KEPT,
     )
@@ -114,6 +119,7 @@ def _options(options: MigrationOptions) -> CertifiedOptions:
         options.no_owner,
         options.no_acl,
         options.skip_objects,
+        options.no_guard_destination,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from services.shared.model import ErrorKind, Lsn, PgmigError, TableId, counted
+from services.shared.model.readiness_facts import ForeignWriter
 from services.shared.model.view.certificate import (
     CertifiedCheck,
     CertifiedConstraint,
@@ -35,12 +36,14 @@ _ALWAYS = frozenset(
         CheckName.INDEXES_VALID,
         CheckName.SEQUENCES_EQUAL,
         CheckName.UNLOGGED_TABLES,
+        CheckName.DESTINATION_UNWRITTEN,
     }
 )
 _WHY_NOT = {
     CheckName.TRUNCATE: "the source replicates TRUNCATE",
     CheckName.UNPUBLISHED: "there are none, or the migration's options leave them out",
 }
+_WRITTEN = "others have written there, as the migration's options allow: see destination_writes"
 _NO_FREEZE = "the switchover blocked nobody, as requested"
 _FREEZE = "the database was closed instead, and all its sessions were ended"
 
@@ -49,7 +52,8 @@ _FREEZE = "the database was closed instead, and all its sessions were ended"
 class Evidence:
     """blocks: whether writers were blocked. blocked_at, closed_at: Unix seconds by the coordinator's clock;
     0.0 for not. sentinel: the end of the first sentinel's transaction. progress: of the destination, as read
-    there after the second sentinel. sequences: those whose values were verified."""
+    there after the second sentinel. sequences: those whose values were verified. written: writes of others to
+    the destination, which the migration's options accept."""
 
     blocks: bool = True
     blocked_at: float = 0.0
@@ -61,6 +65,7 @@ class Evidence:
     sequences: tuple[SequenceValue, ...] = ()
     unlogged: tuple[TableId, ...] = ()
     not_valid: tuple[CertifiedConstraint, ...] = ()
+    written: tuple[ForeignWriter, ...] = ()
     _made: dict[CheckName, str] = field(default_factory=dict)
 
     def passed(self, name: CheckName, detail: str = "") -> None:
@@ -73,6 +78,12 @@ class Evidence:
         if equal == len(values):
             self.sequences = values
             self.passed(CheckName.SEQUENCES_EQUAL, counted(equal, "sequence"))
+
+    def destination_written(self, found: tuple[ForeignWriter, ...]) -> None:
+        """found: writes of others that prevent no switchover."""
+        self.written = found
+        if not found:
+            self.passed(CheckName.DESTINATION_UNWRITTEN, "no write of others was found")
 
     def progressed(self, progress: Lsn | None, sentinel: Lsn) -> None:
         """progress: as read on the destination. sentinel: the end of the second sentinel's transaction.
@@ -93,6 +104,8 @@ class Evidence:
     def check_complete(self) -> None:
         """Raises INTERNAL if a check was not made that every switchover in this mode makes."""
         required = _ALWAYS | (_OF_A_FREEZE if self.blocks else _OF_NO_FREEZE)
+        if self.written:
+            required -= {CheckName.DESTINATION_UNWRITTEN}
         lacking = sorted(required - self._made.keys())
         if lacking or self.source is None or self.destination is None:
             raise PgmigError(
@@ -108,5 +121,7 @@ class Evidence:
     def _check(self, name: CheckName) -> CertifiedCheck:
         if name in self._made:
             return CertifiedCheck(name, CheckOutcome.PASSED, self._made[name])
+        if name is CheckName.DESTINATION_UNWRITTEN:
+            return CertifiedCheck(name, CheckOutcome.NOT_MADE, _WRITTEN)
         why = _WHY_NOT.get(name) or (_FREEZE if name in _OF_NO_FREEZE else _NO_FREEZE)
         return CertifiedCheck(name, CheckOutcome.NOT_MADE, why)

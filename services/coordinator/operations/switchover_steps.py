@@ -95,7 +95,8 @@ async def await_copies(run: Run) -> None:
         else:
             await check_indexes(run.uris)
             run.evidence.passed(CheckName.INDEXES_VALID, "before writes were blocked")
-            return await check_foreign_writes(run.context)
+            await check_foreign_writes(run.context)
+            return
         await asyncio.sleep(COPIES_LOOK_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(left):
@@ -216,7 +217,7 @@ async def verify(run: Run, freeze: Freeze) -> None:
         await check_truncated(freeze.session, conn, files, routes, migration.id)
         if files:
             run.evidence.passed(CheckName.TRUNCATE, counted(len(files), "table"))
-    await check_foreign_writes(run.context, open_ones=True)
+    run.evidence.destination_written(await check_foreign_writes(run.context, open_ones=True))
     await _check_still_closed(run, freeze)
     await freeze.shut(run.deadline - EXPLAIN_S)
     run.evidence.passed(CheckName.NO_SESSION_LEFT)

@@ -19,7 +19,7 @@ from services.coordinator.pipeline.ends import PipelineEnds
 from services.shared.model import ErrorKind, PgmigError, PipelineState, TableId, back_off_s
 from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.guard.foreign_writes import read_foreign_writes
-from services.shared.pg.guard.read_only import not_guarded
+from services.shared.pg.guard.read_only import not_guarded, other_guards
 from services.shared.pg.readiness.destination import invalid_indexes_of, read_writers, valid_among
 from services.shared.pg.readiness.source import Slow, read_slow, read_source
 from services.shared.pg.readiness.watched_server import WatchedServer
@@ -100,6 +100,7 @@ class ReadinessWatch:
         now = time.time()
         servers.missing = tuple(sorted(tables - await existing_tables(conn, tables)))
         servers.written = await read_foreign_writes(conn, self._pipeline.id, tables, now)
+        servers.guarding = await other_guards(conn, self._pipeline.id)
         servers.unguarded = await self._not_guarded(conn)
         servers.saw_writers(await read_writers(conn, tables, now), now)
         return await invalid_indexes_of(conn)

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from services.coordinator.pipeline.parts import Context
 from services.shared.model import ErrorKind, EventLevel, PgmigError, TableId
-from services.shared.model.readiness import destination_changed
+from services.shared.model.readiness import destination_changed, destination_guarded
+from services.shared.model.readiness_facts import ForeignWriter
 from services.shared.pg.catalog.server import listing
 from services.shared.pg.guard.foreign_writes import read_foreign_writes, watch_writes
+from services.shared.pg.guard.read_only import other_guards
 from services.shared.pg.readiness.destination import read_writers
 from services.shared.pg.session.connection import connection
 
@@ -33,21 +35,26 @@ async def watch(context: Context, tables: Sequence[TableId]) -> None:
         )
 
 
-async def check_foreign_writes(context: Context, *, open_ones: bool = False) -> None:
+async def check_foreign_writes(context: Context, *, open_ones: bool = False) -> tuple[ForeignWriter, ...]:
     """Raise DESTINATION_NOT_READY if others have written to the destination's tables, unless the operator
-    lets others write there. Then it is a warning. open_ones: also if a transaction that writes is open."""
+    lets others write there. Then it is a warning, and they are returned. Also if another migration would keep
+    the destination read-only. open_ones: also if a transaction that writes is open."""
     migration = context.migration
     uris = await context.credentials.both()
     tables = {record.table for record in context.pipeline.copying.records()}
     async with connection(uris.destination_uri, "destination") as conn:
+        if others := await other_guards(conn, context.pipeline.id):
+            guarded = destination_guarded(others)
+            raise PgmigError(ErrorKind.DESTINATION_NOT_READY, guarded.text, guarded.remedy)
         now = time.time()
         found = await read_foreign_writes(conn, context.pipeline.id, tables, now)
         if open_ones:
             found += await read_writers(conn, tables, now)
     if not found:
-        return
+        return ()
     allowed = migration.record.options.no_guard_destination
     reason = destination_changed(str(migration.id), found, blocking=not allowed)
     if not allowed:
         raise PgmigError(ErrorKind.DESTINATION_NOT_READY, reason.text, reason.remedy)
     migration.event(EventLevel.WARNING, reason.text)
+    return found

@@ -29,7 +29,7 @@ from services.shared.model.tables.table import TableId
 from services.shared.model.view.failure import Failure
 from services.shared.model.view.readiness import LagLimit, Readiness, Reason, ReasonCode
 
-NAMED_AT_MOST = 5
+NAMED_AT_MOST, IN_COMMAND_AT_MOST = 5, 50
 
 
 def assess(facts: ReadinessFacts, limits: Limits = DEFAULT_LIMITS) -> Readiness:
@@ -86,6 +86,8 @@ def _of_the_servers(facts: ReadinessFacts, limits: Limits) -> Iterator[Reason]:
         yield destination_changed(
             facts.migration_id, facts.destination.written, blocking=not facts.others_may_write
         )
+    if facts.destination.guarding:
+        yield destination_guarded(facts.destination.guarding)
     if facts.destination.unguarded:
         yield _destination_unguarded(facts.destination.unguarded)
 
@@ -112,6 +114,15 @@ def _of_the_source(source: SourceFacts, limits: Limits) -> Iterator[Reason]:
 def _listed(names: Sequence[object]) -> str:
     more = len(names) - NAMED_AT_MOST
     return ", ".join(map(str, names[:NAMED_AT_MOST])) + (f" and {more} more" if more > 0 else "")
+
+
+def _arguments(tables: Sequence[TableId]) -> str:
+    """For a command. What is left is named when these are done."""
+    more = len(tables) - IN_COMMAND_AT_MOST
+    given = " ".join(shlex.quote(table.argument) for table in tables[:IN_COMMAND_AT_MOST])
+    return given + (
+        f" (then {counted(more, 'further table')}, which this message names after that)" * (more > 0)
+    )
 
 
 def not_replicating(migration_id: str) -> Reason:
@@ -223,7 +234,7 @@ def tables_missing(migration_id: str, tables: Sequence[TableId]) -> Reason:
         f"tables of the source are not on the destination: {', '.join(map(str, tables[:NAMED_AT_MOST]))}",
         "they were created after the migration began: create them on the destination and add them with "
         f"pgmig-cli resync-table --id {migration_id} "
-        f"{' '.join(shlex.quote(table.argument) for table in tables)}, or drop them on the source",
+        f"{_arguments(tables)}, or drop them on the source",
     )
 
 
@@ -328,13 +339,25 @@ def destination_changed(migration_id: str, writes: Sequence[ForeignWriter], *, b
         f"{one.session} on {one.table} at {datetime.fromtimestamp(one.at, UTC):%Y-%m-%d %H:%M:%S} UTC"
         for one in writes
     ]
-    tables = sorted({one.table for one in writes})
     return Reason(
         ReasonCode.DESTINATION_WRITTEN,
         blocking,
         f"others have written to tables of the destination: {_listed(seen)}",
         "keep them from it, then copy these tables again (partitioned ones by their partitions): pgmig-cli "
-        f"resync-table --id {migration_id} {' '.join(shlex.quote(table.argument) for table in tables)}",
+        f"resync-table --id {migration_id} {_arguments(sorted({one.table for one in writes}))}",
+    )
+
+
+def destination_guarded(pipelines: Sequence[str]) -> Reason:
+    """pipelines: of other migrations into the same database."""
+    return Reason(
+        ReasonCode.DESTINATION_GUARDED,
+        True,
+        "the destination would stay read-only by default after the switchover, because another migration "
+        f"into the same database needs that: {_listed(pipelines)}",
+        "end that migration first (switchover, abort or cleanup). If it does not exist any more, delete its "
+        "row from pgmig.guard and run ALTER DATABASE ... RESET default_transaction_read_only on the "
+        "destination",
     )
 
 

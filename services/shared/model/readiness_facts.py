@@ -59,13 +59,15 @@ class SourceFacts:
 class DestinationFacts:
     """missing: tables of the migration that do not exist. invalid: invalid indexes, which are valid on the
     source. writers: seen within the last minutes. unguarded: why others may be able to write although they
-    are kept out, for messages. written: writes of others that were recorded."""
+    are kept out, for messages. written: writes of others that were recorded. guarding: pipelines of other
+    migrations that keep the database read-only by default."""
 
     missing: tuple[TableId, ...] = ()
     invalid: tuple[TableId, ...] = ()
     writers: tuple[ForeignWriter, ...] = ()
     unguarded: str = ""
     written: tuple[ForeignWriter, ...] = ()
+    guarding: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class CheckName(StrEnum):
     sequences-equal: the destination's sequences have the source's values. truncate: the rows of rewritten
     tables were counted, where the source does not replicate TRUNCATE. unlogged-tables: none has lost its
     rows. unpublished: large objects and extensions' configuration tables were compared and synchronized.
+    destination-unwritten: nobody else had written to tables of the destination since they were copied, as far
+    as triggers and locks show it.
     """
 
     LOCKS_HELD = "locks-held"
@@ -61,6 +63,7 @@ class CheckName(StrEnum):
     TRUNCATE = "truncate"
     UNLOGGED_TABLES = "unlogged-tables"
     UNPUBLISHED = "unpublished"
+    DESTINATION_UNWRITTEN = "destination-unwritten"
 
 
 class CheckOutcome(StrEnum):
@@ -112,6 +115,7 @@ class CertifiedOptions:
     no_owner: bool
     no_acl: bool
     skip_objects: tuple[str, ...]
+    no_guard_destination: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +220,17 @@ class CertifiedConstraint:
 
 
 @dataclass(frozen=True, slots=True)
+class CertifiedWrite:
+    """A write of somebody else to a table of the destination, which the migration's options accept: its rows
+    may differ from the source's. at: the first one of that session, role and application."""
+
+    schema: str
+    table: str
+    session: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class CertifiedWarning:
     at: str
     text: str
@@ -252,6 +267,7 @@ class Certificate:
     not_followed: NotFollowed = field(default_factory=NotFollowed)
     skipped_transactions: tuple[CertifiedSkip, ...] = ()
     constraints_not_valid: tuple[CertifiedConstraint, ...] = ()
+    destination_writes: tuple[CertifiedWrite, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     warnings: tuple[CertifiedWarning, ...] = ()
     warnings_complete: bool = True

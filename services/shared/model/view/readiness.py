@@ -35,6 +35,7 @@ class ReasonCode(StrEnum):
     SEQUENCES_NEAR_END = "sequences-near-end"
     DESTINATION_WRITTEN = "destination-written"
     DESTINATION_UNGUARDED = "destination-unguarded"
+    DESTINATION_GUARDED = "destination-guarded"
     OTHER = "other"
 
 

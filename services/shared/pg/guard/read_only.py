@@ -27,7 +27,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import PipelineId
-from services.shared.pg.bookkeeping.schema import alone, book, books_exist
+from services.shared.pg.bookkeeping.schema import alone, book
 from services.shared.pg.freeze.sessions import OwnSession, alive, end_own, own_session
 from services.shared.pg.freeze.thaw import FROZEN, SETTING, clock, database_default, set_database_default
 from services.shared.pg.session.connection import translated
@@ -220,7 +220,8 @@ async def _restored(
         named = ", ".join(sorted(others))
         return [], [
             f"{whose} stays on, because {named} guards it too: end or clean up that migration. If it does "
-            f"not exist any more, run ALTER DATABASE {database} RESET {SETTING}"
+            "not exist any more, delete its row from pgmig.guard and run ALTER DATABASE "
+            f"{database} RESET {SETTING}"
         ]
     if found == value:
         return [], []
@@ -261,14 +262,18 @@ async def not_guarded(conn: AsyncConnection, guard: Guard) -> str:
 async def guarded_by(conn: AsyncConnection) -> list[str]:
     """The pipelines that guard the connected database now."""
     with translated(_DOING):
-        if not await books_exist(conn):
-            return []
         row = await (
             await conn.execute("SELECT pg_catalog.to_regclass('pgmig.guard') IS NOT NULL")
         ).fetchone()
         if row is None or not row[0]:
             return []
         return [row.pipeline for row in await _rows(conn) if row.lifted is None]
+
+
+async def other_guards(conn: AsyncConnection, pipeline: PipelineId) -> tuple[str, ...]:
+    """Those of other migrations."""
+    own = {str(one) for one in (pipeline.migration.forward, pipeline.migration.reverse)}
+    return tuple(one for one in await guarded_by(conn) if one not in own)
 
 
 async def _rows(conn: AsyncConnection) -> list[_Row]:

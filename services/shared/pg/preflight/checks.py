@@ -100,7 +100,10 @@ async def check_migration(
         )
         if follow:
             warnings += await preflight_freeze.check(source, source_uri, facts[0])
-        warnings += await preflight_destination.check(destination, migration.forward, facts[1], follow=follow)
+        guards = not options.no_guard_destination
+        warnings += await preflight_destination.check(
+            destination, migration.forward, facts[1], follow=follow, guards=guards
+        )
         plan = MigrationPlan()
         if options.drop_if_exists or options.data_only:
             await preflight_destination.check_unknown(destination, migration.forward)

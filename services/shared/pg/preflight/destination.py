@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psycopg
 from psycopg import AsyncConnection
 
@@ -12,7 +14,7 @@ from services.shared.pg.bookkeeping.progress import ORIGIN_FUNCTIONS
 from services.shared.pg.bookkeeping.schema import steps_done
 from services.shared.pg.catalog.objects import list_objects
 from services.shared.pg.catalog.server import ServerFacts, listing
-from services.shared.pg.guard.read_only import guarded_by
+from services.shared.pg.guard.read_only import guarded_by, other_guards
 from services.shared.pg.preflight import read_only as preflight_read_only
 from services.shared.pg.selection.dependencies import EXTENSION
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
@@ -28,13 +30,15 @@ OLDEST_MAJOR = 12
 
 
 async def check(
-    conn: AsyncConnection, pipeline: PipelineId, facts: ServerFacts, *, follow: bool
+    conn: AsyncConnection, pipeline: PipelineId, facts: ServerFacts, *, follow: bool, guards: bool = True
 ) -> list[str]:
     """Returns warnings. Raises an error for a condition that makes a migration to this destination
-    impossible."""
+    impossible. guards: the migration will keep others from writing there."""
     guarded = facts.read_only_from == preflight_read_only.DATABASE and await guarded_by(conn)
     if facts.read_only and not guarded:
         raise preflight_read_only.refusal(facts, "destination")
+    if guards and (others := await other_guards(conn, pipeline)):
+        raise _guarded_by_others(facts, others)
     if not facts.may_create:
         raise PgmigError(
             ErrorKind.PERMISSION,
@@ -52,6 +56,18 @@ async def check(
     if firing:
         warnings.append(f"event triggers of the destination fire during the load: {listing(firing)}")
     return warnings
+
+
+def _guarded_by_others(facts: ServerFacts, others: Sequence[str]) -> PgmigError:
+    """Neither of the two could be switched over: each would keep the database read-only for the other."""
+    return not_ready(
+        "destination",
+        f"another migration keeps database {facts.dbname} of the destination read-only by default: "
+        f"{listing(others)}",
+        "end that migration first, or use --no-guard-destination for this one, which can be switched over "
+        "when the other one has ended. If that one does not exist any more, delete its row from pgmig.guard "
+        f"and run ALTER DATABASE {facts.dbname} RESET default_transaction_read_only on the destination",
+    )
 
 
 async def check_empty(conn: AsyncConnection, facts: ServerFacts) -> None:

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from clients.cli.certificates.document import file_of
 from clients.session import Session
 from services.shared.model import (
     Direction,
@@ -24,6 +25,7 @@ from services.shared.model import (
     ReasonCode,
     TableId,
 )
+from services.shared.model.view.certificate import CheckName, CheckOutcome
 from services.shared.pg.session.connection import connection
 from tests.support.pipeline.in_process import rows, run
 from tests.support.services.services import Services, until_phase
@@ -103,6 +105,10 @@ async def test_write_is_found_and_named_until_the_table_is_copied_again(
     assert rows(dest_db, "SELECT id FROM item ORDER BY 1") == [(1,), (3,)]
     assert rows(dest_db, TRIGGERS) == []
     run(dest_db, "INSERT INTO item VALUES (78)")
+    certificate = file_of(await session.certificate("m")).certificate
+    assert certificate.destination_writes == ()
+    outcomes = {check.name: check.outcome for check in certificate.checks}
+    assert outcomes[CheckName.DESTINATION_UNWRITTEN] is CheckOutcome.PASSED
 
 
 @pytest.mark.parametrize("level", ["read committed", "serializable"])
@@ -160,6 +166,13 @@ async def test_writes_are_only_a_warning_if_others_may_write(
     assert not reason.blocking
     await switched_over(session)
     assert told(await session.get("m"), "others have written to tables of the destination")
+    certificate = file_of(await session.certificate("m")).certificate
+    assert certificate.options.no_guard_destination
+    assert [(one.table, one.session) for one in certificate.destination_writes] == [
+        ("item", "unnamed (role postgres)")
+    ]
+    outcomes = {check.name: check.outcome for check in certificate.checks}
+    assert outcomes[CheckName.DESTINATION_UNWRITTEN] is CheckOutcome.NOT_MADE
 
 
 async def test_triggers_are_gone_after_abort_and_cleanup(session: Session, source: str, dest_db: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,10 @@ from psycopg import sql
 
 from clients.session import Session
 from services.shared.model import (
+    ErrorKind,
     MigrationOptions,
     MigrationView,
+    PgmigError,
     Phase,
     ReasonCode,
     SwitchoverOptions,
@@ -23,7 +24,7 @@ from services.shared.model import (
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.roles import plain_role
 from tests.support.services.services import COORDINATOR, Services, until, until_phase
-from tests.support.switchover.guarded import SETTING, alter, default, numbers, told, write
+from tests.support.switchover.guarded import ASKS_TO_WRITE, SETTING, alter, default, numbers, told, write
 
 FOLLOWING = MigrationOptions(follow=True)
 BOOKS_LOCK = 0x70676D6967
@@ -176,21 +177,42 @@ async def test_role_that_is_no_superuser(
             run(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
-async def test_another_migration_into_a_guarded_database_is_not_refused(
+async def test_another_migration_guards_the_same_database(
     session: Session, source: str, dest_db: str
 ) -> None:
-    """Both guard it. It is opened when the second one ends."""
+    """One that would guard it too is refused. One that does not can be switched over when the first has
+    ended: the database would stay read-only."""
     await streaming(session, source, dest_db)
     write(source, "CREATE TABLE other (id int PRIMARY KEY)")
     with psycopg.connect(dest_db, options=f"-c {SETTING}=off") as conn:
         conn.execute("CREATE TABLE other (id int PRIMARY KEY)")
-    options = MigrationOptions(
-        data_only=True,
-        selection=replace(FOLLOWING.selection, include_tables=("public.other",)),
-    )
-    await session.start("n", source, dest_db, options)
-    view = await until_phase(session, "n", Phase.COMPLETE)
-    assert told(view, "m/forward guards it too")
-    assert default(dest_db) == "on"
-    await asyncio.wait_for(session.abort("m"), 60)
+    selection = replace(FOLLOWING.selection, include_tables=("public.other",))
+    options = MigrationOptions(follow=True, data_only=True, selection=selection)
+    with pytest.raises(PgmigError, match="m/forward") as caught:
+        await session.start("n", source, dest_db, options)
+    assert caught.value.kind is ErrorKind.DESTINATION_NOT_READY
+    assert "--no-guard-destination" in (caught.value.hint or "")
+    await session.start("n", source, dest_db, replace(options, no_guard_destination=True))
+    await until_phase(session, "n", Phase.STREAMING)
+    [reason] = [
+        one for one in (await session.readiness("n")).blocking if one.code is ReasonCode.DESTINATION_GUARDED
+    ]
+    assert "m/forward" in reason.text
+    with pytest.raises(PgmigError, match="m/forward") as caught:
+        async for _ in session.switchover("n", 20.0):
+            pass
+    assert caught.value.kind is ErrorKind.DESTINATION_NOT_READY
+    await session.abort("m")
     assert default(dest_db) == "off"
+    async for _ in session.switchover("n", 20.0):
+        pass
+
+
+async def test_database_stays_read_only_while_another_migration_guards_it(
+    session: Session, source: str, dest_db: str
+) -> None:
+    """Both began at the same time, say."""
+    await streaming(session, source, dest_db)
+    write(dest_db, "INSERT INTO pgmig.guard VALUES ('n/forward', 'i', '', NULL)", ASKS_TO_WRITE)
+    assert told(await session.abort("m"), "n/forward guards it too")
+    assert default(dest_db) == "on"

@@ -26,7 +26,7 @@ class Stand:
     async def save(self) -> None:
         pass
 
-    async def source(self) -> str:
+    async def source(self, *, again: bool = True) -> str:
         return "postgresql://h/d"
 
 
