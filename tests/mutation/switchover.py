@@ -343,9 +343,9 @@ MUTATIONS = (
     ),
     Mutation(
         "58 abort does not leave the source frozen",
-        "services/coordinator/commands.py",
-        "await teardown.thaw_first(self._contexts, self._bus)",
-        "list[str]()",
+        "services/coordinator/operations/teardown.py",
+        "        if piece.things == FREEZE:",
+        "        if False:",
         "tests/integration/coordinator/operations/test_undo.py"
         "::test_abort_does_not_leave_a_source_frozen_that_cannot_be_reached",
     ),

@@ -49,7 +49,7 @@ async def test_abort_does_not_leave_a_source_frozen_that_cannot_be_reached(
     away = f"postgresql://postgres@127.0.0.1:{free_port()}/{record.source.dbname}"
     pipeline.context.credentials.of_migration.accept(Credentials(away, dest_db), proven=True)
     with pytest.raises(PgmigError) as caught:
-        await teardown.remove_replication([pipeline.context], pipeline.bus)
+        await teardown.thaw_first([pipeline.context], pipeline.bus)
     assert caught.value.kind is ErrorKind.UNREACHABLE
     assert migration.record.freeze is not None
 
