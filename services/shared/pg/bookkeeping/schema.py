@@ -12,6 +12,7 @@ step          the coordinator's schema steps
 foreign_write writes of others to the migration's tables: services.shared.pg.guard.foreign_writes
 conflict      how each conflict was resolved: services.shared.pg.bookkeeping.conflicts
 seen          what the publisher has seen of this side: the same module
+stride        increments of sequences: services.shared.pg.bidirectional.sequences
 deleted_row   rows that this side itself has deleted: services.shared.pg.bidirectional.deletions
 guard         who keeps others from writing to the database: services.shared.pg.guard.read_only
 
@@ -92,6 +93,12 @@ _TABLES = {
     "seen": """
         pipeline pg_catalog.text PRIMARY KEY,
         seen_us pg_catalog.int8 NOT NULL""",
+    "stride": """
+        pipeline pg_catalog.text NOT NULL,
+        schema_name pg_catalog.text NOT NULL,
+        sequence_name pg_catalog.text NOT NULL,
+        increment pg_catalog.int8 NOT NULL,
+        PRIMARY KEY (pipeline, schema_name, sequence_name)""",
     "deleted_row": """
         pipeline pg_catalog.text NOT NULL,
         relation pg_catalog.oid NOT NULL,

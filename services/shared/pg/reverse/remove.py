@@ -91,5 +91,6 @@ async def retire(
     await remove_from(
         ends.publisher, pipeline, inserts_only=inserts_only, altered=altered, side=pipeline.publisher
     )
+    await ignore_deletions(ends.subscriber, pipeline, time.monotonic() + RELEASE_WAIT_S)
     await drop_origin(ends.subscriber, pipeline)
     await drop_bookkeeping(ends.subscriber, pipeline, but=FENCES)
