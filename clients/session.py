@@ -39,6 +39,7 @@ from services.shared.model import (
     error_of,
 )
 from services.shared.model.view.certificate import StoredCertificate
+from services.shared.model.view.conflicts import ConflictReport
 from services.shared.rpc.control_client import ControlClient
 from services.shared.rpc.streams import closing
 
@@ -205,6 +206,11 @@ class Session:
     async def list_operations(self, migration_id: str) -> tuple[Operation, ...]:
         """The last operations of the migration, the oldest first."""
         return await self._client.list_operations(migration_id)
+
+    async def list_conflicts(self, migration_id: str, limit: int = 0) -> ConflictReport:
+        """The last conflicts, the newest first, and how many there are of each kind. limit: 0: as many as
+        allowed."""
+        return await self._client.list_conflicts(migration_id, limit)
 
     async def cancel_operation(self, operation_id: str) -> Operation:
         """Cancel an operation that was not decided. Watch it for its end."""

@@ -35,6 +35,7 @@ _COMMANDS = {
     "switchover": "switchover:switchover",
     "operations": "operations:operations",
     "certificate": "certificate:certificate",
+    "conflicts": "conflicts:conflicts",
     "unfreeze": "teardown:unfreeze",
     "abort": "teardown:abort",
     "cleanup": "teardown:cleanup",

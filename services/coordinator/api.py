@@ -33,6 +33,7 @@ from services.shared.model import (
     WorkerReport,
 )
 from services.shared.model.view.certificate import StoredCertificate
+from services.shared.model.view.conflicts import ConflictReport
 
 T = TypeVar("T")
 
@@ -133,6 +134,9 @@ class ControlApiHandler:
 
     async def list_operations(self, migration_id: MigrationId) -> tuple[Operation, ...]:
         return self._coordinator.commands(migration_id).migration.record.operations
+
+    async def list_conflicts(self, migration_id: MigrationId, limit: int) -> ConflictReport:
+        return await self._coordinator.commands(migration_id).conflicts(limit)
 
     async def watch_operation(self, operation_id: str) -> AsyncIterator[Operation]:
         async for operation in self._coordinator.of_operation(operation_id).watch_operation(operation_id):

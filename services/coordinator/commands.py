@@ -14,6 +14,7 @@ from services.coordinator.migration.views import readiness_of
 from services.coordinator.operations import after_switchover as afterwards
 from services.coordinator.operations import handover, teardown
 from services.coordinator.operations import skip as skipping
+from services.coordinator.operations.conflict_report import conflict_report
 from services.coordinator.operations.dry_run import DryRun
 from services.coordinator.operations.switchover import store
 from services.coordinator.phase_loop import PhaseLoop
@@ -47,6 +48,7 @@ from services.shared.model import (
 )
 from services.shared.model.readiness_facts import Limits
 from services.shared.model.view.certificate import StoredCertificate
+from services.shared.model.view.conflicts import ConflictReport
 from services.shared.pg.schema.dump import check_skippable
 
 _RESYNCED = frozenset(
@@ -253,6 +255,11 @@ class Commands:
         if self.migration.operations.current is None:
             await self._context.journal.issue()
         return certificates.found(self.migration.record, operation_id)
+
+    async def conflicts(self, limit: int) -> ConflictReport:
+        """Those recorded on both servers. Raises CREDENTIALS_NEEDED, UNREACHABLE."""
+        known = self._context.credentials.of_migration.known
+        return await conflict_report(self.migration.id, known, limit)
 
     async def unfreeze(self, given: Credentials = NOTHING_GIVEN, *, read_only: bool) -> None:
         """Let sessions into the old source again. Raises WRONG_PHASE, CREDENTIALS_NEEDED."""

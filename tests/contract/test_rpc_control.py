@@ -22,6 +22,7 @@ from services.shared.rpc.control_client import ControlClient
 from services.shared.rpc.server import ControlServer
 from tests.fakes.control_service import (
     CLEANED,
+    CONFLICTS,
     DRY_RUN,
     NOT_READY,
     OPERATION,
@@ -63,6 +64,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         assert await client.switchover(m1, "r", SwitchoverOptions()) == OPERATION
         assert await client.get_operation("8f3a") == OPERATION
         assert await client.list_operations(m1) == (SUCCEEDED, OPERATION)
+        assert await client.list_conflicts(m1, 7) == CONFLICTS
         assert await client.cancel_operation("8f3a") == OPERATION
         assert await client.proceed_operation("8f3a") == OPERATION
         assert await client.certificate(m1, "8f3a") == stored()
@@ -91,6 +93,7 @@ async def test_every_call_carries_its_arguments_and_answer() -> None:
         ("switchover", m1, "r", SwitchoverOptions(30_000)),
         ("get_operation", "8f3a"),
         ("list_operations", m1),
+        ("list_conflicts", m1, 7),
         ("cancel_operation", "8f3a"),
         ("proceed_operation", "8f3a"),
         ("certificate", m1, "8f3a"),

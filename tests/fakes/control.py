@@ -40,6 +40,7 @@ from services.shared.model import (
     WorkerReport,
 )
 from services.shared.model.view.certificate import StoredCertificate, no_certificate
+from services.shared.model.view.conflicts import ConflictReport
 from services.shared.model.view.jsonview import view_to_json
 from tests.support.switchover.steps import AROUND
 
@@ -75,6 +76,7 @@ class StandInControl:
         self.calls: list[tuple[Any, ...]] = []
         self.errors: dict[str, PgmigError] = {}
         self.planned = MigrationPlan()
+        self.conflicts = ConflictReport()
         self.left: tuple[str, ...] = ()
         self.certificates: tuple[StoredCertificate, ...] = ()
         self.dry: tuple[DryRunStep | DryRunResult, ...] = ()
@@ -250,6 +252,10 @@ class StandInControl:
         self._called("list_operations", migration_id.value)
         known = self.operations.values()
         return tuple(one for one in known if one.migration_id == migration_id.value)
+
+    async def list_conflicts(self, migration_id: MigrationId, limit: int) -> ConflictReport:
+        self._called("list_conflicts", migration_id.value, limit)
+        return self.conflicts
 
     async def watch_operation(self, operation_id: str) -> AsyncIterator[Operation]:
         """While it is watched, its steps happen one by one. A held operation is ready until it may

@@ -10,6 +10,7 @@ from typing import Any
 
 from services.shared.model import (
     CleanupResult,
+    Direction,
     DryRunResult,
     DryRunStep,
     DryRunStepName,
@@ -37,7 +38,14 @@ from services.shared.model import (
     TableId,
     WorkerReport,
 )
+from services.shared.model.conflicts.policy import ConflictKind, Decision
 from services.shared.model.view.certificate import StoredCertificate
+from services.shared.model.view.conflicts import (
+    ConflictCount,
+    ConflictReport,
+    KeyValue,
+    RecordedConflict,
+)
 from services.shared.rpc.control_client import ControlClient
 from services.shared.rpc.server import ControlServer
 from services.shared.rpc.workers_api import Send
@@ -64,6 +72,22 @@ OPERATION = Operation(
 )
 SUCCEEDED = replace(
     OPERATION, state=OperationState.SUCCEEDED, steps=STEPS, result=STEPS[1].result, failure=None
+)
+CONFLICTS = ConflictReport(
+    (ConflictCount(Direction.FORWARD, ConflictKind.INSERT_EXISTS, Decision.KEPT, 1 << 40),),
+    (
+        RecordedConflict(
+            Direction.REVERSE,
+            TableId("app", "order lines"),
+            ConflictKind.UPDATE_ORIGIN_DIFFERS,
+            Decision.APPLIED,
+            (KeyValue("order", "7"), KeyValue("line", "")),
+            Lsn(2**64 - 1),
+            1_700_000_000.25,
+            0.0,
+            1_700_000_001.0,
+        ),
+    ),
 )
 NOT_READY = Readiness(False, (Reason(ReasonCode.LAG, True, "it is behind", "wait"),))
 DRY_RUN = (
@@ -174,6 +198,10 @@ class FakeControl:
     async def list_operations(self, migration_id: MigrationId) -> tuple[Operation, ...]:
         self.note("list_operations", migration_id)
         return (SUCCEEDED, OPERATION)
+
+    async def list_conflicts(self, migration_id: MigrationId, limit: int) -> ConflictReport:
+        self.note("list_conflicts", migration_id, limit)
+        return CONFLICTS
 
     async def watch_operation(self, operation_id: str) -> AsyncIterator[Operation]:
         self.note("watch_operation", operation_id)

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor
 from pgmig.bus.v1 import bus_pb2
 from pgmig.common.v1 import common_pb2
-from pgmig.control.v1 import control_pb2, migration_pb2, options_pb2
+from pgmig.control.v1 import conflicts_pb2, control_pb2, migration_pb2, options_pb2
 from pgmig.worker.v1 import worker_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,15 @@ PROTOS = ROOT / "protos"
 CONTROL, MIGRATION = "control/v1/control.proto", "control/v1/migration.proto"
 COMMON, BUS = "common/v1/common.proto", "bus/v1/bus.proto"
 BUF = Path(sys.executable).parent / "buf"
-MODULES = (common_pb2, control_pb2, migration_pb2, options_pb2, worker_pb2, bus_pb2)
+MODULES = (
+    common_pb2,
+    conflicts_pb2,
+    control_pb2,
+    migration_pb2,
+    options_pb2,
+    worker_pb2,
+    bus_pb2,
+)
 FILES: tuple[FileDescriptor, ...] = tuple(module.DESCRIPTOR for module in MODULES)
 MESSAGES: list[Descriptor] = [m for file in FILES for m in file.message_types_by_name.values()]
 ENUMS: list[EnumDescriptor] = [e for file in FILES for e in file.enum_types_by_name.values()]

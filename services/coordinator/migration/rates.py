@@ -15,10 +15,14 @@ class Totals:
     rows: int = 0
     bytes: int = 0
     transactions: int = 0
+    conflicts: int = 0
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(
-            self.rows + other.rows, self.bytes + other.bytes, self.transactions + other.transactions
+            self.rows + other.rows,
+            self.bytes + other.bytes,
+            self.transactions + other.transactions,
+            self.conflicts + other.conflicts,
         )
 
 

@@ -63,7 +63,9 @@ class StreamProgress:
         if report.assignment_id != self._assignment:
             self._assignment = report.assignment_id
             self._earlier, self._current = self._earlier + self._current, Totals()
-        self._current = Totals(report.rows_applied, report.bytes_applied, report.transactions_applied)
+        self._current = Totals(
+            report.rows_applied, report.bytes_applied, report.transactions_applied, report.conflicts
+        )
         self.applied, self.flushed = report.applied_lsn, report.flushed_lsn
         self.live = bool(report.applied_lsn)
         if self.live:

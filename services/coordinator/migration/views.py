@@ -75,7 +75,7 @@ def _rates(pipeline: PipelineStatus) -> Rates:
     works = pipeline is pipeline.migration.active and pipeline.migration.phase.running
     rows, size, transactions = pipeline.rates.per_second() if works else (0.0, 0.0, 0.0)
     applied = pipeline.following.totals()
-    return Rates(rows, size, transactions, applied.rows, applied.transactions)
+    return Rates(rows, size, transactions, applied.rows, applied.transactions, applied.conflicts)
 
 
 def _pipeline_view(pipeline: PipelineStatus) -> PipelineView:

@@ -36,9 +36,11 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.model.view.certificate import StoredCertificate
+from services.shared.model.view.conflicts import ConflictReport
 from services.shared.rpc.conversion.view import (
     certificate_to_pb,
     cleaned_to_pb,
+    conflicts_to_pb,
     dry_result_to_pb,
     dry_step_to_pb,
     lag_limit_from_pb,
@@ -129,6 +131,8 @@ class ControlHandler(Protocol):
     async def get_operation(self, operation_id: str) -> Operation: ...
 
     async def list_operations(self, migration_id: MigrationId) -> tuple[Operation, ...]: ...
+
+    async def list_conflicts(self, migration_id: MigrationId, limit: int) -> ConflictReport: ...
 
     def watch_operation(self, operation_id: str) -> AsyncIterator[Operation]:
         """The operation at once and after every change, until it has ended."""
@@ -320,6 +324,13 @@ class ControlApi(ControlServiceServicer):
         async with answering(context, "ListOperations"):
             found = await self._handler.list_operations(MigrationId.parse(request.migration_id))
             return pb.ListOperationsResponse(operations=[operation_to_pb(one) for one in found])
+
+    async def ListConflicts(
+        self, request: pb.ListConflictsRequest, context: Context
+    ) -> pb.ListConflictsResponse:
+        async with answering(context, "ListConflicts"):
+            found = await self._handler.list_conflicts(MigrationId.parse(request.migration_id), request.limit)
+            return pb.ListConflictsResponse(report=conflicts_to_pb(found))
 
     async def WatchOperation(
         self, request: pb.WatchOperationRequest, context: Context

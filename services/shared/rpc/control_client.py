@@ -33,10 +33,12 @@ from services.shared.model import (
     TableId,
 )
 from services.shared.model.view.certificate import StoredCertificate
+from services.shared.model.view.conflicts import ConflictReport
 from services.shared.rpc.channel import open_channel
 from services.shared.rpc.conversion.view import (
     certificate_from_pb,
     cleaned_from_pb,
+    conflicts_from_pb,
     dry_result_from_pb,
     dry_step_from_pb,
     lag_limit_to_pb,
@@ -222,6 +224,13 @@ class ControlClient:
         call = self._stub.ListOperations(request, timeout=DEADLINE_S)
         answer = await self._answer(call, f"listing the operations of {migration_id}")
         return tuple(operation_from_pb(message) for message in answer.operations)
+
+    async def list_conflicts(self, migration_id: MigrationId | str, limit: int = 0) -> ConflictReport:
+        """limit: of the conflicts that are listed, the newest first; 0: as many as allowed."""
+        request = pb.ListConflictsRequest(migration_id=str(migration_id), limit=limit)
+        call = self._stub.ListConflicts(request, timeout=DEADLINE_S)
+        answer = await self._answer(call, f"listing the conflicts of {migration_id}")
+        return conflicts_from_pb(answer.report)
 
     async def watch_operation(self, operation_id: str) -> AsyncGenerator[Operation, None]:
         """The operation at once and after every change, until it has ended. Leaving early does not stop

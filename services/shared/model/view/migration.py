@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from services.shared.model.conflicts.policy import OnConflict
 from services.shared.model.lifecycle.pipeline_state import PipelineState
 from services.shared.model.lifecycle.shown_phase import Phase
 from services.shared.model.lsn import Lsn
@@ -63,7 +64,8 @@ class MigrationOptions:
     clone creates are first dropped on the destination. confirmed: the `MigrationPlan.token` of the data
     on the destination that the operator agreed to lose; "" for none. skip_objects: objects of the schema that
     are not restored, nor what depends on them; named as in the error: "view app.recent".
-    no_guard_destination: others can write to the destination while it is migrated."""
+    no_guard_destination: others can write to the destination while it is migrated. on_conflict: has an effect
+    only if both sides are written to."""
 
     follow: bool = False
     copy_workers: int = 2
@@ -83,6 +85,7 @@ class MigrationOptions:
     confirmed: str = ""
     skip_objects: tuple[str, ...] = ()
     no_guard_destination: bool = False
+    on_conflict: OnConflict = OnConflict.STOP
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +194,15 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Throughput of the last seconds (copied or applied), and totals since the start."""
+    """Throughput of the last seconds (copied or applied), and totals since the start. conflicts: that were
+    resolved."""
 
     rows_per_second: float = 0.0
     bytes_per_second: float = 0.0
     transactions_per_second: float = 0.0
     rows_applied: int = 0
     transactions_applied: int = 0
+    conflicts: int = 0
 
 
 class TableState(StrEnum):

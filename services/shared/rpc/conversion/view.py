@@ -6,7 +6,7 @@ release does not know. Reading options raises INVALID_ARGUMENT.
 
 from __future__ import annotations
 
-from pgmig.control.v1 import control_pb2, migration_pb2, options_pb2
+from pgmig.control.v1 import conflicts_pb2, control_pb2, migration_pb2, options_pb2
 
 from services.shared.model import (
     CleanupResult,
@@ -22,6 +22,7 @@ from services.shared.model import (
     SwitchoverOptions,
 )
 from services.shared.model.view.certificate import StoredCertificate
+from services.shared.model.view.conflicts import ConflictReport
 from services.shared.rpc.conversion.mapping import Correspondence
 
 _VIEW = Correspondence(MigrationView, migration_pb2.Migration, ErrorKind.INTERNAL)
@@ -33,11 +34,13 @@ _CLEANED = Correspondence(CleanupResult, control_pb2.CleanupMigrationResponse, E
 _READINESS = Correspondence(Readiness, migration_pb2.Readiness, ErrorKind.INTERNAL)
 _LAG = Correspondence(LagLimit, migration_pb2.LagLimit, ErrorKind.INVALID_ARGUMENT)
 _CERTIFICATE = Correspondence(StoredCertificate, migration_pb2.Certificate, ErrorKind.INTERNAL)
+_CONFLICTS = Correspondence(ConflictReport, conflicts_pb2.ConflictReport, ErrorKind.INTERNAL)
 _DRY_STEP = Correspondence(DryRunStep, migration_pb2.DryRunStep, ErrorKind.INTERNAL)
 _DRY_RESULT = Correspondence(DryRunResult, migration_pb2.DryRunResult, ErrorKind.INTERNAL)
 
 view_to_pb, view_from_pb = _VIEW.to_pb, _VIEW.from_pb
 operation_to_pb, operation_from_pb = _OPERATION.to_pb, _OPERATION.from_pb
+conflicts_to_pb, conflicts_from_pb = _CONFLICTS.to_pb, _CONFLICTS.from_pb
 switchover_to_pb, switchover_from_pb = _SWITCHOVER.to_pb, _SWITCHOVER.from_pb
 options_to_pb, options_from_pb = _OPTIONS.to_pb, _OPTIONS.from_pb
 plan_to_pb, plan_from_pb = _PLAN.to_pb, _PLAN.from_pb
