@@ -61,7 +61,9 @@ async def run(context: Context, schema: Schema, workers: Workers) -> PipelineSta
             migration.touch()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
-                    await workers.reports.until(lambda: pipeline.state not in REPLICATING or outcome())
+                    await workers.reports.until(
+                        lambda: pipeline.state not in REPLICATING or outcome() or _caught_up(context)
+                    )
     finally:
         await _ended(tables)
         await watch.close()
@@ -83,12 +85,25 @@ async def _judge(context: Context, now: float) -> None:
         pipeline.flushed(following.flushed)
     if migration.in_switchover:
         return
-    target = PipelineState.CATCHUP  # also while no applier is at work, however little is pending
-    if following.live:
-        target = follow_state(pipeline.state, *following.behind(now))
+    target = _target(context, now)
     if target is not pipeline.state:
         pipeline.entered(target)
         await context.journal.save()
+
+
+def _target(context: Context, now: float) -> PipelineState:
+    """Catchup also while no applier is at work, however little is pending."""
+    pipeline = context.pipeline
+    if not pipeline.following.live:
+        return PipelineState.CATCHUP
+    return follow_state(pipeline.state, *pipeline.following.behind(now))
+
+
+def _caught_up(context: Context) -> bool:
+    """Whether the pipeline streams from now on. The other way, the state changes at the next look only."""
+    if context.pipeline.state is not PipelineState.CATCHUP or context.migration.in_switchover:
+        return False
+    return _target(context, time.monotonic()) is PipelineState.STREAMING
 
 
 async def _check_gap(context: Context) -> None:
