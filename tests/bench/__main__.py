@@ -23,6 +23,9 @@ def main() -> None:
     parser.add_argument(
         "--peers", default="", help="clone: only these besides pgmig, by parts of their names, with commas"
     )
+    parser.add_argument(
+        "--pause-pooler", action="store_true", help="switchover: clients are connected to a PgBouncer"
+    )
     given = parser.parse_args()
     for name in given.benches or PEERS:
         if name not in BENCHES:
@@ -30,7 +33,7 @@ def main() -> None:
         if name == "clone":
             clone.main(given.scale, given.only, given.rounds, given.peers)
         elif name == "switchover":
-            switchover.main(given.scale, given.rounds)
+            switchover.main(given.scale, given.rounds, pooled=given.pause_pooler)
         else:
             cdc.main(given.scale, given.only, given.rounds)
 

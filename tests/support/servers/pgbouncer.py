@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -177,6 +178,16 @@ class PgBouncer:
         }
         lines += ["[pgbouncer]", *(f"{name} = {value}" for name, value in settings.items())]
         self.config.write_text("\n".join(lines) + "\n")
+
+    def leading(self, database: str, uri: str) -> str:
+        """The command of a hook that leads clients of `database` to the server at `uri`."""
+        before, self.databases = self.databases, {**self.databases, database: uri}
+        self.write_config()
+        after = self.config.rename(self._root / "after.ini")
+        self.databases = before
+        self.write_config()
+        script = 'cp "$1" "$2" && kill -HUP "$3"'  # SIGHUP is RELOAD
+        return shlex.join(["sh", "-c", script, "sh", str(after), str(self.config), str(self.pid)])
 
     def start(self) -> None:
         """Return when it accepts connections."""
