@@ -76,7 +76,7 @@ bench-cdc: setup ## change capture and its latency (`make bench-cdc BENCH='--sca
 bench-clone: setup ## copying a database
 	$(PY) -m tests.bench clone $(BENCH)
 
-bench-switchover: setup ## how long clients wait in a switchover under load, ten times (half an hour)
+bench-switchover: setup ## how long clients wait in a switchover under load, ten times (half an hour; BENCH=--pause-pooler)
 	$(PY) -m tests.bench switchover --rounds 10 $(BENCH)
 
 protos: $(READY) ## gen/pgmig from protos/ (the other targets do so when a .proto has changed)

@@ -186,7 +186,7 @@ async def test_killed_during_a_switchover_it_unblocks_writers(
         async with services.session() as session:
             await session.start("m", source, dest_db, FOLLOW)
             await until_phase(session, "m", Phase.STREAMING)
-            services.kill9("applier")  # so that the drain waits
+            services.freeze("applier")  # so that the drain waits; a killed one would soon be missed
             with pytest.raises(PgmigError) as caught:
                 async for step in session.switchover("m", 60.0):
                     if (step.name, step.state) == (StepName.DRAIN, StepState.STARTED):
@@ -200,7 +200,7 @@ async def test_killed_during_a_switchover_it_unblocks_writers(
         writer.stop()
         with psycopg.connect(source) as conn:
             conn.execute("INSERT INTO shop.markers VALUES ('after-rollback', 'test')")
-        services.start("applier")
+        services.restart("applier")
         async with services.session() as session:
             await session.resume("m", source, dest_db)
             with Writer(source, rate=40, seed=2) as second:
