@@ -83,6 +83,8 @@ def parameters(uri: str, side: str = "", environ: Mapping[str, str] = os.environ
         given = {name: str(value) for name, value in conninfo.conninfo_to_dict(uri).items()}
     except psycopg.Error:
         _refuse(f"{whose} is not one of PostgreSQL", FORM)
+    if "," in given.get("port", ""):  # a host without a port has the default
+        given["port"] = ",".join(one or "5432" for one in given["port"].split(","))
     _check_names(given, whose)
     _check_place(given, whose)
     _check_paths(given, whose, environ)

@@ -191,6 +191,7 @@ def test_several_servers_are_recorded_together_and_used_one_at_a_time() -> None:
         assert parameters(one)["password"] == "pw"
         assert parameters(one)["sslmode"] == "require"
     assert endpoint("host=a,b port=5 dbname=db").servers == (("a", 5), ("b", 5))
+    assert endpoint("postgresql://u@a,b:6/db").servers == (("a", 5432), ("b", 6))
     assert each_server("postgresql://u@a/db", "source") == ("postgresql://u@a/db",)
 
 
