@@ -227,6 +227,8 @@ class Writer:
             if self._conflicts is not None:
                 write = row_by_row if one_by_one else self._compact_again
                 operations = await self._conflicts.operations(group, operations, write)
+                if one_by_one:
+                    self._conflicts.sent(operations)
             await self._session.execute(operations, durable=bool(_sentinels(group)))
 
     def _compact_again(self, steps: Sequence[Step]) -> list[Operation]:
@@ -299,8 +301,10 @@ class Writer:
             try:
                 await self._execute([one], row_by_row(one.steps), one_by_one=True)
             except RefusedError as exc:
-                if self._conflicts is None or not exc.may_pass or not left:
+                if self._conflicts is None or not exc.may_pass:
                     raise
+                if not left:
+                    raise self._conflicts.refused(exc) from exc
                 await self._roll_back()
             else:
                 return

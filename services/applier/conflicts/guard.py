@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from services.applier.compact import Step, Truncation
 from services.applier.conflicts.resolving import (
+    ConflictError,
     Resolving,
     Timed,
     conflict_at,
@@ -24,9 +25,11 @@ from services.shared.model import ErrorKind, PgmigError, PipelineId
 from services.shared.model.conflicts.policy import Conflict, ConflictKind, Decision, OnConflict
 from services.shared.model.conflicts.resolution import Local, decide
 from services.shared.pg.apply.key_states import KeyStates
+from services.shared.pg.apply.refusal import RefusedError
 from services.shared.pg.apply.target_table import Operation, Statement, array
 from services.shared.pg.bookkeeping import conflicts as book
 from services.shared.pg.session.encoding import codec_of
+from services.shared.pgoutput import Delete
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ class Conflicts:
         self._recorded_us = settings.seen_us
         self._seen_us = settings.seen_us  # recorded with the open transaction
         self._open: list[Conflict] = []  # of the open transaction
+        self._planned: list[Timed] = []  # the steps of the group before
+        self._sent: list[tuple[Operation, Timed]] = []
 
     async def operations(
         self, group: Sequence[Chunk], planned: list[Operation], write: Write
@@ -58,15 +63,38 @@ class Conflicts:
         """What to execute for the group: `planned` if nothing conflicts. Raises ConflictError."""
         steps = list(timed(group))
         kept, noted = await self._truncations(steps)
+        self._planned = kept
         unexpected = await self._states.unexpected(expected_keys(kept))
         if unexpected or len(kept) != len(steps):
             settings = self._settings
             resolving = Resolving(settings.policy, settings.pipeline.direction, unexpected)
-            planned = write(resolving.resolve(kept))
+            remaining = resolving.resolve(kept)
+            planned = write(remaining)
             noted += resolving.conflicts
+            self._planned = [Timed(step, kept[0].remote, kept[0].lsn) for step in remaining]
         self._open += noted
         seen = max((chunk.seen for chunk in group), default=0)
         return [*planned, *(self._record(one) for one in noted), *self._keep_seen(seen)]
+
+    def sent(self, operations: Sequence[Operation]) -> None:
+        """The operations of one transaction, one for each step, and perhaps others after them."""
+        self._sent = list(zip(operations, self._planned, strict=False))
+
+    def refused(self, exc: RefusedError) -> PgmigError:
+        """The error for a transaction that was refused again and again: a conflict if another row has a value
+        that must be unique, otherwise `exc`."""
+        one = next((one for operation, one in self._sent if operation is exc.duplicate), None)
+        if one is None or isinstance(one.step, Truncation) or not one.step[0].keyed:
+            return exc
+        target, change = one.step
+        how = ConflictKind.UNIQUE_EXISTS, Decision.STOPPED
+        values = change.old if isinstance(change, Delete) else change.new
+        conflict = conflict_at(target, how, values, one, None)
+        return ConflictError(
+            conflict,
+            f"{exc.message}; this is a conflict with another row of this side",
+            "change or delete one of the two rows on the side where it was written, then continue",
+        )
 
     def committed(self) -> int:
         """How many conflicts the committed transaction has resolved."""

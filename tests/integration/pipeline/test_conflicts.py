@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.shared.bus.connection import bus
-from services.shared.model import ErrorKind
+from services.shared.model import ApplierProgress, ErrorKind
 from services.shared.model.conflicts.policy import ConflictKind, Decision, OnConflict
 from services.shared.pg.reverse.remove import remove_reverse
 from tests.support.pipeline.back import server_of_major
@@ -201,3 +201,96 @@ async def test_nothing_fails_after_the_pipeline_is_removed(
     run(here, "DELETE FROM t WHERE id = 1")
     assert rows(here, "SELECT FROM pg_trigger WHERE NOT tgisinternal") == []
     assert (await remove_reverse(here, there, FORWARD)).left == ()
+
+
+async def test_other_policies_keep_or_replace_the_row(here: str, there: str, nats_server: NatsServer) -> None:
+    update = "UPDATE t SET v = '{0}', big = 'b' WHERE id = 1"
+    insert = "INSERT INTO t VALUES (50, '{0}')"
+    delete = "DELETE FROM t WHERE id = 2"
+    change = "UPDATE t SET v = '{0}', big = 'b' WHERE id = 2"
+    query = "SELECT id, v FROM t WHERE id IN (1, 2, 50) ORDER BY id"
+    for policy, here_has, there_has in (
+        (OnConflict.KEEP_LOCAL, [(1, "here"), (50, "here")], [(1, "there"), (2, "there"), (50, "there")]),
+        (OnConflict.APPLY_REMOTE, [(1, "there"), (2, "there"), (50, "there")], [(1, "here"), (50, "here")]),
+    ):
+        async with (
+            bus(nats_server.url, "test") as client,
+            both_ways(here, there, client, DDL, policy, "t", "p") as both,
+        ):
+            first = "; ".join((update, insert, delete)).format("here")
+            second = "; ".join((update, insert, change)).format("there")
+            await meeting(both, first, second)
+            await both.settle()
+            assert rows(here, query) == here_has, policy
+            assert rows(there, query) == there_has, policy
+            assert len(await both.conflicts(FORWARD)) == len(await both.conflicts(REVERSE)) == 3
+        for uri, other, way in ((here, there, REVERSE), (there, here, FORWARD)):
+            assert (await remove_reverse(other, uri, way)).left == ()
+            run(uri, "DROP TABLE t, p")
+
+
+async def test_a_conflict_is_recorded_once_and_counted(
+    here: str, there: str, nats_server: NatsServer
+) -> None:
+    async with (
+        bus(nats_server.url, "test") as client,
+        both_ways(here, there, client, DDL, OnConflict.LAST_UPDATE_WINS, "t", "p") as both,
+    ):
+        await meeting(both, "INSERT INTO p VALUES (1, 'b', 'here')", "INSERT INTO p VALUES (1, 'b', 'there')")
+        await both.settle()
+        counts = [one.conflicts for one in both.forward.reports if isinstance(one, ApplierProgress)]
+        assert counts[-1] == 1
+        for _ in range(2):
+            await both.forward.stop("applier")
+            both.forward.start_applier()
+            await both.settle()
+        (conflict,) = await both.conflicts(FORWARD)
+        assert conflict.key == (("a", "1"), ("b", "b"))
+        assert rows(there, "SELECT count(*) FROM pgmig.conflict") == [(1,)]
+
+
+async def test_what_cannot_be_decided_stops(here: str, there: str, nats_server: NatsServer) -> None:
+    ddl = f"{DDL}; CREATE UNIQUE INDEX ON p (v)"
+    for first, second, stops, kind in (
+        ("TRUNCATE t", "INSERT INTO t VALUES (60, 'there')", FORWARD, ConflictKind.TRUNCATE_ORIGIN_DIFFERS),
+        ("UPDATE t SET v = 'here' WHERE id = 1", "TRUNCATE t", FORWARD, ConflictKind.UPDATE_MISSING),
+        (  # the change that wins does not contain the long value that it has not changed
+            "UPDATE t SET v = 'here' WHERE id = 2",
+            "UPDATE t SET v = 'there' WHERE id = 2",
+            REVERSE,
+            ConflictKind.UPDATE_ORIGIN_DIFFERS,
+        ),
+        (
+            "INSERT INTO p VALUES (1, 'b', 'same')",
+            "INSERT INTO p VALUES (2, 'b', 'same')",
+            FORWARD,
+            ConflictKind.UNIQUE_EXISTS,
+        ),
+    ):
+        async with (
+            bus(nats_server.url, "test") as client,
+            both_ways(here, there, client, ddl, OnConflict.LAST_UPDATE_WINS, "t", "p") as both,
+        ):
+            await meeting(both, first, second)
+            error = await (both.forward if stops == FORWARD else both.reverse).failure("applier")
+            assert error.kind is ErrorKind.CONFLICT, error
+            found = await both.conflicts(stops)
+            assert (found[-1].kind, found[-1].decision) == (kind, Decision.STOPPED)
+        for uri, other, way in ((here, there, REVERSE), (there, here, FORWARD)):
+            assert (await remove_reverse(other, uri, way)).left == ()
+            run(uri, "DROP TABLE t, p")
+
+
+async def test_the_last_update_must_be_knowable(
+    nats_server: NatsServer, source_db: str, dest_db: str
+) -> None:
+    """These servers do not record when rows are changed."""
+    async with (
+        bus(nats_server.url, "test") as client,
+        both_ways(source_db, dest_db, client, DDL, OnConflict.LAST_UPDATE_WINS, "t", "p") as both,
+    ):
+        error = await both.forward.failure("applier")
+        assert error.kind is ErrorKind.DESTINATION_NOT_READY
+        assert "track_commit_timestamp" in error.hint
+        error = await both.reverse.failure("applier")
+        assert error.kind is ErrorKind.SOURCE_NOT_READY

@@ -22,6 +22,8 @@ class RefusedError(PgmigError):
     table: TableId | None = None
     may_pass: bool = False
     """A duplicate key, or a missing row: where others write too, the next attempt may find it."""
+    duplicate: Operation | None = None
+    """The operation that the destination refuses because of a value that must be unique."""
 
     @classmethod
     def of(cls, error: PgmigError, table: TableId | None) -> RefusedError:

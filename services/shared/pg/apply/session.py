@@ -326,7 +326,8 @@ class ApplySession:
             "remove the cause on the destination, then continue",
         )
         found = RefusedError.of(refused, owner.table if isinstance(owner, Operation) else None)
-        found.may_pass = error.sqlstate == _DUPLICATE_KEY
+        if error.sqlstate == _DUPLICATE_KEY and isinstance(owner, Operation):
+            found.may_pass, found.duplicate = True, owner
         return found
 
     def _note_wal(self, result: pq.abc.PGresult) -> None:
