@@ -23,7 +23,7 @@ MUTATIONS = (
         "services/shared/model/conflicts/resolution.py",
         "unseen = local.changed_at is not None and local.changed_at > remote.seen",
         "unseen = local.changed_at is not None",
-        CONVERGENCE,
+        "tests/unit/model/conflicts/test_resolution.py",
     ),
     Mutation(
         "75 both sides decide a tie for the same one",
@@ -71,8 +71,22 @@ MUTATIONS = (
         "77 a row of the other side is no conflict",
         "services/shared/pg/apply/key_states.py",
         "c.roident <> {}::pg_catalog.oid)",
-        "c.roident <> {}::pg_catalog.oid + 1)",
+        "(c.roident <> {}::pg_catalog.oid) IS NOT NULL)",
         f"{CONFLICTS}::test_changes_in_turn_are_no_conflict",
+    ),
+    Mutation(
+        "77 what is not known whole is not applied",
+        "services/applier/conflicts/resolving.py",
+        "if local.exists and self._policy is OnConflict.APPLY_REMOTE:",
+        "if local.exists:",
+        "tests/unit/applier/conflicts/test_resolving.py",
+    ),
+    Mutation(
+        "77 a row counts as the other side's once it is written",
+        "services/applier/conflicts/resolving.py",
+        "            self._states[before] = Local(True)\n        else:\n            self._put(before",
+        "        else:\n            self._put(before",
+        "tests/unit/applier/conflicts/test_resolving.py",
     ),
     Mutation(
         "78 deletions are recorded where they are looked up",

@@ -71,6 +71,9 @@ async def test_changes_in_turn_are_no_conflict(here: str, there: str, nats_serve
         bus(nats_server.url, "test") as client,
         both_ways(here, there, client, DDL, OnConflict.STOP, "t", "p") as both,
     ):
+        for turn in range(2):  # the row was last written by the other side, which has seen nothing since
+            run(here, "UPDATE t SET v = 'again' WHERE id = 15")
+            await both.forward.drain(f"again {turn}")
         for turn in range(5):
             run(here, f"UPDATE t SET v = 'here {turn}' WHERE id <= 10", "DELETE FROM t WHERE id = 20")
             run(here, "INSERT INTO p VALUES (1, 'a', 'here')")
@@ -294,3 +297,21 @@ async def test_the_last_update_must_be_knowable(
         assert "track_commit_timestamp" in error.hint
         error = await both.reverse.failure("applier")
         assert error.kind is ErrorKind.SOURCE_NOT_READY
+
+
+async def test_a_transaction_that_is_written_in_parts_resolves_its_conflicts(
+    here: str, there: str, nats_server: NatsServer
+) -> None:
+    async with (
+        bus(nats_server.url, "test") as client,
+        both_ways(here, there, client, DDL, OnConflict.LAST_UPDATE_WINS, "t", "p") as both,
+    ):
+        large = "INSERT INTO p SELECT i, 'b', 'here' FROM generate_series(1, 12000) i"
+        last = "UPDATE p SET v = 'again' WHERE a IN (3, 11999)"
+        await meeting(both, f"BEGIN; {large}; {last}; COMMIT", "INSERT INTO p VALUES (7000, 'b', 'there')")
+        await both.settle()
+        query = "SELECT v, count(*) FROM p GROUP BY v ORDER BY v"
+        assert equal(both, query) == [("again", 2), ("here", 11997), ("there", 1)]
+        (conflict,) = await both.conflicts(FORWARD)
+        assert (conflict.kind, conflict.decision) == (ConflictKind.INSERT_EXISTS, Decision.KEPT)
+        assert 0 < conflict.remote_at < conflict.local_at
