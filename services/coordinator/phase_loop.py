@@ -23,6 +23,7 @@ from services.coordinator.phases import copy, follow, indexes, schema
 from services.coordinator.pipeline.guarding import lift_at_last, needed, unwatch_at_last
 from services.coordinator.pipeline.pipeline import Pipeline, Pipelines
 from services.coordinator.pipeline.primary_watch import PrimaryWatch
+from services.coordinator.pipeline.promotion import continue_if_promoted
 from services.coordinator.pipeline.readiness_watch import ReadinessWatch
 from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.pipeline.source_watch import Lookout
@@ -213,6 +214,7 @@ class PhaseLoop:
             return
         await self._context.journal.check_ours()  # another coordinator may run the migration now
         await self._primaries.begin()
+        await continue_if_promoted(self._context, self._workers.staffing, self.pipelines.active.bus)
         target = await self._run_state(self._context.pipeline.state)
         if target is not self._context.pipeline.state:
             if target is PipelineState.ENDED:

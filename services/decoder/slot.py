@@ -105,17 +105,23 @@ async def prepare(work: DecoderWork, pipeline: PipelineId, snapshots: Snapshots)
 
 
 def check_identity(work: DecoderWork, identity: SystemIdentity) -> None:
-    """Refuse a source that is not the recorded one (rule 4)."""
+    """Refuse a source that is not the recorded one (rule 4). Raises GAP, or PROMOTED for a later timeline of
+    it: the coordinator decides whether the migration can continue there (rule 81)."""
     if not work.system_identifier:
         return
     recorded = (work.system_identifier, work.timeline)
     found = (identity.system_identifier, identity.timeline)
+    if recorded[0] == found[0] and recorded[1] < found[1]:
+        raise PgmigError(
+            ErrorKind.PROMOTED,
+            f"the source is on timeline {found[1]}, and timeline {recorded[1]} was read until now",
+        )
     if recorded != found:
         raise PgmigError(
             ErrorKind.GAP,
             f"the source is system {found[0]} on timeline {found[1]}, "
-            f"but this migration began on system {recorded[0]}, timeline {recorded[1]}",
-            "point the source URI at the recorded server; after a failover start the migration again",
+            f"but this migration reads from system {recorded[0]}, timeline {recorded[1]}",
+            "let the source's connection string lead to the recorded server, or to the one promoted last",
             identity.flush_lsn,
         )
 

@@ -82,8 +82,8 @@ MUTATIONS = (
     Mutation(
         "4 a promoted source is not read any more",
         "services/coordinator/pipeline/credentials.py",
-        "if found.timeline != slot.timeline:",
-        "if not found.timeline:",
+        "if found.timeline == slot.timeline or (found.has_slot and slot.timeline in found.ends):",
+        "if found.timeline:",
         "tests/integration/coordinator/test_promoted_source.py",
     ),
     Mutation(

@@ -6,6 +6,9 @@ from tests.mutation.mutation import Mutation
 
 PRIMARY = "tests/integration/pg/session/test_primary.py"
 SEVERAL_SERVERS = "tests/integration/coordinator/test_several_servers.py"
+PROMOTED_STANDBY = "tests/integration/coordinator/test_promoted_standby.py"
+PROMOTION = "tests/unit/coordinator/pipeline/test_promotion.py"
+TIMELINES = "tests/unit/pg/replication/test_timelines.py"
 STAFFING = "tests/unit/coordinator/workers/test_staffing.py"
 SWITCHOVER = "tests/unit/coordinator/operations/test_switchover.py"
 URI = "tests/unit/pg/session/test_uri.py"
@@ -73,5 +76,68 @@ MUTATIONS = (
         "        await check_primaries(run.context, run.uris)\n",
         "",
         f"{SWITCHOVER}::test_switchover_does_not_begin_at_a_former_primary",
+    ),
+    Mutation(
+        "81 changes that the promoted source lacks are a gap",
+        "services/shared/pg/replication/timelines.py",
+        "    if read > ends:",
+        "    if False:",
+        f"{TIMELINES}::test_a_timeline_that_was_left_before_the_progress_is_a_gap",
+    ),
+    Mutation(
+        "81 copied rows that the promoted source lacks are a gap",
+        "services/coordinator/pipeline/promotion.py",
+        "return max(applied, start, *copied, *dropped)",
+        "return max(applied, start)",
+        PROMOTION,
+    ),
+    Mutation(
+        "81 a slot ahead of the destination is a gap",
+        "services/shared/pg/replication/timelines.py",
+        "    if state.confirmed_flush_lsn > applied:",
+        "    if False:",
+        f"{TIMELINES}::test_a_slot_ahead_of_the_progress_is_a_gap",
+    ),
+    Mutation(
+        "81 only a synchronized slot is read after a promotion",
+        "services/shared/pg/replication/timelines.py",
+        "return self.slot is not None and self.slot.synchronized and not self.slot.temporary",
+        "return self.slot is not None",
+        f"{TIMELINES}::test_without_a_synchronized_slot_there_is_a_gap",
+    ),
+    Mutation(
+        "81 a timeline that does not continue the recorded one is a gap",
+        "services/shared/pg/replication/timelines.py",
+        "    ends = found.ends.get(timeline)\n",
+        "    ends = found.ends.get(timeline, read)\n",
+        f"{TIMELINES}::test_a_timeline_that_is_not_in_the_history_is_a_gap",
+    ),
+    Mutation(
+        "81 nothing is decided while a worker may use the former primary",
+        "services/coordinator/pipeline/promotion.py",
+        "    if not await staffing.release():",
+        "    if await staffing.release() is None:",
+        PROMOTION,
+    ),
+    Mutation(
+        "81 what was read from the former primary is read again",
+        "services/coordinator/pipeline/promotion.py",
+        "    await delete_stream(bus, pipeline.id.change_stream)\n",
+        "",
+        PROMOTION,
+    ),
+    Mutation(
+        "81 a decoder does not read a later timeline by itself",
+        "services/decoder/slot.py",
+        "    recorded = (work.system_identifier, work.timeline)",
+        "    recorded = (work.system_identifier, identity.timeline)",
+        PROMOTION,
+    ),
+    Mutation(
+        "81 slots are failover slots",
+        "services/shared/pg/replication/connection.py",
+        "(SNAPSHOT 'export', FAILOVER true)",
+        "(SNAPSHOT 'export', FAILOVER false)",
+        f"{PROMOTED_STANDBY}::test_the_migration_continues_at_the_source_that_was_promoted",
     ),
 )

@@ -18,12 +18,19 @@ from dataclasses import dataclass, field, replace
 from services.coordinator.migration.record import Record
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.primaries import Primaries
-from services.shared.model import DatabaseIdentity, Endpoint, ErrorKind, EventLevel, PgmigError
+from services.shared.model import (
+    DatabaseIdentity,
+    Endpoint,
+    ErrorKind,
+    EventLevel,
+    MigrationId,
+    PgmigError,
+)
 from services.shared.pg.catalog.server import identity_of, read_server
 from services.shared.pg.freeze.closed_database import beside
 from services.shared.pg.freeze.thaw import Before
 from services.shared.pg.preflight.checks import reachable
-from services.shared.pg.replication.connection import ReplicationConnection
+from services.shared.pg.replication.timelines import read_promoted
 from services.shared.pg.session.connection import connection, reached
 from services.shared.pg.session.uri import as_recorded, endpoint, passwordless_uri, same_servers
 from services.shared.runtime.changes import Changes
@@ -194,26 +201,25 @@ async def _seen(side: str, uri: str, freeze: Before | None) -> tuple[DatabaseIde
 
 
 async def check_timeline(record: Record, uri: str) -> None:
-    """Raises GAP for a source that was promoted: its WAL is not the one that the slot was created in."""
+    """Raises GAP for a source on another timeline, unless it was promoted since, and has the slot. Whether it
+    has all changes is checked when the phase begins (services.coordinator.pipeline.promotion)."""
     slot = record.forward.slot
     if slot is None or not slot.timeline:
         return
     # If the freeze has closed the source, its timeline is read from another database.
-    replication = await ReplicationConnection.open(uri, record.freeze.door if record.freeze else "")
-    try:
-        found = await replication.identify_system()
-    finally:
-        await replication.close()
-    if found.timeline != slot.timeline:
-        raise PgmigError(
-            ErrorKind.GAP,
-            f"{place(endpoint(uri))} is on timeline {found.timeline}, but migration {record.migration_id} "
-            f"began on {place(record.source)}, timeline {slot.timeline}: the server was promoted since, and "
-            "changes may be missing from its WAL",
-            f"clean up with `pgmig-cli cleanup --force --id {record.migration_id}`, then begin a new clone; "
-            f"or {GO_ON}",
-            found.flush_lsn,
-        )
+    door = record.freeze.door if record.freeze else ""
+    found = await read_promoted(uri, MigrationId(record.migration_id).forward.slot, "source", door)
+    if found.timeline == slot.timeline or (found.has_slot and slot.timeline in found.ends):
+        return
+    raise PgmigError(
+        ErrorKind.GAP,
+        f"{place(endpoint(uri))} is on timeline {found.timeline}, but migration {record.migration_id} "
+        f"reads from {place(record.source)}, timeline {slot.timeline}: the server was promoted since, "
+        "without the replication slot, and changes may be missing from its WAL",
+        f"clean up with `pgmig-cli cleanup --force --id {record.migration_id}`, then begin a new clone; "
+        f"or {GO_ON}",
+        found.flush_lsn,
+    )
 
 
 class KnownCredentials:

@@ -80,7 +80,7 @@ class StandbyServer(PostgresServer):
 
     def stop_receiving(self) -> None:
         """Receive nothing from the primary any more, so that it lags."""
-        self.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        self._settings["primary_conninfo"] = ""
         self.restart()
 
     def _until(self, query: str, value: str) -> None:

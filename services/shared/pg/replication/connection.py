@@ -35,6 +35,8 @@ from services.shared.pg.session.connection import (
 from services.shared.pg.session.encoding import codec_of, set_encoding, stored_encoding
 from services.shared.pg.transport.raw_connection import has_channel
 
+FAILOVER_SINCE = 170000
+"""server_version_num from which on a slot can be a failover slot."""
 _STATUS = struct.Struct(">cQQQqc")
 _PG_EPOCH_US = 946_684_800_000_000
 DECODING_WORK_MEM = 256 << 10
@@ -57,12 +59,15 @@ class SystemIdentity:
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """A row of pg_replication_slots. active_pid: 0 if no session streams from the slot."""
+    """A row of pg_replication_slots. active_pid: 0 if no session streams from the slot. synchronized: it is a
+    failover slot that was synchronized from a primary, while this server was a standby."""
 
     confirmed_flush_lsn: Lsn
     active_pid: int
     lost: bool
     plugin: str
+    temporary: bool = False
+    synchronized: bool = False
 
 
 class ReplicationConnection:
@@ -118,12 +123,21 @@ class ReplicationConnection:
         row = _row(await self._command("IDENTIFY_SYSTEM", "identifying the source"))
         return SystemIdentity(row[0], int(row[1]), Lsn.parse(row[2]))
 
+    async def timeline_history(self, timeline: int) -> dict[int, Lsn]:
+        """By each earlier timeline in the history of `timeline`: where its WAL ends there."""
+        row = _row(await self._command(f"TIMELINE_HISTORY {timeline}", "reading the source's timelines"))
+        return parse_history(row[1])
+
     async def create_slot(self, name: str, *, temporary: bool = False) -> tuple[Lsn, str]:
         """Returns (consistent point, exported snapshot). The snapshot exists until the next command on this
-        connection."""
+        connection. From 17 on, a slot that is not temporary is a failover slot, which standbys can
+        synchronize."""
         kind = sql.SQL("TEMPORARY LOGICAL") if temporary else sql.SQL("LOGICAL")
-        command = sql.SQL("CREATE_REPLICATION_SLOT {} {} pgoutput EXPORT_SNAPSHOT").format(
-            sql.Identifier(name), kind
+        options = sql.SQL("EXPORT_SNAPSHOT")
+        if not temporary and self.server_version >= FAILOVER_SINCE:
+            options = sql.SQL("(SNAPSHOT 'export', FAILOVER true)")
+        command = sql.SQL("CREATE_REPLICATION_SLOT {} {} pgoutput {}").format(
+            sql.Identifier(name), kind, options
         )
         row = _row(await self._command(command, f"creating replication slot {name}"))
         return Lsn.parse(row[1]), row[2]
@@ -198,14 +212,15 @@ async def slot_state(conn: AsyncConnection, name: str) -> SlotState | None:
     """None if there is no such slot in this database's cluster."""
     # Before 13, a slot keeps all the WAL that it needs.
     lost = "wal_status = 'lost'" if conn.info.server_version >= 130000 else "false"
+    synchronized = "failover AND synced" if conn.info.server_version >= FAILOVER_SINCE else "false"
     query = sql.SQL(
-        "SELECT confirmed_flush_lsn::text, coalesce(active_pid, 0), coalesce({}, false), plugin::text"
-        " FROM pg_catalog.pg_replication_slots WHERE slot_name = %s"
-    ).format(sql.SQL(lost))
+        "SELECT confirmed_flush_lsn::text, coalesce(active_pid, 0), coalesce({}, false), plugin::text,"
+        " temporary, {} FROM pg_catalog.pg_replication_slots WHERE slot_name = %s"
+    ).format(sql.SQL(lost), sql.SQL(synchronized))
     row = await (await conn.execute(query, [name])).fetchone()
     if row is None:
         return None
-    return SlotState(Lsn.parse(row[0] or "0/0"), row[1], row[2], row[3] or "")
+    return SlotState(Lsn.parse(row[0] or "0/0"), row[1], row[2], row[3] or "", row[4], row[5])
 
 
 class SnapshotKeeper:
@@ -249,6 +264,17 @@ class SnapshotKeeper:
 
     async def close(self) -> None:
         await self._conn.close()
+
+
+def parse_history(text: str) -> dict[int, Lsn]:
+    """The content of a timeline history file: earlier timelines, and the LSN at which each was left. A
+    timeline that was left twice is not possible."""
+    found = {}
+    for line in text.splitlines():
+        fields = line.split("#", 1)[0].split("\t")
+        if len(fields) > 1:
+            found[int(fields[0])] = Lsn.parse(fields[1].strip())
+    return found
 
 
 def _row(result: pq.abc.PGresult) -> list[str]:

@@ -29,6 +29,7 @@ from services.shared.pg.catalog.table_identity import (
     read_identities,
 )
 from services.shared.pg.replication.connection import (
+    FAILOVER_SINCE,
     ReplicationConnection,
     SlotState,
     SystemIdentity,
@@ -201,8 +202,11 @@ async def _create(conn: AsyncConnection, pipeline: PipelineId, within_s: float) 
         with translated(f"creating replication slot {pipeline.slot} on the {pipeline.publisher}"):
             limit = sql.Literal(f"{int(within_s * 1000)}ms")
             await conn.execute(sql.SQL("SET statement_timeout = {}").format(limit))
+            failover = sql.SQL(", failover => true" if conn.info.server_version >= FAILOVER_SINCE else "")
             cursor = await conn.execute(
-                "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot(%s, 'pgoutput')",
+                sql.SQL(
+                    "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot(%s, 'pgoutput'{})"
+                ).format(failover),
                 [pipeline.slot],
             )
             row = await cursor.fetchone()
