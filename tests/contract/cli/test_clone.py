@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from threading import Timer
+from typing import cast
 
 import pytest
 
+from clients.cli.commands import clone as command
+from clients.cli.options import Invocation
+from clients.cli.output import Output
+from clients.embedded.local_state import MigrationDir, OfflineView
 from services.shared.model import (
     ErrorKind,
     Failure,
@@ -171,3 +177,23 @@ def test_clone_ends_after_the_operation_that_switched_over(served: ServedControl
     timer.join()
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1])["operation"]["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("state", [OperationState.RUNNING, OperationState.SUCCEEDED])
+def test_follow_finishes_a_switchover_that_is_decided(state: OperationState) -> None:
+    """A coordinator must run until the destination accepts writes."""
+    operation = Operation("m-1", "m", "r", state=state)
+    view = MigrationView("m", Phase.SWITCHED_OVER, operation=operation)
+    invocation = Invocation(None, None, Path(), Output.TABLE)
+    directory = cast(MigrationDir, Recorded(view))
+    assert command._ended_already(invocation, directory) is state.ended
+
+
+class Recorded:
+    """The state directory of a migration that no process runs."""
+
+    def __init__(self, view: MigrationView) -> None:
+        self._view = view
+
+    def offline_view(self) -> OfflineView:
+        return OfflineView(self._view, 1.0)

@@ -311,6 +311,21 @@ def test_end_that_a_coordinator_of_this_machine_recorded_is_shown(
     assert result.stdout.startswith("switched over: writes were blocked for 7.0s, 5 sequences set")
 
 
+def test_destination_that_is_still_read_only_is_left_behind(
+    served: ServedControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator ended before it could open the destination."""
+    operation = Operation("m-1", "m", "r", state=OperationState.RUNNING, steps=STEPS[:1])
+    warning = "database d is still read-only by default: to open it yourself: ALTER DATABASE d RESET x"
+    decided = replace(RESULT, warnings=(warning,))
+    recorded = MigrationView("m", Phase.SWITCHED_OVER, operation=operation, switchover=decided)
+    on_this_machine(served, monkeypatch, Local(recorded))
+    result = pgmig("switchover", "--hold", "--id", "m")
+    assert result.exit_code == 9
+    assert warning in " ".join(result.stderr.split())
+    assert "finish it: pgmig-cli follow --id m" in result.stderr
+
+
 def test_coordinator_of_this_machine_that_stops_is_waited_for(
     served: ServedControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
