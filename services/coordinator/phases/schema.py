@@ -51,6 +51,10 @@ from services.shared.pg.session.connection import connection
 from services.shared.pg.session.event_triggers import silence
 
 PRE_DATA = "pre-data"
+STANDBYS = (
+    "the destination has several servers: if a standby is promoted that has not received all changes that "
+    "were confirmed to the source, those changes are lost to the migration, and it stops"
+)
 MOST_SNAPSHOTS = 5
 """How many snapshots are tried while objects of the source are being dropped or renamed."""
 
@@ -63,6 +67,7 @@ async def run(context: Context, files: Files, workers: Workers) -> PipelineState
     if pipeline.record.slot is None:
         # A decoder that began before a crash may have reported a slot that was not recorded.
         await workers.staffing.release()
+        _warn_of_standbys(context)
         await _choose_published(context)
     await workers.staffing.staff(Role.DECODER)
     await workers.reports.until(lambda: pipeline.record.slot is not None)
@@ -73,6 +78,13 @@ async def run(context: Context, files: Files, workers: Workers) -> PipelineState
         return PipelineState.COPY
     await _under_snapshots(context, files, workers.snapshot, restored=PRE_DATA in done)
     return PipelineState.COPY
+
+
+def _warn_of_standbys(context: Context) -> None:
+    """pgmig confirms to the source what the destination's primary has flushed, and waits for no standby."""
+    record = context.migration.record
+    if record.options.follow and len(context.pipeline.destination.servers) > 1:
+        context.migration.event(EventLevel.WARNING, STANDBYS)
 
 
 async def _under_snapshots(context: Context, files: Files, snapshot: Snapshot, *, restored: bool) -> None:
