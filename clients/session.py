@@ -187,6 +187,18 @@ class Session:
         an earlier one returns the same operation; "": a random one."""
         return await self._client.switchover(migration_id, request_id or secrets.token_hex(8), options)
 
+    async def begin_rollback(
+        self, migration_id: str, options: SwitchoverOptions, request_id: str = ""
+    ) -> Operation:
+        """Start a rollback, like `begin_switchover`."""
+        return await self._client.rollback(migration_id, request_id or secrets.token_hex(8), options)
+
+    async def finalize(
+        self, migration_id: str, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView:
+        """End the replication back after a switchover."""
+        return await self._client.finalize(migration_id, source_uri, destination_uri)
+
     async def switchover(self, migration_id: str, timeout_s: float) -> AsyncGenerator[SwitchoverStep, None]:
         """Start a switchover and yield its steps as they happen. Raises if it did not succeed. Leaving early
         does not stop it. timeout_s: the longest time for which writes are blocked."""

@@ -33,6 +33,8 @@ _COMMANDS = {
     "resync-table": "resync_table:resync_table",
     "skip-transaction": "skip_transaction:skip_transaction",
     "switchover": "switchover:switchover",
+    "rollback": "rollback:rollback",
+    "finalize": "rollback:finalize",
     "operations": "operations:operations",
     "certificate": "certificate:certificate",
     "conflicts": "conflicts:conflicts",

@@ -52,6 +52,9 @@ LABELS_WIDTH = 13
 """Width of the column of field names, in cells."""
 
 
+_LAGGING = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER, Phase.REVERSE, Phase.ROLLBACK})
+
+
 def status(
     view: MigrationView, now: float, width: int, *, offline_since: float | None, all_tables: bool
 ) -> Group:
@@ -83,13 +86,19 @@ def _status_rows(view: MigrationView, now: float, width: int, offline_since: flo
     rows += [("Not removed", Text(printable(thing), "yellow")) for thing in view.left]
     rows += _progress_rows(view)
     if view.readiness is not None and offline_since is None:
-        rows.append(("Can switch", toned(explained(view.readiness))))
+        can = "Can go back" if _returns(view) else "Can switch"
+        rows.append((can, toned(explained(view.readiness))))
     if offline_since is not None:
         rows.append(("Running", Text(f"no; this is from {duration(now - offline_since)} ago", "yellow")))
     elif view.phase.running:
         rows.append(("Workers", toned(workers_attached(view.workers))))
     following = next_command(view, offline=offline_since is not None)
     return [*rows, ("Next", Text(following, "cyan"))] if following else rows
+
+
+def _returns(view: MigrationView) -> bool:
+    """Whether changes are replicated back to the source."""
+    return Phase.REVERSE in {view.phase, view.resume_phase} or view.phase is Phase.ROLLBACK
 
 
 def _progress_rows(view: MigrationView) -> list[Row]:
@@ -101,7 +110,7 @@ def _progress_rows(view: MigrationView) -> list[Row]:
     if view.indexes.total:
         rows.append(("Indexes", f"{view.indexes.done} of {view.indexes.total}"))
     if view.positions.applied_lsn and not view.phase.ended:
-        rows.append(("Lag", lag_text(view)))
+        rows.append(("Reverse lag" if _returns(view) else "Lag", lag_text(view)))
         rows.append(("Rate", rate_text(view)))
     if keeps_wal(view):
         rows.append(("WAL kept", toned(wal_kept(view))))
@@ -136,8 +145,12 @@ def live(view: MigrationView, history: History, now: float, width: int, note: st
         fraction = view.indexes.done / view.indexes.total
         rows.append(("indexes", _measured(fraction, f"{view.indexes.done} of {view.indexes.total}")))
         rows += [("", Text(printable(label), "dim")) for label in view.indexes.building[:TABLES_SHOWN]]
-    if view.phase in {Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER}:
-        rows += [("lag", lag_text(view)), ("rate", rate_text(view)), ("applied", applied_text(view))]
+    if view.phase in _LAGGING:
+        rows += [
+            ("reverse lag" if _returns(view) else "lag", lag_text(view)),
+            ("rate", rate_text(view)),
+            ("applied", applied_text(view)),
+        ]
     if note:
         rows.append(("", Text(printable(note), "yellow")))
     return Group(fields(rows))
@@ -166,7 +179,7 @@ def plain_progress(view: MigrationView, history: History) -> str:
         return ", ".join(filter(None, [f"copy {copy_text(total)}", copy_pace(view, history), indexes]))
     if view.phase is Phase.INDEXES and view.indexes.total:
         return f"indexes {view.indexes.done} of {view.indexes.total}"
-    if view.phase in {Phase.CATCHUP, Phase.STREAMING}:
+    if view.phase in {Phase.CATCHUP, Phase.STREAMING, Phase.REVERSE}:
         return f"{view.phase} lag {lag_text(view)}; {rate_text(view)}"
     return ""
 

@@ -26,7 +26,16 @@ TREND_WINDOW_S = 15.0
 _LEAST = 5
 """Number of samples needed to compute a rate."""
 
-_APPLYING = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER, Phase.SWITCHED_OVER})
+_APPLYING = frozenset(
+    {
+        Phase.CATCHUP,
+        Phase.STREAMING,
+        Phase.SWITCHOVER,
+        Phase.SWITCHED_OVER,
+        Phase.REVERSE,
+        Phase.ROLLBACK,
+    }
+)
 _HALTED = frozenset({Phase.PAUSED, Phase.FAILED})
 
 

@@ -21,6 +21,7 @@ _FOLLOWING = (
     Phase.SWITCHOVER,
     Phase.SWITCHED_OVER,
 )
+_AND_BACK = (*_FOLLOWING[:-1], Phase.REVERSE, Phase.SWITCHED_OVER)
 _CLONE = (Phase.CREATED, Phase.SCHEMA, Phase.COPY, Phase.INDEXES, Phase.COMPLETE)
 
 
@@ -42,10 +43,14 @@ class Step:
 
 def steps(view: MigrationView) -> list[Step]:
     """The timeline of `view`, first phase first. An aborted migration ends with a failed step."""
-    path = _FOLLOWING if view.options.follow or view.phase in _FOLLOWING[4:] else _CLONE
+    path: tuple[Phase, ...] = _FOLLOWING if view.options.follow or view.phase in _FOLLOWING[4:] else _CLONE
+    if view.phase in {Phase.REVERSE, Phase.ROLLBACK} or view.resume_phase is Phase.REVERSE:
+        path = _AND_BACK
     if view.phase is Phase.ABORTED:
         return [Step(Phase.CREATED, Mark.DONE), Step(Phase.ABORTED, Mark.FAILED)]
     here: Phase = view.phase
+    if here is Phase.ROLLBACK:
+        path = tuple(Phase.ROLLBACK if one is Phase.REVERSE else one for one in path)
     mark = Mark.NOW
     if view.phase in {Phase.PAUSED, Phase.FAILED}:
         here = view.resume_phase or Phase.CREATED

@@ -118,7 +118,7 @@ def lag_remark(view: MigrationView, history: History) -> Phrase:
         return "✘ the replication slot is lost", Tone.BAD
     if not lag_known(view):
         return "changes queue up meanwhile", Tone.MUTED
-    if view.phase is Phase.STREAMING and view.positions.lag_seconds < KEEPING_UP_S:
+    if view.phase in {Phase.STREAMING, Phase.REVERSE} and view.positions.lag_seconds < KEEPING_UP_S:
         return "✔ keeping up", Tone.GOOD
     trend, left = history.lag_trend()
     return {
@@ -222,9 +222,10 @@ def next_command(view: MigrationView, *, offline: bool) -> str:
         return f"pgmig-cli follow {name}"
     if view.phase in {Phase.PAUSED, Phase.FAILED} or view.needs_credentials:
         return f"pgmig-cli resume {name}"
-    if view.phase is Phase.STREAMING:
-        return f"pgmig-cli switchover {name}"
-    return ""
+    return {
+        Phase.STREAMING: f"pgmig-cli switchover {name}",
+        Phase.REVERSE: f"pgmig-cli rollback {name}, to go back; or pgmig-cli finalize {name}, to end",
+    }.get(view.phase, "")
 
 
 def trouble_title(view: MigrationView) -> str:

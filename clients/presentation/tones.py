@@ -30,6 +30,8 @@ _PHASES = {
     Phase.SWITCHED_OVER: Tone.GOOD,
     Phase.COMPLETE: Tone.GOOD,
     Phase.SWITCHOVER: Tone.WARNING,
+    Phase.REVERSE: Tone.GOOD,
+    Phase.ROLLBACK: Tone.WARNING,
     Phase.PAUSED: Tone.WARNING,
     Phase.FAILED: Tone.BAD,
     Phase.ABORTED: Tone.BAD,

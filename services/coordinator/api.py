@@ -129,6 +129,18 @@ class ControlApiHandler:
     ) -> Operation:
         return await self._whole(self._coordinator.commands(migration_id).switch_over(request_id, options))
 
+    async def rollback(
+        self, migration_id: MigrationId, request_id: str, options: SwitchoverOptions
+    ) -> Operation:
+        return await self._whole(self._coordinator.commands(migration_id).roll_back(request_id, options))
+
+    async def finalize(
+        self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView:
+        commands = self._coordinator.commands(migration_id)
+        await self._whole(commands.finalize(Credentials(source_uri or "", destination_uri or "")))
+        return view_of(commands.migration)
+
     async def get_operation(self, operation_id: str) -> Operation:
         return self._coordinator.of_operation(operation_id).operation(operation_id)
 

@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from services.coordinator.migration import certificates
+from services.coordinator.migration.failpoints import Point, at_point
 from services.coordinator.migration.state import Migration
 from services.coordinator.migration.views import readiness_of
 from services.coordinator.operations import after_switchover as afterwards
-from services.coordinator.operations import handover, teardown
+from services.coordinator.operations import handover, settling, teardown
 from services.coordinator.operations import skip as skipping
 from services.coordinator.operations.conflict_report import conflict_report
 from services.coordinator.operations.dry_run import DryRun
@@ -27,17 +28,20 @@ from services.coordinator.pipeline.credentials import (
     judge,
     judge_to_go_on,
 )
-from services.coordinator.pipeline.parts import Context
+from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.tables.resync import prepare_resync
 from services.shared.model import (
     CleanupResult,
+    Direction,
     DryRunResult,
     DryRunStep,
     ErrorKind,
     EventLevel,
     LagLimit,
     Lsn,
+    MigrationPhase,
     Operation,
+    OperationKind,
     PgmigError,
     Phase,
     PipelineState,
@@ -60,15 +64,27 @@ _RESYNCED = frozenset(
 class Commands:
     def __init__(self, loop: PhaseLoop) -> None:
         self.loop = loop
-        pipeline = loop.pipelines.active
-        self._context, self._schema, self._workers = pipeline.context, pipeline.schema, pipeline.workers
         self._credentials = loop.pipelines.credentials
-        self._bus = pipeline.bus
+        self._bus = loop.pipelines.active.bus
         self._command = asyncio.Lock()
 
     @property
     def migration(self) -> Migration:
         return self.loop.migration
+
+    # Of the pipeline that works.
+
+    @property
+    def _context(self) -> Context:
+        return self.loop.pipelines.active.context
+
+    @property
+    def _schema(self) -> Schema:
+        return self.loop.pipelines.active.schema
+
+    @property
+    def _workers(self) -> Workers:
+        return self.loop.pipelines.active.workers
 
     @property
     def _contexts(self) -> tuple[Context, ...]:
@@ -172,6 +188,9 @@ class Commands:
         pipeline = self._context.pipeline
         async with self._commanded() as migration:
             state = pipeline.record.resume_state or pipeline.state
+            if pipeline.without_copy:
+                hint = "the direction has changed since the copy; begin a new migration to copy tables again"
+                raise _wrong_phase(migration, "asked to copy tables again", hint)
             able = state in _RESYNCED and not migration.in_switchover
             if not able or not migration.record.options.follow:
                 hint = "tables can be copied again while changes are replicated (clone --follow)"
@@ -195,6 +214,42 @@ class Commands:
         """Start a switchover, or return the one that was started with this request id."""
         async with self._commanded():
             return await self.loop.switching.begin(request_id, options)
+
+    async def roll_back(self, request_id: str, options: SwitchoverOptions) -> Operation:
+        """Start a rollback, or return the one that was started with this request id."""
+        async with self._commanded():
+            return await self.loop.switching.begin(request_id, options, OperationKind.ROLLBACK)
+
+    async def finalize(self, given: Credentials) -> None:
+        """End the replication back. What is on a server that cannot be reached is recorded as left, and
+        `cleanup` removes it. Raises WRONG_PHASE unless the destination has replaced the source and changes
+        are replicated back, and everything is done that follows the last change of direction.
+
+        The end is stored before anything is removed. A coordinator that dies meanwhile leaves the rest to
+        `cleanup`, or to a second call.
+        """
+        async with self._commanded() as migration:
+            both = len(migration.record.pipelines) > 1
+            again = migration.record.phase is MigrationPhase.SWITCHED_OVER and both
+            if migration.record.phase is not MigrationPhase.REVERSE and not again:
+                hint = "it ends the replication back after `switchover --reverse`"
+                raise _wrong_phase(migration, "finalized", hint)
+            self._check_not_switching("finalized")
+            if migration.operations.current is not None or settling.closed(self._context):
+                raise _wrong_phase(migration, "finalized", "wait until the destination accepts writes")
+            judged = await judge(migration.record, given, GIVE_UP)
+            judged.check()
+            await self._context.journal.confirm()
+            self._credentials.take_over(judged)
+            if not again:
+                await self.loop.halt()
+                migration.finalized()
+                await self._context.journal.save(strict=True)
+                await at_point(migration.operations.kind, Point.FINALIZED)
+            await self._release_all()
+            self._report(await teardown.remove_replication(self._contexts, self._bus))
+            await self._context.journal.save()
+            self.loop.watch_old_source()
 
     def operation(self, operation_id: str) -> Operation:
         """Raises NOT_FOUND."""
@@ -265,10 +320,11 @@ class Commands:
         """Let sessions into the old source again. Raises WRONG_PHASE, CREDENTIALS_NEEDED."""
         async with self._commanded() as migration:
             afterwards.check_frozen(migration)
+            context = self.loop.pipelines.of(Direction.FORWARD).context
             judged = await judge(migration.record, given, GO_ON)
             judged.check()
             self._credentials.take_over(judged)
-            await afterwards.unfreeze(self._context, read_only=read_only)
+            await afterwards.unfreeze(context, read_only=read_only)
 
     async def abort(self, given: Credentials) -> None:
         """Give up: slot, publication and origin go, copied data stays. It is recorded first, because without
@@ -278,13 +334,16 @@ class Commands:
                 return
             if migration.phase.ended or migration.phase is Phase.SWITCHOVER:
                 raise _wrong_phase(migration, "aborted")
+            if migration.record.phase in {MigrationPhase.REVERSE, MigrationPhase.ROLLBACK}:
+                hint = "the destination has replaced the source: use `pgmig-cli rollback` or `finalize`"
+                raise _wrong_phase(migration, "aborted", hint)
             self._check_not_switching("aborted")
             judged = await judge(migration.record, given, GIVE_UP)
             judged.check()
             await self._context.journal.confirm()
             self._credentials.take_over(judged)
             await self.loop.halt()
-            await self._workers.staffing.release()
+            await self._release_all()
             try:
                 thawed = await teardown.thaw_first(self._contexts, self._bus)
             except PgmigError:
@@ -303,6 +362,10 @@ class Commands:
         self.migration.aborted()
         self.loop.switching.settle()
         await store(self._context)
+
+    async def _release_all(self) -> None:
+        for pipeline in self.loop.pipelines.all:
+            await pipeline.workers.staffing.release()
 
     def _report(self, result: CleanupResult) -> None:
         for line in result.removed:
@@ -332,9 +395,13 @@ class Commands:
             await self.loop.switching.leave()
             await self.loop.halt()
             await self.loop.unwatch()
-            await self._workers.staffing.release()
+            await self._release_all()
             if not (migration.phase.ended or (force and migration.in_switchover)):
-                await self._end()
+                if migration.record.phase is MigrationPhase.REVERSE:
+                    migration.finalized()
+                    await store(self._context)
+                else:
+                    await self._end()
             try:
                 result = await teardown.remove_all(
                     self._contexts, self._schema.files, self._bus, judged.refused, force=force

@@ -16,11 +16,13 @@ from contextlib import suppress
 
 from services.coordinator.migration.state import Migration
 from services.coordinator.operations import after_switchover as afterwards
+from services.coordinator.operations import settling
 from services.coordinator.operations import skip as skipping
 from services.coordinator.operations.switching import Switching
 from services.coordinator.operations.undo import undo
 from services.coordinator.phases import copy, follow, indexes, schema
 from services.coordinator.pipeline.guarding import lift_at_last, needed, unwatch_at_last
+from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.pipeline import Pipeline, Pipelines
 from services.coordinator.pipeline.primary_watch import PrimaryWatch
 from services.coordinator.pipeline.promotion import continue_if_promoted
@@ -32,6 +34,7 @@ from services.shared.model import (
     ErrorKind,
     EventLevel,
     MigrationPhase,
+    OperationState,
     PgmigError,
     PipelineState,
     back_off_s,
@@ -71,15 +74,28 @@ _APPLYING = frozenset({PipelineState.INDEXES, PipelineState.CATCHUP, PipelineSta
 class PhaseLoop:
     def __init__(self, pipelines: Pipelines) -> None:
         self.pipelines = pipelines
-        pipeline = pipelines.active
-        self._context, self._schema, self._workers = pipeline.context, pipeline.schema, pipeline.workers
         self._task: asyncio.Task[None] | None = None
+        self._direction = self._context.migration.record.active
         self.readiness_watch = ReadinessWatch(self._context.pipeline, self._context.credentials)
         self._sampling: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self._lifting: asyncio.Task[None] | None = None
-        self.switching = Switching(self._context, self._schema, self._workers)
+        self.switching = Switching(self._context, self._schema, self._workers, pipelines)
         self._primaries = PrimaryWatch(self._context, self._workers)
+
+    # Of the pipeline that works.
+
+    @property
+    def _context(self) -> Context:
+        return self.pipelines.active.context
+
+    @property
+    def _schema(self) -> Schema:
+        return self.pipelines.active.schema
+
+    @property
+    def _workers(self) -> Workers:
+        return self.pipelines.active.workers
 
     @property
     def migration(self) -> Migration:
@@ -88,13 +104,32 @@ class PhaseLoop:
     def start(self) -> None:
         """Begin, or continue where the record says. For a migration that does not run, nothing is begun."""
         self._context.journal.open()
+        self._look_on()
+        self.switching.resume()
+        self.begin()
+
+    def _look_on(self) -> None:
+        """Watch the ends of the pipeline that works."""
         self._sampling = [
             asyncio.create_task(self._sample(), name=f"sample-{self.migration.id}"),
             asyncio.create_task(self.readiness_watch.run(), name=f"readiness-{self.migration.id}"),
             asyncio.create_task(self._primaries.run(), name=f"primaries-{self.migration.id}"),
         ]
-        self.switching.resume()
-        self.begin()
+
+    async def _turn(self) -> None:
+        """Another pipeline may work now: watch its ends."""
+        if self._direction is self.migration.record.active:
+            return
+        self._direction = self.migration.record.active
+        await self._look_away()
+        self.readiness_watch = ReadinessWatch(self._context.pipeline, self._context.credentials)
+        self._primaries = PrimaryWatch(self._context, self._workers)
+        self._look_on()
+
+    async def _look_away(self) -> None:
+        for task in self._sampling:
+            task.cancel()
+            await asyncio.wait({task})
 
     def begin(self) -> None:
         if self.migration.phase.running:
@@ -141,9 +176,7 @@ class PhaseLoop:
         switchover that blocks writes and has not been decided is rolled back first."""
         await self.switching.stop()
         await self.halt()
-        for task in self._sampling:
-            task.cancel()
-            await asyncio.wait({task})
+        await self._look_away()
         await self.unwatch()
         if not self.migration.removed:
             with suppress(PgmigError):
@@ -190,10 +223,14 @@ class PhaseLoop:
                     await self._workers.staffing.release()
                     self._workers.reports.cleared()
                 elif not error.policy.retry:
-                    if not await self._switched_over():
+                    switched = await self._switched_over()
+                    if not switched:
                         await self._fail(error)
                     self.watch_old_source()
-                    return
+                    if not switched:
+                        return
+                    retries = 0
+                    continue
                 if error.kind is ErrorKind.SNAPSHOT_LOST:
                     self._workers.snapshot.lost()
                 wait = back_off_s(FIRST_RETRY_S, LONGEST_RETRY_S, retries)
@@ -213,21 +250,37 @@ class PhaseLoop:
             await self._context.journal.save()
             return
         await self._context.journal.check_ours()  # another coordinator may run the migration now
+        await self._settled()
         await self._primaries.begin()
         await continue_if_promoted(self._context, self._workers.staffing, self.pipelines.active.bus)
-        target = await self._run_state(self._context.pipeline.state)
-        if target is not self._context.pipeline.state:
+        pipeline = self._context.pipeline
+        target = await self._run_state(pipeline.state)
+        if target is not pipeline.state:
             if target is PipelineState.ENDED:
                 self.migration.completed()
             else:
-                self._context.pipeline.entered(target)
+                pipeline.entered(target)
         await self._context.journal.save()
         if target is PipelineState.ENDED:
             await self._workers.staffing.release()
         self.watch_old_source()
 
+    async def _settled(self) -> None:
+        """Do what follows a change of direction, unless it was done."""
+        operation = self.migration.operations.current
+        if operation is not None and operation.state is OperationState.RUNNING:
+            await self.switching.wait()  # it may still be opening the new primary
+        await self._turn()
+        if self.migration.record.idle is None:
+            return
+        await settling.open_at_last(self.pipelines)
+        self.switching.settle()
+        prepared = self.migration.operations.current is not None
+        await settling.settle(self.pipelines, anew=not prepared)
+
     async def _run_state(self, state: PipelineState) -> PipelineState:
         """The state's own end, or the error of a worker that ends it."""
+        pipeline = self._context.pipeline
         running = asyncio.ensure_future(_RUN[state](self.pipelines.active))
         fatal = asyncio.create_task(self._workers.reports.until_fatal(), name="fatal")
         try:
@@ -236,7 +289,7 @@ class PhaseLoop:
                 return running.result()
             error = fatal.result()
             if await self._switched_over():
-                return self._context.pipeline.state
+                return pipeline.state
             if error.kind is ErrorKind.SCHEMA_DRIFT and state in _APPLYING:
                 return await after_drift(self._context, self._schema, self._workers.reports, error)
             raise error
@@ -246,12 +299,14 @@ class PhaseLoop:
             await asyncio.wait({running, fatal})
 
     async def _switched_over(self) -> bool:
-        """Whether the migration has switched over. If a switchover blocks writes, wait for its end: it sees
-        the error of the worker too, and rolls back or has decided. One that only prepares is not waited for,
-        because it would hide the error until its time is over."""
+        """Whether the migration has switched over, or its other pipeline works. If an operation blocks
+        writes, wait for its end: it sees the error of the worker too, and rolls back or has decided. One
+        that only prepares is not waited for, because it would hide the error until its time is over."""
+        direction = self._direction
         if self.migration.in_switchover:
             await self.switching.wait()
-        return self.migration.record.phase is MigrationPhase.SWITCHED_OVER
+        turned = self.migration.record.active is not direction
+        return turned or self.migration.record.phase is MigrationPhase.SWITCHED_OVER
 
     async def _fail(self, error: PgmigError) -> None:
         pipeline = self._context.pipeline

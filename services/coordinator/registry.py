@@ -36,7 +36,6 @@ from services.shared.model import (
     MigrationPhase,
     MigrationPlan,
     PgmigError,
-    Phase,
     PipelineState,
 )
 from services.shared.pg.preflight.checks import Preflight, check_migration
@@ -151,7 +150,8 @@ class Coordinator:
         commands.migration.loaded_at = time.time()
         commands.migration.event(EventLevel.INFO, f"the coordinator was started again {phase}")
         commands.migration.announce_certificate()
-        if record.shown_phase is Phase.STREAMING:  # until the applier says so again
+        streams = record.pipeline(record.active).state is PipelineState.STREAMING
+        if streams and not record.phase.blocks:  # until the applier says so again
             commands.migration.active.entered(PipelineState.CATCHUP)
         commands.loop.start()
 

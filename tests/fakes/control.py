@@ -221,6 +221,18 @@ class StandInControl:
         self._known(migration_id)
         return self.move(migration_id.value, Phase.COPY, resume_phase=None, failure=None)
 
+    async def rollback(
+        self, migration_id: MigrationId, request_id: str, options: SwitchoverOptions
+    ) -> Operation:
+        self._called("rollback", migration_id.value, options.timeout_ms / 1000)
+        return await self.switchover(migration_id, request_id, options)
+
+    async def finalize(
+        self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView:
+        self._called("finalize", migration_id.value, source_uri, destination_uri)
+        return self._known(migration_id)
+
     async def switchover(
         self, migration_id: MigrationId, request_id: str, options: SwitchoverOptions
     ) -> Operation:

@@ -191,6 +191,17 @@ class FakeControl:
         self.note("switchover", migration_id, request_id, options)
         return OPERATION
 
+    async def rollback(
+        self, migration_id: MigrationId, request_id: str, options: SwitchoverOptions
+    ) -> Operation:
+        self.note("rollback", migration_id, request_id, options)
+        return OPERATION
+
+    async def finalize(
+        self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView:
+        return self.note("finalize", migration_id, source_uri, destination_uri)
+
     async def get_operation(self, operation_id: str) -> Operation:
         self.note("get_operation", operation_id)
         return self.now

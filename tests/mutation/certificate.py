@@ -58,8 +58,8 @@ MUTATIONS = (
     Mutation(
         "70 the draft is stored with the decision",
         STEPS,
-        "    await run.context.journal.decide(result, certificate)",
-        "    await run.context.journal.decide(result)",
+        "    await run.context.journal.decide(result, certificate, turn)",
+        "    await run.context.journal.decide(result, None, turn)",
         KILLED,
     ),
     Mutation(

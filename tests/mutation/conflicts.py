@@ -105,7 +105,7 @@ MUTATIONS = (
     Mutation(
         "78 an application's statements go on when the records are removed",
         "services/shared/pg/reverse/remove.py",
-        "            await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)\n",
+        "        await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)\n",
         "",
         f"{CONFLICTS}::test_nothing_fails_after_the_pipeline_is_removed",
     ),

@@ -140,7 +140,7 @@ MUTATIONS = (
     Mutation(
         "49 a switchover ends only when others can write to the destination",
         "services/coordinator/operations/switchover.py",
-        "    opened = await _opened(context, feed)",
+        "    opened = await _opened(context, feed, turned)",
         "    opened = True",
         f"{LIFTED}::test_it_ends_when_others_can_write",
     ),

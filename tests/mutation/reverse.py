@@ -8,6 +8,9 @@ CHECK = "tests/integration/pg/reverse/test_check.py"
 PREPARE = "tests/integration/pg/reverse/test_prepare.py"
 LOCAL_ONLY = "tests/unit/wire/test_local_only.py"
 ORIGINS = "tests/integration/pipeline/test_local_only.py"
+OUTCOME = "tests/unit/coordinator/migration/test_outcome.py"
+ROLLBACK = "tests/integration/coordinator/operations/test_rollback.py"
+KILLED = "tests/integration/coordinator/operations/test_rollback_failpoints.py"
 THERE_AND_BACK = "tests/integration/pipeline/test_reverse.py"
 
 MUTATIONS = (
@@ -129,5 +132,75 @@ MUTATIONS = (
         'FENCES = ("applier", "guard")',
         'FENCES = ("guard",)',
         f"{PREPARE}::test_an_applier_of_a_pipeline_that_was_retired_cannot_return",
+    ),
+    Mutation(
+        "65 workers of an idle pipeline are not accepted",
+        "services/coordinator/pipeline/reports.py",
+        "        if self._pipeline.state is PipelineState.IDLE:",
+        "        if False:",
+        f"{OUTCOME}::test_workers_of_an_idle_pipeline_are_not_accepted",
+    ),
+    Mutation(
+        "65 workers of an earlier run are not accepted",
+        "services/coordinator/pipeline/reports.py",
+        "if known or not rest or rest.startswith(TURN):",
+        "if known or not rest:",
+        f"{OUTCOME}::test_workers_of_an_earlier_run_of_a_pipeline_are_not_accepted",
+    ),
+    Mutation(
+        "65 the decision has a new epoch for the pipeline that becomes idle",
+        "services/coordinator/migration/outcome.py",
+        "state=PipelineState.IDLE, applier_epoch=decision.turn.epoch,",
+        "state=PipelineState.IDLE,",
+        f"{OUTCOME}::test_one_write_ends_one_direction_and_starts_the_other",
+    ),
+    Mutation(
+        "66 the decision has the position at which the other direction starts",
+        "services/coordinator/migration/outcome.py",
+        "        slot=decision.turn.start,\n",
+        "",
+        f"{OUTCOME}::test_one_write_ends_one_direction_and_starts_the_other",
+    ),
+    Mutation(
+        "66 both directions send local transactions only",
+        "services/coordinator/pipeline/staffing.py",
+        "local_only=self._pipeline.without_copy,",
+        "local_only=False,",
+        f"{OUTCOME}::test_only_local_transactions_are_replicated_once_the_direction_has_changed",
+    ),
+    Mutation(
+        "66 reports about an earlier run are forgotten",
+        "services/coordinator/migration/state.py",
+        "            self._pipelines.pop(record.active, None)",
+        "            pass",
+        f"{OUTCOME}::test_what_was_reported_about_an_earlier_run_is_forgotten",
+    ),
+    Mutation(
+        "66 no operation begins while the new primary is being opened",
+        "services/coordinator/operations/readiness.py",
+        "    if _being_opened(record):",
+        "    if False:",
+        f"{OUTCOME}::test_no_operation_begins_while_the_new_primary_is_being_opened",
+    ),
+    Mutation(
+        "66 the way back is still complete during the freeze",
+        "services/coordinator/operations/switchover.py",
+        "            await turning.confirm(run.context, run.turns)",
+        "            pass",
+        f"{ROLLBACK}::test_a_slot_that_vanishes_during_the_freeze_undoes_the_switchover",
+    ),
+    Mutation(
+        "66 others that write to the side that was left are found",
+        "services/coordinator/operations/settling.py",
+        "            await watch(works, [one.table for one in works.pipeline.copying.records()])",
+        "            pass",
+        f"{ROLLBACK}::test_others_that_write_to_the_side_that_was_left_refuse_the_rollback",
+    ),
+    Mutation(
+        "66 the next coordinator opens the new primary",
+        "services/coordinator/phase_loop.py",
+        "        await settling.open_at_last(self.pipelines)",
+        "        pass",
+        f"{KILLED}::test_coordinator_killed_during_a_rollback_leaves_one_writable_side[rollback.decided=kill]",
     ),
 )

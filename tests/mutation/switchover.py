@@ -288,7 +288,7 @@ MUTATIONS = (
     Mutation(
         "46 the next coordinator reports a decided switchover as succeeded",
         "services/coordinator/operations/switching.py",
-        "        if migration.record.phase is MigrationPhase.SWITCHED_OVER:\n            result =",
+        "        if migration.decided_last:\n            result =",
         "        if migration.removed:\n            result =",
         f"{FAILPOINTS}[switchover.decided=kill]",
     ),

@@ -35,6 +35,7 @@ from services.shared.model import (
     LagLimit,
     MigrationId,
     Operation,
+    OperationKind,
     OperationState,
     PgmigError,
     Phase,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _OF_A_REQUEST = (
     "timeout",
     "freeze",
+    "reverse",
     "pause_poolers",
     "hook_before_freeze",
     "hook_after_decision",
@@ -71,6 +73,7 @@ class Asked:
 
     action: str | None
     request_id: str
+    kind: OperationKind = OperationKind.SWITCHOVER
     migration_id: str = ""
     watched: list[Operation] = field(default_factory=list)
     unfinished: bool = False
@@ -94,6 +97,12 @@ class Asked:
     show_default=True,
     help="database: block all writers and close the source. none: block nobody, because the application is "
     "stopped; writes that pgmig finds nevertheless roll the switchover back.",
+)
+@click.option(
+    "--reverse",
+    is_flag=True,
+    help="Replicate the destination's changes back to the source afterwards, so that `rollback` is possible "
+    "until `finalize`.",
 )
 @click.option("--proceed", "action", flag_value="proceed", help="Let the switchover that is held proceed.")
 @click.option(
@@ -127,6 +136,7 @@ def switchover(
     timeout: float,
     hold: bool,
     freeze: str,
+    reverse: bool,
     action: str | None,
     detach: bool,
     request_id: str,
@@ -160,8 +170,13 @@ def switchover(
         hold=hold,
         max_lag=limit,
         freeze=FreezeMode(freeze),
+        reverse=reverse,
     )
-    asked = Asked(action, request_id or secrets.token_hex(8))
+    carry_out(invocation, options, Asked(action, request_id or secrets.token_hex(8)), detach=detach)
+
+
+def carry_out(invocation: Invocation, options: SwitchoverOptions, asked: Asked, *, detach: bool) -> None:
+    """Ask for the operation and wait for its end, unless it is detached."""
     try:
         run(_switchover(invocation, options, asked, detach=detach))
     except Interrupted:
@@ -212,17 +227,23 @@ async def _switchover(
             return
         operation = await _watched(invocation, session, asked.watched)
     if asked.action == "cancel" and operation.state is OperationState.CANCELLED:
-        say("switchover cancelled; the source accepts writes, and the migration continues")
+        side = "source" if operation.kind is OperationKind.SWITCHOVER else "destination"
+        say(f"{operation.kind} cancelled; the {side} accepts writes, and the migration continues")
         return
     check_succeeded(operation)
     warnings = operation.result.warnings if operation.result is not None else ()
     for warning in warnings:
-        warn(f"the switchover is decided, but {warning}")
+        warn(f"the {operation.kind} is decided, but {warning}")
     if not operation.finished_at and warnings:
         say(f"finish it: pgmig-cli follow --id {operation.migration_id}")
         asked.unfinished = True
     if not invocation.json and operation.result is not None:
-        print_table(f"switched over: {switchover_result(operation.result)}")
+        back = operation.kind is OperationKind.ROLLBACK
+        done = "rolled back to the source" if back else "switched over"
+        print_table(f"{done}: {switchover_result(operation.result)}")
+        if operation.options.reverse and not back:
+            say(f"go back: pgmig-cli rollback --id {operation.migration_id}")
+            say(f"end the migration: pgmig-cli finalize --id {operation.migration_id}")
 
 
 async def _requested(session: Session, options: SwitchoverOptions, asked: Asked) -> Operation:
@@ -231,6 +252,8 @@ async def _requested(session: Session, options: SwitchoverOptions, asked: Asked)
     deadline = time.monotonic() + ASK_FOR_S
     while True:
         try:
+            if asked.kind is OperationKind.ROLLBACK:
+                return await session.begin_rollback(asked.migration_id, options, asked.request_id)
             return await session.begin_switchover(asked.migration_id, options, asked.request_id)
         except UnansweredError as exc:
             if exc.kind is ErrorKind.UNREACHABLE or time.monotonic() >= deadline:
@@ -306,7 +329,8 @@ def _recorded_end(invocation: Invocation, operation: Operation) -> Operation:
     if offline is None or recorded is None or recorded.operation_id != operation.operation_id:
         raise _out_of_sight(operation)
     if not recorded.state.ended:
-        if offline.view.phase is not Phase.SWITCHED_OVER:
+        back = operation.kind is OperationKind.ROLLBACK
+        if offline.view.phase not in {Phase.SWITCHED_OVER, Phase.REVERSE} or back:
             raise _out_of_sight(operation)
         recorded = replace(recorded, state=OperationState.SUCCEEDED, result=offline.view.switchover)
     for step in recorded.steps[len(operation.steps) :]:

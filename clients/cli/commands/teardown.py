@@ -31,16 +31,16 @@ def abort(invocation: Invocation, uris: Uris, yes: bool) -> None:
     What is on a server that cannot be reached is listed, with exit code 9. `cleanup` removes it later.
     """
     if not yes:
-        _confirm("Abort the migration? It cannot be continued afterwards.")
+        confirm("Abort the migration? It cannot be continued afterwards.")
     view = run(_abort(invocation, uris))
     if invocation.json:
         print_json(view_to_json(view))
     else:
         print_table(f"migration {view.migration_id} is in phase {view.phase}")
-    _end_if_left(view.left, view.migration_id, forced=False)
+    end_if_left(view.left, view.migration_id, forced=False)
 
 
-def _end_if_left(left: Sequence[str], migration_id: str, *, forced: bool) -> None:
+def end_if_left(left: Sequence[str], migration_id: str, *, forced: bool) -> None:
     """End with exit code 9 if something could not be removed."""
     for thing in left:
         warn(f"not removed: {thing}")
@@ -77,7 +77,7 @@ def unfreeze(invocation: Invocation, uris: Uris, read_only: bool, yes: bool) -> 
     replicated from one side to the other.
     """
     if not (read_only or yes):
-        _confirm("Let writers write to the old source again? Their changes do not reach the destination.")
+        confirm("Let writers write to the old source again? Their changes do not reach the destination.")
     view = run(_unfreeze(invocation, uris, read_only=read_only))
     if invocation.json:
         print_json(view_to_json(view))
@@ -110,7 +110,7 @@ def cleanup(invocation: Invocation, uris: Uris, force: bool, yes: bool) -> None:
     so that the next `cleanup` removes the rest. It cannot be continued any more.
     """
     if force and not yes:
-        _confirm("Clean up the migration even if it has not ended? It cannot be continued afterwards.")
+        confirm("Clean up the migration even if it has not ended? It cannot be continued afterwards.")
     migration_id, done = run(_cleanup(invocation, uris, force=force))
     if invocation.json:
         print_json(to_json(done))
@@ -119,7 +119,7 @@ def cleanup(invocation: Invocation, uris: Uris, force: bool, yes: bool) -> None:
             print_table(f"removed {thing}")
         if not (done.removed or done.left):
             say("nothing was left to remove")
-    _end_if_left(done.left, migration_id.value, forced=force)
+    end_if_left(done.left, migration_id.value, forced=force)
 
 
 async def _cleanup(invocation: Invocation, uris: Uris, *, force: bool) -> tuple[MigrationId, CleanupResult]:
@@ -135,7 +135,7 @@ async def _cleanup(invocation: Invocation, uris: Uris, *, force: bool) -> tuple[
     return migration_id, done
 
 
-def _confirm(question: str) -> None:
+def confirm(question: str) -> None:
     """Ask a person; a script is not asked. Raises click.Abort."""
     if can_ask():
         click.confirm(question, abort=True, err=True)

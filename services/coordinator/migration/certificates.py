@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import cast
 
 from services.coordinator.migration.record import Record
-from services.shared.model import ErrorKind, EventLevel, MigrationPhase, PgmigError, SwitchoverResult
+from services.shared.model import ErrorKind, EventLevel, PgmigError, SwitchoverResult
 from services.shared.model.view.canonical import canonical, digest, encodable
 from services.shared.model.view.certificate import Certificate, StoredCertificate, no_certificate
 from services.shared.model.view.jsonview import to_json
@@ -53,7 +53,7 @@ def measured(record: Record, result: SwitchoverResult, *, workers_stopped: bool)
 
 def issued(record: Record) -> Record:
     """With the draft of a decided switchover issued; the same record if there is none."""
-    if record.phase is not MigrationPhase.SWITCHED_OVER or not record.certificates:
+    if not record.certificates:  # a draft is stored by the same write as the decision
         return record
     last, result = record.certificates[-1], record.switchover
     if last.issued or result is None:

@@ -18,24 +18,36 @@ class Point(StrEnum):
     """In the order in which an operation reaches them.
 
     requested  the operation is stored, and has not begun
+    intended   the record has the pipeline of the opposite direction; nothing was changed for it
+    prepared   slot, publication and bookkeeping of that pipeline exist, and the record says so
     recorded   the record says how to undo the freeze; nothing was changed on the servers
     locked     the tables are locked
     read-only  new sessions are read-only by default
     decided    the store has the decision; this process does not know it yet
+    turned     the direction has changed, and the new primary is not open yet
+    admitted   the side that was left accepts connections
+    retired    nothing is left of the pipeline that worked before the decision
     finished   the workers have stopped, and the end of the operation is not stored yet
     issued     the store has the certificate; this process does not know it yet
+    finalized  the record says that there is no way back; nothing was removed
     undoing    the undo begins
     opened     writers can write again; the record does not say so yet
     undone     the record says that the operation is undone, but not in the store
     """
 
     REQUESTED = "requested"
+    INTENDED = "intended"
+    PREPARED = "prepared"
     RECORDED = "recorded"
     LOCKED = "locked"
     READ_ONLY = "read-only"
     DECIDED = "decided"
+    TURNED = "turned"
+    ADMITTED = "admitted"
+    RETIRED = "retired"
     FINISHED = "finished"
     ISSUED = "issued"
+    FINALIZED = "finalized"
     UNDOING = "undoing"
     OPENED = "opened"
     UNDONE = "undone"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from services.coordinator.migration.certificates import issued
 from services.coordinator.migration.failpoints import Point, at_point
+from services.coordinator.migration.outcome import Turn
 from services.coordinator.migration.pace import pause
 from services.coordinator.migration.record import mark_of, pack
 from services.coordinator.migration.state import Migration
@@ -111,15 +112,18 @@ class Journal:
             return exc
         return None
 
-    async def decide(self, result: SwitchoverResult, certificate: StoredCertificate | None = None) -> None:
-        """Save the record as switched over in the store, then change it in memory. Raises WRONG_PHASE, and
+    async def decide(
+        self, result: SwitchoverResult, certificate: StoredCertificate | None = None, turn: Turn | None = None
+    ) -> None:
+        """Save the record with the decision in the store, then change it in memory. Raises WRONG_PHASE, and
         the errors of a strict `save`. After an error the record in memory is unchanged, but the store may
-        have the decision until the next `save`. certificate: the draft, stored by the same write."""
+        have the decision until the next `save`. certificate: the draft, stored by the same write. turn: where
+        the opposite direction starts."""
         async with self._lock:
-            decided = self._migration.decided(result, certificate)
+            decided = self._migration.decided(result, certificate, turn)
             await self._store.save(decided.migration_id, pack(decided))
             await at_point(self._migration.operations.kind, Point.DECIDED)
-            self._migration.switched_over(result, certificate)
+            self._migration.switched_over(result, certificate, turn)
 
     async def issue(self) -> None:
         """Issue the certificate of a decided switchover, if that was not done: in the store, then in memory.

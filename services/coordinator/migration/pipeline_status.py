@@ -30,7 +30,9 @@ from services.shared.model import (
     failure_event,
 )
 from services.shared.pg.catalog.replica_identity import Published
+from services.shared.pg.freeze.thaw import Before
 from services.shared.pg.guard.read_only import Guard
+from services.shared.pg.reverse.ends import EndSessions
 
 if TYPE_CHECKING:
     from services.coordinator.migration.state import Migration
@@ -65,6 +67,24 @@ class PipelineStatus:
     def destination(self) -> Endpoint:
         """The database that it replicates to."""
         return self.migration.record.ends(self.id.direction)[1]
+
+    @property
+    def freeze(self) -> Before | None:
+        """How to thaw its source. None: it is not frozen."""
+        return self.migration.record.frozen(self.id.direction)
+
+    @property
+    def without_copy(self) -> bool:
+        """It was started at a position of its source at which both sides had the same rows."""
+        return self.record.turn > 0
+
+    def sessions_claimed(self, sessions: EndSessions) -> None:
+        """sessions: with which this coordinator is about to create or remove what the pipeline needs."""
+        self.put(replace(self.record, sessions=sessions))
+
+    def retired(self) -> None:
+        """Nothing of it is left on the servers, except what keeps its appliers out."""
+        self.put(replace(self.record, retired=True, slot=None, altered=(), sessions=EndSessions()))
 
     def put(self, record: PipelineRecord) -> None:
         """Replace the record, without a change of state."""

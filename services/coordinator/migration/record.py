@@ -37,6 +37,7 @@ from services.shared.model.view.certificate import StoredCertificate
 from services.shared.model.view.jsonview import from_json, to_json
 from services.shared.pg.freeze.thaw import Before
 from services.shared.pg.guard.read_only import Guard
+from services.shared.pg.reverse.ends import EndSessions
 
 FORMAT = 3
 
@@ -86,6 +87,8 @@ class PipelineRecord:
     flushed_lsn: the destination's progress as last heard. guard: written before others are
     kept from writing to the destination: how to let them in again.
     watched: the destination has, or may have, triggers that record writes of others.
+    turn: how often the pipeline was started without a copy, 0: never. sessions: that may still create or
+    remove what it needs (services.shared.pg.reverse.ends). retired: nothing of an idle pipeline is left.
     """
 
     direction: Direction
@@ -109,6 +112,9 @@ class PipelineRecord:
     skipped: tuple[SkippedTransaction, ...] = ()
     guard: Guard | None = None
     watched: bool = False
+    turn: int = 0
+    sessions: EndSessions = field(default_factory=EndSessions)
+    retired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,10 @@ class Record:
     instance: a random identity of the migration, since ids are used again after `cleanup`. term: how many
     coordinators have taken the migration over, counted in the store. revision grows with every change.
     Which of two records of one id counts: `supersedes`. failure: why the last switchover was rolled back.
-    freeze: written before the source is frozen: how to thaw it. operations: the last ones, the oldest first.
+    active: the direction of the pipeline that works, or that worked last.
+    freeze: written before the source is frozen: how to thaw it. destination_freeze: the same of the
+    destination, which a rollback freezes. A side that was left keeps it as long as the other direction works.
+    operations: the last ones, the oldest first.
     One of them runs while the phase is switchover, and until its end is stored after that. certificates: of
     the last switchovers that were decided (services.coordinator.migration.certificates). left: a line for
     each thing that an abort or a cleanup could not remove.
@@ -154,6 +163,8 @@ class Record:
     pipelines: tuple[PipelineRecord, ...]
     failure: Failure | None = None
     freeze: Before | None = None
+    destination_freeze: Before | None = None
+    active: Direction = Direction.FORWARD
     switchover: SwitchoverResult | None = None
     events: tuple[Event, ...] = ()
     instance: str = ""
@@ -184,9 +195,24 @@ class Record:
         return replace(self, pipelines=tuple(sorted((*others, pipeline), key=lambda one: one.direction)))
 
     @property
-    def active(self) -> Direction:
-        """The direction of the pipeline that works, or that worked last."""
-        return Direction.FORWARD
+    def idle(self) -> PipelineRecord | None:
+        """The pipeline in the other direction. None if there was never one, or all have ended."""
+        found = [one for one in self.pipelines if one.state is PipelineState.IDLE]
+        return found[0] if found else None
+
+    def frozen(self, direction: Direction) -> Before | None:
+        """How to thaw the database that a pipeline of that direction replicates from. None: it is not
+        frozen."""
+        return self.freeze if direction is Direction.FORWARD else self.destination_freeze
+
+    def with_frozen(self, direction: Direction, freeze: Before | None) -> Record:
+        if direction is Direction.FORWARD:
+            return replace(self, freeze=freeze)
+        return replace(self, destination_freeze=freeze)
+
+    def frozen_side(self, side: str) -> Before | None:
+        """side: "source" or "destination" of the migration."""
+        return self.freeze if side == "source" else self.destination_freeze
 
     def ends(self, direction: Direction) -> tuple[Endpoint, Endpoint]:
         """The databases from which and to which a pipeline of that direction replicates."""

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from services.coordinator.migration.certificates import added, announcement, issued, measured
+from services.coordinator.migration.certificates import announcement, issued, measured
 from services.coordinator.migration.handover import HandoverLog
 from services.coordinator.migration.operations import OperationLog, Operations, moved
+from services.coordinator.migration.outcome import Decision, Turn, decided, finalized
 from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import HandoverRecord, PipelineRecord, Record
 from services.shared.model import (
@@ -26,6 +27,7 @@ from services.shared.model import (
     Failure,
     MigrationId,
     MigrationPhase,
+    OperationKind,
     OperationState,
     PgmigError,
     Phase,
@@ -38,6 +40,7 @@ from services.shared.model import (
     check_state,
     check_state_move,
 )
+from services.shared.model.lifecycle.migration_phase import HOME
 from services.shared.model.view.certificate import StoredCertificate
 from services.shared.pg.freeze.sessions import OwnSession
 from services.shared.pg.freeze.thaw import Before
@@ -46,25 +49,6 @@ from services.shared.runtime.changes import Changes
 EVENTS_KEPT = 200
 REVISIONS_UNSAVED = 1000
 """Added to a revision that was read from disk. Progress that was not saved has raised it by less."""
-
-
-def _switched_over(record: Record, result: SwitchoverResult, certificate: StoredCertificate | None) -> Record:
-    pipeline = replace(
-        record.forward,
-        state=PipelineState.ENDED,
-        state_since=result.finished_at,
-        flushed_lsn=max(record.forward.flushed_lsn, result.sentinel_lsn),
-    )
-    closed = record.freeze is not None and record.freeze.database
-    record = replace(
-        record,
-        phase=MigrationPhase.SWITCHED_OVER,
-        phase_since=result.finished_at,
-        switchover=result,
-        freeze=record.freeze if closed else None,  # else there is nothing to thaw
-        certificates=added(record.certificates, certificate) if certificate else record.certificates,
-    )
-    return record.with_pipeline(pipeline)
 
 
 class Migration:
@@ -120,8 +104,16 @@ class Migration:
 
     @property
     def in_switchover(self) -> bool:
-        """Whether a switchover has begun and is neither decided nor undone."""
-        return self.record.phase is MigrationPhase.SWITCHOVER
+        """Whether a switchover or rollback has begun and is neither decided nor undone."""
+        return self.record.phase.blocks
+
+    @property
+    def decided_last(self) -> bool:
+        """Whether the phase shows that the last operation was decided."""
+        operations = self.record.operations
+        if operations and operations[-1].kind is OperationKind.ROLLBACK:
+            return self.record.phase is MigrationPhase.MIGRATING
+        return self.record.phase in {MigrationPhase.SWITCHED_OVER, MigrationPhase.REVERSE}
 
     @property
     def failure(self) -> Failure | None:
@@ -173,7 +165,16 @@ class Migration:
     def _ended(self, phase: MigrationPhase) -> None:
         check_end(phase, self.active.state)
         pipeline = replace(self.active.record, state=PipelineState.ENDED, resume_state=None)
-        self.move(replace(self.record, phase=phase), pipeline)
+        record = replace(self.record, phase=phase)
+        if (idle := record.idle) is not None:
+            record = record.with_pipeline(replace(idle, state=PipelineState.ENDED))
+        self.move(record, pipeline)
+
+    def finalized(self) -> None:
+        """The direction does not change any more: what was needed for that is removed now. Raises
+        WRONG_PHASE."""
+        self.put(finalized(self.record, self._clock()))
+        self.event(EventLevel.INFO, f"phase {self.phase}")
 
     def completed(self) -> None:
         """Everything is copied. No changes are replicated."""
@@ -190,41 +191,57 @@ class Migration:
         self.put(replace(self.record, left=left))
 
     def began_switchover(self, freeze: Before) -> None:
-        """freeze: how to thaw the source. The source is frozen only after this has been stored. The same
+        """freeze: how to thaw the side that is frozen. It is frozen only after this has been stored. The same
         write stores that the operation runs, so that no later coordinator begins it again. Raises WRONG_PHASE
         if there is no operation that has not ended."""
-        check_phase_move(self.record.phase, MigrationPhase.SWITCHOVER)
-        if self.operations.current is None:
+        operation = self.operations.current
+        back = operation is not None and operation.kind is OperationKind.ROLLBACK
+        phase = MigrationPhase.ROLLBACK if back else MigrationPhase.SWITCHOVER
+        check_phase_move(self.record.phase, phase)
+        if operation is None:
             raise PgmigError(ErrorKind.WRONG_PHASE, f"no switchover of migration {self.id} was requested")
         record = replace(
-            self.record,
-            phase=MigrationPhase.SWITCHOVER,
+            self.record.with_frozen(self.record.active, freeze),
+            phase=phase,
             failure=None,
-            freeze=freeze,
             operations=moved(self.record.operations, OperationState.RUNNING, self._clock()),
         )
         self.move(record, self.active.record)
 
     def switchover_undone(self) -> None:
-        """The switchover is undone: applications can write to the source again."""
-        check_phase_move(self.record.phase, MigrationPhase.MIGRATING)
-        record = replace(self.record, phase=MigrationPhase.MIGRATING, freeze=None)
+        """It is undone: applications can write again to the side that was frozen."""
+        home = HOME.get(self.record.phase, MigrationPhase.MIGRATING)
+        check_phase_move(self.record.phase, home)
+        record = replace(self.record.with_frozen(self.record.active, None), phase=home)
         pipeline = self.active.record
         if pipeline.resume_state is PipelineState.STREAMING:  # the pipeline failed during the switchover
             pipeline = replace(pipeline, resume_state=PipelineState.CATCHUP)
-        self.move(record, pipeline, "writers may write to the source again")
+        side = self.active.id.publisher
+        self.move(record, pipeline, f"writers may write to the {side} again")
 
-    def decided(self, result: SwitchoverResult, certificate: StoredCertificate | None = None) -> Record:
-        """Return the record of a decided switchover, for the store. Changes nothing. certificate: its
-        draft."""
-        check_phase_move(self.record.phase, MigrationPhase.SWITCHED_OVER)
-        check_end(MigrationPhase.SWITCHED_OVER, self.active.state)
-        record = _switched_over(self.record, result, certificate)
+    def decided(
+        self, result: SwitchoverResult, certificate: StoredCertificate | None = None, turn: Turn | None = None
+    ) -> Record:
+        """Return the record of a decided switchover or rollback, for the store. Changes nothing. certificate:
+        its draft. turn: where the opposite direction starts; None: the migration ends. Raises WRONG_PHASE."""
+        record = decided(self.record, Decision(result, certificate, turn))
         return replace(record, revision=record.revision + 1)
 
-    def switched_over(self, result: SwitchoverResult, certificate: StoredCertificate | None = None) -> None:
+    def switched_over(
+        self, result: SwitchoverResult, certificate: StoredCertificate | None = None, turn: Turn | None = None
+    ) -> None:
         """The store has the decision. It is valid, whatever has happened in this process since then."""
-        self.put(_switched_over(self.record, result, certificate))
+        before = self.record.active
+        record = decided(self.record, Decision(result, certificate, turn), proven=True)
+        if (
+            record.active is not before
+        ):  # what was reported about an earlier run of that pipeline is forgotten
+            self._pipelines.pop(record.active, None)
+        self.put(record)
+
+    def turn_intended(self, pipeline: PipelineRecord) -> None:
+        """pipeline: idle, in the direction opposite to the one that works. It is about to be prepared."""
+        self.put(self.record.with_pipeline(pipeline))
 
     # The switchover.
 
@@ -251,14 +268,16 @@ class Migration:
         if (line := announcement(self.record)) is not None:
             self.event(*line)
 
-    def thaw_claimed(self, sessions: tuple[OwnSession, ...]) -> None:
-        """sessions: the sessions with which this coordinator is about to thaw the source."""
-        assert self.record.freeze is not None
-        self.put(replace(self.record, freeze=replace(self.record.freeze, sessions=sessions)))
+    def thaw_claimed(self, direction: Direction, sessions: tuple[OwnSession, ...]) -> None:
+        """sessions: the sessions with which this coordinator is about to thaw the database that the pipeline
+        of that direction replicates from."""
+        freeze = self.record.frozen(direction)
+        assert freeze is not None
+        self.put(self.record.with_frozen(direction, replace(freeze, sessions=sessions)))
 
-    def thawed(self) -> None:
-        """The freeze has been removed from the source completely."""
-        self.put(replace(self.record, freeze=None))
+    def thawed(self, direction: Direction) -> None:
+        """The freeze has been removed completely from that database."""
+        self.put(self.record.with_frozen(direction, None))
 
     def _put_operations(self, operations: Operations) -> None:
         self.put(replace(self.record, operations=operations))

@@ -60,7 +60,7 @@ async def unfreeze(context: Context, *, read_only: bool) -> None:
         )
     else:
         await thaw_recorded(context, uri)
-        migration.thawed()
+        migration.thawed(context.pipeline.id.direction)
         migration.event(EventLevel.WARNING, "the old source accepts writes again: from now on both sides do")
     await context.journal.save()
 
@@ -92,8 +92,8 @@ def alarm(found: tuple[tuple[str, int], ...]) -> str:
 async def written(context: Context) -> tuple[tuple[str, int], ...]:
     """What was committed on the old source after the switchover, by table; nothing while it is closed."""
     record, names = context.migration.record, context.pipeline.id
-    if record.switchover is None:
-        return ()
+    if record.switchover is None or context.pipeline.record.slot is None:
+        return ()  # without its slot, nothing shows what was written
     uri = await context.credentials.known_source()
     if record.freeze is not None and record.freeze.database:
         side = await beside(uri, record.freeze.door)

@@ -165,6 +165,7 @@ class DryRun:
 
     async def _prove_rights(self) -> str:
         async with self._exclusive():
-            freeze = await Freeze.open(self._uris.source_uri, self._context.pipeline.id.slot)
+            names = self._context.pipeline.id
+            freeze = await Freeze.open(self._uris.source_uri, names.slot, names.publisher)
             await freeze.close()
         return "our role may block writes, end all sessions and close the source"

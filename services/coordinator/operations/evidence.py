@@ -40,6 +40,7 @@ _ALWAYS = frozenset(
     }
 )
 _WHY_NOT = {
+    CheckName.UNLOGGED_TABLES: "changes of unlogged tables are not replicated back",
     CheckName.TRUNCATE: "the source replicates TRUNCATE",
     CheckName.UNPUBLISHED: "there are none, or the migration's options leave them out",
 }
@@ -50,12 +51,14 @@ _FREEZE = "the database was closed instead, and all its sessions were ended"
 
 @dataclass(slots=True)
 class Evidence:
-    """blocks: whether writers were blocked. blocked_at, closed_at: Unix seconds by the coordinator's clock;
+    """blocks: whether writers were blocked. copied: the pipeline began with a copy, and so unlogged tables
+    have its rows. blocked_at, closed_at: Unix seconds by the coordinator's clock;
     0.0 for not. sentinel: the end of the first sentinel's transaction. progress: of the destination, as read
     there after the second sentinel. sequences: those whose values were verified. written: writes of others to
     the destination, which the migration's options accept."""
 
     blocks: bool = True
+    copied: bool = True
     blocked_at: float = 0.0
     closed_at: float = 0.0
     sentinel: Lsn = Lsn(0)
@@ -106,6 +109,8 @@ class Evidence:
         required = _ALWAYS | (_OF_A_FREEZE if self.blocks else _OF_NO_FREEZE)
         if self.written:
             required -= {CheckName.DESTINATION_UNWRITTEN}
+        if not self.copied:
+            required -= {CheckName.UNLOGGED_TABLES}
         lacking = sorted(required - self._made.keys())
         if lacking or self.source is None or self.destination is None:
             raise PgmigError(

@@ -27,7 +27,6 @@ from services.shared.model import (
     EventLevel,
     FreezeMode,
     HookName,
-    MigrationPhase,
     Operation,
     OperationState,
     PgmigError,
@@ -135,7 +134,7 @@ def due(context: Context) -> bool:
 
 
 def _decided(context: Context) -> bool:
-    return context.migration.record.phase is MigrationPhase.SWITCHED_OVER
+    return context.migration.decided_last
 
 
 def _hook_due(context: Context, operation: Operation) -> bool:

@@ -22,12 +22,14 @@ from services.coordinator.operations.hook_process import Ran, divided, run_comma
 from services.coordinator.pipeline.parts import Context
 from services.coordinator.pipeline.reports import unexpected
 from services.shared.model import (
+    Direction,
     Endpoint,
     ErrorKind,
     EventLevel,
     HookName,
     MigrationPhase,
     Operation,
+    OperationKind,
     PgmigError,
     SwitchoverOptions,
 )
@@ -103,7 +105,7 @@ async def run_hook(context: Context, operation: Operation, name: HookName) -> st
     began = time.monotonic()
     try:
         _check_permitted(context, operation.options)
-        ends = await _ends(context)
+        ends = await _ends(context, operation)
         migration.event(EventLevel.INFO, f"hook {name} is run: {redact(text)}")
         ran = await run_command(
             divided(text),
@@ -121,19 +123,26 @@ async def run_hook(context: Context, operation: Operation, name: HookName) -> st
     return ""
 
 
-async def _ends(context: Context) -> tuple[Endpoint, Endpoint]:
-    """Source and destination. Where a connection string names several servers, the host is that of the
-    primary: as last found, or the one that was switched over, or at last the first that is named."""
-    ends = context.pipeline.source, context.pipeline.destination
+async def _ends(context: Context, operation: Operation) -> tuple[Endpoint, Endpoint]:
+    """The side that serves writers before the operation, and the one that does so afterwards.
+
+    Where a connection string names several servers, the host is that of the primary: as last found, or the
+    one that was switched over, or at last the first that is named.
+    """
+    record, direction = context.migration.record, context.pipeline.id.direction
+    back = operation.kind is OperationKind.ROLLBACK
+    wanted = Direction.REVERSE if back else Direction.FORWARD
+    ends = record.ends(wanted)
     if all(len(where.servers) == 1 for where in ends):
         return ends
     with suppress(PgmigError, TimeoutError):
         async with asyncio.timeout(FIND_S):
             await context.credentials.find_primaries(again=False)
     known = context.credentials.known
+    known = known if wanted is direction else known.swapped()
     return (
-        _at(ends[0], known.source_uri, context.migration.record, "source"),
-        _at(ends[1], known.destination_uri, context.migration.record, "destination"),
+        _at(ends[0], known.source_uri, record, "source"),
+        _at(ends[1], known.destination_uri, record, "destination"),
     )
 
 
@@ -157,6 +166,7 @@ def variables(
         "PGMIG_HOOK": name.value,
         "PGMIG_ID": record.migration_id,
         "PGMIG_OPERATION_ID": operation.operation_id,
+        "PGMIG_OPERATION": operation.kind.value,
         "PGMIG_FREEZE": operation.options.freeze.value,
         "PGMIG_FAILURE": operation.failure.message if operation.failure else "",
         "PGMIG_SENTINEL_LSN": str(record.switchover.sentinel_lsn) if record.switchover else "",

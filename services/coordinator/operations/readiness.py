@@ -12,25 +12,64 @@ import asyncio
 import time
 
 from services.coordinator.migration.pipeline_status import PipelineStatus
+from services.coordinator.migration.record import Record
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context
-from services.shared.model import ErrorKind, EventLevel, LagLimit, PgmigError, PipelineState, Reason
+from services.shared.model import (
+    Direction,
+    ErrorKind,
+    EventLevel,
+    LagLimit,
+    OperationKind,
+    PgmigError,
+    PipelineState,
+    Reason,
+)
 from services.shared.model.readiness import credentials_needed, lagging, no_applier, phase_reason
 
 
-def check_ready(migration: Migration) -> None:
-    """Raises WRONG_PHASE unless the migration streams, or is about to."""
+def check_ready(migration: Migration, kind: OperationKind = OperationKind.SWITCHOVER) -> None:
+    """Raises WRONG_PHASE unless the migration streams, or is about to, in the direction of the operation, and
+    everything is done that follows its last change of direction."""
+    record, name = migration.record, str(migration.id)
+    back = kind is OperationKind.ROLLBACK
+    if not record.phase.ended and back is not (record.active is Direction.REVERSE):
+        raise PgmigError(ErrorKind.WRONG_PHASE, *_other_direction(name, back=back))
+    if _being_opened(record):
+        raise PgmigError(
+            ErrorKind.WRONG_PHASE,
+            f"migration {name} has not finished what follows its last change of direction",
+            f"wait a moment; see the events of `pgmig-cli status --id {name}`",
+        )
     reason = phase_reason(str(migration.id), migration.phase, migration.failure)
     if reason is not None:
         raise PgmigError(ErrorKind.WRONG_PHASE, reason.text, reason.remedy)
+
+
+def _being_opened(record: Record) -> bool:
+    idle = record.idle
+    guarded = idle is not None and idle.guard is not None
+    return not record.phase.ended and (guarded or record.frozen(record.active) is not None)
+
+
+def _other_direction(name: str, *, back: bool) -> tuple[str, str]:
+    if back:
+        return (
+            f"migration {name} cannot be rolled back: no changes are replicated back to its source",
+            "only a switchover with --reverse can be rolled back",
+        )
+    return (
+        f"migration {name} has switched over, and its changes are replicated back",
+        f"go back with `pgmig-cli rollback --id {name}`, or end it with `pgmig-cli finalize --id {name}`",
+    )
 
 
 def check_running(migration: Migration) -> None:
     """Raises WRONG_PHASE if the migration was paused, has failed or has ended: it does not continue by
     itself."""
     if not migration.phase.running:
-        check_ready(migration)
+        check_ready(migration, migration.operations.kind)
 
 
 async def await_ready(pipeline: PipelineStatus, deadline: float) -> None:
@@ -58,7 +97,8 @@ async def await_proceed(context: Context) -> None:
     if (operation := migration.operations.current) is None or not operation.held:
         return
     migration.operations.ready()
-    migration.event(EventLevel.INFO, "the switchover is ready; it waits for `pgmig-cli switchover --proceed`")
+    kind = migration.operations.kind
+    migration.event(EventLevel.INFO, f"the {kind} is ready; it waits for `pgmig-cli switchover --proceed`")
     await context.journal.save()
     while (operation := migration.operations.current) is not None and operation.held:
         check_running(migration)

@@ -19,17 +19,18 @@ from collections.abc import Callable
 from functools import partial
 
 from services.coordinator.migration.failpoints import Point, at_point
-from services.coordinator.operations import handover, switchover
+from services.coordinator.operations import handover, settling, switchover, turning
 from services.coordinator.operations.readiness import check_ready
 from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.switchover import store
 from services.coordinator.pipeline.parts import Context, Schema, Workers
+from services.coordinator.pipeline.pipeline import Pipelines
 from services.coordinator.pipeline.reports import unexpected
 from services.shared.model import (
     ErrorKind,
     Failure,
-    MigrationPhase,
     Operation,
+    OperationKind,
     OperationState,
     PgmigError,
     StepName,
@@ -44,8 +45,8 @@ log = logging.getLogger(__name__)
 
 _KILLED = Failure(
     ErrorKind.SWITCHOVER_FAILED,
-    "the coordinator ended before the switchover was decided",
-    "writes are not blocked any more; switch over again",
+    "the coordinator ended before the operation was decided",
+    "writes are not blocked any more; try again",
 )
 _KILLED_IN_HOOK = Failure(
     ErrorKind.SWITCHOVER_FAILED,
@@ -59,8 +60,8 @@ _TOO_LATE = Failure(
 )
 
 
-def _check_same(known: Operation, options: SwitchoverOptions) -> None:
-    if known.options != options:
+def _check_same(known: Operation, options: SwitchoverOptions, kind: OperationKind) -> None:
+    if (known.options, known.kind) != (options, kind):
         raise PgmigError(
             ErrorKind.INVALID_ARGUMENT,
             f"operation {known.operation_id} was requested with the same request id and other options",
@@ -69,12 +70,29 @@ def _check_same(known: Operation, options: SwitchoverOptions) -> None:
 
 
 class Switching:
-    def __init__(self, context: Context, schema: Schema, workers: Workers) -> None:
-        self._context, self._schema, self._workers = context, schema, workers
+    """pipelines: of the migration. None: only the pipeline of `context` exists, and the direction never
+    changes."""
+
+    def __init__(
+        self, context: Context, schema: Schema, workers: Workers, pipelines: Pipelines | None = None
+    ) -> None:
+        self._given, self._pipelines = (context, schema, workers), pipelines
         self._operations = context.migration.operations
         self._task: asyncio.Task[None] | None = None
         self._feed = StepFeed(context.migration, "")
         self._stopped = False
+
+    @property
+    def _parts(self) -> tuple[Context, Schema, Workers]:
+        """Of the pipeline that works."""
+        if self._pipelines is None:
+            return self._given
+        active = self._pipelines.active
+        return active.context, active.schema, active.workers
+
+    @property
+    def _context(self) -> Context:
+        return self._parts[0]
 
     @property
     def running(self) -> bool:
@@ -90,7 +108,12 @@ class Switching:
         operation = self._operations.current
         return operation is not None and operation.held
 
-    async def begin(self, request_id: str, options: SwitchoverOptions) -> Operation:
+    async def begin(
+        self,
+        request_id: str,
+        options: SwitchoverOptions,
+        kind: OperationKind = OperationKind.SWITCHOVER,
+    ) -> Operation:
         """Start a switchover, or return the one that was started with this request id.
 
         Raises INVALID_ARGUMENT if that one has other options, or for hooks and poolers that this coordinator
@@ -100,16 +123,17 @@ class Switching:
         given, options = options.pause_poolers, handover.recorded(options)
         known = self._operations.requested(request_id)
         if known is not None:
-            _check_same(known, options)
+            _check_same(known, options, kind)
             self._context.poolers.give(given)
             return known
         handover.check_accepted(self._context, options)
+        turning.check_options(kind, options, self._context.migration.record.options)
         migration = self._context.migration
         if self._operations.current is None:
             await self.wait()  # the one before has ended, and may still be storing that
-            check_ready(migration)
+            check_ready(migration, kind)
         operation = self._operations.began(
-            Operation(secrets.token_hex(8), migration.record.migration_id, request_id, options=options)
+            Operation(secrets.token_hex(8), migration.record.migration_id, request_id, kind, options)
         )
         self._feed = StepFeed(migration, operation.operation_id)
         try:
@@ -139,7 +163,7 @@ class Switching:
         self._feed = StepFeed(self._context.migration, operation.operation_id)
         left_s = math.inf if operation.held else operation.left_s(time.time())
         self._task = asyncio.create_task(
-            switchover.run(self._context, self._schema, self._workers, self._feed, left_s),
+            switchover.run(*self._parts, self._feed, left_s, pipelines=self._pipelines),
             name=f"switchover-{self._context.migration.id}",
         )
         self._task.add_done_callback(partial(self._left_open, operation.operation_id))
@@ -192,7 +216,9 @@ class Switching:
             return
         if migration.record.phase.ended and self._context.pipeline.record.guard is not None:
             return
-        if migration.record.phase is not MigrationPhase.SWITCHED_OVER and operation.failure is None:
+        if migration.decided_last and settling.closed(self._context) and not migration.record.phase.ended:
+            return
+        if not migration.decided_last and operation.failure is None:
             self._operations.failing(operation.operation_id, _KILLED)  # it cannot be cancelled any more
         self._conclude(self._settled)
 
@@ -219,7 +245,7 @@ class Switching:
         migration, operation = self._context.migration, self._operations.current
         if operation is None or operation.state is not OperationState.RUNNING or migration.in_switchover:
             return
-        if migration.record.phase is MigrationPhase.SWITCHED_OVER:
+        if migration.decided_last:
             result = migration.record.switchover
             step = SwitchoverStep(StepName.COMMIT, StepState.DONE, result=result)
             self._operations.ended(operation.operation_id, OperationState.SUCCEEDED, step, result)
@@ -232,7 +258,9 @@ class Switching:
         """Cancel it; its end is seen in the record. Raises WRONG_PHASE if it was decided or has ended."""
         if operation.state is OperationState.CANCELLED or operation.cancel_requested:
             return operation
-        decided = self._feed.deciding or self._context.migration.record.phase.ended
+        migration = self._context.migration
+        running = operation.state is OperationState.RUNNING and not migration.in_switchover
+        decided = self._feed.deciding or migration.record.phase.ended or (running and migration.decided_last)
         if operation.state.ended or (decided and operation.failure is None):
             ended = f"has ended: {operation.state}" if operation.state.ended else "is decided"
             raise PgmigError(
@@ -289,8 +317,9 @@ class Switching:
     @property
     def opening(self) -> bool:
         """Whether it is decided, and waits until others can write to the destination."""
-        decided = self._context.migration.record.phase is MigrationPhase.SWITCHED_OVER
-        return decided and self._context.pipeline.record.guard is not None
+        migration = self._context.migration
+        guarded = migration.record.phase.ended and self._context.pipeline.record.guard is not None
+        return migration.decided_last and (guarded or settling.closed(self._context))
 
     async def leave(self) -> None:
         """Stop waiting for that. `settle` ends the operation when the guard is lifted."""

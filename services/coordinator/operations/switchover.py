@@ -26,7 +26,7 @@ from typing import Any
 
 from services.coordinator.migration.failpoints import Edge, Point, at_point, at_step
 from services.coordinator.migration.state import Migration
-from services.coordinator.operations import handover
+from services.coordinator.operations import handover, settling, turning
 from services.coordinator.operations import switchover_steps as steps
 from services.coordinator.operations.certificate import issue
 from services.coordinator.operations.readiness import (
@@ -40,6 +40,7 @@ from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.undo import undo_at_last
 from services.coordinator.pipeline.guarding import DROPPED_FIRST_S, lift_at_last, unwatch_soon
 from services.coordinator.pipeline.parts import Context, Schema, Workers
+from services.coordinator.pipeline.pipeline import Pipelines
 from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.pipeline.staffing import Staffing
 from services.coordinator.tables import unpublished
@@ -50,6 +51,7 @@ from services.shared.model import (
     FreezeMode,
     LargeObjects,
     MigrationPhase,
+    OperationKind,
     OperationState,
     PgmigError,
     PipelineState,
@@ -70,22 +72,37 @@ LOOK_AGAIN_S = 0.2
 """Pause before another attempt to begin, if the migration did not stream just then."""
 
 
-async def run(context: Context, schema: Schema, workers: Workers, feed: StepFeed, timeout_s: float) -> None:
-    """The whole switchover or its roll-back. Its outcome is that of the operation in the record. timeout_s:
-    for the preparation and for blocking writes; infinite for a held operation until it proceeds."""
+async def run(
+    context: Context,
+    schema: Schema,
+    workers: Workers,
+    feed: StepFeed,
+    timeout_s: float,
+    *,
+    pipelines: Pipelines | None = None,
+) -> None:
+    """The whole switchover or rollback, or its undo. Its outcome is that of the operation in the record.
+    timeout_s: for the preparation and for blocking writes; infinite for a held operation until it proceeds.
+    pipelines: of the migration, if the direction may change."""
     interrupted: BaseException | None = None
     try:
         deadline = time.monotonic() + timeout_s
         uris = await await_credentials(context, deadline)
-        await _attempt(steps.Run(context, schema, workers, feed, deadline, uris))
+        await _attempt(steps.Run(context, schema, workers, feed, deadline, uris, pipelines))
     except BaseException as exc:  # also when cancelled: the source must not stay frozen
         interrupted = exc
-    if context.migration.record.phase is MigrationPhase.SWITCHED_OVER:
-        await _to_its_end(_finish(context, workers.staffing, feed))
+    if _decided(context):
+        await _to_its_end(_finish(context, workers.staffing, feed, pipelines))
     elif interrupted is not None and not _continues_later(context.migration, interrupted):
-        await _fail(context, feed, interrupted)
+        await _fail(context, feed, interrupted, pipelines)
     if interrupted is not None and not isinstance(interrupted, Exception):
         raise interrupted
+
+
+def _decided(context: Context) -> bool:
+    """The migration has ended, or its other pipeline works."""
+    idle = context.pipeline.state is PipelineState.IDLE
+    return idle or context.migration.record.phase is MigrationPhase.SWITCHED_OVER
 
 
 def _cancelled(migration: Migration) -> bool:
@@ -115,20 +132,29 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
     task.result()
 
 
-async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
+async def _finish(
+    context: Context, staffing: Staffing, feed: StepFeed, pipelines: Pipelines | None = None
+) -> None:
     """The operation ends only when others can write to the destination."""
-    decided = context.migration.record.switchover
+    migration = context.migration
+    decided = migration.record.switchover
     assert decided is not None
-    opened = await _opened(context, feed)
+    turned = pipelines if not migration.record.phase.ended else None
+    if turned is not None:
+        await at_point(migration.operations.kind, Point.TURNED)
+    opened = await _opened(context, feed, turned)
     stopped = await _release(context, staffing)
     if not opened:
         return  # the next coordinator does that and the rest
+    if turned is not None:
+        await settling.admit_soon(turned)
     await at_point(context.migration.operations.kind, Point.FINISHED)
     warnings = await handover.conclude(context, feed)
     # Until now: the destination could be written to only after its guard was lifted.
     result = replace(decided, write_downtime_ms=feed.elapsed_ms(), warnings=warnings)
     context.migration.event(
-        EventLevel.INFO, f"switched over; writes were blocked for {result.write_downtime_ms} ms"
+        EventLevel.INFO,
+        f"{_done(migration)}; writes were blocked for {result.write_downtime_ms} ms",
     )
     result = await issue(context, result, stopped=stopped)
     await unwatch_soon(context, DROPPED_FIRST_S, last=False)
@@ -142,11 +168,12 @@ async def _finish(context: Context, staffing: Staffing, feed: StepFeed) -> None:
         log.error("after the switchover: %s", exc)
 
 
-async def _opened(context: Context, feed: StepFeed) -> bool:
-    """Lift the guard of the destination, however long that takes. Returns False if the coordinator leaves
-    before."""
+async def _opened(context: Context, feed: StepFeed, turned: Pipelines | None) -> bool:
+    """Lift the guard of the destination, or open the new primary if the direction has changed, however long
+    that takes. Returns False if the coordinator leaves before."""
     tell = partial(feed.tell, StepName.COMMIT, StepState.STARTED)
-    opening = asyncio.create_task(lift_at_last(context, tell), name="open-destination")
+    work = lift_at_last(context, tell) if turned is None else settling.open_at_last(turned, tell)
+    opening = asyncio.create_task(work, name="open-destination")
     leaving = asyncio.create_task(feed.leave.wait(), name="leave")
     await asyncio.wait({opening, leaving}, return_when=asyncio.FIRST_COMPLETED)
     if not opening.done():
@@ -172,12 +199,20 @@ async def _release(context: Context, staffing: Staffing) -> bool:
     return stopped
 
 
-async def _fail(context: Context, feed: StepFeed, exc: BaseException) -> None:
+def _done(migration: Migration) -> str:
+    if migration.operations.kind is OperationKind.ROLLBACK:
+        return "rolled back: the source serves writers again"
+    return "switched over"
+
+
+async def _fail(
+    context: Context, feed: StepFeed, exc: BaseException, pipelines: Pipelines | None = None
+) -> None:
     error = cause(exc) or _interrupted(context.migration, exc)
     feed.failing(failure_of(error))  # from now on it cannot be cancelled
     feed.tell(StepName.ROLLBACK, StepState.STARTED, error.message)
     try:
-        await _to_its_end(_roll_back(context, feed, error))
+        await _to_its_end(_roll_back(context, feed, error, pipelines))
     finally:
         feed.left(failure_of(error))  # unless it has ended
 
@@ -198,7 +233,8 @@ async def _attempt(run: steps.Run) -> None:
     while True:
         await run.context.journal.confirm()  # a coordinator that was replaced does not begin
         await check_primaries(run.context, run.uris)
-        freeze = await _freeze_mode(migration).open(run.uris.source_uri, pipeline.id.slot)
+        opening = _freeze_mode(migration).open
+        freeze = await opening(run.uris.source_uri, pipeline.id.slot, pipeline.id.publisher)
         try:
             check_running(migration)  # nothing is awaited between these checks and the move
             _check_not_cancelled(migration)
@@ -235,6 +271,8 @@ def _freeze_mode(migration: Migration) -> type[Freeze]:
 
 async def _prepare(run: steps.Run) -> None:
     """Nothing is blocked yet. An operation that is held waits here, and is then prepared once more."""
+    if run.pipelines is not None:
+        await settling.settle(run.pipelines, anew=True)
     while True:
         operation = run.context.migration.operations.current
         held = operation is not None and operation.held
@@ -243,6 +281,9 @@ async def _prepare(run: steps.Run) -> None:
         await steps.await_copies(run)
         await check_unlogged(run.context)
         await steps.synchronize_ahead(run)
+        if run.turns is not None:
+            async with run.turns.preparing:
+                await turning.prepare(run.context, run.turns, run.deadline)
         if operation is not None:
             await handover.check(run.context, operation.options)
         if operation is None or not held:
@@ -274,6 +315,8 @@ async def _while_frozen(run: steps.Run, freeze: Freeze) -> None:
         run.evidence.passed(CheckName.UNPUBLISHED, what)
     async with _step(run, StepName.VERIFY):
         await steps.verify(run, freeze)
+        if run.turns is not None:
+            await turning.confirm(run.context, run.turns)
         await steps.check_fence(run, freeze)
     async with _step(run, StepName.COMMIT, tell_end=False):  # reported when the locks are released
         await steps.commit(run)
@@ -325,14 +368,18 @@ async def _store_cause(context: Context) -> None:
         log.error("before the end of the switchover of migration %s: %s", context.migration.id, exc)
 
 
-async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> None:
+async def _roll_back(
+    context: Context, feed: StepFeed, error: PgmigError, pipelines: Pipelines | None = None
+) -> None:
     """Allow writes again, and retry until that succeeds. The migration keeps streaming."""
     pipeline = context.pipeline
     migration, cancelled = context.migration, _cancelled(context.migration)
+    kind = migration.operations.kind
     if cancelled:
-        migration.event(EventLevel.WARNING, "switchover cancelled")
+        migration.event(EventLevel.WARNING, f"{kind} cancelled")
     else:
-        migration.event(EventLevel.ERROR, f"switchover rolled back: {error.message}")
+        undone = "undone" if kind is OperationKind.ROLLBACK else "rolled back"
+        migration.event(EventLevel.ERROR, f"{kind} {undone}: {error.message}")
     end = OperationState.ROLLED_BACK if migration.in_switchover else OperationState.FAILED
     if not migration.in_switchover:
         await _store_cause(context)
@@ -346,6 +393,8 @@ async def _roll_back(context: Context, feed: StepFeed, error: PgmigError) -> Non
     if not cancelled and pipeline.state is not PipelineState.FAILED:
         migration.switchover_failed(failure_of(error))  # else its own failure says what to do
     await handover.conclude(context, feed)
+    if pipelines is not None:
+        await settling.withdraw(pipelines)
     feed.undone(OperationState.CANCELLED if cancelled else end)
     try:
         await context.journal.save()

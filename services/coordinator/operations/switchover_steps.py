@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from services.coordinator.migration.failpoints import Point, at_point
+from services.coordinator.operations import turning
 from services.coordinator.operations.certificate import draft
 from services.coordinator.operations.evidence import Evidence
 from services.coordinator.operations.fence import check_nothing_behind, opened_meanwhile, written_behind
@@ -20,6 +21,7 @@ from services.coordinator.operations.steps import StepFeed
 from services.coordinator.operations.tables_match import check_indexes, check_tables
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context, Schema, Workers
+from services.coordinator.pipeline.pipeline import Pipelines
 from services.coordinator.tables import unpublished
 from services.coordinator.tables.foreign_writes import check_foreign_writes
 from services.coordinator.tables.unlogged import check_unlogged
@@ -56,9 +58,10 @@ COPIES_LOOK_S = 0.5
 
 @dataclass(slots=True)
 class Run:
-    """One attempt. deadline: time.monotonic(). chosen: the objects that are migrated, as last read.
-    sentinel, token: of the last one that was written. applied: the applier's report of it, if the source
-    sends messages. rows: number of rows applied until then. evidence: what was checked."""
+    """One attempt. deadline: time.monotonic(). pipelines: of the migration. chosen: the objects that are
+    migrated, as last read. sentinel, token: of the last one that was written. applied: the applier's report
+    of it, if the source sends messages. rows: number of rows applied until then. evidence: what was
+    checked."""
 
     context: Context
     schema: Schema
@@ -66,6 +69,7 @@ class Run:
     feed: StepFeed
     deadline: float
     uris: Credentials
+    pipelines: Pipelines | None = None
     sentinel: Lsn = Lsn(0)
     applied: SentinelApplied | None = None
     rows: int = 0
@@ -74,6 +78,14 @@ class Run:
     chosen: Chosen = EVERYTHING
     unpublished: bool = False
     evidence: Evidence = field(default_factory=Evidence)
+
+    def __post_init__(self) -> None:
+        self.evidence.copied = not self.context.pipeline.without_copy
+
+    @property
+    def turns(self) -> Pipelines | None:
+        """The pipelines of the migration, if the direction changes when it is decided."""
+        return self.pipelines if turning.turns(self.context.migration.operations.current) else None
 
 
 async def await_copies(run: Run) -> None:
@@ -129,7 +141,8 @@ async def freeze_source(run: Run, freeze: Freeze) -> None:
     await freeze.stop_subscriptions()
     if freeze.before.subscriptions:
         named = ", ".join(freeze.before.subscriptions)
-        run.context.migration.event(EventLevel.WARNING, f"subscriptions of the source are disabled: {named}")
+        where = freeze.before.side
+        run.context.migration.event(EventLevel.WARNING, f"subscriptions of the {where} are disabled: {named}")
     locked_at = await freeze.lock(tables, run.deadline - EXPLAIN_S)
     run.feed.blocked_at = run.feed.blocked_at or locked_at  # clients of paused poolers wait longer
     run.evidence.blocks = freeze.blocks
@@ -138,7 +151,7 @@ async def freeze_source(run: Run, freeze: Freeze) -> None:
     since = await freeze.forbid_writes()
     await at_point(run.context.migration.operations.kind, Point.READ_ONLY)
     ended = await freeze.end_writers(since)
-    done = f"source frozen; sessions that were ended: {ended}"
+    done = f"{freeze.before.side} frozen; sessions that were ended: {ended}"
     if not freeze.blocks:
         done = "the source is not frozen, as requested; no transaction that writes is open"
     run.context.migration.event(EventLevel.INFO, done)
@@ -161,7 +174,7 @@ async def drain(run: Run, freeze: Freeze) -> None:
     WAL, which may be inside an incomplete record or after a page header, decoding
     reaches the end of a record.
     """
-    versions = run.context.migration.record.source.server_version_num
+    versions = run.context.pipeline.source.server_version_num
     following = run.context.pipeline.following
 
     def drained() -> bool:
@@ -186,7 +199,8 @@ async def close_source(run: Run, freeze: Freeze) -> None:
     if freeze.blocks:
         run.evidence.closed_at = time.time()
         run.context.migration.event(
-            EventLevel.INFO, f"the source accepts no connections; sessions that were ended: {ended}"
+            EventLevel.INFO,
+            f"the {freeze.before.side} accepts no connections; sessions that were ended: {ended}",
         )
 
 
@@ -207,7 +221,8 @@ async def verify(run: Run, freeze: Freeze) -> None:
     pipeline = run.context.pipeline
     await _check_tables(run, freeze)
     await check_unlogged(run.context, frozen=True)
-    run.evidence.passed(CheckName.UNLOGGED_TABLES)
+    if not pipeline.without_copy:
+        run.evidence.passed(CheckName.UNLOGGED_TABLES)
     values = await read_sequences(freeze.session, "source", run.chosen)
     async with connection(run.uris.destination_uri, "destination") as conn:
         run.evidence.sequences_equal(values, await verify_sequences(conn, values))
@@ -264,5 +279,6 @@ async def commit(run: Run) -> None:
         raise PgmigError(ErrorKind.SWITCHOVER_FAILED, "an operator cancelled the switchover")
     result = SwitchoverResult(run.sentinel, run.feed.elapsed_ms(), run.sequences, time.time())
     certificate = draft(run.context.pipeline, run.evidence, result)
+    turn = await turning.start_of(run.context, run.turns) if run.turns is not None else None
     run.feed.deciding = True
-    await run.context.journal.decide(result, certificate)
+    await run.context.journal.decide(result, certificate, turn)

@@ -12,6 +12,7 @@ from services.shared.model.readiness import invalid_indexes, tables_missing
 from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.catalog.replica_identity import uncovered
 from services.shared.pg.catalog.selected import choose
+from services.shared.pg.catalog.server import listing
 from services.shared.pg.catalog.tables import list_tables, publication_tables
 from services.shared.pg.freeze.source import Freeze, source_session
 from services.shared.pg.readiness.destination import invalid_indexes_of, valid_among
@@ -53,6 +54,14 @@ async def check_tables(
         with translated("looking for the tables of the destination"):
             arrived = await existing_tables(conn, targets)
     lacking = sorted({*unknown, *(targets - arrived)})
+    if lacking and context.pipeline.without_copy:
+        side = context.pipeline.id.publisher
+        raise PgmigError(
+            ErrorKind.SCHEMA_DRIFT,
+            f"tables of the {side} are not replicated: {listing(lacking)}",
+            f"without a copy, new tables cannot be replicated: drop them on the {side}; or end the migration "
+            f"({'finalize' if side == 'destination' else 'abort'})",
+        )
     if lacking:
         reason = tables_missing(str(migration.id), lacking)
         raise PgmigError(ErrorKind.SCHEMA_DRIFT, reason.text, reason.remedy)

@@ -18,9 +18,10 @@ from services.coordinator.pipeline.guarding import lift, needed, still_watched, 
 from services.coordinator.pipeline.parts import Context
 from services.shared.bus.connection import Client
 from services.shared.bus.store import delete_stream
-from services.shared.model import CleanupResult, Direction, ErrorKind, PgmigError
+from services.shared.model import CleanupResult, Direction, ErrorKind, MigrationPhase, PgmigError
 from services.shared.pg.bookkeeping.schema import drop_bookkeeping, steps_done
 from services.shared.pg.freeze.thaw import SETTING
+from services.shared.pg.reverse.remove import remove_from_subscriber
 from services.shared.pg.session.connection import connection
 from services.shared.pg.teardown import remove_from_source, remove_origin
 
@@ -33,6 +34,9 @@ UNPROVEN = (
 )
 RETURNS = "a coordinator that starts finds it and continues the migration: clean up again then"
 FREEZE = "the freeze"
+LEFT_READ_ONLY = "the read-only default of the side that was left"
+_REPLACED = frozenset({MigrationPhase.SWITCHED_OVER, MigrationPhase.REVERSE})
+"""The source may stay closed, or read-only: the destination has replaced it."""
 LEAVE = "`pgmig-cli cleanup --force --id {id}` removes the rest, except what cannot be reached"
 
 
@@ -63,7 +67,7 @@ async def remove_replication(contexts: Sequence[Context], bus: Client) -> Cleanu
 
     contexts: of all pipelines of a migration, the forward one first.
     """
-    pieces = [piece for context in contexts for piece in _of_pipeline(context, bus, _origin)]
+    pieces = _opened_first([piece for each in contexts for piece in _of_pipeline(each, bus, _origin)])
     removed: list[str] = []
     left: list[str] = []
     for piece in pieces:
@@ -75,6 +79,11 @@ async def remove_replication(contexts: Sequence[Context], bus: Client) -> Cleanu
                 raise
             left.append(_line(piece, exc))
     return CleanupResult(tuple(removed), tuple(left))
+
+
+def _opened_first(pieces: Sequence[_Piece]) -> list[_Piece]:
+    """A database that accepts no connections is opened before anything else is removed from it."""
+    return sorted(pieces, key=lambda piece: piece.things not in {FREEZE, LEFT_READ_ONLY})
 
 
 async def _or_explained(migration: Migration, removal: Removal) -> list[str]:
@@ -120,7 +129,8 @@ async def remove_all(
             why = refused.get(piece.side) if exc.kind is ErrorKind.CREDENTIALS_NEEDED else None
             left.append(_line(piece, why or exc))
 
-    for piece in [piece for each in contexts for piece in _of_pipeline(each, bus, _destination, force=force)]:
+    pieces = [piece for each in contexts for piece in _of_pipeline(each, bus, _destination, force=force)]
+    for piece in _opened_first(pieces):
         await remove(piece)
     if left and not force:
         return CleanupResult(tuple(removed), tuple(left))
@@ -145,7 +155,7 @@ def _of_pipeline(
     bookkeeping = " and bookkeeping" if at_destination is _destination else ""
     open_destination = _guard if at_destination is _destination else _opened
     return (
-        _Piece(FREEZE, source, partial(_freeze, context)),
+        _Piece(_frozen(context), source, partial(_freeze, context)),
         _Piece(
             f"replication slot {names.slot} and publication {names.publication}",
             source,
@@ -169,20 +179,22 @@ async def check_ours(context: Context, *, force: bool) -> PgmigError | None:
 
 
 async def _freeze(context: Context) -> list[str]:
-    """The warning about a switchover that was not decided and could not be undone."""
-    record = context.migration.record
-    forward = context.pipeline.id.direction is Direction.FORWARD
-    if not forward or record.freeze is None or record.switchover is not None:
+    """Open the pipeline's source, unless it is the old one of a decided switchover."""
+    record, direction = context.migration.record, context.pipeline.id.direction
+    if context.pipeline.freeze is None or (
+        direction is Direction.FORWARD and record.phase in _REPLACED and record.switchover is not None
+    ):
         return []
     thawed = await thaw_recorded(context, await context.credentials.known_source())
-    context.migration.thawed()
-    return ["the freeze of the source"] if thawed else []
+    context.migration.thawed(direction)
+    return [f"the freeze of the {context.pipeline.id.publisher}"] if thawed else []
 
 
 async def _source(context: Context, *, force: bool = False) -> list[str]:
     uri = await context.credentials.known_source()
     record, pipeline = context.migration.record, context.pipeline.record
-    frozen = record.freeze
+    frozen = context.pipeline.freeze
+    late = record.switchover is not None and not force and len(record.pipelines) == 1
     removed = await remove_from_source(
         uri,
         context.pipeline.id,
@@ -190,10 +202,17 @@ async def _source(context: Context, *, force: bool = False) -> list[str]:
         altered=pipeline.altered,
         database=frozen.database if frozen else "",
         door=frozen.door if frozen else "",
-        after=record.switchover.sentinel_lsn if record.switchover and not force else None,
+        after=record.switchover.sentinel_lsn if record.switchover and late else None,
+        side=context.pipeline.id.publisher,
     )
     context.pipeline.identities_put_back()
     return removed
+
+
+def _frozen(context: Context) -> str:
+    """What a freeze of the pipeline's source is. That of the side that was left keeps nobody from working."""
+    works = context.pipeline.id.direction is context.migration.record.active
+    return FREEZE if works else LEFT_READ_ONLY
 
 
 def _guarded(context: Context) -> str:
@@ -223,11 +242,26 @@ async def _guard(context: Context) -> list[str]:
     return ["the read-only default of the destination"] if lifted else []
 
 
+async def _of_reverse(context: Context) -> list[str]:
+    """What the pipeline back has left on the source, which the last switchover may have closed."""
+    uri, closed = await context.credentials.known_destination(), context.migration.record.freeze
+    return await remove_from_subscriber(
+        uri,
+        context.pipeline.id,
+        database=closed.database if closed else "",
+        door=closed.door if closed else "",
+    )
+
+
 async def _destination(context: Context) -> list[str]:
+    if context.pipeline.id.direction is Direction.REVERSE:
+        return await _of_reverse(context)
     return [*await _origin(context), *await _bookkeeping(context)]
 
 
 async def _origin(context: Context) -> list[str]:
+    if context.pipeline.id.direction is Direction.REVERSE:
+        return await _of_reverse(context)
     return await remove_origin(await context.credentials.known_destination(), context.pipeline.id)
 
 
@@ -236,7 +270,7 @@ async def _bookkeeping(context: Context) -> list[str]:
     async with connection(uri, "destination") as conn:
         known = await steps_done(conn, key)
         await drop_bookkeeping(conn, key)
-    return ["bookkeeping on the destination"] if known else []
+    return [f"bookkeeping on the {key.subscriber}"] if known else []
 
 
 async def _streams(context: Context, bus: Client) -> list[str]:

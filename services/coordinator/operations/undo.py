@@ -1,4 +1,4 @@
-"""Undoing a switchover that was not decided: applications can write to the source again.
+"""Undoing a switchover or rollback that was not decided: applications can write again to the frozen side.
 
 Another coordinator may be running at the same time. So this one opens its session on the source, writes the
 record with that session by compare-and-set, and changes the source only after that. If another coordinator
@@ -49,15 +49,16 @@ def _report_failure(context: Context, error: PgmigError) -> None:
         way = f" ({error.hint})" if error.hint else ""
         context.migration.event(EventLevel.ERROR, f"{error}{way}; pgmig tries again")
     else:
-        context.migration.event(EventLevel.ERROR, f"the source is not open to writers yet: {error}")
+        side = context.pipeline.id.publisher
+        context.migration.event(EventLevel.ERROR, f"the {side} is not open to writers yet: {error}")
 
 
 async def undo(context: Context) -> None:
-    """From phase switchover, which was not committed, back to streaming. Raises FENCED, with the source
+    """From a phase that blocks writers and was not decided, back to streaming. Raises FENCED, with the source
     as it is, when another coordinator has written the record since."""
     kind = context.migration.operations.kind
     await at_point(kind, Point.UNDOING)
-    if context.migration.record.freeze is not None:
+    if context.pipeline.freeze is not None:
         thaw = _Thaw(context)
         fenced = await retrying(
             "thawing the source",
@@ -114,7 +115,7 @@ class _Thaw:
 
 
 async def thaw_recorded(context: Context, uri: str) -> bool:
-    """Thaw the source as recorded. Returns whether there was anything to restore.
+    """Thaw the source of the pipeline as recorded. Returns whether there was anything to restore.
 
     Raises FENCED, with the source as it is, when another coordinator has written the record since. Raises
     StillDisabledError if writers can write, and only subscriptions are left.
@@ -125,7 +126,7 @@ async def thaw_recorded(context: Context, uri: str) -> bool:
 
 
 async def _open_recorded(context: Context, uri: str) -> bool:
-    freeze = context.migration.record.freeze
+    freeze = context.pipeline.freeze
     assert freeze is not None
     lines = await let_writers_in(uri, freeze, claiming(context))
     for line in lines:
@@ -134,7 +135,7 @@ async def _open_recorded(context: Context, uri: str) -> bool:
 
 
 async def _enable_recorded(context: Context, uri: str) -> None:
-    freeze = context.migration.record.freeze
+    freeze = context.pipeline.freeze
     assert freeze is not None
     await enable_again(uri, freeze, claiming(context))
 
@@ -147,7 +148,7 @@ def claiming(context: Context) -> Announce:
     """
 
     async def claim(sessions: tuple[OwnSession, ...]) -> None:
-        context.migration.thaw_claimed(sessions)
+        context.migration.thaw_claimed(context.pipeline.id.direction, sessions)
         await context.journal.claim()
 
     return claim

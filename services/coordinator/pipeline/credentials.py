@@ -25,6 +25,7 @@ from services.shared.model import (
     EventLevel,
     MigrationId,
     PgmigError,
+    PipelineId,
 )
 from services.shared.pg.catalog.server import identity_of, read_server
 from services.shared.pg.freeze.closed_database import beside
@@ -105,8 +106,9 @@ def asked_for(record: Record, known: Credentials, refused: dict[str, PgmigError]
         f"credentials are needed for the {' and the '.join(missing)}: give the connection strings with "
         f"`pgmig-cli resume --id {record.migration_id} {options}`"
     )
-    if record.freeze is not None and "source" in missing:
-        text += "; the source is closed to writers until then"
+    for side in missing:
+        if record.phase.blocks and record.frozen_side(side) is not None:
+            text += f"; the {side} is closed to writers until then"
     down = [error.message for error in refused.values() if error.kind is ErrorKind.UNREACHABLE]
     return "; ".join([text, *down])
 
@@ -151,8 +153,10 @@ async def judge_to_go_on(record: Record, given: Credentials) -> Judged:
     """`judge` for commands after which the replication continues. Raises the first refusal, and GAP."""
     judged = await judge(record, given, GO_ON)
     judged.check()
-    if "source" in judged.moved:
-        await check_timeline(record, judged.accepted.source_uri)
+    side = PipelineId(MigrationId.parse(record.migration_id), record.active).publisher
+    if side in judged.moved:
+        uris = {"source": judged.accepted.source_uri, "destination": judged.accepted.destination_uri}
+        await check_timeline(record, uris[side], side)
     return judged
 
 
@@ -176,7 +180,7 @@ async def _found(side: str, uri: str, record: Record, hint: str) -> Endpoint:
     recorded = f"the {side} of this migration is recorded as {place(getattr(record, side))}"
     known: DatabaseIdentity | None = getattr(record, f"{side}_identity")
     try:
-        identity, found = await _seen(side, uri, record.freeze)
+        identity, found = await _seen(side, uri, record.frozen_side(side))
     except PgmigError as exc:
         raise PgmigError(exc.kind, f"{exc.message}; {recorded}", f"{exc.hint}, or {hint}") from exc
     if known is not None and identity != known:
@@ -191,31 +195,33 @@ async def _seen(side: str, uri: str, freeze: Before | None) -> tuple[DatabaseIde
         async with connection(uri, side) as conn:
             return (await read_server(conn, side)).identity, reached(conn, uri)
     except PgmigError as exc:
-        if exc.kind is not ErrorKind.DATABASE_CLOSED or side != "source" or freeze is None:
+        if exc.kind is not ErrorKind.DATABASE_CLOSED or freeze is None:
             raise
-    conn = await beside(uri, freeze.door)
+    conn = await beside(uri, freeze.door, side)
     try:
         return await identity_of(conn, endpoint(uri).dbname, side), reached(conn, uri)
     finally:
         await conn.close()
 
 
-async def check_timeline(record: Record, uri: str) -> None:
-    """Raises GAP for a source on another timeline, unless it was promoted since, and has the slot. Whether it
-    has all changes is checked when the phase begins (services.coordinator.pipeline.promotion)."""
-    slot = record.forward.slot
+async def check_timeline(record: Record, uri: str, side: str = "source") -> None:
+    """Raises GAP for a side on another timeline, unless it was promoted since, and has the slot. Whether it
+    has all changes is checked when the phase begins (services.coordinator.pipeline.promotion).
+    side: that the pipeline that works replicates from."""
+    slot = record.pipeline(record.active).slot
     if slot is None or not slot.timeline:
         return
-    # If the freeze has closed the source, its timeline is read from another database.
-    door = record.freeze.door if record.freeze else ""
-    found = await read_promoted(uri, MigrationId(record.migration_id).forward.slot, "source", door)
+    # If the freeze has closed the database, its timeline is read from another one.
+    freeze = record.frozen_side(side)
+    name = PipelineId(MigrationId(record.migration_id), record.active).slot
+    found = await read_promoted(uri, name, side, freeze.door if freeze else "")
     if found.timeline == slot.timeline or (found.has_slot and slot.timeline in found.ends):
         return
     raise PgmigError(
         ErrorKind.GAP,
         f"{place(endpoint(uri))} is on timeline {found.timeline}, but migration {record.migration_id} "
-        f"reads from {place(record.source)}, timeline {slot.timeline}: the server was promoted since, "
-        "without the replication slot, and changes may be missing from its WAL",
+        f"reads from {place(getattr(record, side))}, timeline {slot.timeline}: the server was promoted "
+        "since, without the replication slot, and changes may be missing from its WAL",
         f"clean up with `pgmig-cli cleanup --force --id {record.migration_id}`, then begin a new clone; "
         f"or {GO_ON}",
         found.flush_lsn,
@@ -301,7 +307,8 @@ class KnownCredentials:
             record = self._migration.record
             identity: DatabaseIdentity | None = getattr(record, f"{side}_identity")
             system = identity.system_identifier if identity is not None else ""
-            door = record.freeze.door if record.freeze is not None else ""
+            frozen = record.frozen_side(side)
+            door = frozen.door if frozen is not None else ""
             if await self._primaries.find(side, uri, system, door):
                 moved = True
                 primary = endpoint(self._primaries.narrowed(side, uri))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +80,10 @@ def known_credentials(migration: Migration, shared: SharedResources) -> KnownCre
 
 
 class Pipelines:
-    """The pipelines of one migration, which share its credentials. Each is built when it is first needed."""
+    """The pipelines of one migration, which share its credentials. Each is built when it is first needed.
+
+    preparing: held while what the idle one needs is created or removed.
+    """
 
     def __init__(
         self, migration: Migration, journal: Journal, shared: SharedResources, *, restored: bool = False
@@ -90,10 +94,13 @@ class Pipelines:
         self._shared = shared
         self._restored = restored
         self._built: dict[Direction, Pipeline] = {}
+        self.preparing = asyncio.Lock()
 
     def of(self, direction: Direction) -> Pipeline:
-        """Raises KeyError if the migration has no pipeline in that direction."""
-        if direction not in self._built:
+        """Raises KeyError if the migration has no pipeline in that direction. It is built again when it works
+        again: nothing of its earlier run counts."""
+        built = self._built.get(direction)
+        if built is None or built.context.pipeline is not self.migration.pipeline(direction):
             self._built[direction] = Pipeline(
                 self.migration,
                 self.journal,
@@ -108,6 +115,12 @@ class Pipelines:
     def active(self) -> Pipeline:
         """The pipeline that works, or that worked last."""
         return self.of(self.migration.record.active)
+
+    @property
+    def idle(self) -> Pipeline | None:
+        """The one in the other direction, while that one works."""
+        idle = self.migration.record.idle
+        return None if idle is None else self.of(idle.direction)
 
     @property
     def all(self) -> tuple[Pipeline, ...]:

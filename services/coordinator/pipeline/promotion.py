@@ -20,8 +20,8 @@ from services.shared.model import ErrorKind, EventLevel, Lsn, PgmigError, Pipeli
 from services.shared.pg.apply.fence import fence_applier
 from services.shared.pg.bookkeeping.progress import applied_progress
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
+from services.shared.pg.freeze.closed_database import writable_connection
 from services.shared.pg.replication.timelines import check_continues, read_promoted
-from services.shared.pg.session.connection import connection
 from services.shared.pg.session.primary import read_primary
 
 READING = frozenset(
@@ -66,10 +66,13 @@ async def _fenced_progress(context: Context, uri: str) -> Lsn:
     assert slot is not None
     pipeline.put(replace(pipeline.record, applier_epoch=secrets.token_hex(8)))
     await context.journal.save()
-    async with connection(uri, pipeline.id.subscriber) as conn:
+    conn = await writable_connection(uri, side=pipeline.id.subscriber)
+    try:
         await ensure_bookkeeping(conn)
         await fence_applier(conn, pipeline.id, pipeline.record.applier_epoch)
         progress = await applied_progress(conn, pipeline.id)
+    finally:
+        await conn.close()
     return max(progress or Lsn(0), slot.consistent_lsn)
 
 

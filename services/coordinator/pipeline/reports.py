@@ -15,7 +15,7 @@ from services.coordinator.migration.record import SlotRecord
 from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.retries import Retries
 from services.coordinator.pipeline.snapshot import Snapshot
-from services.coordinator.pipeline.staffing import assignment_prefix
+from services.coordinator.pipeline.staffing import TURN, assignment_prefix
 from services.coordinator.workers.registry import error_of
 from services.shared.model import (
     ApplierProgress,
@@ -29,6 +29,7 @@ from services.shared.model import (
     PartDone,
     PartProgress,
     PgmigError,
+    PipelineState,
     Role,
     SentinelApplied,
     SlotReady,
@@ -100,8 +101,12 @@ class Reports:
     # What the worker registry calls.
 
     def accepts(self, assignment: AssignmentRef) -> bool:
-        if not assignment.assignment_id.startswith(f"{assignment_prefix(self._migration.record)}-"):
-            return False  # of an earlier migration with the same id
+        prefix = assignment_prefix(self._migration.record, self._pipeline.id.direction)
+        known, _, rest = assignment.assignment_id.partition(f"{prefix}-")
+        if known or not rest or rest.startswith(TURN):
+            return False  # of an earlier migration with the same id, or of an earlier run of the pipeline
+        if self._pipeline.state is PipelineState.IDLE:
+            return False  # the other direction works: this one would write over its changes
         return self._migration.phase.running
 
     def given(self, assignment: AssignmentRef) -> None:

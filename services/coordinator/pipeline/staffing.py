@@ -18,20 +18,25 @@ from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.pipeline.snapshot import Snapshot
 from services.coordinator.workers.registry import MakeWork, WorkerRegistry
-from services.shared.model import ApplierWork, AssignmentRef, CopierWork, DecoderWork, Lsn, Role
+from services.shared.model import ApplierWork, AssignmentRef, CopierWork, DecoderWork, Direction, Lsn, Role
 
+TURN = "t"
+"""Marks the run of a pipeline in the ids of assignments. No other part of them begins with it."""
 ALL_ROLES = (Role.DECODER, Role.COPIER, Role.APPLIER)
 
 
-def assignment_prefix(record: Record) -> str:
-    """Prefix of the assignments' ids. It identifies this migration, and no other one with the same id."""
-    return f"{record.migration_id}-{record.instance}" if record.instance else record.migration_id
+def assignment_prefix(record: Record, direction: Direction) -> str:
+    """Prefix of the ids of a pipeline's assignments. It identifies this migration, and no other one with the
+    same id, and a run of the pipeline, which may run again after the other direction has worked."""
+    migration = f"{record.migration_id}-{record.instance}" if record.instance else record.migration_id
+    turn = record.pipeline(direction).turn
+    return f"{migration}-{TURN}{turn}" if turn else migration
 
 
-def prefix_at(record: Record, uris: Credentials) -> str:
+def prefix_at(record: Record, direction: Direction, uris: Credentials) -> str:
     """Prefix of the ids of assignments that work with these servers."""
     digest = hashlib.sha256("\0".join(uris.addresses).encode()).hexdigest()
-    return f"{assignment_prefix(record)}-{digest[:8]}"
+    return f"{assignment_prefix(record, direction)}-{digest[:8]}"
 
 
 class Staffing:
@@ -77,12 +82,12 @@ class Staffing:
                 role,
                 makers[role],
                 wait_s=self._patience(role),
-                prefix=prefix_at(record, uris),
+                prefix=prefix_at(record, self._pipeline.id.direction, uris),
             )
 
     async def release_elsewhere(self, uris: Credentials) -> None:
         """Stop all work if any of it is with other servers than these."""
-        prefix = prefix_at(self._migration.record, uris)
+        prefix = prefix_at(self._migration.record, self._pipeline.id.direction, uris)
         running = self._worker_registry.running(self._pipeline.id)
         if not all(one.assignment_id.startswith(f"{prefix}-") for one in running):
             await self.release()
@@ -132,6 +137,7 @@ class Staffing:
             flushed_lsn=record.flushed_lsn,
             inserts_only=record.inserts_only,
             sends_generated=record.sends_generated,
+            local_only=self._pipeline.without_copy,
         )
 
     def _copier_work(self) -> CopierWork:

@@ -42,6 +42,7 @@ from services.shared.model import (
 from services.shared.pg.bookkeeping.copy_ledger import forget_plans, read_ledger_alone
 from services.shared.pg.catalog.columns import read_columns
 from services.shared.pg.catalog.partition_routes import places
+from services.shared.pg.catalog.server import listing
 from services.shared.pg.catalog.table_changes import compare
 from services.shared.pg.catalog.table_identity import (
     KnownTable,
@@ -54,6 +55,19 @@ from services.shared.pg.catalog.table_identity import (
 from services.shared.pg.session.connection import Connection, connection, translated
 
 log = logging.getLogger(__name__)
+
+
+def not_copied(pipeline: PipelineStatus, tables: Sequence[TableId]) -> PgmigError:
+    """The error for new partitions whose rows, if they have any, only a copy would bring."""
+    side = pipeline.id.publisher
+    way = "finalize" if side == "destination" else "abort"
+    return PgmigError(
+        ErrorKind.SCHEMA_DRIFT,
+        f"new partitions of the {side} cannot be replicated, because this direction copies no rows: "
+        + listing(tables),
+        f"detach or drop them on the {side}, then `pgmig-cli resume --id {pipeline.id.migration}`; or end "
+        f"the replication (`pgmig-cli {way} --id {pipeline.id.migration}`)",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +131,8 @@ async def compare_tables(
             others = (*map(unlogged, lasting), *map(replaced_on_destination, replaced))
             error = drift_error(migration.id, (*found, *others, *map(left_root, lost.items())), cause)
         copy = tuple(table for table in added if table not in missing)
+        if copy and pipeline.without_copy:
+            error, copy = error or not_copied(pipeline, copy), ()
         # A root that is copied again: its table still contains the rows of other partitions.
         if roots := [table for table in copy if table not in seen.added()]:
             await context.journal.check_ours()

@@ -39,17 +39,12 @@ async def check_foreign_writes(context: Context, *, open_ones: bool = False) -> 
     """Raise DESTINATION_NOT_READY if others have written to the destination's tables, unless the operator
     lets others write there. Then it is a warning, and they are returned. Also if another migration would keep
     the destination read-only. open_ones: also if a transaction that writes is open."""
-    migration = context.migration
-    uris = await context.credentials.both()
-    tables = {record.table for record in context.pipeline.copying.records()}
+    migration, uris = context.migration, await context.credentials.both()
     async with connection(uris.destination_uri, "destination") as conn:
         if others := await other_guards(conn, context.pipeline.id):
             guarded = destination_guarded(others)
             raise PgmigError(ErrorKind.DESTINATION_NOT_READY, guarded.text, guarded.remedy)
-        now = time.time()
-        found = await read_foreign_writes(conn, context.pipeline.id, tables, now)
-        if open_ones:
-            found += await read_writers(conn, tables, now)
+    found = await foreign_writes(context, open_ones=open_ones)
     if not found:
         return ()
     allowed = migration.record.options.no_guard_destination
@@ -58,3 +53,13 @@ async def check_foreign_writes(context: Context, *, open_ones: bool = False) -> 
         raise PgmigError(ErrorKind.DESTINATION_NOT_READY, reason.text, reason.remedy)
     migration.event(EventLevel.WARNING, reason.text)
     return found
+
+
+async def foreign_writes(context: Context, *, open_ones: bool = False) -> tuple[ForeignWriter, ...]:
+    """Who else has written to the destination's tables. open_ones: also whose transaction is open."""
+    uris = await context.credentials.both()
+    tables = {record.table for record in context.pipeline.copying.records()}
+    async with connection(uris.destination_uri, "destination") as conn:
+        now = time.time()
+        found = await read_foreign_writes(conn, context.pipeline.id, tables, now)
+        return (*found, *await read_writers(conn, tables, now, with_id=True)) if open_ones else found

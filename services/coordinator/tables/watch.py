@@ -11,7 +11,6 @@ import time
 
 from services.coordinator.migration.pace import pause
 from services.coordinator.migration.pipeline_status import PipelineStatus
-from services.coordinator.migration.state import Migration
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.pipeline.reports import Reports
 from services.coordinator.tables.adopt import TableComparison, try_compare_tables
@@ -39,7 +38,7 @@ async def watch_tables(context: Context, schema: Schema, reports: Reports) -> tu
         took = time.monotonic() - began
         if compared is not None:
             pipeline.servers.unreplicated = compared.unpublished
-            _report_unpublished(context.migration, compared, reported)
+            _report_unpublished(context.pipeline, compared, reported)
             if compared.error is not None or compared.copy:
                 await _applied(context.pipeline, reports, compared.at)
                 # Compare again: the operator may have run the DDL in the meantime.
@@ -59,17 +58,23 @@ async def _applied(pipeline: PipelineStatus, reports: Reports, at: Lsn) -> None:
 
     if not reached():
         pipeline.migration.event(
-            EventLevel.WARNING, f"tables were altered on the source: changes are applied up to {at} first"
+            EventLevel.WARNING,
+            f"tables were altered on the {pipeline.id.publisher}: changes are applied up to {at} first",
         )
     await reports.until(reached)
 
 
-def _report_unpublished(migration: Migration, compared: TableComparison, reported: set[TableId]) -> None:
+def _report_unpublished(pipeline: PipelineStatus, compared: TableComparison, reported: set[TableId]) -> None:
     new = [table for table in compared.unpublished if table not in reported]
     if new:
         reported.update(new)
         named = ", ".join(map(str, new[:5])) + (" and more" if len(new) > 5 else "")
-        migration.event(
-            EventLevel.WARNING,
-            f"new tables of the source are not replicated: {named}; add them with resync-table",
+        side = pipeline.id.publisher
+        what = "add them with resync-table"
+        if pipeline.without_copy:
+            what = (
+                "they cannot be added, and the next switchover or rollback is refused until they are dropped"
+            )
+        pipeline.migration.event(
+            EventLevel.WARNING, f"new tables of the {side} are not replicated: {named}; {what}"
         )

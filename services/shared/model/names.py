@@ -71,6 +71,10 @@ class Direction(StrEnum):
     FORWARD = "forward"
     REVERSE = "reverse"
 
+    @property
+    def opposite(self) -> Direction:
+        return Direction.REVERSE if self is Direction.FORWARD else Direction.FORWARD
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class PipelineId:

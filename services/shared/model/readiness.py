@@ -136,7 +136,7 @@ def not_replicating(migration_id: str) -> Reason:
 
 def phase_reason(migration_id: str, phase: Phase, failure: Failure | None) -> Reason | None:
     """Why the migration does not stream and is not about to. None if it does."""
-    if phase in {Phase.CATCHUP, Phase.STREAMING}:
+    if phase in {Phase.CATCHUP, Phase.STREAMING, Phase.REVERSE}:
         return None
     resume = f"`pgmig-cli resume --id {migration_id}`"
     text = f"migration {migration_id} is in phase {phase}, not streaming"

@@ -128,6 +128,16 @@ class ControlHandler(Protocol):
     ) -> Operation:
         """Start a switchover, or return the one that was started with this request id."""
 
+    async def rollback(
+        self, migration_id: MigrationId, request_id: str, options: SwitchoverOptions
+    ) -> Operation:
+        """Start a rollback, or return the one that was started with this request id."""
+
+    async def finalize(
+        self, migration_id: MigrationId, source_uri: str | None = None, destination_uri: str | None = None
+    ) -> MigrationView:
+        """End the replication back after a switchover."""
+
     async def get_operation(self, operation_id: str) -> Operation: ...
 
     async def list_operations(self, migration_id: MigrationId) -> tuple[Operation, ...]: ...
@@ -199,6 +209,16 @@ def _start_arguments(
     if not (request.source_uri and request.destination_uri):
         raise PgmigError(ErrorKind.INVALID_ARGUMENT, "both source_uri and destination_uri must be given")
     return migration, request.source_uri, request.destination_uri, options_from_pb(request.options)
+
+
+def _request_id(request: pb.SwitchoverRequest | pb.RollbackRequest) -> str:
+    """Raises INVALID_ARGUMENT."""
+    if not 0 < len(request.request_id) <= LONGEST_REQUEST_ID:
+        raise PgmigError(
+            ErrorKind.INVALID_ARGUMENT,
+            f"a request id of 1 to {LONGEST_REQUEST_ID} characters must be given",
+        )
+    return request.request_id
 
 
 class ControlApi(ControlServiceServicer):
@@ -302,14 +322,25 @@ class ControlApi(ControlServiceServicer):
     async def Switchover(self, request: pb.SwitchoverRequest, context: Context) -> pb.SwitchoverResponse:
         async with answering(context, "Switchover"):
             migration = MigrationId.parse(request.migration_id)
-            if not 0 < len(request.request_id) <= LONGEST_REQUEST_ID:
-                raise PgmigError(
-                    ErrorKind.INVALID_ARGUMENT,
-                    f"a request id of 1 to {LONGEST_REQUEST_ID} characters must be given",
-                )
             options = switchover_from_pb(request.options)
-            operation = await self._handler.switchover(migration, request.request_id, options)
+            operation = await self._handler.switchover(migration, _request_id(request), options)
             return pb.SwitchoverResponse(operation=operation_to_pb(operation))
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.RollbackResponse:
+        async with answering(context, "Rollback"):
+            migration = MigrationId.parse(request.migration_id)
+            options = switchover_from_pb(request.options)
+            operation = await self._handler.rollback(migration, _request_id(request), options)
+            return pb.RollbackResponse(operation=operation_to_pb(operation))
+
+    async def Finalize(self, request: pb.FinalizeRequest, context: Context) -> pb.FinalizeResponse:
+        async with answering(context, "Finalize"):
+            view = await self._handler.finalize(
+                MigrationId.parse(request.migration_id),
+                request.source_uri or None,
+                request.destination_uri or None,
+            )
+            return pb.FinalizeResponse(migration=view_to_pb(view))
 
     async def GetOperation(
         self, request: pb.GetOperationRequest, context: Context

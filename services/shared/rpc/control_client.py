@@ -213,6 +213,32 @@ class ControlClient:
         answer = await self._answer(call, f"switching {migration_id} over")
         return operation_from_pb(answer.operation)
 
+    async def rollback(
+        self, migration_id: MigrationId | str, request_id: str, options: SwitchoverOptions
+    ) -> Operation:
+        """Start a rollback, or return the one that was started with this request id."""
+        request = pb.RollbackRequest(
+            migration_id=str(migration_id), request_id=request_id, options=switchover_to_pb(options)
+        )
+        call = self._stub.Rollback(request, timeout=DEADLINE_S)
+        answer = await self._answer(call, f"rolling {migration_id} back")
+        return operation_from_pb(answer.operation)
+
+    async def finalize(
+        self,
+        migration_id: MigrationId | str,
+        source_uri: str | None = None,
+        destination_uri: str | None = None,
+    ) -> MigrationView:
+        request = pb.FinalizeRequest(
+            migration_id=str(migration_id),
+            source_uri=source_uri or "",
+            destination_uri=destination_uri or "",
+        )
+        call = self._stub.Finalize(request, timeout=LONG_DEADLINE_S)
+        answer = await self._answer(call, f"finalizing {migration_id}")
+        return view_from_pb(answer.migration)
+
     async def get_operation(self, operation_id: str) -> Operation:
         call = self._stub.GetOperation(pb.GetOperationRequest(operation_id=operation_id), timeout=DEADLINE_S)
         answer = await self._answer(call, f"asking for operation {operation_id}")

@@ -96,6 +96,7 @@ GIVEN = {
     "resync-table": ("shop.orders",),
     "unfreeze": (),
     "abort": (),
+    "finalize": (),
     "cleanup": ("--force",),
 }
 """What each command needs besides connection strings."""
@@ -160,3 +161,12 @@ def test_what_could_not_be_removed_is_listed_with_an_exit_code_of_its_own(
     assert result.exit_code == 9
     assert f"not removed: {left[0]}" in result.stderr
     assert ("`pgmig-cli cleanup --id m`" in result.stderr) == ("--force" not in command)
+
+
+def test_rollback_and_finalize_ask_for_what_they_say(served: ServedControl) -> None:
+    put(served, phase=Phase.REVERSE)
+    result = at(served, "rollback", "--timeout", "1500ms")
+    assert result.exit_code == 0, result.stderr
+    assert ("rollback", "m", 1.5) in served.control.calls
+    assert at(served, "finalize", "--yes").stdout == "migration m is in phase switched-over\n"
+    assert ("finalize", "m", None, None) in served.control.calls

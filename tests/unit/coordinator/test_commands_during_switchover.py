@@ -121,9 +121,10 @@ async def test_dry_run_proves_the_rights_only_while_no_switchover_can_begin(
 ) -> None:
     """A switchover that has begun since the dry run did is in the way. The check is made under the lock."""
     told: list[str] = []
-    commands._context = replace(commands._context, journal=cast(Journal, Confirming(told)))
+    context = replace(commands._context, journal=cast(Journal, Confirming(told)))
+    monkeypatch.setattr(Commands, "_context", context)
 
-    async def opened(_uri: str, _slot: str) -> Opened:
+    async def opened(_uri: str, _slot: str, _side: str) -> Opened:
         told.append("opened under the lock" if commands._command.locked() else "opened")
         return Opened()
 

@@ -5,6 +5,8 @@ A migration has one or two pipelines, each with a state of its own (`pipeline_st
 migrating      its pipelines work: they copy, and follow the source's changes
 switchover     the source is frozen, and the sentinel is on its way; back to migrating when it fails
 switched-over  the destination has replaced the source
+reverse        the destination has replaced the source, which receives its changes
+rollback       the destination is frozen, and the sentinel is on its way back; back to reverse when it fails
 complete       everything is copied, by a migration that does not follow changes
 aborted        an operator gave it up
 """
@@ -21,6 +23,8 @@ class MigrationPhase(StrEnum):
     MIGRATING = "migrating"
     SWITCHOVER = "switchover"
     SWITCHED_OVER = "switched-over"
+    REVERSE = "reverse"
+    ROLLBACK = "rollback"
     COMPLETE = "complete"
     ABORTED = "aborted"
 
@@ -29,12 +33,21 @@ class MigrationPhase(StrEnum):
         """Nothing runs any more and nothing can be resumed."""
         return not PHASE_TRANSITIONS[self]
 
+    @property
+    def blocks(self) -> bool:
+        """An operation blocks writers, or has begun to, and is neither decided nor undone."""
+        return self in HOME
+
 
 PHASE_TRANSITIONS: dict[MigrationPhase, frozenset[MigrationPhase]] = {
     MigrationPhase.MIGRATING: frozenset(
         {MigrationPhase.SWITCHOVER, MigrationPhase.COMPLETE, MigrationPhase.ABORTED}
     ),
-    MigrationPhase.SWITCHOVER: frozenset({MigrationPhase.MIGRATING, MigrationPhase.SWITCHED_OVER}),
+    MigrationPhase.SWITCHOVER: frozenset(
+        {MigrationPhase.MIGRATING, MigrationPhase.SWITCHED_OVER, MigrationPhase.REVERSE}
+    ),
+    MigrationPhase.REVERSE: frozenset({MigrationPhase.ROLLBACK, MigrationPhase.SWITCHED_OVER}),
+    MigrationPhase.ROLLBACK: frozenset({MigrationPhase.REVERSE, MigrationPhase.MIGRATING}),
     MigrationPhase.SWITCHED_OVER: frozenset(),
     MigrationPhase.COMPLETE: frozenset(),
     MigrationPhase.ABORTED: frozenset(),
@@ -42,14 +55,31 @@ PHASE_TRANSITIONS: dict[MigrationPhase, frozenset[MigrationPhase]] = {
 """Every allowed change of phase. The diagram in docs/architecture.md shows the same; a test compares them."""
 
 STATES: dict[MigrationPhase, frozenset[PipelineState]] = {
-    MigrationPhase.MIGRATING: frozenset(PipelineState) - {PipelineState.ENDED},
+    MigrationPhase.MIGRATING: frozenset(PipelineState) - {PipelineState.IDLE, PipelineState.ENDED},
     MigrationPhase.SWITCHOVER: frozenset({PipelineState.STREAMING, PipelineState.FAILED}),
+    MigrationPhase.REVERSE: frozenset(
+        {PipelineState.CATCHUP, PipelineState.STREAMING, PipelineState.PAUSED, PipelineState.FAILED}
+    ),
+    MigrationPhase.ROLLBACK: frozenset({PipelineState.STREAMING, PipelineState.FAILED}),
     MigrationPhase.SWITCHED_OVER: frozenset({PipelineState.ENDED}),
     MigrationPhase.COMPLETE: frozenset({PipelineState.ENDED}),
     MigrationPhase.ABORTED: frozenset({PipelineState.ENDED}),
 }
-"""In which states a pipeline can be in each phase. A switchover must not be paused, nor aborted while its
+"""In which states the pipeline that works can be in each phase. The other one, if there is one, is idle until
+the migration has ended. A switchover must not be paused, nor aborted while its
 pipeline runs; if its pipeline fails, so that it cannot be undone, it is resumed or aborted."""
+
+TURNS: dict[MigrationPhase, MigrationPhase] = {
+    MigrationPhase.SWITCHOVER: MigrationPhase.REVERSE,
+    MigrationPhase.ROLLBACK: MigrationPhase.MIGRATING,
+}
+"""Moves after which the pipeline in the other direction works."""
+
+HOME: dict[MigrationPhase, MigrationPhase] = {
+    MigrationPhase.SWITCHOVER: MigrationPhase.MIGRATING,
+    MigrationPhase.ROLLBACK: MigrationPhase.REVERSE,
+}
+"""The phase in which an operation began, and to which it returns if it is undone."""
 
 ENDED_FROM: dict[MigrationPhase, frozenset[PipelineState]] = {
     MigrationPhase.SWITCHED_OVER: frozenset({PipelineState.STREAMING}),

@@ -18,6 +18,7 @@ from services.shared.model.errors import ErrorKind, PgmigError
 
 class OperationKind(StrEnum):
     SWITCHOVER = "switchover"
+    ROLLBACK = "rollback"
 
 
 class OperationState(StrEnum):

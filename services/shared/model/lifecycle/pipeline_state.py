@@ -8,6 +8,7 @@ indexes      indexes, constraints and the rest of post-data; ANALYZE
 catchup      the applier works off what was committed meanwhile
 streaming    lag is small
 paused, failed   nothing moves; both remember the state that resume returns to
+idle         the pipeline in the other direction works; nothing of this one may run
 ended        its work is done or given up: the migration has ended, or has switched over
 """
 
@@ -27,6 +28,7 @@ class PipelineState(StrEnum):
     STREAMING = "streaming"
     PAUSED = "paused"
     FAILED = "failed"
+    IDLE = "idle"
     ENDED = "ended"
 
     @property
@@ -54,9 +56,12 @@ STATE_TRANSITIONS: dict[PipelineState, frozenset[PipelineState]] = {
     PipelineState.COPY: frozenset({PipelineState.INDEXES, *_HALTS}),
     PipelineState.INDEXES: frozenset({PipelineState.CATCHUP, PipelineState.COPY, *_HALTS}),
     PipelineState.CATCHUP: frozenset({PipelineState.STREAMING, PipelineState.COPY, *_HALTS}),
-    PipelineState.STREAMING: frozenset({PipelineState.CATCHUP, PipelineState.COPY, *_HALTS}),
+    PipelineState.STREAMING: frozenset(
+        {PipelineState.CATCHUP, PipelineState.COPY, PipelineState.IDLE, *_HALTS}
+    ),
     PipelineState.PAUSED: frozenset({*_RUNNING, PipelineState.FAILED, PipelineState.ENDED}),
     PipelineState.FAILED: frozenset({*_RUNNING, PipelineState.ENDED}),
+    PipelineState.IDLE: frozenset({PipelineState.CATCHUP, PipelineState.ENDED}),
     PipelineState.ENDED: frozenset(),
 }
 """Every allowed change of state. The diagram in docs/architecture.md shows the same; a test compares them."""

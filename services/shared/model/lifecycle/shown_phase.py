@@ -4,6 +4,8 @@
 
 created … streaming   the migration is migrating, and its pipeline is in that state
 switchover   the source is frozen, and the sentinel is on its way
+reverse      the destination has replaced the source, which receives its changes
+rollback     the destination is frozen, and the sentinel is on its way back
 paused, failed   the pipeline is, in whatever phase its migration is
 switched_over, complete, aborted   the migration has ended
 """
@@ -25,6 +27,8 @@ class Phase(StrEnum):
     STREAMING = "streaming"
     SWITCHOVER = "switchover"
     SWITCHED_OVER = "switched-over"
+    REVERSE = "reverse"
+    ROLLBACK = "rollback"
     COMPLETE = "complete"
     PAUSED = "paused"
     FAILED = "failed"
@@ -47,8 +51,6 @@ _HALTED = frozenset({Phase.PAUSED, Phase.FAILED})
 
 def shown_phase(phase: MigrationPhase, state: PipelineState) -> Phase:
     """Of a migration in `phase` whose pipeline is in `state`."""
-    if phase.ended:
+    if phase.ended or (phase is not MigrationPhase.MIGRATING and state.running):
         return Phase(phase.value)
-    if phase is MigrationPhase.SWITCHOVER and state.running:
-        return Phase.SWITCHOVER
     return Phase(state.value)

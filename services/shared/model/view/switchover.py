@@ -39,7 +39,8 @@ class SwitchoverOptions:
 
     pause_poolers: connection strings of PgBouncer's admin consoles (services.shared.pg.pooler). A request may
     contain passwords. What the coordinator keeps and returns does not. hook_*: commands; "": none.
-    hook_timeout_ms: the longest time for each of them.
+    hook_timeout_ms: the longest time for each of them. reverse: afterwards the destination's changes are
+    replicated back, so that the migration can be rolled back.
     """
 
     timeout_ms: int = 30_000
@@ -51,6 +52,7 @@ class SwitchoverOptions:
     hook_after_decision: str = ""
     hook_after_rollback: str = ""
     hook_timeout_ms: int = 30_000
+    reverse: bool = False
 
     @property
     def hooks(self) -> dict[HookName, str]:

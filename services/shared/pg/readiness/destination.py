@@ -51,14 +51,16 @@ async def valid_among(conn: AsyncConnection, indexes: Collection[TableId]) -> tu
 
 
 async def read_writers(
-    conn: AsyncConnection, tables: Collection[TableId], at: float
+    conn: AsyncConnection, tables: Collection[TableId], at: float, *, with_id: bool = False
 ) -> tuple[ForeignWriter, ...]:
     """Sessions that hold a lock for writing on one of `tables` and are not pgmig's. Sessions with our role
     and our application_name count as pgmig's: that is enough for a warning, and protects nothing. at: now,
-    Unix seconds."""
+    Unix seconds. with_id: only those whose transaction has an id, and so may have written. A statement that a
+    read-only default refuses has none."""
     with translated("looking for sessions that write to the destination"):
         cursor = await conn.execute(
-            load_sql("readiness/writers.sql"), {"ours": _OUR_NAME, "bookkeeping": BOOKKEEPING_SCHEMA}
+            load_sql("readiness/writers.sql"),
+            {"ours": _OUR_NAME, "bookkeeping": BOOKKEEPING_SCHEMA, "with_id": with_id},
         )
         rows = await cursor.fetchall()
     return tuple(

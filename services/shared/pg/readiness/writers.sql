@@ -8,6 +8,9 @@ SELECT DISTINCT a.pid, coalesce(a.application_name, ''), coalesce(a.usename, '')
    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
    AND a.usesysid IS NOT NULL
    AND NOT (a.usename = current_user AND coalesce(a.application_name, '') = %(ours)s)
+   AND (NOT %(with_id)s OR EXISTS (
+        SELECT FROM pg_catalog.pg_locks x
+         WHERE x.pid = l.pid AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock' AND x.granted))
    AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
    AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', %(bookkeeping)s)
  ORDER BY 1, 4, 5

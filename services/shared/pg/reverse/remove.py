@@ -48,16 +48,7 @@ async def remove_reverse(
         return await remove_from_source(publisher_uri, pipeline, altered=altered, side=pipeline.publisher)
 
     async def subscriber() -> list[str]:
-        deadline = asyncio.get_running_loop().time() + RELEASE_WAIT_S
-        async with inside(subscriber_uri, "", "", deadline, pipeline.subscriber) as conn:
-            if await books_exist(conn):
-                await fence_applier(conn, pipeline, secrets.token_hex(8))
-            await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)
-            removed = await drop_origin(conn, pipeline)
-            if await has_rows(conn, pipeline):
-                removed.append(f"bookkeeping of pipeline {pipeline} on the {pipeline.subscriber}")
-            await drop_bookkeeping(conn, pipeline)
-        return removed
+        return await remove_from_subscriber(subscriber_uri, pipeline)
 
     removed: list[str] = []
     left: list[tuple[str, PgmigError]] = []
@@ -71,6 +62,23 @@ async def remove_reverse(
         except PgmigError as exc:
             left.append((side, exc))
     return Removed(tuple(removed), tuple(left))
+
+
+async def remove_from_subscriber(
+    uri: str, pipeline: PipelineId, *, database: str = "", door: str = ""
+) -> list[str]:
+    """Origin and bookkeeping. database, door: of a subscriber that a switchover has closed; it stays closed.
+    Returns a line for each thing."""
+    deadline = asyncio.get_running_loop().time() + RELEASE_WAIT_S
+    async with inside(uri, database, door, deadline, pipeline.subscriber) as conn:
+        if await books_exist(conn):
+            await fence_applier(conn, pipeline, secrets.token_hex(8))
+        await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)
+        removed = await drop_origin(conn, pipeline)
+        if await has_rows(conn, pipeline):
+            removed.append(f"bookkeeping of pipeline {pipeline} on the {pipeline.subscriber}")
+        await drop_bookkeeping(conn, pipeline)
+    return removed
 
 
 async def retire(

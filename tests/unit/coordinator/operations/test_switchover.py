@@ -206,7 +206,7 @@ class Opened:
         self._meanwhile = meanwhile
         self.closed = 0
 
-    async def open(self, _uri: str, _slot: str) -> Self:
+    async def open(self, _uri: str, _slot: str, _side: str) -> Self:
         """meanwhile: what happens while the sessions are opened for the first time."""
         self.number += 1
         if self.number == 1:

@@ -25,7 +25,7 @@ from services.shared.model import (
     check_state_move,
     shown_phase,
 )
-from services.shared.model.lifecycle.migration_phase import ENDED_FROM, PHASE_TRANSITIONS, STATES
+from services.shared.model.lifecycle.migration_phase import ENDED_FROM, PHASE_TRANSITIONS, STATES, TURNS
 from services.shared.model.lifecycle.operation_state import OPERATION_TRANSITIONS
 from services.shared.model.lifecycle.pipeline_state import STATE_TRANSITIONS
 
@@ -116,6 +116,7 @@ def test_every_phase_and_state_has_a_row_and_is_running_halted_or_ended() -> Non
     assert {state for state in PipelineState if not state.running} == {
         PipelineState.PAUSED,
         PipelineState.FAILED,
+        PipelineState.IDLE,
         PipelineState.ENDED,
     }
 
@@ -142,9 +143,13 @@ def test_every_possible_pair_is_shown_and_every_phase_is_shown_for_one() -> None
 def _may_follow(
     one: tuple[MigrationPhase, PipelineState], other: tuple[MigrationPhase, PipelineState]
 ) -> bool:
-    """A pair changes in one of its parts; when the migration ends, in both."""
+    """A pair changes in one of its parts; when the migration ends, or the other pipeline works, in both."""
     if other[0] is one[0]:
         return other[1] in STATE_TRANSITIONS[one[1]]
+    if TURNS.get(one[0]) is other[0]:
+        return (one[1], other[1]) == (PipelineState.STREAMING, PipelineState.CATCHUP)
+    if other[0].ended and one[0] is MigrationPhase.REVERSE:  # an operator finalizes it
+        return other[0] in PHASE_TRANSITIONS[one[0]]
     if other[0].ended:
         return other[0] in PHASE_TRANSITIONS[one[0]] and one[1] in ENDED_FROM[other[0]]
     return other[0] in PHASE_TRANSITIONS[one[0]] and other[1] is one[1]
@@ -160,8 +165,11 @@ def test_what_is_shown_changes_as_phases_do() -> None:
     }
     halts = {(one, halt) for one in BEFORE_SWITCHOVER for halt in (Phase.PAUSED, Phase.FAILED)}
     resumed = {(halt, one) for one, halt in halts} | {(Phase.FAILED, Phase.SWITCHOVER)}
+    back = {(Phase.REVERSE, halt) for halt in (Phase.PAUSED, Phase.FAILED)}
+    back |= {(halt, Phase.REVERSE) for _, halt in back} | {(Phase.FAILED, Phase.ROLLBACK)}
+    back |= {(one, Phase.SWITCHED_OVER) for one in (Phase.REVERSE, Phase.PAUSED, Phase.FAILED)}
     aborted = {(one, Phase.ABORTED) for one in (*BEFORE_SWITCHOVER, Phase.PAUSED, Phase.FAILED)}
-    assert {move for move in moves if move[0] is not move[1]} == halts | resumed | aborted | {
+    assert {move for move in moves if move[0] is not move[1]} == halts | resumed | aborted | back | {
         (Phase.CREATED, Phase.SCHEMA),
         (Phase.SCHEMA, Phase.COPY),
         (Phase.COPY, Phase.INDEXES),
@@ -176,5 +184,10 @@ def test_what_is_shown_changes_as_phases_do() -> None:
         (Phase.SWITCHOVER, Phase.STREAMING),
         (Phase.SWITCHOVER, Phase.SWITCHED_OVER),
         (Phase.SWITCHOVER, Phase.FAILED),
+        (Phase.SWITCHOVER, Phase.REVERSE),
+        (Phase.REVERSE, Phase.ROLLBACK),
+        (Phase.ROLLBACK, Phase.REVERSE),
+        (Phase.ROLLBACK, Phase.CATCHUP),
+        (Phase.ROLLBACK, Phase.FAILED),
         (Phase.PAUSED, Phase.FAILED),
     }

@@ -1,0 +1,92 @@
+"""The decision of a switchover or rollback, and the end of the way back, as changes of the record.
+
+A decision ends the migration, or it changes the direction: the pipeline that worked is idle from then on, and
+the one in the opposite direction starts without a copy (services.shared.pg.reverse). One write stores all of
+that, so that no coordinator sees two pipelines that work, or none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from services.coordinator.migration.certificates import added
+from services.coordinator.migration.record import Record, SlotRecord
+from services.shared.model import (
+    MigrationPhase,
+    PipelineState,
+    SwitchoverResult,
+    check_end,
+    check_phase_move,
+)
+from services.shared.model.lifecycle.migration_phase import TURNS
+from services.shared.model.view.certificate import StoredCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """start: where the pipeline of the opposite direction starts, on the new primary. epoch: a new one, that
+    no applier of the pipeline that worked has."""
+
+    start: SlotRecord
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """certificate: the draft. turn: None if the migration ends."""
+
+    result: SwitchoverResult
+    certificate: StoredCertificate | None = None
+    turn: Turn | None = None
+
+
+def decided(record: Record, decision: Decision, *, proven: bool = False) -> Record:
+    """proven: the store has the decision, so nothing is checked. Raises WRONG_PHASE."""
+    result, certificate, now = decision.result, decision.certificate, decision.result.finished_at
+    phase = MigrationPhase.SWITCHED_OVER if decision.turn is None else TURNS[record.phase]
+    worked = record.pipeline(record.active)
+    if not proven:
+        check_phase_move(record.phase, phase)
+        check_end(MigrationPhase.SWITCHED_OVER, worked.state)
+    flushed = max(worked.flushed_lsn, result.sentinel_lsn)
+    worked = replace(worked, state_since=now, flushed_lsn=flushed, resume_state=None)
+    record = replace(
+        record,
+        phase=phase,
+        phase_since=now,
+        switchover=result,
+        certificates=added(record.certificates, certificate) if certificate else record.certificates,
+    )
+    if decision.turn is None:
+        closed = record.freeze is not None and record.freeze.database
+        record = replace(record, freeze=record.freeze if closed else None)  # else there is nothing to thaw
+        if (idle := record.idle) is not None:
+            record = record.with_pipeline(replace(idle, state=PipelineState.ENDED, state_since=now))
+        return record.with_pipeline(replace(worked, state=PipelineState.ENDED))
+    left = replace(worked, state=PipelineState.IDLE, applier_epoch=decision.turn.epoch, retired=False)
+    other = record.pipeline(record.active.opposite)
+    works = replace(
+        other,
+        state=PipelineState.CATCHUP,
+        state_since=now,
+        slot=decision.turn.start,
+        flushed_lsn=decision.turn.start.consistent_lsn,
+        turn=other.turn + 1,
+    )
+    return replace(record.with_pipeline(left).with_pipeline(works), active=works.direction)
+
+
+def finalized(record: Record, now: float) -> Record:
+    """The migration has switched over, and there is no way back. Raises WRONG_PHASE."""
+    check_phase_move(record.phase, MigrationPhase.SWITCHED_OVER)
+    active = record.active
+    for pipeline in record.pipelines:
+        ended = replace(pipeline, state=PipelineState.ENDED, state_since=now, resume_state=None, failure=None)
+        record = record.with_pipeline(ended)
+    return replace(
+        record,
+        phase=MigrationPhase.SWITCHED_OVER,
+        phase_since=now,
+        failure=None,
+        active=active.opposite,
+    )
