@@ -35,6 +35,8 @@ _DOING = "recording when rows are deleted"
 _FUNCTION = "note_deleted_"
 _LOCK_TIMEOUT_MS = 10_000
 _PAUSE_S = 0.05
+_SINCE = 140000
+"""Versions before do not tell the origin of a row's last change, so nothing is recorded there."""
 
 _KEYS: LiteralString = """
     SELECT n.nspname, c.relname, c.oid::pg_catalog.int8, c.relkind = 'p',
@@ -119,6 +121,8 @@ async def ignore_deletions(conn: AsyncConnection, pipeline: PipelineId, deadline
     """Remove what `record_deletions` has created, until `deadline` (time.monotonic()). From the beginning the
     functions do nothing, so that no statement of an application fails when the bookkeeping is dropped.
     Raises TRANSIENT if others have locked a table all the time."""
+    if conn.info.server_version < _SINCE:
+        return
     await silence(conn)
     with translated("dropping pgmig's triggers"):
         for _, _, function in await _triggers(conn, pipeline):
