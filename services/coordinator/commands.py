@@ -235,7 +235,8 @@ class Commands:
                 hint = "it ends the replication back after `switchover --reverse`"
                 raise _wrong_phase(migration, "finalized", hint)
             self._check_not_switching("finalized")
-            if migration.operations.current is not None or settling.closed(self._context):
+            opening = not again and settling.closed(self._context)
+            if migration.operations.current is not None or opening:
                 raise _wrong_phase(migration, "finalized", "wait until the destination accepts writes")
             judged = await judge(migration.record, given, GIVE_UP)
             judged.check()

@@ -8,7 +8,6 @@ import psycopg
 import pytest
 
 from services.shared.model import (
-    ErrorKind,
     FreezeMode,
     OperationKind,
     OperationState,
@@ -291,19 +290,3 @@ async def test_large_objects_and_unlogged_tables_do_not_prevent_a_rollback(
         assert rolled.state is OperationState.SUCCEEDED, rolled.failure
         found = "SELECT convert_from(lo_get(700001), 'UTF8') || convert_from(lo_get(700002), 'UTF8')"
         assert rows(source, found) == [("Thereback",)]
-
-
-async def test_abort_after_a_rollback_while_the_destination_is_down_keeps_the_rest_for_later(
-    services: Services, source: str, dest_db: str
-) -> None:
-    """`dest_db` is on a server of its own, so its database is closed instead of the server stopped."""
-    async with services.session() as session:
-        await started(session, source, dest_db)
-        await there(session)
-        await back(session)
-        with pytest.raises(PgmigError) as caught:
-            await session.finalize("m")
-        assert caught.value.kind is ErrorKind.WRONG_PHASE
-        assert (await session.abort("m")).phase is Phase.ABORTED
-        assert rows(source, SLOTS) == []
-        assert writable(source)
