@@ -50,6 +50,27 @@ MUTATIONS = (
         f"{CHECK}::test_tables_that_differ",
     ),
     Mutation(
+        "61 others that replicate into the publisher",
+        "services/shared/pg/reverse/check.py",
+        "        await others.check(findings, publisher, pipeline.migration, pipeline.publisher)",
+        "        pass",
+        f"{CHECK}::test_others_that_replicate_into_a_side",
+    ),
+    Mutation(
+        "61 others that replicate into the subscriber",
+        "services/shared/pg/reverse/check.py",
+        "        await others.check(findings, subscriber, pipeline.migration, pipeline.subscriber)",
+        "        pass",
+        f"{CHECK}::test_others_that_replicate_into_a_side",
+    ),
+    Mutation(
+        "61 a subscription that is created during the freeze",
+        "services/coordinator/operations/turning.py",
+        "        await refuse_subscriptions(conn, side)",
+        "        pass",
+        f"{ROLLBACK}::test_a_subscription_that_is_created_during_the_freeze_undoes_the_operation",
+    ),
+    Mutation(
         "62 each transaction is judged by itself",
         "services/decoder/batcher.py",
         "self._foreign = self._hidden = False  # nothing of one transaction decides about the next",
@@ -185,7 +206,7 @@ MUTATIONS = (
     Mutation(
         "66 the way back is still complete during the freeze",
         "services/coordinator/operations/switchover.py",
-        "            await turning.confirm(run.context, run.turns)",
+        "            await turning.confirm(run.context, run.turns, freeze)",
         "            pass",
         f"{ROLLBACK}::test_a_slot_that_vanishes_during_the_freeze_undoes_the_switchover",
     ),

@@ -5,7 +5,7 @@ opposite direction is idle, and starts without a copy (services.shared.pg.revers
 
 prepare   before the freeze: check that it could replicate every change. Record it, with a new epoch for its
           appliers; then create slot, publication and bookkeeping
-confirm   during the freeze: they are still there
+confirm   during the freeze: they are still there, and nobody else replicates into either side
 start_of  when nobody but pgmig can write to the new primary, and everything is applied: its position. The
           write that is the decision stores it
 `services.coordinator.operations.settling` has what follows the decision.
@@ -42,10 +42,12 @@ from services.shared.model import (
 from services.shared.model.readiness import destination_changed
 from services.shared.pg.catalog.replica_identity import Published
 from services.shared.pg.freeze.closed_database import writable_connection
+from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.replication.connection import slot_state
 from services.shared.pg.replication.publication import check_usable, publishes
 from services.shared.pg.reverse.check import check_reverse
 from services.shared.pg.reverse.ends import EndSessions
+from services.shared.pg.reverse.others import refuse_subscriptions
 from services.shared.pg.reverse.position import current_position
 from services.shared.pg.reverse.prepare import PREPARE_WITHIN_S, prepare_reverse
 from services.shared.pg.session.connection import connection, translated
@@ -187,12 +189,15 @@ def _intended(context: Context, known: PipelineRecord | None, published: Publish
     )
 
 
-async def confirm(context: Context, pipelines: Pipelines) -> None:
-    """During the freeze. Raises SWITCHOVER_FAILED if somebody has removed slot or publication."""
+async def confirm(context: Context, pipelines: Pipelines, freeze: Freeze) -> None:
+    """During the freeze. Raises SWITCHOVER_FAILED if somebody has removed slot or publication, or created a
+    subscription."""
     uris, other = await context.credentials.both(), pipelines.of(context.pipeline.id.direction.opposite)
     own = other.context.pipeline
     side, name = own.id.publisher, own.id.slot
+    await refuse_subscriptions(freeze.session, own.id.subscriber)
     async with connection(uris.destination_uri, "destination") as conn:
+        await refuse_subscriptions(conn, side)
         with translated(f"checking replication slot {name}"):
             slot = await slot_state(conn, name)
         check_usable(slot, name, Lsn(0))

@@ -19,6 +19,7 @@ from services.shared.pg.catalog.partitions import find_routes
 from services.shared.pg.catalog.replica_identity import Published, choose_published
 from services.shared.pg.catalog.selected import choose
 from services.shared.pg.catalog.server import ServerFacts, read_server
+from services.shared.pg.reverse import others
 from services.shared.pg.reverse import publisher as publisher_checks
 from services.shared.pg.reverse import subscriber as subscriber_checks
 from services.shared.pg.reverse import tables as table_checks
@@ -71,6 +72,8 @@ async def check_reverse(
         _pair(findings, pipeline, *facts)
         await publisher_checks.check(findings, publisher, publisher_uri, pipeline, facts[0])
         await subscriber_checks.check(findings, subscriber, pipeline, facts[1], local_only=local_only)
+        await others.check(findings, publisher, pipeline.migration, pipeline.publisher)
+        await others.check(findings, subscriber, pipeline.migration, pipeline.subscriber)
         chosen = await _chosen(findings, publisher, options)
         published = Published(())
         routes: tuple[Route, ...] = ()

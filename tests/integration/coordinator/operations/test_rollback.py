@@ -57,6 +57,28 @@ def put(uri: str, *statements: str) -> None:
             conn.execute(statement)
 
 
+def subscription(name: str) -> str:
+    """Creates one that connects to nothing."""
+    return (
+        f"CREATE SUBSCRIPTION {name} CONNECTION 'host=127.0.0.1 port=1 dbname=x' PUBLICATION p"
+        " WITH (connect = false, slot_name = NONE)"
+    )
+
+
+def drop_subscription(uri: str, name: str) -> None:
+    if rows(
+        uri,
+        "SELECT FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname ="
+        " current_database())",
+    ):
+        put(
+            uri,
+            f"ALTER SUBSCRIPTION {name} DISABLE",
+            f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)",
+            f"DROP SUBSCRIPTION {name}",
+        )
+
+
 async def test_there_and_back_under_load(services: Services, source: str, dest_db: str) -> None:
     async with services.session() as session:
         await started(session, source, dest_db)
@@ -179,6 +201,63 @@ async def test_what_prevents_a_way_back_refuses_the_switchover_before_it_blocks(
         assert refused.failure is not None
         assert "public.parent" in refused.failure.message
         assert rows(dest_db, SLOTS) == []
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.parametrize("state", ["ENABLE", "DISABLE"])
+async def test_a_subscription_refuses_the_switchover_before_it_blocks(
+    services: Services, source: str, dest_db: str, side: str, state: str
+) -> None:
+    """What it writes carries an origin, and would not be replicated."""
+    uri = source if side == "source" else dest_db
+    async with services.session() as session:
+        await started(session, source, dest_db)
+        put(uri, subscription("theirs"))
+        try:
+            if state == "ENABLE":
+                put(
+                    uri,
+                    "ALTER SUBSCRIPTION theirs SET (slot_name = theirs)",
+                    "ALTER SUBSCRIPTION theirs ENABLE",
+                )
+            refused = await there(session)
+            assert refused.state is OperationState.FAILED
+            assert refused.failure is not None
+            assert f"the {side} has subscriptions" in refused.failure.message
+            assert StepName.FREEZE not in {step.name for step in refused.steps}
+            assert rows(dest_db, SLOTS) == []
+        finally:
+            drop_subscription(uri, "theirs")
+        assert (await there(session)).state is OperationState.SUCCEEDED
+
+
+@pytest.mark.parametrize("direction", ["there", "back"])
+async def test_a_subscription_that_is_created_during_the_freeze_undoes_the_operation(
+    services: Services, source: str, dest_db: str, direction: str
+) -> None:
+    frozen, new = (source, dest_db) if direction == "there" else (dest_db, source)
+    async with services.session() as session:
+        await started(session, source, dest_db)
+        if direction == "back":
+            await there(session)
+            operation = await session.begin_rollback("m", IN_TIME)
+        else:
+            operation = await session.begin_switchover("m", WITH_REVERSE)
+        created = False
+        try:
+            async for seen in session.follow_operation(operation.operation_id, reached=True):
+                operation = seen
+                begun = {step.name for step in seen.steps if step.state is StepState.STARTED}
+                if StepName.FREEZE in begun and not created:
+                    put(new, subscription("theirs"))
+                    created = True
+            assert created
+            assert operation.state is OperationState.ROLLED_BACK
+            assert operation.failure is not None
+            assert "has subscriptions now" in operation.failure.message
+            assert writable(frozen)
+        finally:
+            drop_subscription(new, "theirs")
 
 
 async def test_a_failed_switchover_leaves_nothing_of_the_way_back(

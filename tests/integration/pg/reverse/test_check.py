@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from services.shared.model import MigrationOptions, NoKeyTables, TableId
+from services.shared.model import MigrationId, MigrationOptions, NoKeyTables, TableId
 from services.shared.pg.reverse.check import ReverseCheck, check_reverse
 from tests.integration.pg.reverse.conftest import REVERSE, execute, role_without_rights
 from tests.support.preflight import traces
@@ -146,6 +146,65 @@ async def test_databases_with_different_encodings(new: str, source_server: Postg
 async def test_both_sides_are_one_database(new: str) -> None:
     check = await check_reverse(new, new, REVERSE)
     names(check, blocking=True, parts=("both connection strings lead to the same database",))
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+async def test_others_that_replicate_into_a_side(
+    side: str, new: str, old: str, source_server: PostgresServer, dest_server: PostgresServer
+) -> None:
+    """What they write carries an origin, and would not be sent back."""
+    uri, server = (old, source_server) if side == "source" else (new, dest_server)
+    other = MigrationId("other").forward
+    execute(
+        uri,
+        "CREATE SUBSCRIPTION theirs CONNECTION 'dbname=x' PUBLICATION p"
+        " WITH (connect = false, slot_name = NONE)",
+        "CREATE SCHEMA pgmig",
+        "CREATE TABLE pgmig.applier (pipeline text PRIMARY KEY, epoch text NOT NULL)",
+        f"INSERT INTO pgmig.applier VALUES ('{other}', 'x'), ('{REVERSE.opposite}', 'x')",
+    )
+    names_here = (other.origin, REVERSE.opposite.origin, "elsewhere", "unused", "pgmig_in_another_database")
+    try:
+        for name in names_here:
+            execute(uri, f"SELECT pg_replication_origin_create('{name}')")
+            if name != "unused":
+                execute(uri, f"SELECT pg_replication_origin_advance('{name}', '0/2A')")
+        check = await check_reverse(new, old, REVERSE)
+        names(
+            check,
+            blocking=True,
+            parts=(
+                f"the {side} has subscriptions, whose changes would not be replicated: theirs",
+                f"replication origins: {other.origin}",
+                "replication origins: elsewhere",
+            ),
+        )
+        with role_without_rights(server, uri) as plain:
+            uris = (new, plain) if side == "source" else (plain, old)
+            execute(uri, "GRANT SELECT ON pgmig.applier TO PUBLIC", "GRANT USAGE ON SCHEMA pgmig TO PUBLIC")
+            refused = [one.problem for one in (await check_reverse(*uris, REVERSE)).blocking]
+        assert any("subscriptions" in one and "theirs" in one for one in refused), refused
+        assert any("may not read whether they are used: elsewhere, unused" in one for one in refused), refused
+    finally:
+        execute(uri, "DROP SUBSCRIPTION theirs")
+        for name in names_here:
+            execute(uri, f"SELECT pg_replication_origin_drop('{name}')")
+
+
+async def test_subscriptions_of_another_database_do_not_matter(
+    new: str, old: str, dest_server: PostgresServer
+) -> None:
+    with dest_server.fresh_database("third") as third:
+        execute(
+            third,
+            "CREATE SUBSCRIPTION theirs CONNECTION 'dbname=x' PUBLICATION p"
+            " WITH (connect = false, slot_name = NONE)",
+            "SELECT pg_replication_origin_advance('pg_' || oid, '0/2A') FROM pg_subscription",
+        )
+        try:
+            assert (await check_reverse(new, old, REVERSE)).blocking == ()
+        finally:
+            execute(third, "DROP SUBSCRIPTION theirs")
 
 
 async def test_partitions_that_differ_are_routed_to_their_root(new: str, old: str) -> None:
