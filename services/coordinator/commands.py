@@ -113,6 +113,8 @@ class Commands:
             if not migration.phase.running or migration.in_switchover:
                 raise _wrong_phase(migration, "paused")
             self._check_not_switching("paused")
+            if settling.closed(self._context):
+                raise _wrong_phase(migration, "paused", "wait until the new primary accepts writes")
             await self._context.journal.check_ours()
             await self.loop.halt()
             pipeline.paused()
@@ -229,8 +231,7 @@ class Commands:
         `cleanup`, or to a second call.
         """
         async with self._commanded() as migration:
-            both = len(migration.record.pipelines) > 1
-            again = migration.record.phase is MigrationPhase.SWITCHED_OVER and both
+            again = migration.record.finalized
             if migration.record.phase is not MigrationPhase.REVERSE and not again:
                 hint = "it ends the replication back after `switchover --reverse`"
                 raise _wrong_phase(migration, "finalized", hint)
@@ -364,6 +365,17 @@ class Commands:
         self.loop.switching.settle()
         await store(self._context)
 
+    async def _end_reverse(self) -> None:
+        """The destination serves writers, also after a rollback that could not be undone: it is opened first.
+        Raises what prevents that, and FENCED."""
+        migration = self.migration
+        if migration.in_switchover:
+            await teardown.thaw_first(self._contexts, self._bus)
+            migration.switchover_undone()
+            self.loop.switching.settle()
+        migration.finalized()
+        await store(self._context)
+
     async def _release_all(self) -> None:
         for pipeline in self.loop.pipelines.all:
             await pipeline.workers.staffing.release()
@@ -398,9 +410,8 @@ class Commands:
             await self.loop.unwatch()
             await self._release_all()
             if not (migration.phase.ended or (force and migration.in_switchover)):
-                if migration.record.phase is MigrationPhase.REVERSE:
-                    migration.finalized()
-                    await store(self._context)
+                if migration.record.phase in {MigrationPhase.REVERSE, MigrationPhase.ROLLBACK}:
+                    await self._end_reverse()
                 else:
                     await self._end()
             try:

@@ -146,9 +146,9 @@ class PhaseLoop:
         self._open_destination()
 
     def _open_destination(self) -> None:
-        """Once it has ended, if something is left of the guard of the destination."""
+        """Once it has ended, if something is left of the guard of the destination, or it is still frozen."""
         if (
-            needed(self._context.pipeline)
+            (needed(self._context.pipeline) or settling.closed(self._context))
             and self.migration.record.phase.ended
             and (self._lifting is None or self._lifting.done())
         ):
@@ -159,6 +159,7 @@ class PhaseLoop:
         await self.switching.wait()  # its end lifts the guard
         with suppress(PgmigError):
             await lift_at_last(self._context)
+            await settling.open_at_last(self.pipelines)
             self.switching.settle()
             await self._context.journal.save()
             await unwatch_at_last(self._context)

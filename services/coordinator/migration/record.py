@@ -200,6 +200,14 @@ class Record:
         found = [one for one in self.pipelines if one.state is PipelineState.IDLE]
         return found[0] if found else None
 
+    @property
+    def finalized(self) -> bool:
+        """Whether it ended while the destination's changes were replicated back, and so without a switchover
+        as the last step."""
+        turns = {one.direction: one.turn for one in self.pipelines}
+        back = turns.get(Direction.REVERSE, 0) > turns[Direction.FORWARD]
+        return back and self.phase is MigrationPhase.SWITCHED_OVER
+
     def frozen(self, direction: Direction) -> Before | None:
         """How to thaw the database that a pipeline of that direction replicates from. None: it is not
         frozen."""

@@ -182,7 +182,7 @@ class Migration:
 
     def aborted(self) -> None:
         # A switchover that could not be undone is abandoned.
-        if self.in_switchover and self.active.state is PipelineState.FAILED:
+        if self.record.phase is MigrationPhase.SWITCHOVER and self.active.state is PipelineState.FAILED:
             self.record = replace(self.record, phase=MigrationPhase.MIGRATING)
         self._ended(MigrationPhase.ABORTED)
 

@@ -22,7 +22,7 @@ from services.coordinator.pipeline.pipeline import Pipeline, Pipelines
 from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.tables.foreign_writes import watch
 from services.shared.bus.store import delete_stream
-from services.shared.model import ErrorKind, EventLevel, PgmigError, back_off_s
+from services.shared.model import ErrorKind, EventLevel, MigrationPhase, PgmigError, back_off_s
 from services.shared.pg.freeze.thaw import admit_readers
 from services.shared.pg.reverse.ends import EndSessions, opened_ends
 from services.shared.pg.reverse.remove import retire
@@ -39,20 +39,30 @@ WITHDRAWN_WITHIN_S = 10.0
 
 def closed(context: Context) -> bool:
     """Whether the side that serves writers is not known to be open to them. context: of the pipeline that
-    works."""
+    works, or that worked last."""
     record = context.migration.record
+    if record.phase is MigrationPhase.SWITCHED_OVER:
+        return record.destination_freeze is not None or record.forward.guard is not None
+    if record.phase.ended:
+        return False
     idle = record.idle
     return record.frozen(record.active) is not None or (idle is not None and idle.guard is not None)
 
 
 async def open_primary(pipelines: Pipelines) -> None:
-    """Let others write to the new primary. Raises CREDENTIALS_NEEDED, FENCED and the server's errors."""
-    works, idle = pipelines.active.context, pipelines.idle
-    if idle is not None:
-        await lift(idle.context)
-    if works.pipeline.freeze is not None:
+    """Let others write to the new primary. Raises CREDENTIALS_NEEDED, FENCED and the server's errors.
+
+    It is what the pipeline that works replicates from. After the end of the migration it is what that
+    pipeline has written to, and an earlier rollback may have frozen it.
+    """
+    record = pipelines.migration.record
+    out = record.active.opposite if record.phase.ended else record.active
+    known = {pipeline.context.pipeline.id.direction: pipeline.context for pipeline in pipelines.all}
+    if (into := known.get(out.opposite)) is not None:
+        await lift(into)
+    if (works := known.get(out)) is not None and works.pipeline.freeze is not None:
         await thaw_recorded(works, await works.credentials.known_source())
-        works.migration.thawed(works.pipeline.id.direction)
+        works.migration.thawed(out)
 
 
 async def open_at_last(pipelines: Pipelines, tell: Callable[[str], None] = lambda _: None) -> None:

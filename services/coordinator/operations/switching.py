@@ -216,7 +216,7 @@ class Switching:
             return
         if migration.record.phase.ended and self._context.pipeline.record.guard is not None:
             return
-        if migration.decided_last and settling.closed(self._context) and not migration.record.phase.ended:
+        if migration.decided_last and settling.closed(self._context):
             return
         if not migration.decided_last and operation.failure is None:
             self._operations.failing(operation.operation_id, _KILLED)  # it cannot be cancelled any more

@@ -142,7 +142,7 @@ async def _finish(
     turned = pipelines if not migration.record.phase.ended else None
     if turned is not None:
         await at_point(migration.operations.kind, Point.TURNED)
-    opened = await _opened(context, feed, turned)
+    opened = await _opened(context, feed, pipelines)
     stopped = await _release(context, staffing)
     if not opened:
         return  # the next coordinator does that and the rest
@@ -168,12 +168,18 @@ async def _finish(
         log.error("after the switchover: %s", exc)
 
 
-async def _opened(context: Context, feed: StepFeed, turned: Pipelines | None) -> bool:
-    """Lift the guard of the destination, or open the new primary if the direction has changed, however long
-    that takes. Returns False if the coordinator leaves before."""
+async def _opened(context: Context, feed: StepFeed, pipelines: Pipelines | None) -> bool:
+    """Open the new primary, however long that takes: lift the guard of the destination, undo the freeze of an
+    earlier change of direction. Returns False if the coordinator leaves before."""
     tell = partial(feed.tell, StepName.COMMIT, StepState.STARTED)
-    work = lift_at_last(context, tell) if turned is None else settling.open_at_last(turned, tell)
-    opening = asyncio.create_task(work, name="open-destination")
+
+    async def open_it() -> None:
+        if context.migration.record.phase.ended:
+            await lift_at_last(context, tell)
+        if pipelines is not None:
+            await settling.open_at_last(pipelines, tell)
+
+    opening = asyncio.create_task(open_it(), name="open-destination")
     leaving = asyncio.create_task(feed.leave.wait(), name="leave")
     await asyncio.wait({opening, leaving}, return_when=asyncio.FIRST_COMPLETED)
     if not opening.done():

@@ -35,7 +35,7 @@ UNPROVEN = (
 RETURNS = "a coordinator that starts finds it and continues the migration: clean up again then"
 FREEZE = "the freeze"
 LEFT_READ_ONLY = "the read-only default of the side that was left"
-_REPLACED = frozenset({MigrationPhase.SWITCHED_OVER, MigrationPhase.REVERSE})
+_REPLACED = frozenset({MigrationPhase.SWITCHED_OVER, MigrationPhase.REVERSE, MigrationPhase.ROLLBACK})
 """The source may stay closed, or read-only: the destination has replaced it."""
 LEAVE = "`pgmig-cli cleanup --force --id {id}` removes the rest, except what cannot be reached"
 
@@ -194,7 +194,8 @@ async def _source(context: Context, *, force: bool = False) -> list[str]:
     uri = await context.credentials.known_source()
     record, pipeline = context.migration.record, context.pipeline.record
     frozen = context.pipeline.freeze
-    late = record.switchover is not None and not force and len(record.pipelines) == 1
+    forward = context.pipeline.id.direction is Direction.FORWARD
+    late = forward and record.phase is MigrationPhase.SWITCHED_OVER and not record.finalized and not force
     removed = await remove_from_source(
         uri,
         context.pipeline.id,

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from services.shared.model import (
+    ErrorKind,
     FreezeMode,
     OperationKind,
     OperationState,
@@ -143,6 +144,7 @@ async def test_finalize_ends_it_and_cleans_both_sides(services: Services, source
             assert rows(uri, SLOTS) == []
             assert rows(uri, "SELECT pubname FROM pg_publication") == []
             assert rows(uri, "SELECT tgname FROM pg_trigger WHERE tgname LIKE 'pgmig%'") == []
+        assert (await session.finalize("m")).phase is Phase.SWITCHED_OVER  # a client may ask again
         with pytest.raises(PgmigError, match="switched-over"):
             await session.begin_rollback("m", IN_TIME)
         await session.unfreeze("m")
@@ -150,6 +152,28 @@ async def test_finalize_ends_it_and_cleans_both_sides(services: Services, source
         assert (await session.cleanup("m")).left == ()
     assert sorted(map(str, traces(source))) == before
     assert rows(dest_db, "SELECT nspname FROM pg_namespace WHERE nspname = 'pgmig'") == []
+
+
+async def test_a_switchover_after_a_rollback_opens_the_destination_and_guards_the_source(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async with services.session() as session:
+        await started(session, source, dest_db)
+        await there(session)
+        await back(session)
+        last = await there(session, IN_TIME)
+        assert last.state is OperationState.SUCCEEDED, last.failure
+        assert (writable(source), writable(dest_db)) == (False, True)
+        with pytest.raises(PgmigError) as caught:
+            await session.finalize("m")
+        assert caught.value.kind is ErrorKind.WRONG_PHASE
+        await session.unfreeze("m")
+        put(source, "INSERT INTO item VALUES (-1)")
+        with pytest.raises(PgmigError) as caught:
+            await session.cleanup("m")
+        assert caught.value.kind is ErrorKind.LATE_WRITES
+        assert (await session.cleanup("m", force=True)).left == ()
+        assert writable(dest_db)
 
 
 @pytest.mark.parametrize("phase", ["reverse", "rolled back", "switched over again"])

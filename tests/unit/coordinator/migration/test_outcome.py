@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from services.coordinator.migration.outcome import Decision, Turn, decided, finalized
 from services.coordinator.migration.record import PipelineRecord, Record, SlotRecord
 from services.coordinator.migration.state import Migration
+from services.coordinator.operations import settling
 from services.coordinator.operations.readiness import check_ready
 from services.coordinator.pipeline.ends import PipelineEnds
+from services.coordinator.pipeline.parts import Context
 from services.coordinator.pipeline.reports import Reports
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.pipeline.snapshot import Snapshot
@@ -176,3 +179,33 @@ def test_no_operation_begins_while_the_new_primary_is_being_opened(left: str) ->
             Migration(replace(switching(), phase=MigrationPhase.MIGRATING), lambda _: ()),
             OperationKind.ROLLBACK,
         )
+
+
+def test_a_rollback_that_cannot_be_undone_is_not_aborted() -> None:
+    """The destination serves writers: nothing may open the source, which an abort would do."""
+    record = rolling_back()
+    failed = replace(record.pipeline(Direction.REVERSE), state=PipelineState.FAILED)
+    migration = Migration(record.with_pipeline(failed), lambda _: ())
+    with pytest.raises(PgmigError) as caught:
+        migration.aborted()
+    assert caught.value.kind is ErrorKind.WRONG_PHASE
+    assert migration.record.phase is MigrationPhase.ROLLBACK
+
+
+def test_only_a_migration_that_ended_in_reverse_is_finalized() -> None:
+    streaming = replace(turned().pipeline(Direction.REVERSE), state=PipelineState.STREAMING)
+    record = finalized(turned().with_pipeline(streaming), 1.0)
+    assert record.finalized
+    assert not turned().finalized
+    plain = decided(switching(), Decision(RESULT))
+    assert (plain.phase, plain.finalized) == (MigrationPhase.SWITCHED_OVER, False)
+
+
+def test_the_destination_is_closed_until_the_freeze_of_a_rollback_is_undone() -> None:
+    record = replace(decided(switching(), Decision(RESULT)), destination_freeze=FROZEN)
+    assert closed_in(record)
+    assert not closed_in(replace(record, destination_freeze=None))
+
+
+def closed_in(record: Record) -> bool:
+    return settling.closed(cast("Context", SimpleNamespace(migration=Migration(record, lambda _: ()))))
