@@ -23,7 +23,7 @@ from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.tables.foreign_writes import watch
 from services.shared.bus.store import delete_stream
 from services.shared.model import ErrorKind, EventLevel, MigrationPhase, PgmigError, back_off_s
-from services.shared.pg.freeze.thaw import admit_readers
+from services.shared.pg.freeze.thaw import StillDisabledError, admit_readers
 from services.shared.pg.reverse.ends import EndSessions, opened_ends
 from services.shared.pg.reverse.remove import retire
 from services.shared.pg.session.connection import translated
@@ -53,7 +53,8 @@ async def open_primary(pipelines: Pipelines) -> None:
     """Let others write to the new primary. Raises CREDENTIALS_NEEDED, FENCED and the server's errors.
 
     It is what the pipeline that works replicates from. After the end of the migration it is what that
-    pipeline has written to, and an earlier rollback may have frozen it.
+    pipeline has written to, and an earlier rollback may have frozen it. It is open also if subscriptions
+    cannot be enabled again.
     """
     record = pipelines.migration.record
     out = record.active.opposite if record.phase.ended else record.active
@@ -61,7 +62,12 @@ async def open_primary(pipelines: Pipelines) -> None:
     if (into := known.get(out.opposite)) is not None:
         await lift(into)
     if (works := known.get(out)) is not None and works.pipeline.freeze is not None:
-        await thaw_recorded(works, await works.credentials.known_source())
+        try:
+            await thaw_recorded(works, await works.credentials.known_source())
+        except StillDisabledError as exc:
+            works.migration.event(
+                EventLevel.WARNING, f"{exc}; pgmig does not try again: enable them with ALTER SUBSCRIPTION"
+            )
         works.migration.thawed(out)
 
 
