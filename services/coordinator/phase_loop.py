@@ -276,8 +276,7 @@ class PhaseLoop:
             return
         await settling.open_at_last(self.pipelines)
         self.switching.settle()
-        prepared = self.migration.operations.current is not None
-        await settling.settle(self.pipelines, anew=not prepared)
+        await settling.settle(self.pipelines, anew=False)
 
     async def _run_state(self, state: PipelineState) -> PipelineState:
         """The state's own end, or the error of a worker that ends it."""

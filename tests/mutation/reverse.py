@@ -11,6 +11,7 @@ ORIGINS = "tests/integration/pipeline/test_local_only.py"
 OUTCOME = "tests/unit/coordinator/migration/test_outcome.py"
 ROLLBACK = "tests/integration/coordinator/operations/test_rollback.py"
 KILLED = "tests/integration/coordinator/operations/test_rollback_failpoints.py"
+SETTLING = "tests/unit/coordinator/operations/test_settling.py"
 THERE_AND_BACK = "tests/integration/pipeline/test_reverse.py"
 
 MUTATIONS = (
@@ -195,6 +196,13 @@ MUTATIONS = (
         "            self._pipelines.pop(record.active, None)",
         "            pass",
         f"{OUTCOME}::test_what_was_reported_about_an_earlier_run_is_forgotten",
+    ),
+    Mutation(
+        "66 only what the current operation has prepared is kept",
+        "services/coordinator/operations/settling.py",
+        "idle.context.pipeline.record.prepared_by == operation.operation_id",
+        "True",
+        f"{SETTLING}::test_the_pipeline_that_worked_is_retired_although_another_operation_has_begun",
     ),
     Mutation(
         "66 no operation begins while the new primary is being opened",

@@ -89,6 +89,7 @@ class PipelineRecord:
     watched: the destination has, or may have, triggers that record writes of others.
     turn: how often the pipeline was started without a copy, 0: never. sessions: that may still create or
     remove what it needs (services.shared.pg.reverse.ends). retired: nothing of an idle pipeline is left.
+    prepared_by: the last operation that began to prepare it, as its id.
     """
 
     direction: Direction
@@ -115,6 +116,7 @@ class PipelineRecord:
     turn: int = 0
     sessions: EndSessions = field(default_factory=EndSessions)
     retired: bool = False
+    prepared_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from services.coordinator.pipeline.pipeline import Pipeline, Pipelines
 from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.tables.foreign_writes import watch
 from services.shared.bus.store import delete_stream
-from services.shared.model import ErrorKind, EventLevel, MigrationPhase, PgmigError, back_off_s
+from services.shared.model import ErrorKind, EventLevel, MigrationPhase, Operation, PgmigError, back_off_s
 from services.shared.pg.freeze.thaw import StillDisabledError, admit_readers
 from services.shared.pg.reverse.ends import EndSessions, opened_ends
 from services.shared.pg.reverse.remove import retire
@@ -147,8 +147,8 @@ async def _retire(pipeline: Pipeline) -> None:
 
 
 async def settle(pipelines: Pipelines, *, anew: bool) -> None:
-    """Steps 2 to 4. anew: nothing of the idle pipeline is needed, so it is retired. Raises TRANSIENT,
-    SLOT_ACTIVE, FENCED and the servers' errors. Waits for credentials."""
+    """Steps 2 to 4. anew: the idle pipeline is retired even if the current operation has begun to prepare it.
+    Raises TRANSIENT, SLOT_ACTIVE, FENCED and the servers' errors. Waits for credentials."""
     await pipelines.active.context.credentials.both()
     async with pipelines.preparing:
         idle = pipelines.idle
@@ -158,12 +158,17 @@ async def settle(pipelines: Pipelines, *, anew: bool) -> None:
         if not idle.context.pipeline.record.retired:
             if works.pipeline.without_copy:
                 await admit(pipelines)
-            if anew:
+            if anew or not _prepared(works.migration.operations.current, idle):
                 await _retire(idle)
         await unwatch_soon(idle.context, UNWATCHED_WITHIN_S, last=False)
         if works.pipeline.without_copy and not works.pipeline.record.watched:
             await watch(works, [one.table for one in works.pipeline.copying.records()])
             await works.journal.save()
+
+
+def _prepared(operation: Operation | None, idle: Pipeline) -> bool:
+    """Whether that operation has begun to prepare it."""
+    return operation is not None and idle.context.pipeline.record.prepared_by == operation.operation_id
 
 
 async def withdraw(pipelines: Pipelines) -> None:

@@ -173,7 +173,7 @@ def _intended(context: Context, known: PipelineRecord | None, published: Publish
         TableRecord(one.table, one.rows_estimated, one.bytes_estimated, copied=True) for one in own.tables
     )
     fresh = PipelineRecord(own.direction.opposite, PipelineState.IDLE, time.time())
-    known = known or fresh
+    known, operation = known or fresh, context.migration.operations.current
     return replace(
         fresh,
         state_since=known.state_since,
@@ -186,6 +186,7 @@ def _intended(context: Context, known: PipelineRecord | None, published: Publish
         watched=known.watched,
         turn=known.turn,
         sessions=known.sessions,
+        prepared_by=operation.operation_id if operation is not None else "",
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.record import Record
 from services.coordinator.migration.state import Migration
-from services.coordinator.operations import settling
+from services.coordinator.operations import settling, turning
 from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.parts import Context
@@ -22,9 +22,13 @@ from services.shared.model import (
     Direction,
     ErrorKind,
     EventLevel,
+    Operation,
+    OperationKind,
+    SwitchoverOptions,
 )
+from services.shared.pg.catalog.replica_identity import Published
 from services.shared.pg.freeze.thaw import Before, StillDisabledError
-from tests.unit.coordinator.migration.test_outcome import turned
+from tests.unit.coordinator.migration.test_outcome import switching, turned
 
 
 class Stand:
@@ -104,3 +108,34 @@ async def test_a_subscription_that_stays_disabled_does_not_keep_the_new_primary_
     event = stand.migration.record.events[-1]
     assert event.level is EventLevel.WARNING
     assert "subscription sub is not enabled again" in event.text
+
+
+def begun(operation_id: str) -> Operation:
+    return Operation(operation_id, "m", "r", OperationKind.ROLLBACK, SwitchoverOptions(10_000))
+
+
+async def test_the_pipeline_that_worked_is_retired_although_another_operation_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise the pipeline of the new direction would start beside appliers that are not kept out."""
+    stand = Stand(replace(turned(), operations=(begun("next"),)))
+    use(stand, monkeypatch)
+    await settling.settle(stand.pipelines, anew=False)
+    assert "retire" in stand.did
+
+
+@pytest.mark.parametrize("anew", [False, True])
+async def test_what_the_operation_has_prepared_is_kept_unless_it_begins_again(
+    anew: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = replace(turned(), operations=(begun("next"),))
+    stand = Stand(record.with_pipeline(replace(record.forward, prepared_by="next")))
+    use(stand, monkeypatch)
+    await settling.settle(stand.pipelines, anew=anew)
+    assert ("retire" in stand.did) is anew
+
+
+def test_the_record_says_which_operation_prepares_the_pipeline() -> None:
+    stand = Stand(replace(switching(), operations=(begun("now"),)))
+    intended = turning._intended(stand.active.context, None, Published(()))
+    assert intended.prepared_by == "now"
