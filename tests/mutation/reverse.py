@@ -221,8 +221,8 @@ MUTATIONS = (
     Mutation(
         "66 others that write to the side that was left are found",
         "services/coordinator/operations/settling.py",
-        "            await watch(works, [one.table for one in works.pipeline.copying.records()])",
-        "            pass",
+        "                await watch(works, [one.table for one in works.pipeline.copying.records()])",
+        "                pass",
         f"{ROLLBACK}::test_others_that_write_to_the_side_that_was_left_refuse_the_rollback",
     ),
     Mutation(

@@ -3,9 +3,9 @@
 1. The new primary is opened to writers: its guard is lifted, or its freeze undone. Until that is done, no
    other operation can begin.
 2. The side that was left accepts connections, which are read-only by default.
-3. The pipeline that worked before is retired: its appliers are kept out by the epoch that the decision has
+3. Writes of others to the side that was left are recorded.
+4. The pipeline that worked before is retired: its appliers are kept out by the epoch that the decision has
    recorded; slot, publication, origin and bookkeeping are removed. Now it can be prepared again.
-4. Writes of others to the side that was left are recorded.
 """
 
 from __future__ import annotations
@@ -154,16 +154,16 @@ async def settle(pipelines: Pipelines, *, anew: bool) -> None:
         idle = pipelines.idle
         if idle is None:
             return
-        works = pipelines.active.context
-        if not idle.context.pipeline.record.retired:
-            if works.pipeline.without_copy:
+        works, settled = pipelines.active.context, idle.context.pipeline.record.retired
+        if works.pipeline.without_copy:
+            if not settled:
                 await admit(pipelines)
-            if anew or not _prepared(works.migration.operations.current, idle):
-                await _retire(idle)
+            if not (settled and works.pipeline.record.watched):  # an earlier run may have left idle triggers
+                await watch(works, [one.table for one in works.pipeline.copying.records()])
+                await works.journal.save()
+        if not settled and (anew or not _prepared(works.migration.operations.current, idle)):
+            await _retire(idle)
         await unwatch_soon(idle.context, UNWATCHED_WITHIN_S, last=False)
-        if works.pipeline.without_copy and not works.pipeline.record.watched:
-            await watch(works, [one.table for one in works.pipeline.copying.records()])
-            await works.journal.save()
 
 
 def _prepared(operation: Operation | None, idle: Pipeline) -> bool:

@@ -136,9 +136,9 @@ async def watch_writes(
             load_sql("guard/without_trigger.sql"), {**_named(tables), "trigger": pipeline.origin}
         )
         without = [TableId(*row) for row in await cursor.fetchall()]
-        if not without:
+        if not without and not await _function_exists(conn, pipeline):
             return ()
-        async with conn.transaction():
+        async with conn.transaction():  # also for triggers that exist: `ignore_writes` may have been called
             await _define(conn, pipeline, load_sql("guard/note_write.sql"))
             await conn.execute(sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(_function(pipeline)))
         for first in range(0, len(without), CREATED_AT_ONCE):

@@ -105,6 +105,14 @@ async def test_what_triggers_call_is_not_dropped(conn: AsyncConnection, dest_db:
     assert rows(dest_db, "SELECT to_regclass('pgmig.foreign_write') IS NOT NULL") == [(True,)]
 
 
+async def test_triggers_that_did_nothing_record_again(conn: AsyncConnection, dest_db: str) -> None:
+    await ignore_writes(conn, M)
+    run(dest_db, "INSERT INTO a VALUES (1)")
+    assert await watch_writes(conn, M, [A, B]) == ()
+    run(dest_db, "INSERT INTO b VALUES (1)")
+    assert rows(dest_db, "SELECT relation::regclass::text FROM pgmig.foreign_write") == [("b",)]
+
+
 async def test_bookkeeping_is_kept_while_the_pipeline_guards_the_database(dest_db: str) -> None:
     async with connection(dest_db, "destination") as conn:
         await ensure_bookkeeping(conn)

@@ -139,3 +139,17 @@ def test_the_record_says_which_operation_prepares_the_pipeline() -> None:
     stand = Stand(replace(switching(), operations=(begun("now"),)))
     intended = turning._intended(stand.active.context, None, Published(()))
     assert intended.prepared_by == "now"
+
+
+async def test_writes_to_the_side_that_was_left_are_recorded_before_the_old_pipeline_is_retired(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also if an earlier run has left triggers, which do nothing any more."""
+    record = turned()
+    works = replace(record.pipeline(Direction.REVERSE), watched=True)
+    stand = Stand(record.with_pipeline(works))
+    use(stand, monkeypatch)
+    await settling.settle(stand.pipelines, anew=True)
+    assert stand.did == ["admit", "watch", "retire", "unwatch"]
+    await settling.settle(stand.pipelines, anew=True)
+    assert stand.did == ["admit", "watch", "retire", "unwatch", "unwatch"]
