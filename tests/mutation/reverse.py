@@ -11,6 +11,7 @@ ORIGINS = "tests/integration/pipeline/test_local_only.py"
 OUTCOME = "tests/unit/coordinator/migration/test_outcome.py"
 ROLLBACK = "tests/integration/coordinator/operations/test_rollback.py"
 KILLED = "tests/integration/coordinator/operations/test_rollback_failpoints.py"
+TURNING = "tests/unit/coordinator/operations/test_turning.py"
 SETTLING = "tests/unit/coordinator/operations/test_settling.py"
 THERE_AND_BACK = "tests/integration/pipeline/test_reverse.py"
 
@@ -205,6 +206,13 @@ MUTATIONS = (
         f"{SETTLING}::test_the_pipeline_that_worked_is_retired_although_another_operation_has_begun",
     ),
     Mutation(
+        "66 the new primary is the server on which the way back was prepared",
+        "services/coordinator/operations/turning.py",
+        "if (found.system_identifier, found.timeline) != (prepared.system_identifier, prepared.timeline):",
+        "if False:",
+        f"{TURNING}::test_another_server_or_timeline_is_refused",
+    ),
+    Mutation(
         "66 no operation begins while the new primary is being opened",
         "services/coordinator/operations/readiness.py",
         "    if _being_opened(record):",
@@ -214,7 +222,7 @@ MUTATIONS = (
     Mutation(
         "66 the way back is still complete during the freeze",
         "services/coordinator/operations/switchover.py",
-        "            await turning.confirm(run.context, run.turns, freeze)",
+        "            await turning.confirm(run.context, run.turns, run.uris, freeze)",
         "            pass",
         f"{ROLLBACK}::test_a_slot_that_vanishes_during_the_freeze_undoes_the_switchover",
     ),
@@ -228,8 +236,8 @@ MUTATIONS = (
     Mutation(
         "66 the next coordinator opens the new primary",
         "services/coordinator/phase_loop.py",
-        "        await settling.open_at_last(self.pipelines)",
-        "        pass",
+        "            return\n        await settling.open_at_last(self.pipelines)",
+        "            return",
         f"{KILLED}::test_coordinator_killed_during_a_rollback_leaves_one_writable_side[rollback.decided=kill]",
     ),
 )

@@ -279,6 +279,7 @@ async def commit(run: Run) -> None:
         raise PgmigError(ErrorKind.SWITCHOVER_FAILED, "an operator cancelled the switchover")
     result = SwitchoverResult(run.sentinel, run.feed.elapsed_ms(), run.sequences, time.time())
     certificate = draft(run.context.pipeline, run.evidence, result)
-    turn = await turning.start_of(run.context, run.turns) if run.turns is not None else None
+    turns = run.turns
+    turn = await turning.start_of(run.context, turns, run.uris) if turns is not None else None
     run.feed.deciding = True
     await run.context.journal.decide(result, certificate, turn)

@@ -21,6 +21,7 @@ from dataclasses import replace
 from services.coordinator.migration.failpoints import Point, at_point
 from services.coordinator.migration.outcome import Turn
 from services.coordinator.migration.record import PipelineRecord, SlotRecord, TableRecord
+from services.coordinator.pipeline.credentials import Credentials
 from services.coordinator.pipeline.parts import Context
 from services.coordinator.pipeline.pipeline import Pipelines
 from services.coordinator.tables.foreign_writes import foreign_writes
@@ -49,7 +50,7 @@ from services.shared.pg.reverse.check import check_reverse
 from services.shared.pg.reverse.ends import EndSessions
 from services.shared.pg.reverse.others import refuse_subscriptions
 from services.shared.pg.reverse.position import current_position
-from services.shared.pg.reverse.prepare import PREPARE_WITHIN_S, prepare_reverse
+from services.shared.pg.reverse.prepare import PREPARE_WITHIN_S, identify, prepare_reverse
 from services.shared.pg.session.connection import connection, translated
 
 
@@ -190,10 +191,10 @@ def _intended(context: Context, known: PipelineRecord | None, published: Publish
     )
 
 
-async def confirm(context: Context, pipelines: Pipelines, freeze: Freeze) -> None:
-    """During the freeze. Raises SWITCHOVER_FAILED if somebody has removed slot or publication, or created a
-    subscription."""
-    uris, other = await context.credentials.both(), pipelines.of(context.pipeline.id.direction.opposite)
+async def confirm(context: Context, pipelines: Pipelines, uris: Credentials, freeze: Freeze) -> None:
+    """During the freeze. uris: of the operation. Raises SWITCHOVER_FAILED if somebody has removed slot or
+    publication, or created a subscription."""
+    other = pipelines.of(context.pipeline.id.direction.opposite)
     own = other.context.pipeline
     side, name = own.id.publisher, own.id.slot
     await refuse_subscriptions(freeze.session, own.id.subscriber)
@@ -211,10 +212,11 @@ async def confirm(context: Context, pipelines: Pipelines, freeze: Freeze) -> Non
             )
 
 
-async def start_of(context: Context, pipelines: Pipelines) -> Turn:
+async def start_of(context: Context, pipelines: Pipelines, uris: Credentials) -> Turn:
     """Where the pipeline in the opposite direction starts. Everything of the one that works is on the new
-    primary's disk, and nobody else has written there since."""
-    uris, other = await context.credentials.both(), pipelines.of(context.pipeline.id.direction.opposite)
+    primary's disk, and nobody else has written there since. uris: of the operation. Raises SWITCHOVER_FAILED
+    unless it is the server, on the timeline, on which the way back was prepared."""
+    other = pipelines.of(context.pipeline.id.direction.opposite)
     own = other.context.pipeline
     prepared = own.record.slot
     assert prepared is not None
@@ -223,10 +225,22 @@ async def start_of(context: Context, pipelines: Pipelines) -> Turn:
         start = await current_position(conn)
     finally:
         await conn.close()
+    found = await identify(uris.destination_uri, own.id)
+    if (found.system_identifier, found.timeline) != (prepared.system_identifier, prepared.timeline):
+        raise _replaced(
+            f"the {own.id.publisher} is system {found.system_identifier} on timeline {found.timeline}; "
+            f"replication was prepared on system {prepared.system_identifier}, timeline {prepared.timeline}"
+        )
     if start < prepared.consistent_lsn:
-        raise PgmigError(
-            ErrorKind.SWITCHOVER_FAILED,
-            f"the {own.id.publisher} is at {start}, before its replication slot at {prepared.consistent_lsn}",
-            "writes are not blocked any more; the server was restored or replaced meanwhile",
+        raise _replaced(
+            f"the {own.id.publisher} is at {start}, before its replication slot at {prepared.consistent_lsn}"
         )
     return Turn(replace(prepared, consistent_lsn=start), secrets.token_hex(8))
+
+
+def _replaced(what: str) -> PgmigError:
+    return PgmigError(
+        ErrorKind.SWITCHOVER_FAILED,
+        what,
+        "writes are not blocked any more; the server was promoted, restored or replaced meanwhile: try again",
+    )

@@ -80,7 +80,7 @@ async def prepare_reverse(
     """
     try:
         async with asyncio.timeout(within_s):
-            identity = await _identify(publisher_uri, pipeline)
+            identity = await identify(publisher_uri, pipeline)
             async with opened_ends(publisher_uri, subscriber_uri, pipeline, earlier, announce) as ends:
                 preparing = _Preparing(pipeline, published, epoch, options, within_s)
                 return await preparing.run(ends, identity)
@@ -167,7 +167,8 @@ class _Preparing:
         return routes
 
 
-async def _identify(uri: str, pipeline: PipelineId) -> SystemIdentity:
+async def identify(uri: str, pipeline: PipelineId) -> SystemIdentity:
+    """Of the pipeline's publisher."""
     replication = await ReplicationConnection.open(uri, side=pipeline.publisher)
     try:
         return await replication.identify_system()
