@@ -49,7 +49,7 @@ MUTATIONS = (
     Mutation(
         "49 the next coordinator opens the destination",
         "services/coordinator/phase_loop.py",
-        "            needed(self._context.pipeline)\n",
+        "            (needed(self._context.pipeline) or settling.closed(self._context))\n",
         "            False\n",
         f"{GUARD}::test_coordinator_killed_after_the_decision_opens_the_destination_when_it_starts_again",
     ),
@@ -140,7 +140,7 @@ MUTATIONS = (
     Mutation(
         "49 a switchover ends only when others can write to the destination",
         "services/coordinator/operations/switchover.py",
-        "    opened = await _opened(context, feed, turned)",
+        "    opened = await _opened(context, feed, pipelines)",
         "    opened = True",
         f"{LIFTED}::test_it_ends_when_others_can_write",
     ),
