@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from services.shared.bus.connection import bus
-from services.shared.model import ApplierProgress, ErrorKind
+from services.shared.model import ApplierProgress, ErrorKind, WorkerReport
 from services.shared.model.conflicts.policy import ConflictKind, Decision, OnConflict
 from services.shared.pg.reverse.remove import remove_reverse
 from tests.support.pipeline.back import server_of_major
@@ -232,6 +232,11 @@ async def test_other_policies_keep_or_replace_the_row(here: str, there: str, nat
             run(uri, "DROP TABLE t, p")
 
 
+def counted(reports: Sequence[WorkerReport]) -> int:
+    """How many conflicts the last report of progress counts."""
+    return next((one.conflicts for one in reversed(reports) if isinstance(one, ApplierProgress)), 0)
+
+
 async def test_a_conflict_is_recorded_once_and_counted(
     here: str, there: str, nats_server: NatsServer
 ) -> None:
@@ -241,8 +246,7 @@ async def test_a_conflict_is_recorded_once_and_counted(
     ):
         await meeting(both, "INSERT INTO p VALUES (1, 'b', 'here')", "INSERT INTO p VALUES (1, 'b', 'there')")
         await both.settle()
-        counts = [one.conflicts for one in both.forward.reports if isinstance(one, ApplierProgress)]
-        assert counts[-1] == 1
+        await both.forward.until(lambda: counted(both.forward.reports) == 1)
         for _ in range(2):
             await both.forward.stop("applier")
             both.forward.start_applier()

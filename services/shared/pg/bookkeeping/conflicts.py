@@ -20,12 +20,12 @@ _DOING = "reading the conflicts of the migration"
 
 RECORD = (
     "INSERT INTO pgmig.conflict (pipeline, lsn, schema_name, table_name, kind, decision, key_columns,"
-    " key_values, remote_at, local_at) VALUES ($1, $2::pg_catalog.pg_lsn, $3, $4, $5, $6,"
+    " key_values, remote_at, local_at, resolved_at) VALUES ($1, $2::pg_catalog.pg_lsn, $3, $4, $5, $6,"
     " $7::pg_catalog.text[], $8::pg_catalog.text[], pg_catalog.to_timestamp($9::pg_catalog.float8),"
-    " pg_catalog.to_timestamp(nullif($10::pg_catalog.float8, 0)))"
+    " pg_catalog.to_timestamp(nullif($10::pg_catalog.float8, 0)), pg_catalog.clock_timestamp())"
 )
-"""The statement that records a conflict. Its parameters are the columns, in this order; times are seconds
-since the Unix epoch."""
+"""The statement that records a conflict. Its parameters are the first columns, in this order; times are
+seconds since the Unix epoch."""
 KEEP_SEEN = (
     "INSERT INTO pgmig.seen AS s (pipeline, seen_us) VALUES ($1, $2::pg_catalog.int8)"
     " ON CONFLICT (pipeline) DO UPDATE SET seen_us = excluded.seen_us"
@@ -34,11 +34,11 @@ KEEP_SEEN = (
 
 _STOPPED = (
     "INSERT INTO pgmig.conflict (pipeline, lsn, schema_name, table_name, kind, decision, key_columns,"
-    " key_values, remote_at, local_at)"
+    " key_values, remote_at, local_at, resolved_at)"
     " SELECT %(pipeline)s, %(lsn)s::pg_catalog.pg_lsn, %(schema)s, %(table)s, %(kind)s, %(decision)s,"
     " %(columns)s::pg_catalog.text[], %(values)s::pg_catalog.text[],"
     " pg_catalog.to_timestamp(%(remote_at)s::pg_catalog.float8),"
-    " pg_catalog.to_timestamp(nullif(%(local_at)s::pg_catalog.float8, 0))"
+    " pg_catalog.to_timestamp(nullif(%(local_at)s::pg_catalog.float8, 0)), pg_catalog.clock_timestamp()"
     " WHERE NOT EXISTS (SELECT FROM pgmig.conflict WHERE pipeline = %(pipeline)s"
     " AND lsn = %(lsn)s::pg_catalog.pg_lsn AND schema_name = %(schema)s AND table_name = %(table)s"
     " AND kind = %(kind)s AND decision = %(decision)s AND key_values = %(values)s::pg_catalog.text[])"

@@ -89,7 +89,7 @@ _TABLES = {
         key_values pg_catalog.text[] NOT NULL,
         remote_at pg_catalog.timestamptz,
         local_at pg_catalog.timestamptz,
-        resolved_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()""",
+        resolved_at pg_catalog.timestamptz NOT NULL""",
     "seen": """
         pipeline pg_catalog.text PRIMARY KEY,
         seen_us pg_catalog.int8 NOT NULL""",
