@@ -240,4 +240,25 @@ MUTATIONS = (
         "            return",
         f"{KILLED}::test_coordinator_killed_during_a_rollback_leaves_one_writable_side[rollback.decided=kill]",
     ),
+    Mutation(
+        "66 cleanup of an undecided rollback does not open the source",
+        "services/coordinator/operations/teardown.py",
+        "MigrationPhase.REVERSE, MigrationPhase.ROLLBACK})\n",
+        "MigrationPhase.REVERSE})\n",
+        f"{KILLED}::test_cleanup_of_an_undecided_rollback_opens_the_destination_and_not_the_source",
+    ),
+    Mutation(
+        "66 a switchover after a rollback opens the destination",
+        "services/coordinator/operations/switchover.py",
+        "            await settling.open_at_last(pipelines, tell)",
+        "            pass",
+        f"{ROLLBACK}::test_a_switchover_after_a_rollback_opens_the_destination_and_guards_the_source",
+    ),
+    Mutation(
+        "66 late writes are looked for after a switchover that follows a rollback",
+        "services/coordinator/operations/teardown.py",
+        "late = forward and record.phase is MigrationPhase.SWITCHED_OVER and not record.finalized and not force",
+        "late = forward and len(record.pipelines) == 1 and not force",
+        f"{ROLLBACK}::test_a_switchover_after_a_rollback_opens_the_destination_and_guards_the_source",
+    ),
 )

@@ -147,3 +147,20 @@ async def test_coordinator_killed_during_a_rollback_leaves_one_writable_side(
     await equal_soon(source, dest_db)
     assert missing(source, application.acknowledged) == set()
     assert doubled(source) == doubled(dest_db) == []
+
+
+@pytest.mark.usefixtures("migrating")
+async def test_cleanup_of_an_undecided_rollback_opens_the_destination_and_not_the_source(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async with services.session() as session:
+        assert (await there(session)).state is OperationState.SUCCEEDED
+    await killed(
+        services, source, dest_db, f"rollback.{StepName.DRAIN}.{Edge.BEGIN}=kill", OperationKind.ROLLBACK
+    )
+    services.start("coordinator")  # it has no credentials, so the rollback is neither undone nor decided
+    async with services.session() as session:
+        assert (writable(source), writable(dest_db)) == (False, False)
+        await until(session, "m", lambda view: len(view.workers) > 1)  # else their slot is still in use
+        assert (await session.cleanup("m", source, dest_db, force=True)).left == ()
+    assert (writable(source), writable(dest_db)) == (False, True)
