@@ -257,8 +257,8 @@ MUTATIONS = (
     Mutation(
         "66 late writes are looked for after a switchover that follows a rollback",
         "services/coordinator/operations/teardown.py",
-        "late = forward and record.phase is MigrationPhase.SWITCHED_OVER and not record.finalized and not force",
-        "late = forward and len(record.pipelines) == 1 and not force",
+        "record.phase is MigrationPhase.SWITCHED_OVER and not record.finalized and not force",
+        "len(record.pipelines) == 1 and not force",
         f"{ROLLBACK}::test_a_switchover_after_a_rollback_opens_the_destination_and_guards_the_source",
     ),
 )
