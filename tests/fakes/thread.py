@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TypeVar
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class ServedControl:
-    """address: HOST:PORT. `do` calls a function on the server's own thread."""
+    """address: HOST:PORT. `do` calls a function on the server's own thread, `await_there` awaits there."""
 
     def __init__(self, control: StandInControl, address: str) -> None:
         self.control = control
@@ -35,6 +35,9 @@ class ServedControl:
 
         self._loop.call_soon_threadsafe(act)
         return done.result(10)
+
+    def await_there(self, action: Coroutine[object, object, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(action, self._loop).result(10)
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
     python -m tests.mutation [RULE | TEXT ...]
 
-Rules are those of docs/safety.md. TEXT is a part of the title of a mutation. Compiled modules are left out,
-so that the Python code is tested. Servers of old versions are downloaded if a test needs one. If that fails,
-the test is skipped, and its line says so. Not part of `make test`: it tests the tests.
+Rules are those of docs/safety.md. TEXT is a part of the title of a mutation, of at least two words; the
+number counts as one. Compiled modules are left out, so that the Python code is tested. Servers of old
+versions are downloaded if a test needs one. If that fails, the test is skipped, and its line says so.
+Not part of `make test`: it tests the tests.
 """
 
 from __future__ import annotations
@@ -68,12 +69,15 @@ def copied_tree(folder: str) -> Path:
 
 
 def _is_meant(mutation: Mutation, asked: str) -> bool:
-    number, _, title = mutation.rule.partition(" ")
-    return asked == number or (" " in asked and asked in title)
+    number = mutation.rule.partition(" ")[0]
+    return asked == number or (" " in asked and asked in mutation.rule)
 
 
 def main(asked: list[str]) -> int:
     bad = 0
+    if unknown := [one for one in asked if not any(_is_meant(mutation, one) for mutation in MUTATIONS)]:
+        print(f"no mutation has this number or this text, with a space in it: {unknown}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory(prefix="pgmig-mutations-") as folder:
         tree = copied_tree(folder)
         for mutation in MUTATIONS:

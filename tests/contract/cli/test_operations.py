@@ -152,6 +152,24 @@ def test_held_switchover_waits_until_it_may_proceed(served: ServedControl) -> No
     assert result.stdout.startswith("switched over: ")
 
 
+def test_command_that_waits_for_a_held_switchover_says_how_it_proceeds(served: ServedControl) -> None:
+    put(served)
+    operations = served.control.operations
+
+    def proceed() -> None:
+        while not any(one.state is OperationState.READY for one in operations.values()):
+            time.sleep(0.01)
+        served.await_there(served.control.proceed_operation("m-1"))
+
+    proceeding = threading.Thread(target=proceed)
+    proceeding.start()
+    result = at(served, "switchover", "--hold")
+    proceeding.join()
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.splitlines()[0] == "ready; waits for `pgmig-cli switchover --id m --proceed`"
+    assert result.stdout.startswith("switched over: ")
+
+
 def test_switchover_without_a_freeze_is_requested_by_name(served: ServedControl) -> None:
     put(served)
     at(served, "switchover", "--freeze", "none", "--detach")
