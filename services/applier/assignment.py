@@ -104,7 +104,7 @@ class Applying:
     async def _session(self) -> None:
         work = self._work
         session = await ApplySession.open(work.destination_uri, self._pipeline, work.start_lsn, work.epoch)
-        reader = ChangeReader(self._client, self._pipeline)
+        reader = ChangeReader(self._client, self._pipeline, work.timeline)
         try:
             log.info("applying from %s", session.progress)
             await _explained(self._work_session(session, reader))

@@ -119,7 +119,7 @@ class Decoding:
             self._pipeline.slot,
             self._work.start_lsn,
         )
-        tail = await self._writer.open()
+        tail = await self._writer.open(self._work.timeline)
         # The server would silently start at the slot's confirmed position instead. Starting there here makes
         # the gap visible: the batch chain breaks, and the applier refuses it unless its progress covers it.
         stored = decode_batch(tail.data).end_lsn if tail.data is not None else Lsn(0)

@@ -46,7 +46,7 @@ async def run(role: str, given: dict[str, str]) -> None:
             await Decoding(Assignment("d", pipeline, work), client, report, MAX_STREAM_BYTES).run()
         else:
             await _stream_made(client, pipeline.change_stream)
-            applier = ApplierWork(given["uri"], start)
+            applier = ApplierWork(given["uri"], start, timeline=1)
             await Applying(Assignment("a", pipeline, applier), client, report).run()
 
 

@@ -9,6 +9,8 @@ SEVERAL_SERVERS = "tests/integration/coordinator/test_several_servers.py"
 PROMOTED_STANDBY = "tests/integration/coordinator/test_promoted_standby.py"
 PROMOTION = "tests/unit/coordinator/pipeline/test_promotion.py"
 TIMELINES = "tests/unit/pg/replication/test_timelines.py"
+CHANGE_STREAM = "tests/integration/bus/test_change_stream_timeline.py"
+FORMER_PRIMARY = "tests/integration/pipeline/test_former_primary.py"
 STAFFING = "tests/unit/coordinator/workers/test_staffing.py"
 SWITCHOVER = "tests/unit/coordinator/operations/test_switchover.py"
 URI = "tests/unit/pg/session/test_uri.py"
@@ -139,5 +141,26 @@ MUTATIONS = (
         "(SNAPSHOT 'export', FAILOVER true)",
         "(SNAPSHOT 'export', FAILOVER false)",
         f"{PROMOTED_STANDBY}::test_the_migration_continues_at_the_source_that_was_promoted",
+    ),
+    Mutation(
+        "82 a decoder of a former primary cannot publish",
+        "services/shared/model/names.py",
+        """f"{self._subject('changes')}.{timeline}\"""",
+        """f"{self._subject('changes')}.1\"""",
+        FORMER_PRIMARY,
+    ),
+    Mutation(
+        "82 a decoder of a former primary does not remove the stream of the promoted server",
+        "services/shared/bus/change_writer.py",
+        "        if found > timeline:",
+        "        if False:",
+        f"{CHANGE_STREAM}::test_a_writer_of_a_former_timeline_can_neither_publish_nor_open_the_stream",
+    ),
+    Mutation(
+        "82 what a decoder of a former primary has published is not applied",
+        "services/shared/bus/change_reader.py",
+        'if found["config"]["subjects"] != [self._subject]:',
+        "if False:",
+        f"{CHANGE_STREAM}::test_a_stream_of_a_former_timeline_is_not_read_and_is_replaced",
     ),
 )

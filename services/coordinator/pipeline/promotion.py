@@ -2,8 +2,8 @@
 
 This is decided before a phase begins, with all workers stopped: an applier that continued could advance the
 progress that is compared. What the change stream has queued was read from the former primary. It is deleted,
-and the slot sends it again, as far as the promoted server has it. So a decoder that is cut off from the
-coordinator and still reads from the former primary cannot publish any more.
+and the slot sends it again, as far as the promoted server has it. A decoder that is cut off from the
+coordinator and still reads from the former primary cannot publish any more (rule 82).
 """
 
 from __future__ import annotations

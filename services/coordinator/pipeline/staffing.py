@@ -155,6 +155,7 @@ class Staffing:
         return ApplierWork(
             self._in_use.destination_uri,
             slot.consistent_lsn if slot else Lsn(0),
+            slot.timeline if slot else 0,
             (*self._pipeline.copying.floors(), *((one.table, one.floor) for one in record.dropped)),
             tuple(skipped.lsn for skipped in record.skipped),
             options.strict_boundaries,

@@ -20,7 +20,7 @@ from nats.js import api
 from nats.js import errors as js_errors
 
 from services.shared.bus.connection import translated
-from services.shared.bus.stream_info import stream_state
+from services.shared.bus.stream_info import state_in, stream_info, stream_state
 from services.shared.model import ErrorKind, PgmigError, PipelineId
 
 HEARTBEAT_S = 1.0
@@ -40,12 +40,15 @@ class ChangeReader:
 
     If a stream is created again, its sequences start at 1 again, but messages of the old stream may still
     be unapplied. So the sequences that are returned, and passed to `trim`, continue to increase.
+
+    timeline: of the publisher. A stream with the changes of another one counts as missing (rule 82).
     """
 
-    def __init__(self, client: Client, pipeline: PipelineId) -> None:
+    def __init__(self, client: Client, pipeline: PipelineId, timeline: int) -> None:
         self._client = client
         self._js = client.jetstream()
         self._stream = pipeline.change_stream
+        self._subject = pipeline.change_subject(timeline)
         self._created = ""
         self._next = 0
         self._latest = b""  # the last message that was read
@@ -112,7 +115,14 @@ class ChangeReader:
         """(Re)create the consumer at the next message. Returns False if the stream was created again."""
         await self._drop()
         with translated(f"reading change stream {self._stream}"):
-            created, first, last = await stream_state(self._client, self._stream)
+            found = await stream_info(self._client, self._stream)
+            if found["config"]["subjects"] != [self._subject]:
+                raise PgmigError(
+                    ErrorKind.BROKER,
+                    f"change stream {self._stream} is not read from the promoted server yet: it has no "
+                    f"subject {self._subject}",
+                )
+            created, first, last = state_in(found)
             same = created == self._created and await self._holds_what_was_read(first, last)
             place = max(self._next if same else first, 1)
             if place < first:

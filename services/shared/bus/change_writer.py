@@ -3,6 +3,10 @@
 Every message is published with the stream sequence that must precede it, so a second or stale
 writer fails instead of mixing its messages in. Publishing is pipelined. If the stream is full
 (`max_bytes`, discard new), the writer waits, which is back-pressure on the source.
+
+The stream has one subject, which names the timeline of the publisher (rule 82). So after a promotion a writer
+that still reads from the former primary cannot publish to the stream, and cannot open it: it may only create
+it where there is none. Such a stream is replaced by the writer of a later timeline, and not read by anybody.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from nats.js import api
 from nats.js import errors as js_errors
 
 from services.shared.bus.connection import translated
-from services.shared.bus.stream_info import ask, stream_info, stream_state
+from services.shared.bus.stream_info import ask, stream_info, stream_state, timeline_of
 from services.shared.model import ErrorKind, PgmigError, PipelineId
 
 ACK_TIMEOUT_S = 10.0
@@ -62,11 +66,11 @@ class ChangeWriter:
 
     def __init__(self, client: Client, pipeline: PipelineId, *, max_bytes: int) -> None:
         self._client = client
+        self._pipeline = pipeline
         self._stream = pipeline.change_stream
-        self._subject = pipeline.change_subject
+        self._subject = ""
         self._config = api.StreamConfig(
             name=self._stream,
-            subjects=[self._subject],
             retention=api.RetentionPolicy.LIMITS,
             discard=api.DiscardPolicy.NEW,
             max_bytes=max_bytes,
@@ -88,13 +92,22 @@ class ChangeWriter:
     def max_bytes(self) -> int:
         return self._config.max_bytes or 0
 
-    async def open(self) -> StreamTail:
-        """Create the stream if it is missing, and read where it ends."""
+    async def open(self, timeline: int) -> StreamTail:
+        """Create the stream if it is missing, and read where it ends.
+
+        timeline: of the publisher that is read. A stream of an earlier one is replaced. Raises PROMOTED if
+        the stream is of a later one: this writer reads from a former primary.
+        """
+        self._subject = self._pipeline.change_subject(timeline)
+        config = self._config.evolve(subjects=[self._subject])
         with translated(f"opening change stream {self._stream}"):
             try:
-                await self._client.jetstream().add_stream(self._config)
-            except js_errors.BadRequestError:  # it exists with other limits
-                await self._raise_cap()
+                await self._client.jetstream().add_stream(config)
+            except js_errors.BadRequestError:  # it exists with other limits, or of another timeline
+                if await self._replaced(timeline):
+                    await self._client.jetstream().add_stream(config)
+                else:
+                    await self._raise_cap()
             self._tail = await self._read_tail()
             await self.close()
             self._inbox = self._client.new_inbox()
@@ -104,6 +117,23 @@ class ChangeWriter:
         self._in_flight_bytes = 0
         self.waiting_for_space = False
         return self._tail
+
+    async def _replaced(self, timeline: int) -> bool:
+        """Whether the stream was of an earlier timeline, and is removed now."""
+        subjects = (await stream_info(self._client, self._stream))["config"]["subjects"]
+        if subjects == [self._subject]:
+            return False
+        found = timeline_of(subjects)
+        if found > timeline:
+            raise PgmigError(
+                ErrorKind.PROMOTED,
+                f"{self._stream} has the changes of timeline {found}, and this decoder reads timeline "
+                f"{timeline}: a former primary",
+                "if no server was promoted, the stream is of an earlier migration of this id: remove it, "
+                f"`nats stream rm {self._stream}`",
+            )
+        await self._client.jetstream().delete_stream(self._stream)
+        return True
 
     async def _raise_cap(self) -> None:
         """Give an existing stream our `max_bytes` if that is more; its other limits do not change."""

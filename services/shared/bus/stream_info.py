@@ -13,8 +13,18 @@ ANSWER_TIMEOUT_S = 10.0
 
 async def stream_state(client: Client, stream: str) -> tuple[str, int, int]:
     """(creation time, first sequence, last sequence). Uses the raw API, since nats-py omits `created`."""
-    info = await stream_info(client, stream)
+    return state_in(await stream_info(client, stream))
+
+
+def state_in(info: dict[str, Any]) -> tuple[str, int, int]:
+    """`stream_state` of this answer."""
     return info["created"], info["state"]["first_seq"], info["state"]["last_seq"]
+
+
+def timeline_of(subjects: list[str]) -> int:
+    """The timeline that the subjects of a change stream name. 0 if they name none."""
+    last = subjects[0].rpartition(".")[2] if subjects else ""
+    return int(last) if last.isdecimal() else 0
 
 
 async def stream_info(client: Client, stream: str) -> dict[str, Any]:

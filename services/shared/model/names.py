@@ -155,9 +155,9 @@ class PipelineId:
         parts = ("pgmig", self.migration.value, _MARK[self.direction], use)
         return ".".join(part for part in parts if part)
 
-    @property
-    def change_subject(self) -> str:
-        return self._subject("changes")
+    def change_subject(self, timeline: int) -> str:
+        """timeline: of the publisher whose changes it carries."""
+        return f"{self._subject('changes')}.{timeline}"
 
     @property
     def copy_subject(self) -> str:

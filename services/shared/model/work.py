@@ -64,7 +64,8 @@ class CopierWork:
 
 @dataclass(frozen=True, slots=True)
 class ApplierWork:
-    """start_lsn: progress before anything was applied (as in DecoderWork).
+    """start_lsn: progress before anything was applied (as in DecoderWork). timeline: of the source, whose
+    changes are applied.
 
     floors: tables copied under a later snapshot. The copy already contains changes of transactions whose
     commit record is before the floor. skip: commit LSNs of transactions that an operator skipped; they
@@ -78,6 +79,7 @@ class ApplierWork:
 
     destination_uri: str = field(repr=False)
     start_lsn: Lsn
+    timeline: int = 0
     floors: tuple[tuple[TableId, Lsn], ...] = ()
     skip: tuple[Lsn, ...] = ()
     strict: bool = False

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(60)
 
 async def write(client: Client, *messages: bytes) -> None:
     writer = ChangeWriter(client, PIPELINE, max_bytes=1 << 20)
-    await writer.open()
+    await writer.open(1)
     for message in messages:
         await writer.publish(message, {})
     await writer.check()
@@ -44,11 +44,11 @@ async def read(reader: ChangeReader, count: int) -> list[tuple[int, bytes]]:
 async def test_messages_before_the_sequence_are_removed(nats_server: NatsServer) -> None:
     async with bus(nats_server.url, "test") as client:
         await write(client, b"one", b"two", b"three")
-        reader = ChangeReader(client, PIPELINE)
+        reader = ChangeReader(client, PIPELINE, 1)
         sequences = [sequence for sequence, _ in await read(reader, 3)]
         await reader.trim(sequences[1])
         await reader.close()
-        again = ChangeReader(client, PIPELINE)
+        again = ChangeReader(client, PIPELINE, 1)
         assert [data for _, data in await read(again, 2)] == [b"two", b"three"]
         await again.close()
 
@@ -56,7 +56,7 @@ async def test_messages_before_the_sequence_are_removed(nats_server: NatsServer)
 async def test_a_recreated_stream_is_not_purged_by_sequences_of_the_old_one(nats_server: NatsServer) -> None:
     async with bus(nats_server.url, "test") as client:
         await write(client, b"old 1", b"old 2", b"old 3")
-        reader = ChangeReader(client, PIPELINE)
+        reader = ChangeReader(client, PIPELINE, 1)
         old = await read(reader, 3)
         await client.jetstream().delete_stream(PIPELINE.change_stream)
         await write(client, b"new 1", b"new 2", b"new 3")
@@ -67,7 +67,7 @@ async def test_a_recreated_stream_is_not_purged_by_sequences_of_the_old_one(nats
         assert first[0][0] > old[-1][0]
         await reader.trim(first[0][0] + 1)
         await reader.close()
-        again = ChangeReader(client, PIPELINE)
+        again = ChangeReader(client, PIPELINE, 1)
         assert [data for _, data in await read(again, 2)] == [b"new 2", b"new 3"]
         await again.close()
 
@@ -85,7 +85,7 @@ async def test_a_restored_store_is_read_from_its_beginning(nats_server: NatsServ
     nats_server.start()
     await write_alone(b"3", b"4")
     async with bus(nats_server.url, "reader") as client:
-        reader = ChangeReader(client, PIPELINE)
+        reader = ChangeReader(client, PIPELINE, 1)
         old = await read(reader, 4)
         await asyncio.to_thread(nats_server.stop)
         rmtree(nats_server.store_dir)
@@ -105,7 +105,7 @@ async def test_a_recreated_stream_is_reported_although_the_first_check_fails(
 ) -> None:
     async with bus(nats_server.url, "test") as client:
         await write(client, b"old")
-        reader = ChangeReader(client, PIPELINE)
+        reader = ChangeReader(client, PIPELINE, 1)
         await read(reader, 1)
         await client.jetstream().delete_stream(PIPELINE.change_stream)
         await write(client, b"new")

@@ -116,7 +116,8 @@ class OneWay:
         work = DecoderWork(self.source, follow=True, may_create=True, tables=tables)
         registry.want(self.id, Role.DECODER, lambda: work)
         slot = await self.listening.first(SlotReady)
-        registry.want(self.id, Role.APPLIER, lambda: ApplierWork(self.destination, slot.consistent_lsn))
+        applier = ApplierWork(self.destination, slot.consistent_lsn, slot.timeline)
+        registry.want(self.id, Role.APPLIER, lambda: applier)
         registry.want(self.id, Role.COPIER, lambda: CopierWork(self.source, self.destination))
 
     async def copy(self, client: Client) -> None:

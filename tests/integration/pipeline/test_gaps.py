@@ -69,7 +69,7 @@ async def test_a_source_restored_to_an_earlier_state_is_a_gap(
         await p.start_decoder()
         await p.stop("decoder")
         ahead = ChangeWriter(p.client, PIPELINE, max_bytes=1 << 20)
-        await ahead.open()
+        await ahead.open(1)
         # What was read from the source before it was put back: far beyond its WAL of now.
         beat = ChangeBatch(Lsn(0), Lsn(1 << 60), heartbeat=True)
         await ahead.publish(encode_batch(beat), {})

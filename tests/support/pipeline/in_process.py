@@ -109,6 +109,7 @@ class Pipeline:
         work = ApplierWork(
             self.destination,
             self.slot.consistent_lsn,
+            self.slot.timeline,
             floors,
             skip,
             strict,

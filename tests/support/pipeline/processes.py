@@ -62,8 +62,13 @@ class PipelineProcesses:
         if role == "decoder":
             work = self._decoder_work()
         else:
-            start = self._ready_slot()[0]
-            work = {"destination_uri": self._destination, "start_lsn": start, "epoch": self._epoch}
+            start, _, timeline = self._ready_slot()
+            work = {
+                "destination_uri": self._destination,
+                "start_lsn": start,
+                "timeline": timeline,
+                "epoch": self._epoch,
+            }
         job = self._folder / f"{role}.json"
         job.write_text(
             json.dumps({"nats": self._nats, "pipeline": str(self._pipeline), "role": role, "work": work})

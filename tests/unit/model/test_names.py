@@ -38,7 +38,12 @@ def streams(pipeline: PipelineId) -> list[str]:
 
 
 def subjects(pipeline: PipelineId) -> list[str]:
-    return [pipeline.change_subject, pipeline.copy_subject, pipeline.flush_subject]
+    return [
+        pipeline.change_subject(1),
+        pipeline.change_subject(12),
+        pipeline.copy_subject,
+        pipeline.flush_subject,
+    ]
 
 
 def shared_names(one: PipelineId, other: PipelineId) -> list[str]:
@@ -78,7 +83,7 @@ def test_the_forward_pipeline_has_the_plain_names() -> None:
     forward = MigrationId.parse("shop").forward
     assert (forward.slot, forward.publication, forward.origin) == ("pgmig_shop",) * 3
     assert (forward.change_stream, forward.copy_stream) == ("PGMIG_CHANGES_shop", "PGMIG_COPY_shop")
-    assert forward.change_subject == "pgmig.shop.changes"
+    assert forward.change_subject(3) == "pgmig.shop.changes.3"
     reverse = MigrationId.parse("shop").reverse
     assert (reverse.slot, reverse.inserts_publication) == (
         "pgmig__reverse_shop",
