@@ -1,12 +1,20 @@
-"""pgmig-cli: the command line, and the dashboard that it opens. Only this module imports both."""
+"""pgmig-cli: the command line, and the dashboard and the web server that it starts. Only this module imports
+all of them."""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from clients.embedded import prestart
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from clients.cli.faces import Faces
+    from clients.serving import Announce, Places, ServerSettings
 
 
 def main() -> None:
@@ -30,6 +38,21 @@ def open_dashboard(address: str, migration_id: str) -> int:
     return tui.run(address, migration_id)
 
 
+def serve_web(
+    settings: ServerSettings, places: Places, announce: Announce
+) -> Coroutine[object, object, None]:
+    """FastAPI is imported only here, for the same reason."""
+    from clients.web.server import serve
+
+    return serve(settings, places, announce)
+
+
+def faces() -> Faces:
+    from clients.cli.faces import Faces
+
+    return Faces(open_dashboard, serve_web)
+
+
 def run() -> None:
     """End the process at once, without the interpreter's clean-up, which matters only for open resources.
 
@@ -40,7 +63,7 @@ def run() -> None:
     from services.shared.runtime.diagnostics import end_process
 
     try:
-        cli(prog_name="pgmig-cli", obj=open_dashboard)
+        cli(prog_name="pgmig-cli", obj=faces())
     except SystemExit as exc:
         if not isinstance(exc.code, int):
             raise

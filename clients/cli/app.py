@@ -28,6 +28,7 @@ _COMMANDS = {
     "watch": "watch:watch",
     "tui": "watch:tui",
     "list": "status:list_command",
+    "serve": "serve:serve",
     "pause": "pause:pause",
     "resume": "pause:resume",
     "resync-table": "resync_table:resync_table",

@@ -27,6 +27,17 @@ def address(text: str) -> str:
     return text
 
 
+def listen_address(text: str) -> tuple[str, int]:
+    """Host and port from HOST:PORT. Port 0 means any free port."""
+    try:
+        host, _, port = check_address(text).rpartition(":")
+    except ValueError as exc:
+        raise click.BadParameter(f"{text!r} is {exc}") from exc
+    if not port.isdigit():
+        raise click.BadParameter(f"{text!r} is not HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def duration(text: str) -> float:
     """Seconds, from "30s", "500ms", "2m", "1h" or a plain number of seconds."""
     match = _DURATION.fullmatch(text.strip())

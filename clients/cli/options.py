@@ -137,10 +137,24 @@ def common_options(command: Command) -> Command:
         output: str,
         **rest: Any,
     ) -> Any:
-        invocation = Invocation(migration_id, coordinator, state_dir.expanduser().absolute(), Output(output))
+        invocation = Invocation(migration_id, coordinator, _place(state_dir), Output(output))
         return command(invocation, **rest)
 
     return _decorated(wrapper, _COMMON)
+
+
+def place_options(command: Command) -> Command:
+    """As `common_options`, for commands that are not about one migration: without --id."""
+
+    @wraps(command)
+    def wrapper(coordinator: str | None, state_dir: Path, output: str, **rest: Any) -> Any:
+        return command(Invocation(None, coordinator, _place(state_dir), Output(output)), **rest)
+
+    return _decorated(wrapper, _COMMON[1:])
+
+
+def _place(state_dir: Path) -> Path:
+    return state_dir.expanduser().absolute()
 
 
 def uri_options(command: Command) -> Command:

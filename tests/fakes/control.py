@@ -96,7 +96,8 @@ class StandInControl:
     def move(self, migration_id: str, phase: Phase, **changes: Any) -> MigrationView:
         """Change to another phase, with an event about it."""
         view = self.views[migration_id]
-        event = Event(time.time(), EventLevel.INFO, f"phase {phase}")
+        number = view.events[-1].number + 1 if view.events else 1
+        event = Event(time.time(), EventLevel.INFO, f"phase {phase}", number)
         changes = {"phase_since": time.time(), "events": (*view.events, event), **changes}
         return self.put(replace(view, phase=phase, **changes))
 

@@ -14,9 +14,9 @@ from clients.cli.screens import status as status_screen
 from clients.cli.signals import run
 from clients.diagnostics import say, warn
 from clients.embedded.local_state import MigrationDir, known_migrations
+from clients.presentation.documents import document
 from clients.session import Session
 from services.shared.model import MigrationView, PgmigError
-from services.shared.model.view.jsonview import view_to_json
 
 
 @click.command()
@@ -26,15 +26,10 @@ def status(invocation: Invocation, tables: bool) -> None:
     """Show the state of a migration. If no process is running, show the last recorded state."""
     view, offline_since = run(_status(invocation))
     if invocation.json:
-        print_json(_document(view, offline_since))
+        print_json(document(view, offline_since, time.time()))
         return
     width = stdout_console().width
     print_table(status_screen(view, time.time(), width, offline_since=offline_since, all_tables=tables))
-
-
-def _document(view: MigrationView, offline_since: float | None) -> dict[str, object]:
-    """The view, whether it is live, and its time (Unix seconds)."""
-    return {**view_to_json(view), "live": offline_since is None, "as_of": offline_since or time.time()}
 
 
 async def _status(invocation: Invocation) -> tuple[MigrationView, float | None]:
@@ -69,7 +64,8 @@ def list_command(invocation: Invocation) -> None:
     if invocation.migration_id is not None:
         entries = [entry for entry in entries if entry[0].migration_id == invocation.migration_id.value]
     if invocation.json:
-        print_json([_document(view, since) for view, since in entries])
+        now = time.time()
+        print_json([document(view, since, now) for view, since in entries])
     elif entries:
         print_table(list_rows([(view, since is None) for view, since in entries], time.time()))
     else:

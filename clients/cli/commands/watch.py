@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import click
 
 from clients.cli.coordinator import connected
+from clients.cli.faces import Faces
 from clients.cli.options import Invocation, common_options
 from clients.cli.outcome import follow_to_end, print_summary
 from clients.cli.progress import progress_of
@@ -40,8 +39,8 @@ def tui(ctx: click.Context, invocation: Invocation) -> None:
             "the dashboard needs a terminal, and this command has none",
             "run it in a terminal, or use `pgmig-cli watch`",
         )
-    open_dashboard: Callable[[str, str], int] = ctx.obj
-    ctx.exit(open_dashboard(address, migration_id))
+    faces: Faces = ctx.obj
+    ctx.exit(faces.dashboard(address, migration_id))
 
 
 async def _dashboard_target(invocation: Invocation) -> tuple[str, str]:

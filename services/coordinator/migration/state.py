@@ -142,7 +142,7 @@ class Migration:
         events = self.record.events
         if events and (events[-1].level, events[-1].text) == (level, text):
             return
-        line = Event(self._clock(), level, text)
+        line = Event(self._clock(), level, text, events[-1].number + 1 if events else 1)
         self.put(replace(self.record, events=(*events[-EVENTS_KEPT + 1 :], line)))
 
     # Changes of phase and state. If a transition is not allowed, they raise WRONG_PHASE and change nothing.

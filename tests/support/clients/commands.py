@@ -7,7 +7,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from clients.__main__ import open_dashboard
+from clients.__main__ import faces
 from clients.cli.app import cli
 from services.shared.model import MigrationView, Phase
 from tests.fakes.thread import ServedControl
@@ -16,7 +16,7 @@ URIS = ("--source-uri", "postgresql://a:hush@h/s", "--dest-uri", "postgresql://b
 
 
 def pgmig(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, list(arguments), prog_name="pgmig-cli", obj=open_dashboard)
+    return CliRunner().invoke(cli, list(arguments), prog_name="pgmig-cli", obj=faces())
 
 
 def put(served: ServedControl, migration_id: str = "m", phase: Phase = Phase.STREAMING) -> MigrationView:

@@ -238,11 +238,13 @@ class EventLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the migration's event log."""
+    """One line of the migration's event log. number: 1 for the migration's first event, then one more for
+    each; 0 for events of releases that did not number them."""
 
     at: float
     level: EventLevel
     text: str
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def test_revision_grows_with_every_change_and_events_are_capped() -> None:
         migration.event(EventLevel.INFO, f"line {number}")
         migration.event(EventLevel.INFO, f"line {number}")  # a repetition is left out
     assert len(migration.record.events) == 200
-    assert migration.record.events[-1] == Event(100.0, EventLevel.INFO, "line 299")
+    assert migration.record.events[-1] == Event(100.0, EventLevel.INFO, "line 299", 300)
     revision = migration.record.revision
     migration.touch()
     assert view_of(migration).revision == revision + 1

@@ -1,0 +1,109 @@
+"""Finds the coordinator of a migration, and what is recorded of it when none runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clients.serving import Places, Recorded
+from clients.session import Session
+from services.shared.model import ErrorKind, MigrationId, MigrationView, PgmigError
+
+Connect = Callable[[str], Session]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """recorded_at: when the view was written, if no coordinator has answered; Unix seconds."""
+
+    view: MigrationView
+    recorded_at: float | None = None
+
+
+class Migrations:
+    """Create it inside a running event loop, and close it. Sessions are kept and shared by all requests."""
+
+    def __init__(self, places: Places, connect: Connect = Session) -> None:
+        self.places = places
+        self._connect = connect
+        self._sessions: dict[MigrationId | None, Session] = {}
+
+    async def close(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+
+    async def find(self, migration_id: MigrationId) -> Session | Recorded:
+        """A session with the coordinator that runs the migration, or what is recorded if none does.
+
+        Raises NOT_FOUND if this machine does not know the migration."""
+        if self.places.coordinator:
+            return await self._session(None, self.places.coordinator)
+        address = await asyncio.to_thread(self.places.address, migration_id)
+        if address:
+            return await self._session(migration_id, address)
+        return await self._recorded(migration_id, "show")
+
+    async def session(self, migration_id: MigrationId, doing: str) -> Session:
+        """Raises PgmigError if no coordinator runs the migration. doing: "pause", for the error."""
+        found = await self.find(migration_id)
+        if isinstance(found, Recorded):
+            raise self.places.not_running(migration_id, doing)
+        return found
+
+    async def get(self, migration_id: MigrationId) -> Known:
+        """The last recorded view if the coordinator of this machine does not answer."""
+        found = await self.find(migration_id)
+        if isinstance(found, Session):
+            try:
+                return Known(await found.get(migration_id.value))
+            except PgmigError as exc:
+                if self.places.coordinator or not exc.policy.retry:
+                    raise
+            found = await self._recorded(migration_id, "show")
+        return Known(found.view, found.written_at)
+
+    async def list_all(self) -> tuple[Known, ...]:
+        """Migrations of this machine whose state cannot be read are left out."""
+        if self.places.coordinator:
+            session = await self._session(None, self.places.coordinator)
+            return tuple(Known(view) for view in await session.list_all())
+        ids = await asyncio.to_thread(self.places.known)
+        found = await asyncio.gather(*(self._get_or_none(one) for one in ids))
+        return tuple(one for one in found if one is not None)
+
+    async def _get_or_none(self, migration_id: MigrationId) -> Known | None:
+        try:
+            return await self.get(migration_id)
+        except PgmigError:
+            return None
+
+    async def check(self) -> None:
+        """Raises PgmigError if no request can be answered."""
+        if self.places.coordinator:
+            session = await self._session(None, self.places.coordinator)
+            try:
+                # The cheapest call that a coordinator answers.
+                await session.list_operations("x")
+            except PgmigError as exc:
+                if exc.kind is not ErrorKind.NOT_FOUND:
+                    raise
+        else:
+            await asyncio.to_thread(self.places.known)
+
+    async def _recorded(self, migration_id: MigrationId, doing: str) -> Recorded:
+        recorded = await asyncio.to_thread(self.places.recorded, migration_id)
+        if recorded is None:
+            raise self.places.not_running(migration_id, doing)
+        return recorded
+
+    async def _session(self, owner: MigrationId | None, address: str) -> Session:
+        """owner: the migration whose coordinator it is, None for the coordinator of all. A coordinator that
+        was started again may have another address."""
+        known = self._sessions.get(owner)
+        if known is not None and known.address == address:
+            return known
+        self._sessions[owner] = made = self._connect(address)
+        if known is not None:
+            await known.close()
+        return made
