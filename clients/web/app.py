@@ -63,7 +63,9 @@ async def readyz(web: Parts) -> Response:
 
 
 def build(web: Web, allowed_hosts: tuple[str, ...]) -> ASGIApp:
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, telemetry=_NO_TELEMETRY)
+    app = FastAPI(
+        docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, telemetry=_NO_TELEMETRY
+    )
     app.state.web = web
     for one in (router, reading.router, commands.router, sockets.router):
         app.include_router(one)
