@@ -17,13 +17,15 @@ from services.shared.model import MigrationId, MigrationView, PgmigError
 class ServerSettings:
     """host, port: to listen on; port 0: any free one. allowed_hosts: names under which it may be reached,
     besides localhost and IP addresses. token_file: the file with the operator's token; None: the token of
-    the environment, or else the one in own_token_file, which is created if it does not exist."""
+    the environment, or else the one in own_token_file, which is created if it does not exist. allow_hooks:
+    requests may contain commands, which the coordinator runs on its host."""
 
     host: str
     port: int
     allowed_hosts: tuple[str, ...]
     token_file: Path | None
     own_token_file: Path
+    allow_hooks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

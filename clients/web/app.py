@@ -19,6 +19,7 @@ from clients.web.context import Parts, Web, json_response
 from clients.web.guard import Guard
 from clients.web.problems import (
     MEDIA_TYPE,
+    REFUSALS,
     Refusal,
     RefusedError,
     invalid,
@@ -132,14 +133,14 @@ def _field(error: dict[str, Any]) -> dict[str, str]:
 async def _on_http(request: Request, exc: Exception) -> Response:
     """Of the router: no such path, or not with this method."""
     assert isinstance(exc, HTTPException)
-    if exc.status_code == Refusal.METHOD_NOT_ALLOWED.value:
+    if exc.status_code == REFUSALS[Refusal.METHOD_NOT_ALLOWED]:
         refused = RefusedError(
             Refusal.METHOD_NOT_ALLOWED, f"{request.method} is not possible here", f"see {OPENAPI}"
         )
         response = refused.response
         response.headers.update(exc.headers or {})
         return response
-    if exc.status_code == Refusal.NO_SUCH_ROUTE.value:
+    if exc.status_code == REFUSALS[Refusal.NO_SUCH_ROUTE]:
         return RefusedError(Refusal.NO_SUCH_ROUTE, "there is nothing at this path", f"see {OPENAPI}").response
     return problem_response(problem_of(PgmigError(ErrorKind.INVALID_ARGUMENT, "the request cannot be read")))
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from clients.web.context import OPERATOR, Named, Parts, json_response, shown, shown_operation
+from clients.web.context import OPERATOR, Named, Parts, Web, json_response, shown, shown_operation
+from clients.web.problems import Refusal, RefusedError
 from clients.web.reading import operation_of
 from clients.web.requests import Cleanup, Request, Resume, Resync, Rollback, Skip, Switchover, Unfreeze, Uris
 from clients.web.schemas import Schema, answer
@@ -20,6 +21,7 @@ from services.shared.model import (
     MigrationView,
     Operation,
     PgmigError,
+    SwitchoverOptions,
 )
 from services.shared.model.view.jsonview import to_json, view_to_json
 
@@ -33,6 +35,18 @@ _NO_URIS = Uris()
 
 def _view(view: MigrationView) -> Response:
     return json_response(view_to_json(shown(view)))
+
+
+def _options(web: Web, body: Rollback) -> SwitchoverOptions:
+    """Raises RefusedError if there are commands, and the operator did not allow them."""
+    options = body.options
+    if any(options.hooks.values()) and not web.allow_hooks:
+        raise RefusedError(
+            Refusal.HOOKS_NOT_ALLOWED,
+            "this server does not accept commands for the coordinator's host",
+            "start `pgmig-cli serve` with --allow-hooks, or configure the coordinator's own hooks",
+        )
+    return options
 
 
 def _operation(operation: Operation) -> Response:
@@ -81,7 +95,9 @@ async def resync_tables(web: Parts, migration_id: Named, body: Resync) -> Respon
 async def switchover(web: Parts, migration_id: Named, body: Switchover) -> Response:
     """Request a switchover. Repeat a request that was not answered with the same `request_id`."""
     session = await web.migrations.session(migration_id, "switch over")
-    return _operation(await session.begin_switchover(migration_id.value, body.options, body.request_id))
+    return _operation(
+        await session.begin_switchover(migration_id.value, _options(web, body), body.request_id)
+    )
 
 
 @router.post(
@@ -93,7 +109,7 @@ async def dry_run(web: Parts, migration_id: Named, body: Switchover) -> Response
     session = await web.migrations.session(migration_id, "check")
     limit = replace(body.max_lag.limit, seconds=body.max_lag.seconds or body.timeout_ms / 1000)
     done: list[DryRunStep] = []
-    async with aclosing(session.dry_run(migration_id.value, limit, body.options)) as steps:
+    async with aclosing(session.dry_run(migration_id.value, limit, _options(web, body))) as steps:
         async for one in steps:
             if isinstance(one, DryRunResult):
                 return json_response({"steps": [to_json(step) for step in done], "result": to_json(one)})
@@ -107,7 +123,7 @@ async def dry_run(web: Parts, migration_id: Named, body: Switchover) -> Response
 async def rollback(web: Parts, migration_id: Named, body: Rollback) -> Response:
     """Request the way back after a switchover with `reverse`."""
     session = await web.migrations.session(migration_id, "roll back")
-    return _operation(await session.begin_rollback(migration_id.value, body.options, body.request_id))
+    return _operation(await session.begin_rollback(migration_id.value, _options(web, body), body.request_id))
 
 
 @router.post(

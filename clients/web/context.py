@@ -26,6 +26,7 @@ class Web:
     feeds: Feeds
     token: Token
     limits: Limits
+    allow_hooks: bool
 
 
 async def _web(connection: HTTPConnection) -> Web:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from enum import Enum
+from enum import StrEnum
 from http import HTTPStatus
 
 from starlette.responses import Response
@@ -19,19 +19,35 @@ MEDIA_TYPE = "application/problem+json"
 URN = "urn:pgmig:problem:"
 
 
-class Refusal(Enum):
-    """A request that this server refuses. The value is the HTTP status."""
+class Refusal(StrEnum):
+    """A request that this server refuses. `REFUSALS` has the HTTP status of each."""
 
-    TOKEN_NEEDED = 401
-    FOREIGN_ORIGIN = 403
-    NO_SUCH_ROUTE = 404
-    METHOD_NOT_ALLOWED = 405
-    TOO_SLOW = 408
-    TOO_LARGE = 413
-    NOT_JSON = 415
-    UNKNOWN_HOST = 421
-    BUSY = 503
-    TIMED_OUT = 504
+    TOKEN_NEEDED = "TOKEN_NEEDED"  # noqa: S105 - not a token
+    FOREIGN_ORIGIN = "FOREIGN_ORIGIN"
+    HOOKS_NOT_ALLOWED = "HOOKS_NOT_ALLOWED"
+    NO_SUCH_ROUTE = "NO_SUCH_ROUTE"
+    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    TOO_SLOW = "TOO_SLOW"
+    TOO_LARGE = "TOO_LARGE"
+    NOT_JSON = "NOT_JSON"
+    UNKNOWN_HOST = "UNKNOWN_HOST"
+    BUSY = "BUSY"
+    TIMED_OUT = "TIMED_OUT"
+
+
+REFUSALS: dict[Refusal, int] = {
+    Refusal.TOKEN_NEEDED: 401,
+    Refusal.FOREIGN_ORIGIN: 403,
+    Refusal.HOOKS_NOT_ALLOWED: 403,
+    Refusal.NO_SUCH_ROUTE: 404,
+    Refusal.METHOD_NOT_ALLOWED: 405,
+    Refusal.TOO_SLOW: 408,
+    Refusal.TOO_LARGE: 413,
+    Refusal.NOT_JSON: 415,
+    Refusal.UNKNOWN_HOST: 421,
+    Refusal.BUSY: 503,
+    Refusal.TIMED_OUT: 504,
+}
 
 
 class RefusedError(Exception):
@@ -46,7 +62,7 @@ class RefusedError(Exception):
     @property
     def response(self) -> Response:
         headers = {"WWW-Authenticate": 'Bearer realm="pgmig"'} if self.refusal is Refusal.TOKEN_NEEDED else {}
-        body = problem(self.refusal.name, self.refusal.value, self.detail, self.hint)
+        body = problem(self.refusal.value, REFUSALS[self.refusal], self.detail, self.hint)
         return problem_response(body, headers)
 
 
@@ -102,10 +118,7 @@ PROBLEM_SCHEMA: dict[str, object] = {
         "detail": {"type": "string", "description": "What happened, and where."},
         "kind": {
             "type": "string",
-            "enum": [
-                *(kind.value for kind in ErrorKind),
-                *(one.name for one in Refusal if one.name not in ErrorKind.__members__),
-            ],
+            "enum": sorted({*ErrorKind, *Refusal}),
         },
         "hint": {"type": "string", "description": "What the operator can do. May be empty."},
         "lsn": {"type": "string", "description": "The position of the error in the WAL."},

@@ -55,7 +55,7 @@ async def serve(
     with _listening(settings) as listener:
         migrations = Migrations(places)
         feeds = Feeds(migrations, limits)
-        app = build(Web(migrations, feeds, token, limits), settings.allowed_hosts)
+        app = build(Web(migrations, feeds, token, limits, settings.allow_hooks), settings.allowed_hosts)
         server = _Server(
             uvicorn.Config(
                 app,

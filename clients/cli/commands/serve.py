@@ -49,6 +49,12 @@ OWN_TOKEN = "web-token"  # noqa: S105 - the name of a file. No migration has it,
     help="File whose first line is the operator's token, which requests that change something must contain. "
     "Default: PGMIG_WEB_TOKEN, else a file in the state directory, which is created.",
 )
+@click.option(
+    "--allow-hooks",
+    is_flag=True,
+    help="Accept commands in requests for a switchover. The coordinator runs them on its host, so whoever has "
+    "the token can run programs there.",
+)
 @click.pass_context
 def serve(
     ctx: click.Context,
@@ -57,6 +63,7 @@ def serve(
     listen: tuple[str, int],
     allowed_hosts: tuple[str, ...],
     token_file: Path | None,
+    allow_hooks: bool,
 ) -> None:
     """Serve a REST and WebSocket API for the migrations of this machine, or of a coordinator.
 
@@ -69,7 +76,7 @@ def serve(
     """
     host, port = listen
     own_token_file = invocation.state_dir / OWN_TOKEN
-    settings = ServerSettings(host, port, allowed_hosts, token_file, own_token_file)
+    settings = ServerSettings(host, port, allowed_hosts, token_file, own_token_file, allow_hooks)
 
     def announce(url: str, token_is: str) -> None:
         if invocation.json:

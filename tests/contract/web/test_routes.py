@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -37,7 +37,7 @@ from services.shared.model import (
 from services.shared.model.view.jsonview import to_json, view_to_json
 from tests.fakes.control_service import CONFLICTS, OPERATION
 from tests.support.certificates import stored
-from tests.support.web.served import AUTHORIZED, Served
+from tests.support.web.served import AUTHORIZED, Served, served
 
 SOURCE = "postgresql://a:hush@h/s"
 DESTINATION = "postgresql://b:hush@h/d"
@@ -231,42 +231,42 @@ async def test_cleanup_answers_what_was_removed_and_keeps_certificates_first(web
     assert names.index("certificate") < names.index("cleanup")
 
 
-@pytest.mark.parametrize(
-    ("body", "options"),
-    [
-        ({}, SwitchoverOptions()),
-        (
-            {
-                "timeout_ms": 5000,
-                "hold": True,
-                "max_lag": {"bytes": 1, "seconds": 2.5},
-                "freeze": "none",
-                "reverse": True,
-                "pause_poolers": ["postgresql://p:hush@h/pgbouncer"],
-                "hook_before_freeze": "a",
-                "hook_after_decision": "b",
-                "hook_after_rollback": "c",
-                "hook_timeout_ms": 100,
-            },
-            "all",
-        ),
-    ],
-)
-async def test_a_switchover_has_the_options_of_the_command_line(
-    web: Served, body: dict[str, Any], options: SwitchoverOptions | str
-) -> None:
+HOOKS = {"hook_before_freeze": "a", "hook_after_decision": "b", "hook_after_rollback": "c"}
+
+
+async def test_a_switchover_is_requested_once_for_a_request_id(web: Served) -> None:
     web.put()
-    found = await web.post("/m/switchover", {**body, "request_id": "r1"}, 202)
-    again = await web.post("/m/switchover", {**body, "request_id": "r1"}, 202)
+    found = await web.post("/m/switchover", {"request_id": "r1"}, 202)
+    again = await web.post("/m/switchover", {"request_id": "r1"}, 202)
     assert again["operation_id"] == found["operation_id"]
     assert found["request_id"] == "r1"
-    taken = web.control.operations[found["operation_id"]].options
-    if isinstance(options, SwitchoverOptions):
-        assert taken == options
-    else:
-        expected = {**body, "pause_poolers": list(taken.pause_poolers)}
-        assert to_json(taken) == expected
-        assert taken.pause_poolers == ("postgresql://p:hush@h/pgbouncer",)
+    assert web.control.operations[found["operation_id"]].options == SwitchoverOptions()
+
+
+async def test_a_switchover_has_the_options_of_the_command_line(tmp_path: Path) -> None:
+    body = {
+        "timeout_ms": 5000,
+        "hold": True,
+        "max_lag": {"bytes": 1, "seconds": 2.5},
+        "freeze": "none",
+        "reverse": True,
+        "pause_poolers": ["postgresql://p:hush@h/pgbouncer"],
+        "hook_timeout_ms": 100,
+        **HOOKS,
+    }
+    async with served(tmp_path, allow_hooks=True) as web:
+        web.put()
+        found = await web.post("/m/switchover", body, 202)
+        assert to_json(web.control.operations[found["operation_id"]].options) == body
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+async def test_hooks_are_refused_unless_the_operator_allows_them(web: Served, hook: str) -> None:
+    web.put()
+    for path in ("switchover", "rollback", "switchover/dry-run"):
+        refused = await web.post(f"/m/{path}", {hook: "touch /tmp/x"}, 403)
+        assert refused["kind"] == "HOOKS_NOT_ALLOWED"
+    assert web.control.calls == []
 
 
 async def test_a_held_operation_proceeds_and_is_cancelled(web: Served) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -19,30 +16,14 @@ from services.shared.model import Endpoint, Event, EventLevel, MigrationView, Ph
 from services.shared.model.view.jsonview import view_to_json
 from tests.support.clients.commands import pgmig
 from tests.support.environment import clean_environment
+from tests.support.web.program import Started, serve_program
 
 
 @contextmanager
-def serving(
-    state_dir: Path, *arguments: str, **environment: str
-) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """The process, and the line of JSON that it prints."""
-    command = [sys.executable, "-m", "clients", "serve", "--listen", "127.0.0.1:0", "--output", "json"]
-    process = subprocess.Popen(
-        [*command, "--state-dir", str(state_dir), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(**environment),
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, process.communicate()[1]
-        yield process, json.loads(line)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+def serving(state_dir: Path, *arguments: str, **environment: str) -> Iterator[Started]:
+    variables = clean_environment(PGMIG_STATE_DIR=str(state_dir), **environment)
+    with serve_program(variables, *arguments) as started:
+        yield started
 
 
 def recorded(state_dir: Path, view: MigrationView) -> None:

@@ -78,11 +78,16 @@ async def received(socket: ClientConnection) -> Any:
 
 @asynccontextmanager
 async def serving(
-    places: Places, token_file: Path, limits: Limits = DEFAULT_LIMITS, allowed_hosts: tuple[str, ...] = ()
+    places: Places,
+    token_file: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    allowed_hosts: tuple[str, ...] = (),
+    allow_hooks: bool = False,
 ) -> AsyncIterator[str]:
     """The URL of a web server that runs for a block."""
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    settings = ServerSettings("127.0.0.1", 0, allowed_hosts, token_file, token_file.with_name("own"))
+    own = token_file.with_name("own")
+    settings = ServerSettings("127.0.0.1", 0, allowed_hosts, token_file, own, allow_hooks)
     running = asyncio.create_task(serve(settings, places, lambda url, _: ready.set_result(url), limits))
     running.add_done_callback(lambda _: ready.cancel())
     try:
