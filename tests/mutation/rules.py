@@ -14,6 +14,7 @@ from tests.mutation import (
     reverse,
     switchover,
     tables,
+    web,
 )
 
 MUTATIONS = (
@@ -28,4 +29,5 @@ MUTATIONS = (
     + certificate.MUTATIONS
     + failover.MUTATIONS
     + access.MUTATIONS
+    + web.MUTATIONS
 )

@@ -52,8 +52,8 @@ OWN_TOKEN = "web-token"  # noqa: S105 - the name of a file. No migration has it,
 @click.option(
     "--allow-hooks",
     is_flag=True,
-    help="Accept commands in requests for a switchover. The coordinator runs them on its host, so whoever has "
-    "the token can run programs there.",
+    help="Accept commands in requests for a switchover. The coordinator runs them on its host, so whoever "
+    "has the token can run programs there.",
 )
 @click.pass_context
 def serve(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ async def ask(web: Served, method: str, url: str, body: Any) -> None:
     if "m" not in web.control.views:  # a request may have cleaned it up
         web.put(phase=Phase.FAILED, resume_phase=Phase.STREAMING)
     web.control.calls.clear()
-    response = await web.http.request(method, url, json=body, headers=AUTHORIZED)
+    content = None if body is None else json.dumps(body)
+    headers = {**AUTHORIZED, "Content-Type": "application/json"}
+    response = await web.http.request(method, url, content=content, headers=headers)
     assert response.status_code < 500, response.text
     if response.status_code >= 400:
         assert response.headers["content-type"] == MEDIA_TYPE
