@@ -17,7 +17,7 @@ from typing import Protocol, Self
 import psycopg
 from psycopg import sql
 
-from tests.support.servers.installs import scratch_dir
+from tests.support.servers.folders import scratch_dir
 from tests.support.servers.process import unprivileged_account
 from tests.support.switchover.guarded import ASKS_TO_WRITE
 

@@ -19,11 +19,11 @@ import importlib.util
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.servers.folders import scratch_dir
 from tests.support.servers.process import Account, run, unprivileged_account
 
 BINDIRS_VARIABLE = "PGMIG_TEST_PG_BINDIRS"
@@ -87,22 +87,6 @@ def relocated(bin_dir: Path, account: Account | None) -> Path:
     if bundled.is_dir():
         _share(bundled, root / bundled.name, root)
     return install / "bin"
-
-
-def scratch_dir(prefix: str, account: Account | None) -> Path:
-    """A new folder that belongs to `account` and that it can reach.
-
-    It contains socket files, whose path may have at most 107 bytes, so it is not below a test's folder.
-    """
-    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
-        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        if account is None:
-            return path
-        os.chown(path, account.uid, account.gid)
-        if len(str(path)) < 80 and run(["/usr/bin/env", "test", "-w", path], account=account).returncode == 0:
-            return path
-        path.rmdir()
-    raise RuntimeError("no temporary folder that an unprivileged user can reach")
 
 
 def _named_dirs() -> list[Path]:

@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from psycopg import conninfo
 
-from tests.support.servers.installs import scratch_dir
+from tests.support.servers.folders import scratch_dir
 from tests.support.servers.process import free_port, run, spawn, tail, unprivileged_account
 
 FOLDER = Path(__file__).parents[3] / ".servers" / "pgbouncer"

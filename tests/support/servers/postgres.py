@@ -23,7 +23,8 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from tests.support.servers.installs import PostgresInstall, newest, scratch_dir
+from tests.support.servers.folders import scratch_dir
+from tests.support.servers.installs import PostgresInstall, newest
 from tests.support.servers.process import free_port, run, spawn, tail, unprivileged_account
 
 SUPERUSER = "postgres"
@@ -32,6 +33,7 @@ _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.02
 _STRATEGY_SINCE = 15
+_ITERATIONS_SINCE = 16
 _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -49,7 +51,7 @@ class PostgresServer:
     """One server; usable as a context manager, and startable again after stop or kill9.
 
     settings: postgresql.conf parameters that override those of the tests (such as wal_level=logical).
-    fsync: off is faster and survives kill9, but not the loss of the machine.
+    fsync: off is faster and survives kill9, but not the loss of the machine; the data may be kept in memory.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class PostgresServer:
         self.password = secrets.token_urlsafe(12)
         self.port = free_port()
         self._account = unprivileged_account()
+        self._fsync = fsync
         self._settings = {**_SETTINGS, "fsync": "on" if fsync else "off", **(settings or {})}
         self._root: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -108,7 +111,7 @@ class PostgresServer:
         if self._process is not None:
             raise RuntimeError("the server already runs")
         if self._root is None:
-            self._root = scratch_dir("pgmig-pg-", self._account)
+            self._root = scratch_dir("pgmig-pg-", self._account, in_memory=not self._fsync)
             self._initdb()
         options = {**self._settings, "port": str(self.port), "unix_socket_directories": str(self.root)}
         flags = [text for name, value in options.items() for text in ("-c", f"{name}={value}")]
@@ -179,42 +182,39 @@ class PostgresServer:
 
     def create_database(self, name: str, template: str = "template0") -> str:
         """A new database, empty or a copy of `template` (which nobody may be connected to); its URI."""
+        with self.connect() as connection:
+            return self._create_database(connection, name, template)
+
+    def _create_database(self, connection: psycopg.Connection, name: str, template: str) -> str:
         names = sql.Identifier(name), sql.Identifier(template)
-        self.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}" + self._strategy()).format(*names))
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}" + self._strategy()).format(*names))
         return self.uri(name)
 
     def _strategy(self) -> LiteralString:
         """Copying files is faster than writing them to the WAL, if nothing waits for the disk."""
-        fast = self._settings["fsync"] == "off" and self.install.major >= _STRATEGY_SINCE
+        fast = not self._fsync and self.install.major >= _STRATEGY_SINCE
         return " STRATEGY file_copy" if fast else ""
 
     def drop_database(self, name: str) -> None:
         """Drop it with its connections and replication slots; nothing happens if it does not exist."""
         with self.connect() as connection:
-            for (slot,) in connection.execute(
-                "SELECT slot_name FROM pg_replication_slots WHERE database = %s", [name]
-            ).fetchall():
-                _drop_slot(connection, slot)
-            _drop_database(connection, name)
+            _drop_with_slots(connection, name)
 
     @contextmanager
     def fresh_database(self, prefix: str = "db", template: str = "template0") -> Iterator[str]:
         """The URI of a new database, dropped at the end with what it left in the cluster: its slots, and
         replication origins created since."""
         name = f"{prefix}_{secrets.token_hex(4)}"
-        before = self._origins()
-        uri = self.create_database(name, template)
+        with self.connect() as connection:
+            before = _origins(connection)
+            uri = self._create_database(connection, name, template)
         try:
             yield uri
         finally:
-            self.drop_database(name)
             with self.connect() as connection:
-                for origin in self._origins() - before:
+                _drop_with_slots(connection, name)
+                for origin in _origins(connection) - before:
                     connection.execute("SELECT pg_replication_origin_drop(%s)", [origin])
-
-    def _origins(self) -> set[str]:
-        with self.connect() as connection:
-            return {row[0] for row in connection.execute("SELECT roname FROM pg_replication_origin")}
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -229,6 +229,8 @@ class PostgresServer:
             os.chown(password_file, self._account.uid, self._account.gid)
         flags = ["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--no-sync"]
         flags += [f"--username={SUPERUSER}", f"--pwfile={password_file}"]
+        if self.install.major >= _ITERATIONS_SINCE:
+            flags += ["-c", "scram_iterations=1"]  # the default costs each connection 2 ms of CPU time
         data = self.root / "data"
         done = run(
             [self.bin_dir / "initdb", "-D", data, *flags],
@@ -259,6 +261,18 @@ class PostgresServer:
 def _environment() -> dict[str, str]:
     """The environment without the caller's PG* variables, which would change what the tools do."""
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _origins(connection: psycopg.Connection) -> set[str]:
+    return {row[0] for row in connection.execute("SELECT roname FROM pg_replication_origin")}
+
+
+def _drop_with_slots(connection: psycopg.Connection, name: str) -> None:
+    for (slot,) in connection.execute(
+        "SELECT slot_name FROM pg_replication_slots WHERE database = %s", [name]
+    ).fetchall():
+        _drop_slot(connection, slot)
+    _drop_database(connection, name)
 
 
 def _drop_database(connection: psycopg.Connection, name: str) -> None:
