@@ -55,8 +55,7 @@ class HttpConnection(H11Protocol):
 
 
 class SocketConnection(WebSocketsSansIOProtocol):
-    """A close frame does not wait until the client has read what is before it. The client has
-    `Limits.closing_s` to read both."""
+    """A client that is dropped has `Limits.closing_s` to read what was sent before, and the close frame."""
 
     limits: ClassVar[Limits] = DEFAULT_LIMITS
 
@@ -66,6 +65,5 @@ class SocketConnection(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         if message["type"] == "websocket.close":
-            self.writable.set()
             self.loop.call_later(self.limits.closing_s, self.transport.abort)
         await super().send(message)

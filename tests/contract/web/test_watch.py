@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -65,22 +66,22 @@ async def test_a_change_has_only_what_has_changed(web: Served) -> None:
     }
 
 
-async def test_changes_in_between_are_put_together(web: Served) -> None:
-    """However many views there are, there is one change in half a second."""
+async def test_there_is_at_most_one_change_in_half_a_second(web: Served) -> None:
+    """However many views there are, and none of them is lost."""
     view = web.put(tables=tuple(table(str(n)) for n in range(50)))
     async with web.watch() as watching:
         await received(watching)
+        began, messages = time.monotonic(), 0
         for number in range(50):
             tables = tuple(table(str(n), 1 if n <= number else 0) for n in range(50))
             view = web.control.put(replace(view, tables=tables))
-            await asyncio.sleep(0)
+            await web.get("/m")  # meanwhile the view arrives
         seen: set[str] = set()
-        messages = 0
         while len(seen) < 50:
             messages += 1
             changed = (await received(watching))["migration"].get("tables", [])
             seen |= {one["table"]["name"] for one in changed}
-    assert messages < 10
+        assert messages <= (time.monotonic() - began) / DEFAULT_LIMITS.change_s + 2
 
 
 async def test_a_client_resumes_at_its_last_number(tmp_path: Path) -> None:
@@ -217,7 +218,8 @@ async def test_a_stopping_server_closes_with_its_code(tmp_path: Path) -> None:
     assert (await closed(connection))[0] == 1012
 
 
-LARGE = tuple(table(f"{number:05}" + "x" * 50) for number in range(20_000))
+# More than the buffers of a connection hold, so that a client that reads nothing takes no second message.
+LARGE = tuple(table(f"{number:05}" + "x" * 500) for number in range(12_000))
 
 
 async def stalled(web: Served) -> socket.socket:
@@ -255,23 +257,20 @@ def served_connections(web: Served, client: socket.socket) -> int:
     return sum(1 for one in known if one.laddr.port == port and one.raddr and one.raddr.port == from_port)
 
 
-async def larger_changes(web: Served, done: Callable[[], Awaitable[bool]]) -> int:
-    """Change every table again and again, so that no buffer has room for it, until `done`. Returns how many
-    changes a client that reads has got."""
-    view = web.put(tables=LARGE)
+async def changes_until(web: Served, done: Callable[[], Awaitable[bool]]) -> int:
+    """Change the migration until `done`. Returns how many changes a client that reads has got."""
     got = 0
     async with web.watch() as watching:
         await received(watching)
         while not await done():
-            tables = tuple(replace(one, bytes_copied=one.bytes_copied + 1) for one in view.tables)
-            view = web.control.put(replace(view, tables=tables))
+            web.control.put(web.control.views["m"])
             await received(watching)
             got += 1
     return got
 
 
 async def test_a_slow_reader_is_dropped_with_a_reason_and_others_go_on(tmp_path: Path) -> None:
-    limits = replace(QUICK, slow_s=0.3, closing_s=60.0, sockets=2)
+    limits = replace(QUICK, slow_s=3.0, closing_s=60.0, sockets=2)
     async with served(tmp_path, limits) as web:
         web.put(tables=LARGE)
         client = await stalled(web)
@@ -283,18 +282,18 @@ async def test_a_slow_reader_is_dropped_with_a_reason_and_others_go_on(tmp_path:
             except InvalidStatus:
                 return False
 
-        assert await larger_changes(web, dropped) > 1
+        assert await changes_until(web, dropped) > 1
         read = await all_of(client)
         reason = b"too slow: no message was read for some time"
         assert (4408).to_bytes(2, "big") + reason in read[-200:]
 
 
 async def test_a_reader_that_never_reads_is_cut_off(tmp_path: Path) -> None:
-    async with served(tmp_path, replace(QUICK, slow_s=0.1, closing_s=0.1)) as web:
+    async with served(tmp_path, replace(QUICK, slow_s=3.0, closing_s=0.1)) as web:
         web.put(tables=LARGE)
         with await stalled(web) as client:
 
             async def cut_off() -> bool:
                 return served_connections(web, client) == 0
 
-            await larger_changes(web, cut_off)
+            await changes_until(web, cut_off)
