@@ -41,8 +41,10 @@ from services.shared.pg.apply.target_table import TargetTable
 from services.shared.pg.bidirectional.deletions import check_recorded
 from services.shared.pg.bookkeeping.conflicts import forget_deletions, read_seen, record_stopped
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
+from services.shared.pg.freeze.closed_database import writable_connection
 from services.shared.pg.session.connection import Connection, connection
 from services.shared.pg.session.encoding import stored_encoding
+from services.shared.pg.session.standbys import safe_position
 from services.shared.pgoutput import Relation
 from services.shared.runtime.assignments import cause, retried
 from services.shared.runtime.retry import retrying
@@ -55,6 +57,7 @@ FLUSH_REPORT_S = 0.1
 REPEAT_EVERY = 10
 """An unchanged flush report is sent once in this many intervals."""
 TRIM_S = 1.0
+STANDBYS_LOOK_S = 0.05
 FORGET_S = 60.0
 """Between removals of records of deletions that are not needed any more."""
 
@@ -103,10 +106,14 @@ class Applying:
 
     async def _session(self) -> None:
         work = self._work
-        session = await ApplySession.open(work.destination_uri, self._pipeline, work.start_lsn, work.epoch)
+        session = await ApplySession.open(
+            work.destination_uri, self._pipeline, work.start_lsn, work.epoch, work.milestone
+        )
         reader = ChangeReader(self._client, self._pipeline, work.timeline)
         try:
             log.info("applying from %s", session.progress)
+            if work.after_standby:
+                await session.await_standbys(work.start_lsn)
             await _explained(self._work_session(session, reader))
         finally:
             await reader.close()
@@ -147,6 +154,8 @@ class Applying:
             group.create_task(writer.run(queue), name="write")
             group.create_task(self._report_flush(session), name="report")
             group.create_task(self._trim(writer, reader), name="trim")
+            if self._work.after_standby:
+                group.create_task(self._watch_standbys(session), name="standbys")
             if settings is not None:
                 group.create_task(self._forget_deletions(), name="forget-deletions")
 
@@ -169,6 +178,16 @@ class Applying:
         facts = await receiving_facts(catalog, self._pipeline)
         check_policy(settings.policy, self._pipeline, tells_times=facts.tells_times)
         return Conflicts(settings, KeyStates(session, self._pipeline, facts))
+
+    async def _watch_standbys(self, session: ApplySession) -> None:
+        conn = await writable_connection(self._work.destination_uri, side=self._pipeline.subscriber)
+        try:
+            while True:
+                if not session.all_flushed:
+                    session.standbys_have(await safe_position(conn))
+                await asyncio.sleep(STANDBYS_LOOK_S)
+        finally:
+            await conn.close()
 
     async def _forget_deletions(self) -> None:
         while True:

@@ -21,6 +21,7 @@ from services.coordinator.operations import skip as skipping
 from services.coordinator.operations.switching import Switching
 from services.coordinator.operations.undo import undo
 from services.coordinator.phases import copy, follow, indexes, schema
+from services.coordinator.pipeline import milestones
 from services.coordinator.pipeline.guarding import lift_at_last, needed, unwatch_at_last
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.pipeline import Pipeline, Pipelines
@@ -71,6 +72,10 @@ _APPLYING = frozenset({PipelineState.INDEXES, PipelineState.CATCHUP, PipelineSta
 """With an applier at work, for a while at least: where tables are of several snapshots."""
 
 
+_MARKED = frozenset({PipelineState.SCHEMA, PipelineState.COPY, PipelineState.INDEXES})
+"""Their work on the destination is in no progress that is compared later, so its end is a milestone."""
+
+
 class PhaseLoop:
     def __init__(self, pipelines: Pipelines) -> None:
         self.pipelines = pipelines
@@ -80,6 +85,7 @@ class PhaseLoop:
         self._sampling: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self._lifting: asyncio.Task[None] | None = None
+        self._timeline = 0  # of the side that the pipeline writes to, when the last phase began
         self.switching = Switching(self._context, self._schema, self._workers, pipelines)
         self._primaries = PrimaryWatch(self._context, self._workers)
 
@@ -255,8 +261,12 @@ class PhaseLoop:
         await self._primaries.begin()
         await continue_if_promoted(self._context, self._workers.staffing, self.pipelines.active.bus)
         pipeline = self._context.pipeline
-        target = await self._run_state(pipeline.state)
+        state = pipeline.state
+        await self._look_for_milestone(state)
+        target = await self._run_state(state)
         if target is not pipeline.state:
+            if state in _MARKED:
+                await milestones.reach(self._context, self._timeline)
             if target is PipelineState.ENDED:
                 self.migration.completed()
             else:
@@ -265,6 +275,15 @@ class PhaseLoop:
         if target is PipelineState.ENDED:
             await self._workers.staffing.release()
         self.watch_old_source()
+
+    async def _look_for_milestone(self, state: PipelineState) -> None:
+        """Raises GAP. On a promoted server, what is known of the work on indexes is not valid."""
+        if state is PipelineState.CREATED:
+            return
+        timeline = await milestones.check(self._context)
+        if timeline != self._timeline:
+            self._timeline = timeline
+            await self._schema.index_work.stop()
 
     async def _settled(self) -> None:
         """Do what follows a change of direction, unless it was done."""

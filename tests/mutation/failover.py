@@ -1,4 +1,4 @@
-"""Mutations of the rules about several servers and promoted standbys (80 to 82)."""
+"""Mutations of the rules about several servers and promoted standbys (80 to 84)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ PROMOTION = "tests/unit/coordinator/pipeline/test_promotion.py"
 TIMELINES = "tests/unit/pg/replication/test_timelines.py"
 CHANGE_STREAM = "tests/integration/bus/test_change_stream_timeline.py"
 FORMER_PRIMARY = "tests/integration/pipeline/test_former_primary.py"
+DESTINATION = "tests/integration/coordinator/test_promoted_destination.py"
+MILESTONES = "tests/unit/coordinator/pipeline/test_milestones.py"
+STANDBYS = "tests/integration/pg/session/test_standbys.py"
+APPLY_SESSION = "tests/integration/pg/apply/test_session.py"
 STAFFING = "tests/unit/coordinator/workers/test_staffing.py"
 SWITCHOVER = "tests/unit/coordinator/operations/test_switchover.py"
 URI = "tests/unit/pg/session/test_uri.py"
@@ -162,5 +166,61 @@ MUTATIONS = (
         'if found["config"]["subjects"] != [self._subject]:',
         "if False:",
         f"{CHANGE_STREAM}::test_a_stream_of_a_former_timeline_is_not_read_and_is_replaced",
+    ),
+    Mutation(
+        "83 copied rows that the promoted destination lacks are a gap",
+        "services/shared/pg/bookkeeping/milestone.py",
+        "if milestone is None or _STEP + milestone.token in",
+        "if True or _STEP in",
+        f"{DESTINATION}::test_copied_rows_that_the_promoted_standby_lacks_are_a_gap",
+    ),
+    Mutation(
+        "83 commits that the promoted old source lacks prevent a rollback",
+        "services/coordinator/migration/outcome.py",
+        "        milestone=decision.turn.milestone,\n",
+        "",
+        f"{DESTINATION}::test_commits_that_the_promoted_standby_of_the_old_source_lacks_prevent_a_rollback",
+    ),
+    Mutation(
+        "83 indexes that were built on a former primary do not count",
+        "services/coordinator/phase_loop.py",
+        "            self._timeline = timeline\n            await self._schema.index_work.stop()\n",
+        "            self._timeline = timeline\n",
+        f"{DESTINATION}::test_parts_that_the_promoted_standby_lacks_are_copied_again",
+    ),
+    Mutation(
+        "83 a phase during which the server was promoted is repeated",
+        "services/coordinator/pipeline/milestones.py",
+        "        if milestone.timeline != began_on:",
+        "        if False:",
+        f"{MILESTONES}::test_a_phase_that_a_promotion_has_interrupted_is_repeated",
+    ),
+    Mutation(
+        "84 changes are confirmed when standbys have them",
+        "services/shared/pg/apply/session.py",
+        "            flushed = min(flushed, self._standbys.value)\n",
+        "            pass\n",
+        f"{DESTINATION}::test_with_confirm_after_standby_nothing_is_lost_when_the_standby_is_promoted",
+    ),
+    Mutation(
+        "84 changes of an earlier session are confirmed when standbys have them",
+        "services/shared/pg/apply/session.py",
+        "            self.flushed = start\n",
+        "            pass\n",
+        f"{APPLY_SESSION}::test_what_an_earlier_session_has_applied_counts_when_the_standbys_have_it",
+    ),
+    Mutation(
+        "84 the copy ends when standbys have it",
+        "services/coordinator/pipeline/milestones.py",
+        "        if context.migration.record.options.confirm_after_standby:",
+        "        if False:",
+        f"{DESTINATION}::test_the_copy_ends_when_the_standby_has_it",
+    ),
+    Mutation(
+        "84 a cancelled wait for synchronous standbys confirms nothing",
+        "services/shared/pg/session/standbys.py",
+        "return Lsn(0) if warnings else",
+        "return Lsn(0) if False else",
+        f"{STANDBYS}::test_a_wait_that_somebody_cancels_makes_nothing_safe",
     ),
 )

@@ -222,7 +222,7 @@ MUTATIONS = (
     Mutation(
         "66 the way back is still complete during the freeze",
         "services/coordinator/operations/switchover.py",
-        "            await turning.confirm(run.context, run.turns, run.uris, freeze)",
+        "            run.milestone = await turning.confirm(run.context, run.turns, run.uris, freeze)",
         "            pass",
         f"{ROLLBACK}::test_a_slot_that_vanishes_during_the_freeze_undoes_the_switchover",
     ),

@@ -118,6 +118,12 @@ _DEFAULTS = MigrationOptions()
     help="Let others write to the destination while it is migrated. Without this, its sessions are read-only "
     "by default until the switchover or the end of the clone.",
 )
+@click.option(
+    "--confirm-after-standby",
+    is_flag=True,
+    help="Confirm to the source, and count as copied, only what the destination's standbys have received: "
+    "those of its synchronous_standby_names, or else all that are connected.",
+)
 @selection_options
 @skip_object_option
 def clone(
@@ -137,6 +143,7 @@ def clone(
     no_acl: bool,
     large_objects: str,
     no_guard_destination: bool,
+    confirm_after_standby: bool,
     skip_objects: tuple[str, ...],
     taking: MigrationOptions,
     yes: bool,
@@ -164,6 +171,7 @@ def clone(
         large_objects=LargeObjects(large_objects),
         skip_objects=skip_objects,
         no_guard_destination=no_guard_destination,
+        confirm_after_standby=confirm_after_standby,
     )
     check_options(options)
     migration_id = new_id(invocation)

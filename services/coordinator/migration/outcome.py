@@ -19,16 +19,19 @@ from services.shared.model import (
     check_phase_move,
 )
 from services.shared.model.lifecycle.migration_phase import TURNS
+from services.shared.model.milestone import Milestone
 from services.shared.model.view.certificate import StoredCertificate
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """start: where the pipeline of the opposite direction starts, on the new primary. epoch: a new one, that
-    no applier of the pipeline that worked has."""
+    no applier of the pipeline that worked has. milestone: written on the side that is left when nobody else
+    could write there any more."""
 
     start: SlotRecord
     epoch: str
+    milestone: Milestone | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ def decided(record: Record, decision: Decision, *, proven: bool = False) -> Reco
         slot=decision.turn.start,
         flushed_lsn=decision.turn.start.consistent_lsn,
         turn=other.turn + 1,
+        milestone=decision.turn.milestone,
     )
     return replace(record.with_pipeline(left).with_pipeline(works), active=works.direction)
 

@@ -29,6 +29,7 @@ from services.shared.model import (
     check_state_move,
     failure_event,
 )
+from services.shared.model.milestone import Milestone
 from services.shared.pg.catalog.replica_identity import Published
 from services.shared.pg.freeze.thaw import Before
 from services.shared.pg.guard.read_only import Guard
@@ -202,6 +203,10 @@ class PipelineStatus:
 
     def flushed(self, lsn: Lsn) -> None:
         self.put(replace(self.record, flushed_lsn=lsn))
+
+    def milestone_reached(self, milestone: Milestone) -> None:
+        """The side that the pipeline writes to has what the phase has done, and must not lose it."""
+        self.put(replace(self.record, milestone=milestone))
 
     def identities_put_back(self) -> None:
         """Replica identities on the source are restored. pgmig does not change them again."""

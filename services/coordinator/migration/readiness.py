@@ -48,6 +48,7 @@ class ServersSeen:
         self.written: tuple[ForeignWriter, ...] = ()
         self.guarding: tuple[str, ...] = ()
         self.unreplicated: tuple[TableId, ...] = ()
+        self.no_standby = False
         self._writers: dict[tuple[str, TableId], ForeignWriter] = {}
 
     def saw_writers(self, writers: Sequence[ForeignWriter], now: float) -> None:
@@ -66,6 +67,7 @@ class ServersSeen:
             self.unguarded,
             self.written,
             self.guarding,
+            self.no_standby,
         )
 
 

@@ -33,6 +33,7 @@ from services.shared.model import (
     TableId,
     shown_phase,
 )
+from services.shared.model.milestone import Milestone
 from services.shared.model.view.certificate import StoredCertificate
 from services.shared.model.view.jsonview import from_json, to_json
 from services.shared.pg.freeze.thaw import Before
@@ -89,7 +90,8 @@ class PipelineRecord:
     watched: the destination has, or may have, triggers that record writes of others.
     turn: how often the pipeline was started without a copy, 0: never. sessions: that may still create or
     remove what it needs (services.shared.pg.reverse.ends). retired: nothing of an idle pipeline is left.
-    prepared_by: the last operation that began to prepare it, as its id.
+    prepared_by: the last operation that began to prepare it, as its id. milestone: what the side that it
+    writes to must have (rule 83).
     """
 
     direction: Direction
@@ -117,6 +119,7 @@ class PipelineRecord:
     sessions: EndSessions = field(default_factory=EndSessions)
     retired: bool = False
     prepared_by: str = ""
+    milestone: Milestone | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -322,7 +322,7 @@ async def _while_frozen(run: steps.Run, freeze: Freeze) -> None:
     async with _step(run, StepName.VERIFY):
         await steps.verify(run, freeze)
         if run.turns is not None:
-            await turning.confirm(run.context, run.turns, run.uris, freeze)
+            run.milestone = await turning.confirm(run.context, run.turns, run.uris, freeze)
         await steps.check_fence(run, freeze)
     async with _step(run, StepName.COMMIT, tell_end=False):  # reported when the locks are released
         await steps.commit(run)

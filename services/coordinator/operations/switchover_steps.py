@@ -37,7 +37,9 @@ from services.shared.model import (
     TableId,
     counted,
 )
+from services.shared.model.milestone import Milestone
 from services.shared.model.view.certificate import CheckName
+from services.shared.pg.bookkeeping.milestone import check_milestone
 from services.shared.pg.bookkeeping.progress import applied_progress
 from services.shared.pg.catalog.selected import choose
 from services.shared.pg.catalog.sequences import SequenceSetter, read_sequences, verify_sequences
@@ -61,7 +63,7 @@ class Run:
     """One attempt. deadline: time.monotonic(). pipelines: of the migration. chosen: the objects that are
     migrated, as last read. sentinel, token: of the last one that was written. applied: the applier's report
     of it, if the source sends messages. rows: number of rows applied until then. evidence: what was
-    checked."""
+    checked. milestone: of the side that is left, if there is a way back."""
 
     context: Context
     schema: Schema
@@ -78,6 +80,7 @@ class Run:
     chosen: Chosen = EVERYTHING
     unpublished: bool = False
     evidence: Evidence = field(default_factory=Evidence)
+    milestone: Milestone | None = None
 
     def __post_init__(self) -> None:
         self.evidence.copied = not self.context.pipeline.without_copy
@@ -257,6 +260,7 @@ async def check_fence(run: Run, freeze: Freeze) -> None:
             raise written_behind(f"{run.rows - rows} rows")
         how = "as the WAL shows" if run.applied is not None else "by the number of applied rows"
         run.evidence.passed(CheckName.NOTHING_BEHIND_SENTINEL, how)
+        await check_milestone(conn, pipeline.id, pipeline.record.milestone)
         run.evidence.progressed(await applied_progress(conn, pipeline.id), run.sentinel)
         run.evidence.destination = await server_now(conn, "destination")
     run.evidence.source = await server_now(freeze.session, "source")
@@ -280,6 +284,6 @@ async def commit(run: Run) -> None:
     result = SwitchoverResult(run.sentinel, run.feed.elapsed_ms(), run.sequences, time.time())
     certificate = draft(run.context.pipeline, run.evidence, result)
     turns = run.turns
-    turn = await turning.start_of(run.context, turns, run.uris) if turns is not None else None
+    turn = await turning.start_of(run.context, turns, run.uris, run.milestone) if turns else None
     run.feed.deciding = True
     await run.context.journal.decide(result, certificate, turn)

@@ -40,7 +40,9 @@ from services.shared.model import (
     SwitchoverOptions,
     counted,
 )
+from services.shared.model.milestone import Milestone
 from services.shared.model.readiness import destination_changed
+from services.shared.pg.bookkeeping.milestone import set_milestone
 from services.shared.pg.catalog.replica_identity import Published
 from services.shared.pg.freeze.closed_database import writable_connection
 from services.shared.pg.freeze.source import Freeze
@@ -52,6 +54,7 @@ from services.shared.pg.reverse.others import refuse_subscriptions
 from services.shared.pg.reverse.position import current_position
 from services.shared.pg.reverse.prepare import PREPARE_WITHIN_S, identify, prepare_reverse
 from services.shared.pg.session.connection import connection, translated
+from services.shared.pg.session.standbys import check_standbys
 
 
 def turns(operation: Operation | None) -> bool:
@@ -109,6 +112,9 @@ async def prepare(context: Context, pipelines: Pipelines, deadline: float) -> No
             + "; ".join(one.problem for one in check.blocking),
             "; ".join(dict.fromkeys(one.remedy for one in check.blocking)),
         )
+    if migration.record.options.confirm_after_standby:
+        async with connection(uris.source_uri, name.subscriber) as conn:
+            await check_standbys(conn, name.subscriber, "switch over without a way back")
     for one in check.findings:
         migration.event(EventLevel.WARNING, f"{one.problem}; {one.remedy}")
     published = replace(check.published, altered=_altered(known, check.published))
@@ -191,8 +197,9 @@ def _intended(context: Context, known: PipelineRecord | None, published: Publish
     )
 
 
-async def confirm(context: Context, pipelines: Pipelines, uris: Credentials, freeze: Freeze) -> None:
-    """During the freeze. uris: of the operation. Raises SWITCHOVER_FAILED if somebody has removed slot or
+async def confirm(context: Context, pipelines: Pipelines, uris: Credentials, freeze: Freeze) -> Milestone:
+    """During the freeze. uris: of the operation. Returns what the side that is left must have from now on:
+    nobody but pgmig writes there any more. Raises SWITCHOVER_FAILED if somebody has removed slot or
     publication, or created a subscription."""
     other = pipelines.of(context.pipeline.id.direction.opposite)
     own = other.context.pipeline
@@ -210,12 +217,16 @@ async def confirm(context: Context, pipelines: Pipelines, uris: Credentials, fre
                 f"publication {publication} of the {side} is not as pgmig has created it",
                 "writes are not blocked any more; see who alters it, then try again",
             )
+    return await set_milestone(freeze.session, own.id)
 
 
-async def start_of(context: Context, pipelines: Pipelines, uris: Credentials) -> Turn:
+async def start_of(
+    context: Context, pipelines: Pipelines, uris: Credentials, milestone: Milestone | None
+) -> Turn:
     """Where the pipeline in the opposite direction starts. Everything of the one that works is on the new
-    primary's disk, and nobody else has written there since. uris: of the operation. Raises SWITCHOVER_FAILED
-    unless it is the server, on the timeline, on which the way back was prepared."""
+    primary's disk, and nobody else has written there since. uris: of the operation. milestone: from
+    `confirm`. Raises SWITCHOVER_FAILED unless it is the server, on the timeline, on which the way back was
+    prepared."""
     other = pipelines.of(context.pipeline.id.direction.opposite)
     own = other.context.pipeline
     prepared = own.record.slot
@@ -235,7 +246,7 @@ async def start_of(context: Context, pipelines: Pipelines, uris: Credentials) ->
         raise _replaced(
             f"the {own.id.publisher} is at {start}, before its replication slot at {prepared.consistent_lsn}"
         )
-    return Turn(replace(prepared, consistent_lsn=start), secrets.token_hex(8))
+    return Turn(replace(prepared, consistent_lsn=start), secrets.token_hex(8), milestone)
 
 
 def _replaced(what: str) -> PgmigError:

@@ -49,11 +49,13 @@ from services.shared.pg.schema.existing_objects import check_agreed, drop_agreed
 from services.shared.pg.selection.rules import Chosen
 from services.shared.pg.session.connection import connection
 from services.shared.pg.session.event_triggers import silence
+from services.shared.pg.session.standbys import read_standbys
 
 PRE_DATA = "pre-data"
 STANDBYS = (
-    "the destination has several servers: if a standby is promoted that has not received all changes that "
-    "were confirmed to the source, those changes are lost to the migration, and it stops"
+    "the destination has standbys: if one of them is promoted that has not received all changes that were "
+    "confirmed to the source, those changes are lost to the migration, and it stops. Start it with "
+    "--confirm-after-standby to let the confirmation wait for them"
 )
 MOST_SNAPSHOTS = 5
 """How many snapshots are tried while objects of the source are being dropped or renamed."""
@@ -67,7 +69,7 @@ async def run(context: Context, files: Files, workers: Workers) -> PipelineState
     if pipeline.record.slot is None:
         # A decoder that began before a crash may have reported a slot that was not recorded.
         await workers.staffing.release()
-        _warn_of_standbys(context)
+        await _tell_of_standbys(context, uris.destination_uri)
         await _choose_published(context)
     await workers.staffing.staff(Role.DECODER)
     await workers.reports.until(lambda: pipeline.record.slot is not None)
@@ -80,11 +82,20 @@ async def run(context: Context, files: Files, workers: Workers) -> PipelineState
     return PipelineState.COPY
 
 
-def _warn_of_standbys(context: Context) -> None:
-    """pgmig confirms to the source what the destination's primary has flushed, and waits for no standby."""
-    record = context.migration.record
-    if record.options.follow and len(context.pipeline.destination.servers) > 1:
-        context.migration.event(EventLevel.WARNING, STANDBYS)
+async def _tell_of_standbys(context: Context, uri: str) -> None:
+    """By default pgmig confirms to the source what the destination's primary has flushed, and waits for no
+    standby."""
+    migration, options = context.migration, context.migration.record.options
+    async with connection(uri, "destination") as conn:
+        found = await read_standbys(conn)
+    if options.confirm_after_standby:
+        migration.event(
+            EventLevel.INFO,
+            f"what is written to the destination counts as flushed when its standbys have it: {found.named}"
+            + (f" (synchronous_standby_names = '{found.synchronous}')" if found.synchronous else ""),
+        )
+    elif options.follow and (found.names or len(context.pipeline.destination.servers) > 1):
+        migration.event(EventLevel.WARNING, STANDBYS)
 
 
 async def _under_snapshots(context: Context, files: Files, snapshot: Snapshot, *, restored: bool) -> None:

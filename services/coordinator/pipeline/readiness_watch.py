@@ -16,7 +16,7 @@ from services.coordinator.migration.pace import pause
 from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.readiness import Sight
 from services.coordinator.pipeline.ends import PipelineEnds
-from services.shared.model import ErrorKind, PgmigError, PipelineState, TableId, back_off_s
+from services.shared.model import ErrorKind, EventLevel, PgmigError, PipelineState, TableId, back_off_s
 from services.shared.pg.catalog.partitions import existing_tables
 from services.shared.pg.guard.foreign_writes import read_foreign_writes
 from services.shared.pg.guard.read_only import not_guarded, other_guards
@@ -24,6 +24,7 @@ from services.shared.pg.readiness.destination import invalid_indexes_of, read_wr
 from services.shared.pg.readiness.source import Slow, read_slow, read_source
 from services.shared.pg.readiness.watched_server import WatchedServer
 from services.shared.pg.session.connection import Connection
+from services.shared.pg.session.standbys import read_standbys
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +103,27 @@ class ReadinessWatch:
         servers.written = await read_foreign_writes(conn, self._pipeline.id, tables, now)
         servers.guarding = await other_guards(conn, self._pipeline.id)
         servers.unguarded = await self._not_guarded(conn)
+        await self._look_for_standbys(conn)
         servers.saw_writers(await read_writers(conn, tables, now), now)
         return await invalid_indexes_of(conn)
+
+    async def _look_for_standbys(self, conn: Connection) -> None:
+        servers, migration = self._pipeline.servers, self._pipeline.migration
+        if not migration.record.options.confirm_after_standby:
+            return
+        found, side = await read_standbys(conn), self._pipeline.id.subscriber
+        if bool(found.names) == servers.no_standby:
+            servers.no_standby = not found.names
+            if servers.no_standby:
+                migration.event(
+                    EventLevel.WARNING,
+                    f"the {side} has no standby any more that counts: changes are applied there, but "
+                    "confirmed only when a standby has them",
+                )
+            else:
+                migration.event(
+                    EventLevel.INFO, f"standbys of the {side} confirm changes again: {found.named}"
+                )
 
     async def _not_guarded(self, conn: Connection) -> str:
         """Why others may be able to write to the destination, for messages."""

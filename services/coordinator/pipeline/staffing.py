@@ -165,4 +165,6 @@ class Staffing:
             ),  # changes from before it was detached may still arrive
             record.sends_generated,
             record.applier_epoch,
+            milestone=record.milestone,
+            after_standby=options.confirm_after_standby,
         )

@@ -88,6 +88,8 @@ def _of_the_servers(facts: ReadinessFacts, limits: Limits) -> Iterator[Reason]:
         )
     if facts.destination.guarding:
         yield destination_guarded(facts.destination.guarding)
+    if facts.destination.no_standby:
+        yield _standby_missing()
     if facts.destination.unguarded:
         yield _destination_unguarded(facts.destination.unguarded)
 
@@ -358,6 +360,17 @@ def destination_guarded(pipelines: Sequence[str]) -> Reason:
         "end that migration first (switchover, abort or cleanup). If it does not exist any more, delete its "
         "row from pgmig.guard and run ALTER DATABASE ... RESET default_transaction_read_only on the "
         "destination",
+    )
+
+
+def _standby_missing() -> Reason:
+    return Reason(
+        ReasonCode.STANDBY_MISSING,
+        True,
+        "the server that changes are written to has no standby that counts, so nothing more is confirmed "
+        "(--confirm-after-standby)",
+        "start the standby (see pg_stat_replication and synchronous_standby_names there): the migration "
+        "waits for it, and its source keeps the WAL meanwhile",
     )
 
 

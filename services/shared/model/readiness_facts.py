@@ -60,7 +60,8 @@ class DestinationFacts:
     """missing: tables of the migration that do not exist. invalid: invalid indexes, which are valid on the
     source. writers: seen within the last minutes. unguarded: why others may be able to write although they
     are kept out, for messages. written: writes of others that were recorded. guarding: pipelines of other
-    migrations that keep the database read-only by default."""
+    migrations that keep the database read-only by default. no_standby: none counts, although changes are
+    confirmed only after standbys have them."""
 
     missing: tuple[TableId, ...] = ()
     invalid: tuple[TableId, ...] = ()
@@ -68,6 +69,7 @@ class DestinationFacts:
     unguarded: str = ""
     written: tuple[ForeignWriter, ...] = ()
     guarding: tuple[str, ...] = ()
+    no_standby: bool = False
 
 
 @dataclass(frozen=True, slots=True)

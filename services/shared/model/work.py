@@ -13,6 +13,7 @@ from enum import StrEnum
 from services.shared.model.conflicts.policy import OnConflict
 from services.shared.model.errors import ErrorKind
 from services.shared.model.lsn import Lsn
+from services.shared.model.milestone import Milestone
 from services.shared.model.names import PipelineId
 from services.shared.model.tables.table import Route, TableId
 
@@ -75,6 +76,8 @@ class ApplierWork:
     services.shared.pg.apply.fence. on_conflict: both sides are written to, and this decides conflicts; None:
     the destination has no other writers, and nothing is compared. seen_us: only with on_conflict: the source
     has everything that the destination had committed until then (microseconds since the Unix epoch).
+    milestone: what the destination must have. after_standby: changes count as flushed only when the
+    destination's standbys have them, too.
     """
 
     destination_uri: str = field(repr=False)
@@ -88,6 +91,8 @@ class ApplierWork:
     epoch: str = ""
     on_conflict: OnConflict | None = None
     seen_us: int = 0
+    milestone: Milestone | None = None
+    after_standby: bool = False
 
 
 Work = DecoderWork | CopierWork | ApplierWork

@@ -80,7 +80,13 @@ class StandbyServer(PostgresServer):
 
     def stop_receiving(self) -> None:
         """Receive nothing from the primary any more, so that it lags."""
+        self._conninfo = self._settings["primary_conninfo"]
         self._settings["primary_conninfo"] = ""
+        self.restart()
+
+    def receive_again(self) -> None:
+        """After `stop_receiving`."""
+        self._settings["primary_conninfo"] = self._conninfo
         self.restart()
 
     def _until(self, query: str, value: str) -> None:

@@ -65,7 +65,8 @@ class MigrationOptions:
     on the destination that the operator agreed to lose; "" for none. skip_objects: objects of the schema that
     are not restored, nor what depends on them; named as in the error: "view app.recent".
     no_guard_destination: others can write to the destination while it is migrated. on_conflict: has an effect
-    only if both sides are written to."""
+    only if both sides are written to. confirm_after_standby: what was written to a server counts as flushed
+    only when its standbys have it, too."""
 
     follow: bool = False
     copy_workers: int = 2
@@ -86,6 +87,7 @@ class MigrationOptions:
     skip_objects: tuple[str, ...] = ()
     no_guard_destination: bool = False
     on_conflict: OnConflict = OnConflict.STOP
+    confirm_after_standby: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class ReasonCode(StrEnum):
     DESTINATION_WRITTEN = "destination-written"
     DESTINATION_UNGUARDED = "destination-unguarded"
     DESTINATION_GUARDED = "destination-guarded"
+    STANDBY_MISSING = "standby-missing"
     OTHER = "other"
 
 

@@ -5,8 +5,8 @@ origin progress or, if the role may not use origins, in a row of `pgmig.progress
 the progress and skips the transactions before it.
 
 Commits do not wait for the disk (`synchronous_commit=off`). `flushed` is the source position that is safe; it
-advances with the destination's WAL flush position. A transaction that was requested to be durable waits for
-the disk.
+advances with the destination's WAL flush position, or with that of its standbys (`await_standbys`). A
+transaction that was requested to be durable waits for the disk.
 
 A pipeline segment ends with one Sync: after an error the server skips the rest of the segment, so nothing is
 applied after a failure. A commit is sent together with the statements after it, or by `send_commit` if there
@@ -26,11 +26,13 @@ from psycopg.abc import PipelineCommand, PQGen
 from psycopg.waiting import Ready, Wait
 
 from services.shared.model import ErrorKind, Lsn, PgmigError, PipelineId
+from services.shared.model.milestone import Milestone
 from services.shared.pg.apply import long_values
 from services.shared.pg.apply.fence import take_applier_lock
 from services.shared.pg.apply.progress import in_use, take_origin, take_row, uses_origin
 from services.shared.pg.apply.refusal import CommitFailedError, RefusedError, missing_row, where_refused
 from services.shared.pg.apply.target_table import Operation, Statement
+from services.shared.pg.bookkeeping.milestone import check_milestone
 from services.shared.pg.session.connection import connect, translate, translated
 from services.shared.pg.session.encoding import RAW, codec_of, send_as_stored, set_encoding, stored_encoding
 
@@ -87,15 +89,24 @@ class ApplySession:
         self._in_transaction = False
         self._wrote = False
         self._fragments_made = False  # whether the temporary table for long values exists
+        self._standbys: Lsn | None = None  # they have the WAL before it; None: nobody waits for them
         self._pgconn.enter_pipeline_mode()
         self.progress = Lsn(0)  # including the commit that is held
         self.applied = Lsn(0)
         self.flushed = Lsn(0)
 
     @classmethod
-    async def open(cls, uri: str, pipeline: PipelineId, start: Lsn, epoch: str = "") -> ApplySession:
-        """Connect, set up the origin, read the progress (`start` if there is none yet). epoch: as assigned by
-        the coordinator. Raises FENCED if another one is in force."""
+    async def open(
+        cls,
+        uri: str,
+        pipeline: PipelineId,
+        start: Lsn,
+        epoch: str = "",
+        milestone: Milestone | None = None,
+    ) -> ApplySession:
+        """Connect, set up the origin, read the progress (`start` if there is none yet). epoch, milestone: as
+        assigned by the coordinator. Raises FENCED if another epoch is in force, GAP if the server lacks what
+        was done before."""
         conn = await connect(uri, "destination")
         try:
             with translated("preparing the apply session on the destination"):
@@ -104,6 +115,7 @@ class ApplySession:
                 await conn.execute("SET synchronous_commit = local")
                 if not await take_applier_lock(conn, pipeline, epoch):
                     raise in_use(f"the progress of migration {pipeline.migration}")
+                await check_milestone(conn, pipeline, milestone)
                 by_origin = await uses_origin(conn, pipeline)
                 if by_origin:
                     progress = await take_origin(conn, pipeline)
@@ -123,6 +135,18 @@ class ApplySession:
 
     async def close(self) -> None:
         await self._conn.close()
+
+    async def await_standbys(self, start: Lsn) -> None:
+        """From now on, only what the standbys have counts as flushed (`standbys_have`). Call it before the
+        first change. start: as for `open`. What earlier sessions have applied may not be there yet."""
+        self._standbys = Lsn(0)
+        if self.progress > start:
+            self.flushed = start
+            await self._run([Operation(_WAL, ())])
+
+    def standbys_have(self, position: Lsn) -> None:
+        """position: of the destination's WAL."""
+        self._standbys = position
 
     async def execute(self, operations: Sequence[Operation], *, durable: bool = False) -> None:
         """Run row changes in the open transaction. If none is open, begin one.
@@ -336,5 +360,7 @@ class ApplySession:
         self.applied = self.progress
         if not self._unflushed or self._unflushed[-1][1] != self.progress:
             self._unflushed.append((inserted, self.progress))
+        if self._standbys is not None:
+            flushed = min(flushed, self._standbys.value)
         while self._unflushed and self._unflushed[0][0] <= flushed:
             self.flushed = self._unflushed.popleft()[1]

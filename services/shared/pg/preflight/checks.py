@@ -38,6 +38,7 @@ from services.shared.pg.schema.existing_objects import plan_to_drop, plan_to_fil
 from services.shared.pg.selection.rules import Chosen
 from services.shared.pg.session.connection import connection, reached
 from services.shared.pg.session.primary import find_primary
+from services.shared.pg.session.standbys import check_standbys
 from services.shared.pg.session.uri import requires_tls
 
 _DEFAULTS = MigrationOptions()
@@ -104,6 +105,8 @@ async def check_migration(
         warnings += await preflight_destination.check(
             destination, migration.forward, facts[1], follow=follow, guards=guards
         )
+        if options.confirm_after_standby:
+            await check_standbys(destination, "destination", "leave out --confirm-after-standby")
         plan = MigrationPlan()
         if options.drop_if_exists or options.data_only:
             await preflight_destination.check_unknown(destination, migration.forward)

@@ -33,6 +33,26 @@ async def test_durable_commit_without_rows_is_on_disk_at_once() -> None:
             await session.close()
 
 
+async def test_what_an_earlier_session_has_applied_counts_when_the_standbys_have_it(dest_db: str) -> None:
+    """The earlier session may have ended before it asked them."""
+    pipeline = MigrationId("standbys").forward
+    earlier = await ApplySession.open(dest_db, pipeline, Lsn(10))
+    await earlier.execute([], durable=True)
+    earlier.commit(Lsn(100), 0)
+    await earlier.send_commit()
+    await earlier.close()
+    session = await ApplySession.open(dest_db, pipeline, Lsn(10))
+    try:
+        await session.await_standbys(Lsn(10))
+        assert (session.progress, await session.poll_flush()) == (Lsn(100), Lsn(10))
+        session.standbys_have(Lsn(1 << 60))
+        async with asyncio.timeout(30):
+            await session.await_flush()
+        assert session.flushed == Lsn(100)
+    finally:
+        await session.close()
+
+
 @contextmanager
 def wal_writer_stopped(server: PostgresServer) -> Iterator[None]:
     with server.connect() as conn:

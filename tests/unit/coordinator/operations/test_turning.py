@@ -51,7 +51,7 @@ def start(
     context: Any = SimpleNamespace(pipeline=migration.active, migration=migration)
     other = SimpleNamespace(context=SimpleNamespace(pipeline=migration.pipeline(Direction.REVERSE)))
     pipelines: Any = SimpleNamespace(of=lambda _: other)
-    return turning.start_of(cast(Context, context), cast(Pipelines, pipelines), URIS)
+    return turning.start_of(cast(Context, context), cast(Pipelines, pipelines), URIS, None)
 
 
 async def test_it_starts_at_the_position_of_the_server_that_was_prepared(
