@@ -34,12 +34,16 @@ PURE_UNIT := $(addprefix tests/unit/,pgoutput wire/test_batches.py applier/test_
 PURE_SERVERS := $(addprefix tests/integration/pipeline/test_,changes.py interruptions.py refused_changes.py \
 	schema_drift.py gaps.py confirmed_position.py) tests/integration/pg/copy/test_values.py
 
+# The tests on servers. Those that take longest come first, so that no worker ends long after the others.
+SERVER_TESTS := tests/property/ $(filter-out tests/property/ tests/unit/ %/__pycache__/,$(wildcard tests/*/))
+
 # Each of the workers has servers of its own. What shares an xdist_group stays on one worker and so never
 # runs twice at a time: the files whose servers serve all of their tests, and "heavy", which fills a machine.
-TEST_WORKERS ?= 2
+# Many tests wait for a time-out or a beat of the services: three workers keep two cores busy.
+TEST_WORKERS ?= 3
 PARALLEL := $(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
-.PHONY: help setup check test test-matrix demo bench bench-cdc bench-clone bench-switchover protos release-api up down compose-test lock clean
+.PHONY: help setup check test test-unit test-servers test-matrix demo bench bench-cdc bench-clone bench-switchover protos release-api up down compose-test lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,12 +58,17 @@ check: setup ## the daily loop: format, lint, spelling, types, import contracts,
 	$(VENV)/bin/lint-imports --no-logo
 	cd protos && $(BUF) lint && $(BUF) breaking --against $(RELEASED_API)
 	$(PY) -m pip check --disable-pip-version-check
+	$(MAKE) --no-print-directory test-unit
+
+test: test-unit test-servers ## every test but compose-test
+
+test-unit: setup ## the tests that need no server; `make check` runs them too
 	$(PARALLEL) -q tests/unit
 	PGMIG_PURE_PYTHON=1 $(PY) -m pytest -q $(PURE_UNIT)
 
-test: setup ## every test but compose-test, on real PostgreSQL and nats-server processes
-	PGMIG_PURE_PYTHON=1 $(PARALLEL) -q $(PURE_UNIT) $(PURE_SERVERS)
-	$(PARALLEL) --durations=10 tests
+test-servers: setup ## the other tests, on real PostgreSQL and nats-server processes
+	PGMIG_PURE_PYTHON=1 $(PARALLEL) -q $(PURE_SERVERS)
+	$(PARALLEL) --durations=10 $(SERVER_TESTS)
 
 test-matrix: setup ## a live database of each PostgreSQL from 10 on, migrated to the newest
 	PGMIG_TEST_SOURCES=all PGMIG_TEST_SOURCES_REQUIRED=1 $(PY) -m pytest tests/e2e/test_source_versions.py
