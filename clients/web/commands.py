@@ -8,7 +8,8 @@ from dataclasses import replace
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from clients.web.context import OPERATOR, Named, Parts, Web, json_response, shown, shown_operation
+from clients.web.context import OPERATOR, Named, Parts, Web, json_response
+from clients.web.masking import shown, shown_operation
 from clients.web.problems import Refusal, RefusedError
 from clients.web.reading import operation_of
 from clients.web.requests import Cleanup, Request, Resume, Resync, Rollback, Skip, Switchover, Unfreeze, Uris

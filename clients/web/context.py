@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Path
@@ -16,8 +16,7 @@ from clients.web.limits import Limits
 from clients.web.migrations import Migrations
 from clients.web.problems import Refusal, RefusedError
 from clients.web.tokens import Token
-from services.shared.model import MigrationId, MigrationView, Operation
-from services.shared.model.redaction import redact
+from services.shared.model import MigrationId
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +63,3 @@ OPERATOR = Depends(_operator)
 def json_response(document: object, status: int = 200) -> Response:
     """Text that is not UTF-8, as names of an old server may be, is escaped."""
     return Response(json.dumps(document), status, media_type="application/json")
-
-
-def shown(view: MigrationView) -> MigrationView:
-    """The view as everybody may see it: without passwords in the commands of hooks."""
-    return view if view.operation is None else replace(view, operation=shown_operation(view.operation))
-
-
-def shown_operation(operation: Operation) -> Operation:
-    around = operation.options
-    masked = replace(
-        around,
-        hook_before_freeze=redact(around.hook_before_freeze),
-        hook_after_decision=redact(around.hook_after_decision),
-        hook_after_rollback=redact(around.hook_after_rollback),
-    )
-    return operation if masked == around else replace(operation, options=masked)

@@ -20,6 +20,7 @@ from clients.presentation.documents import freshness
 from clients.session import Session, reconnect_delay
 from clients.web.changes import Changes
 from clients.web.limits import Limits
+from clients.web.masking import shown
 from clients.web.migrations import Migrations
 from clients.web.problems import problem_of
 from services.shared.model import ErrorKind, MigrationId, MigrationView, PgmigError
@@ -106,14 +107,18 @@ class Feed:
 
     async def run(self) -> None:
         """Until the migration is cleaned up, or an error that no retry cures."""
-        publishing = asyncio.create_task(self._publish(), name=f"changes of {self._id}")
         try:
-            self._end(await self._watch())
+            async with asyncio.TaskGroup() as tasks:
+                publishing = tasks.create_task(self._publish(), name=f"changes of {self._id}")
+                ending = await self._watch()
+                publishing.cancel()
         except Exception:
             log.exception("unexpected error while watching %s", self._id)
-            self._end(Ending(DEFECT, "defect of pgmig: see the log of `pgmig-cli serve`"))
-        finally:
-            publishing.cancel()
+            ending = Ending(DEFECT, "defect of pgmig: see the log of `pgmig-cli serve`")
+        else:
+            self._show()
+        self.ending = ending
+        self._announce()
 
     async def _watch(self) -> Ending:
         failures = 0
@@ -124,9 +129,9 @@ class Feed:
                     async with aclosing(found.watch(self._id.value)) as views:
                         async for view in views:
                             failures = 0
-                            self._hear(Heard(view))
+                            self._hear(Heard(shown(view)))
                     return _CLEANED_UP
-                self._hear(Heard(found.view, found.written_at))
+                self._hear(Heard(shown(found.view), found.written_at))
                 await asyncio.sleep(LOOK_EVERY_S)
             except PgmigError as exc:
                 if exc.kind is ErrorKind.NOT_FOUND:
@@ -145,19 +150,20 @@ class Feed:
     async def _publish(self) -> None:
         while True:
             await self._arrived.wait()
-            self._arrived.clear()
-            assert self._heard is not None
-            before, self._shown = self._shown, self._heard
-            if self._changes.add(self._shown.view):
-                self._announce()
-            elif before is not None and _state(before) != _state(self._shown):
-                self._changes.touch()
-                self._announce()
+            self._show()
             await asyncio.sleep(self._limits.change_s)
 
-    def _end(self, ending: Ending) -> None:
-        self.ending = ending
-        self._announce()
+    def _show(self) -> None:
+        """Make what was heard the next change, if anything has changed."""
+        self._arrived.clear()
+        if self._heard is None:
+            return
+        before, self._shown = self._shown, self._heard
+        if self._changes.add(self._shown.view):
+            self._announce()
+        elif before is not None and _state(before) != _state(self._shown):
+            self._changes.touch()
+            self._announce()
 
     def _announce(self) -> None:
         self._encoded.clear()

@@ -13,7 +13,8 @@ from clients.presentation.documents import document, freshness
 from clients.presentation.progress import Order, ordered
 from clients.session import Session
 from clients.web import logs
-from clients.web.context import OPERATOR, Named, Parts, json_response, shown, shown_operation
+from clients.web.context import OPERATOR, Named, Parts, json_response
+from clients.web.masking import shown, shown_operation
 from clients.web.requests import (
     CertificateQuery,
     ConflictsQuery,

@@ -60,6 +60,8 @@ async def watch(
         if isinstance(ending, Ending):
             await socket.close(ending.code, ending.reason)
             return
+        if isinstance(ending, Exception) and not isinstance(ending, WebSocketDisconnect):
+            raise ending
 
 
 async def _send(socket: WebSocket, feed: Feed, sent: int | None, limits: Limits) -> Ending:

@@ -98,8 +98,8 @@ MUTATIONS = (
     Mutation(
         "S19 a dropped reader does not stay",
         "clients/web/connections.py",
-        "            self.loop.call_later(self.limits.closing_s, self.transport.abort)\n",
-        "",
+        "self.loop.call_later(self.limits.closing_s, self.transport.abort)",
+        "self.loop.call_later(9999, self.transport.abort)",
         f"{WATCH}::test_a_reader_that_never_reads_is_cut_off",
     ),
     Mutation(
@@ -115,5 +115,12 @@ MUTATIONS = (
         'return {"in": place, "field": field, "detail": detail}',
         'return {"in": place, "field": field, "detail": detail + str(error.get("input"))}',
         f"{PROBLEMS}::test_an_invalid_body_names_the_field_and_has_no_effect",
+    ),
+    Mutation(
+        "S19 a WebSocket shows no passwords in hooks",
+        "clients/web/feeds.py",
+        "self._hear(Heard(shown(view)))",
+        "self._hear(Heard(view))",
+        f"{ROUTES}::test_passwords_in_hooks_are_not_shown",
     ),
 )

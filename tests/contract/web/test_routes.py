@@ -161,6 +161,10 @@ async def test_passwords_in_hooks_are_not_shown(web: Served) -> None:
         text = json.dumps(await web.get(path))
         assert "psql postgresql://a:***@h/s" in text
         assert "hush" not in text
+    async with web.watch() as watching:
+        text = str(await watching.recv())
+        assert "psql postgresql://a:***@h/s" in text
+        assert "hush" not in text
 
 
 async def test_the_certificate_is_the_document_of_the_command_line(web: Served) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from clients.web.feeds import Feed, Heard
 from clients.web.limits import DEFAULT_LIMITS
 from services.shared.model import Event, EventLevel, Phase, TableId, TableProgress, TableState
 from services.shared.model.view.jsonview import to_json
@@ -144,6 +145,40 @@ async def test_the_end_of_a_migration_closes_with_a_reason(web: Served) -> None:
         await received(watching)
         web.control.remove("m")
         assert await closed(watching) == (4410, "the migration was cleaned up")
+
+
+async def test_the_last_state_comes_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the next change would be due later."""
+    arrived, hear = asyncio.Event(), Feed._hear
+
+    def noticed(feed: Feed, heard: Heard) -> None:
+        hear(feed, heard)
+        if heard.view.phase is Phase.SWITCHED_OVER:
+            arrived.set()
+
+    monkeypatch.setattr(Feed, "_hear", noticed)
+    async with served(tmp_path, replace(DEFAULT_LIMITS, change_s=3600.0)) as web:
+        web.put()
+        async with web.watch() as watching:
+            await received(watching)
+            web.control.move("m", Phase.SWITCHED_OVER)
+            await arrived.wait()
+            web.control.remove("m")
+            assert (await received(watching))["migration"]["phase"] == "switched-over"
+            assert (await closed(watching))[0] == 4410
+
+
+async def test_a_defect_closes_with_its_code_and_is_logged(
+    web: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> bool:
+        raise RuntimeError("broken")
+
+    web.put()
+    monkeypatch.setattr("clients.web.changes.Changes.add", broken)
+    async with web.watch() as watching:
+        assert (await closed(watching))[0] == 1011
+    assert "RuntimeError: broken" in capsys.readouterr().err
 
 
 async def test_an_unknown_migration_closes_with_a_reason(web: Served) -> None:
@@ -288,6 +323,7 @@ async def test_a_slow_reader_is_dropped_with_a_reason_and_others_go_on(tmp_path:
         assert (4408).to_bytes(2, "big") + reason in read[-200:]
 
 
+@pytest.mark.timeout(90)
 async def test_a_reader_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     async with served(tmp_path, replace(QUICK, slow_s=3.0, closing_s=0.1)) as web:
         web.put(tables=LARGE)
