@@ -186,7 +186,7 @@ MUTATIONS = (
         "services/coordinator/phase_loop.py",
         "            self._timeline = timeline\n            await self._schema.index_work.stop()\n",
         "            self._timeline = timeline\n",
-        f"{DESTINATION}::test_parts_that_the_promoted_standby_lacks_are_copied_again",
+        f"{DESTINATION}::test_parts_that_the_promoted_standby_lacks_are_copied_again[True]",
     ),
     Mutation(
         "83 a phase during which the server was promoted is repeated",
