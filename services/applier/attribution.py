@@ -10,8 +10,8 @@ from services.shared.runtime.telemetry import SpanName, span
 
 
 class _Located:
-    """Adds the source transaction's commit LSN and xid to an error that has no LSN. xid 0: another
-    transaction of the group may be the cause."""
+    """Adds the source transaction's commit LSN and xid to an error that has none, or the xid to one with that
+    LSN. xid 0: another transaction of the group may be the cause."""
 
     def __init__(self, lsn: int, xid: int = 0) -> None:
         self._lsn = lsn
@@ -21,9 +21,9 @@ class _Located:
         return
 
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
-        if isinstance(exc, PgmigError) and exc.lsn is None:
+        if isinstance(exc, PgmigError) and exc.lsn in {None, Lsn(self._lsn)}:
             exc.lsn = Lsn(self._lsn)
-            exc.xid = self._xid
+            exc.xid = exc.xid or self._xid
 
 
 def located(group: list[Chunk]) -> _Located:

@@ -233,7 +233,8 @@ def conflict_at(
 
 
 _HOW_TO_GO_ON = (
-    "then make the row equal on both sides and continue, or leave the transaction out with `skip-transaction`"
+    "then leave the transaction out with `skip-transaction`; if the other side stops at the row, too, leave "
+    "that transaction out as well. When later changes have arrived, write the row again on one of the sides"
 )
 
 

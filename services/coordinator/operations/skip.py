@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.coordinator.migration.record import Record
+from services.coordinator.migration.record import PipelineRecord, Record
 from services.shared.model import ErrorKind, Failure, Lsn, PgmigError, PipelineState, SkippedTransaction
 
 LONGEST_TEXT = 2000
 """Characters of what an operator says: the record must fit a message of the broker."""
 
 _OF_A_TRANSACTION = frozenset(
-    {ErrorKind.APPLY_FAILED, ErrorKind.MISSING_ROW, ErrorKind.SCHEMA_DRIFT, ErrorKind.PERMISSION}
+    {
+        ErrorKind.APPLY_FAILED,
+        ErrorKind.CONFLICT,
+        ErrorKind.MISSING_ROW,
+        ErrorKind.SCHEMA_DRIFT,
+        ErrorKind.PERMISSION,
+    }
 )
 
 
@@ -35,9 +41,15 @@ def explained(failure: Failure, migration_id: str) -> Failure:
     return replace(failure, hint=f"{failure.hint}; {way}" if failure.hint else way)
 
 
+def failed_at(record: Record, lsn: Lsn) -> PipelineRecord:
+    """Of the pipelines that work, the one that failed there; if none did, the one whose state is shown."""
+    stopped = [one for one in record.working if one.failure is not None and one.failure.lsn == lsn]
+    return stopped[0] if stopped else record.shown
+
+
 def decided(record: Record, lsn: Lsn, reason: str, who: str, now: float) -> SkippedTransaction:
     """The audit record. Raises WRONG_PHASE or INVALID_ARGUMENT if nothing may be skipped."""
-    pipeline = record.pipeline(record.active)
+    pipeline = failed_at(record, lsn)
     failure = pipeline.failure
     if pipeline.state is not PipelineState.FAILED or failure is None or pipeline.resume_state is None:
         raise PgmigError(
