@@ -34,6 +34,7 @@ from clients.presentation.sentences import (
     copy_text,
     counted,
     described,
+    directions,
     events_beside_failure,
     keeps_wal,
     lag_text,
@@ -52,7 +53,16 @@ LABELS_WIDTH = 13
 """Width of the column of field names, in cells."""
 
 
-_LAGGING = frozenset({Phase.CATCHUP, Phase.STREAMING, Phase.SWITCHOVER, Phase.REVERSE, Phase.ROLLBACK})
+_LAGGING = frozenset(
+    {
+        Phase.CATCHUP,
+        Phase.STREAMING,
+        Phase.SWITCHOVER,
+        Phase.REVERSE,
+        Phase.ROLLBACK,
+        Phase.BIDIRECTIONAL,
+    }
+)
 
 
 def status(
@@ -109,7 +119,9 @@ def _progress_rows(view: MigrationView) -> list[Row]:
         rows.append(("Copied", ", ".join(filter(None, [copied, copy_pace(view, History(view))]))))
     if view.indexes.total:
         rows.append(("Indexes", f"{view.indexes.done} of {view.indexes.total}"))
-    if view.positions.applied_lsn and not view.phase.ended:
+    both = directions(view)
+    rows += [(direction.capitalize(), text) for direction, text in both]
+    if view.positions.applied_lsn and not (view.phase.ended or both):
         rows.append(("Reverse lag" if _returns(view) else "Lag", lag_text(view)))
         rows.append(("Rate", rate_text(view)))
     if keeps_wal(view):
@@ -145,7 +157,8 @@ def live(view: MigrationView, history: History, now: float, width: int, note: st
         fraction = view.indexes.done / view.indexes.total
         rows.append(("indexes", _measured(fraction, f"{view.indexes.done} of {view.indexes.total}")))
         rows += [("", Text(printable(label), "dim")) for label in view.indexes.building[:TABLES_SHOWN]]
-    if view.phase in _LAGGING:
+    rows += directions(view)
+    if view.phase in _LAGGING - {Phase.BIDIRECTIONAL}:
         rows += [
             ("reverse lag" if _returns(view) else "lag", lag_text(view)),
             ("rate", rate_text(view)),
@@ -179,7 +192,7 @@ def plain_progress(view: MigrationView, history: History) -> str:
         return ", ".join(filter(None, [f"copy {copy_text(total)}", copy_pace(view, history), indexes]))
     if view.phase is Phase.INDEXES and view.indexes.total:
         return f"indexes {view.indexes.done} of {view.indexes.total}"
-    if view.phase in {Phase.CATCHUP, Phase.STREAMING, Phase.REVERSE}:
+    if view.phase in _LAGGING - {Phase.SWITCHOVER, Phase.ROLLBACK}:
         return f"{view.phase} lag {lag_text(view)}; {rate_text(view)}"
     return ""
 

@@ -34,6 +34,7 @@ _APPLYING = frozenset(
         Phase.SWITCHED_OVER,
         Phase.REVERSE,
         Phase.ROLLBACK,
+        Phase.BIDIRECTIONAL,
     }
 )
 _HALTED = frozenset({Phase.PAUSED, Phase.FAILED})

@@ -1,6 +1,7 @@
 """The phase timeline: which steps are done, which is current, and which come later.
 
-A clone without replication ends in `complete`, every other migration in `switched-over`.
+A clone without replication ends in `complete`, and so does one in both directions. Every other migration ends
+in `switched-over`.
 Paused and failed migrations are shown at the phase that resume returns to.
 """
 
@@ -22,6 +23,7 @@ _FOLLOWING = (
     Phase.SWITCHED_OVER,
 )
 _AND_BACK = (*_FOLLOWING[:-1], Phase.REVERSE, Phase.SWITCHED_OVER)
+_BOTH = (*_FOLLOWING[:-2], Phase.BIDIRECTIONAL, Phase.COMPLETE)
 _CLONE = (Phase.CREATED, Phase.SCHEMA, Phase.COPY, Phase.INDEXES, Phase.COMPLETE)
 
 
@@ -44,6 +46,8 @@ class Step:
 def steps(view: MigrationView) -> list[Step]:
     """The timeline of `view`, first phase first. An aborted migration ends with a failed step."""
     path: tuple[Phase, ...] = _FOLLOWING if view.options.follow or view.phase in _FOLLOWING[4:] else _CLONE
+    if view.options.bidirectional:
+        path = _BOTH
     if view.phase in {Phase.REVERSE, Phase.ROLLBACK} or view.resume_phase is Phase.REVERSE:
         path = _AND_BACK
     if view.phase is Phase.ABORTED:

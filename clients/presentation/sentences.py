@@ -34,6 +34,7 @@ from services.shared.model import (
     Operation,
     PgmigError,
     Phase,
+    Positions,
     Role,
     SwitchoverResult,
     TableProgress,
@@ -42,6 +43,7 @@ from services.shared.model import (
     failure_event,
 )
 
+KEEPING_UP = frozenset({Phase.STREAMING, Phase.REVERSE, Phase.BIDIRECTIONAL})
 KEEPING_UP_S = 5.0
 """While streaming, a lag below this is normal for a busy source and not a trend."""
 
@@ -102,7 +104,24 @@ def copy_pace(view: MigrationView, history: History) -> str:
 
 def lag_text(view: MigrationView) -> str:
     """`1.4s, 34 KiB`, "none", or "unknown" if the source's position is not known."""
-    positions = view.positions
+    return lag_at(view.positions)
+
+
+def directions(view: MigrationView) -> list[tuple[str, str]]:
+    """The direction, and the state and the lag of its pipeline, while both sides are written to."""
+    if Phase.BIDIRECTIONAL not in {view.phase, view.resume_phase}:
+        return []
+    return [
+        (
+            f"{one.direction}",
+            f"{one.state}, lag {lag_at(one.positions)}, {counted(one.rates.conflicts, 'conflict')} resolved",
+        )
+        for one in view.pipelines
+    ]
+
+
+def lag_at(positions: Positions) -> str:
+    """As `lag_text`."""
     if not positions.source_lsn:
         return "unknown"
     if not positions.lag_bytes and positions.lag_seconds <= 0:
@@ -118,7 +137,7 @@ def lag_remark(view: MigrationView, history: History) -> Phrase:
         return "✘ the replication slot is lost", Tone.BAD
     if not lag_known(view):
         return "changes queue up meanwhile", Tone.MUTED
-    if view.phase in {Phase.STREAMING, Phase.REVERSE} and view.positions.lag_seconds < KEEPING_UP_S:
+    if view.phase in KEEPING_UP and view.positions.lag_seconds < KEEPING_UP_S:
         return "✔ keeping up", Tone.GOOD
     trend, left = history.lag_trend()
     return {
@@ -223,7 +242,8 @@ def next_command(view: MigrationView, *, offline: bool) -> str:
     if view.phase in {Phase.PAUSED, Phase.FAILED} or view.needs_credentials:
         return f"pgmig-cli resume {name}"
     return {
-        Phase.STREAMING: f"pgmig-cli switchover {name}",
+        Phase.STREAMING: "" if view.options.bidirectional else f"pgmig-cli switchover {name}",
+        Phase.BIDIRECTIONAL: f"pgmig-cli finalize {name}, when applications use one side only",
         Phase.REVERSE: f"pgmig-cli rollback {name}, to go back; or pgmig-cli finalize {name}, to end",
     }.get(view.phase, "")
 

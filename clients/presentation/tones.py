@@ -32,6 +32,7 @@ _PHASES = {
     Phase.SWITCHOVER: Tone.WARNING,
     Phase.REVERSE: Tone.GOOD,
     Phase.ROLLBACK: Tone.WARNING,
+    Phase.BIDIRECTIONAL: Tone.GOOD,
     Phase.PAUSED: Tone.WARNING,
     Phase.FAILED: Tone.BAD,
     Phase.ABORTED: Tone.BAD,

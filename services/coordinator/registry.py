@@ -39,6 +39,7 @@ from services.shared.model import (
     PipelineState,
 )
 from services.shared.pg.preflight.checks import Preflight, check_migration
+from services.shared.pg.reverse.ahead import check_ahead
 from services.shared.pg.schema.existing_objects import check_confirmed
 
 log = logging.getLogger(__name__)
@@ -74,14 +75,14 @@ def _tell_stale(found: Record, chosen: Record, place: str) -> None:
 async def _checked(
     migration_id: MigrationId, credentials: Credentials, options: MigrationOptions
 ) -> Preflight:
-    return await check_migration(
-        migration_id,
-        credentials.source_uri,
-        credentials.destination_uri,
-        follow=options.follow,
-        no_key_tables=options.no_key_tables,
-        options=options,
+    uris = credentials.source_uri, credentials.destination_uri
+    checked = await check_migration(
+        migration_id, *uris, follow=options.follow, no_key_tables=options.no_key_tables, options=options
     )
+    if not options.bidirectional:
+        return checked
+    warnings = await check_ahead(*uris, migration_id, checked.options)
+    return replace(checked, warnings=(*checked.warnings, *warnings))
 
 
 class Coordinator:
@@ -150,9 +151,9 @@ class Coordinator:
         commands.migration.loaded_at = time.time()
         commands.migration.event(EventLevel.INFO, f"the coordinator was started again {phase}")
         commands.migration.announce_certificate()
-        streams = record.pipeline(record.active).state is PipelineState.STREAMING
-        if streams and not record.phase.blocks:  # until the applier says so again
-            commands.migration.active.entered(PipelineState.CATCHUP)
+        for pipeline in () if record.phase.blocks else record.working:
+            if pipeline.state is PipelineState.STREAMING:  # until the applier says so again
+                commands.migration.pipeline(pipeline.direction).entered(PipelineState.CATCHUP)
         commands.loop.start()
 
     def _make(self, record: Record, credentials: Credentials, *, restored: bool) -> Commands:

@@ -9,6 +9,7 @@ MARKS = "tests/unit/decoder/test_marks.py"
 DELETIONS = "tests/integration/pg/bidirectional/test_deletions.py"
 CONFLICTS = "tests/integration/pipeline/test_conflicts.py"
 LOAD = "tests/property/test_conflicting_load.py"
+BOTH = "tests/integration/coordinator/test_bidirectional.py"
 
 MUTATIONS = (
     Mutation(
@@ -105,8 +106,57 @@ MUTATIONS = (
     Mutation(
         "78 an application's statements go on when the records are removed",
         "services/shared/pg/reverse/remove.py",
-        "        await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)\n",
+        "    await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)\n",
         "",
         f"{CONFLICTS}::test_nothing_fails_after_the_pipeline_is_removed",
+    ),
+    Mutation(
+        "79 what was equal when both sides were opened is no conflict",
+        "services/coordinator/migration/outcome.py",
+        "        seen_us=opened.reverse_seen_us,\n",
+        "        seen_us=1,\n",
+        f"{BOTH}::test_two_changes_of_one_row_stop_both_directions_unless_the_operator_chose_otherwise[17-18]",
+    ),
+    Mutation(
+        "79 a row that was changed after both sides were opened may conflict",
+        "services/coordinator/pipeline/staffing.py",
+        "options.on_conflict if record.seen_us else None,",
+        "None,",
+        f"{BOTH}::test_two_changes_of_one_row_stop_both_directions_unless_the_operator_chose_otherwise[17-18]",
+    ),
+    Mutation(
+        "79 decoders tell what the other side had seen",
+        "services/coordinator/pipeline/staffing.py",
+        "sends_seen=record.seen_us > 0,",
+        "sends_seen=False,",
+        f"{BOTH}::test_two_changes_of_one_row_stop_both_directions_unless_the_operator_chose_otherwise[17-18]",
+    ),
+    Mutation(
+        "79 the destination stays read-only until it is stored that both pipelines work",
+        "services/coordinator/operations/both_ways.py",
+        "    await context.journal.confirm()\n    migration.both_opened",
+        "    await lift(context)\n    migration.both_opened",
+        f"{BOTH}::test_destination_refuses_writers_until_both_sides_are_open[17-18]",
+    ),
+    Mutation(
+        "79 finalize waits for what each side has committed",
+        "services/coordinator/operations/both_ways.py",
+        "    await asyncio.gather(*arriving)\n",
+        "    [one.close() for one in arriving]\n",
+        f"{BOTH}::test_finalize_waits_until_each_side_has_what_the_other_one_had_committed[17-18]",
+    ),
+    Mutation(
+        "79 each side may go on alone with its sequences",
+        "services/coordinator/operations/both_ways.py",
+        "        await join_sequences(source, destination, forward.pipeline.id, names)\n",
+        "",
+        f"{BOTH}::test_disjoint_load_on_both_sides_ends_equal[17-18]",
+    ),
+    Mutation(
+        "79 what cannot be written to on both sides is refused at the start",
+        "services/coordinator/registry.py",
+        "    if not options.bidirectional:\n",
+        "    if True:\n",
+        f"{BOTH}::test_everything_in_the_way_is_said_at_the_start",
     ),
 )

@@ -189,7 +189,7 @@ MUTATIONS = (
     ),
     Mutation(
         "58 a migration is recorded as aborted before a part of it is removed",
-        "services/coordinator/commands.py",
+        "services/coordinator/endings.py",
         "                raise\n            await self._end()\n",
         "                raise\n",
         f"{LIFTED}::test_what_an_abort_cannot_remove_is_left_to_cleanup[abort]",

@@ -159,8 +159,8 @@ MUTATIONS = (
     Mutation(
         "65 workers of an idle pipeline are not accepted",
         "services/coordinator/pipeline/reports.py",
-        "        if self._pipeline.state is PipelineState.IDLE:",
-        "        if False:",
+        "        return self._pipeline.running ",
+        "        return self._migration.phase.running ",
         f"{OUTCOME}::test_workers_of_an_idle_pipeline_are_not_accepted",
     ),
     Mutation(

@@ -258,7 +258,7 @@ MUTATIONS = (
     ),
     Mutation(
         "44 commands wait for the end of a switchover",
-        "services/coordinator/commands.py",
+        "services/coordinator/commanded.py",
         "        if self.loop.switching.running:\n",
         "        if False:\n",
         DURING,
@@ -336,7 +336,7 @@ MUTATIONS = (
     ),
     Mutation(
         "58 a migration that cleanup has begun to remove cannot be resumed",
-        "services/coordinator/commands.py",
+        "services/coordinator/endings.py",
         "            if not (migration.phase.ended or (force and migration.in_switchover)):\n",
         "            if False:\n",
         f"{UNREACHABLE}::test_cleanup_of_a_paused_migration_ends_it_even_if_something_is_left[source]",

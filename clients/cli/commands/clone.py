@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clients.cli.bidirectional_options import BothSides, bidirectional_options
 from clients.cli.confirmation import agreed
 from clients.cli.coordinator import connected, local_directory, new_id, own_stack, workers_for
 from clients.cli.option_values import memory, size
@@ -124,6 +125,7 @@ _DEFAULTS = MigrationOptions()
     help="Confirm to the source, and count as copied, only what the destination's standbys have received: "
     "those of its synchronous_standby_names, or else all that are connected.",
 )
+@bidirectional_options
 @selection_options
 @skip_object_option
 def clone(
@@ -146,6 +148,7 @@ def clone(
     confirm_after_standby: bool,
     skip_objects: tuple[str, ...],
     taking: MigrationOptions,
+    both_sides: BothSides,
     yes: bool,
 ) -> None:
     """Copy a database, or a part of it, and with --follow replicate its changes.
@@ -172,6 +175,7 @@ def clone(
         skip_objects=skip_objects,
         no_guard_destination=no_guard_destination,
         confirm_after_standby=confirm_after_standby,
+        **both_sides,
     )
     check_options(options)
     migration_id = new_id(invocation)

@@ -1,4 +1,4 @@
-"""`rollback` and `finalize`: the way back after `switchover --reverse`, and its end."""
+"""`rollback` and `finalize`: the way back after `switchover --reverse`, and the end of replication."""
 
 from __future__ import annotations
 
@@ -76,14 +76,16 @@ def rollback(
 @common_options
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def finalize(invocation: Invocation, uris: Uris, yes: bool) -> None:
-    """End a migration after `switchover --reverse`: stop replicating back, and remove from both servers what
-    that needed. `rollback` is not possible any more.
+    """End a migration after `switchover --reverse`, or one with --bidirectional: stop replicating, and remove
+    from both servers what that needed. `rollback` is not possible any more.
 
-    The old source stays read-only by default; `unfreeze` changes that. What is on a server that cannot be
-    reached is listed, with exit code 9. `cleanup` removes it later.
+    After `switchover --reverse` the old source stays read-only by default; `unfreeze` changes that. With
+    --bidirectional it waits until each side has what the other one has committed; what is committed later
+    stays on its side. What is on a server that cannot be reached is listed, with exit code 9. `cleanup`
+    removes it later.
     """
     if not yes:
-        confirm("Finalize the migration? It cannot be rolled back afterwards.")
+        confirm("Finalize the migration? Afterwards no changes are replicated, and it cannot be rolled back.")
     view = run(_finalize(invocation, uris))
     if invocation.json:
         print_json(view_to_json(view))

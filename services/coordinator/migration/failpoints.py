@@ -3,6 +3,7 @@
 KIND.STEP.begin, KIND.STEP.end   around each step of an operation: `switchover.drain.begin`. KIND is that of
                                  the operation
 KIND.POINT                       between the steps: see `Point`
+bidirectional.POINT              where both sides are opened to writers
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Point(StrEnum):
     locked     the tables are locked
     read-only  new sessions are read-only by default
     decided    the store has the decision; this process does not know it yet
-    turned     the direction has changed, and the new primary is not open yet
+    turned     the direction has changed, or both pipelines work, and a side is not open yet
     admitted   the side that was left accepts connections
     retired    nothing is left of the pipeline that worked before the decision
     finished   the workers have stopped, and the end of the operation is not stored yet
@@ -53,6 +54,10 @@ class Point(StrEnum):
     UNDONE = "undone"
 
 
+BOTH_WAYS = "bidirectional"
+OF_BOTH_WAYS = (Point.INTENDED, Point.PREPARED, Point.TURNED, Point.OPENED, Point.FINALIZED)
+
+
 class Edge(StrEnum):
     BEGIN = "begin"
     END = "end"
@@ -62,10 +67,12 @@ STEPS = tuple(step for step in StepName if step is not StepName.ROLLBACK)
 NAMES = frozenset(
     [f"{kind}.{step}.{edge}" for kind, step, edge in product(OperationKind, STEPS, Edge)]
     + [f"{kind}.{point}" for kind, point in product(OperationKind, Point)]
+    + [f"{BOTH_WAYS}.{point}" for point in OF_BOTH_WAYS]
 )
 
 
-async def at_point(kind: OperationKind, point: Point) -> None:
+async def at_point(kind: str, point: Point) -> None:
+    """kind: of the operation, or BOTH_WAYS."""
     await failpoints.reached(f"{kind}.{point}")
 
 

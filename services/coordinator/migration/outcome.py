@@ -1,4 +1,5 @@
-"""The decision of a switchover or rollback, and the end of the way back, as changes of the record.
+"""The decision of a switchover or rollback, and the end of the way back, as changes of the record; also the
+beginning and the end of a time in which both sides are written to.
 
 A decision ends the migration, or it changes the direction: the pipeline that worked is idle from then on, and
 the one in the opposite direction starts without a copy (services.shared.pg.reverse). One write stores all of
@@ -12,13 +13,16 @@ from dataclasses import dataclass, replace
 from services.coordinator.migration.certificates import added
 from services.coordinator.migration.record import Record, SlotRecord
 from services.shared.model import (
+    Direction,
+    ErrorKind,
     MigrationPhase,
+    PgmigError,
     PipelineState,
     SwitchoverResult,
     check_end,
     check_phase_move,
 )
-from services.shared.model.lifecycle.migration_phase import TURNS
+from services.shared.model.lifecycle.migration_phase import BOTH_FROM, TURNS
 from services.shared.model.milestone import Milestone
 from services.shared.model.view.certificate import StoredCertificate
 
@@ -82,15 +86,56 @@ def decided(record: Record, decision: Decision, *, proven: bool = False) -> Reco
 
 def finalized(record: Record, now: float) -> Record:
     """The migration has switched over, and there is no way back. Raises WRONG_PHASE."""
-    check_phase_move(record.phase, MigrationPhase.SWITCHED_OVER)
-    active = record.active
+    record = ended(record, MigrationPhase.SWITCHED_OVER, now)
+    return replace(record, active=record.active.opposite)
+
+
+def ended(record: Record, phase: MigrationPhase, now: float) -> Record:
+    """All pipelines end. Raises WRONG_PHASE."""
+    check_phase_move(record.phase, phase)
     for pipeline in record.pipelines:
-        ended = replace(pipeline, state=PipelineState.ENDED, state_since=now, resume_state=None, failure=None)
-        record = record.with_pipeline(ended)
-    return replace(
-        record,
-        phase=MigrationPhase.SWITCHED_OVER,
-        phase_since=now,
-        failure=None,
-        active=active.opposite,
+        record = record.with_pipeline(
+            replace(pipeline, state=PipelineState.ENDED, state_since=now, resume_state=None, failure=None)
+        )
+    return replace(record, phase=phase, phase_since=now, failure=None)
+
+
+@dataclass(frozen=True, slots=True)
+class BothOpened:
+    """Both sides have the same rows, except for what the source has committed since. forward_seen_us,
+    reverse_seen_us: see `PipelineRecord.seen_us`. epoch: a new one, of the forward pipeline's appliers."""
+
+    forward_seen_us: int
+    reverse_seen_us: int
+    epoch: str
+
+
+def both_opened(record: Record, opened: BothOpened, now: float) -> Record:
+    """Both pipelines work from now on. The reverse one is prepared and idle. Raises WRONG_PHASE."""
+    check_phase_move(record.phase, MigrationPhase.BIDIRECTIONAL)
+    if record.forward.state not in BOTH_FROM:
+        state = record.forward.state
+        raise PgmigError(
+            ErrorKind.WRONG_PHASE, f"a migration whose pipeline is {state} cannot be bidirectional"
+        )
+    forward, reverse = record.forward, record.pipeline(Direction.REVERSE)
+    assert reverse.slot is not None
+    starts = PipelineState.CATCHUP
+    forward = replace(
+        forward,
+        state=starts,
+        state_since=now,
+        turn=forward.turn + 1,
+        applier_epoch=opened.epoch,
+        seen_us=opened.forward_seen_us,
     )
+    reverse = replace(
+        reverse,
+        state=starts,
+        state_since=now,
+        turn=reverse.turn + 1,
+        flushed_lsn=reverse.slot.consistent_lsn,
+        seen_us=opened.reverse_seen_us,
+    )
+    record = record.with_pipeline(forward).with_pipeline(reverse)
+    return replace(record, phase=MigrationPhase.BIDIRECTIONAL, phase_since=now)

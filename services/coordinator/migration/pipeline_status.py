@@ -75,8 +75,19 @@ class PipelineStatus:
         return self.migration.record.frozen(self.id.direction)
 
     @property
+    def works(self) -> bool:
+        """It works, or worked last."""
+        return self.migration.record.works(self.id.direction)
+
+    @property
+    def running(self) -> bool:
+        """The coordinator drives it on by itself."""
+        return self.record.state.running
+
+    @property
     def without_copy(self) -> bool:
-        """It was started at a position of its source at which both sides had the same rows."""
+        """It was started at a position of its source at which both sides had the same rows, or both sides
+        have been written to since."""
         return self.record.turn > 0
 
     def sessions_claimed(self, sessions: EndSessions) -> None:

@@ -91,7 +91,9 @@ class PipelineRecord:
     turn: how often the pipeline was started without a copy, 0: never. sessions: that may still create or
     remove what it needs (services.shared.pg.reverse.ends). retired: nothing of an idle pipeline is left.
     prepared_by: the last operation that began to prepare it, as its id. milestone: what the side that it
-    writes to must have (rule 83).
+    writes to must have (rule 83). seen_us: until when its source is known to have had everything that its
+    destination had committed, because both are written to (microseconds since the Unix epoch, by the
+    destination's clock); 0: only the source is written to.
     """
 
     direction: Direction
@@ -120,6 +122,7 @@ class PipelineRecord:
     retired: bool = False
     prepared_by: str = ""
     milestone: Milestone | None = None
+    seen_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,8 @@ class Record:
     instance: a random identity of the migration, since ids are used again after `cleanup`. term: how many
     coordinators have taken the migration over, counted in the store. revision grows with every change.
     Which of two records of one id counts: `supersedes`. failure: why the last switchover was rolled back.
-    active: the direction of the pipeline that works, or that worked last.
+    active: the direction of the pipeline that works, or that worked last. In phase bidirectional both work,
+    and it is the forward one.
     freeze: written before the source is frozen: how to thaw it. destination_freeze: the same of the
     destination, which a rollback freezes. A side that was left keeps it as long as the other direction works.
     operations: the last ones, the oldest first.
@@ -207,8 +211,10 @@ class Record:
 
     @property
     def finalized(self) -> bool:
-        """Whether it ended while the destination's changes were replicated back, and so without a switchover
+        """Whether it ended while changes of the destination were replicated back, and so without a switchover
         as the last step."""
+        if self.opened_both:
+            return self.phase is MigrationPhase.COMPLETE
         turns = {one.direction: one.turn for one in self.pipelines}
         back = turns.get(Direction.REVERSE, 0) > turns[Direction.FORWARD]
         return back and self.phase is MigrationPhase.SWITCHED_OVER
@@ -233,9 +239,29 @@ class Record:
         return ends if direction is Direction.FORWARD else ends[::-1]
 
     @property
+    def working(self) -> tuple[PipelineRecord, ...]:
+        """The pipelines that work, or that worked last. The forward one first."""
+        return tuple(one for one in self.pipelines if self.works(one.direction))
+
+    @property
+    def opened_both(self) -> bool:
+        """Whether both sides are written to, or were."""
+        return self.forward.seen_us > 0
+
+    def works(self, direction: Direction) -> bool:
+        """Whether a pipeline of that direction works, or worked last."""
+        return self.phase is MigrationPhase.BIDIRECTIONAL or direction is self.active
+
+    @property
+    def shown(self) -> PipelineRecord:
+        """The pipeline whose state is shown: of two that work, one that has failed, or one that is paused."""
+        order = PipelineState.FAILED, PipelineState.PAUSED
+        return min(self.working, key=lambda one: order.index(one.state) if one.state in order else len(order))
+
+    @property
     def shown_phase(self) -> Phase:
         """For clients and messages."""
-        return shown_phase(self.phase, self.pipeline(self.active).state)
+        return shown_phase(self.phase, self.shown.state)
 
 
 def same_migration(one: Record, other: Record) -> bool:

@@ -15,7 +15,15 @@ from dataclasses import replace
 from services.coordinator.migration.certificates import announcement, issued, measured
 from services.coordinator.migration.handover import HandoverLog
 from services.coordinator.migration.operations import OperationLog, Operations, moved
-from services.coordinator.migration.outcome import Decision, Turn, decided, finalized
+from services.coordinator.migration.outcome import (
+    BothOpened,
+    Decision,
+    Turn,
+    both_opened,
+    decided,
+    ended,
+    finalized,
+)
 from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import HandoverRecord, PipelineRecord, Record
 from services.shared.model import (
@@ -117,8 +125,8 @@ class Migration:
 
     @property
     def failure(self) -> Failure | None:
-        """The failure of the pipeline or, if it has not failed, of the last switchover."""
-        return self.active.record.failure or self.record.failure
+        """The failure of a pipeline or, if none has failed, of the last switchover."""
+        return self.record.shown.failure or self.record.failure
 
     def put(self, record: Record) -> None:
         self.record = replace(record, revision=record.revision + 1)
@@ -176,6 +184,18 @@ class Migration:
         self.put(finalized(self.record, self._clock()))
         self.event(EventLevel.INFO, f"phase {self.phase}")
 
+    def both_opened(self, opened: BothOpened) -> None:
+        """Both sides may be written to from now on, and both pipelines work. Raises WRONG_PHASE."""
+        record = both_opened(self.record, opened, self._clock())
+        self._pipelines.clear()  # what was reported about the forward pipeline's run until now is forgotten
+        self.put(record)
+        self.event(EventLevel.INFO, f"phase {self.phase}")
+
+    def both_ended(self) -> None:
+        """Both pipelines have ended. Both sides stay as they are. Raises WRONG_PHASE."""
+        self.put(ended(self.record, MigrationPhase.COMPLETE, self._clock()))
+        self.event(EventLevel.INFO, f"phase {self.phase}")
+
     def completed(self) -> None:
         """Everything is copied. No changes are replicated."""
         self._ended(MigrationPhase.COMPLETE)
@@ -184,6 +204,10 @@ class Migration:
         # A switchover that could not be undone is abandoned.
         if self.record.phase is MigrationPhase.SWITCHOVER and self.active.state is PipelineState.FAILED:
             self.record = replace(self.record, phase=MigrationPhase.MIGRATING)
+        if self.record.phase is MigrationPhase.BIDIRECTIONAL:
+            self.put(ended(self.record, MigrationPhase.ABORTED, self._clock()))
+            self.event(EventLevel.INFO, f"phase {self.phase}")
+            return
         self._ended(MigrationPhase.ABORTED)
 
     def left_behind(self, left: tuple[str, ...]) -> None:

@@ -43,7 +43,7 @@ async def _rest(migration: Migration, seconds: float, phase: Phase) -> None:
 
 def view_of(migration: Migration) -> MigrationView:
     record, active = migration.record, migration.active
-    pipeline, resume = active.record, active.record.resume_state
+    pipeline, resume = record.shown, record.shown.resume_state
     return MigrationView(
         migration_id=record.migration_id,
         phase=migration.phase,
@@ -63,16 +63,22 @@ def view_of(migration: Migration) -> MigrationView:
         switchover=record.switchover,
         indexes=active.indexes,
         needs_credentials=migration.needs_credentials,
-        skipped=pipeline.skipped,
+        skipped=tuple(one for pipeline in record.working for one in pipeline.skipped),
         pipelines=tuple(map(_pipeline_view, migration.pipelines)),
-        readiness=None if migration.phase.ended or not record.options.follow else readiness_of(migration),
+        readiness=readiness_of(migration) if _ahead(migration) else None,
         operation=record.operations[-1] if record.operations else None,
         left=record.left,
     )
 
 
+def _ahead(migration: Migration) -> bool:
+    """Whether the migration ends with a switchover, and has not."""
+    options = migration.record.options
+    return options.follow and not (options.bidirectional or migration.phase.ended)
+
+
 def _rates(pipeline: PipelineStatus) -> Rates:
-    works = pipeline is pipeline.migration.active and pipeline.migration.phase.running
+    works = pipeline.works and pipeline.state.running
     rows, size, transactions = pipeline.rates.per_second() if works else (0.0, 0.0, 0.0)
     applied = pipeline.following.totals()
     return Rates(rows, size, transactions, applied.rows, applied.transactions, applied.conflicts)

@@ -289,7 +289,9 @@ async def _prepare(run: steps.Run) -> None:
         await steps.synchronize_ahead(run)
         if run.turns is not None:
             async with run.turns.preparing:
-                await turning.prepare(run.context, run.turns, run.deadline)
+                await turning.prepare(
+                    run.context, run.turns, run.deadline, run.context.migration.operations.kind
+                )
         if operation is not None:
             await handover.check(run.context, operation.options)
         if operation is None or not held:

@@ -21,7 +21,7 @@ from services.shared.bus.store import delete_stream
 from services.shared.model import CleanupResult, Direction, ErrorKind, MigrationPhase, PgmigError
 from services.shared.pg.bookkeeping.schema import drop_bookkeeping, steps_done
 from services.shared.pg.freeze.thaw import SETTING
-from services.shared.pg.reverse.remove import remove_from_subscriber
+from services.shared.pg.reverse.remove import not_both, remove_from_subscriber
 from services.shared.pg.session.connection import connection
 from services.shared.pg.teardown import remove_from_source, remove_origin
 
@@ -263,7 +263,10 @@ async def _destination(context: Context) -> list[str]:
 async def _origin(context: Context) -> list[str]:
     if context.pipeline.id.direction is Direction.REVERSE:
         return await _of_reverse(context)
-    return await remove_origin(await context.credentials.known_destination(), context.pipeline.id)
+    uri = await context.credentials.known_destination()
+    if context.migration.record.options.bidirectional:
+        await not_both(uri, context.pipeline.id)
+    return await remove_origin(uri, context.pipeline.id)
 
 
 async def _bookkeeping(context: Context) -> list[str]:

@@ -87,8 +87,9 @@ def _called(kind: OperationKind) -> str:
     return "rollback" if kind is OperationKind.ROLLBACK else "switchover with --reverse"
 
 
-async def prepare(context: Context, pipelines: Pipelines, deadline: float) -> None:
+async def prepare(context: Context, pipelines: Pipelines, deadline: float, kind: str) -> None:
     """context: of the pipeline that works. Can be repeated until the decision. deadline: time.monotonic().
+    kind: of the operation, for failpoints.
 
     Raises DESTINATION_NOT_READY with everything that is in the way, TRANSIENT, and FENCED.
     """
@@ -120,7 +121,7 @@ async def prepare(context: Context, pipelines: Pipelines, deadline: float) -> No
     published = replace(check.published, altered=_altered(known, check.published))
     migration.turn_intended(_intended(context, known, published))
     await context.journal.confirm()
-    await at_point(migration.operations.kind, Point.INTENDED)
+    await at_point(kind, Point.INTENDED)
     own = pipelines.of(other).context.pipeline
     await delete_stream(pipelines.of(other).bus, own.id.change_stream)
 
@@ -141,7 +142,7 @@ async def prepare(context: Context, pipelines: Pipelines, deadline: float) -> No
     )
     own.slot_ready(SlotRecord(ready.consistent_lsn, ready.system_identifier, ready.timeline))
     await context.journal.save()
-    await at_point(migration.operations.kind, Point.PREPARED)
+    await at_point(kind, Point.PREPARED)
     tables = counted(len(ready.published), "table")
     migration.event(
         EventLevel.INFO, f"changes of {tables} of the {name.publisher} can be replicated back from now on"

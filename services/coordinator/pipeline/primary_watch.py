@@ -20,7 +20,7 @@ LOOK_EVERY_S = 2.0
 
 
 class PrimaryWatch:
-    """Of one migration."""
+    """Of one pipeline."""
 
     def __init__(self, context: Context, workers: Workers) -> None:
         self._context = context
@@ -40,7 +40,7 @@ class PrimaryWatch:
         """Until it is cancelled. Never raises otherwise."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            if not self._in_use.complete or not self._context.migration.phase.running:
+            if not self._in_use.complete or not self._context.pipeline.running:
                 continue
             try:
                 await self._context.credentials.find_primaries()

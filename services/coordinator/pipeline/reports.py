@@ -29,7 +29,6 @@ from services.shared.model import (
     PartDone,
     PartProgress,
     PgmigError,
-    PipelineState,
     Role,
     SentinelApplied,
     SlotReady,
@@ -105,9 +104,7 @@ class Reports:
         known, _, rest = assignment.assignment_id.partition(f"{prefix}-")
         if known or not rest or rest.startswith(TURN):
             return False  # of an earlier migration with the same id, or of an earlier run of the pipeline
-        if self._pipeline.state is PipelineState.IDLE:
-            return False  # the other direction works: this one would write over its changes
-        return self._migration.phase.running
+        return self._pipeline.running  # one that is idle would write over changes of the other direction
 
     def given(self, assignment: AssignmentRef) -> None:
         self._unstaffed.discard(assignment.role)

@@ -138,6 +138,7 @@ class Staffing:
             inserts_only=record.inserts_only,
             sends_generated=record.sends_generated,
             local_only=self._pipeline.without_copy,
+            sends_seen=record.seen_us > 0,
         )
 
     def _copier_work(self) -> CopierWork:
@@ -165,6 +166,8 @@ class Staffing:
             ),  # changes from before it was detached may still arrive
             record.sends_generated,
             record.applier_epoch,
+            on_conflict=options.on_conflict if record.seen_us else None,
+            seen_us=record.seen_us,
             milestone=record.milestone,
             after_standby=options.confirm_after_standby,
         )

@@ -152,7 +152,18 @@ def phase_reason(migration_id: str, phase: Phase, failure: Failure | None) -> Re
     remedy = "wait until it is streaming (see `pgmig-cli status`)"
     if phase.ended:
         remedy = "it has ended, so there is nothing to switch over (see `pgmig-cli status`)"
+    elif phase is Phase.BIDIRECTIONAL:
+        remedy = both_written(migration_id)
     return Reason(ReasonCode.NOT_STREAMING, True, text, remedy)
+
+
+def both_written(migration_id: str) -> str:
+    """Remedy: why a migration with --bidirectional is not switched over."""
+    return (
+        "both sides are written to with --bidirectional, so there is nothing to switch over: let all "
+        "applications use one side, then end the replication with "
+        f"`pgmig-cli finalize --id {migration_id}`"
+    )
 
 
 def credentials_needed(migration_id: str) -> Reason:

@@ -26,6 +26,7 @@ from services.shared.model import (
     Phase,
     Selection,
 )
+from services.shared.model.conflicts.policy import OnConflict
 from tests.fakes.thread import ServedControl
 from tests.support.clients.commands import URIS, at, put
 
@@ -52,6 +53,11 @@ def test_clone_hands_over_what_is_to_be_copied(served: ServedControl) -> None:
         ("--data-only", "--drop-if-exists"),
         ("--include-table", "a", "--include-schema", "b"),
         ("--include-table", "a.b.c"),
+        ("--bidirectional",),
+        ("--on-conflict", "keep-local", "--follow"),
+        ("--sequence-stride", "--follow"),
+        ("--no-guard-destination", "--follow", "--bidirectional"),
+        ("--no-key-tables", "copy-only", "--follow", "--bidirectional"),
         ("--exclude-schema", '"a'),
     ],
 )
@@ -80,6 +86,16 @@ def test_what_would_be_lost_is_listed_and_needs_a_yes(served: ServedControl, opt
         assert all(f"  table {name}\n" in result.stderr for name in names)
     (call,) = [call for call in served.control.calls if call[0] == "start"]
     assert call[4].confirmed == "token"
+
+
+def test_what_both_sides_need_is_handed_over(served: ServedControl) -> None:
+    served.control.started = lambda view: served.control.move(view.migration_id, Phase.COMPLETE)
+    given = ("--follow", "--bidirectional", "--on-conflict", "last-update-wins", "--sequence-stride")
+    assert at(served, "clone", *URIS, *given).exit_code == 0
+    (call,) = [call for call in served.control.calls if call[0] == "start"]
+    options = call[4]
+    assert (options.bidirectional, options.sequence_stride) == (True, True)
+    assert options.on_conflict is OnConflict.LAST_UPDATE_WINS
 
 
 def test_everything_that_does_not_fit_is_listed(served: ServedControl) -> None:

@@ -21,6 +21,7 @@ from services.coordinator.pipeline.ends import PipelineEnds
 from services.coordinator.pipeline.parts import Context, Schema
 from services.coordinator.pipeline.pipeline import Pipelines
 from services.shared.model import (
+    Direction,
     Endpoint,
     ErrorKind,
     EventLevel,
@@ -61,6 +62,9 @@ class Stand:
         self.context = context(phase)
         self.schema = self.workers = self.bus = self.credentials = None
         self.active = self
+
+    def of(self, _direction: Direction) -> Stand:
+        return self
 
     def __getattr__(self, name: str) -> object:
         raise AssertionError(f"the command was not refused, it goes on to the pipeline's {name}")

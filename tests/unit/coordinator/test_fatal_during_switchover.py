@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from services.coordinator import phase_loop
+from services.coordinator import driver
 from services.coordinator.migration.journal import Journal
 from services.coordinator.migration.state import Migration
 from services.coordinator.phase_loop import PhaseLoop
@@ -55,7 +55,7 @@ async def _for_ever(_pipeline: Pipeline) -> PipelineState:
 
 @pytest.fixture(autouse=True)
 def _endless_phase(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(phase_loop._RUN, PipelineState.STREAMING, _for_ever)
+    monkeypatch.setitem(driver._RUN, PipelineState.STREAMING, _for_ever)
 
 
 def loop_of(phase: Phase, switchover: Awaitable[None]) -> PhaseLoop:
@@ -81,7 +81,7 @@ async def test_error_ends_the_phase_although_a_switchover_prepares() -> None:
     loop = loop_of(Phase.STREAMING, prepare())
     async with asyncio.timeout(5):
         with pytest.raises(PgmigError) as caught:
-            await loop._run_state(PipelineState.STREAMING)
+            await loop._driver._run_state(loop.pipelines.active)
     assert caught.value is CAUSE
     assert loop.switching._task is not None
     loop.switching._task.cancel()
@@ -93,7 +93,7 @@ async def test_error_waits_for_the_end_of_a_switchover_that_blocks_writes() -> N
         loop.migration.switched_over(SwitchoverResult(Lsn(1), 1, 0, 1.0))
 
     loop = loop_of(Phase.SWITCHOVER, decide())
-    assert await loop._run_state(PipelineState.STREAMING) is loop.migration.active.state
+    assert await loop._driver._run_state(loop.pipelines.active) is loop.migration.active.state
     assert loop.migration.phase is Phase.SWITCHED_OVER
 
 
@@ -108,8 +108,8 @@ async def test_switchover_that_begins_meanwhile_is_waited_for_too(monkeypatch: p
         raise CAUSE
 
     loop = loop_of(Phase.SWITCHOVER, decide())
-    monkeypatch.setattr(loop, "_advance", advance)
+    monkeypatch.setattr(loop._driver, "_advance", advance)
     monkeypatch.setattr(loop, "watch_old_source", lambda: None)
-    await loop._through_phases()
+    await loop._driver._through_states()
     assert loop.migration.phase is Phase.SWITCHED_OVER
     assert loop.migration.active.record.failure is None

@@ -7,7 +7,9 @@ switchover     the source is frozen, and the sentinel is on its way; back to mig
 switched-over  the destination has replaced the source
 reverse        the destination has replaced the source, which receives its changes
 rollback       the destination is frozen, and the sentinel is on its way back; back to reverse when it fails
-complete       everything is copied, by a migration that does not follow changes
+bidirectional  both sides serve writers and receive each other's changes
+complete       everything is copied, by a migration that does not follow changes; or the replication in both
+               directions was ended
 aborted        an operator gave it up
 """
 
@@ -25,6 +27,7 @@ class MigrationPhase(StrEnum):
     SWITCHED_OVER = "switched-over"
     REVERSE = "reverse"
     ROLLBACK = "rollback"
+    BIDIRECTIONAL = "bidirectional"
     COMPLETE = "complete"
     ABORTED = "aborted"
 
@@ -41,33 +44,43 @@ class MigrationPhase(StrEnum):
 
 PHASE_TRANSITIONS: dict[MigrationPhase, frozenset[MigrationPhase]] = {
     MigrationPhase.MIGRATING: frozenset(
-        {MigrationPhase.SWITCHOVER, MigrationPhase.COMPLETE, MigrationPhase.ABORTED}
+        {
+            MigrationPhase.SWITCHOVER,
+            MigrationPhase.BIDIRECTIONAL,
+            MigrationPhase.COMPLETE,
+            MigrationPhase.ABORTED,
+        }
     ),
     MigrationPhase.SWITCHOVER: frozenset(
         {MigrationPhase.MIGRATING, MigrationPhase.SWITCHED_OVER, MigrationPhase.REVERSE}
     ),
     MigrationPhase.REVERSE: frozenset({MigrationPhase.ROLLBACK, MigrationPhase.SWITCHED_OVER}),
     MigrationPhase.ROLLBACK: frozenset({MigrationPhase.REVERSE, MigrationPhase.MIGRATING}),
+    MigrationPhase.BIDIRECTIONAL: frozenset({MigrationPhase.COMPLETE, MigrationPhase.ABORTED}),
     MigrationPhase.SWITCHED_OVER: frozenset(),
     MigrationPhase.COMPLETE: frozenset(),
     MigrationPhase.ABORTED: frozenset(),
 }
 """Every allowed change of phase. The diagram in docs/architecture.md shows the same; a test compares them."""
 
+_REPLICATING = frozenset(
+    {PipelineState.CATCHUP, PipelineState.STREAMING, PipelineState.PAUSED, PipelineState.FAILED}
+)
+
 STATES: dict[MigrationPhase, frozenset[PipelineState]] = {
     MigrationPhase.MIGRATING: frozenset(PipelineState) - {PipelineState.IDLE, PipelineState.ENDED},
     MigrationPhase.SWITCHOVER: frozenset({PipelineState.STREAMING, PipelineState.FAILED}),
-    MigrationPhase.REVERSE: frozenset(
-        {PipelineState.CATCHUP, PipelineState.STREAMING, PipelineState.PAUSED, PipelineState.FAILED}
-    ),
+    MigrationPhase.REVERSE: _REPLICATING,
     MigrationPhase.ROLLBACK: frozenset({PipelineState.STREAMING, PipelineState.FAILED}),
+    MigrationPhase.BIDIRECTIONAL: _REPLICATING,
     MigrationPhase.SWITCHED_OVER: frozenset({PipelineState.ENDED}),
     MigrationPhase.COMPLETE: frozenset({PipelineState.ENDED}),
     MigrationPhase.ABORTED: frozenset({PipelineState.ENDED}),
 }
-"""In which states the pipeline that works can be in each phase. The other one, if there is one, is idle until
-the migration has ended. A switchover must not be paused, nor aborted while its
-pipeline runs; if its pipeline fails, so that it cannot be undone, it is resumed or aborted."""
+"""In which states the pipeline that works can be in each phase; in phase bidirectional, both. Otherwise the
+other one, if there is one, is idle until the migration has ended. A switchover must not be paused, nor
+aborted while its pipeline runs; if its pipeline fails, so that it cannot be undone, it is resumed or
+aborted."""
 
 TURNS: dict[MigrationPhase, MigrationPhase] = {
     MigrationPhase.SWITCHOVER: MigrationPhase.REVERSE,
@@ -87,6 +100,10 @@ ENDED_FROM: dict[MigrationPhase, frozenset[PipelineState]] = {
     MigrationPhase.ABORTED: STATES[MigrationPhase.MIGRATING],
 }
 """In which states a pipeline can be when its migration enters a phase that ends it."""
+
+
+BOTH_FROM = frozenset({PipelineState.CATCHUP, PipelineState.STREAMING})
+"""In which states the pipeline can be when its migration enters phase bidirectional."""
 
 
 def check_phase_move(current: MigrationPhase, target: MigrationPhase) -> None:

@@ -6,7 +6,8 @@ created … streaming   the migration is migrating, and its pipeline is in that 
 switchover   the source is frozen, and the sentinel is on its way
 reverse      the destination has replaced the source, which receives its changes
 rollback     the destination is frozen, and the sentinel is on its way back
-paused, failed   the pipeline is, in whatever phase its migration is
+bidirectional  both sides serve writers and receive each other's changes
+paused, failed   the pipeline is, or one of two that work, in whatever phase its migration is
 switched_over, complete, aborted   the migration has ended
 """
 
@@ -29,6 +30,7 @@ class Phase(StrEnum):
     SWITCHED_OVER = "switched-over"
     REVERSE = "reverse"
     ROLLBACK = "rollback"
+    BIDIRECTIONAL = "bidirectional"
     COMPLETE = "complete"
     PAUSED = "paused"
     FAILED = "failed"

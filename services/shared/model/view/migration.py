@@ -64,9 +64,11 @@ class MigrationOptions:
     clone creates are first dropped on the destination. confirmed: the `MigrationPlan.token` of the data
     on the destination that the operator agreed to lose; "" for none. skip_objects: objects of the schema that
     are not restored, nor what depends on them; named as in the error: "view app.recent".
-    no_guard_destination: others can write to the destination while it is migrated. on_conflict: has an effect
-    only if both sides are written to. confirm_after_standby: what was written to a server counts as flushed
-    only when its standbys have it, too."""
+    no_guard_destination: others can write to the destination while it is migrated. confirm_after_standby:
+    what was written to a server counts as flushed only when its standbys have it, too. bidirectional: when
+    all is copied, both sides are written to and receive each other's changes. on_conflict, sequence_stride:
+    of such a migration: what is done with conflicts, and whether the sequences of both sides hand out
+    different values."""
 
     follow: bool = False
     copy_workers: int = 2
@@ -88,6 +90,8 @@ class MigrationOptions:
     no_guard_destination: bool = False
     on_conflict: OnConflict = OnConflict.STOP
     confirm_after_standby: bool = False
+    bidirectional: bool = False
+    sequence_stride: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +277,10 @@ class PipelineView:
 
 @dataclass(frozen=True, slots=True)
 class MigrationView:
-    """phase: of the migration and its forward pipeline in one word. readiness: None if no switchover is
-    ahead, because the migration has ended or does not replicate changes. operation: the one that runs, or
-    the last one. left: a line for each thing that an abort or a cleanup could not remove, because its server
-    could not be reached."""
+    """phase: of the migration and the pipelines that work in one word. readiness: None if no switchover
+    is ahead, because the migration has ended, does not replicate changes, or lets both sides be written
+    to. operation: the one that runs, or the last one. left: a line for each thing that an abort or a
+    cleanup could not remove, because its server could not be reached."""
 
     migration_id: str
     phase: Phase

@@ -59,6 +59,15 @@ async def take_applier_lock(conn: AsyncConnection, pipeline: PipelineId, epoch: 
     return True
 
 
+async def fence_others(conn: AsyncConnection, pipeline: PipelineId, epoch: str) -> None:
+    """`fence_applier`, unless `epoch` is in force already: an applier that has it goes on."""
+    query = sql.SQL("SELECT epoch FROM {} WHERE pipeline = %s").format(book("applier"))
+    with translated(KEEPING_BOOKS):
+        found = await (await conn.execute(query, [str(pipeline)])).fetchone()
+    if found is None or found[0] != epoch:
+        await fence_applier(conn, pipeline, epoch)
+
+
 async def fence_applier(conn: AsyncConnection, pipeline: PipelineId, epoch: str) -> None:
     """Put `epoch` in force and terminate the session of an earlier applier. Raises TRANSIENT if it does not
     end."""

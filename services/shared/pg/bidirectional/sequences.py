@@ -33,6 +33,7 @@ _KEEP = (
     " ON CONFLICT DO NOTHING"
 )
 _KEPT = "SELECT increment FROM pgmig.stride WHERE pipeline = %s AND schema_name = %s AND sequence_name = %s"
+_FORGET = "DELETE FROM pgmig.stride WHERE pipeline = %s AND schema_name = %s AND sequence_name = %s"
 _ALL_KEPT = "SELECT schema_name, sequence_name, increment FROM pgmig.stride WHERE pipeline = %s ORDER BY 1, 2"
 
 
@@ -55,6 +56,22 @@ class State(NamedTuple):
 def next_values(definition: Definition, *states: State) -> tuple[int, int]:
     """The next value on the source and on the destination. definition: of the source. states: of both sides.
     Raises OverflowError if the sequence has not so many values left."""
+    step = _next_step(definition, states)
+    step += step % 2
+    first, second = (definition.start + n * definition.increment for n in (step, step + 1))
+    if not (definition.low <= first <= definition.high and definition.low <= second <= definition.high):
+        raise OverflowError
+    return first, second
+
+
+def next_value(definition: Definition, *states: State) -> int | None:
+    """The next value if only one side goes on. None if the sequence has no more. As for `next_values`."""
+    value = definition.start + _next_step(definition, states) * definition.increment
+    return value if definition.low <= value <= definition.high else None
+
+
+def _next_step(definition: Definition, states: Collection[State]) -> int:
+    """In increments from the start value, the first value that neither side has handed out."""
     increment, reference = definition.increment, definition.start
     step = 0
     for state in states:
@@ -62,11 +79,7 @@ def next_values(definition: Definition, *states: State) -> tuple[int, int]:
             step = max(step, (state.last - reference) // increment + 1)
         else:
             step = max(step, -((reference - state.last) // increment))
-    step += step % 2
-    first, second = (reference + n * increment for n in (step, step + 1))
-    if not (definition.low <= first <= definition.high and definition.low <= second <= definition.high):
-        raise OverflowError
-    return first, second
+    return step
 
 
 async def set_stride(
@@ -101,9 +114,52 @@ async def set_stride(
                         f"sequence {name} of the source has no values left for two sides",
                         "raise its MAXVALUE, or give it a larger type, on both sides",
                     ) from exc
-                for (conn, pipeline), value in zip(sides, values, strict=True):
+                for (conn, _), value in zip(sides, values, strict=True):
                     await _alter(conn, name, 2 * definitions[0].increment)
-                    await _set(conn, pipeline, name, value)
+                    await _set(conn, name, value)
+
+
+async def join_sequences(
+    source: AsyncConnection,
+    destination: AsyncConnection,
+    forward: PipelineId,
+    sequences: Collection[TableId],
+) -> None:
+    """End what `set_stride` began, if it did: the increments are those of before, and the next value of each
+    side is beyond what either side has handed out, so that each may go on alone. A sequence that one side has
+    not, or that has no values left, keeps its state.
+
+    Raises TRANSIENT if a sequence is locked for too long. Can be repeated.
+    """
+    sides = ((source, forward.opposite), (destination, forward))
+    for conn, _ in sides:
+        await ensure_bookkeeping(conn)
+        await silence(conn)
+    with translated(_DOING):
+        async with source.transaction(), destination.transaction():
+            for conn, _ in sides:
+                await _limit_waiting(conn)
+            for name in sorted(sequences):
+                if None in [await _definition(conn, name) for conn, _ in sides]:
+                    continue
+                definitions = [await _alone(conn, pipeline, name) for conn, pipeline in sides]
+                states = [await _state(conn, name) for conn, _ in sides]
+                value = next_value(definitions[0], *states)
+                if value is not None:
+                    for conn, _ in sides:
+                        await _set(conn, name, value)
+
+
+async def _alone(conn: AsyncConnection, pipeline: PipelineId, name: TableId) -> Definition:
+    """Give the sequence its increment of before."""
+    found = await _definition(conn, name)
+    assert found is not None
+    kept = await (await conn.execute(_KEPT, [str(pipeline), name.schema, name.name])).fetchone()
+    if kept is None:
+        return found
+    await _alter(conn, name, int(kept[0]))
+    await conn.execute(_FORGET, [str(pipeline), name.schema, name.name])
+    return found._replace(increment=int(kept[0]))
 
 
 async def restore_stride(conn: AsyncConnection, pipeline: PipelineId) -> None:
@@ -162,7 +218,7 @@ async def _alter(conn: AsyncConnection, name: TableId, increment: int) -> None:
     await conn.execute(statement.format(_identifier(name), sql.Literal(increment)))
 
 
-async def _set(conn: AsyncConnection, pipeline: PipelineId, name: TableId, value: int) -> None:
+async def _set(conn: AsyncConnection, name: TableId, value: int) -> None:
     text = _identifier(name).as_string(conn)
     await conn.execute("SELECT pg_catalog.setval(%s::pg_catalog.regclass, %s, false)", [text, value])
 

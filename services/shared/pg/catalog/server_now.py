@@ -1,4 +1,4 @@
-"""What a server says of itself at one moment, for the certificate of a switchover."""
+"""What a server says of itself at one moment."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SELECT n.nspname, c.relname, o.conname
 
 
 async def server_now(conn: AsyncConnection, side: str) -> CertifiedServer:
-    """The host is the one that `conn` is connected to, of those that its connection string named. The server
-    must not be a standby."""
+    """For the certificate of a switchover. The host is the one that `conn` is connected to, of those that its
+    connection string named. The server must not be a standby."""
     with translated(f"reading what the {side} says of itself"):
         row = await (await conn.execute(load_sql("catalog/sql/server_now.sql"))).fetchone()
     assert row is not None
@@ -40,6 +40,18 @@ async def server_now(conn: AsyncConnection, side: str) -> CertifiedServer:
         flush_lsn=Lsn.parse(flush),
         clock=instant(clock),
     )
+
+
+async def clock_us(conn: AsyncConnection) -> int:
+    """The server's clock, in microseconds since the Unix epoch."""
+    with translated("reading the server's clock"):
+        row = await (
+            await conn.execute(
+                "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8"
+            )
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 async def constraints_not_valid(conn: AsyncConnection) -> tuple[CertifiedConstraint, ...]:

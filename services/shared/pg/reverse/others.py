@@ -66,7 +66,7 @@ async def check(findings: Findings, conn: AsyncConnection, migration: MigrationI
     findings.block_for(
         f"the {side} has subscriptions, whose changes would not be replicated",
         await subscriptions(conn, side),
-        f"drop them on the {side} (DROP SUBSCRIPTION), or switch over without --reverse",
+        f"drop them on the {side} (DROP SUBSCRIPTION), or do without --reverse and --bidirectional",
     )
     own = (migration.forward.origin, migration.reverse.origin)
     with translated(f"looking for replication origins of the {side}"):
@@ -99,7 +99,8 @@ async def _check_theirs(findings: Findings, conn: AsyncConnection, names: Sequen
     findings.block_for(
         f"others replicate into the {side}, and their changes would not be replicated: replication origins",
         [row[0] for row in rows],
-        "drop them with pg_replication_origin_drop() if they are unused, or switch over without --reverse",
+        "drop them with pg_replication_origin_drop() if they are unused, or do without --reverse and "
+        "--bidirectional",
     )
 
 

@@ -8,12 +8,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from psycopg import AsyncConnection
+
 from services.shared.model import IdentityBefore, PgmigError, PipelineId
 from services.shared.pg.apply.fence import fence_applier
 from services.shared.pg.bidirectional.deletions import ignore_deletions
+from services.shared.pg.bidirectional.sequences import restore_stride
 from services.shared.pg.bookkeeping.schema import books_exist, drop_bookkeeping, has_rows
 from services.shared.pg.freeze.closed_database import inside
 from services.shared.pg.reverse.ends import Ends
+from services.shared.pg.session.connection import connection
 from services.shared.pg.teardown import RELEASE_WAIT_S, drop_origin, remove_from, remove_from_source
 
 FENCES = ("applier", "guard")
@@ -73,12 +77,24 @@ async def remove_from_subscriber(
     async with inside(uri, database, door, deadline, pipeline.subscriber) as conn:
         if await books_exist(conn):
             await fence_applier(conn, pipeline, secrets.token_hex(8))
-        await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)
+        await _alone_again(conn, pipeline)
         removed = await drop_origin(conn, pipeline)
         if await has_rows(conn, pipeline):
             removed.append(f"bookkeeping of pipeline {pipeline} on the {pipeline.subscriber}")
         await drop_bookkeeping(conn, pipeline)
     return removed
+
+
+async def not_both(uri: str, pipeline: PipelineId) -> None:
+    """Undo what the subscriber needs while both sides are written to. Raises TRANSIENT if others have locked
+    a table or a sequence."""
+    async with connection(uri, pipeline.subscriber) as conn:
+        await _alone_again(conn, pipeline)
+
+
+async def _alone_again(conn: AsyncConnection, pipeline: PipelineId) -> None:
+    await ignore_deletions(conn, pipeline, time.monotonic() + RELEASE_WAIT_S)
+    await restore_stride(conn, pipeline)
 
 
 async def retire(
@@ -99,6 +115,6 @@ async def retire(
     await remove_from(
         ends.publisher, pipeline, inserts_only=inserts_only, altered=altered, side=pipeline.publisher
     )
-    await ignore_deletions(ends.subscriber, pipeline, time.monotonic() + RELEASE_WAIT_S)
+    await _alone_again(ends.subscriber, pipeline)
     await drop_origin(ends.subscriber, pipeline)
     await drop_bookkeeping(ends.subscriber, pipeline, but=FENCES)

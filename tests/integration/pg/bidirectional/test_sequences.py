@@ -13,6 +13,8 @@ from services.shared.model import ErrorKind, MigrationId, PgmigError, TableId
 from services.shared.pg.bidirectional.sequences import (
     Definition,
     State,
+    join_sequences,
+    next_value,
     next_values,
     restore_stride,
     set_stride,
@@ -64,6 +66,39 @@ async def test_both_sides_hand_out_different_values_and_all_of_them(source_db: s
         await both(source_db, dest_db)  # again: the recorded increments are those of before
         for name in NAMES:
             assert not set(drawn(here, name, 30)) & set(drawn(there, name, 30))
+
+
+@pytest.mark.parametrize("strided", [True, False])
+async def test_each_side_goes_on_alone_after_what_either_has_handed_out(
+    source_db: str, dest_db: str, strided: bool
+) -> None:
+    """The rows of one side are on the other one, too, where their values must not be handed out again."""
+    for uri in (source_db, dest_db):
+        run(uri, *DDL)
+    increments = "SELECT seqincrement FROM pg_sequence WHERE seqrelid = %s::regclass"
+    with (
+        psycopg.connect(source_db, autocommit=True) as here,
+        psycopg.connect(dest_db, autocommit=True) as there,
+    ):
+        quoted = ['"' + name.replace('"', '""') + '"' for name in NAMES]
+        before = [here.execute(increments, [name]).fetchone() for name in quoted]
+        if strided:
+            await both(source_db, dest_db)
+        used = {
+            name: {*drawn(here, name, 7 + n), *drawn(there, name, 12 - n)} for n, name in enumerate(NAMES)
+        }
+        for _ in range(2):  # it can be repeated
+            async with connection(source_db, "source") as one, connection(dest_db, "destination") as other:
+                await join_sequences(one, other, FORWARD, [*SEQUENCES, TableId("public", "gone")])
+            for side in (here, there):
+                assert [side.execute(increments, [name]).fetchone() for name in quoted] == before
+        for name in NAMES if strided else set(NAMES) - {"cached"}:  # the sessions keep what they have cached
+            assert not used[name] & {*drawn(here, name, 30), *drawn(there, name, 30)}
+
+
+def test_a_sequence_without_values_left_is_not_set() -> None:
+    assert next_value(Definition(1, 1, 1, 10), State(10, True), State(3, True)) is None
+    assert next_value(Definition(1, 1, 1, 10), State(9, True), State(3, True)) == 10
 
 
 async def test_the_increments_of_before_come_back(source_db: str, dest_db: str) -> None:

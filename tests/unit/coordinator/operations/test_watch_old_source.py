@@ -51,7 +51,7 @@ async def test_old_source_is_watched_if_the_loop_waited_for_the_decision(
 
     monkeypatch.setattr(after_switchover, "watch", watch)
     loop.switching._task = asyncio.create_task(decide())
-    await loop._advance()
+    await loop._driver._advance()
     assert migration.phase is Phase.SWITCHED_OVER
     await asyncio.sleep(0)
     assert watched == [loop._context]

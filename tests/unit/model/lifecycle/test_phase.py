@@ -25,7 +25,13 @@ from services.shared.model import (
     check_state_move,
     shown_phase,
 )
-from services.shared.model.lifecycle.migration_phase import ENDED_FROM, PHASE_TRANSITIONS, STATES, TURNS
+from services.shared.model.lifecycle.migration_phase import (
+    BOTH_FROM,
+    ENDED_FROM,
+    PHASE_TRANSITIONS,
+    STATES,
+    TURNS,
+)
 from services.shared.model.lifecycle.operation_state import OPERATION_TRANSITIONS
 from services.shared.model.lifecycle.pipeline_state import STATE_TRANSITIONS
 
@@ -148,7 +154,10 @@ def _may_follow(
         return other[1] in STATE_TRANSITIONS[one[1]]
     if TURNS.get(one[0]) is other[0]:
         return (one[1], other[1]) == (PipelineState.STREAMING, PipelineState.CATCHUP)
-    if other[0].ended and one[0] is MigrationPhase.REVERSE:  # an operator finalizes it
+    if other[0] is MigrationPhase.BIDIRECTIONAL:  # both pipelines work from then on
+        works = one[1] in BOTH_FROM and other[1] is PipelineState.CATCHUP
+        return other[0] in PHASE_TRANSITIONS[one[0]] and works
+    if other[0].ended and one[0] in {MigrationPhase.REVERSE, MigrationPhase.BIDIRECTIONAL}:  # by an operator
         return other[0] in PHASE_TRANSITIONS[one[0]]
     if other[0].ended:
         return other[0] in PHASE_TRANSITIONS[one[0]] and one[1] in ENDED_FROM[other[0]]
@@ -168,8 +177,13 @@ def test_what_is_shown_changes_as_phases_do() -> None:
     back = {(Phase.REVERSE, halt) for halt in (Phase.PAUSED, Phase.FAILED)}
     back |= {(halt, Phase.REVERSE) for _, halt in back} | {(Phase.FAILED, Phase.ROLLBACK)}
     back |= {(one, Phase.SWITCHED_OVER) for one in (Phase.REVERSE, Phase.PAUSED, Phase.FAILED)}
+    both = {(Phase.BIDIRECTIONAL, halt) for halt in (Phase.PAUSED, Phase.FAILED)}
+    both |= {(halt, Phase.BIDIRECTIONAL) for _, halt in both}
+    both |= {(one, Phase.BIDIRECTIONAL) for one in (Phase.CATCHUP, Phase.STREAMING)}
+    both |= {(one, Phase.COMPLETE) for one in (Phase.BIDIRECTIONAL, Phase.PAUSED, Phase.FAILED)}
+    both |= {(Phase.BIDIRECTIONAL, Phase.ABORTED)}
     aborted = {(one, Phase.ABORTED) for one in (*BEFORE_SWITCHOVER, Phase.PAUSED, Phase.FAILED)}
-    assert {move for move in moves if move[0] is not move[1]} == halts | resumed | aborted | back | {
+    assert {move for move in moves if move[0] is not move[1]} == halts | resumed | aborted | back | both | {
         (Phase.CREATED, Phase.SCHEMA),
         (Phase.SCHEMA, Phase.COPY),
         (Phase.COPY, Phase.INDEXES),
