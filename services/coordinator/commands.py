@@ -13,7 +13,7 @@ from services.coordinator.migration import certificates
 from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.views import readiness_of
 from services.coordinator.operations import after_switchover as afterwards
-from services.coordinator.operations import handover, settling
+from services.coordinator.operations import handover, settling, turning
 from services.coordinator.operations import skip as skipping
 from services.coordinator.operations.conflict_report import conflict_report
 from services.coordinator.operations.dry_run import DryRun
@@ -223,12 +223,13 @@ class Commands(Endings):
     def dry_run(
         self, max_lag: LagLimit, options: SwitchoverOptions
     ) -> AsyncGenerator[DryRunStep | DryRunResult, None]:
-        """Every step of a switchover that changes nothing. options: whose hooks and poolers are checked.
-        Raises WRONG_PHASE during a switchover, and INVALID_ARGUMENT."""
+        """Every step of a switchover that changes nothing. options: whose hooks, poolers and way back are
+        checked. Raises WRONG_PHASE during a switchover, and INVALID_ARGUMENT."""
         self._check_not_switching("checked by a dry run")
         context = replace(self._context, poolers=self._context.poolers.with_given(options.pause_poolers))
         options = handover.recorded(replace(options, max_lag=max_lag))
         handover.check_accepted(context, options)
+        turning.check_options(OperationKind.SWITCHOVER, options, self.migration.record.options)
         watch = self.loop.readiness_watch
         return DryRun(context, self._schema, watch, options, self._without_switchover).run()
 

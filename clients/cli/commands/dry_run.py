@@ -15,8 +15,8 @@ from services.shared.model.view.jsonview import to_json
 
 
 async def dry_run(invocation: Invocation, max_lag: LagLimit, options: SwitchoverOptions) -> DryRunResult:
-    """Show each step with its result, then the overall result. options: whose hooks and poolers are
-    checked."""
+    """Show each step with its result, then the overall result. options: whose hooks, poolers and way
+    back are checked."""
     async with (
         connected(invocation, "check") as (session, migration_id),
         aclosing(session.dry_run(migration_id.value, max_lag, options)) as steps,

@@ -158,7 +158,8 @@ def switchover(
                 "--dry-run begins no switchover: it cannot be combined with --proceed, --cancel, --attach, "
                 "--hold, --request-id and --detach"
             )
-        checked = run(run_dry(invocation, replace(limit, seconds=limit.seconds or timeout), around))
+        planned = replace(around, freeze=FreezeMode(freeze), reverse=reverse)
+        checked = run(run_dry(invocation, replace(limit, seconds=limit.seconds or timeout), planned))
         if not checked.can_switch:
             click.get_current_context().exit(ExitCode.REFUSED)
         return

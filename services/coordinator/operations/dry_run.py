@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from services.coordinator.migration.views import readiness_of
-from services.coordinator.operations import handover
+from services.coordinator.operations import handover, turning
 from services.coordinator.operations.estimate import Measured, estimated
 from services.coordinator.operations.tables_match import check_tables
 from services.coordinator.pipeline.credentials import Credentials
@@ -41,8 +41,8 @@ from services.shared.pg.session.connection import connection
 
 
 class DryRun:
-    """options: whose limit of the lag, hooks and poolers are checked. exclusive: a context in which no
-    switchover runs and none begins. Raises WRONG_PHASE during one."""
+    """options: whose limit of the lag, hooks, poolers and way back are checked. exclusive: a context in which
+    no switchover runs and none begins. Raises WRONG_PHASE during one."""
 
     def __init__(
         self,
@@ -73,6 +73,8 @@ class DryRun:
             yield await self._step(DryRunStepName.SEQUENCES, self._read_sequences)
             yield await self._step(DryRunStepName.UNPUBLISHED, self._compare_unpublished)
             yield await self._step(DryRunStepName.RIGHTS, self._prove_rights)
+            if self._options.reverse:
+                yield await self._step(DryRunStepName.WAY_BACK, self._check_way_back)
         if handover.any_of(self._context, self._options):
             yield await self._step(DryRunStepName.HOOKS_POOLERS, self._check_hooks_and_poolers)
         yield self._result(complete=complete)
@@ -162,6 +164,14 @@ class DryRun:
 
     async def _check_hooks_and_poolers(self) -> str:
         return await handover.check(self._context, self._options)
+
+    async def _check_way_back(self) -> str:
+        check = await turning.checked(self._context)
+        tables = counted(len(check.published.whole), "table")
+        found = "".join(f"; {one.problem}" for one in check.findings)
+        return (
+            f"changes of {tables} of the {self._context.pipeline.id.subscriber} can be replicated back{found}"
+        )
 
     async def _prove_rights(self) -> str:
         async with self._exclusive():

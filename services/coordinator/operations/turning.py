@@ -48,7 +48,7 @@ from services.shared.pg.freeze.closed_database import writable_connection
 from services.shared.pg.freeze.source import Freeze
 from services.shared.pg.replication.connection import slot_state
 from services.shared.pg.replication.publication import check_usable, publishes
-from services.shared.pg.reverse.check import check_reverse
+from services.shared.pg.reverse.check import ReverseCheck, check_reverse
 from services.shared.pg.reverse.ends import EndSessions
 from services.shared.pg.reverse.others import refuse_subscriptions
 from services.shared.pg.reverse.position import current_position
@@ -94,28 +94,10 @@ async def prepare(context: Context, pipelines: Pipelines, deadline: float, kind:
     Raises DESTINATION_NOT_READY with everything that is in the way, TRANSIENT, and FENCED.
     """
     migration, other = context.migration, context.pipeline.id.direction.opposite
-    name = replace(context.pipeline.id, direction=other)
-    await check_equal(context)
-    uris, record = await context.credentials.both(), context.pipeline.record
+    name = context.pipeline.id.opposite
+    check = await checked(context)
+    uris = await context.credentials.both()
     known = next((one for one in migration.record.pipelines if one.direction is other), None)
-    check = await check_reverse(
-        uris.destination_uri,
-        uris.source_uri,
-        name,
-        options=migration.record.options,
-        incomplete=(*record.inserts_only, *record.copied_only),
-        local_only=True,
-    )
-    if check.blocking:
-        raise PgmigError(
-            ErrorKind.DESTINATION_NOT_READY,
-            f"changes of the {name.publisher} could not be replicated back: "
-            + "; ".join(one.problem for one in check.blocking),
-            "; ".join(dict.fromkeys(one.remedy for one in check.blocking)),
-        )
-    if migration.record.options.confirm_after_standby:
-        async with connection(uris.source_uri, name.subscriber) as conn:
-            await check_standbys(conn, name.subscriber, "switch over without a way back")
     for one in check.findings:
         migration.event(EventLevel.WARNING, f"{one.problem}; {one.remedy}")
     published = replace(check.published, altered=_altered(known, check.published))
@@ -147,6 +129,33 @@ async def prepare(context: Context, pipelines: Pipelines, deadline: float, kind:
     migration.event(
         EventLevel.INFO, f"changes of {tables} of the {name.publisher} can be replicated back from now on"
     )
+
+
+async def checked(context: Context) -> ReverseCheck:
+    """Whether the pipeline in the opposite direction could replicate every change. Changes nothing. context:
+    of the pipeline that works. Raises DESTINATION_NOT_READY with everything that is in the way."""
+    await check_equal(context)
+    uris, record = await context.credentials.both(), context.pipeline.record
+    name = context.pipeline.id.opposite
+    found = await check_reverse(
+        uris.destination_uri,
+        uris.source_uri,
+        name,
+        options=context.migration.record.options,
+        incomplete=(*record.inserts_only, *record.copied_only),
+        local_only=True,
+    )
+    if found.blocking:
+        raise PgmigError(
+            ErrorKind.DESTINATION_NOT_READY,
+            f"changes of the {name.publisher} could not be replicated back: "
+            + "; ".join(one.problem for one in found.blocking),
+            "; ".join(dict.fromkeys(one.remedy for one in found.blocking)),
+        )
+    if context.migration.record.options.confirm_after_standby:
+        async with connection(uris.source_uri, name.subscriber) as conn:
+            await check_standbys(conn, name.subscriber, "switch over without a way back")
+    return found
 
 
 async def check_equal(context: Context) -> None:

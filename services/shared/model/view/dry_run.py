@@ -20,6 +20,7 @@ class DryRunStepName(StrEnum):
     UNPUBLISHED = "unpublished"
     RIGHTS = "rights"
     HOOKS_POOLERS = "hooks-poolers"
+    WAY_BACK = "way-back"
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,7 +183,8 @@ async def test_dry_run_changes_nothing_and_finds_what_would_be_in_the_way(
             steps, result = await dry_run(session, LagLimit())
             writer.rollback()
         assert {step.state for step in steps.values()} == {StepState.DONE}
-        assert list(steps) == [name for name in DryRunStepName if name is not DryRunStepName.HOOKS_POOLERS]
+        if_asked_for = {DryRunStepName.HOOKS_POOLERS, DryRunStepName.WAY_BACK}
+        assert list(steps) == [name for name in DryRunStepName if name not in if_asked_for]
         assert result.can_switch
         assert 200 <= result.blocked_ms < 30_000
         assert "1 large object, of which 1 differ" in steps[DryRunStepName.UNPUBLISHED].detail

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import psycopg
 import pytest
 
 from services.shared.model import (
+    DryRunStep,
+    DryRunStepName,
     ErrorKind,
     FreezeMode,
     OperationKind,
@@ -393,3 +396,31 @@ async def test_large_objects_and_unlogged_tables_do_not_prevent_a_rollback(
         assert rolled.state is OperationState.SUCCEEDED, rolled.failure
         found = "SELECT convert_from(lo_get(700001), 'UTF8') || convert_from(lo_get(700002), 'UTF8')"
         assert rows(source, found) == [("Thereback",)]
+
+
+async def test_dry_run_shows_what_is_in_the_way_of_a_way_back(
+    services: Services, source: str, dest_db: str
+) -> None:
+    async def way_back() -> DryRunStep:
+        found = [one async for one in session.dry_run("m", options=WITH_REVERSE)]
+        (step,) = [
+            one for one in found if isinstance(one, DryRunStep) and one.name is DryRunStepName.WAY_BACK
+        ]
+        return step
+
+    async with services.session() as session:
+        await started(session, source, dest_db)
+        step = await way_back()
+        assert step.state is StepState.DONE
+        assert step.detail.startswith("changes of 6 tables of the destination can be replicated back")
+        assert rows(dest_db, SLOTS) == []
+        put(dest_db, "ALTER TABLE item DROP CONSTRAINT item_pkey")
+        step = await way_back()
+        assert step.state is StepState.FAILED
+        assert "public.item" in step.detail
+        with pytest.raises(PgmigError) as caught:
+            _ = [
+                one
+                async for one in session.dry_run("m", options=replace(WITH_REVERSE, freeze=FreezeMode.NONE))
+            ]
+        assert caught.value.kind is ErrorKind.INVALID_ARGUMENT
