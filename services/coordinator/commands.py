@@ -70,6 +70,7 @@ class Commands(Endings):
                 raise wrong_phase(migration, "paused", "wait until the new primary accepts writes")
             await self._context.journal.check_ours()
             await self.loop.halt()
+            running = [one for one in self._working if one.context.pipeline.running]  # one may have failed
             for one in running:
                 one.context.pipeline.paused()
             await self._context.journal.save()
@@ -226,6 +227,8 @@ class Commands(Endings):
         """Every step of a switchover that changes nothing. options: whose hooks, poolers and way back are
         checked. Raises WRONG_PHASE during a switchover, and INVALID_ARGUMENT."""
         self._check_not_switching("checked by a dry run")
+        if self.migration.record.options.bidirectional:
+            raise wrong_phase(self.migration, "switched over", both_written(str(self.migration.id)))
         context = replace(self._context, poolers=self._context.poolers.with_given(options.pause_poolers))
         options = handover.recorded(replace(options, max_lag=max_lag))
         handover.check_accepted(context, options)

@@ -172,6 +172,8 @@ class Driver:
             if await self._around.over():
                 return context.pipeline.state
             if error.kind is ErrorKind.SCHEMA_DRIFT and state in _APPLYING:
+                beside.cancel()
+                await asyncio.wait({beside})
                 return await after_drift(context, pipeline.schema, workers.reports, error)
             raise error
         finally:

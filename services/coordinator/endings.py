@@ -42,6 +42,7 @@ class Endings(Commanded):
             if not again:
                 await self._finalized(migration)
             await self._release_all()
+            await both_ways.part(self.loop.pipelines)
             self._report(await teardown.remove_replication(self._contexts, self._bus))
             await self._context.journal.save()
             self.loop.watch_old_source()
@@ -53,7 +54,7 @@ class Endings(Commanded):
             if not all(one.context.pipeline.running for one in self._working):
                 hint = "resume it first, so that each side receives what the other one has committed"
                 raise wrong_phase(migration, "finalized", hint)
-            await both_ways.part(self.loop.pipelines)
+            await both_ways.exchange(self.loop.pipelines)
         await self.loop.halt()
         if both:
             migration.both_ended()
@@ -87,6 +88,7 @@ class Endings(Commanded):
                 raise
             await self._end()
             try:
+                await both_ways.part(self.loop.pipelines)
                 result = await teardown.remove_replication(self._contexts, self._bus)
                 self._report(replace(result, removed=(*thawed, *result.removed)))
                 await self._context.journal.save()
@@ -126,7 +128,7 @@ class Endings(Commanded):
         is left, also if a server is not given.
         """
         async with self._commanded() as migration:
-            if migration.phase.running and not force:
+            if any(one.context.pipeline.running for one in self._working) and not force:
                 raise wrong_phase(migration, "cleaned up", "pause or abort it first, or use --force")
             if not self.loop.switching.opening:
                 self._check_not_switching("cleaned up")
@@ -145,6 +147,7 @@ class Endings(Commanded):
                 else:
                     await self._end()
             try:
+                await both_ways.part(self.loop.pipelines)
                 result = await teardown.remove_all(
                     self._contexts, self._schema.files, self._bus, judged.refused, force=force
                 )

@@ -211,6 +211,9 @@ class PhaseLoop:
         """A state of that pipeline begins: it works with the primaries of now."""
         pipeline = self.pipelines.of(direction)
         await self._primaries[direction].begin()
+        for other in map(self.pipelines.of, self._works):  # no pipeline works with a former primary any more
+            if (known := other.context.credentials.known).complete:
+                await other.workers.staffing.release_elsewhere(known)
         await continue_if_promoted(pipeline.context, pipeline.workers.staffing, pipeline.bus)
 
     async def _beside(self) -> None:

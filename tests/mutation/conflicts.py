@@ -127,7 +127,7 @@ MUTATIONS = (
     Mutation(
         "79 decoders tell what the other side had seen",
         "services/coordinator/pipeline/staffing.py",
-        "sends_seen=record.seen_us > 0,",
+        "sends_seen=options.bidirectional,",
         "sends_seen=False,",
         f"{BOTH}::test_two_changes_of_one_row_stop_both_directions_unless_the_operator_chose_otherwise[17-18]",
     ),

@@ -152,8 +152,8 @@ MUTATIONS = (
     Mutation(
         "65 the fence of a pipeline outlives it",
         "services/shared/pg/reverse/remove.py",
-        'FENCES = ("applier", "guard")',
-        'FENCES = ("guard",)',
+        'KEPT = ("applier", "guard", "stride")',
+        'KEPT = ("guard", "stride")',
         f"{PREPARE}::test_an_applier_of_a_pipeline_that_was_retired_cannot_return",
     ),
     Mutation(
@@ -187,8 +187,8 @@ MUTATIONS = (
     Mutation(
         "66 both directions send local transactions only",
         "services/coordinator/pipeline/staffing.py",
-        "local_only=self._pipeline.without_copy,",
-        "local_only=False,",
+        "local_only=self._pipeline.without_copy or",
+        "local_only=False and",
         f"{OUTCOME}::test_only_local_transactions_are_replicated_once_the_direction_has_changed",
     ),
     Mutation(

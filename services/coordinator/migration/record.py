@@ -157,7 +157,8 @@ class Record:
     destination, which a rollback freezes. A side that was left keeps it as long as the other direction works.
     operations: the last ones, the oldest first.
     One of them runs while the phase is switchover, and until its end is stored after that. certificates: of
-    the last switchovers that were decided (services.coordinator.migration.certificates). left: a line for
+    the last switchovers that were decided (services.coordinator.migration.certificates). parted: both sides
+    were written to, and each may go on alone. left: a line for
     each thing that an abort or a cleanup could not remove.
     """
 
@@ -184,6 +185,7 @@ class Record:
     certificates: tuple[StoredCertificate, ...] = ()
     handover: HandoverRecord = field(default_factory=HandoverRecord)
     left: tuple[str, ...] = ()
+    parted: bool = False
 
     def pipeline(self, direction: Direction) -> PipelineRecord:
         """Raises KeyError if the migration has no pipeline in that direction."""

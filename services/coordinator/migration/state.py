@@ -196,6 +196,10 @@ class Migration:
         self.put(ended(self.record, MigrationPhase.COMPLETE, self._clock()))
         self.event(EventLevel.INFO, f"phase {self.phase}")
 
+    def parted(self) -> None:
+        """Each of the two sides may go on alone."""
+        self.put(replace(self.record, parted=True))
+
     def completed(self) -> None:
         """Everything is copied. No changes are replicated."""
         self._ended(MigrationPhase.COMPLETE)

@@ -166,7 +166,9 @@ async def check_equal(context: Context) -> None:
         raise PgmigError(
             ErrorKind.DESTINATION_NOT_READY,
             f"transactions were skipped, so both sides have different rows: {lines}",
-            "a migration with skipped transactions has no way back: switch over without --reverse"
+            f"both sides cannot be opened to writers: abort migration {migration.id}, then clone again"
+            if migration.record.options.bidirectional
+            else "a migration with skipped transactions has no way back: switch over without --reverse"
             if migration.record.active.value == "forward"
             else f"correct the rows by hand; then end the migration with `pgmig-cli finalize --id "
             f"{migration.id}`",

@@ -126,9 +126,10 @@ class Staffing:
 
     def _decoder_work(self) -> DecoderWork:
         record, slot = self._pipeline.record, self._pipeline.record.slot
+        options = self._migration.record.options
         return DecoderWork(
             source_uri=self._in_use.source_uri,
-            follow=self._migration.record.options.follow,
+            follow=options.follow,
             may_create=slot is None,
             tables=record.published,
             system_identifier=slot.system_identifier if slot else "",
@@ -137,8 +138,8 @@ class Staffing:
             flushed_lsn=record.flushed_lsn,
             inserts_only=record.inserts_only,
             sends_generated=record.sends_generated,
-            local_only=self._pipeline.without_copy,
-            sends_seen=record.seen_us > 0,
+            local_only=self._pipeline.without_copy or options.bidirectional,
+            sends_seen=options.bidirectional,
         )
 
     def _copier_work(self) -> CopierWork:

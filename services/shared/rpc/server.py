@@ -10,7 +10,8 @@ from pgmig.worker.v1 import worker_pb2
 from pgmig.worker.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 
 from services.shared.rpc.channel import server_interceptors
-from services.shared.rpc.control_api import ControlApi, ControlHandler
+from services.shared.rpc.control_api import ControlApi
+from services.shared.rpc.control_handler import ControlHandler
 from services.shared.rpc.health import StopServing, add_health
 from services.shared.rpc.limits import limited_server
 from services.shared.rpc.listening import bind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -226,6 +227,9 @@ async def test_one_direction_goes_on_while_the_other_has_stopped(
     states = {one.direction: one.state for one in failed.pipelines}
     assert states[Direction.FORWARD] is PipelineState.FAILED
     assert states[Direction.REVERSE].running
+    with pytest.raises(PgmigError) as caught:
+        await session.cleanup("m")
+    assert caught.value.kind is ErrorKind.WRONG_PHASE
     run(there, "INSERT INTO one VALUES (50, 5, 'goes on')")
     await arrived(here, "one", '(50,5,"goes on")')
     with psycopg.connect(there) as conn:
@@ -310,6 +314,47 @@ async def test_finalize_waits_until_each_side_has_what_the_other_one_had_committ
     services.thaw("applier")
     assert (await ending).phase is Phase.COMPLETE
     assert differences(sides) == []
+
+
+async def test_no_row_is_lost_while_the_sides_part(session: Session, sides: tuple[str, str]) -> None:
+    """Both sides take values of their sequences all the time."""
+    await opened(session, sides, replace(LATEST, sequence_stride=True))
+    stop = threading.Event()
+    taken: dict[str, list[int]] = {"a": [], "b": []}
+
+    def insert(uri: str, side: str) -> None:
+        with psycopg.connect(uri, autocommit=True) as conn:
+            while not stop.is_set():
+                query = "INSERT INTO counted (side) VALUES (%s) RETURNING id"
+                row = conn.execute(query, [side]).fetchone()
+                assert row is not None
+                taken[side].append(row[0])
+
+    writers = asyncio.gather(
+        *(asyncio.to_thread(insert, uri, side) for uri, side in zip(sides, taken, strict=True))
+    )
+    ended = await session.finalize("m")
+    stop.set()
+    await writers
+    assert ended.phase is Phase.COMPLETE
+    for uri, side in zip(sides, taken, strict=True):
+        kept = {row[0] for row in rows(uri, f"SELECT id FROM counted WHERE side = '{side}'")}
+        assert set(taken[side]) == kept
+        assert len(taken[side]) > 50
+
+
+async def test_without_connection_strings_nothing_waits_for_a_finalize(
+    services: Services, sides: tuple[str, str]
+) -> None:
+    async with services.session() as session:
+        await opened(session, sides, LATEST)
+    services.kill9("coordinator")
+    services.start("coordinator")
+    async with services.session() as session:
+        with pytest.raises(PgmigError) as caught:
+            await session.finalize("m")
+        assert caught.value.kind is ErrorKind.CREDENTIALS_NEEDED
+        assert (await session.finalize("m", *sides)).phase is Phase.COMPLETE
 
 
 async def test_there_is_nothing_to_switch_over_and_an_abort_leaves_both_sides_open(

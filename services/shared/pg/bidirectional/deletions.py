@@ -33,7 +33,9 @@ from services.shared.pg.session.event_triggers import silence
 
 _DOING = "recording when rows are deleted"
 _FUNCTION = "note_deleted_"
-_LOCK_TIMEOUT_MS = 10_000
+_ATTEMPT_MS = 200
+_LOCKED_WITHIN_S = 30.0
+_BETWEEN_S = 0.3
 _PAUSE_S = 0.05
 _SINCE = 140000
 """Versions before do not tell the origin of a row's last change, so nothing is recorded there."""
@@ -84,7 +86,8 @@ def _trigger(pipeline: PipelineId) -> str:
 
 
 async def record_deletions(conn: AsyncConnection, pipeline: PipelineId, tables: Collection[TableId]) -> None:
-    """Give each table the trigger, unless it has it. Call it before others may write to this side.
+    """Give each table the trigger, unless it has it. Call it before others may write to this side. Writers of
+    a table wait for a moment, again and again if it is in use: an attempt to lock it is short.
 
     conn: to the subscriber of the pipeline. tables: those that are published, with their keys on both sides
     equal; of a partition, the topmost table gets the trigger. Raises NO_REPLICA_IDENTITY for a table without
@@ -96,8 +99,9 @@ async def record_deletions(conn: AsyncConnection, pipeline: PipelineId, tables: 
     with translated(_DOING):
         for table in sorted(tables):
             root = await _keyed(conn, pipeline, table)
+            await _create_function(conn, root)  # an earlier attempt may have made it do nothing
             if await _recorded(conn, pipeline, root.table) != root.columns:
-                await _create(conn, pipeline, root)
+                await _create_trigger(conn, pipeline, root)
 
 
 async def check_recorded(
@@ -123,15 +127,8 @@ async def ignore_deletions(conn: AsyncConnection, pipeline: PipelineId, deadline
     Raises TRANSIENT if others have locked a table all the time."""
     if conn.info.server_version < _SINCE:
         return
-    await silence(conn)
+    await idle_deletions(conn, pipeline)
     with translated("dropping pgmig's triggers"):
-        for _, _, function in await _triggers(conn, pipeline):
-            await conn.execute(
-                sql.SQL(
-                    "CREATE OR REPLACE FUNCTION {}() RETURNS pg_catalog.trigger LANGUAGE plpgsql"
-                    " AS 'BEGIN RETURN NULL; END'"
-                ).format(sql.Identifier("pgmig", function))
-            )
         while left := await _triggers(conn, pipeline):
             for schema, name, _ in left:
                 await _drop(conn, pipeline, TableId(schema, name))
@@ -147,6 +144,21 @@ async def ignore_deletions(conn: AsyncConnection, pipeline: PipelineId, deadline
         for (function,) in await cursor.fetchall():
             await conn.execute(
                 sql.SQL("DROP FUNCTION IF EXISTS {}()").format(sql.Identifier("pgmig", function))
+            )
+
+
+async def idle_deletions(conn: AsyncConnection, pipeline: PipelineId) -> None:
+    """Let the triggers do nothing. That waits for no lock of a table."""
+    if conn.info.server_version < _SINCE:
+        return
+    await silence(conn)
+    with translated("changing the functions of pgmig's triggers"):
+        for _, _, function in await _triggers(conn, pipeline):
+            await conn.execute(
+                sql.SQL(
+                    "CREATE OR REPLACE FUNCTION {}() RETURNS pg_catalog.trigger LANGUAGE plpgsql"
+                    " AS 'BEGIN RETURN NULL; END'"
+                ).format(sql.Identifier("pgmig", function))
             )
 
 
@@ -210,7 +222,7 @@ async def _recorded(conn: AsyncConnection, pipeline: PipelineId, table: TableId)
     return tuple(part.decode() for part in bytes(row[0]).split(b"\0")[1:-1])
 
 
-async def _create(conn: AsyncConnection, pipeline: PipelineId, root: _Keyed) -> None:
+async def _create_function(conn: AsyncConnection, root: _Keyed) -> None:
     def values(row: LiteralString) -> sql.Composable:
         text = sql.SQL("pg_catalog.format('%s', {}.{})")
         return sql.SQL(", ").join(text.format(sql.SQL(row), sql.Identifier(name)) for name in root.columns)
@@ -221,11 +233,7 @@ async def _create(conn: AsyncConnection, pipeline: PipelineId, root: _Keyed) -> 
         tables = sql.SQL("(VALUES ({}::pg_catalog.oid)) AS of (oid)").format(sql.Literal(root.oid))
     function = sql.Identifier("pgmig", f"{_FUNCTION}{root.oid}")
     body = sql.SQL(_BODY).format(old=values("OLD"), new=values("NEW"), tables=tables).as_string(conn)
-    names = sql.SQL(", ").join(sql.Identifier(name) for name in root.columns)
-    arguments = sql.SQL(", ").join(sql.Literal(one) for one in (str(pipeline), *root.columns))
     async with conn.transaction():
-        limit = sql.Literal(f"{_LOCK_TIMEOUT_MS}ms")
-        await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(limit))
         await conn.execute(
             sql.SQL(
                 "CREATE OR REPLACE FUNCTION {}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER"
@@ -235,18 +243,32 @@ async def _create(conn: AsyncConnection, pipeline: PipelineId, root: _Keyed) -> 
             ).format(function, sql.Literal(body))
         )
         await conn.execute(sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(function))
-        await conn.execute(
-            sql.SQL(
-                "CREATE OR REPLACE TRIGGER {} AFTER DELETE OR UPDATE OF {} ON {} FOR EACH ROW"
-                " EXECUTE FUNCTION {}({})"
-            ).format(
-                sql.Identifier(_trigger(pipeline)),
-                names,
-                sql.Identifier(root.table.schema, root.table.name),
-                function,
-                arguments,
-            )
-        )
+
+
+async def _create_trigger(conn: AsyncConnection, pipeline: PipelineId, root: _Keyed) -> None:
+    names = sql.SQL(", ").join(sql.Identifier(name) for name in root.columns)
+    arguments = sql.SQL(", ").join(sql.Literal(one) for one in (str(pipeline), *root.columns))
+    statement = sql.SQL(
+        "CREATE OR REPLACE TRIGGER {} AFTER DELETE OR UPDATE OF {} ON {} FOR EACH ROW EXECUTE FUNCTION {}({})"
+    ).format(
+        sql.Identifier(_trigger(pipeline)),
+        names,
+        sql.Identifier(root.table.schema, root.table.name),
+        sql.Identifier("pgmig", f"{_FUNCTION}{root.oid}"),
+        arguments,
+    )
+    deadline = time.monotonic() + _LOCKED_WITHIN_S
+    while True:
+        try:
+            async with conn.transaction():
+                limit = sql.Literal(f"{_ATTEMPT_MS}ms")
+                await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(limit))
+                await conn.execute(statement)
+                return
+        except psycopg.errors.LockNotAvailable:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_BETWEEN_S)  # a lock that is released is not reported
 
 
 def _not_ready(pipeline: PipelineId) -> ErrorKind:

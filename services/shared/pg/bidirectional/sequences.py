@@ -6,15 +6,21 @@ side has handed out. The reference is the source's start value, so together the 
 sequence would.
 
 ALTER SEQUENCE gives the sequence a new file, which makes other sessions forget values that they have cached.
-Both sides are altered in transactions that are open at the same time. The increments of before are recorded
-in `pgmig.stride` by the same transactions, and never overwritten, so this can be repeated after a crash.
+Sequence by sequence, both sides are altered in transactions that are open at the same time. The increments of
+before are recorded in `pgmig.stride` by the same transactions, and never overwritten, so this can be repeated
+after a crash.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import NamedTuple
 
+import psycopg
 from psycopg import AsyncConnection, sql
 
 from services.shared.model import ErrorKind, PgmigError, PipelineId, TableId
@@ -23,7 +29,9 @@ from services.shared.pg.session.connection import translated
 from services.shared.pg.session.event_triggers import silence
 
 _DOING = "setting the increments of sequences"
-_LOCK_TIMEOUT_MS = 10_000
+_ATTEMPT_MS = 200
+_PAUSE_S = 0.3
+_LOCKED_WITHIN_S = 30.0
 _DEFINITION = (
     "SELECT s.seqincrement, s.seqstart, s.seqmin, s.seqmax FROM pg_catalog.pg_sequence s"
     " WHERE s.seqrelid = pg_catalog.to_regclass(%s)"
@@ -34,7 +42,19 @@ _KEEP = (
 )
 _KEPT = "SELECT increment FROM pgmig.stride WHERE pipeline = %s AND schema_name = %s AND sequence_name = %s"
 _FORGET = "DELETE FROM pgmig.stride WHERE pipeline = %s AND schema_name = %s AND sequence_name = %s"
-_ALL_KEPT = "SELECT schema_name, sequence_name, increment FROM pgmig.stride WHERE pipeline = %s ORDER BY 1, 2"
+_ALL_KEPT = "SELECT schema_name, sequence_name FROM pgmig.stride WHERE pipeline = %s ORDER BY 1, 2"
+_OURS = (
+    "SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE') FROM pg_catalog.pg_class c"
+    " WHERE c.oid = pg_catalog.to_regclass(%s)"
+)
+
+_Sides = tuple[tuple[AsyncConnection, PipelineId], tuple[AsyncConnection, PipelineId]]
+"""Each side, and the pipeline that it receives from."""
+Confirm = Callable[[], Awaitable[object]]
+
+
+async def _confirmed() -> None:
+    return
 
 
 class Definition(NamedTuple):
@@ -87,36 +107,39 @@ async def set_stride(
     destination: AsyncConnection,
     forward: PipelineId,
     sequences: Collection[TableId],
+    confirm: Confirm = _confirmed,
 ) -> None:
     """Let the two sides hand out different values of these sequences. Others may use them meanwhile; they
-    wait. forward: the pipeline from the source to the destination.
+    wait, for a moment. forward: the pipeline from the source to the destination. confirm: awaited while a
+    sequence is locked on both sides, before it is changed. Raises FENCED if another coordinator has taken
+    over.
 
     Raises SOURCE_NOT_READY or DESTINATION_NOT_READY for a sequence that does not exist or has no values left,
-    TRANSIENT if one is locked for too long. Nothing has changed then, unless a connection broke at the very
-    end: then repeat it.
+    TRANSIENT if one is locked for too long. Sequences before that one have their stride then: repeat it.
     """
-    sides = ((source, forward.opposite), (destination, forward))
-    for conn, _ in sides:
-        await ensure_bookkeeping(conn)
-        await silence(conn)
-    with translated(_DOING):
-        async with source.transaction(), destination.transaction():
-            for conn, _ in sides:
-                await _limit_waiting(conn)
-            for name in sorted(sequences):
-                definitions = [await _stride(conn, pipeline, name) for conn, pipeline in sides]
-                states = [await _state(conn, name) for conn, _ in sides]
-                try:
-                    values = next_values(definitions[0], *states)
-                except OverflowError as exc:
-                    raise PgmigError(
-                        ErrorKind.SOURCE_NOT_READY,
-                        f"sequence {name} of the source has no values left for two sides",
-                        "raise its MAXVALUE, or give it a larger type, on both sides",
-                    ) from exc
-                for (conn, _), value in zip(sides, values, strict=True):
-                    await _alter(conn, name, 2 * definitions[0].increment)
-                    await _set(conn, name, value)
+    sides = _sides(source, destination, forward)
+    await _prepare(sides)
+    for name in sorted(sequences):
+        for conn, pipeline in sides:
+            if await _definition(conn, name) is None:
+                raise _missing(pipeline, name)
+        await _locked([conn for conn, _ in sides], name, partial(_stride, sides, name, confirm))
+
+
+async def _stride(sides: _Sides, name: TableId, confirm: Confirm) -> None:
+    await confirm()
+    before = [await _keep(conn, pipeline, name) for conn, pipeline in sides]
+    try:
+        values = next_values(before[0], *[await _state(conn, name) for conn, _ in sides])
+    except OverflowError as exc:
+        raise PgmigError(
+            ErrorKind.SOURCE_NOT_READY,
+            f"sequence {name} of the source has no values left for two sides",
+            "raise its MAXVALUE, or give it a larger type, on both sides",
+        ) from exc
+    for (conn, _), value in zip(sides, values, strict=True):
+        await _alter(conn, name, 2 * before[0].increment)
+        await _set(conn, name, value)
 
 
 async def join_sequences(
@@ -124,36 +147,112 @@ async def join_sequences(
     destination: AsyncConnection,
     forward: PipelineId,
     sequences: Collection[TableId],
-) -> None:
+) -> tuple[TableId, ...]:
     """End what `set_stride` began, if it did: the increments are those of before, and the next value of each
-    side is beyond what either side has handed out, so that each may go on alone. A sequence that one side has
-    not, or that has no values left, keeps its state.
+    side is beyond what either side has handed out, so that each may go on alone. Call it when neither side
+    receives rows of the other one any more. A sequence that one side has not, or that has no values left,
+    keeps its state.
 
-    Raises TRANSIENT if a sequence is locked for too long. Can be repeated.
+    Returns sequences that our role may not alter, on either side; they keep their state, too. Raises
+    TRANSIENT if one is locked for too long. Can be repeated.
     """
-    sides = ((source, forward.opposite), (destination, forward))
+    sides = _sides(source, destination, forward)
+    await _prepare(sides)
+    refused: list[TableId] = []
+    for name in sorted(sequences):
+        found = [await _definition(conn, name) for conn, _ in sides]
+        if None in found:
+            continue
+        if not all([await _ours(conn, name) for conn, _ in sides]):
+            refused.append(name)
+            continue
+        await _locked([conn for conn, _ in sides], name, partial(_join, sides, name))
+    return tuple(refused)
+
+
+async def _join(sides: _Sides, name: TableId) -> None:
+    definitions = [await _alone(conn, pipeline, name) for conn, pipeline in sides]
+    value = next_value(definitions[0], *[await _state(conn, name) for conn, _ in sides])
+    if value is not None:
+        for conn, _ in sides:
+            await _set(conn, name, value)
+
+
+async def restore_stride(conn: AsyncConnection, pipeline: PipelineId) -> None:
+    """Give the sequences of the subscriber of `pipeline` their increments of before. Their next values are
+    beyond their own last ones; those of the other side are not known here. A sequence that was dropped is
+    left out. Does nothing if no stride was set. Raises TRANSIENT if a sequence is locked for too long."""
+    await silence(conn)
+    with translated(_DOING):
+        row = await (
+            await conn.execute("SELECT pg_catalog.to_regclass('pgmig.stride') IS NOT NULL")
+        ).fetchone()
+        if row is None or not row[0]:
+            return
+        for schema, name in await (await conn.execute(_ALL_KEPT, [str(pipeline)])).fetchall():
+            sequence = TableId(schema, name)
+            if await _definition(conn, sequence) is None:
+                await conn.execute(_FORGET, [str(pipeline), schema, name])
+            else:
+                await _locked([conn], sequence, partial(_restore, conn, pipeline, sequence))
+
+
+async def _restore(conn: AsyncConnection, pipeline: PipelineId, name: TableId) -> None:
+    await _alone(conn, pipeline, name)
+
+
+def _sides(source: AsyncConnection, destination: AsyncConnection, forward: PipelineId) -> _Sides:
+    return (source, forward.opposite), (destination, forward)
+
+
+async def _prepare(sides: _Sides) -> None:
     for conn, _ in sides:
         await ensure_bookkeeping(conn)
         await silence(conn)
-    with translated(_DOING):
-        async with source.transaction(), destination.transaction():
-            for conn, _ in sides:
-                await _limit_waiting(conn)
-            for name in sorted(sequences):
-                if None in [await _definition(conn, name) for conn, _ in sides]:
-                    continue
-                definitions = [await _alone(conn, pipeline, name) for conn, pipeline in sides]
-                states = [await _state(conn, name) for conn, _ in sides]
-                value = next_value(definitions[0], *states)
-                if value is not None:
-                    for conn, _ in sides:
-                        await _set(conn, name, value)
+
+
+async def _locked(
+    conns: Sequence[AsyncConnection], name: TableId, work: Callable[[], Awaitable[None]]
+) -> None:
+    """Do the work in transactions in which nobody else can use the sequence on these servers.
+
+    A session that has used the sequence keeps a lock until its transaction ends, and everybody who wants the
+    next value waits behind whoever waits for that. So an attempt is short, and others have time in between.
+    """
+    deadline = time.monotonic() + _LOCKED_WITHIN_S
+    while True:
+        try:
+            with translated(_DOING):
+                async with AsyncExitStack() as transactions:
+                    for conn in conns:
+                        await transactions.enter_async_context(conn.transaction())
+                        await _lock(conn, name)
+                    await work()
+                return
+        except PgmigError as exc:
+            locked = isinstance(exc.__cause__, psycopg.errors.LockNotAvailable)
+            if not locked or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_PAUSE_S)  # a lock that is released is not reported
+
+
+async def _lock(conn: AsyncConnection, name: TableId) -> None:
+    await conn.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [f"{_ATTEMPT_MS}ms"])
+    await _alter(conn, name, (await _known(conn, name)).increment)
+
+
+async def _keep(conn: AsyncConnection, pipeline: PipelineId, name: TableId) -> Definition:
+    """Record the sequence's increment, unless it is recorded. Returns the definition of before."""
+    found = await _known(conn, name)
+    await conn.execute(_KEEP, [str(pipeline), name.schema, name.name, found.increment])
+    row = await (await conn.execute(_KEPT, [str(pipeline), name.schema, name.name])).fetchone()
+    assert row is not None
+    return found._replace(increment=int(row[0]))
 
 
 async def _alone(conn: AsyncConnection, pipeline: PipelineId, name: TableId) -> Definition:
     """Give the sequence its increment of before."""
-    found = await _definition(conn, name)
-    assert found is not None
+    found = await _known(conn, name)
     kept = await (await conn.execute(_KEPT, [str(pipeline), name.schema, name.name])).fetchone()
     if kept is None:
         return found
@@ -162,42 +261,26 @@ async def _alone(conn: AsyncConnection, pipeline: PipelineId, name: TableId) -> 
     return found._replace(increment=int(kept[0]))
 
 
-async def restore_stride(conn: AsyncConnection, pipeline: PipelineId) -> None:
-    """Give the sequences of the subscriber of `pipeline` their increments of before. Their next values are
-    beyond their own last ones; those of the other side are not known here. A sequence that was dropped is
-    left out. Does nothing if no stride was set."""
-    await silence(conn)
-    with translated(_DOING):
-        row = await (
-            await conn.execute("SELECT pg_catalog.to_regclass('pgmig.stride') IS NOT NULL")
-        ).fetchone()
-        if row is None or not row[0]:
-            return
-        async with conn.transaction():
-            await _limit_waiting(conn)
-            cursor = await conn.execute(_ALL_KEPT, [str(pipeline)])
-            for schema, name, increment in await cursor.fetchall():
-                sequence = TableId(schema, name)
-                if await _definition(conn, sequence) is not None:
-                    await _alter(conn, sequence, increment)
-            await conn.execute("DELETE FROM pgmig.stride WHERE pipeline = %s", [str(pipeline)])
+async def _ours(conn: AsyncConnection, name: TableId) -> bool:
+    """Whether our role may alter the sequence."""
+    row = await (await conn.execute(_OURS, [_identifier(name).as_string(conn)])).fetchone()
+    return row is not None and bool(row[0])
 
 
-async def _stride(conn: AsyncConnection, pipeline: PipelineId, name: TableId) -> Definition:
-    """Lock the sequence and record its increment, unless it is recorded. The definition is that of before."""
+async def _known(conn: AsyncConnection, name: TableId) -> Definition:
     found = await _definition(conn, name)
     if found is None:
-        on_source = pipeline.subscriber == "source"
-        raise PgmigError(
-            ErrorKind.SOURCE_NOT_READY if on_source else ErrorKind.DESTINATION_NOT_READY,
-            f"sequence {name} is not on the {pipeline.subscriber}",
-            "both sides must have the same sequences to hand out different values",
-        )
-    await conn.execute(_KEEP, [str(pipeline), name.schema, name.name, found.increment])
-    row = await (await conn.execute(_KEPT, [str(pipeline), name.schema, name.name])).fetchone()
-    assert row is not None
-    await _alter(conn, name, found.increment)  # takes the lock that nextval waits for
-    return found._replace(increment=int(row[0]))
+        raise PgmigError(ErrorKind.TRANSIENT, f"sequence {name} was dropped just now")
+    return found
+
+
+def _missing(pipeline: PipelineId, name: TableId) -> PgmigError:
+    on_source = pipeline.subscriber == "source"
+    return PgmigError(
+        ErrorKind.SOURCE_NOT_READY if on_source else ErrorKind.DESTINATION_NOT_READY,
+        f"sequence {name} is not on the {pipeline.subscriber}",
+        "both sides must have the same sequences to hand out different values",
+    )
 
 
 async def _definition(conn: AsyncConnection, name: TableId) -> Definition | None:
@@ -221,11 +304,6 @@ async def _alter(conn: AsyncConnection, name: TableId, increment: int) -> None:
 async def _set(conn: AsyncConnection, name: TableId, value: int) -> None:
     text = _identifier(name).as_string(conn)
     await conn.execute("SELECT pg_catalog.setval(%s::pg_catalog.regclass, %s, false)", [text, value])
-
-
-async def _limit_waiting(conn: AsyncConnection) -> None:
-    limit = f"{_LOCK_TIMEOUT_MS}ms"
-    await conn.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [limit])
 
 
 def _identifier(name: TableId) -> sql.Identifier:

@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 
 from services.shared.model import IdentityBefore, PgmigError, PipelineId
 from services.shared.pg.apply.fence import fence_applier
-from services.shared.pg.bidirectional.deletions import ignore_deletions
+from services.shared.pg.bidirectional.deletions import idle_deletions, ignore_deletions
 from services.shared.pg.bidirectional.sequences import restore_stride
 from services.shared.pg.bookkeeping.schema import books_exist, drop_bookkeeping, has_rows
 from services.shared.pg.freeze.closed_database import inside
@@ -20,7 +20,7 @@ from services.shared.pg.reverse.ends import Ends
 from services.shared.pg.session.connection import connection
 from services.shared.pg.teardown import RELEASE_WAIT_S, drop_origin, remove_from, remove_from_source
 
-FENCES = ("applier", "guard")
+KEPT = ("applier", "guard", "stride")
 """Bookkeeping that outlives a pipeline that may be prepared again."""
 
 
@@ -106,7 +106,9 @@ async def retire(
     altered: Sequence[IdentityBefore] = (),
 ) -> None:
     """Remove what an idle pipeline has left, so that it can be prepared again. Its appliers are kept out
-    first, by an `epoch` that none of them has, and stay kept out: that is not removed.
+    first, by an `epoch` that none of them has, and stay kept out: that is not removed. Nor are triggers that
+    record deletions, which do nothing any more, and the increments of sequences, because a table or a
+    sequence in use would have to be waited for.
 
     Raises TRANSIENT or SLOT_ACTIVE if a worker of the pipeline does not stop.
     """
@@ -115,6 +117,6 @@ async def retire(
     await remove_from(
         ends.publisher, pipeline, inserts_only=inserts_only, altered=altered, side=pipeline.publisher
     )
-    await _alone_again(ends.subscriber, pipeline)
+    await idle_deletions(ends.subscriber, pipeline)
     await drop_origin(ends.subscriber, pipeline)
-    await drop_bookkeeping(ends.subscriber, pipeline, but=FENCES)
+    await drop_bookkeeping(ends.subscriber, pipeline, but=KEPT)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import threading
 
 import psycopg
 import pytest
@@ -94,6 +96,51 @@ async def test_each_side_goes_on_alone_after_what_either_has_handed_out(
                 assert [side.execute(increments, [name]).fetchone() for name in quoted] == before
         for name in NAMES if strided else set(NAMES) - {"cached"}:  # the sessions keep what they have cached
             assert not used[name] & {*drawn(here, name, 30), *drawn(there, name, 30)}
+
+
+@pytest.mark.parametrize("strided", [True, False])
+async def test_values_are_handed_out_once_while_the_sides_part(
+    source_db: str, dest_db: str, strided: bool
+) -> None:
+    for uri in (source_db, dest_db):
+        run(uri, "CREATE SEQUENCE busy")
+    if strided:
+        async with connection(source_db, "source") as one, connection(dest_db, "destination") as other:
+            await set_stride(one, other, FORWARD, [TableId("public", "busy")])
+    stop = threading.Event()
+
+    def take(uri: str) -> list[int]:
+        values: list[int] = []
+        with psycopg.connect(uri, autocommit=True) as conn:
+            while not stop.is_set() or len(values) < 100:
+                values += drawn(conn, "busy", 1)
+        return values
+
+    taking = asyncio.gather(*(asyncio.to_thread(take, uri) for uri in (source_db, dest_db)))
+    async with connection(source_db, "source") as one, connection(dest_db, "destination") as other:
+        for _ in range(20):
+            await join_sequences(one, other, FORWARD, [TableId("public", "busy")])
+    stop.set()
+    for values in await taking:
+        assert len(set(values)) == len(values)
+
+
+async def test_nobody_waits_for_long_while_a_sequence_is_in_use(source_db: str, dest_db: str) -> None:
+    """A transaction that has used the sequence is open, and pgmig wants to alter it."""
+    for uri in (source_db, dest_db):
+        run(uri, "CREATE SEQUENCE used")
+    names = [TableId("public", "used")]
+    with psycopg.connect(source_db) as user, psycopg.connect(source_db, autocommit=True) as other:
+        user.execute("SELECT nextval('used')")
+        other.execute("SET lock_timeout = '5s'")
+        async with connection(source_db, "source") as here, connection(dest_db, "destination") as there:
+            setting = asyncio.create_task(set_stride(here, there, FORWARD, names))
+            for _ in range(5):
+                await asyncio.wait({setting}, timeout=0.2)
+                await asyncio.to_thread(other.execute, "SELECT nextval('used')")
+            assert not setting.done()
+            user.rollback()
+            await setting
 
 
 def test_a_sequence_without_values_left_is_not_set() -> None:
