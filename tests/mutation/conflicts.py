@@ -148,8 +148,8 @@ MUTATIONS = (
     Mutation(
         "79 each side may go on alone with its sequences",
         "services/coordinator/operations/both_ways.py",
-        "        await join_sequences(source, destination, forward.pipeline.id, names)\n",
-        "",
+        "        return await join_sequences(source, destination, forward.pipeline.id, names)\n",
+        "        return ()\n",
         f"{BOTH}::test_disjoint_load_on_both_sides_ends_equal[17-18]",
     ),
     Mutation(
