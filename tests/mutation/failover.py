@@ -183,8 +183,8 @@ MUTATIONS = (
     ),
     Mutation(
         "83 indexes that were built on a former primary do not count",
-        "services/coordinator/phase_loop.py",
-        "            self._timeline = timeline\n            await self._schema.index_work.stop()\n",
+        "services/coordinator/driver.py",
+        "            self._timeline = timeline\n            await pipeline.schema.index_work.stop()\n",
         "            self._timeline = timeline\n",
         f"{DESTINATION}::test_parts_that_the_promoted_standby_lacks_are_copied_again[True]",
     ),
