@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.nodeid import coerce_node_id
 from hypothesis import HealthCheck, settings
 
 from tests.support.servers.installs import newest, oldest
@@ -24,6 +25,19 @@ settings.load_profile("untimed")
 # Whoever starts us with nohup or in the background has these ignored, and pgmig-cli takes that over.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Append a test's xdist_group to its id, by which `--dist loadgroup` keeps a group on one worker.
+
+    pytest-xdist 3.8 does so itself, but in an attribute that pytest 9.2 no longer reads.
+    """
+    if config.getoption("loadgroup", default=False):
+        for item in items:
+            mark = item.get_closest_marker("xdist_group")
+            if mark is not None and not item.nodeid.endswith(f"@{mark.args[0]}"):
+                item._id = coerce_node_id(f"{item.nodeid}@{mark.args[0]}")
 
 
 @pytest.fixture(scope="session")
