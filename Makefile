@@ -43,14 +43,16 @@ SERVER_TESTS := tests/property/ $(filter-out tests/property/ tests/unit/ %/__pyc
 TEST_WORKERS ?= 3
 PARALLEL := $(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
-.PHONY: help setup check test test-unit test-servers test-matrix demo bench bench-cdc bench-clone bench-switchover protos release-api up down compose-test lock clean
+.PHONY: help setup check lint test test-unit test-servers test-matrix demo bench bench-cdc bench-clone bench-switchover protos release-api up down compose-test lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) $(GENERATED) $(COMPILED) $(BYTECODE) ## the virtual environment .venv with everything that the others use
 
-check: setup ## the daily loop: format, lint, spelling, types, import contracts, protos, unit tests
+check: lint test-unit ## the daily loop: all that `lint` does, and the unit tests
+
+lint: setup ## format, lint, spelling, types, import contracts, protos
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/codespell
@@ -58,7 +60,6 @@ check: setup ## the daily loop: format, lint, spelling, types, import contracts,
 	$(VENV)/bin/lint-imports --no-logo
 	cd protos && $(BUF) lint && $(BUF) breaking --against $(RELEASED_API)
 	$(PY) -m pip check --disable-pip-version-check
-	$(MAKE) --no-print-directory test-unit
 
 test: test-unit test-servers ## every test but compose-test
 
