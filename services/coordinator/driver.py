@@ -17,6 +17,7 @@ from typing import Any
 from services.coordinator.operations import skip as skipping
 from services.coordinator.phases import copy, follow, indexes, schema
 from services.coordinator.pipeline import milestones
+from services.coordinator.pipeline.guarding import lift
 from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.pipeline.reports import unexpected
 from services.coordinator.tables.recover import after_drift
@@ -131,12 +132,9 @@ class Driver:
             return
         pipeline = self._pipeline()
         context, status = pipeline.context, pipeline.context.pipeline
-        state = status.state
         await self._look_for_milestone(pipeline)
         target = await self._run_state(pipeline)
         if target is not status.state:
-            if state in _MARKED:
-                await milestones.reach(context, self._timeline)
             if target is PipelineState.ENDED:
                 context.migration.completed()
             else:
@@ -155,10 +153,22 @@ class Driver:
             self._timeline = timeline
             await pipeline.schema.index_work.stop()
 
+    async def _work(self, pipeline: Pipeline) -> PipelineState:
+        """The work of the state, and what its end needs: a milestone, and after that, for a clone that
+        replicates no changes, that others may write to the destination."""
+        context, state = pipeline.context, pipeline.context.pipeline.state
+        target = await _RUN[state](pipeline)
+        if target is not state and state in _MARKED:
+            await milestones.reach(context, self._timeline)
+        if target is PipelineState.ENDED:
+            await context.journal.check_ours()
+            await lift(context)
+        return target
+
     async def _run_state(self, pipeline: Pipeline) -> PipelineState:
         """The state's own end, or the error of a worker that ends it."""
         context, workers, state = pipeline.context, pipeline.workers, pipeline.context.pipeline.state
-        running = asyncio.ensure_future(_RUN[state](pipeline))
+        running = asyncio.create_task(self._work(pipeline), name=f"{state}-{context.migration.id}")
         fatal = asyncio.create_task(workers.reports.until_fatal(), name="fatal")
         beside = asyncio.create_task(self._around.beside(), name=f"beside-{context.migration.id}")
         try:

@@ -34,8 +34,8 @@ MUTATIONS = (
     ),
     Mutation(
         "49 a clone opens the destination at its end",
-        "services/coordinator/phases/indexes.py",
-        "    await lift(context)\n",
+        "services/coordinator/driver.py",
+        "            await lift(context)\n",
         "",
         f"{GUARD}::test_clone_without_replication_opens_the_destination_at_its_end",
     ),

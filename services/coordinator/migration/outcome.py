@@ -103,11 +103,15 @@ def ended(record: Record, phase: MigrationPhase, now: float) -> Record:
 @dataclass(frozen=True, slots=True)
 class BothOpened:
     """Both sides have the same rows, except for what the source has committed since. forward_seen_us,
-    reverse_seen_us: see `PipelineRecord.seen_us`. epoch: a new one, of the forward pipeline's appliers."""
+    reverse_seen_us: see `PipelineRecord.seen_us`. epoch: a new one, of the forward pipeline's appliers.
+    forward_milestone, reverse_milestone: written on the destination and on the source, after all that was
+    done there."""
 
     forward_seen_us: int
     reverse_seen_us: int
     epoch: str
+    forward_milestone: Milestone
+    reverse_milestone: Milestone
 
 
 def both_opened(record: Record, opened: BothOpened, now: float) -> Record:
@@ -128,6 +132,7 @@ def both_opened(record: Record, opened: BothOpened, now: float) -> Record:
         turn=forward.turn + 1,
         applier_epoch=opened.epoch,
         seen_us=opened.forward_seen_us,
+        milestone=opened.forward_milestone,
     )
     reverse = replace(
         reverse,
@@ -136,6 +141,7 @@ def both_opened(record: Record, opened: BothOpened, now: float) -> Record:
         turn=reverse.turn + 1,
         flushed_lsn=reverse.slot.consistent_lsn,
         seen_us=opened.reverse_seen_us,
+        milestone=opened.reverse_milestone,
     )
     record = record.with_pipeline(forward).with_pipeline(reverse)
     return replace(record, phase=MigrationPhase.BIDIRECTIONAL, phase_since=now)

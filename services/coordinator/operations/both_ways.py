@@ -42,6 +42,7 @@ from services.shared.model.conflicts.policy import OnConflict
 from services.shared.pg.apply.fence import fence_applier, fence_others
 from services.shared.pg.bidirectional.deletions import record_deletions
 from services.shared.pg.bidirectional.sequences import join_sequences, set_stride
+from services.shared.pg.bookkeeping.milestone import set_milestone
 from services.shared.pg.bookkeeping.schema import ensure_bookkeeping
 from services.shared.pg.catalog.selected import choose
 from services.shared.pg.catalog.sequences import SequenceSetter, list_sequences, read_sequences
@@ -88,13 +89,16 @@ async def _open(forward: Pipeline, pipelines: Pipelines) -> None:
             f"the destination did not catch up within {APPLIED_WITHIN_S:g} s, and is not opened yet",
         ) from exc
     await _set_sequences(context, uris)
+    async with connection(uris.source_uri, "source") as conn:
+        of_source = await set_milestone(conn, context.pipeline.id.opposite)
     async with connection(uris.destination_uri, "destination") as conn:
+        of_destination = await set_milestone(conn, context.pipeline.id)
         seen_by_source = await clock_us(conn)
     await check_foreign_writes(context, open_ones=True)
     await forward.workers.staffing.release()
     epoch = secrets.token_hex(8)
     await context.journal.confirm()
-    migration.both_opened(BothOpened(seen_by_source, seen_by_destination, epoch))
+    migration.both_opened(BothOpened(seen_by_source, seen_by_destination, epoch, of_destination, of_source))
     await context.journal.save(strict=True)
     await at_point(BOTH_WAYS, Point.TURNED)
 

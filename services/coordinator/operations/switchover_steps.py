@@ -50,6 +50,7 @@ from services.shared.pg.replication.stream_options import MESSAGES_SINCE
 from services.shared.pg.replication.truncation import check_truncated
 from services.shared.pg.selection.rules import EVERYTHING, Chosen
 from services.shared.pg.session.connection import connection
+from services.shared.pg.session.standbys import check_standbys
 from services.shared.pg.unpublished.extension_tables import list_extension_tables
 
 EXPLAIN_S = 0.3
@@ -109,6 +110,7 @@ async def await_copies(run: Run) -> None:
                 raise
         else:
             await check_indexes(run.uris)
+            await _check_standby(run)
             run.evidence.passed(CheckName.INDEXES_VALID, "before writes were blocked")
             await check_foreign_writes(run.context)
             return
@@ -117,6 +119,14 @@ async def await_copies(run: Run) -> None:
             async with asyncio.timeout(left):
                 await run.workers.reports.until(settled)
         await await_ready(pipeline, run.deadline)
+
+
+async def _check_standby(run: Run) -> None:
+    """With --confirm-after-standby a sentinel would not arrive without one."""
+    if not run.context.migration.record.options.confirm_after_standby:
+        return
+    async with connection(run.uris.destination_uri, "destination") as conn:
+        await check_standbys(conn, run.context.pipeline.id.subscriber, "switch over when it is back")
 
 
 async def _check_tables(run: Run, freeze: Freeze | None = None) -> None:

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.record import PipelineRecord
 from services.coordinator.pipeline.files import Files
-from services.coordinator.pipeline.guarding import lift
 from services.coordinator.pipeline.parts import Context, Schema, Workers
 from services.coordinator.pipeline.routing import Routing
 from services.coordinator.post_data.build import POST_DATA, Building, begin, load
@@ -81,11 +80,7 @@ async def run(context: Context, schema: Schema, workers: Workers) -> PipelineSta
     await schema.index_work.stop()
     await check_unlogged(context)
     await _finish(context, schema.files, done)
-    if follow:
-        return PipelineState.CATCHUP
-    await context.journal.check_ours()
-    await lift(context)
-    return PipelineState.ENDED
+    return PipelineState.CATCHUP if follow else PipelineState.ENDED
 
 
 async def _build(context: Context, schema: Schema, workers: Workers) -> Building:

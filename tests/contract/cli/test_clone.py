@@ -58,6 +58,7 @@ def test_clone_hands_over_what_is_to_be_copied(served: ServedControl) -> None:
         ("--sequence-stride", "--follow"),
         ("--no-guard-destination", "--follow", "--bidirectional"),
         ("--no-key-tables", "copy-only", "--follow", "--bidirectional"),
+        ("--confirm-after-standby", "--follow", "--bidirectional"),
         ("--exclude-schema", '"a'),
     ],
 )

@@ -58,6 +58,11 @@ def _check_bidirectional(options: MigrationOptions) -> None:
     for name, given, why in (
         ("--no-guard-destination", options.no_guard_destination, "both sides have to be equal at first"),
         (
+            "--confirm-after-standby",
+            options.confirm_after_standby,
+            "pgmig cannot wait for the standbys of both sides at once",
+        ),
+        (
             f"--no-key-tables {options.no_key_tables}",
             options.no_key_tables is not NoKeyTables.REFUSE,
             "changes of the two sides meet at the key of a row",

@@ -113,9 +113,9 @@ class ApplySession:
                 await conn.execute("SET session_replication_role = replica")
                 await conn.execute("SET default_transaction_read_only = off")  # the database may be guarded
                 await conn.execute("SET synchronous_commit = local")
+                await check_milestone(conn, pipeline, milestone)  # else the epoch is missing, too
                 if not await take_applier_lock(conn, pipeline, epoch):
                     raise in_use(f"the progress of migration {pipeline.migration}")
-                await check_milestone(conn, pipeline, milestone)
                 by_origin = await uses_origin(conn, pipeline)
                 if by_origin:
                     progress = await take_origin(conn, pipeline)

@@ -2,8 +2,8 @@
 
 Which of them count: if the server has `synchronous_standby_names`, those that a commit waits for; otherwise
 all that stream from it. Standbys that are connected but have not caught up yet do not count, and neither do
-sessions that stream logical changes. pg_receivewal counts, as it does for PostgreSQL. That a standby has
-replayed the WAL is not asked for.
+sessions that stream logical changes, nor pg_receivewal and pg_basebackup, which send no position up to which
+they have replayed. How far a standby has replayed is not asked for.
 
 PostgreSQL's manual, "synchronous_standby_names" and "pg_stat_replication".
 """
@@ -22,7 +22,8 @@ from services.shared.pg.session.connection import not_ready, translated
 _SENDERS: LiteralString = """
 SELECT r.application_name, r.state, r.sync_state, r.flush_lsn::text
   FROM pg_catalog.pg_stat_replication r
- WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s
+ WHERE (r.replay_lsn IS NOT NULL OR r.state IS NULL)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s
                     WHERE s.active_pid = r.pid AND s.slot_type = 'logical')
  ORDER BY 1, r.pid
 """
