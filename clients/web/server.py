@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import resource
 import socket
 import traceback
 from collections.abc import Generator
@@ -19,13 +20,15 @@ from clients.web.app import build
 from clients.web.connections import HttpConnection, SocketConnection
 from clients.web.context import Web
 from clients.web.feeds import Feeds
-from clients.web.limits import DEFAULT_LIMITS, Limits
+from clients.web.limits import DEFAULT_LIMITS, Limits, fitting
 from clients.web.migrations import Migrations
 from clients.web.tokens import load_token
 from services.shared.model import ErrorKind, PgmigError
 
 _LONGEST_FROM_CLIENT = 1024
 """Bytes of a message that a WebSocket sends, although none is expected."""
+_BACKLOG = 64
+"""Connections that are accepted at once, before they are counted."""
 _STOPPING_S = 5
 
 
@@ -52,6 +55,7 @@ async def serve(
 ) -> None:
     """Raises PgmigError(INVALID_ARGUMENT) if it cannot listen there, or has no usable token."""
     token = load_token(settings, os.environ)
+    limits = fitting(limits, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     with _listening(settings) as listener:
         migrations = Migrations(places)
         feeds = Feeds(migrations, limits)
@@ -68,7 +72,8 @@ async def serve(
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                limit_concurrency=limits.connections,
+                limit_concurrency=limits.connections + 1,  # of requests: HttpConnection counts connections
+                backlog=_BACKLOG,
                 h11_max_incomplete_event_size=limits.head_bytes,
                 timeout_graceful_shutdown=_STOPPING_S,
             )

@@ -98,9 +98,16 @@ MUTATIONS = (
     Mutation(
         "S19 a dropped reader does not stay",
         "clients/web/connections.py",
-        "self.loop.call_later(self.limits.closing_s, self.transport.abort)",
-        "self.loop.call_later(9999, self.transport.abort)",
+        "            self._transport.abort()",
+        "            pass",
         f"{WATCH}::test_a_reader_that_never_reads_is_cut_off",
+    ),
+    Mutation(
+        "S19 an idle WebSocket is not taken for a late request",
+        "clients/web/connections.py",
+        "        if self._upgraded:\n            return\n",
+        "",
+        f"{WATCH}::test_a_client_may_wait_for_a_change_longer_than_for_a_request",
     ),
     Mutation(
         "S19 changes are put together",

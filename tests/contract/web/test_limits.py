@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from clients.web.limits import DEFAULT_LIMITS
+from clients.web.limits import DEFAULT_LIMITS, fitting
 from services.shared.model import MigrationId
 from tests.support.web.served import AUTHORIZED, TOKEN, Served, served
+from tests.support.web.stalled import LARGE, UPGRADE, WATCH, served_connections, stalled
 
 HASTY = replace(DEFAULT_LIMITS, arrival_s=0.2, request_s=0.4, body_bytes=100)
 
@@ -72,6 +73,49 @@ async def test_a_connection_whose_request_does_not_arrive_is_closed(tmp_path: Pa
         writer.write(sent)
         async with asyncio.timeout(60):
             await reader.read()  # until the end
+
+
+async def test_a_websocket_that_does_not_complete_its_handshake_is_closed(tmp_path: Path) -> None:
+    async with served(tmp_path, HASTY) as web, raw(web) as (reader, writer):
+        writer.write(UPGRADE + b"X: " + b"x" * 9000 + b"\r\n\r\n")  # longer than its parser takes
+        async with asyncio.timeout(60):
+            await reader.read()
+
+
+async def test_a_connection_beyond_the_limit_is_closed_before_it_sends_anything(tmp_path: Path) -> None:
+    limits = replace(DEFAULT_LIMITS, connections=2, arrival_s=600)
+    async with served(tmp_path, limits) as web, raw(web), raw(web), raw(web) as (reader, _):
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(60):
+                assert await reader.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("files", "connections"), [(-1, 1024), (1 << 20, 1024), (1024, 768), (256, 128), (1, 1)]
+)
+def test_the_server_keeps_files_for_itself(files: int, connections: int) -> None:
+    assert fitting(DEFAULT_LIMITS, files).connections == connections
+
+
+@pytest.mark.parametrize("extra", ["", "Connection: close\r\n"])
+async def test_a_client_that_does_not_read_an_answer_is_cut_off(tmp_path: Path, extra: str) -> None:
+    async with served(tmp_path, replace(DEFAULT_LIMITS, slow_s=0.2, closing_s=0.2)) as web:
+        web.put(tables=LARGE)
+        request = f"GET /api/v1/migrations/m HTTP/1.1\r\nHost: localhost\r\n{extra}\r\n"
+        with await stalled(web, request.encode()) as client:
+            async with asyncio.timeout(60):
+                while served_connections(web, client):
+                    await web.http.get("/healthz")
+
+
+async def test_pings_of_a_websocket_that_does_not_read_are_not_answered_without_end(tmp_path: Path) -> None:
+    async with served(tmp_path, replace(DEFAULT_LIMITS, slow_s=0.2, closing_s=0.2)) as web:
+        web.put()
+        pings = (b"\x89\xfd" + bytes(4) + b"x" * 125) * 1000
+        with await stalled(web, WATCH) as client, pytest.raises(ConnectionError):
+            async with asyncio.timeout(30):
+                while True:
+                    await asyncio.get_running_loop().sock_sendall(client, pings)
 
 
 async def test_a_large_head_is_refused(web: Served) -> None:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -22,6 +21,7 @@ from services.shared.model.view.jsonview import to_json
 from services.shared.rpc.server import ControlServer
 from tests.fakes.control import NoWorkers
 from tests.support.web.served import Served, received, served
+from tests.support.web.stalled import LARGE, WATCH, served_connections, stalled
 
 QUICK = replace(DEFAULT_LIMITS, change_s=0.01)
 
@@ -236,6 +236,19 @@ async def test_no_more_clients_than_allowed_are_connected(tmp_path: Path) -> Non
             assert json.loads(refused.value.response.body)["kind"] == "BUSY"
 
 
+async def test_a_client_may_wait_for_a_change_longer_than_for_a_request(tmp_path: Path) -> None:
+    async with served(tmp_path, replace(QUICK, arrival_s=0.2)) as web:
+        web.put()
+        async with web.watch() as watching:
+            await received(watching)
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(web.url.rpartition(":")[2]))
+            async with asyncio.timeout(60):
+                await reader.read()  # until it is closed, because it sends nothing
+            writer.close()
+            web.put(phase=Phase.PAUSED)
+            assert (await received(watching))["migration"]["phase"] == "paused"
+
+
 async def test_an_invalid_query_is_a_problem(web: Served) -> None:
     web.put()
     with pytest.raises(InvalidStatus) as refused:
@@ -253,27 +266,6 @@ async def test_a_stopping_server_closes_with_its_code(tmp_path: Path) -> None:
     assert (await closed(connection))[0] == 1012
 
 
-# More than the buffers of a connection hold, so that a client that reads nothing takes no second message.
-LARGE = tuple(table(f"{number:05}" + "x" * 500) for number in range(12_000))
-
-
-async def stalled(web: Served) -> socket.socket:
-    """A client that has asked for a migration and reads nothing."""
-    port = int(web.url.rpartition(":")[2])
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.setblocking(False)
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(client, ("127.0.0.1", port))
-    request = (
-        "GET /api/v1/migrations/m/watch HTTP/1.1\r\nHost: localhost\r\n"
-        "Upgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
-    await loop.sock_sendall(client, request.encode())
-    return client
-
-
 async def all_of(client: socket.socket) -> bytes:
     data = bytearray()
     with client:
@@ -283,13 +275,6 @@ async def all_of(client: socket.socket) -> bytes:
         except ConnectionResetError:
             pass
     return bytes(data)
-
-
-def served_connections(web: Served, client: socket.socket) -> int:
-    """How many connections of the client the server, which is in this process, still has."""
-    port, from_port = int(web.url.rpartition(":")[2]), client.getsockname()[1]
-    known = psutil.Process().net_connections("tcp")
-    return sum(1 for one in known if one.laddr.port == port and one.raddr and one.raddr.port == from_port)
 
 
 async def changes_until(web: Served, done: Callable[[], Awaitable[bool]]) -> int:
@@ -308,7 +293,7 @@ async def test_a_slow_reader_is_dropped_with_a_reason_and_others_go_on(tmp_path:
     limits = replace(QUICK, slow_s=3.0, closing_s=60.0, sockets=2)
     async with served(tmp_path, limits) as web:
         web.put(tables=LARGE)
-        client = await stalled(web)
+        client = await stalled(web, WATCH)
 
         async def dropped() -> bool:
             try:
@@ -327,7 +312,7 @@ async def test_a_slow_reader_is_dropped_with_a_reason_and_others_go_on(tmp_path:
 async def test_a_reader_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     async with served(tmp_path, replace(QUICK, slow_s=3.0, closing_s=0.1)) as web:
         web.put(tables=LARGE)
-        with await stalled(web) as client:
+        with await stalled(web, WATCH) as client:
 
             async def cut_off() -> bool:
                 return served_connections(web, client) == 0
