@@ -35,7 +35,7 @@ _NO_URIS = Uris()
 
 
 def _view(view: MigrationView) -> Response:
-    return json_response(view_to_json(shown(view)))
+    return json_response(view_to_json(shown(view, operator=True)))
 
 
 def _options(web: Web, body: Rollback) -> SwitchoverOptions:
@@ -51,7 +51,7 @@ def _options(web: Web, body: Rollback) -> SwitchoverOptions:
 
 
 def _operation(operation: Operation) -> Response:
-    return json_response(to_json(shown_operation(operation)), 202)
+    return json_response(to_json(shown_operation(operation, operator=True)), 202)
 
 
 @router.post("/pause", operation_id="pause", responses=_VIEW)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
@@ -42,6 +43,11 @@ async def _migration_id(
 _bearer = HTTPBearer(auto_error=False, scheme_name="operator", description="The operator's token.")
 
 
+async def _has_token(connection: HTTPConnection, web: Annotated[Web, Depends(_web)]) -> bool:
+    scheme, given = get_authorization_scheme_param(connection.headers.get("authorization"))
+    return scheme.lower() == "bearer" and web.token.matches(given)
+
+
 async def _operator(
     web: Annotated[Web, Depends(_web)],
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
@@ -57,6 +63,8 @@ async def _operator(
 
 Parts = Annotated[Web, Depends(_web)]
 Named = Annotated[MigrationId, Depends(_migration_id)]
+HasToken = Annotated[bool, Depends(_has_token)]
+"""For requests that are answered with more if they have the operator's token."""
 OPERATOR = Depends(_operator)
 
 

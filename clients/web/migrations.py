@@ -15,10 +15,20 @@ Connect = Callable[[str], Session]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """recorded_at: when the view was written, if no coordinator has answered; Unix seconds."""
+    """recorded_at: when the view was written, if no coordinator has answered; Unix seconds. problem: why the
+    coordinator that runs has not answered."""
 
     view: MigrationView
     recorded_at: float | None = None
+    problem: PgmigError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A migration of this machine of which nothing can be read."""
+
+    migration_id: MigrationId
+    problem: PgmigError
 
 
 class Migrations:
@@ -58,25 +68,27 @@ class Migrations:
             try:
                 return Known(await found.get(migration_id.value))
             except PgmigError as exc:
-                if self.places.coordinator or not exc.policy.retry:
+                if self.places.coordinator or not (exc.policy.retry or exc.kind is ErrorKind.TIMEOUT):
                     raise
-            found = await self._recorded(migration_id, "show")
+                recorded = await asyncio.to_thread(self.places.recorded, migration_id)
+                if recorded is None:
+                    raise
+                return Known(recorded.view, recorded.written_at, exc)
         return Known(found.view, found.written_at)
 
-    async def list_all(self) -> tuple[Known, ...]:
-        """Migrations of this machine whose state cannot be read are left out."""
+    async def list_all(self) -> tuple[Known | Unread, ...]:
+        """Those of this machine, or of the one coordinator."""
         if self.places.coordinator:
             session = await self._session(None, self.places.coordinator)
             return tuple(Known(view) for view in await session.list_all())
         ids = await asyncio.to_thread(self.places.known)
-        found = await asyncio.gather(*(self._get_or_none(one) for one in ids))
-        return tuple(one for one in found if one is not None)
+        return tuple(await asyncio.gather(*(self._get_or_unread(one) for one in ids)))
 
-    async def _get_or_none(self, migration_id: MigrationId) -> Known | None:
+    async def _get_or_unread(self, migration_id: MigrationId) -> Known | Unread:
         try:
             return await self.get(migration_id)
-        except PgmigError:
-            return None
+        except PgmigError as exc:
+            return Unread(migration_id, exc)
 
     async def check(self) -> None:
         """Raises PgmigError if no request can be answered."""

@@ -13,8 +13,10 @@ from clients.presentation.documents import document, freshness
 from clients.presentation.progress import Order, ordered
 from clients.session import Session
 from clients.web import logs
-from clients.web.context import OPERATOR, Named, Parts, json_response
+from clients.web.context import OPERATOR, HasToken, Named, Parts, json_response
 from clients.web.masking import shown, shown_operation
+from clients.web.migrations import Known, Unread
+from clients.web.problems import problem_of
 from clients.web.requests import (
     CertificateQuery,
     ConflictsQuery,
@@ -26,7 +28,6 @@ from clients.web.requests import (
 )
 from clients.web.schemas import answer
 from services.shared.model import ErrorKind, LagLimit, MigrationView, Operation, PgmigError, TableProgress
-from services.shared.model.redaction import redact
 from services.shared.model.view.jsonview import to_json
 
 router = APIRouter(prefix="/api/v1/migrations", tags=["migrations"])
@@ -40,20 +41,27 @@ _ORDERS = {
 
 
 @router.get("", operation_id="list", responses={200: answer("Migrations", "All migrations.")})
-async def list_migrations(web: Parts) -> Response:
-    """All migrations, without their tables and events."""
+async def list_migrations(web: Parts, operator: HasToken) -> Response:
+    """All migrations, without their tables and events. `problem`: why the coordinator of one does not answer.
+    One of which nothing can be read has only `migration_id` and `problem`."""
     now = time.time()
-    documents = [document(shown(one.view), one.recorded_at, now) for one in await web.migrations.list_all()]
-    for one in documents:
-        del one["tables"], one["events"]
-    return json_response(documents)
+    return json_response([_listed(one, operator, now) for one in await web.migrations.list_all()])
+
+
+def _listed(one: Known | Unread, operator: bool, now: float) -> dict[str, object]:
+    if isinstance(one, Unread):
+        return {"migration_id": one.migration_id.value, "problem": problem_of(one.problem)}
+    found = document(shown(one.view, operator=operator), one.recorded_at, now)
+    del found["tables"], found["events"]
+    return {**found, "problem": problem_of(one.problem) if one.problem is not None else None}
 
 
 @router.get("/{migration_id}", operation_id="get", responses={200: answer("Migration", "The migration.")})
-async def get(web: Parts, migration_id: Named) -> Response:
-    """The document that `pgmig-cli status --output json` prints."""
+async def get(web: Parts, migration_id: Named, operator: HasToken) -> Response:
+    """The document that `pgmig-cli status --output json` prints. Commands of hooks, and what they have
+    printed, are shown only with the operator's token."""
     known = await web.migrations.get(migration_id)
-    return json_response(document(shown(known.view), known.recorded_at, time.time()))
+    return json_response(document(shown(known.view, operator=operator), known.recorded_at, time.time()))
 
 
 @router.get("/{migration_id}/tables", operation_id="tables", responses={200: answer("Tables", "One page.")})
@@ -78,10 +86,12 @@ def _selected(view: MigrationView, query: TablesQuery) -> list[TableProgress]:
 
 
 @router.get("/{migration_id}/events", operation_id="events", responses={200: answer("Events", "The events.")})
-async def events(web: Parts, migration_id: Named, query: Annotated[EventsQuery, Query()]) -> Response:
+async def events(
+    web: Parts, migration_id: Named, operator: HasToken, query: Annotated[EventsQuery, Query()]
+) -> Response:
     """The events after a number, the oldest first. Only the last 200 are kept: if `first`, the number of the
     oldest, is more than one above the number that was asked for, some are missing. last: of the newest."""
-    view = (await web.migrations.get(migration_id)).view
+    view = shown((await web.migrations.get(migration_id)).view, operator=operator)
     found = [event for event in view.events if event.number > query.after or not query.after]
     numbers = [event.number for event in view.events]
     return json_response(
@@ -101,28 +111,16 @@ async def events(web: Parts, migration_id: Named, query: Annotated[EventsQuery, 
 async def configuration(web: Parts, migration_id: Named) -> Response:
     """What the migration was started with, without passwords."""
     found = await web.migrations.find(migration_id)
-    view = (await web.migrations.get(migration_id)).view
+    view = shown((await web.migrations.get(migration_id)).view)
     return json_response(
-        _redacted(
-            {
-                "migration_id": view.migration_id,
-                "coordinator": found.address if isinstance(found, Session) else "",
-                "source": to_json(view.source),
-                "destination": to_json(view.destination),
-                "options": to_json(view.options),
-            }
-        )
+        {
+            "migration_id": view.migration_id,
+            "coordinator": found.address if isinstance(found, Session) else "",
+            "source": to_json(view.source),
+            "destination": to_json(view.destination),
+            "options": to_json(view.options),
+        }
     )
-
-
-def _redacted(value: object) -> object:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, list):
-        return [_redacted(one) for one in value]
-    if isinstance(value, dict):
-        return {key: _redacted(one) for key, one in value.items()}
-    return value
 
 
 @router.get(
@@ -142,11 +140,11 @@ async def readiness(web: Parts, migration_id: Named, query: Annotated[ReadinessQ
     operation_id="operations",
     responses={200: answer("Operations", "The last ones.")},
 )
-async def operations(web: Parts, migration_id: Named) -> Response:
+async def operations(web: Parts, migration_id: Named, operator: HasToken) -> Response:
     """The last switchovers and rollbacks, the oldest first."""
     session = await web.migrations.session(migration_id, "list the operations of")
     found = await session.list_operations(migration_id.value)
-    return json_response([to_json(shown_operation(one)) for one in found])
+    return json_response([to_json(shown_operation(one, operator=operator)) for one in found])
 
 
 @router.get(
@@ -154,10 +152,10 @@ async def operations(web: Parts, migration_id: Named) -> Response:
     operation_id="operation",
     responses={200: answer("Operation", "The operation.")},
 )
-async def operation(web: Parts, migration_id: Named, operation_id: str) -> Response:
+async def operation(web: Parts, migration_id: Named, operation_id: str, operator: HasToken) -> Response:
     session = await web.migrations.session(migration_id, "show an operation of")
     found = await operation_of(session, migration_id.value, operation_id)
-    return json_response(to_json(shown_operation(found)))
+    return json_response(to_json(shown_operation(found, operator=operator)))
 
 
 async def operation_of(session: Session, migration_id: str, operation_id: str) -> Operation:

@@ -70,8 +70,14 @@ def components() -> dict[str, Schema]:
     view = found["MigrationView"]["properties"]
     found["Migration"] = _exactly({**view, **_FRESHNESS})
     summary = {name: schema for name, schema in view.items() if name not in {"tables", "events"}}
-    found["MigrationSummary"] = _exactly({**summary, **_FRESHNESS})
-    found["Migrations"] = _array("MigrationSummary")
+    found["MigrationSummary"] = _exactly(
+        {**summary, **_FRESHNESS, "problem": {"anyOf": [{"type": "null"}, ref("Problem")]}}
+    )
+    found["UnreadMigration"] = _exactly({"migration_id": {"type": "string"}, "problem": ref("Problem")})
+    found["Migrations"] = {
+        "type": "array",
+        "items": {"anyOf": [ref("MigrationSummary"), ref("UnreadMigration")]},
+    }
     found["Operations"] = _array("Operation")
     found["Tables"] = _exactly({"total": _INTEGER, "tables": _array("TableProgress"), **_FRESHNESS})
     found["Events"] = _exactly({"first": _INTEGER, "last": _INTEGER, "events": _array("Event")})

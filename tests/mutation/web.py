@@ -8,6 +8,7 @@ OPERATOR = "tests/contract/web/test_operator.py"
 LIMITS = "tests/contract/web/test_limits.py"
 WATCH = "tests/contract/web/test_watch.py"
 PROBLEMS = "tests/contract/web/test_problems.py"
+MASKING = "tests/contract/web/test_masking.py"
 ROUTES = "tests/contract/web/test_routes.py"
 
 MUTATIONS = (
@@ -128,6 +129,13 @@ MUTATIONS = (
         "clients/web/feeds.py",
         "self._hear(Heard(shown(view)))",
         "self._hear(Heard(view))",
-        f"{ROUTES}::test_passwords_in_hooks_are_not_shown",
+        f"{MASKING}::test_no_answer_shows_passwords[headers0]",
+    ),
+    Mutation(
+        "S18 commands of hooks are shown to the operator only",
+        "clients/web/masking.py",
+        "    return operation if operator else _public(operation)",
+        "    return operation",
+        f"{MASKING}::test_commands_of_hooks_are_not_shown_without_the_token[headers0]",
     ),
 )

@@ -112,10 +112,12 @@ async def test_pings_of_a_websocket_that_does_not_read_are_not_answered_without_
     async with served(tmp_path, replace(DEFAULT_LIMITS, slow_s=0.2, closing_s=0.2)) as web:
         web.put()
         pings = (b"\x89\xfd" + bytes(4) + b"x" * 125) * 1000
+        loop = asyncio.get_running_loop()
         with await stalled(web, WATCH) as client, pytest.raises(ConnectionError):
+            assert await loop.sock_recv(client, 12) == b"HTTP/1.1 101"
             async with asyncio.timeout(30):
                 while True:
-                    await asyncio.get_running_loop().sock_sendall(client, pings)
+                    await loop.sock_sendall(client, pings)
 
 
 async def test_a_large_head_is_refused(web: Served) -> None:
