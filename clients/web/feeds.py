@@ -41,6 +41,7 @@ class Ending:
 
 
 GONE, UNKNOWN, NOT_REACHED, DEFECT = 4410, 4404, 4503, 1011
+_STOPPED = Ending(1012, "the server stops")
 _CLEANED_UP = Ending(GONE, "the migration was cleaned up")
 
 
@@ -107,6 +108,7 @@ class Feed:
 
     async def run(self) -> None:
         """Until the migration is cleaned up, or an error that no retry cures."""
+        ending = _STOPPED
         try:
             async with asyncio.TaskGroup() as tasks:
                 publishing = tasks.create_task(self._publish(), name=f"changes of {self._id}")
@@ -117,8 +119,9 @@ class Feed:
             ending = Ending(DEFECT, "defect of pgmig: see the log of `pgmig-cli serve`")
         else:
             self._show()
-        self.ending = ending
-        self._announce()
+        finally:
+            self.ending = ending
+            self._announce()
 
     async def _watch(self) -> Ending:
         failures = 0

@@ -1,4 +1,7 @@
-"""Reading the logs of an embedded stack: whole lines from an offset, or the end."""
+"""Reading the logs of an embedded stack: whole lines from an offset, or the end.
+
+Of a line that is longer than CHUNK, only the beginning is read.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +55,11 @@ def read(logs: dict[str, Path], name: str, offset: int | None) -> LogLines:
     with os.fdopen(fd, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         begin = _begin(size, offset)
-        file.seek(begin)
-        data = file.read(CHUNK)
-    if offset is None and begin > 0:  # not with a half line
+        file.seek(max(0, begin - 1))
+        data = file.read(CHUNK + min(1, begin))
+    if begin > 0:  # not with a half line, of which a password could be shown without its name
         cut = data.find(b"\n") + 1
-        begin, data = begin + cut, data[cut:]
+        begin, data = begin - 1 + (cut or len(data)), data[cut or len(data) :]
     end = data.rfind(b"\n") + 1
     if not end and len(data) == CHUNK:  # one line that is longer
         end = CHUNK

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from clients.serving import Places, Recorded
 from clients.session import Session
+from clients.web.reads import Reads
 from services.shared.model import ErrorKind, MigrationId, MigrationView, PgmigError
 
 Connect = Callable[[str], Session]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,12 @@ class Migrations:
         self.places = places
         self._connect = connect
         self._sessions: dict[MigrationId | None, Session] = {}
+        self._reads: dict[Session, Reads] = {}
+        self._certificates = Reads()
 
     async def close(self) -> None:
+        for reads in (*self._reads.values(), self._certificates):
+            await reads.close()
         for session in self._sessions.values():
             await session.close()
 
@@ -61,12 +68,24 @@ class Migrations:
             raise self.places.not_running(migration_id, doing)
         return found
 
+    async def read(
+        self, session: Session, key: Hashable, call: Callable[[], Awaitable[T]], keep_s: float = 0.0
+    ) -> T:
+        """What a call of the session returns that changes nothing, as `Reads.get`."""
+        return await self._reads.setdefault(session, Reads()).get(key, call, keep_s)
+
+    async def certificate(self, migration_id: MigrationId, operation_id: str) -> dict[str, object]:
+        return await self._certificates.get(
+            (migration_id, operation_id), lambda: self.places.certificate(migration_id, operation_id)
+        )
+
     async def get(self, migration_id: MigrationId) -> Known:
         """The last recorded view if the coordinator of this machine does not answer."""
         found = await self.find(migration_id)
         if isinstance(found, Session):
             try:
-                return Known(await found.get(migration_id.value))
+                key = ("get", migration_id)
+                return Known(await self.read(found, key, lambda: found.get(migration_id.value)))
             except PgmigError as exc:
                 if self.places.coordinator or not (exc.policy.retry or exc.kind is ErrorKind.TIMEOUT):
                     raise
@@ -80,7 +99,7 @@ class Migrations:
         """Those of this machine, or of the one coordinator."""
         if self.places.coordinator:
             session = await self._session(None, self.places.coordinator)
-            return tuple(Known(view) for view in await session.list_all())
+            return tuple(Known(view) for view in await self.read(session, "list", session.list_all))
         ids = await asyncio.to_thread(self.places.known)
         return tuple(await asyncio.gather(*(self._get_or_unread(one) for one in ids)))
 
@@ -96,7 +115,7 @@ class Migrations:
             session = await self._session(None, self.places.coordinator)
             try:
                 # The cheapest call that a coordinator answers.
-                await session.list_operations("x")
+                await self.read(session, "check", lambda: session.list_operations("x"))
             except PgmigError as exc:
                 if exc.kind is not ErrorKind.NOT_FOUND:
                     raise
@@ -117,5 +136,6 @@ class Migrations:
             return known
         self._sessions[owner] = made = self._connect(address)
         if known is not None:
+            self._reads.pop(known, None)
             await known.close()
         return made

@@ -32,6 +32,8 @@ from services.shared.model.view.jsonview import to_json
 
 router = APIRouter(prefix="/api/v1/migrations", tags=["migrations"])
 
+READINESS_KEPT_S = 1.0
+
 _ORDERS = {
     TableSort.STATE: Order.STATE,
     TableSort.SIZE: Order.SIZE,
@@ -129,10 +131,16 @@ async def configuration(web: Parts, migration_id: Named) -> Response:
     responses={200: answer("Readiness", "The reasons.")},
 )
 async def readiness(web: Parts, migration_id: Named, query: Annotated[ReadinessQuery, Query()]) -> Response:
-    """Whether it can be switched over. Both servers are asked now."""
+    """Whether it can be switched over. Both servers are asked, at most once a second."""
     session = await web.migrations.session(migration_id, "check")
     limit = LagLimit(query.max_lag_bytes, query.max_lag_seconds)
-    return json_response(to_json(await session.readiness(migration_id.value, limit)))
+    found = await web.migrations.read(
+        session,
+        ("readiness", migration_id, limit),
+        lambda: session.readiness(migration_id.value, limit),
+        READINESS_KEPT_S,
+    )
+    return json_response(to_json(found))
 
 
 @router.get(
@@ -143,7 +151,9 @@ async def readiness(web: Parts, migration_id: Named, query: Annotated[ReadinessQ
 async def operations(web: Parts, migration_id: Named, operator: HasToken) -> Response:
     """The last switchovers and rollbacks, the oldest first."""
     session = await web.migrations.session(migration_id, "list the operations of")
-    found = await session.list_operations(migration_id.value)
+    found = await web.migrations.read(
+        session, ("operations", migration_id), lambda: session.list_operations(migration_id.value)
+    )
     return json_response([to_json(shown_operation(one, operator=operator)) for one in found])
 
 
@@ -154,7 +164,11 @@ async def operations(web: Parts, migration_id: Named, operator: HasToken) -> Res
 )
 async def operation(web: Parts, migration_id: Named, operation_id: str, operator: HasToken) -> Response:
     session = await web.migrations.session(migration_id, "show an operation of")
-    found = await operation_of(session, migration_id.value, operation_id)
+    found = await web.migrations.read(
+        session,
+        ("operation", migration_id, operation_id),
+        lambda: operation_of(session, migration_id.value, operation_id),
+    )
     return json_response(to_json(shown_operation(found, operator=operator)))
 
 
@@ -179,7 +193,7 @@ async def certificate(
     web: Parts, migration_id: Named, query: Annotated[CertificateQuery, Query()]
 ) -> Response:
     """The document that `pgmig-cli certificate --output json` prints, also after a cleanup."""
-    return json_response(await web.migrations.places.certificate(migration_id, query.operation))
+    return json_response(await web.migrations.certificate(migration_id, query.operation))
 
 
 @router.get(
@@ -215,8 +229,8 @@ async def list_logs(web: Parts, migration_id: Named) -> Response:
     responses={200: answer("Log", "Some lines.")},
 )
 async def log(web: Parts, migration_id: Named, name: str, query: Annotated[LogQuery, Query()]) -> Response:
-    """Whole lines of a log, at most 64 kB. Ask again with `next_offset` to follow it. If the log was replaced
-    meanwhile, `offset` of the answer is 0."""
+    """Whole lines of a log, at most 64 kB; of a longer line the beginning. Ask again with
+    `next_offset` to follow it. If the log was replaced meanwhile, `offset` of the answer is 0."""
     await web.migrations.get(migration_id)
     found = await asyncio.to_thread(
         lambda: logs.read(web.migrations.places.logs(migration_id), name, query.offset)

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from clients.diagnostics import warn
 from clients.serving import ServerSettings
 from services.shared.model import ErrorKind, PgmigError
 from services.shared.runtime.files import replace_file
@@ -49,7 +50,13 @@ def _digest(text: str) -> bytes:
 def load_token(settings: ServerSettings, environment: Mapping[str, str] = os.environ) -> Token:
     """Raises PgmigError(INVALID_ARGUMENT)."""
     if settings.token_file is not None:
-        return Token(_first_line(settings.token_file), f"in {settings.token_file}")
+        token = Token(_first_line(settings.token_file), f"in {settings.token_file}")
+        if settings.token_file.stat().st_mode & 0o077:
+            warn(
+                f"other users of this machine may read the operator's token in {settings.token_file}: run "
+                f"`chmod go= {settings.token_file}`"
+            )
+        return token
     if VARIABLE in environment:
         return Token(environment[VARIABLE].strip(), f"the one in {VARIABLE}")
     return _own_token(settings.own_token_file)

@@ -194,6 +194,17 @@ def test_a_token_that_cannot_be_used_is_refused_without_showing_it(tmp_path: Pat
     assert "openssl" in refused.value.hint
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, True), (0o604, True)])
+def test_a_token_file_that_others_may_read_is_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int, warned: bool
+) -> None:
+    path = tmp_path / "token"
+    path.write_text("a-token-of-enough-characters")
+    path.chmod(mode)
+    load_token(settings(tmp_path, path), {})
+    assert (f"chmod go= {path}" in capsys.readouterr().err) is warned
+
+
 def test_a_token_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(PgmigError, match="missing"):
         load_token(settings(tmp_path, tmp_path / "missing"), {})

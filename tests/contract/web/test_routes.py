@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,34 @@ async def test_readiness_asks_with_the_limits_that_were_given(web: Served) -> No
         Readiness(False, reasons)
     )
     assert ("readiness", "m", LagLimit(7, 1.5)) in web.control.calls
+
+
+async def test_readiness_is_asked_once_for_many_requests(web: Served) -> None:
+    """However often it is requested: both servers would be asked each time."""
+    web.put()
+    await asyncio.gather(*(web.get("/m/readiness") for _ in range(20)))
+    asked = [call for call in web.control.calls if call[0] == "readiness"]
+    assert len(asked) < 20
+
+
+async def test_commands_do_not_wait_for_reads(web: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More reads than a connection to the coordinator has streams, none of which is answered."""
+    web.put()
+    stuck = asyncio.Event()
+    reading = asyncio.Event()
+
+    async def read(operation_id: str) -> Operation:
+        reading.set()
+        await stuck.wait()
+        return OPERATION
+
+    monkeypatch.setattr(web.control, "get_operation", read)
+    reads = [asyncio.create_task(web.get(f"/m/operations/{number}", 404)) for number in range(32)]
+    await reading.wait()
+    async with asyncio.timeout(8):
+        await web.post("/m/pause")
+    stuck.set()
+    await asyncio.gather(*reads)
 
 
 async def test_operations_are_listed_and_shown(web: Served) -> None:

@@ -47,12 +47,28 @@ def test_a_log_that_was_replaced_is_read_from_its_beginning(tmp_path: Path) -> N
     assert (found.offset, found.lines) == (0, ("new",))
 
 
-def test_a_line_that_is_too_long_is_divided(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beyond", [10, CHUNK, 2 * CHUNK + 10])
+def test_of_a_line_that_is_too_long_the_rest_is_left_out(tmp_path: Path, beyond: int) -> None:
     path = tmp_path / "a.log"
-    path.write_text("x" * (CHUNK + 10) + "\n")
-    first = read({"a": path}, "a", 0)
-    assert [len(line) for line in first.lines] == [CHUNK]
-    assert read({"a": path}, "a", first.next_offset).lines == ("x" * 10,)
+    path.write_text("x" * (CHUNK + beyond) + "\nnext\n")
+    found = read({"a": path}, "a", 0)
+    assert [len(line) for line in found.lines] == [CHUNK]
+    seen: list[str] = []
+    while found.next_offset < path.stat().st_size:
+        found = read({"a": path}, "a", found.next_offset)
+        seen += found.lines
+    assert seen == ["next"]
+
+
+def test_an_offset_inside_a_line_shows_no_half_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("connecting with password=hush\nnext\n")
+    assert read({"a": path}, "a", 0).lines == ("connecting with password=***", "next")
+    for offset in range(1, 31):
+        found = read({"a": path}, "a", offset)
+        assert (found.offset, found.lines) == (30, ("next",))
+    path.write_text("connecting with password=hush")
+    assert read({"a": path}, "a", 27).lines == ()
 
 
 def test_secrets_that_a_program_has_printed_are_masked(tmp_path: Path) -> None:
