@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 import pytest
@@ -145,3 +145,30 @@ async def test_pause_and_resume_lose_nothing(services: Services, pair: Pair, sid
 
 def caught_up(view: MigrationView) -> bool:
     return view.phase is Phase.STREAMING and view.rates.rows_applied >= 100
+
+
+@pytest.mark.parametrize("side", SIDES)
+async def test_replication_in_both_directions_ends_although_a_side_cannot_be_reached(
+    services: Services, pair: Pair, side: str
+) -> None:
+    both = replace(FOLLOW, bidirectional=True)
+    before = pair.traces()
+    async with services.session() as session:
+        await session.start("m", pair.source, pair.destination, both)
+        await until(
+            session,
+            "m",
+            lambda view: any(event.text == "both sides are open to writers" for event in view.events),
+        )
+        pair.proxies[side].refuse()
+        view = await session.abort("m")
+        assert view.phase is Phase.ABORTED
+        assert view.left
+        assert all(f"on the {side}: " in line for line in view.left)
+        assert any("may have been used by the other side" in event.text for event in view.events)
+        result = await session.cleanup("m")
+        assert result.left
+        assert all(f"on the {side}: " in line for line in result.left)
+        await pair.proxies[side].accept_again()
+        assert (await session.cleanup("m")).left == ()
+    assert pair.traces() == before
