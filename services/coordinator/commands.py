@@ -10,7 +10,6 @@ from dataclasses import replace
 from services.coordinator.commanded import wrong_phase
 from services.coordinator.endings import Endings
 from services.coordinator.migration import certificates
-from services.coordinator.migration.pipeline_status import PipelineStatus
 from services.coordinator.migration.views import readiness_of
 from services.coordinator.operations import after_switchover as afterwards
 from services.coordinator.operations import handover, settling, turning
@@ -25,6 +24,7 @@ from services.coordinator.pipeline.credentials import (
     judge,
     judge_to_go_on,
 )
+from services.coordinator.pipeline.pipeline import Pipeline
 from services.coordinator.tables.resync import prepare_resync
 from services.shared.model import (
     Direction,
@@ -114,18 +114,17 @@ class Commands(Endings):
         self.loop.begin()
 
     @property
-    def _halted(self) -> list[PipelineStatus]:
+    def _halted(self) -> list[Pipeline]:
         """The pipelines that are paused or have failed."""
-        working = [one.context.pipeline for one in self._working]
-        return [one for one in working if one.record.resume_state is not None]
+        return [one for one in self._working if one.context.pipeline.record.resume_state is not None]
 
-    async def _go_on(
-        self, halted: Sequence[PipelineStatus], skipped: SkippedTransaction | None = None
-    ) -> None:
-        """Out of a pause or a failure; the record is saved before anything runs."""
+    async def _go_on(self, halted: Sequence[Pipeline], skipped: SkippedTransaction | None = None) -> None:
+        """Out of a pause or a failure; the record is saved before anything runs. Workers that still report
+        what they met before the operator has corrected it are released first."""
         await self.loop.halt()
         for one in halted:
-            one.resumed(skipped)
+            await one.workers.staffing.release()
+            one.context.pipeline.resumed(skipped)
         await self._context.journal.save()
         self.loop.begin()
 
@@ -142,7 +141,7 @@ class Commands(Endings):
             await self._context.journal.check_ours()
             self._credentials.take_over(judged)
             failed = self.loop.pipelines.of(skipping.failed_at(migration.record, lsn).direction)
-            await self._go_on([failed.context.pipeline], given_up)
+            await self._go_on([failed], given_up)
             migration.event(EventLevel.WARNING, skipping.audit_line(given_up))
             await self._context.journal.save()
 
