@@ -156,7 +156,7 @@ async def test_changes_wait_for_room_on_the_source(dest_db: str, stack: Stack) -
                 await live.until_event("no copier is attached")
                 disk.fill()
                 write_much(shop)
-                await live.until_event(f"streaming changes from the source: {SAID}: could not write")
+                await live.until_event(f"streaming changes from the source: {SAID}")  # whichever file it is
                 stack.start("copier-1")
                 await live.until_phase(Phase.CATCHUP)
                 disk.make_room()
