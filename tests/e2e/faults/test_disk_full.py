@@ -158,7 +158,7 @@ async def test_changes_wait_for_room_on_the_source(dest_db: str, stack: Stack) -
                 write_much(shop)
                 await live.until_event(f"streaming changes from the source: {SAID}")  # whichever file it is
                 stack.start("copier-1")
-                await live.until_phase(Phase.CATCHUP)
+                await live.until(lambda view: view.phase in {Phase.CATCHUP, Phase.STREAMING})
                 disk.make_room()
                 await live.finish(writer)
 
