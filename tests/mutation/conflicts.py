@@ -111,13 +111,6 @@ MUTATIONS = (
         f"{CONFLICTS}::test_nothing_fails_after_the_pipeline_is_removed",
     ),
     Mutation(
-        "79 what was equal when both sides were opened is no conflict",
-        "services/coordinator/migration/outcome.py",
-        "        seen_us=opened.reverse_seen_us,\n",
-        "        seen_us=1,\n",
-        f"{BOTH}::test_two_changes_of_one_row_stop_both_directions_unless_the_operator_chose_otherwise[17-18]",
-    ),
-    Mutation(
         "79 a row that was changed after both sides were opened may conflict",
         "services/coordinator/pipeline/staffing.py",
         "options.on_conflict if record.seen_us else None,",
